@@ -1,0 +1,67 @@
+"""Does the signal survive the depth of your network? Measured, predicted, reported.
+
+Importing the package is cheap: a public name loads its module when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from initstats import activations as activations
+    from initstats import data as data
+    from initstats import diagnosis as diagnosis
+    from initstats import gaussian as gaussian
+    from initstats import inits as inits
+    from initstats import moments as moments
+    from initstats import plots as plots
+    from initstats import report as report
+    from initstats import store as store
+    from initstats import sweep as sweep
+    from initstats.activations import activation as activation
+    from initstats.activations import gain as gain
+    from initstats.data import Dataset as Dataset
+    from initstats.data import load_data as load_data
+    from initstats.diagnosis import summarize as summarize
+    from initstats.inits import init as init
+    from initstats.report import write_report as write_report
+    from initstats.store import load_histograms as load_histograms
+    from initstats.store import load_table as load_table
+    from initstats.sweep import Grid as Grid
+    from initstats.sweep import run_sweep as run_sweep
+
+__version__ = "0.1.0"
+
+# module -> the names it lends to the package
+_PUBLIC: dict[str, tuple[str, ...]] = {
+    "activations": ("activation", "gain"),
+    "data": ("Dataset", "load_data"),
+    "diagnosis": ("summarize",),
+    "gaussian": (),
+    "inits": ("init",),
+    "moments": (),
+    "plots": (),
+    "report": ("write_report",),
+    "store": ("load_histograms", "load_table"),
+    "sweep": ("Grid", "run_sweep"),
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = sorted([*_HOME, *_PUBLIC])
+
+if not TYPE_CHECKING:  # a type checker sees the imports above, and so finds misspelled names
+
+    def __getattr__(name: str) -> object:
+        """Load a public name's module on first use."""
+        if name in _HOME:
+            value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        elif name in _PUBLIC:
+            value = import_module(f"{__name__}.{name}")
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

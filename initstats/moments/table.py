@@ -1,0 +1,304 @@
+"""The table of statistics: what each column means and how it follows from the moments of units.
+
+A unit's entries are summarized by the fields of `FIELDS`; every column of the table is a function
+of the units' fields and of the histogram. Pooled moments follow Chan, Golub & LeVeque (1983) and
+Pebay (2008). No torch here: a report is drawn from tables alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initstats.moments.histogram import BINS, QUANTILES, bin_edges, quantiles
+
+__all__ = [
+    "BINS",
+    "FIELDS",
+    "STATISTICS",
+    "Statistic",
+    "Summary",
+    "bin_edges",
+    "statistic",
+    "summarize_units",
+]
+
+FIELDS = (
+    "count",
+    "nonfinite",
+    "infinite",
+    "scale",
+    "mean",
+    "m2",
+    "m3",
+    "m4",
+    "min",
+    "max",
+    "negative",
+    "zero",
+)
+"""What is kept of a unit (float64). `count` is of the finite entries, as is all that follows it;
+`m2 m3 m4` are sums of powers of (x - mean) / scale, `scale` a power of two or 0."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The moments of some tensors (slots), by unit and pooled; each statistic is read off here.
+
+    Args:
+        units: (slots, units, fields).
+        histogram: (slots, BINS).
+    """
+
+    units: Array
+    histogram: NDArray[np.int64]
+
+    def unit(self, field: str) -> Array:
+        """One field of every unit, (slots, units)."""
+        return self.units[..., FIELDS.index(field)]
+
+    @cached_property
+    def seen(self) -> NDArray[np.bool_]:
+        """Units with at least one finite entry, (slots, units)."""
+        return self.unit("count") > 0
+
+    @cached_property
+    def count(self) -> Array:
+        """Finite entries of a slot, (slots,)."""
+        return self.unit("count").sum(axis=1)
+
+    @cached_property
+    def mean(self) -> Array:
+        """Mean of all finite entries: measured from one unit's mean, so that equal means stay exact."""
+        first = np.take_along_axis(self.unit("mean"), self.seen.argmax(axis=1)[:, None], axis=1)
+        offset = np.where(self.seen, self.unit("count") * (self.unit("mean") - first), 0.0)
+        return _ratio(offset.sum(axis=1), self.count) + first[:, 0]
+
+    @cached_property
+    def central(self) -> tuple[Array, Array, Array, Array]:
+        """(scale, m2, m3, m4) over all finite entries: sums of powers of (x - mean) / scale."""
+        n, mean = self.unit("count"), self.mean[:, None]
+        offset = np.where(self.seen, self.unit("mean") - mean, 0.0)
+        scale = np.maximum(self.unit("scale"), np.abs(offset)).max(axis=1, initial=0.0)
+        safe = np.where(scale > 0, scale, 1.0)[:, None]
+        d, r = offset / safe, self.unit("scale") / safe
+        m2, m3, m4 = (self.unit(f"m{k}") * r**k for k in (2, 3, 4))
+        return (
+            safe[:, 0],
+            (m2 + n * d**2).sum(axis=1),
+            (m3 + 3 * d * m2 + n * d**3).sum(axis=1),
+            (m4 + 4 * d * m3 + 6 * d**2 * m2 + n * d**4).sum(axis=1),
+        )
+
+    @cached_property
+    def second_moment(self) -> Array:
+        """Mean of x**2 over the finite entries."""
+        scale, m2, *_ = self.central
+        return _ratio(m2, self.count) * scale**2 + self.mean**2
+
+    @cached_property
+    def unit_std(self) -> Array:
+        """Population standard deviation of each unit, (slots, units); NaN where nothing was seen."""
+        return np.sqrt(_ratio(self.unit("m2"), self.unit("count"))) * self.unit("scale")
+
+    @cached_property
+    def quantiles(self) -> dict[str, Array]:
+        """The quantiles of the histogram, (slots,) each."""
+        return quantiles(
+            self.histogram, _over_units(np.nanmin, self, "min"), _over_units(np.nanmax, self, "max")
+        )
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One column of the table: its name, its meaning in a line, and how to read it off a `Summary`."""
+
+    name: str
+    meaning: str
+    read: Callable[[Summary], Array]
+    integer: bool = False
+
+
+STATISTICS: dict[str, Statistic] = {}
+"""Every statistic, in the order of the table's columns."""
+
+Reader = Callable[[Summary], Array]
+
+
+def statistic(*, integer: bool = False) -> Callable[[Reader], Reader]:
+    """Add a column: the function's name is the column's, its docstring the meaning."""
+
+    def add(read: Reader) -> Reader:
+        name = read.__name__.rstrip("_")
+        if name in STATISTICS:
+            raise ValueError(f"statistic {name!r} is there already")
+        STATISTICS[name] = Statistic(name, (read.__doc__ or "").strip(), read, integer)
+        return read
+
+    return add
+
+
+def summarize_units(units: Array, histogram: NDArray[np.int64]) -> Array:
+    """All statistics of all slots, (slots, statistics), columns in the order of `STATISTICS`."""
+    summary = Summary(units, histogram)
+    with np.errstate(all="ignore"):
+        return np.stack([entry.read(summary) for entry in STATISTICS.values()], axis=1)
+
+
+@statistic(integer=True)
+def count(s: Summary) -> Array:
+    """entries seen (samples x units x positions)"""
+    return s.count + nonfinite(s)
+
+
+@statistic(integer=True)
+def nonfinite(s: Summary) -> Array:
+    """entries that are NaN or infinite; no other statistic sees them"""
+    return s.unit("nonfinite").sum(axis=1)
+
+
+@statistic(integer=True)
+def infinite(s: Summary) -> Array:
+    """entries that are infinite"""
+    return s.unit("infinite").sum(axis=1)
+
+
+@statistic()
+def mean(s: Summary) -> Array:
+    """mean of all entries"""
+    return s.mean
+
+
+@statistic()
+def std(s: Summary) -> Array:
+    """standard deviation of all entries (ddof=1, as torch)"""
+    scale, m2, *_ = s.central
+    return np.sqrt(_ratio(m2, s.count - 1)) * scale
+
+
+@statistic()
+def second_moment(s: Summary) -> Array:
+    """mean of x^2, the q of mean-field theory: compare this with theory, not the std"""
+    return s.second_moment
+
+
+@statistic()
+def skewness(s: Summary) -> Array:
+    """asymmetry: third standardized moment (population); 0 for a symmetric distribution"""
+    _, m2, m3, _ = s.central
+    return _ratio(np.sqrt(s.count) * m3, m2**1.5)
+
+
+@statistic()
+def kurtosis(s: Summary) -> Array:
+    """heaviness of the tails: fourth standardized moment minus 3 (population); 0 for a Gaussian"""
+    _, m2, _, m4 = s.central
+    return _ratio(s.count * m4, m2**2) - 3.0
+
+
+@statistic()
+def min_(s: Summary) -> Array:
+    """smallest entry"""
+    return _over_units(np.nanmin, s, "min")
+
+
+@statistic()
+def max_(s: Summary) -> Array:
+    """largest entry"""
+    return _over_units(np.nanmax, s, "max")
+
+
+@statistic()
+def negative_fraction(s: Summary) -> Array:
+    """share of entries below 0"""
+    return _ratio(s.unit("negative").sum(axis=1), s.count)
+
+
+@statistic()
+def zero_fraction(s: Summary) -> Array:
+    """share of entries that are exactly 0"""
+    return _ratio(s.unit("zero").sum(axis=1), s.count)
+
+
+@statistic()
+def dead_fraction(s: Summary) -> Array:
+    """share of units with one value for every sample: they tell nothing about the input"""
+    entries = s.unit("count") + s.unit("nonfinite")
+    judged = (entries > 1) & s.seen
+    dead = judged & (s.unit("min") == s.unit("max")) & (s.unit("nonfinite") == 0)
+    return _ratio(dead.sum(axis=1), judged.sum(axis=1))
+
+
+@statistic()
+def unit_mean_std(s: Summary) -> Array:
+    """spread across units of the unit's mean (population)"""
+    return _spread(np.where(s.seen, s.unit("mean"), np.nan))
+
+
+@statistic()
+def unit_std_mean(s: Summary) -> Array:
+    """mean over units of the unit's standard deviation (population)"""
+    return _average(s.unit_std)
+
+
+@statistic()
+def unit_std_std(s: Summary) -> Array:
+    """spread across units of the unit's standard deviation (population)"""
+    return _spread(s.unit_std)
+
+
+@statistic()
+def sample_correlation(s: Summary) -> Array:
+    """mean kernel of pairs of samples over q: 1 when every input looks the same to the layer"""
+    root = np.sqrt(s.second_moment)[:, None]
+    return _average(np.where(s.seen, _ratio(s.unit("mean"), root) ** 2, np.nan))
+
+
+def _quantile(name: str, p: float) -> Reader:
+    def read(s: Summary) -> Array:
+        return s.quantiles[name]
+
+    read.__name__, read.__doc__ = name, f"{p:.0%} of the entries lie below (from the histogram)"
+    return read
+
+
+for _name, _p in QUANTILES.items():
+    statistic()(_quantile(_name, _p))
+
+
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    """Numerator over denominator, NaN where the denominator is not positive."""
+    positive = denominator > 0
+    return np.where(positive, numerator / np.where(positive, denominator, 1.0), np.nan)
+
+
+def _average(values: Array) -> Array:
+    """Mean over units of what is not NaN."""
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1).astype(np.float64))
+
+
+def _spread(values: Array) -> Array:
+    """Population standard deviation over units of what is not NaN; exactly 0 where all are equal."""
+    known = ~np.isnan(values)
+    first = np.take_along_axis(values, known.argmax(axis=1)[:, None], axis=1)
+    offset = values - first
+    centred = offset - _average(offset)[:, None]
+    largest = np.abs(np.where(known, centred, 0.0)).max(axis=1, initial=0.0)
+    safe = np.where(largest > 0, largest, 1.0)
+    return np.sqrt(_average((centred / safe[:, None]) ** 2)) * safe
+
+
+def _over_units(reduce: Callable[..., Array], s: Summary, field: str) -> Array:
+    """Smallest or largest over the units that saw something; NaN where none did."""
+    values = np.where(s.seen, s.unit(field), np.nan)
+    result = np.full(len(values), np.nan)
+    some = s.seen.any(axis=1)
+    result[some] = reduce(values[some], axis=1)
+    return result

@@ -221,8 +221,8 @@ def _dataset(name: str, train: _Part, valid: _Part, test: _Part | None) -> Datas
             f"{train.images_name}: expected training images that vary, found mean {mean:.6g} and "
             f"standard deviation {std:.6g}"
         )
-    *_, height, width = (1, *train.images.shape[1:])
-    shape = train.images.shape[1:] if train.images.ndim != 3 else (1, height, width)
+    shape = train.images.shape[1:]
+    shape = (1, *shape) if len(shape) == 2 else shape
 
     def split(part: _Part) -> Split:
         raw = part.images.reshape(len(part.images), -1)

@@ -255,8 +255,8 @@ class _Run:
         self.tiles += 1
 
     def _forward(self, index: int, activation: Activation, h: Tensor) -> list[Tensor]:
-        """Measure forward from the first pre-activation; keep the slopes where backward needs them."""
-        slopes = []
+        """Measure forward from the first pre-activation; the slopes, where backward needs them."""
+        slopes, a = [], h
         for number, layer in enumerate(self.layers):
             if number:
                 patches = layer.patches(a)

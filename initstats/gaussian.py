@@ -1,0 +1,311 @@
+"""Expectations over N(0, 1) of any callable, and the gains that follow from them.
+
+A wide layer's pre-activations are Gaussian with second moment q, so what an activation does to
+a signal is an integral against the normal density (Poole et al. 2016, arXiv:1606.05340). The
+quadrature bisects 15-point Gauss-Legendre panels until halving one changes nothing: unlike
+Gauss-Hermite it keeps its digits at kinks and jumps, and it needs no list of them. The ends of
+a panel are looked at too, so that no kink hides between its last node and its neighbour.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Function = Callable[[Tensor], Tensor]
+
+_REACH = 38.0  # where the density leaves float64
+_WIDTH = 0.5  # of a first panel, before any bisection
+_TOLERANCE = 1e-13  # by which halving a panel may change it, relative to the whole
+_HIDDEN = 1e-12  # by which what hides at a panel's ends may, relative to the whole
+_EXISTS = 1e-9  # an unresolved panel may hold this share of the whole
+_DEEPEST = 200  # bisections; floats are that dense only around zero
+_PANELS = 50_000  # open at once: more means noise, not structure
+_JUMP = 1e-7  # density-weighted change of f that its derivative does not explain
+
+_NODES, _WEIGHTS = (torch.from_numpy(side) for side in np.polynomial.legendre.leggauss(15))
+_ENDS = (1 - 1e-11) * torch.tensor([-1.0, 1.0], dtype=torch.float64)  # f may be undefined at zero
+_UNSEEN = 1 - float(_NODES[-1])  # the share of half a panel beyond its last node
+
+
+def _extrapolation() -> Tensor:
+    """(15, 2): takes values at the nodes to those of their polynomial at the ends."""
+    vander = np.polynomial.legendre.legvander
+    return torch.from_numpy(
+        np.linalg.solve(vander(_NODES.numpy(), 14).T, vander(_ENDS.numpy(), 14).T)
+    )
+
+
+_TO_ENDS = _extrapolation()
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The weight scales that suit an activation phi, at pre-activations z ~ N(0, 1).
+
+    A gain g is used as ``std = g / sqrt(fan_in)``, hence sigma_w^2 = g^2. Sources: He et al.
+    2015 (forward), Brock et al. 2021 (variance), Schoenholz et al. 2017 (chi_1, chi_q).
+
+    Attributes:
+        forward: 1 / sqrt(E phi(z)^2) keeps the second moment of the signal.
+        variance: 1 / sqrt(Var phi(z)) makes the variance of g * phi(z) one, for weights that have
+            zero mean over their inputs or behind a normalization.
+        backward: 1 / sqrt(E phi'(z)^2) keeps the squared norm of gradients.
+        chi_1: with the forward gain, the factor a layer multiplies a gradient's squared norm by,
+            and the slope of the correlation map at 1; above 1 is chaotic, below 1 ordered.
+        chi_q: with the forward gain, the factor of an error in q; above 1, q = 1 does not last.
+        note: why a gain is infinite or a chi says less than usual; empty where all exist.
+    """
+
+    forward: float
+    variance: float
+    backward: float
+    chi_1: float
+    chi_q: float
+    note: str = ""
+
+    @property
+    def advice(self) -> str:
+        """Which gain to use, in a paragraph."""
+        if math.isinf(self.forward):
+            return f"No weight scale keeps a signal: {self.note}."
+        sentences = [
+            f"For plain layers use forward: std = {self.forward:.5g} / sqrt(fan_in) keeps the "
+            f"second moment, and a gradient's squared norm changes by {self.chi_1:.4g} a layer.",
+            f"Where depth is limited by gradients, backward ({self.backward:.5g}) keeps that norm "
+            f"instead; variance ({self.variance:.5g}) is for weights or layers that remove the "
+            "mean.",
+        ]
+        if self.chi_q > 1 + 1e-9:
+            sentences.append(
+                f"Mind chi_q = {self.chi_q:.4g} > 1: an error in q grows by that factor a layer, "
+                "so the forward gain holds for some layers only."
+            )
+        if self.note:
+            sentences.append(f"But: {self.note}.")
+        return " ".join(sentences)
+
+
+def expect(f: Function, q: float = 1.0) -> float:
+    """E f(sqrt(q) z) over z ~ N(0, 1), to a relative 1e-10 or better of E |f|.
+
+    `f` maps a float64 tensor of shape (points,) to one of the same shape; it may have kinks,
+    jumps and integrable poles, oscillate or grow.
+
+    >>> round(expect(torch.relu), 12) == round(1 / math.sqrt(2 * math.pi), 12)
+    True
+
+    Raises:
+        ValueError: q is negative or not finite; `f` returns NaN or something else than a tensor
+            of its input's shape; the integral does not exist, or is out of float64's reach.
+    """
+    return expect_rows(lambda x: _checked(f, x).unsqueeze(0), q)[0]
+
+
+def expect_rows(f: Function, q: float = 1.0) -> tuple[float, ...]:
+    """Several expectations in one pass: `f` maps (points,) to (rows, points), see `expect`."""
+    if not 0 <= q < math.inf:
+        raise ValueError(f"q is a second moment, finite and >= 0: got {q}")
+    totals = _integrate(lambda z: f(math.sqrt(q) * z), math.sqrt(q))
+    if not totals.exist.all():
+        raise ValueError(
+            f"E f(sqrt(q) z) does not exist at q = {q:g}, or is out of float64's reach: f grows "
+            "too fast at a pole or far from zero"
+        )
+    return tuple(totals.values.tolist())
+
+
+def derivative_of(f: Function) -> Function:
+    """The almost-everywhere derivative of an elementwise `f` by autograd, in the input's dtype.
+
+    Zero where autograd has no graph to follow (comparisons, `sign`): jumps are not seen.
+    """
+
+    def derivative(x: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            y = f(leaf.clone())  # the clone may be written to in place
+            if not y.requires_grad:
+                return torch.zeros_like(leaf, requires_grad=False)
+            (slope,) = torch.autograd.grad(y, leaf, torch.ones_like(y), materialize_grads=True)
+        return slope
+
+    return derivative
+
+
+def gain(f: Function, derivative: Function | None = None) -> Gain:
+    """The gains of an activation, by quadrature at q = 1; autograd gives a missing derivative.
+
+    A step, a sign and a constant are no error: what does not exist is infinite (chi of a
+    function that is zero everywhere: NaN), and `Gain.note` says why.
+
+    >>> round(gain(torch.relu).forward, 9)
+    1.414213562
+
+    Raises:
+        ValueError: as `expect`, for f and f^2; or the derivative is NaN.
+    """
+    slope_of = derivative or derivative_of(f)
+
+    def rows(z: Tensor) -> Tensor:
+        y, slope = _checked(f, z), _checked(slope_of, z)
+        # The plain slope is there to refine the panels in which a jump is looked for.
+        return torch.stack([y, y.square(), (z * z - 1) * y.square(), slope, slope.square()])
+
+    totals = _integrate(rows, 1.0)
+    if not totals.exist[:3].all():
+        raise ValueError("E phi(z)^2 does not exist: phi grows too fast, or has too strong a pole")
+    mean, square, radial, _, slope_square = totals.values.tolist()
+    spread = square - mean * mean
+    smooth = bool(totals.exist[3:].all())
+    slope_square = slope_square if smooth else math.inf
+    jumps = smooth and _jumps(f, slope_of, totals)
+    notes = {
+        "phi is zero everywhere": square == 0,
+        "phi is constant, so its variance is zero": square > 0 and spread <= 1e-13 * square,
+        "the derivative is zero almost everywhere, so no backward gain exists": slope_square == 0,
+        "E phi'(z)^2 does not exist, so gradients have no finite size": slope_square == math.inf,
+        "phi jumps, which its derivative does not see: two inputs however close are told apart, "
+        "so chi_1 is infinite": jumps,
+    }
+    forward = _inverse_root(square)
+    return Gain(
+        forward=forward,
+        variance=_inverse_root(spread if spread > 1e-13 * square else 0.0),
+        backward=_inverse_root(slope_square) if slope_square < math.inf else math.inf,
+        chi_1=math.inf if jumps else slope_square / square if square else math.nan,
+        chi_q=radial / (2 * square) if square else math.nan,
+        note="; ".join(note for note, holds in notes.items() if holds),
+    )
+
+
+@dataclass(frozen=True)
+class _Totals:
+    values: Tensor  # (rows,)
+    exist: Tensor  # (rows,), bool
+    left: Tensor  # (panels,), in z
+    right: Tensor
+
+
+def _integrate(rows: Function, scale: float) -> _Totals:
+    """Integrate (rows, points) against the normal density; `scale` is sqrt(q)."""
+    panels, exist = _first_panels(rows, scale)
+    done, done_size = (torch.zeros_like(side[:, 0]) for side in (panels.value, panels.size))
+    settled = []
+    for level in range(_DEEPEST + 1):
+        middle = (panels.left + panels.right) / 2
+        halves = _sums(
+            rows, torch.cat([panels.left, middle]), torch.cat([middle, panels.right])
+        )
+        _refuse_nan(rows, scale, halves)
+        change = (halves.value.unflatten(1, (2, -1)).sum(1) - panels.value).abs()
+        whole = (done_size + panels.size.sum(1))[:, None]
+        unresolved = ((change > _TOLERANCE * whole) | (panels.hidden > _HIDDEN * whole)).any(0)
+        width = panels.right - panels.left
+        splittable = (width > _TOLERANCE * middle.abs()) & (level < _DEEPEST)
+        exist &= (change <= _EXISTS * whole)[:, unresolved & ~splittable].all(1)
+        again = (unresolved & splittable).repeat(2)
+        settled.append(halves[~again])
+        done += settled[-1].value.sum(1)
+        done_size += settled[-1].size.sum(1)
+        panels = halves[again]
+        if not again.any():
+            break
+        if len(panels.left) > _PANELS:
+            raise ValueError(
+                "the function is too irregular to integrate: is it random, or is it computed in "
+                "less than float64?"
+            )
+    left, right = (torch.cat([getattr(p, side) for p in settled]) for side in ("left", "right"))
+    return _Totals(done, exist & done.isfinite(), left, right)
+
+
+def _first_panels(rows: Function, scale: float) -> tuple[_Panels, Tensor]:
+    """Panels over all of the density that matters, and which rows have vanished at their ends."""
+    edges = torch.arange(-_REACH, _REACH + _WIDTH, _WIDTH, dtype=torch.float64)
+    if scale > 1:  # structure of f at |x| ~ 1 is narrow in z: close in on zero by halves
+        steps = torch.arange(1, math.ceil(math.log2(scale)) + 1, dtype=torch.float64)
+        near = _WIDTH * torch.exp2(-steps)
+        edges = torch.cat([edges, near, -near]).sort().values
+    panels = _sums(rows, edges[:-1], edges[1:])
+    # Overflow where the density is nothing is cut off; what is next to the cut must be nothing.
+    overflow = (~panels.value.isfinite().all(0)).nonzero().flatten()
+    below, above = overflow[edges[overflow] < 0], overflow[edges[overflow] >= 0]
+    start = int(below[-1]) + 1 if len(below) else 0
+    stop = int(above[0]) if len(above) else len(edges) - 1
+    kept = panels[slice(start, stop)]
+    if start == stop:
+        exist = torch.zeros(len(panels.value), dtype=torch.bool)
+    else:
+        exist = kept.size[:, [0, -1]].amax(1) <= 1e-14 * kept.size.sum(1)
+    if not exist.all():
+        _refuse_nan(rows, scale, panels)
+    return kept, exist
+
+
+@dataclass(frozen=True)
+class _Panels:
+    left: Tensor  # (panels,), in z
+    right: Tensor
+    value: Tensor  # (rows, panels): integrals with the density
+    size: Tensor  # of the absolute values
+    hidden: Tensor  # what may hide between a last node and the end
+
+    def __getitem__(self, which: Tensor | slice) -> _Panels:
+        fields = (self.left, self.right, self.value, self.size, self.hidden)
+        return _Panels(*(field[..., which] for field in fields))
+
+
+def _sums(rows: Function, left: Tensor, right: Tensor) -> _Panels:
+    """Evaluate the rows, once, over panels."""
+    half = (right - left)[:, None] / 2
+    z = (left + right)[:, None] / 2 + half * torch.cat([_NODES, _ENDS])
+    density = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    inner, ends = (rows(z.flatten()).unflatten(1, z.shape) * density * half).split([15, 2], dim=2)
+    hidden = _UNSEEN * (ends - inner @ _TO_ENDS).abs().amax(2)
+    return _Panels(left, right, inner @ _WEIGHTS, inner.abs() @ _WEIGHTS, hidden)
+
+
+def _refuse_nan(rows: Function, scale: float, panels: _Panels) -> None:
+    """Raise where the rows are NaN themselves, not merely their sums of opposite infinities."""
+    bad = panels.value.isnan().any(0)
+    if not bad.any():
+        return
+    left, right = panels.left[bad, None], panels.right[bad, None]
+    z = ((left + right) / 2 + (right - left) / 2 * _NODES).flatten()
+    nan = z[rows(z).isnan().any(0)]
+    if len(nan):
+        where = scale * float(nan[nan.abs().argmin()])
+        raise ValueError(f"the function or its derivative is NaN, at x = {where:.4g} for one")
+
+
+def _jumps(f: Function, derivative: Function, totals: _Totals) -> bool:
+    """Whether f changes over some panel by more than its derivative accounts for."""
+    middle, half = (totals.left + totals.right) / 2, (totals.right - totals.left) / 2
+    z = middle[:, None] + half[:, None] * _NODES
+    explained = (derivative(z.flatten()).unflatten(0, z.shape) @ _WEIGHTS) * half
+    change = _checked(f, totals.right) - _checked(f, totals.left)
+    density = torch.exp(-middle * middle / 2) / math.sqrt(2 * math.pi)
+    size = math.sqrt(totals.values[1]) + math.sqrt(totals.values[4])
+    return bool(((change - explained).abs() * density > _JUMP * size).any())
+
+
+def _checked(f: Function, x: Tensor) -> Tensor:
+    """f(x) in float64, or an error that says what f returned instead."""
+    y = f(x.clone())  # f may write to its input
+    if not isinstance(y, Tensor):
+        raise ValueError(f"the function must return a tensor, not {type(y).__name__}")
+    if y.shape != x.shape:
+        raise ValueError(
+            f"the function must be elementwise: it made {tuple(y.shape)} of {tuple(x.shape)}"
+        )
+    return y.detach().double()
+
+
+def _inverse_root(square: float) -> float:
+    return 1 / math.sqrt(square) if square > 0 else math.inf

@@ -161,7 +161,7 @@ def test_pickled_split_is_its_bytes(mnist: ist.Dataset) -> None:
 
 
 def test_fingerprint_tells_apart_what_decides_x() -> None:
-    pixels, labels = images_of("uint8"), np.arange(30)
+    pixels, labels = images_of("uint8") // 2, np.arange(30)
 
     def fingerprint(fit: Array, valid: Array) -> str:
         return ist.Dataset.from_arrays((fit, labels), (valid, labels)).valid.fingerprint
@@ -169,14 +169,17 @@ def test_fingerprint_tells_apart_what_decides_x() -> None:
     changed = pixels.copy()
     changed[-1, -1, -1] ^= 1
     flat = pixels.reshape(30, 35)
+    apart = pixels.copy()
+    apart[0, 0, :2] += np.array([1, -1], np.int8).view(np.uint8)
     prints = [
         fingerprint(pixels, pixels),
         fingerprint(pixels, changed),  # a pixel
-        fingerprint(changed, pixels),  # the normalization only
+        fingerprint(pixels + 1, pixels),  # the mean only
+        fingerprint(apart, pixels),  # the standard deviation only
         fingerprint(flat, flat),  # the shape of a sample
         fingerprint(pixels.astype(np.float32), pixels.astype(np.float32)),  # the type
     ]
-    assert len(set(prints)) == 5
+    assert len(set(prints)) == len(prints)
     assert prints[0] == fingerprint(pixels.copy(), pixels.copy())
 
 
@@ -205,7 +208,7 @@ DRAWN = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
         (DRAWN.bfloat16(), DRAWN.bfloat16().float()),
         (DRAWN.clone().requires_grad_(), DRAWN),
         (DRAWN.T, DRAWN.T.contiguous()),
-        (np.broadcast_to(np.arange(6.0), (4, 6)), torch.arange(6.0).expand(4, 6)),  # read-only
+        (np.frombuffer(bytes(range(24)), np.uint8).reshape(4, 6), torch.arange(24.0).view(4, 6)),
         ([[1.0, 2.0], [3.0, 4.0]], torch.tensor([[1.0, 2.0], [3.0, 4.0]])),
     ],
     ids=["bfloat16", "requires_grad", "transposed", "read_only", "list"],
@@ -215,6 +218,7 @@ def test_unusual_arrays_are_taken(pixels: torch.Tensor, values: torch.Tensor) ->
     data = ist.Dataset.from_arrays((pixels, labels), (pixels, torch.tensor(labels)))
     assert torch.allclose(data.train.x, (values - values.mean()) / values.std(), atol=1e-6)
     assert torch.equal(data.train.tile(0, len(values)), data.train.x.T)
+    assert data.train.fingerprint == data.valid.fingerprint
     assert data.valid.y.tolist() == list(labels)
 
 
@@ -342,9 +346,9 @@ def test_several_sets_in_one_folder(tmp_path: Path) -> None:
 
 
 def test_unzipped_file_wins_and_strays_are_ignored(tmp_path: Path) -> None:
-    write(tmp_path)
-    (tmp_path / f"{NAMES[0]}.gz").write_bytes(b"half a downl")
-    (tmp_path / f"._{NAMES[0]}").write_bytes(b"resource fork")
+    write(tmp_path, lambda name: f"k-{name}")
+    (tmp_path / f"k-{TRAIN_IMAGES}.gz").write_bytes(b"half a downl")
+    (tmp_path / f"._k-{TRAIN_IMAGES}").write_bytes(b"resource fork")
     (tmp_path / "README.txt").write_text("read me")
     assert_is_the_small_set(ist.load_data(tmp_path))
 

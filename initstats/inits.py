@@ -1,0 +1,394 @@
+"""Initializations: each knows how to draw weights and which variance theory should expect of them.
+
+Weights are (out, in[, kh, kw]), as torch keeps them. What a scheme is called says little about
+its scale, so every entry states sigma_w^2 = fan_in Var W and sigma_b^2 = Var b, the terms of the
+length map (Poole et al. 2016, arXiv:1606.05340). Where `torch.nn.init` has the scheme, the same
+generator gives the same bits.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from initstats.activations import Activation, get as get_activation
+from initstats.registry import Registry, keyword_defaults, summary_of, unknown
+
+Fill = Callable[..., object]
+Std = Callable[..., float]
+F_ = TypeVar("F_", bound=Fill)
+Shape = Sequence[int]
+
+# Arguments that a draw may ask for by name; all others of a fill are its parameters.
+_GIVEN = ("generator", "bias", "activation")
+
+
+@dataclass(frozen=True)
+class Init:
+    """An initialization at given parameters.
+
+    Attributes:
+        name: the canonical spelling, or the name of the callable that it was made from.
+        fill: ``fill(weight, generator=...)`` draws in place; it is also given ``bias`` (out,) and
+            ``activation`` where it takes arguments of these names.
+        std: the standard deviation of a weight, ``std(shape)``; NaN where weights are not
+            independent draws of one scale. Also given ``activation`` where `fill` is.
+        bias_std: the same for the biases.
+        summary: one line.
+        fitted: the draw is only a start that is then fitted to data.
+        module: where a registered scheme is defined; empty for a bare callable.
+    """
+
+    name: str
+    fill: Fill
+    std: Std = field(repr=False)
+    bias_std: Std = field(repr=False)
+    summary: str = ""
+    fitted: bool = False
+    module: str = field(default="", repr=False)
+
+    @property
+    def follows_activation(self) -> bool:
+        """Whether the draw depends on the activation in use."""
+        return "activation" in inspect.signature(self.fill).parameters
+
+    def sample(
+        self, shape: Shape, generator: Generator, activation: Activation
+    ) -> tuple[Tensor, Tensor]:
+        """Draw float32 weights of `shape` (out, in[, kh, kw]) and biases (out,).
+
+        Biases are zero unless the scheme draws them. With groups, in is the number of inputs of
+        one group.
+        """
+        weight = torch.zeros(tuple(shape), dtype=torch.float32, device=generator.device)
+        bias = weight.new_zeros(weight.shape[0])
+        given = {"generator": generator, "bias": bias, "activation": activation}
+        wanted = inspect.signature(self.fill).parameters
+        with torch.no_grad():
+            made = self.fill(weight, **{key: given[key] for key in _GIVEN if key in wanted})
+        if isinstance(made, Tensor) and made is not weight:
+            raise ValueError(f"init {self.name!r} must fill `weight` in place, not return another")
+        return weight, bias
+
+    def sigma_w2(self, shape: Shape, activation: Activation) -> float:
+        """fan_in * Var W, by which a layer multiplies the second moment of its input.
+
+        NaN where no such statement holds: `identity` on square layers, schemes that are fitted to
+        data, and users' own that do not declare one.
+        """
+        fan_in, _ = fans(shape)
+        return fan_in * self._declared(self.std, shape, activation) ** 2
+
+    def sigma_b2(self, shape: Shape, activation: Activation) -> float:
+        """Var b; zero for schemes without biases."""
+        return self._declared(self.bias_std, shape, activation) ** 2
+
+    def _declared(self, std: Std, shape: Shape, activation: Activation) -> float:
+        return std(shape, activation=activation) if self.follows_activation else std(shape)
+
+    def __reduce__(self) -> tuple[Callable[..., Init], tuple[object, ...]]:
+        if self.module:
+            return _restore, (self.name, self.module)
+        try:
+            pickle.dumps(self.fill)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise pickle.PicklingError(
+                f"init {self.name!r} cannot be sent to another process: register it with "
+                "@init() in a module that can be imported, or use workers=1"
+            ) from error
+        return get, (self.fill,)
+
+
+INITS: Registry[Init] = Registry("init")
+
+
+def get(init: str | Init | Fill) -> Init:
+    """The init that a spelling names, or one made of a callable like those of `torch.nn.init`.
+
+    >>> get("kaiming_normal(mode=fan_out)").sigma_w2((50, 784), get_activation("relu"))
+    31.360000000000007
+
+    Raises:
+        ValueError: an unknown name or parameter, or a value that the scheme cannot draw with; a
+            callable without a `generator` argument, or with a registered name.
+    """
+    if isinstance(init, Init):
+        return init
+    if isinstance(init, str):
+        return INITS.get(init)
+    if not callable(init):
+        raise ValueError(f"an init is a name or a callable, not {init!r}")
+    name = str(getattr(init, "__name__", type(init).__name__)).strip("<>")
+    if name in INITS:
+        raise ValueError(f"{name!r} is the name of a registered init: rename the callable")
+    return _tried(Init(name, init, _undeclared, _none, summary_of(init)))
+
+
+def init(
+    std: Std | None = None, bias_std: Std | None = None, *, fitted: bool = False
+) -> Callable[[F_], F_]:
+    """Register a function that fills weights in place as a family of initializations.
+
+    The function's name and the first line of its docstring are the entry's; its parameters are
+    keyword-only, beside `generator`, `bias` and `activation`. `std` and `bias_std`, called with a
+    shape and the parameters, declare the scale that theory should expect::
+
+        @init(lambda shape, std: std)
+        def flat(weight, *, generator, std=0.1):
+            \"""Uniform with a standard deviation.\"""
+            weight.uniform_(-(3**0.5) * std, 3**0.5 * std, generator=generator)
+
+    Raises:
+        ValueError: the name is taken, or a parameter is not keyword-only with a default.
+    """
+
+    def register(fill: F_) -> F_:
+        def make(spelling: str, **parameters: Any) -> Init:
+            return _tried(
+                Init(
+                    spelling,
+                    partial(fill, **parameters),
+                    partial(std, **parameters) if std else _undeclared,
+                    partial(bias_std, **parameters) if bias_std else _none,
+                    summary_of(fill),
+                    fitted,
+                    fill.__module__,
+                )
+            )
+
+        INITS.add(fill.__name__, make, keyword_defaults(fill, reserved=_GIVEN))
+        return fill
+
+    return register
+
+
+def fans(shape: Shape) -> tuple[int, int]:
+    """fan_in and fan_out of a weight (out, in[, kh, kw]), as torch counts them.
+
+    >>> fans((16, 8, 3, 3))
+    (72, 144)
+    """
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"a weight is (out, in[, kh, kw]), each at least 1: got {tuple(shape)}")
+    out, inputs, *kernel = shape
+    receptive = math.prod(kernel)
+    return inputs * receptive, out * receptive
+
+
+def _tried(entry: Init) -> Init:
+    """The entry, if it can draw: bad parameters are told at once and not amid a sweep."""
+    if "generator" not in inspect.signature(entry.fill).parameters:
+        raise ValueError(
+            f"init {entry.name!r} must take a `generator` to draw from, as in torch.nn.init: "
+            "def name(weight, *, generator)"
+        )
+    try:
+        weight, bias = entry.sample((4, 3), Generator().manual_seed(0), get_activation("relu"))
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"init {entry.name!r} cannot draw: {error}") from error
+    if not (weight.isfinite().all() and bias.isfinite().all()):
+        raise ValueError(f"init {entry.name!r} draws values that are not finite")
+    return entry
+
+
+def _restore(name: str, module: str) -> Init:
+    importlib.import_module(module)
+    return INITS.get(name)
+
+
+def _undeclared(shape: Shape, **_: object) -> float:
+    return math.nan
+
+
+def _none(shape: Shape, **_: object) -> float:
+    return 0.0
+
+
+def _uniform(weight: Tensor, std: float, generator: Generator) -> None:
+    bound = math.sqrt(3.0) * std
+    weight.uniform_(-bound, bound, generator=generator)
+
+
+# The schemes. Each formula for a standard deviation serves its draw and its declaration.
+
+
+@init(lambda shape, std: std)
+def normal(weight: Tensor, *, generator: Generator, std: float = 0.01) -> None:
+    """Normal with one standard deviation for every layer."""
+    nn.init.normal_(weight, std=std, generator=generator)
+
+
+def _lecun_std(shape: Shape) -> float:
+    return 1 / math.sqrt(fans(shape)[0])
+
+
+@init(_lecun_std)
+def simplified(weight: Tensor, *, generator: Generator) -> None:
+    """randn / sqrt(fan_in): the lesson's simplified kaiming; keeps a linear signal."""
+    weight.normal_(generator=generator).div_(math.sqrt(fans(weight.shape)[0]))
+
+
+@init(_lecun_std)
+def lecun_normal(weight: Tensor, *, generator: Generator) -> None:
+    """Normal with variance 1 / fan_in; keeps a linear signal, made for selu."""
+    weight.normal_(0, _lecun_std(weight.shape), generator=generator)
+
+
+@init(_lecun_std)
+def lecun_uniform(weight: Tensor, *, generator: Generator) -> None:
+    """Uniform with variance 1 / fan_in."""
+    _uniform(weight, _lecun_std(weight.shape), generator)
+
+
+def _xavier_std(shape: Shape, gain: float) -> float:
+    return gain * math.sqrt(2 / sum(fans(shape)))
+
+
+@init(_xavier_std)
+def xavier_normal(weight: Tensor, *, generator: Generator, gain: float = 1.0) -> None:
+    """Normal with variance gain^2 * 2 / (fan_in + fan_out): forward and backward at once."""
+    nn.init.xavier_normal_(weight, gain, generator)
+
+
+@init(_xavier_std)
+def xavier_uniform(weight: Tensor, *, generator: Generator, gain: float = 1.0) -> None:
+    """Uniform with variance gain^2 * 2 / (fan_in + fan_out)."""
+    nn.init.xavier_uniform_(weight, gain, generator)
+
+
+_MODES = ("fan_in", "fan_out")
+
+
+def _kaiming_std(shape: Shape, mode: str, gain: float) -> float:
+    if mode not in _MODES:
+        raise unknown("mode", mode, _MODES)
+    return gain / math.sqrt(fans(shape)[_MODES.index(mode)])
+
+
+@init(_kaiming_std)
+def kaiming_normal(
+    weight: Tensor, *, generator: Generator, mode: str = "fan_in", gain: float = math.sqrt(2)
+) -> None:
+    """Normal with variance gain^2 / fan: with gain sqrt 2 keeps a relu's signal."""
+    weight.normal_(0, _kaiming_std(weight.shape, mode, gain), generator=generator)
+
+
+@init(_kaiming_std)
+def kaiming_uniform(
+    weight: Tensor, *, generator: Generator, mode: str = "fan_in", gain: float = math.sqrt(2)
+) -> None:
+    """Uniform with variance gain^2 / fan: with gain sqrt 2 keeps a relu's signal."""
+    _uniform(weight, _kaiming_std(weight.shape, mode, gain), generator)
+
+
+def _truncated_std(shape: Shape, std: float) -> float:
+    inside = math.erf(math.sqrt(2))
+    density = math.exp(-2) / math.sqrt(2 * math.pi)
+    return std * math.sqrt(1 - 4 * density / inside)
+
+
+@init(_truncated_std)
+def trunc_normal(weight: Tensor, *, generator: Generator, std: float = 0.02) -> None:
+    """Normal, redrawn outside two std: what is left has 0.88 of it (torch does not rescale)."""
+    nn.init.trunc_normal_(weight, 0.0, std, -2 * std, 2 * std, generator)
+
+
+def _orthogonal_std(shape: Shape, gain: float) -> float:
+    out, inputs = shape[0], math.prod(shape[1:])
+    return gain / math.sqrt(max(out, inputs))
+
+
+@init(_orthogonal_std)
+def orthogonal(weight: Tensor, *, generator: Generator, gain: float = 1.0) -> None:
+    """Orthonormal rows or columns, whichever are fewer: square layers keep every length."""
+    nn.init.orthogonal_(weight, gain, generator)
+
+
+def _zeros_a_column(rows: int, sparsity: float) -> int:
+    return math.ceil(sparsity * rows)
+
+
+def _sparse_std(shape: Shape, sparsity: float, std: float) -> float:
+    return std * math.sqrt(1 - _zeros_a_column(shape[0], sparsity) / shape[0])
+
+
+@init(_sparse_std)
+def sparse(
+    weight: Tensor, *, generator: Generator, sparsity: float = 0.9, std: float = 0.01
+) -> None:
+    """Normal, but each input reaches only the share 1 - sparsity of the units."""
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity is a share between 0 and 1, got {sparsity}")
+    # Not nn.init.sparse_: even when given a generator, it chooses the zeros by the global one.
+    columns = weight.flatten(1).normal_(0, std, generator=generator)
+    out = len(columns)
+    for column in columns.T:
+        column[torch.randperm(out, generator=generator)[: _zeros_a_column(out, sparsity)]] = 0
+
+
+def _identity_std(shape: Shape) -> float:
+    return math.nan if shape[0] == shape[1] else _orthogonal_std(shape, 1.0)
+
+
+@init(_identity_std)
+def identity(weight: Tensor, *, generator: Generator) -> None:
+    """Passes its input on where the layer is square (conv: the kernel's centre), else orthogonal."""
+    if weight.shape[0] != weight.shape[1]:
+        nn.init.orthogonal_(weight, generator=generator)
+    elif weight.ndim == 2:
+        nn.init.eye_(weight)
+    else:
+        nn.init.dirac_(weight)
+
+
+def _torch_std(shape: Shape) -> float:
+    return 1 / math.sqrt(3 * fans(shape)[0])
+
+
+@init(_torch_std, _torch_std)
+def torch_default(weight: Tensor, *, generator: Generator, bias: Tensor) -> None:
+    """What nn.Linear and nn.Conv2d do unasked: kaiming_uniform(a=sqrt 5), uniform biases."""
+    nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
+    bound = 1 / math.sqrt(fans(weight.shape)[0])
+    nn.init.uniform_(bias, -bound, bound, generator)
+
+
+@init(_none)
+def zeros(weight: Tensor, *, generator: Generator) -> None:
+    """All weights zero: nothing passes."""
+    nn.init.zeros_(weight)
+
+
+_GAINS = ("forward", "backward", "variance")
+
+
+def _matched_std(shape: Shape, gain: str, activation: Activation) -> float:
+    if gain not in _GAINS:
+        raise unknown("gain", gain, _GAINS)
+    size: float = getattr(activation.gain, gain)
+    if math.isinf(size):
+        raise ValueError(f"{activation.name} has no {gain} gain: {activation.gain.note}")
+    return _kaiming_std(shape, "fan_in", size)
+
+
+@init(_matched_std)
+def matched(
+    weight: Tensor, *, generator: Generator, activation: Activation, gain: str = "forward"
+) -> None:
+    """kaiming_normal with the exact gain of the activation in use, by quadrature."""
+    weight.normal_(0, _matched_std(weight.shape, gain, activation), generator=generator)
+
+
+@init(fitted=True)
+def lsuv(weight: Tensor, *, generator: Generator) -> None:
+    """Orthogonal, then rescaled layer by layer until a batch of data comes out with std 1."""
+    nn.init.orthogonal_(weight, generator=generator)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -126,16 +127,7 @@ def derivative_of(f: Function) -> Function:
     Zero where autograd has no graph to follow (comparisons, `sign`): jumps are not seen.
     """
 
-    def derivative(x: Tensor) -> Tensor:
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = x.detach().clone().requires_grad_()
-            y = f(leaf.clone())  # the clone may be written to in place
-            if not y.requires_grad:
-                return torch.zeros_like(leaf, requires_grad=False)
-            (slope,) = torch.autograd.grad(y, leaf, torch.ones_like(y), materialize_grads=True)
-        return slope
-
-    return derivative
+    return partial(_slope, f)
 
 
 def gain(f: Function, derivative: Function | None = None) -> Gain:
@@ -199,11 +191,9 @@ def _integrate(rows: Function, scale: float) -> _Totals:
     settled = []
     for level in range(_DEEPEST + 1):
         middle = (panels.left + panels.right) / 2
-        halves = _sums(
-            rows, torch.cat([panels.left, middle]), torch.cat([middle, panels.right])
-        )
+        halves = _sums(rows, torch.cat([panels.left, middle]), torch.cat([middle, panels.right]))
         _refuse_nan(rows, scale, halves)
-        change = (halves.value.unflatten(1, (2, -1)).sum(1) - panels.value).abs()
+        change = (halves.value.view(len(exist), 2, -1).sum(1) - panels.value).abs()
         whole = (done_size + panels.size.sum(1))[:, None]
         unresolved = ((change > _TOLERANCE * whole) | (panels.hidden > _HIDDEN * whole)).any(0)
         width = panels.right - panels.left
@@ -266,7 +256,8 @@ def _sums(rows: Function, left: Tensor, right: Tensor) -> _Panels:
     half = (right - left)[:, None] / 2
     z = (left + right)[:, None] / 2 + half * torch.cat([_NODES, _ENDS])
     density = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-    inner, ends = (rows(z.flatten()).unflatten(1, z.shape) * density * half).split([15, 2], dim=2)
+    weighted = rows(z.flatten()).view(-1, *z.shape) * density * half
+    inner, ends = weighted[..., : len(_NODES)], weighted[..., len(_NODES) :]
     hidden = _UNSEEN * (ends - inner @ _TO_ENDS).abs().amax(2)
     return _Panels(left, right, inner @ _WEIGHTS, inner.abs() @ _WEIGHTS, hidden)
 
@@ -288,7 +279,7 @@ def _jumps(f: Function, derivative: Function, totals: _Totals) -> bool:
     """Whether f changes over some panel by more than its derivative accounts for."""
     middle, half = (totals.left + totals.right) / 2, (totals.right - totals.left) / 2
     z = middle[:, None] + half[:, None] * _NODES
-    explained = (derivative(z.flatten()).unflatten(0, z.shape) @ _WEIGHTS) * half
+    explained = (derivative(z.flatten()).view(z.shape) @ _WEIGHTS) * half
     change = _checked(f, totals.right) - _checked(f, totals.left)
     density = torch.exp(-middle * middle / 2) / math.sqrt(2 * math.pi)
     size = math.sqrt(totals.values[1]) + math.sqrt(totals.values[4])
@@ -305,6 +296,15 @@ def _checked(f: Function, x: Tensor) -> Tensor:
             f"the function must be elementwise: it made {tuple(y.shape)} of {tuple(x.shape)}"
         )
     return y.detach().double()
+
+
+def _slope(f: Function, x: Tensor) -> Tensor:
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_()
+        y = f(leaf.clone())  # f may write to its input
+        if not y.requires_grad:
+            return torch.zeros_like(x)
+        return torch.autograd.grad(y, leaf, torch.ones_like(y), materialize_grads=True)[0]
 
 
 def _inverse_root(square: float) -> float:

@@ -8,32 +8,41 @@ generator gives the same bits.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, TypeVar
+from functools import cached_property, partial
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
 
-from initstats.activations import Activation, get as get_activation
-from initstats.registry import Registry, keyword_defaults, summary_of, unknown
+from initstats import activations
+from initstats.activations import Activation
+from initstats.registry import (
+    Entry,
+    Registry,
+    keyword_defaults,
+    name_of,
+    summary_of,
+    unknown,
+)
 
 Fill = Callable[..., object]
 Std = Callable[..., float]
-F_ = TypeVar("F_", bound=Fill)
+Decorated = TypeVar("Decorated", bound=Fill)
 Shape = Sequence[int]
 
 # Arguments that a draw may ask for by name; all others of a fill are its parameters.
 _GIVEN = ("generator", "bias", "activation")
 
 
+INITS: Registry[Init] = Registry("init")
+
+
 @dataclass(frozen=True)
-class Init:
+class Init(Entry):
     """An initialization at given parameters.
 
     Attributes:
@@ -48,6 +57,8 @@ class Init:
         module: where a registered scheme is defined; empty for a bare callable.
     """
 
+    registry: ClassVar[Registry[Init]] = INITS
+
     name: str
     fill: Fill
     std: Std = field(repr=False)
@@ -56,10 +67,14 @@ class Init:
     fitted: bool = False
     module: str = field(default="", repr=False)
 
+    @cached_property
+    def _wanted(self) -> tuple[str, ...]:
+        return tuple(key for key in _GIVEN if key in inspect.signature(self.fill).parameters)
+
     @property
     def follows_activation(self) -> bool:
         """Whether the draw depends on the activation in use."""
-        return "activation" in inspect.signature(self.fill).parameters
+        return "activation" in self._wanted
 
     def sample(
         self, shape: Shape, generator: Generator, activation: Activation
@@ -72,9 +87,8 @@ class Init:
         weight = torch.zeros(tuple(shape), dtype=torch.float32, device=generator.device)
         bias = weight.new_zeros(weight.shape[0])
         given = {"generator": generator, "bias": bias, "activation": activation}
-        wanted = inspect.signature(self.fill).parameters
         with torch.no_grad():
-            made = self.fill(weight, **{key: given[key] for key in _GIVEN if key in wanted})
+            made = self.fill(weight, **{key: given[key] for key in self._wanted})
         if isinstance(made, Tensor) and made is not weight:
             raise ValueError(f"init {self.name!r} must fill `weight` in place, not return another")
         return weight, bias
@@ -95,26 +109,11 @@ class Init:
     def _declared(self, std: Std, shape: Shape, activation: Activation) -> float:
         return std(shape, activation=activation) if self.follows_activation else std(shape)
 
-    def __reduce__(self) -> tuple[Callable[..., Init], tuple[object, ...]]:
-        if self.module:
-            return _restore, (self.name, self.module)
-        try:
-            pickle.dumps(self.fill)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise pickle.PicklingError(
-                f"init {self.name!r} cannot be sent to another process: register it with "
-                "@init() in a module that can be imported, or use workers=1"
-            ) from error
-        return get, (self.fill,)
-
-
-INITS: Registry[Init] = Registry("init")
-
 
 def get(init: str | Init | Fill) -> Init:
     """The init that a spelling names, or one made of a callable like those of `torch.nn.init`.
 
-    >>> get("kaiming_normal(mode=fan_out)").sigma_w2((50, 784), get_activation("relu"))
+    >>> get("kaiming_normal(mode=fan_out)").sigma_w2((50, 784), activations.get("relu"))
     31.360000000000007
 
     Raises:
@@ -127,7 +126,7 @@ def get(init: str | Init | Fill) -> Init:
         return INITS.get(init)
     if not callable(init):
         raise ValueError(f"an init is a name or a callable, not {init!r}")
-    name = str(getattr(init, "__name__", type(init).__name__)).strip("<>")
+    name = name_of(init)
     if name in INITS:
         raise ValueError(f"{name!r} is the name of a registered init: rename the callable")
     return _tried(Init(name, init, _undeclared, _none, summary_of(init)))
@@ -135,7 +134,7 @@ def get(init: str | Init | Fill) -> Init:
 
 def init(
     std: Std | None = None, bias_std: Std | None = None, *, fitted: bool = False
-) -> Callable[[F_], F_]:
+) -> Callable[[Decorated], Decorated]:
     """Register a function that fills weights in place as a family of initializations.
 
     The function's name and the first line of its docstring are the entry's; its parameters are
@@ -144,14 +143,13 @@ def init(
 
         @init(lambda shape, std: std)
         def flat(weight, *, generator, std=0.1):
-            \"""Uniform with a standard deviation.\"""
             weight.uniform_(-(3**0.5) * std, 3**0.5 * std, generator=generator)
 
     Raises:
         ValueError: the name is taken, or a parameter is not keyword-only with a default.
     """
 
-    def register(fill: F_) -> F_:
+    def register(fill: Decorated) -> Decorated:
         def make(spelling: str, **parameters: Any) -> Init:
             return _tried(
                 Init(
@@ -192,17 +190,12 @@ def _tried(entry: Init) -> Init:
             "def name(weight, *, generator)"
         )
     try:
-        weight, bias = entry.sample((4, 3), Generator().manual_seed(0), get_activation("relu"))
+        weight, bias = entry.sample((4, 3), Generator().manual_seed(0), activations.get("relu"))
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"init {entry.name!r} cannot draw: {error}") from error
     if not (weight.isfinite().all() and bias.isfinite().all()):
         raise ValueError(f"init {entry.name!r} draws values that are not finite")
     return entry
-
-
-def _restore(name: str, module: str) -> Init:
-    importlib.import_module(module)
-    return INITS.get(name)
 
 
 def _undeclared(shape: Shape, **_: object) -> float:
@@ -341,7 +334,7 @@ def _identity_std(shape: Shape) -> float:
 
 @init(_identity_std)
 def identity(weight: Tensor, *, generator: Generator) -> None:
-    """Passes its input on where the layer is square (conv: the kernel's centre), else orthogonal."""
+    """Passes its input on where the layer is square (conv: by the centre), else orthogonal."""
     if weight.shape[0] != weight.shape[1]:
         nn.init.orthogonal_(weight, generator=generator)
     elif weight.ndim == 2:

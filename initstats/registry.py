@@ -7,13 +7,17 @@ order of their declaration and without spaces, so that one member has one name i
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import importlib
 import inspect
 import math
+import pickle
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, ClassVar, Generic, TypeVar
 
 T = TypeVar("T")
 Value = bool | int | float | str
@@ -127,6 +131,40 @@ class Registry(Generic[T]):
         return self._families[name]
 
 
+class Entry:
+    """A frozen dataclass that a registry holds, and that crosses to another process by its name.
+
+    Attributes:
+        name: its canonical spelling.
+        module: defines its family; empty where it was made of a bare callable.
+    """
+
+    registry: ClassVar[Registry[Any]]
+    name: str
+    module: str
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        if self.module:
+            return _recall, (type(self), self.name, self.module)
+        state = tuple(getattr(self, field.name) for field in dataclasses.fields(self))  # type: ignore[arg-type]
+        try:
+            pickle.dumps(state)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise pickle.PicklingError(
+                f"{self.registry.noun} {self.name!r} cannot be sent to another process: register "
+                f"it in a module that can be imported, with @{self.registry.noun}(), or use "
+                "workers=1"
+            ) from error
+        return type(self), state
+
+
+def _recall(kind: type[Entry], name: str, module: str) -> Any:
+    family = name.partition("(")[0]
+    if family not in kind.registry:
+        importlib.import_module(module)
+    return kind.registry.get(name)
+
+
 def unknown(noun: str, name: str, available: Collection[str]) -> ValueError:
     """The error for a name that is not among those available, with the nearest of them.
 
@@ -179,8 +217,8 @@ def keyword_defaults(
     for parameter in parameters:
         if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
             raise ValueError(
-                f"{_name(function)}: write its parameters after a *, each with a default: "
-                f"def {_name(function)}({first.name}, *, {parameter.name}=...)"
+                f"{name_of(function)}: write its parameters after a *, each with a default: "
+                f"def {name_of(function)}({first.name}, *, {parameter.name}=...)"
             )
     return {parameter.name: parameter.default for parameter in parameters}
 
@@ -190,8 +228,11 @@ def summary_of(function: Callable[..., object]) -> str:
     return (inspect.getdoc(function) or "").partition("\n")[0]
 
 
-def _name(function: Callable[..., object]) -> str:
-    return getattr(function, "__name__", type(function).__name__)
+def name_of(function: Callable[..., object]) -> str:
+    """What a callable is called: a function's name, a module's class, ``lambda``."""
+    while isinstance(function, partial):
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__)).strip("<>")
 
 
 def _text(value: Value) -> str:

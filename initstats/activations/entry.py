@@ -1,0 +1,181 @@
+"""What an activation is, and how a function becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from initstats import gaussian
+from initstats.gaussian import Function, Gain
+from initstats.registry import Entry, Registry, keyword_defaults, name_of, summary_of
+
+OfQ = Callable[[float], float]
+Out = Callable[[Tensor, Tensor], object]
+Decorated = TypeVar("Decorated", bound=Callable[..., Tensor])
+
+ACTIVATIONS: Registry[Activation] = Registry("activation")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about a function at given parameters beyond its values; see `Activation`."""
+
+    derivative: Function | None = None
+    kinks: tuple[float, ...] = ()
+    out_function: Out | None = None
+    mean: OfQ | None = None
+    second_moment: OfQ | None = None
+    derivative_second_moment: OfQ | None = None
+
+
+@dataclass(frozen=True)
+class Activation(Entry):
+    """An activation at given parameters; call it with a tensor.
+
+    Attributes:
+        name: the canonical spelling, or the name of the callable that it was made from.
+        function: elementwise; keeps shape and dtype.
+        derivative: almost everywhere, elementwise, in the input's dtype.
+        kinks: the x at which the derivative is known to jump, ascending.
+        out_function: ``out_function(x, result)`` writes the function's values, bit for bit, into
+            a tensor of x's shape that does not overlap it, and allocates nothing.
+        mean: E phi(x) for x ~ N(0, q) as a function of q, where a closed form is known.
+        second_moment: E phi(x)^2, the G(q) of the length map.
+        derivative_second_moment: E phi'(x)^2.
+        summary: one line.
+        module: where a registered family is defined; empty for any other callable.
+    """
+
+    registry: ClassVar[Registry[Activation]] = ACTIVATIONS
+
+    name: str
+    function: Function
+    derivative: Function = field(repr=False)
+    kinks: tuple[float, ...] = field(default=(), repr=False)
+    out_function: Out | None = field(default=None, repr=False)
+    mean: OfQ | None = field(default=None, repr=False)
+    second_moment: OfQ | None = field(default=None, repr=False)
+    derivative_second_moment: OfQ | None = field(default=None, repr=False)
+    summary: str = ""
+    module: str = field(default="", repr=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """phi(x)."""
+        return self.function(x)
+
+    @cached_property
+    def gain(self) -> Gain:
+        """The gains at q = 1, by quadrature."""
+        return gaussian.gain(self.function, self.derivative)
+
+
+def get(activation: str | Activation | Function) -> Activation:
+    """The activation that a spelling names, or one made of any callable Tensor -> Tensor.
+
+    A callable that has the name of a registered family must be that function (`torch.tanh` is
+    `tanh`), as two things of one name cannot be told apart in a table.
+
+    >>> get("leaky_relu(negative_slope=0.010)").name
+    'leaky_relu'
+
+    Raises:
+        ValueError: an unknown name or parameter; a callable that is not elementwise, changes the
+            dtype, or takes a registered name.
+    """
+    if isinstance(activation, Activation):
+        return activation
+    if isinstance(activation, str):
+        return ACTIVATIONS.get(activation)
+    if not callable(activation):
+        raise ValueError(f"an activation is a name or a callable, not {activation!r}")
+    name = name_of(activation)
+    found = _made(name, activation, Facts())
+    if name not in ACTIVATIONS:
+        return found
+    registered = ACTIVATIONS.get(name)
+    x = torch.linspace(-8, 8, 129, dtype=torch.float64)
+    if torch.allclose(found(x), registered(x), rtol=1e-12, atol=1e-15):
+        return registered
+    raise ValueError(
+        f"this callable is not the registered activation {name!r}: give its parameters as in "
+        f"{name}(parameter=value), or rename it"
+    )
+
+
+def gain(activation: str | Activation | Function) -> Gain:
+    """The gains of an activation, by name or of any callable; see `initstats.gaussian.Gain`.
+
+    >>> round(gain("gelu").forward, 5)
+    1.53353
+
+    Raises:
+        ValueError: as `get`; or E phi(z)^2 does not exist.
+    """
+    return get(activation).gain
+
+
+def activation(
+    facts: Facts | Callable[..., Facts] = Facts(),
+) -> Callable[[Decorated], Decorated]:
+    """Register a function of a tensor and keyword parameters as a family of activations.
+
+    The function's name and the first line of its docstring are the entry's. `facts`, or what it
+    returns when called with the parameters, adds what is known; without it the derivative is
+    autograd's::
+
+        @activation()
+        def cube(x, *, scale=1.0):
+            return scale * x**3
+
+    Raises:
+        ValueError: the name is taken, or a parameter is not keyword-only with a default.
+    """
+
+    def register(function: Decorated) -> Decorated:
+        def make(spelling: str, **parameters: Any) -> Activation:
+            try:
+                known = facts if isinstance(facts, Facts) else facts(**parameters)
+            except (ArithmeticError, ValueError) as error:
+                raise ValueError(f"activation {spelling!r}: {error}") from error
+            at_parameters = partial(function, **parameters) if parameters else function
+            return _made(spelling, at_parameters, known, summary_of(function), function.__module__)
+
+        ACTIVATIONS.add(function.__name__, make, keyword_defaults(function))
+        return function
+
+    return register
+
+
+def _made(
+    name: str, function: Function, facts: Facts, summary: str | None = None, module: str = ""
+) -> Activation:
+    _try(name, function)
+    known = {**vars(facts), "derivative": facts.derivative or gaussian.derivative_of(function)}
+    summary = summary_of(function) if summary is None else summary
+    return Activation(name, function, **known, summary=summary, module=module)
+
+
+def _try(name: str, function: Function) -> None:
+    """Refuse a function that is not elementwise, by trying it on some tensor."""
+    x = torch.linspace(-2, 2, 6).view(2, 3)
+    try:
+        with torch.no_grad():
+            y, corner = function(x.clone()), function(x[:1, 1:].clone())
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"activation {name!r} cannot be evaluated: {error}") from error
+    if not isinstance(y, Tensor) or (y.shape, y.dtype) != (x.shape, x.dtype):
+        made = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        raise ValueError(
+            f"activation {name!r} must keep shape and dtype: it made {made} of "
+            f"{x.dtype} {tuple(x.shape)}"
+        )
+    if not torch.allclose(y[:1, 1:], corner, rtol=1e-5, equal_nan=True):
+        raise ValueError(
+            f"activation {name!r} must be elementwise and not random: an entry's value depends on "
+            "the others or on chance"
+        )

@@ -1,0 +1,279 @@
+"""The activations themselves, in the order of their kind: linear pieces, smooth, saturating.
+
+`torch.ops.aten` reaches torch's own kernels with a tensor to write to, where torch gives no other
+door to that.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from initstats.activations import closed_forms
+from initstats.activations.closed_forms import exponential, piecewise
+from initstats.activations.entry import Facts, activation
+
+aten = torch.ops.aten
+
+
+@activation(piecewise((), [(0.0, 1.0)], lambda x, out: out.copy_(x)))
+def identity(x: Tensor) -> Tensor:
+    """x itself: a linear network."""
+    return x
+
+
+@activation(
+    piecewise((0.0,), [(0.0,), (0.0, 1.0)], lambda x, out: torch.clamp_min(x, 0.0, out=out))
+)
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return torch.relu(x)
+
+
+@activation(
+    lambda shift: piecewise(
+        (0.0,),
+        [(-shift,), (-shift, 1.0)],
+        lambda x, out: torch.clamp_min(x, 0.0, out=out).sub_(shift),
+    )
+)
+def shifted_relu(x: Tensor, *, shift: float = 0.5) -> Tensor:
+    """relu(x) - shift: the mean comes back, for one layer."""
+    return torch.relu(x) - shift
+
+
+def _leaky(negative_slope: float) -> Facts:
+    return piecewise(
+        (0.0,),
+        [(0.0, negative_slope), (0.0, 1.0)],
+        lambda x, out: aten.leaky_relu.out(x, negative_slope, out=out),
+    )
+
+
+@activation(_leaky)
+def leaky_relu(x: Tensor, *, negative_slope: float = 0.01) -> Tensor:
+    """x above zero, negative_slope * x below."""
+    return F.leaky_relu(x, negative_slope)
+
+
+def _general(leak: float, sub: float, maxv: float) -> Facts:
+    top = maxv + sub
+    if not top > 0:
+        raise ValueError(f"maxv must be above -sub, or nothing passes: got {maxv:g}, {sub:g}")
+    clamped = [(top, (maxv,))] if math.isfinite(top) else []
+    mirrored = [((maxv,), top / leak)] if clamped and leak < 0 else []  # as in |x|
+    return piecewise(
+        (*(kink for _, kink in mirrored), 0.0, *(kink for kink, _ in clamped)),
+        (*(p for p, _ in mirrored), (-sub, leak), (-sub, 1.0), *(p for _, p in clamped)),
+        lambda x, out: aten.leaky_relu.out(x, leak, out=out).sub_(sub).clamp_max_(maxv),
+    )
+
+
+@activation(_general)
+def general_relu(x: Tensor, *, leak: float = 0.1, sub: float = 0.4, maxv: float = 6.0) -> Tensor:
+    """min(leaky_relu(x) - sub, maxv): subtracts first, then clamps."""
+    return torch.clamp_max(F.leaky_relu(x, leak) - sub, maxv)
+
+
+@activation(lambda slope: _leaky(slope))
+def prelu(x: Tensor, *, slope: float = 0.25) -> Tensor:
+    """leaky_relu at the slope where PReLU starts to learn; fixed here."""
+    return F.leaky_relu(x, slope)
+
+
+@activation(lambda lower, upper: _leaky((lower + upper) / 2))
+def rrelu(x: Tensor, *, lower: float = 1 / 8, upper: float = 1 / 3) -> Tensor:
+    """leaky_relu at the mean of the random slopes, as RReLU evaluates: nothing random here."""
+    return F.leaky_relu(x, (lower + upper) / 2)
+
+
+@activation(
+    piecewise(
+        (0.0, 6.0), [(0.0,), (0.0, 1.0), (6.0,)], lambda x, out: torch.clamp(x, 0.0, 6.0, out=out)
+    )
+)
+def relu6(x: Tensor) -> Tensor:
+    """relu that stops at 6."""
+    return F.relu6(x)
+
+
+@activation(exponential)
+def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """x above zero, alpha (exp(x) - 1) below."""
+    return F.elu(x, alpha)
+
+
+@activation(lambda alpha: exponential(alpha, 1 / alpha))
+def celu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """x above zero, alpha (exp(x / alpha) - 1) below: smooth for every alpha."""
+    return F.celu(x, alpha)
+
+
+@activation(exponential(1.6732632423543772848, 1.0, 1.0507009873554804934))
+def selu(x: Tensor) -> Tensor:
+    """elu scaled so that mean 0 and second moment 1 reproduce themselves."""
+    return F.selu(x)
+
+
+def _gelu_derivative(x: Tensor) -> Tensor:
+    density = torch.exp(x * x * -0.5) / math.sqrt(2 * math.pi)
+    return torch.erfc(x * -math.sqrt(0.5)) / 2 + x * density
+
+
+@activation(
+    Facts(
+        _gelu_derivative,
+        out_function=lambda x, out: aten.gelu.out(x, out=out),
+        mean=closed_forms.gelu_mean,
+        second_moment=closed_forms.gelu_second_moment,
+        derivative_second_moment=closed_forms.gelu_derivative_second_moment,
+    )
+)
+def gelu(x: Tensor) -> Tensor:
+    """x times the normal distribution function of x."""
+    return F.gelu(x)
+
+
+@activation(Facts(out_function=lambda x, out: aten.gelu.out(x, approximate="tanh", out=out)))
+def gelu_tanh(x: Tensor) -> Tensor:
+    """gelu by its tanh approximation, as many transformers have it."""
+    return F.gelu(x, approximate="tanh")
+
+
+def _silu_derivative(x: Tensor) -> Tensor:
+    gate = torch.sigmoid(x)
+    return gate * (1 + x * (1 - gate))
+
+
+@activation(Facts(_silu_derivative, out_function=lambda x, out: aten.silu.out(x, out=out)))
+def silu(x: Tensor) -> Tensor:
+    """x times sigmoid of x; also known as swish."""
+    return F.silu(x)
+
+
+def _mish_derivative(x: Tensor) -> Tensor:
+    gate = torch.tanh(F.softplus(x))
+    return gate + x * torch.sigmoid(x) * (1 - gate * gate)
+
+
+@activation(Facts(_mish_derivative, out_function=lambda x, out: aten.mish.out(x, out=out)))
+def mish(x: Tensor) -> Tensor:
+    """x times tanh of softplus of x."""
+    return F.mish(x)
+
+
+@activation(
+    lambda beta: Facts(
+        lambda x: torch.sigmoid(beta * x),
+        out_function=lambda x, out: aten.softplus.out(x, beta, out=out),
+    )
+)
+def softplus(x: Tensor, *, beta: float = 1.0) -> Tensor:
+    """log(1 + exp(beta x)) / beta: a smooth relu, never zero."""
+    return F.softplus(x, beta)
+
+
+@activation(
+    piecewise(
+        (-3.0, 3.0),
+        [(0.0,), (0.0, 1 / 2, 1 / 6), (0.0, 1.0)],
+        lambda x, out: aten.hardswish.out(x, out=out),
+    )
+)
+def hardswish(x: Tensor) -> Tensor:
+    """x times relu6(x + 3) / 6."""
+    return F.hardswish(x)
+
+
+@activation(
+    piecewise(
+        (0.0,), [(0.0,), (0.0, 0.0, 1.0)], lambda x, out: torch.clamp_min(x, 0.0, out=out).square_()
+    )
+)
+def squared_relu(x: Tensor) -> Tensor:
+    """relu squared: a signal of size q comes out as q^2."""
+    return torch.relu(x).square()
+
+
+@activation(
+    Facts(
+        lambda x: 1 - torch.tanh(x).square(),
+        out_function=lambda x, out: torch.tanh(x, out=out),
+        mean=lambda q: 0.0,
+    )
+)
+def tanh(x: Tensor) -> Tensor:
+    """Odd, saturates at -1 and 1."""
+    return torch.tanh(x)
+
+
+def _sigmoid_derivative(x: Tensor) -> Tensor:
+    y = torch.sigmoid(x)
+    return y * (1 - y)
+
+
+@activation(
+    Facts(
+        _sigmoid_derivative,
+        out_function=lambda x, out: torch.sigmoid(x, out=out),
+        mean=lambda q: 0.5,
+    )
+)
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x)): between 0 and 1, mean 1/2."""
+    return torch.sigmoid(x)
+
+
+@activation(
+    lambda min_val, max_val: piecewise(
+        (min_val, max_val),
+        [(min_val,), (0.0, 1.0), (max_val,)],
+        lambda x, out: torch.clamp(x, min_val, max_val, out=out),
+    )
+)
+def hardtanh(x: Tensor, *, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    """x between min_val and max_val, constant outside."""
+    return F.hardtanh(x, min_val, max_val)
+
+
+@activation(
+    Facts(
+        lambda x: (1 + x.abs()).square().reciprocal(),
+        out_function=lambda x, out: torch.div(x, torch.abs(x, out=out).add_(1), out=out),
+        mean=lambda q: 0.0,
+    )
+)
+def softsign(x: Tensor) -> Tensor:
+    """x / (1 + |x|): saturates slowly."""
+    return F.softsign(x)
+
+
+@activation(
+    Facts(
+        lambda x: torch.exp(-x * x) * (2 / math.sqrt(math.pi)),
+        out_function=lambda x, out: torch.erf(x, out=out),
+        mean=lambda q: 0.0,
+        second_moment=lambda q: 2 / math.pi * math.asin(2 * q / (1 + 2 * q)),
+        derivative_second_moment=lambda q: 4 / (math.pi * math.sqrt(1 + 4 * q)),
+    )
+)
+def erf(x: Tensor) -> Tensor:
+    """The error function: like tanh, with every moment in closed form."""
+    return torch.erf(x)
+
+
+@activation(
+    Facts(
+        torch.cos,
+        out_function=lambda x, out: torch.sin(x, out=out),
+        mean=lambda q: 0.0,
+        second_moment=lambda q: -math.expm1(-2 * q) / 2,
+        derivative_second_moment=lambda q: (1 + math.exp(-2 * q)) / 2,
+    )
+)
+def sin(x: Tensor) -> Tensor:
+    """Periodic: large pre-activations come back anywhere."""
+    return torch.sin(x)

@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -38,7 +38,10 @@ __all__ = [
     "generator_for",
     "row_keys",
     "run_stack",
+    "tile_samples",
 ]
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 FORWARD = (("preactivation", "forward"), ("activation", "forward"))
 BACKWARD = (("preactivation", "backward"), ("activation", "backward"))
@@ -93,6 +96,12 @@ def row_keys(settings: Settings) -> list[tuple[int, str, str]]:
     return [(layer, *kind) for layer in range(1, settings.depth + 1) for kind in kinds]
 
 
+def tile_samples(samples: int, layers: Sequence[Layer], settings: Settings) -> int:
+    """Samples a tile: of nearly equal tiles, a multiple of 16 so that rows stay aligned."""
+    tiles = math.ceil(samples * max(layer.size for layer in layers) / settings.tile)
+    return max(16, math.ceil(samples / tiles / 16) * 16)
+
+
 def generator_for(seed: int, *purpose: object) -> torch.Generator:
     """The generator of a layer's weights, or of another purpose, under a seed.
 
@@ -137,8 +146,8 @@ def run_stack(
         settings: what the run has chosen.
 
     Raises:
-        ValueError: an activation that changes its input or returns another shape; an init that is
-            fitted on data, without data to fit on.
+        ValueError: an activation that changes its input; an init that is fitted on data, without
+            data to fit on.
     """
     layers = architecture(network, width, settings.depth, split.shape)
     with exact_numerics():
@@ -212,9 +221,9 @@ class _Run:
         self.layers, self.activations, self.weights = layers, activations, weights
         self.seed, self.settings = seed, settings
         self.shared = all(own is weights[0] for own in weights)
-        largest = max(layer.size for layer in layers)
-        self.samples = _tile_samples(samples, largest, settings.tile)
-        self.buffers = [torch.empty(largest * self.samples, dtype=torch.float32) for _ in range(3)]
+        self.samples = tile_samples(samples, layers, settings)
+        entries = max(layer.size for layer in layers) * self.samples
+        self.buffers = [torch.empty(entries, dtype=torch.float32) for _ in range(3)]
         self.tiles = 0
         self.moments = [
             Moments(
@@ -231,7 +240,7 @@ class _Run:
         statistics = [moments.statistics() for moments in self.moments]
         histograms = [moments.histogram.numpy() for moments in self.moments]
 
-        def rows(tables: list[NDArray[np.generic]], index: int) -> NDArray[np.generic]:
+        def rows(tables: list[NDArray[Scalar]], index: int) -> NDArray[Scalar]:
             return np.concatenate(
                 [table[self._slots(number, index)] for number, table in enumerate(tables)]
             )
@@ -309,12 +318,6 @@ def _kinds(settings: Settings) -> tuple[tuple[str, str], ...]:
     return FORWARD + BACKWARD if settings.backward else FORWARD
 
 
-def _tile_samples(samples: int, size: int, entries: int) -> int:
-    """Samples a tile: of nearly equal tiles, a multiple of 16 so that rows stay aligned."""
-    tiles = math.ceil(samples * size / entries)
-    return max(16, math.ceil(samples / tiles / 16) * 16)
-
-
 def _product(weights: Weights, patches: Tensor, out: Tensor | None = None) -> Tensor:
     """Pre-activations (units, entries) of patches (inputs, entries)."""
     h = torch.mm(weights.matrix, patches, out=out)
@@ -331,10 +334,5 @@ def _activate(activation: Activation, h: Tensor, out: Tensor) -> Tensor:
     if h._version != version:
         raise ValueError(
             f"activation {activation.name!r} changed its input in place: return a new tensor"
-        )
-    if a.shape != h.shape or a.dtype != h.dtype:
-        raise ValueError(
-            f"activation {activation.name!r} returned {a.dtype} of shape {tuple(a.shape)} for "
-            f"{h.dtype} of shape {tuple(h.shape)}: it must work on every entry by itself"
         )
     return a.contiguous()

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import initstats as ist
+from initstats import activations, inits
+from initstats.data import Split
+from initstats.moments import STATISTICS
+from initstats.stack import (
+    Layer,
+    Settings,
+    architecture,
+    draw,
+    exact_numerics,
+    generator_for,
+    row_keys,
+    run_stack,
+    tile_samples,
+)
+from initstats.stack.numerics import flushes_denormals
+
+SETTINGS = Settings(depth=4, samples=41, backward=True, tile=300, histogram_every=1)
+
+
+def run(
+    split: Split,
+    *names: str,
+    init: str = "kaiming_normal",
+    network: str = "mlp",
+    width: int = 6,
+    seed: int = 3,
+    settings: Settings = SETTINGS,
+    fit: Split | None = None,
+) -> list[dict[tuple[int, str, str], dict[str, float]]]:
+    """Each activation's rows as dictionaries of statistics."""
+    entries = [activations.get(name) for name in names]
+    results = run_stack(network, inits.get(init), entries, width, seed, split, fit, settings)
+    return [
+        {
+            key: dict(zip(STATISTICS, row, strict=True))
+            for key, row in zip(row_keys(settings), result.statistics, strict=True)
+        }
+        for result in results
+    ]
+
+
+def reference(
+    split: Split, name: str, init: str, network: str, width: int = 6, seed: int = 3
+) -> dict[tuple[int, str, str], Tensor]:
+    """Every tensor of the same stack, (units, entries), by torch's layers and autograd, float64."""
+    activation = activations.get(name)
+    layers = architecture(network, width, SETTINGS.depth, split.shape)
+    a = split.x.double().reshape(len(split), *(split.shape if network == "cnn" else (-1,)))
+    tensors: dict[tuple[int, str, str], Tensor] = {}
+    for number, layer in enumerate(layers, 1):
+        generator = generator_for(seed, number)
+        weight, bias = inits.get(init).sample(layer.weight, generator, activation)
+        if network == "cnn":
+            h = F.conv2d(a, weight.double(), bias.double(), layer.stride, layer.padding)
+        else:
+            h = F.linear(a, weight.double(), bias.double())
+        h.requires_grad_()
+        h.retain_grad()
+        a = activation(h)
+        a.retain_grad()
+        tensors[number, "preactivation", "forward"] = h
+        tensors[number, "activation", "forward"] = a
+    size = tile_samples(len(split), layers, SETTINGS)
+    cotangents = []
+    for tile, start in enumerate(range(0, len(split), size)):
+        samples = min(size, len(split) - start)
+        last = layers[-1]
+        drawn = torch.randn(
+            last.units, last.positions * samples, generator=generator_for(seed, "cotangent", tile)
+        )
+        cotangents.append(drawn.view(last.units, *last.outputs, samples).permute(3, 0, 1, 2))
+    torch.autograd.backward(a, torch.cat(cotangents).reshape(a.shape).double())
+    for (number, tensor, _), value in list(tensors.items()):
+        assert value.grad is not None
+        tensors[number, tensor, "backward"] = value.grad
+    return {key: value.detach().transpose(0, 1).flatten(1) for key, value in tensors.items()}
+
+
+@pytest.mark.parametrize("network", ["mlp", "cnn"])
+@pytest.mark.parametrize(
+    ("init", "name"),
+    [
+        ("kaiming_normal", "relu"),
+        ("torch_default", "tanh"),
+        ("orthogonal", "general_relu(leak=0.2,sub=0.3)"),
+        ("matched", "gelu"),
+        ("normal(std=0.3)", "identity"),
+    ],
+)
+def test_every_row_agrees_with_torch_layers_and_autograd(
+    toy: ist.Dataset, network: str, init: str, name: str
+) -> None:
+    (rows,) = run(toy.valid, name, init=init, network=network)
+    tensors = reference(toy.valid, name, init, network)
+    assert rows.keys() == tensors.keys()
+    for key, x in tensors.items():
+        row, scale = rows[key], float(x.std())
+        assert row["count"] == x.numel(), key
+        assert row["mean"] == pytest.approx(float(x.mean()), abs=2e-6 * scale), key
+        assert row["std"] == pytest.approx(scale, rel=2e-6), key
+        assert row["second_moment"] == pytest.approx(float((x**2).mean()), rel=4e-6), key
+        assert row["max"] == pytest.approx(float(x.max()), abs=1e-5 * scale), key
+        units = x.mean(1)
+        assert row["unit_mean_std"] == pytest.approx(
+            float(units.std(correction=0)), abs=2e-6 * scale
+        ), key
+        assert row["sample_correlation"] == pytest.approx(
+            float((units**2).mean() / (x**2).mean()), abs=1e-5
+        ), key
+
+
+@pytest.mark.parametrize("init", ["kaiming_normal", "matched", "lsuv"])
+def test_a_result_does_not_depend_on_its_company(toy: ist.Dataset, init: str) -> None:
+    names = ("relu", "tanh", "identity", "gelu")
+    together = run(toy.valid, *names, init=init, fit=toy.train)
+    backwards = run(toy.valid, *names[::-1], init=init, fit=toy.train)[::-1]
+    alone = [run(toy.valid, name, init=init, fit=toy.train)[0] for name in names]
+    for one, two, three in zip(together, backwards, alone, strict=True):
+        np.testing.assert_equal(one, two)
+        np.testing.assert_equal(one, three)
+
+
+def test_a_shallow_stack_is_the_beginning_of_a_deep_one(toy: ist.Dataset) -> None:
+    forward = replace(SETTINGS, backward=False)
+    (deep,) = run(toy.valid, "relu", settings=replace(forward, depth=7))
+    (shallow,) = run(toy.valid, "relu", settings=forward)
+    np.testing.assert_equal({key: deep[key] for key in shallow}, shallow)
+
+
+def test_tiles_change_rounding_only(toy: ist.Dataset) -> None:
+    forward = replace(SETTINGS, backward=False)
+    (small,) = run(toy.valid, "gelu", settings=replace(forward, tile=16))
+    (large,) = run(toy.valid, "gelu", settings=replace(forward, tile=2**20))
+    for key, row in large.items():
+        for name in ("mean", "std", "second_moment", "q50", "sample_correlation"):
+            assert small[key][name] == pytest.approx(row[name], rel=3e-6, abs=1e-6), (key, name)
+        assert small[key]["count"] == row["count"]
+
+
+def test_lsuv_gives_unit_std_to_the_samples_it_was_fitted_on(toy: ist.Dataset) -> None:
+    for network in ("mlp", "cnn"):
+        rows = run(toy.train, "relu", "gelu", init="lsuv", network=network, fit=toy.train)
+        for row in rows:
+            for (_, tensor, direction), values in row.items():
+                if (tensor, direction) == ("preactivation", "forward"):
+                    assert values["std"] == pytest.approx(1, abs=1e-3)
+
+
+def test_lsuv_leaves_a_dead_layer_as_it_is(toy: ist.Dataset) -> None:
+    @activations.activation()
+    def never(x: Tensor) -> Tensor:
+        """Always 0."""
+        return torch.zeros_like(x)
+
+    (rows,) = run(toy.valid, "never", init="lsuv", fit=toy.train)
+    assert rows[1, "preactivation", "forward"]["std"] == pytest.approx(1, abs=0.5)
+    assert rows[2, "preactivation", "forward"]["std"] == 0
+    assert rows[2, "preactivation", "forward"]["dead_fraction"] == 1
+
+
+def test_lsuv_needs_data(toy: ist.Dataset) -> None:
+    with pytest.raises(ValueError, match="init 'lsuv' is fitted on training samples"):
+        run(toy.valid, "relu", init="lsuv")
+
+
+def test_overflow_is_data(toy: ist.Dataset) -> None:
+    settings = replace(SETTINGS, depth=12, backward=False)
+    (rows,) = run(toy.valid, "relu", init="normal(std=1e6)", settings=settings)
+    last = rows[12, "preactivation", "forward"]
+    assert 0 < last["nonfinite"] < last["count"]
+    assert last["std"] == 0  # what a rectifier leaves of minus infinity
+    first_bad = next(row for row in rows.values() if row["nonfinite"])
+    assert first_bad["infinite"] > 0
+
+
+def test_the_callers_state_changes_nothing_and_is_restored(toy: ist.Dataset) -> None:
+    (expected,) = run(toy.valid, "relu", init="torch_default")
+    before = torch.random.get_rng_state()
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(2)
+    torch.set_float32_matmul_precision("medium")
+    torch.set_default_dtype(torch.float64)
+    try:
+        for flush in (True, False):
+            torch.set_flush_denormal(flush)
+            (rows,) = run(toy.valid, "relu", init="torch_default")
+            np.testing.assert_equal(rows, expected)
+            with pytest.raises(RuntimeError, match="half-way"), exact_numerics():
+                raise RuntimeError("half-way")
+            assert flushes_denormals() is flush
+            assert torch.get_num_threads() == 2
+            assert torch.get_float32_matmul_precision() == "medium"
+            assert torch.is_grad_enabled()
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision(precision)
+        torch.set_num_threads(threads)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_weights_of_a_layer_depend_on_seed_and_layer_alone() -> None:
+    activation = activations.get("relu")
+    layers = architecture("mlp", 5, 3, (7,))
+    one = draw(inits.get("kaiming_normal"), activation, layers, 0)
+    again = draw(inits.get("kaiming_normal"), activation, layers[:2], 0)
+    lecun = draw(inits.get("lecun_normal"), activation, layers, 0)
+    other = draw(inits.get("kaiming_normal"), activation, layers, 1)
+    for a, b in zip(one, again, strict=False):
+        assert torch.equal(a.matrix, b.matrix)
+    for a, b, c in zip(one, lecun, other, strict=True):
+        torch.testing.assert_close(a.matrix, b.matrix * 2**0.5)
+        assert not torch.equal(a.matrix, c.matrix)
+    assert not torch.equal(one[1].matrix, one[2].matrix)
+
+
+def test_an_activation_that_works_in_place_is_refused(toy: ist.Dataset) -> None:
+    activation = activations.get(torch.relu_)
+    with pytest.raises(ValueError, match=r"activation 'relu_' changed its input in place"):
+        run_stack("mlp", inits.get("lsuv"), [activation], 6, 0, toy.valid, toy.train, SETTINGS)
+
+
+LAYERS = [
+    Layer((4, 3, 3, 3), (5, 6), 1),
+    Layer((4, 3, 3, 3), (7, 6), 2),
+    Layer((4, 3, 5, 5), (8, 8), 2),
+    Layer((4, 3, 3, 3), (1, 1), 1),
+    Layer((4, 30), (1, 1), 1),
+]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_patches_are_those_of_unfold_and_folding_is_their_transpose(layer: Layer) -> None:
+    generator = torch.Generator().manual_seed(1)
+    channels, (height, width), samples = layer.weight[1], layer.inputs, 3
+    x = torch.randn(channels * height * width, samples, generator=generator, dtype=torch.float64)
+    images = x.view(channels, height, width, samples).permute(3, 0, 1, 2)
+    unfolded = F.unfold(images, layer.kernel, padding=layer.padding, stride=layer.stride)
+    patches = layer.patches(x)
+    torch.testing.assert_close(patches, unfolded.permute(1, 2, 0).flatten(1), rtol=0, atol=0)
+    y = torch.randn(patches.shape, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close((patches * y).sum(), (x.flatten() * layer.folded(y).flatten()).sum())
+
+
+def test_the_conv_net_is_the_lessons() -> None:
+    layers = architecture("cnn", 8, 4, (1, 28, 28))
+    assert [layer.weight[:2] for layer in layers] == [(8, 1), (16, 8), (32, 16), (32, 32)]
+    assert [layer.outputs for layer in layers] == [(14, 14), (7, 7), (4, 4), (2, 2)]
+
+
+def test_a_conv_net_needs_images() -> None:
+    with pytest.raises(ValueError, match=r"needs images .* shape \(784,\): use network 'mlp'"):
+        architecture("cnn", 8, 4, (784,))

@@ -54,7 +54,7 @@ class Split:
 
     @cached_property
     def x(self) -> Tensor:
-        """Normalized values, (samples, features), float32; kept once computed."""
+        """Normalized values, (samples, features), float32; kept once computed, but not pickled."""
         return self._normalized(torch.from_numpy(self.raw))
 
     @property
@@ -88,11 +88,11 @@ class Split:
         return digest.hexdigest()
 
     def _normalized(self, values: Tensor) -> Tensor:
-        unit = _unit(values.dtype)
-        # a copy, since float32 values are the user's own; at least float32, so that float64 values
-        # far from zero lose nothing before the mean is gone
-        wide = values.contiguous().to(torch.promote_types(values.dtype, torch.float32), copy=True)
-        return wide.sub_(self.mean * unit).div_(self.std * unit).to(torch.float32)
+        # floats may lie far from zero, where float32 would misplace the mean; a copy, since they
+        # are the user's own
+        unit, wide = (256.0, torch.float32) if values.dtype == torch.uint8 else (1.0, torch.float64)
+        copy = values.contiguous().to(wide, copy=True)
+        return copy.sub_(self.mean * unit).div_(self.std * unit).to(torch.float32)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "x"}
@@ -239,10 +239,6 @@ def _times(shape: Iterable[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _unit(dtype: torch.dtype) -> float:
-    return 256.0 if dtype == torch.uint8 else 1.0
-
-
 def _mean_and_std(values: Tensor) -> tuple[float, float]:
     """Mean and standard deviation (ddof=1); of bytes exactly, from the count of each."""
     if values.dtype != torch.uint8:
@@ -317,10 +313,7 @@ def _idx_files(source: Path) -> tuple[str, dict[tuple[str, str], Path]]:
         return wanted or folder.resolve().name, sets[wanted]
 
     if wanted is not None:
-        expected, found = (
-            "'mnist', a folder of IDX files or FOLDER/PREFIX",
-            "no such folder or prefix",
-        )
+        expected, found = "'mnist', a folder of IDX files or FOLDER/PREFIX", "nothing there"
     elif sets:
         expected, found = "one set of IDX files, or FOLDER/PREFIX", f"prefixes {', '.join(sets)}"
     else:

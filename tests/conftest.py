@@ -3,11 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 import initstats as ist
 
 # two threads on a busy machine of two cores spin for each other: many times slower than one
 torch.set_num_threads(1)
+
+# the same examples every time, however busy the machine
+settings.register_profile("house", deadline=None, derandomize=True)
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,216 @@
+"""From a table to words: does the signal survive, and if not, how is it lost?
+
+The vocabulary is that of mean-field theory: the length q (second moment) of the pre-activations
+and the correlation c of two samples, after Schoenholz et al. (2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+__all__ = ["CONFIGURATION", "VERDICTS", "Verdict", "require", "seed_interval", "summarize"]
+
+CONFIGURATION = ["network", "init", "activation", "width"]
+"""What one row of a summary is about; a cell is one configuration under one seed."""
+
+DECADE = 10.0
+"""Normalized inputs have length 1: a factor of ten up or down is a signal that left its scale."""
+SAME = 0.99
+"""At this correlation nine tenths of what a unit says (its rms) is the same for every input."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A word about one cell: what it means, and the condition on the cell's measures."""
+
+    name: str
+    meaning: str
+    holds: Callable[[pd.DataFrame], pd.Series[bool]]
+
+
+VERDICTS = (
+    Verdict(
+        "overflows",
+        "some layer holds infinite or NaN entries",
+        lambda cell: cell["nonfinite"] > 0,
+    ),
+    Verdict(
+        "collapses",
+        "every input looks the same to the last layer: correlation of the pre-activations of two "
+        "samples at least 0.99 (the ordered phase of Schoenholz et al. 2017)",
+        lambda cell: cell["correlation"] >= SAME,
+    ),
+    Verdict(
+        "explodes",
+        "the last layer's pre-activations have more than 10 times the normalized input's rms "
+        "(He et al. 2015: it should stay as it is)",
+        lambda cell: cell["rms"] > DECADE,
+    ),
+    Verdict(
+        "vanishes",
+        "the last layer's pre-activations have less than a tenth of the normalized input's rms",
+        lambda cell: cell["rms"] < 1 / DECADE,
+    ),
+    Verdict(
+        "dead",
+        "at least half of the last layer's units give the same value for every sample",
+        lambda cell: cell["dead"] >= 0.5,
+    ),
+    Verdict(
+        "gradient explodes",
+        "from the last layer back to the first, the norm of the gradient grows more than 10 times",
+        lambda cell: cell["gradient"] > DECADE,
+    ),
+    Verdict(
+        "gradient vanishes",
+        "from the last layer back to the first, the norm of the gradient falls below a tenth",
+        lambda cell: cell["gradient"] < 1 / DECADE,
+    ),
+    Verdict(
+        "shifted",
+        "the last layer's activations lie to one side: their mean is larger than their std "
+        "(LeCun et al. 1998: inputs of a layer should average near zero)",
+        lambda cell: cell["mean"].abs() > cell["std"],
+    ),
+    Verdict("healthy", "none of the above", lambda cell: cell["depth"] > 0),
+)
+"""The words, gravest first: a cell gets the first that holds."""
+
+
+def summarize(table: pd.DataFrame) -> pd.DataFrame:
+    """Say how each configuration of a sweep's table keeps the signal, one row each.
+
+    Levels are medians over seeds, so that they describe the typical draw. A tensor with infinite
+    or NaN entries counts as infinitely large.
+
+    Args:
+        table: as `run_sweep` or `load_table` give it.
+
+    Returns:
+        The columns of `CONFIGURATION`, in the grid's order, and
+
+        - `depth`, `seeds`: layers, and how many seeds were measured;
+        - `growth`, `growth_low`, `growth_high`: factor by which a layer multiplies the rms of the
+          pre-activations, sqrt(q), from the first layer to the last: geometric mean over seeds and
+          its 95% Student-t interval. 1 keeps the signal, 0 means that some seed lost it entirely;
+          NaN at depth 1. The end points are used, since log q walks randomly with depth
+          (Hanin & Nica 2018) and they hold all that such a walk tells about its drift;
+        - `std`, `mean`, `dead`: of the last layer's activations;
+        - `correlation`: of two samples' pre-activations at the last layer, 1 = indistinguishable;
+        - `gradient_growth`: as `growth`, for the norm of the gradient and towards the input;
+          NaN where gradients were not measured;
+        - `verdict`, `agreement`: the word of `VERDICTS` that most seeds deserve (of equally many
+          the gravest), and the share of seeds that do.
+
+    Raises:
+        ValueError: not the table of one sweep.
+    """
+    require(table)
+    cells = _judge(_measures(table))
+    groups = cells.groupby(CONFIGURATION, observed=True, sort=True)
+    summary = groups[["depth"]].max()
+    summary["seeds"] = groups.size()
+    growth = seed_interval(cells, "log_growth")
+    for name, column in (("growth", "mean"), ("growth_low", "low"), ("growth_high", "high")):
+        summary[name] = np.exp(growth[column])
+    for name in ("std", "mean", "dead", "correlation"):
+        summary[name] = groups[name].median()
+    summary["gradient_growth"] = np.exp(seed_interval(cells, "log_gradient_growth")["mean"])
+    words = [verdict.name for verdict in VERDICTS]
+    votes = pd.DataFrame(
+        {
+            word: (cells["verdict"] == word).groupby(CONFIGURATION, observed=True).mean()
+            for word in words
+        }
+    )
+    summary["verdict"] = pd.Categorical(votes.idxmax(axis=1), categories=words)
+    summary["agreement"] = votes.max(axis=1)
+    return summary.reset_index()
+
+
+def seed_interval(
+    cells: pd.DataFrame, column: str, by: Sequence[str] = tuple(CONFIGURATION)
+) -> pd.DataFrame:
+    """Mean over seeds with its 95% Student-t interval, for each group of `by`.
+
+    Returns:
+        `mean`, `low`, `high` by group. The interval is NaN for a single seed; an infinite value
+        makes the mean infinite and a NaN, or infinities of both signs, make it NaN: nothing is
+        left out.
+    """
+    groups = cells.groupby(list(by), observed=True)[column]
+    count = groups.count()
+    with np.errstate(invalid="ignore"):
+        mean = groups.sum(min_count=1) / count
+        mean = mean.where(count == groups.size())
+        half = stdtrit(np.maximum(count - 1, 1), 0.975) * groups.std() / np.sqrt(count)
+    half = half.where(np.isfinite(mean))
+    return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
+
+
+def require(table: pd.DataFrame) -> None:
+    """Check that a table is one sweep's.
+
+    Raises:
+        ValueError: it has no rows, lacks columns, or holds several data sets.
+    """
+    needed = [*CONFIGURATION, "seed", "layer", "tensor", "direction", "std", "second_moment"]
+    missing = [name for name in needed if name not in table.columns]
+    if missing:
+        raise ValueError(
+            f"this is not a sweep's table: it lacks the columns {', '.join(missing)} "
+            "(the table of a probed model names operations, not inits and activations)"
+        )
+    if table.empty:
+        raise ValueError("the table has no rows: no cell of the sweep is finished yet")
+    if "dataset" in table.columns and table["dataset"].nunique() > 1:
+        names = ", ".join(map(str, table["dataset"].unique()))
+        raise ValueError(f"the table mixes the data sets {names}: take one of them at a time")
+
+
+def _measures(table: pd.DataFrame) -> pd.DataFrame:
+    """What verdicts are about, one row a cell (configuration and seed)."""
+    keys = [*CONFIGURATION, "seed"]
+
+    def rows(tensor: str, direction: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The first and the last layer's."""
+        here = table[(table["tensor"] == tensor) & (table["direction"] == direction)]
+        cells = here.sort_values("layer").groupby(keys, observed=True)
+        return cells.head(1).set_index(keys), cells.tail(1).set_index(keys)
+
+    first, last = rows("preactivation", "forward")
+    _, activation = rows("activation", "forward")
+    forward = table[table["direction"] == "forward"].groupby(keys, observed=True)
+    cells = pd.DataFrame({"depth": last["layer"], "nonfinite": forward["nonfinite"].sum()})
+    layers = (last["layer"] - first["layer"]).replace(0, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_first, log_last = (np.log(_length(end)) / 2 for end in (first, last))
+        cells["rms"] = np.exp(log_last)
+        cells["log_growth"] = (log_last - log_first) / layers
+        cells["std"] = activation["std"].where(activation["nonfinite"] == 0, np.inf)
+        cells["mean"] = activation["mean"]
+        cells["dead"] = activation["dead_fraction"]
+        cells["correlation"] = last["sample_correlation"]
+        # sums of squares, not means: those are what chi_1 multiplies (Schoenholz et al. 2017)
+        squares = [_length(end) * end["count"] for end in rows("preactivation", "backward")]
+        log_gradient = np.log(squares[0] / squares[1]) / 2
+        cells["gradient"] = np.exp(log_gradient)
+        cells["log_gradient_growth"] = log_gradient / layers
+    return cells
+
+
+def _length(rows: pd.DataFrame) -> pd.Series[float]:
+    """The second moment of a tensor, infinite where an entry is not finite."""
+    return rows["second_moment"].where(rows["nonfinite"] == 0, np.inf)
+
+
+def _judge(cells: pd.DataFrame) -> pd.DataFrame:
+    """Add each cell's verdict."""
+    words = [verdict.name for verdict in VERDICTS]
+    word = np.select([verdict.holds(cells) for verdict in VERDICTS], words, default=words[-1])
+    return cells.assign(verdict=word)

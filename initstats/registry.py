@@ -238,7 +238,7 @@ def name_of(function: Callable[..., object]) -> str:
 def _text(value: Value) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+    return repr(value + 0).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def _value(text: str, default: Value, where: str) -> Value:
@@ -257,5 +257,5 @@ def _value(text: str, default: Value, where: str) -> Value:
         except ValueError:
             continue
         if not math.isnan(number):
-            return number
+            return number + 0  # no negative zero: one value, one spelling
     raise ValueError(f"{where} must be a number, got {text!r}")

@@ -1,8 +1,9 @@
 """Statistics kernels for the CPU: every row is visited while it is in the first-level cache.
 
 A row is read in blocks. Of a block a first visit takes sum and extremes, a second the powers of
-(x - shift) / scale in the input's own precision; everything across blocks is float64. Blocks that
-hold NaN, infinities or magnitudes at the ends of the exponent's range go through a float64 path.
+(x - shift) / scale in the input's own precision, in runs short enough that rounding does not pile
+up; everything across runs is float64. Blocks that hold NaN, infinities or magnitudes at the ends of
+the exponent's range go through a float64 path.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from initstats.moments.histogram import BINS, HALF, SHIFT
 
 Array = NDArray[Any]
 BLOCK = 4096
+RUN = 512
+LARGEST = float(np.finfo(np.float32).max)
 _REAL = {"reassoc", "nsz", "contract", "arcp"}
 _FINITE = _REAL | {"nnan"}
 
@@ -61,7 +64,7 @@ def _extremes(bits, magnitude, sign_shift):  # type: ignore[no-untyped-def]
 
 @_compiled(fastmath=_FINITE)
 def _powers(x, shift, inverse):  # type: ignore[no-untyped-def]
-    """Sums of d, d^2, d^3, d^4 for d = (x - shift) * inverse, and the counts of x < 0 and x == 0."""
+    """Sums of d, d^2, d^3, d^4, d = (x - shift) * inverse, and the counts of x < 0 and x == 0."""
     zero = shift - shift
     one = zero + type(shift)(1)
     s1 = s2 = s3 = s4 = negative = zeros = zero
@@ -154,22 +157,31 @@ def _merge(row, n, scale, mean, m2, m3, m4):  # type: ignore[no-untyped-def]
 
 
 @_compiled()
-def _add_block(row, x, bits, magnitude, sign_shift, smallest, largest, float_of):  # type: ignore[no-untyped-def]
-    """One block of one unit into the unit's fields."""
+def _add_block(row, x, bits, layout, pair):  # type: ignore[no-untyped-def]
+    """One block of one unit into its fields, `row`; `pair` is room to read bits as floats."""
+    magnitude, sign_shift, smallest, largest = layout
     first, last = _extremes(bits, magnitude, sign_shift)
     first = first ^ ((first >> sign_shift) & magnitude)
     last = last ^ ((last >> sign_shift) & magnitude)
     reach = max(first & magnitude, last & magnitude)
     n = len(x)
     if smallest <= reach <= largest and first != last:
-        as_bits = float_of.view(bits.dtype)
+        as_bits = pair.view(bits.dtype)
         as_bits[0], as_bits[1] = first, last
-        low, high = float(float_of[0]), float(float_of[1])
+        low, high = float(pair[0]), float(pair[1])
         shift = _sum(x) / x.dtype.type(n)
         scale = _power_above(max(high - float(shift), float(shift) - low))
-        s1, s2, s3, s4, neg, zer = _powers(x, shift, x.dtype.type(1.0 / scale))
-        _merge_sums(row, n, scale, float(shift), float(s1), float(s2), float(s3), float(s4))
-        negative, zeros = float(neg), float(zer)
+        inverse = x.dtype.type(1.0 / scale)
+        s1 = s2 = s3 = s4 = negative = zeros = 0.0
+        for start in range(0, n, RUN):
+            t1, t2, t3, t4, neg, zer = _powers(x[start : start + RUN], shift, inverse)
+            s1 += t1
+            s2 += t2
+            s3 += t3
+            s4 += t4
+            negative += neg
+            zeros += zer
+        _merge_sums(row, n, scale, float(shift), s1, s2, s3, s4)
     else:
         n, bad, infinite, mean, scale, low, high, neg, zer, s1, s2, s3, s4 = _careful(x)
         if n > 0:
@@ -193,8 +205,8 @@ def _merge_sums(row, n, scale, shift, s1, s2, s3, s4):  # type: ignore[no-untype
 
 
 @_compiled()
-def _count_bins(histogram, patterns, every):  # type: ignore[no-untyped-def]
-    """Every `every`-th entry of each row into the bins of its leading bits.
+def _count_bins(histogram, units, patterns, every):  # type: ignore[no-untyped-def]
+    """Every `every`-th entry of each unit, from its u-th on, into the bins of its leading bits.
 
     Four tables in turn, so that a run of equal values does not wait for its own last store.
     """
@@ -207,7 +219,7 @@ def _count_bins(histogram, patterns, every):  # type: ignore[no-untyped-def]
     shift, one = np.uint32(SHIFT), np.uint32(1)
     for u in range(patterns.shape[0]):
         row = patterns[u]
-        i = u % every
+        i = (u - int(units[u, 0] + units[u, 1])) % every
         while i + 3 * every < len(row):
             a[row[i] >> shift] += one
             b[row[i + every] >> shift] += one
@@ -217,36 +229,31 @@ def _count_bins(histogram, patterns, every):  # type: ignore[no-untyped-def]
         while i < len(row):
             a[row[i] >> shift] += one
             i += every
-    for k in range(BINS):
-        hits = np.int64(a[k]) + b[k] + c[k] + d[k]
-        histogram[HALF + k if k < HALF else BINS - 1 - k] += every * hits
+    for k in range(HALF):
+        histogram[HALF + k] += every * (np.int64(a[k]) + b[k] + c[k] + d[k])
+    for k in range(HALF, BINS):
+        histogram[BINS - 1 - k] += every * (np.int64(a[k]) + b[k] + c[k] + d[k])
 
 
 @_compiled(nogil=True)
-def _add(units, histogram, x, bits, patterns, magnitude, sign_shift, smallest, largest, every):  # type: ignore[no-untyped-def]
+def _add(units, histogram, x, bits, patterns, layout, every):  # type: ignore[no-untyped-def]
     """All rows of a tile: see `add`."""
-    float_of = np.empty(2, x.dtype)
+    _count_bins(histogram, units, patterns, every)
+    pair = np.empty(2, x.dtype)
     for u in range(x.shape[0]):
         for start in range(0, x.shape[1], BLOCK):
             stop = min(start + BLOCK, x.shape[1])
-            _add_block(
-                units[u],
-                x[u, start:stop],
-                bits[u, start:stop],
-                magnitude,
-                sign_shift,
-                smallest,
-                largest,
-                float_of,
-            )
-    _count_bins(histogram, patterns, every)
+            _add_block(units[u], x[u, start:stop], bits[u, start:stop], layout, pair)
 
 
 def _layout(dtype: type, integer: type, low: float, high: float) -> tuple[Any, ...]:
-    """How the kernels read a float type: integer type, magnitude mask, sign shift, and the largest
-    magnitudes (as bits) of a block that the fast path takes."""
-    limits = np.array([low, high], dtype).view(integer)
-    return integer, integer(np.iinfo(integer).max), integer(np.iinfo(integer).bits - 1), *limits
+    """How the kernels read a float type.
+
+    As which integer; then its magnitude mask, its sign shift, and between which largest magnitudes
+    (as bits) a block takes the fast path.
+    """
+    limits: Array = np.array([low, high], dtype).view(integer)
+    return integer, (integer(np.iinfo(integer).max), integer(np.iinfo(integer).bits - 1), *limits)
 
 
 _LAYOUTS = {
@@ -264,18 +271,17 @@ def add(units: Array, histogram: Array, x: Array, every: int) -> None:
         x: (units, entries), float32 or float64, C-contiguous.
         every: one entry in `every` goes into the histogram, with that weight.
     """
-    integer, magnitude, sign_shift, smallest, largest = _LAYOUTS[x.dtype]
-    single = x if x.dtype == np.float32 else x.astype(np.float32)
-    patterns = single.view(np.uint32)
-    _add(
-        units,
-        histogram,
-        x,
-        x.view(integer),
-        patterns,
-        magnitude,
-        sign_shift,
-        smallest,
-        largest,
-        every,
-    )
+    integer, layout = _LAYOUTS[x.dtype]
+    single = x if x.dtype == np.float32 else _single(x)
+    _add(units, histogram, x, x.view(integer), single.view(np.uint32), layout, every)
+
+
+@_compiled()
+def _single(x):  # type: ignore[no-untyped-def]
+    """As float32; what is finite stays finite."""
+    single = np.empty(x.shape, np.float32)
+    for u in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            v = x[u, i]
+            single[u, i] = math.copysign(LARGEST, v) if LARGEST < abs(v) < math.inf else v
+    return single

@@ -21,9 +21,9 @@ def add(units: Tensor, histogram: Tensor, x: Tensor, every: int) -> None:
         x: (..., units, entries), any floating type, on the same device.
         every: one entry in `every` goes into the histogram, with that weight.
     """
+    seen = units[..., FIELDS.index("count")] + units[..., FIELDS.index("nonfinite")]
+    histogram.scatter_add_(-1, *_bins(_single(x).view(torch.int32), seen, every))
     units.copy_(merge(units, _fields(x)))
-    patterns = x.to(torch.float32).contiguous().view(torch.int32)
-    histogram.scatter_add_(-1, *_bins(patterns, every))
 
 
 def _fields(x: Tensor) -> Tensor:
@@ -91,17 +91,30 @@ def merge(a: Tensor, b: Tensor) -> Tensor:
 
 def _power_above(value: Tensor) -> Tensor:
     """A power of two of at least about `value` (within the normal numbers; 1 for 0)."""
-    exponent = torch.frexp(value).exponent.clamp(-1021, 1023)
-    return torch.where(value > 0, torch.ldexp(torch.ones_like(value), exponent), 1.0)
+    normal = value.clamp(2.0**-1022, 2.0**1022)
+    # not ldexp, which raises 2 to the exponent in float32
+    return torch.where(value > 0, normal / torch.frexp(normal).mantissa, 1.0)
 
 
-def _bins(patterns: Tensor, every: int) -> tuple[Tensor, Tensor]:
-    """Bin and weight of the entries that the histogram takes: unit u's from u % every on."""
+def _single(x: Tensor) -> Tensor:
+    """As float32; what is finite stays finite."""
+    if x.dtype == torch.float64:
+        largest = torch.finfo(torch.float32).max
+        x = torch.where(x.isinf(), x, x.clamp(-largest, largest))
+    return x.to(torch.float32).contiguous()
+
+
+def _bins(patterns: Tensor, seen: Tensor, every: int) -> tuple[Tensor, Tensor]:
+    """Bin and weight of what the histogram takes: every `every`-th of unit u, from its u-th on.
+
+    Args:
+        patterns: (..., units, entries) float32 as integers.
+        seen: (..., units), how many entries came before.
+    """
     rows, length = patterns.shape[-2:]
-    start = torch.arange(rows, device=patterns.device) % every
-    column = torch.arange(0, length, every, device=patterns.device) + start[:, None]
+    start = (torch.arange(rows, device=patterns.device) - seen.to(torch.int64)) % every
+    column = torch.arange(0, length, every, device=patterns.device) + start[..., None]
     inside = (column < length).to(torch.int64) * every
-    column = column.clamp(max=length - 1).expand(*patterns.shape[:-2], -1, -1)
-    leading = (patterns.gather(-1, column) >> SHIFT).to(torch.int64)
+    leading = (patterns.gather(-1, column.clamp(max=length - 1)) >> SHIFT).to(torch.int64)
     bins = torch.where(leading >= 0, HALF + leading, -1 - leading)
-    return bins.flatten(-2), inside.expand_as(bins).flatten(-2)
+    return bins.flatten(-2), inside.flatten(-2)

@@ -61,7 +61,13 @@ class Summary:
 
     def unit(self, field: str) -> Array:
         """One field of every unit, (slots, units)."""
-        return self.units[..., FIELDS.index(field)]
+        values: Array = self.units[..., FIELDS.index(field)]
+        return values
+
+    def total(self, field: str) -> Array:
+        """One field summed over units, (slots,)."""
+        values: Array = self.unit(field).sum(axis=1)
+        return values
 
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
@@ -71,14 +77,15 @@ class Summary:
     @cached_property
     def count(self) -> Array:
         """Finite entries of a slot, (slots,)."""
-        return self.unit("count").sum(axis=1)
+        return self.total("count")
 
     @cached_property
     def mean(self) -> Array:
-        """Mean of all finite entries: measured from one unit's mean, so that equal means stay exact."""
+        """Mean of all finite entries, measured from one unit's mean: equal means stay exact."""
         first = np.take_along_axis(self.unit("mean"), self.seen.argmax(axis=1)[:, None], axis=1)
-        offset = np.where(self.seen, self.unit("count") * (self.unit("mean") - first), 0.0)
-        return _ratio(offset.sum(axis=1), self.count) + first[:, 0]
+        share = _ratio(self.unit("count"), self.count[:, None])
+        offset: Array = (share * (self.unit("mean") - first)).sum(axis=1)
+        return offset + first[:, 0]
 
     @cached_property
     def central(self) -> tuple[Array, Array, Array, Array]:
@@ -97,27 +104,35 @@ class Summary:
         )
 
     @cached_property
-    def second_moment(self) -> Array:
-        """Mean of x**2 over the finite entries."""
+    def root_mean_square(self) -> Array:
+        """Square root of the mean of x**2: a number also where x**2 overflows or vanishes."""
         scale, m2, *_ = self.central
-        return _ratio(m2, self.count) * scale**2 + self.mean**2
+        return np.hypot(np.sqrt(_ratio(m2, self.count)) * scale, self.mean)
 
     @cached_property
     def unit_std(self) -> Array:
-        """Population standard deviation of each unit, (slots, units); NaN where nothing was seen."""
+        """Population standard deviation of each unit, (slots, units); NaN without entries."""
         return np.sqrt(_ratio(self.unit("m2"), self.unit("count"))) * self.unit("scale")
+
+    @cached_property
+    def min(self) -> Array:
+        """Smallest finite entry, NaN where there is none."""
+        return np.where(self.count > 0, self.unit("min").min(axis=1), np.nan)
+
+    @cached_property
+    def max(self) -> Array:
+        """Largest finite entry, NaN where there is none."""
+        return np.where(self.count > 0, self.unit("max").max(axis=1), np.nan)
 
     @cached_property
     def quantiles(self) -> dict[str, Array]:
         """The quantiles of the histogram, (slots,) each."""
-        return quantiles(
-            self.histogram, _over_units(np.nanmin, self, "min"), _over_units(np.nanmax, self, "max")
-        )
+        return quantiles(self.histogram, self.min, self.max)
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """One column of the table: its name, its meaning in a line, and how to read it off a `Summary`."""
+    """One column of the table: its name, its meaning in a line, how to read it off a `Summary`."""
 
     name: str
     meaning: str
@@ -132,12 +147,16 @@ Reader = Callable[[Summary], Array]
 
 
 def statistic(*, integer: bool = False) -> Callable[[Reader], Reader]:
-    """Add a column: the function's name is the column's, its docstring the meaning."""
+    """Add a column: the function's name is the column's, its docstring the meaning.
+
+    Raises:
+        ValueError: the name is taken.
+    """
 
     def add(read: Reader) -> Reader:
         name = read.__name__.rstrip("_")
         if name in STATISTICS:
-            raise ValueError(f"statistic {name!r} is there already")
+            raise ValueError(f"statistic {name!r} is registered already: choose another name")
         STATISTICS[name] = Statistic(name, (read.__doc__ or "").strip(), read, integer)
         return read
 
@@ -154,19 +173,19 @@ def summarize_units(units: Array, histogram: NDArray[np.int64]) -> Array:
 @statistic(integer=True)
 def count(s: Summary) -> Array:
     """entries seen (samples x units x positions)"""
-    return s.count + nonfinite(s)
+    return s.count + s.total("nonfinite")
 
 
 @statistic(integer=True)
 def nonfinite(s: Summary) -> Array:
     """entries that are NaN or infinite; no other statistic sees them"""
-    return s.unit("nonfinite").sum(axis=1)
+    return s.total("nonfinite")
 
 
 @statistic(integer=True)
 def infinite(s: Summary) -> Array:
     """entries that are infinite"""
-    return s.unit("infinite").sum(axis=1)
+    return s.total("infinite")
 
 
 @statistic()
@@ -185,7 +204,7 @@ def std(s: Summary) -> Array:
 @statistic()
 def second_moment(s: Summary) -> Array:
     """mean of x^2, the q of mean-field theory: compare this with theory, not the std"""
-    return s.second_moment
+    return s.root_mean_square**2
 
 
 @statistic()
@@ -205,25 +224,25 @@ def kurtosis(s: Summary) -> Array:
 @statistic()
 def min_(s: Summary) -> Array:
     """smallest entry"""
-    return _over_units(np.nanmin, s, "min")
+    return s.min
 
 
 @statistic()
 def max_(s: Summary) -> Array:
     """largest entry"""
-    return _over_units(np.nanmax, s, "max")
+    return s.max
 
 
 @statistic()
 def negative_fraction(s: Summary) -> Array:
     """share of entries below 0"""
-    return _ratio(s.unit("negative").sum(axis=1), s.count)
+    return _ratio(s.total("negative"), s.count)
 
 
 @statistic()
 def zero_fraction(s: Summary) -> Array:
     """share of entries that are exactly 0"""
-    return _ratio(s.unit("zero").sum(axis=1), s.count)
+    return _ratio(s.total("zero"), s.count)
 
 
 @statistic()
@@ -256,8 +275,8 @@ def unit_std_std(s: Summary) -> Array:
 @statistic()
 def sample_correlation(s: Summary) -> Array:
     """mean kernel of pairs of samples over q: 1 when every input looks the same to the layer"""
-    root = np.sqrt(s.second_moment)[:, None]
-    return _average(np.where(s.seen, _ratio(s.unit("mean"), root) ** 2, np.nan))
+    relative = _ratio(s.unit("mean"), s.root_mean_square[:, None])
+    return _average(np.where(s.seen, relative**2, np.nan))
 
 
 def _quantile(name: str, p: float) -> Reader:
@@ -285,7 +304,7 @@ def _average(values: Array) -> Array:
 
 
 def _spread(values: Array) -> Array:
-    """Population standard deviation over units of what is not NaN; exactly 0 where all are equal."""
+    """Population standard deviation over units of what is not NaN; exactly 0 for equal values."""
     known = ~np.isnan(values)
     first = np.take_along_axis(values, known.argmax(axis=1)[:, None], axis=1)
     offset = values - first
@@ -293,12 +312,3 @@ def _spread(values: Array) -> Array:
     largest = np.abs(np.where(known, centred, 0.0)).max(axis=1, initial=0.0)
     safe = np.where(largest > 0, largest, 1.0)
     return np.sqrt(_average((centred / safe[:, None]) ** 2)) * safe
-
-
-def _over_units(reduce: Callable[..., Array], s: Summary, field: str) -> Array:
-    """Smallest or largest over the units that saw something; NaN where none did."""
-    values = np.where(s.seen, s.unit(field), np.nan)
-    result = np.full(len(values), np.nan)
-    some = s.seen.any(axis=1)
-    result[some] = reduce(values[some], axis=1)
-    return result

@@ -77,11 +77,18 @@ class Gain:
             return f"No weight scale keeps a signal: {self.note}."
         sentences = [
             f"For plain layers use forward: std = {self.forward:.5g} / sqrt(fan_in) keeps the "
-            f"second moment, and a gradient's squared norm changes by {self.chi_1:.4g} a layer.",
-            f"Where depth is limited by gradients, backward ({self.backward:.5g}) keeps that norm "
-            f"instead; variance ({self.variance:.5g}) is for weights or layers that remove the "
-            "mean.",
+            "second moment."
         ]
+        if math.isfinite(self.chi_1):
+            sentences.append(f"A gradient's squared norm then changes by {self.chi_1:.4g} a layer.")
+        if math.isfinite(self.backward):
+            sentences.append(
+                f"Where gradients limit the depth, backward ({self.backward:.5g}) keeps that norm."
+            )
+        if math.isfinite(self.variance):
+            sentences.append(
+                f"Where weights or layers remove the mean, use variance ({self.variance:.5g})."
+            )
         if self.chi_q > 1 + 1e-9:
             sentences.append(
                 f"Mind chi_q = {self.chi_q:.4g} > 1: an error in q grows by that factor a layer, "
@@ -126,7 +133,6 @@ def derivative_of(f: Function) -> Function:
 
     Zero where autograd has no graph to follow (comparisons, `sign`): jumps are not seen.
     """
-
     return partial(_slope, f)
 
 
@@ -229,10 +235,8 @@ def _first_panels(rows: Function, scale: float) -> tuple[_Panels, Tensor]:
     start = int(below[-1]) + 1 if len(below) else 0
     stop = int(above[0]) if len(above) else len(edges) - 1
     kept = panels[slice(start, stop)]
-    if start == stop:
-        exist = torch.zeros(len(panels.value), dtype=torch.bool)
-    else:
-        exist = kept.size[:, [0, -1]].amax(1) <= 1e-14 * kept.size.sum(1)
+    tails = panels.size[:, [start, stop - 1]].amax(1)  # infinite where nothing is kept
+    exist = tails <= 1e-14 * kept.size.sum(1)
     if not exist.all():
         _refuse_nan(rows, scale, panels)
     return kept, exist

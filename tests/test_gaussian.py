@@ -40,6 +40,7 @@ CASES: dict[str, tuple[Function, float, float]] = {  # f, q, E f(sqrt(q) z)
     "step as booleans": (lambda x: x > 0.7, 1.0, _upper(0.7)),
     "far step": (lambda x: (x > 9).double(), 1.0, _upper(9)),
     "narrow step": (lambda x: (x > 2).double(), 1e8, _upper(2e-4)),
+    "narrow bump": (lambda x: (x > 2) & (x < 3), 1e8, _upper(2e-4) - _upper(3e-4)),
     "sin(5x)^2": (lambda x: torch.sin(5 * x).square(), 1.0, -math.expm1(-50) / 2),
     "sin(100x)^2": (lambda x: torch.sin(100 * x).square(), 1.0, 0.5),
     "exp(2x)": (lambda x: torch.exp(2 * x), 1.0, math.exp(2)),
@@ -168,6 +169,7 @@ def test_gains_that_do_not_exist_are_infinite_and_say_why(
     assert g.backward == INF
     assert note in g.note
     assert note in g.advice
+    assert "inf" not in g.advice.replace("infinite", "")
 
 
 def test_chi_of_jumps_constants_and_zero() -> None:

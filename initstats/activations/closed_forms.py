@@ -25,11 +25,16 @@ def piecewise(
     `pieces` are one more than `kinks`.
     """
     slopes = [_slope(piece) for piece in pieces]
+    linear = all(len(slope) == 1 for slope in slopes)
 
     def derivative(x: Tensor) -> Tensor:
         result = torch.zeros_like(x) + _evaluate(slopes[0], x)
         for kink, slope in zip(kinks, slopes[1:], strict=True):
-            result = torch.where(x > kink, _evaluate(slope, x), result)
+            value = _evaluate(slope, x)
+            if linear:
+                result = _replace_above(kink, result, value, x)
+            else:
+                result = torch.where(x > kink, value, result)
         return result
 
     return Facts(
@@ -49,8 +54,8 @@ def exponential(alpha: float, rate: float = 1.0, size: float = 1.0) -> Facts:
     """
 
     def derivative(x: Tensor) -> Tensor:
-        below = size * alpha * rate * torch.exp(rate * x.clamp_max(0))
-        return torch.where(x > 0, size, below)
+        below = torch.exp(rate * x.clamp_max(0)).mul_(size * alpha * rate)
+        return _replace_above(0.0, below, size, x)
 
     def mean(q: float) -> float:
         scale = math.sqrt(q)
@@ -143,6 +148,12 @@ def _squared(p: Polynomial) -> Polynomial:
 
 def _slope(p: Polynomial) -> Polynomial:
     return tuple(k * c for k, c in enumerate(p))[1:] or (0.0,)
+
+
+def _replace_above(kink: float, result: Tensor, value: Tensor | float, x: Tensor) -> Tensor:
+    """`value` where x > kink, else `result`, both finite: several times faster than `where`."""
+    above = torch.gt(x, kink, out=torch.empty_like(x))
+    return result.lerp_(torch.as_tensor(value, dtype=x.dtype, device=x.device), above)
 
 
 def _evaluate(p: Polynomial, x: Tensor) -> Tensor | float:

@@ -7,6 +7,7 @@ door to that.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor
 from initstats.activations import closed_forms
 from initstats.activations.closed_forms import exponential, piecewise
 from initstats.activations.entry import Facts, activation
+from initstats.gaussian import Function
 
 aten = torch.ops.aten
 
@@ -118,14 +120,14 @@ def selu(x: Tensor) -> Tensor:
     return F.selu(x)
 
 
-def _gelu_derivative(x: Tensor) -> Tensor:
-    density = torch.exp(x * x * -0.5) / math.sqrt(2 * math.pi)
-    return torch.erfc(x * -math.sqrt(0.5)) / 2 + x * density
+def _backward(kernel: Callable[..., Tensor], **options: str) -> Function:
+    """The derivative that a kernel of torch's backward pass multiplies a gradient by."""
+    return lambda x: kernel(torch.ones_like(x), x, **options)
 
 
 @activation(
     Facts(
-        _gelu_derivative,
+        _backward(aten.gelu_backward),
         out_function=lambda x, out: aten.gelu.out(x, out=out),
         mean=closed_forms.gelu_mean,
         second_moment=closed_forms.gelu_second_moment,
@@ -137,29 +139,28 @@ def gelu(x: Tensor) -> Tensor:
     return F.gelu(x)
 
 
-@activation(Facts(out_function=lambda x, out: aten.gelu.out(x, approximate="tanh", out=out)))
+@activation(
+    Facts(
+        _backward(aten.gelu_backward, approximate="tanh"),
+        out_function=lambda x, out: aten.gelu.out(x, approximate="tanh", out=out),
+    )
+)
 def gelu_tanh(x: Tensor) -> Tensor:
     """gelu by its tanh approximation, as many transformers have it."""
     return F.gelu(x, approximate="tanh")
 
 
-def _silu_derivative(x: Tensor) -> Tensor:
-    gate = torch.sigmoid(x)
-    return gate * (1 + x * (1 - gate))
-
-
-@activation(Facts(_silu_derivative, out_function=lambda x, out: aten.silu.out(x, out=out)))
+@activation(
+    Facts(_backward(aten.silu_backward), out_function=lambda x, out: aten.silu.out(x, out=out))
+)
 def silu(x: Tensor) -> Tensor:
     """x times sigmoid of x; also known as swish."""
     return F.silu(x)
 
 
-def _mish_derivative(x: Tensor) -> Tensor:
-    gate = torch.tanh(F.softplus(x))
-    return gate + x * torch.sigmoid(x) * (1 - gate * gate)
-
-
-@activation(Facts(_mish_derivative, out_function=lambda x, out: aten.mish.out(x, out=out)))
+@activation(
+    Facts(_backward(aten.mish_backward), out_function=lambda x, out: aten.mish.out(x, out=out))
+)
 def mish(x: Tensor) -> Tensor:
     """x times tanh of softplus of x."""
     return F.mish(x)

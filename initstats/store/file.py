@@ -1,0 +1,149 @@
+"""The file of a run: its layout, what is wrong with one, and who may write to it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from initstats.store.run import Cell, Run
+
+FILE, CONFIG, LOCK = "run.sqlite", "grid.toml", "run.lock"
+VERSION = 1
+"""Of the layout; a file of another version is refused."""
+_OURS = 0x6973_7461
+"""SQLite's application id, by which files of other programs are told."""
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+class StoreError(ValueError):
+    """A run's folder that cannot be used as asked; what is in it stays as it is."""
+
+
+def schema(run: Run) -> list[str]:
+    """The statements that make the tables of a run."""
+    # Columns without a type keep a float as it is: REAL would lose the sign of -0.0. A NaN becomes
+    # NULL, which numpy reads as NaN again.
+    statistics = ", ".join(f'"{name}"' for name in run.statistics)
+    return [
+        f"PRAGMA application_id = {_OURS}",
+        f"PRAGMA user_version = {VERSION}",
+        "CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT)",
+        "CREATE TABLE session (id INTEGER PRIMARY KEY, started TEXT, seconds REAL, cells INTEGER, "
+        "environment TEXT)",
+        "CREATE TABLE cell (id INTEGER PRIMARY KEY, network TEXT, init TEXT, activation TEXT, "
+        "width INTEGER, seed INTEGER, histogram BLOB, "
+        "UNIQUE (network, init, activation, width, seed))",
+        "CREATE TABLE place (position INTEGER PRIMARY KEY, layer INTEGER, tensor TEXT, "
+        "direction TEXT)",
+        f"CREATE TABLE measurement (cell INTEGER, position INTEGER, {statistics}, "
+        "PRIMARY KEY (cell, position)) WITHOUT ROWID",
+        "CREATE VIEW tidy AS SELECT network, init, activation, width, seed, layer, tensor, "
+        f"direction, {statistics} FROM measurement JOIN cell ON cell.id = measurement.cell "
+        "JOIN place USING (position)",
+        *(
+            f"INSERT INTO place VALUES ({position}, {layer}, '{tensor}', '{direction}')"
+            for position, (layer, tensor, direction) in enumerate(run.rows)
+        ),
+    ]
+
+
+def is_empty(connection: sqlite3.Connection) -> bool:
+    """Whether nothing was ever committed, as when a driver died while it began."""
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    return tables == 0 and not any(_marks(connection))
+
+
+def checked_run(connection: sqlite3.Connection, file: Path | str) -> Run:
+    """The run that a file holds.
+
+    Raises:
+        StoreError: another program's file, or one of another version.
+    """
+    application, version = _marks(connection)
+    if application != _OURS:
+        raise StoreError(f"{file} is not a run of initstats: choose another folder")
+    if version != VERSION:
+        raise StoreError(
+            f"{file} was written by another version of initstats (its format is {version}, this "
+            f"one reads {VERSION}): use that version, or choose another folder"
+        )
+    try:
+        parts = connection.execute("SELECT name, value FROM run")
+        run = Run(**{name: json.loads(value) for name, value in parts})
+    except (TypeError, ValueError) as error:
+        raise damaged(file, error) from error
+    return replace(run, rows=[(layer, tensor, direction) for layer, tensor, direction in run.rows])
+
+
+def cells(connection: sqlite3.Connection) -> dict[Cell, int]:
+    """The committed cells, and the number of each."""
+    rows = connection.execute("SELECT id, network, init, activation, width, seed FROM cell")
+    return {Cell(*key): number for number, *key in rows}
+
+
+def write_ahead(connection: sqlite3.Connection) -> None:
+    """Keep a write-ahead log, so that readers never wait; network disks cannot have one."""
+    with suppress(sqlite3.OperationalError):
+        if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal":
+            # with this log, only a power cut can cost a commit, and only the last ones
+            connection.execute("PRAGMA synchronous = NORMAL")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock; it is free again when its holder dies."""
+    file = folder / LOCK
+    file.touch()
+    with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as lock:
+        lock.execute("BEGIN EXCLUSIVE")
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                file.unlink()  # while it is still held: who comes next makes a lock of its own
+
+
+@contextmanager
+def complaints(file: Path | str) -> Iterator[None]:
+    """Say in a line what is the matter with a file, instead of what SQLite or the system say."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code in _DAMAGED:
+            raise damaged(file, error) from error
+        if code in _BUSY:
+            raise StoreError(
+                f"{file} is in use by another run: wait for it, or choose another folder"
+            ) from error
+        raise StoreError(
+            f"cannot use {file}: {error}; what was committed is safe: mend this and run the same "
+            "again, or choose another folder"
+        ) from error
+    except zlib.error as error:
+        raise damaged(file, error) from error
+    except OSError as error:
+        raise StoreError(
+            f"cannot use {file}: {error.strerror or error}: choose another folder"
+        ) from error
+
+
+def damaged(file: Path | str, error: object) -> StoreError:
+    """The error for a file that holds something else than was written."""
+    return StoreError(
+        f"{file} is damaged ({error}) and was left as it is: move it away, or choose another folder"
+    )
+
+
+def _marks(connection: sqlite3.Connection) -> tuple[int, int]:
+    application, version = (
+        connection.execute(f"PRAGMA {mark}").fetchone()[0]
+        for mark in ("application_id", "user_version")
+    )
+    return application, version

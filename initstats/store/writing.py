@@ -1,0 +1,174 @@
+"""The driver's side of a run's file: the only writer."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from initstats.store import file as layout
+from initstats.store.file import StoreError, complaints
+from initstats.store.reading import table
+from initstats.store.run import Cell, Run, to_toml
+
+
+class Store:
+    """A driver's hold on a run, made by `Store.open`; a context manager.
+
+    Attributes:
+        run: the run as its folder has it, with what was asked added.
+    """
+
+    def __init__(self, run: Run, file: Path | str, connection: sqlite3.Connection) -> None:
+        self.run = run
+        self._file, self._connection = file, connection
+        self._resources = ExitStack()
+        self._began = time.monotonic()
+
+    @classmethod
+    def open(cls, folder: str | Path | None, run: Run, environment: Mapping[str, object]) -> Self:
+        """Begin a run in a folder, or go on with the one that is there; None keeps it in memory.
+
+        Args:
+            folder: made where it is missing.
+            run: what is asked for. The lists of a run that is there are extended by it.
+            environment: what is worth knowing of this driver: versions, the machine.
+
+        Raises:
+            StoreError: the folder cannot be written; another driver is at work in it; what is
+                there is not a run, is damaged, of another version, or has other settings.
+        """
+        file = ":memory:" if folder is None else Path(folder) / layout.FILE
+        with ExitStack() as resources, complaints(file):
+            if isinstance(file, Path):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                resources.enter_context(layout.held(file.parent))
+            connection = sqlite3.connect(file, isolation_level=None)
+            store = cls(run, file, resources.enter_context(closing(connection)))
+            store._take_over()
+            store._begin(environment)
+            store._resources = resources.pop_all()
+        return store
+
+    def done(self) -> set[Cell]:
+        """The cells that are committed."""
+        return set(layout.cells(self._connection))
+
+    def add(self, cell: Cell, statistics: NDArray[np.float64], histograms: bytes) -> None:
+        """Commit a cell: all of it, or nothing.
+
+        Args:
+            cell: not yet committed.
+            statistics: (rows, statistics), in the order of the run's.
+            histograms: (rows, bins), packed.
+
+        Raises:
+            StoreError: as on a disk that is full or has become read-only.
+        """
+        kinds = [int if integer else float for integer in self.run.statistics.values()]
+        marks = ", ".join("?" * (2 + len(kinds)))
+        with self._transaction():
+            number = self._connection.execute(
+                "INSERT INTO cell VALUES (NULL, ?, ?, ?, ?, ?, ?)", (*cell, histograms)
+            ).lastrowid
+            self._connection.executemany(
+                f"INSERT INTO measurement VALUES ({marks})",
+                (
+                    (number, position, *(kind(x) for kind, x in zip(kinds, row, strict=True)))
+                    for position, row in enumerate(statistics.tolist())
+                ),
+            )
+            self._connection.execute(
+                "UPDATE session SET cells = cells + 1, seconds = ? "
+                "WHERE id = (SELECT max(id) FROM session)",
+                (time.monotonic() - self._began,),
+            )
+
+    def table(self, run: Run) -> pd.DataFrame:
+        """The rows of the committed cells that a run lists, in its order."""
+        with complaints(self._file):
+            return table(self._connection, run)
+
+    def close(self) -> None:
+        """Let go of the folder; what was committed stays."""
+        with suppress(sqlite3.Error):
+            # one plain file again, that can be copied, and read from a read-only disk
+            self._connection.execute("PRAGMA journal_mode = DELETE")
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _take_over(self) -> None:
+        """Check what is there, and make it ours."""
+        if layout.is_empty(self._connection):
+            return
+        there = layout.checked_run(self._connection, self._file)
+        verdict = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise layout.damaged(self._file, verdict)
+        if different := there.differences(self.run):
+            raise StoreError(
+                f"{self._file} holds a run with other settings ({'; '.join(different)}): ask for "
+                "the same ones, or choose another folder"
+            )
+        self.run = there.extended(self.run)
+
+    def _begin(self, environment: Mapping[str, object]) -> None:
+        """Write down that a driver is at work, which also shows that writing is possible."""
+        layout.write_ahead(self._connection)
+        with self._transaction():
+            if layout.is_empty(self._connection):
+                for statement in layout.schema(self.run):
+                    self._connection.execute(statement)
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO run VALUES (?, ?)",
+                ((field.name, json.dumps(getattr(self.run, field.name))) for field in fields(Run)),
+            )
+            self._connection.execute(
+                "INSERT INTO session VALUES (NULL, ?, 0, 0, ?)",
+                (datetime.now(UTC).isoformat(timespec="seconds"), json.dumps(environment)),
+            )
+        if isinstance(self._file, Path):
+            _write_whole(self._file.with_name(layout.CONFIG), to_toml(self.run.config))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with complaints(self._file):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                raise
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    fresh = file.with_suffix(".new")
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(file)
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -1,0 +1,274 @@
+"""What a study varies: a grid of inits, activations, widths and seeds, checked at once."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import operator
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
+
+from initstats import activations as activation_entries
+from initstats import inits as init_entries
+from initstats.activations import Activation
+from initstats.inits import Init
+from initstats.moments import BINS
+from initstats.registry import unknown
+from initstats.stack import NETWORKS, architecture
+from initstats.store import Cell, to_toml
+
+DEFAULT_INITS = (
+    "normal",
+    "trunc_normal",
+    "torch_default",
+    "simplified",
+    "xavier_normal",
+    "kaiming_normal",
+    "kaiming_uniform",
+    "kaiming_normal(mode=fan_out)",
+    "orthogonal",
+    "matched",
+    "lsuv",
+)
+DEFAULT_ACTIVATIONS = (
+    "identity",
+    "relu",
+    "shifted_relu",
+    "leaky_relu",
+    "general_relu",
+    "relu6",
+    "squared_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "silu",
+    "softplus",
+    "tanh",
+    "sigmoid",
+)
+SPLITS = ("train", "valid", "test")
+MAX_WIDTH, MAX_DEPTH, MAX_CELLS = 1_000_000, 10_000, 100_000
+MAX_GIGABYTES = 8
+"""Of memory for one draw of weights under all activations."""
+
+Item = TypeVar("Item")
+
+
+def _listed(values: object) -> list[Any]:
+    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
+        raise ValueError(f"a list is expected, not {values!r}")
+    if not (items := list(values)):
+        raise ValueError("the list is empty: name at least one")
+    return items
+
+
+def _distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
+    names = [getattr(value, "name", value) for value in values]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"named twice: {', '.join(map(str, twice))}")
+    return values
+
+
+def _whole(low: int, high: int, value: object) -> int:
+    """A whole number, numpy's too."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError(f"{value!r} is not a whole number")
+    if not low <= (number := operator.index(value)) <= high:
+        raise ValueError(f"{number} is not between {low} and {high}")
+    return number
+
+
+def _choice(noun: str, available: Sequence[str], value: object) -> str:
+    if value not in available:
+        raise unknown(noun, str(value), available)
+    return str(value)
+
+
+def _counted(seeds: object) -> list[Any]:
+    """A number of seeds means 0 to one less."""
+    if isinstance(seeds, Iterable):
+        return _listed(seeds)
+    return list(range(_whole(1, MAX_CELLS, seeds)))
+
+
+_List = (BeforeValidator(_listed), AfterValidator(_distinct))
+_Inits = Annotated[tuple[Annotated[Init, BeforeValidator(init_entries.get)], ...], *_List]
+_Activations = Annotated[
+    tuple[Annotated[Activation, BeforeValidator(activation_entries.get)], ...], *_List
+]
+_Width = Annotated[int, BeforeValidator(partial(_whole, 1, MAX_WIDTH))]
+_Depth = Annotated[int, BeforeValidator(partial(_whole, 1, MAX_DEPTH))]
+_Seed = Annotated[int, BeforeValidator(partial(_whole, 0, 2**63 - 1))]
+_Samples = Annotated[int, BeforeValidator(partial(_whole, 1, 2**63 - 1))]
+_Network = Annotated[str, BeforeValidator(partial(_choice, "network", tuple(NETWORKS)))]
+_Part = Annotated[str, BeforeValidator(partial(_choice, "split", SPLITS))]
+
+
+class Grid(BaseModel):
+    """What a study varies, and what it keeps fixed. Without arguments: the default study.
+
+    Iterating it gives its cells; `len` is their number.
+
+    Attributes:
+        inits: names, `Init` entries or callables.
+        activations: names, `Activation` entries or callables.
+        network: `mlp` or `cnn`.
+        widths: units of a layer; of a `cnn`, channels of the first.
+        depth: layers.
+        seeds: how many, from 0, or a list of them.
+        split: `train`, `valid` or `test`.
+        samples: how many of the split's first images; None is all.
+        backward: whether gradients are measured too.
+
+    >>> grid = Grid(inits=["matched"], activations=["relu", "tanh"], seeds=3)
+    >>> len(grid), next(iter(grid))
+    (6, Cell(network='mlp', init='matched', activation='relu', width=50, seed=0))
+
+    Raises:
+        ValueError: naming every fault at once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    inits: _Inits = Field(default_factory=lambda: tuple(map(init_entries.get, DEFAULT_INITS)))
+    activations: _Activations = Field(
+        default_factory=lambda: tuple(map(activation_entries.get, DEFAULT_ACTIVATIONS))
+    )
+    network: _Network = "mlp"
+    widths: Annotated[tuple[_Width, ...], *_List] = (50,)
+    depth: _Depth = 20
+    seeds: Annotated[tuple[_Seed, ...], BeforeValidator(_counted), _List[1]] = tuple(range(10))
+    split: _Part = "valid"
+    samples: _Samples | None = None
+    backward: StrictBool = False
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ValueError("; ".join(map(_fault, error.errors()))) from None
+
+    @classmethod
+    def default(cls) -> Self:
+        """The default study: what the lesson tells of inits and activations, at its width."""
+        return cls()
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Self:
+        """The grid of a TOML file, once its plugins are imported; see `read_config`.
+
+        Raises:
+            ValueError: as `read_config`, `load_plugins` and `Grid`.
+        """
+        config = read_config(path)
+        load_plugins(config.pop("plugins", ()))
+        config.pop("data", None)
+        return cls(**config)
+
+    def to_toml(self) -> str:
+        """The grid as TOML, which `from_toml` reads."""
+        return to_toml(self.config)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The fields as plain values: entries by name, seeds listed."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        for name, value in fields.items():
+            if isinstance(value, tuple):
+                fields[name] = [getattr(item, "name", item) for item in value]
+        return fields
+
+    def __iter__(self) -> Iterator[Cell]:  # type: ignore[override]
+        keys = product(self.inits, self.activations, self.widths, self.seeds)
+        return (
+            Cell(self.network, init.name, phi.name, width, seed) for init, phi, width, seed in keys
+        )
+
+    def __len__(self) -> int:
+        return math.prod(map(len, (self.inits, self.activations, self.widths, self.seeds)))
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self) > MAX_CELLS:
+            raise ValueError(f"{len(self)} cells are asked for, and at most {MAX_CELLS} can be")
+        self.check_memory((1, 28, 28))
+        return self
+
+    def check_memory(self, shape: tuple[int, ...]) -> None:
+        """Refuse a grid whose widest cells would not fit into memory.
+
+        Args:
+            shape: of one sample.
+
+        Raises:
+            ValueError: naming what is needed and the limit; or samples that the network cannot
+                take.
+        """
+        width = max(self.widths)
+        layers = architecture(self.network, width, self.depth, shape)
+        several = any(init.follows_activation or init.fitted for init in self.inits)
+        weights = 4 * sum(math.prod(layer.weight) for layer in layers)
+        rows = self.depth * (4 if self.backward else 2) * len(self.activations)
+        needed = weights * (len(self.activations) if several else 1) + 8 * BINS * rows
+        if needed > MAX_GIGABYTES * 1e9:
+            raise ValueError(
+                f"width {width} and depth {self.depth} under {len(self.activations)} activations "
+                f"need some {needed / 1e9:.0f} GB of memory, and at most {MAX_GIGABYTES} can be had"
+            )
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The content of a configuration: the fields of `Grid`, and maybe `data` and `plugins`.
+
+    Raises:
+        ValueError: the file cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+
+
+def load_plugins(plugins: Iterable[str]) -> None:
+    """Import modules, or files that end in .py, which register inits and activations.
+
+    A file's folder is added to the module search path, where workers look too.
+
+    Raises:
+        ValueError: one cannot be imported.
+    """
+    for plugin in plugins:
+        name = plugin
+        if plugin.endswith(".py"):
+            folder, name = str(Path(plugin).resolve().parent), Path(plugin).stem
+            if folder not in sys.path:
+                sys.path.append(folder)
+        try:
+            importlib.import_module(name)
+        except (ImportError, SyntaxError, ValueError) as error:
+            raise ValueError(f"cannot import plugin {plugin!r}: {error}") from error
+
+
+def _fault(error: Mapping[str, Any]) -> str:
+    """One of pydantic's faults in our words."""
+    field = str(error["loc"][0]) if error["loc"] else ""
+    if error["type"] == "extra_forbidden":
+        return str(unknown("field", field, tuple(Grid.model_fields)))
+    message = error.get("ctx", {}).get("error", error["msg"])
+    return f"{field}: {message}" if field else str(message)

@@ -1,0 +1,406 @@
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from initstats.store import (
+    Cell,
+    Run,
+    Store,
+    StoreError,
+    load_histograms,
+    load_run,
+    load_sessions,
+    load_table,
+    pack,
+    unpack,
+)
+from initstats.store.file import write_ahead
+
+ROWS = [(1, "preactivation", "forward"), (1, "activation", "forward")]
+RUN = Run(
+    config={
+        "data": "toy",
+        "inits": ["zeros", "normal"],
+        "activations": ["tanh", "relu"],
+        "network": "mlp",
+        "widths": [50, 20],
+        "depth": 1,
+        "seeds": [0, 1],
+        "split": "valid",
+        "samples": None,
+        "backward": False,
+        "plugins": [],
+    },
+    settings={"dataset": "toy", "data": "1f00", "depth": 1},
+    engine={"tile": 128},
+    rows=ROWS,
+    statistics={"count": True, "mean": False, "min": False},
+    bins=([-np.inf, -1.0, 0.0, 1.0], [-1.0, 0.0, 0.0, np.inf]),
+)
+ODD = [np.nan, np.inf, -np.inf, -0.0, 0.0, 5e-324, -1.7976931348623157e308, 0.1, 1.0, 2.0**53 + 2]
+
+
+def statistics(index: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Of a cell's two rows; odd values among them."""
+    generator = np.random.default_rng(index)
+    return np.column_stack([generator.integers(0, 2**53, 2), generator.choice(ODD, (2, 2))])
+
+
+def histograms(index: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.random.default_rng(index).integers(0, 3, (2, 4))
+
+
+def fill(folder: Path | None, run: Run = RUN, cells: list[Cell] | None = None) -> Store:
+    """A store, closed again, with these cells (by default all) committed last to first."""
+    with Store.open(folder, run, {"torch": "2"}) as store:
+        for cell in reversed(run.cells if cells is None else cells):
+            index = RUN.cells.index(cell)
+            store.add(cell, statistics(index), pack(histograms(index)))
+    return store
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that any user may reach."""
+    path = Path(tempfile.mkdtemp())
+    path.chmod(0o777)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def powerless() -> Iterator[None]:
+    """For once not root, who may write anywhere."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(user)
+
+
+def test_floats_survive_bit_for_bit(tmp_path: Path) -> None:
+    fill(tmp_path)
+    table = load_table(tmp_path)
+    expected = np.concatenate([statistics(index) for index in range(len(RUN.cells))])
+    for column, name in enumerate(RUN.statistics):
+        values = table[name].to_numpy(np.float64)
+        assert values.tobytes() == np.ascontiguousarray(expected[:, column]).tobytes()
+    assert {"-0.0", "nan", "inf", "5e-324"} <= {repr(float(x)) for x in expected[:, 1:].flat}
+
+
+def test_table_is_in_the_order_of_the_lists(tmp_path: Path) -> None:
+    fill(tmp_path)
+    table = load_table(tmp_path)
+    keys = table[[*Cell._fields, "layer", "tensor", "direction"]].itertuples(index=False, name=None)
+    assert list(keys) == [(*cell, *row) for cell in RUN.cells for row in ROWS]
+    assert list(table["init"].cat.categories) == ["zeros", "normal"]
+    assert list(table["tensor"].cat.categories) == ["preactivation", "activation"]
+    assert table.dtypes.astype(str).to_dict() == {
+        "dataset": "category",
+        "network": "category",
+        "init": "category",
+        "activation": "category",
+        "width": "int64",
+        "seed": "int64",
+        "layer": "int64",
+        "tensor": "category",
+        "direction": "category",
+        "count": "int64",
+        "mean": "float64",
+        "min": "float64",
+    }
+
+
+def test_any_sqlite_browser_shows_the_table(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection:
+        shown = pd.read_sql("SELECT * FROM tidy ORDER BY init DESC", connection)
+    assert list(shown.columns) == list(load_table(tmp_path).columns[1:])
+    assert len(shown) == 2 * len(RUN.cells)
+
+
+def test_without_a_folder_the_table_is_the_same(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with Store.open(None, RUN, {}) as store:
+        for index, cell in enumerate(RUN.cells):
+            store.add(cell, statistics(index), pack(histograms(index)))
+        pd.testing.assert_frame_equal(store.table(RUN), load_table(tmp_path), check_exact=True)
+
+
+def test_unfinished_and_empty_runs_load(tmp_path: Path) -> None:
+    fill(tmp_path, cells=[])
+    empty = load_table(tmp_path)
+    assert len(empty) == len(load_histograms(tmp_path)) == 0
+    fill(tmp_path, cells=RUN.cells[3:5])
+    some = load_table(tmp_path)
+    assert list(some["mean"].isna()) == list(np.isnan(np.r_[statistics(3), statistics(4)][:, 1]))
+    pd.testing.assert_series_equal(empty.dtypes, some.dtypes)
+
+
+@given(arrays(np.int64, (3, 40), elements=st.integers(0, 2**62)), st.integers(0, 3))
+def test_histograms_pack_without_loss(counts: np.ndarray[Any, Any], empty_rows: int) -> None:
+    counts[:empty_rows] = 0
+    assert (unpack(pack(counts), rows=3, bins=40) == counts).all()
+
+
+def test_histograms_of_some_cells_and_rows(tmp_path: Path) -> None:
+    fill(tmp_path)
+    whole = load_histograms(tmp_path)
+    expected = [
+        (*cell, *row, RUN.bins[0][where], RUN.bins[1][where], count)
+        for index, cell in enumerate(RUN.cells)
+        for row, counts in zip(ROWS, histograms(index), strict=True)
+        for where, count in enumerate(counts)
+        if count
+    ]
+    assert list(whole.drop(columns="dataset").itertuples(index=False, name=None)) == expected
+    assert len(whole) == len(expected)
+
+    part = load_histograms(
+        tmp_path, inits=["normal"], widths=20, seeds=[1, 0], tensors="activation", layers=[1]
+    )
+    wanted = whole.query("init == 'normal' and width == 20 and tensor == 'activation'")
+    pd.testing.assert_frame_equal(
+        part.astype({"init": "str"}), wanted.reset_index(drop=True).astype({"init": "str"})
+    )
+    with pytest.raises(ValueError, match="unknown activation 'tan': did you mean 'tanh'"):
+        load_histograms(tmp_path, activations="tan")
+    with pytest.raises(ValueError, match="unknown layer '2': available: 1"):
+        load_histograms(tmp_path, layers=2)
+
+
+def test_a_cell_is_committed_whole_or_not_at_all(tmp_path: Path) -> None:
+    with Store.open(tmp_path, RUN, {}) as store:
+        store.add(RUN.cells[0], statistics(0), pack(histograms(0)))
+        with pytest.raises(ValueError, match="zip"):
+            store.add(RUN.cells[1], statistics(1)[:, :2], pack(histograms(1)))
+        assert store.done() == {RUN.cells[0]}
+    assert len(load_table(tmp_path)) == 2
+
+
+def test_longer_lists_extend_a_run(tmp_path: Path) -> None:
+    config = RUN.config
+    fill(tmp_path, replace(RUN, config=config | {"inits": ["normal"], "seeds": [1]}))
+    asked = replace(RUN, config=config | {"plugins": ["mine"], "seeds": [0, 1]}, engine={"tile": 1})
+    with Store.open(tmp_path, asked, {}) as store:
+        assert len(store.done()) == 4
+        assert store.run.engine == {"tile": 128}
+        assert store.run.config["inits"] == ["normal", "zeros"]
+        assert store.run.config["seeds"] == [1, 0]
+    assert load_run(tmp_path) == store.run
+    text = (tmp_path / "grid.toml").read_text()
+    assert 'plugins = [\n    "mine",\n]' in text
+    assert "samples" not in text
+
+
+def test_seeds_from_zero_are_written_as_a_number(tmp_path: Path) -> None:
+    fill(tmp_path, cells=[])
+    assert "seeds = 2\n" in (tmp_path / "grid.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"settings": RUN.settings | {"depth": 3}}, r"\(depth: 1 there, 3 asked\)"),
+        (
+            {"settings": RUN.settings | {"data": "2e00", "dataset": "mine"}},
+            "dataset: toy there, mine asked; data: 1f00 there, 2e00 asked",
+        ),
+        (
+            {"statistics": {"count": True}},
+            "statistics: count, mean, min there, count asked",
+        ),
+        ({"bins": ([0.0], [1.0])}, "bins: 4 there, 1 asked"),
+        ({"engine": {"backend": 1}}, "engine: tile there, backend asked"),
+    ],
+)
+def test_other_settings_are_refused(tmp_path: Path, other: dict[str, Any], message: str) -> None:
+    fill(tmp_path)
+    before = content(tmp_path)
+    with pytest.raises(StoreError, match=message):
+        Store.open(tmp_path, replace(RUN, **other), {})
+    assert content(tmp_path) == before
+
+
+def test_sessions_tell_who_worked(tmp_path: Path) -> None:
+    fill(tmp_path, cells=RUN.cells[:3])
+    fill(tmp_path, cells=RUN.cells[3:])
+    sessions = load_sessions(tmp_path)
+    assert list(sessions["cells"]) == [3, len(RUN.cells) - 3]
+    assert list(sessions["torch"]) == ["2", "2"]
+    assert (sessions["seconds"] > 0).all()
+    assert sessions["started"].dt.tz is not None
+
+
+def test_one_driver_at_a_time_and_any_reader(tmp_path: Path) -> None:
+    with Store.open(tmp_path, RUN, {}) as store:
+        store.add(RUN.cells[0], statistics(0), pack(histograms(0)))
+        assert len(load_table(tmp_path)) == 2
+        with pytest.raises(StoreError, match="is in use by another run: wait for it"):
+            Store.open(tmp_path, RUN, {})
+        store.add(RUN.cells[1], statistics(1), pack(histograms(1)))
+    with Store.open(tmp_path, RUN, {}) as store:
+        assert len(store.done()) == 2
+    assert sorted(content(tmp_path)) == ["grid.toml", "run.sqlite"]
+
+
+def test_a_killed_driver_frees_the_folder(tmp_path: Path) -> None:
+    code = """
+import os, sys
+sys.path.insert(0, sys.argv[2])
+from test_store import RUN, Store, histograms, pack, statistics
+store = Store.open(sys.argv[1], RUN, {})
+store.add(RUN.cells[0], statistics(0), pack(histograms(0)))
+store._connection.execute("BEGIN IMMEDIATE")
+store._connection.execute("DELETE FROM cell")
+os.kill(os.getpid(), 9)
+"""
+    tests = str(Path(__file__).parent)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), tests], check=False)
+    assert len(load_table(tmp_path)) == 2
+    fill(tmp_path, cells=RUN.cells[1:])
+    assert len(load_table(tmp_path)) == 2 * len(RUN.cells)
+
+
+def test_a_driver_killed_as_it_began_left_nothing(tmp_path: Path) -> None:
+    (tmp_path / "run.sqlite").touch()
+    with pytest.raises(StoreError, match="holds a run that never began"):
+        load_table(tmp_path)
+    fill(tmp_path)
+    assert len(load_table(tmp_path)) == 2 * len(RUN.cells)
+
+
+def test_a_folder_without_a_run(tmp_path: Path) -> None:
+    for where in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(StoreError, match="is not a run's folder: there is no run.sqlite in it"):
+            load_table(where)
+    assert content(tmp_path) == {}
+
+
+def test_a_file_of_another_program(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection:
+        connection.execute("CREATE TABLE bookmarks (url)")
+    before = content(tmp_path)
+    for use in (load_table, fill):
+        with pytest.raises(StoreError, match="is not a run of initstats: choose another folder"):
+            use(tmp_path)
+    assert content(tmp_path) == before
+
+
+def test_a_file_of_another_version(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection:
+        connection.execute("PRAGMA user_version = 7")
+    before = content(tmp_path)
+    for use in (load_table, fill):
+        with pytest.raises(StoreError, match="another version of initstats .its format is 7, this"):
+            use(tmp_path)
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("damage", ["header", "page", "end"])
+def test_a_damaged_file_is_left_as_it_is(tmp_path: Path, damage: str) -> None:
+    fill(tmp_path)
+    file = tmp_path / "run.sqlite"
+    raw = bytearray(file.read_bytes())
+    if damage == "header":
+        raw[:4096] = b"\xa5" * 4096
+    elif damage == "page":
+        with closing(sqlite3.connect(file)) as connection:
+            query = "SELECT rootpage FROM sqlite_master WHERE name = 'measurement'"
+            start = 4096 * (connection.execute(query).fetchone()[0] - 1)
+        raw[start : start + 4096] = b"\xa5" * 4096
+    else:
+        del raw[len(raw) // 2 :]
+    file.write_bytes(raw)
+    for use in (load_table, fill):
+        with pytest.raises(StoreError, match=r"damaged \(.*\) and was left as it is: move it away"):
+            use(tmp_path)
+        assert file.read_bytes() == raw
+
+
+def test_damaged_histograms_are_found(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+        connection.execute("UPDATE cell SET histogram = x'789c00' WHERE id = 3")
+    with pytest.raises(StoreError, match="is damaged"):
+        load_histograms(tmp_path)
+    assert len(load_table(tmp_path)) == 2 * len(RUN.cells)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for where in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StoreError, match="cannot use .*: (File exists|Not a directory)"):
+            fill(where)
+
+
+@pytest.mark.usefixtures("powerless")
+def test_a_folder_without_permission(folder: Path) -> None:
+    (inside := folder / "mine").mkdir()
+    inside.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(StoreError, match="cannot use .*: Permission denied"):
+        fill(inside)
+    assert content(inside) == {}
+    with pytest.raises(StoreError, match="cannot use .*: Permission denied"):
+        fill(inside / "below")
+
+
+@pytest.mark.usefixtures("powerless")
+def test_a_run_on_a_read_only_disk_can_be_read(folder: Path) -> None:
+    fill(inside := folder / "mine")
+    before = content(inside)
+    for file in inside.iterdir():
+        file.chmod(stat.S_IRUSR)
+    inside.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    assert len(load_table(inside)) == 2 * len(RUN.cells)
+    with pytest.raises(StoreError, match="cannot use .*: Permission denied"):
+        fill(inside)
+    inside.chmod(stat.S_IRWXU)
+    with pytest.raises(StoreError, match="cannot use .*: attempt to write a readonly database"):
+        fill(inside)
+    assert content(inside) == before
+
+
+def test_a_full_disk_loses_no_commit(tmp_path: Path) -> None:
+    with Store.open(tmp_path, RUN, {}) as store:
+        store.add(RUN.cells[0], statistics(0), pack(histograms(0)))
+        pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+        store._connection.execute(f"PRAGMA max_page_count = {pages}")
+        big = bytes(10 * 4096)
+        with pytest.raises(StoreError, match="disk is full; what was committed is safe"):
+            store.add(RUN.cells[1], statistics(1), big)
+        assert store.done() == {RUN.cells[0]}
+    fill(tmp_path, cells=RUN.cells[1:])
+    assert len(load_table(tmp_path)) == 2 * len(RUN.cells)
+
+
+def test_where_no_log_can_be_had_the_store_works_without(tmp_path: Path) -> None:
+    # locks by files cannot share the memory that the log needs, just as network disks
+    uri = f"{(tmp_path / 'run.sqlite').as_uri()}?vfs=unix-dotfile"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+        write_ahead(connection)
+        assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "delete"
+        assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2

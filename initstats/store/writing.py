@@ -125,7 +125,7 @@ class Store:
         there = layout.checked_run(self._connection, self._file)
         verdict = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
-            raise layout.damaged(self._file, verdict)
+            raise layout.damaged(self._file, verdict.splitlines()[-1])
         if different := there.differences(self.run):
             raise StoreError(
                 f"{self._file} holds a run with other settings ({'; '.join(different)}): ask for "

@@ -80,10 +80,11 @@ class Moments:
             raise TypeError(f"a tile of {x.dtype} was given, floats are expected: add x.float()")
         if not x.numel():
             return
-        x = x.detach() if x.dtype == torch.float64 else x.detach().float()
+        x = x.detach().contiguous()
+        x = x if x.dtype == torch.float64 else x.float()
         if self.kernels == "numba":
             units, histogram = self.units.numpy()[slot], self.histogram.numpy()[slot]
-            _numba().add(units, histogram, x.contiguous().numpy(), self.every)
+            _numba().add(units, histogram, x.numpy(), self.every)
         else:
             kernels_torch.add(self.units[slot], self.histogram[slot], x, self.every)
 

@@ -101,7 +101,7 @@ def _single(x: Tensor) -> Tensor:
     if x.dtype == torch.float64:
         largest = torch.finfo(torch.float32).max
         x = torch.where(x.isinf(), x, x.clamp(-largest, largest))
-    return x.to(torch.float32).contiguous()
+    return x.to(torch.float32)
 
 
 def _bins(patterns: Tensor, seen: Tensor, every: int) -> tuple[Tensor, Tensor]:

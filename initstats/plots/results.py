@@ -1,0 +1,114 @@
+"""What figures are drawn from: a sweep's table, its summary, and the histograms of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from initstats.diagnosis import summarize
+
+
+class Block(NamedTuple):
+    """What one map, or one set of panels, shows: a network of one width."""
+
+    network: str
+    width: int
+
+
+class Histograms(NamedTuple):
+    """Histograms of the activations, merged over seeds.
+
+    Attributes:
+        low, high: edges of the bins, ascending.
+        counts: (layers, bins) by (network, init, activation, width).
+    """
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    counts: Mapping[tuple[str, str, str, int], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Results of one sweep; made by `Results.of`.
+
+    Attributes:
+        table: one row per cell, layer, tensor and direction.
+        summary: one row per configuration, as `summarize` gives it.
+        histograms: None where only a table is at hand.
+    """
+
+    table: pd.DataFrame
+    summary: pd.DataFrame
+    histograms: Histograms | None = None
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, histograms: Histograms | None = None) -> Results:
+        """The results that a table holds.
+
+        Raises:
+            ValueError: not the table of one sweep.
+        """
+        return cls(table, summarize(table), histograms)
+
+    @cached_property
+    def inits(self) -> list[str]:
+        """Names of the inits, in the order of the table."""
+        return _in_order(self.summary["init"])
+
+    @cached_property
+    def activations(self) -> list[str]:
+        """Names of the activations, in the order of the table."""
+        return _in_order(self.summary["activation"])
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """Every network and width that was measured."""
+        pairs = self.summary[["network", "width"]].drop_duplicates()
+        return [Block(str(network), int(width)) for network, width in pairs.to_numpy()]
+
+    @cached_property
+    def depth(self) -> int:
+        """Layers of the deepest stack."""
+        return int(self.summary["depth"].max())
+
+    @cached_property
+    def seeds(self) -> int:
+        """Seeds of the configuration that was drawn most often."""
+        return int(self.summary["seeds"].max())
+
+    def name(self, block: Block) -> str:
+        """A heading that tells a block from the others; empty where it is the only one."""
+        networks = {other.network for other in self.blocks}
+        if len(self.blocks) == 1:
+            return ""
+        width = f"width {block.width}"
+        return width if len(networks) == 1 else f"{block.network}, {width}"
+
+    def measured(self, tensor: str, direction: str = "forward") -> pd.DataFrame:
+        """The table's rows about one tensor."""
+        table = self.table
+        return table[(table["tensor"] == tensor) & (table["direction"] == direction)]
+
+    def summaries(self, block: Block, column: str) -> pd.DataFrame:
+        """A summary's column as a matrix: inits down, activations across."""
+        here = self.summary[
+            (self.summary["network"] == block.network) & (self.summary["width"] == block.width)
+        ]
+        matrix = here.astype({"init": str, "activation": str}).pivot(
+            index="init", columns="activation", values=column
+        )
+        return matrix.reindex(index=self.inits, columns=self.activations)
+
+
+def _in_order(names: pd.Series) -> list[str]:
+    """Distinct names in the order of the categories, or of their appearance."""
+    if isinstance(names.dtype, pd.CategoricalDtype):
+        return [str(name) for name in names.cat.remove_unused_categories().cat.categories]
+    return [str(name) for name in names.unique()]

@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from initstats.store.file import StoreError
 from initstats.store.histograms import pack, unpack
-from initstats.store.reading import load_histograms, load_run, load_sessions, load_table
+from initstats.store.reading import (
+    iterate_histograms,
+    load_histograms,
+    load_run,
+    load_sessions,
+    load_table,
+)
 from initstats.store.run import Cell, Run, to_toml
 from initstats.store.writing import Store
 
@@ -19,6 +25,7 @@ __all__ = [
     "Run",
     "Store",
     "StoreError",
+    "iterate_histograms",
     "load_histograms",
     "load_run",
     "load_sessions",

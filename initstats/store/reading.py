@@ -80,6 +80,24 @@ def load_histograms(
         return _histograms(connection, replace(run, config=run.config | lists), np.array(keep))
 
 
+def iterate_histograms(
+    folder: str | Path, *, tensor: str = "activation", direction: str = "forward"
+) -> Iterator[tuple[Cell, NDArray[np.int64]]]:
+    """The histograms of a run cell by cell, (layers, bins); `load_run(folder).bins` are the edges.
+
+    For those who need all of them, but less than `load_histograms` gives.
+
+    Raises:
+        StoreError: as `load_table`.
+    """
+    with _reading(folder) as (connection, run):
+        keep = [index for index, place in enumerate(run.rows) if place[1:] == (tensor, direction)]
+        query = "SELECT histogram FROM cell WHERE id = ?"
+        for cell, number in _committed(connection, run).items():
+            packed = connection.execute(query, (number,)).fetchone()[0]
+            yield cell, unpack(packed, rows=len(run.rows), bins=len(run.bins[0]))[keep]
+
+
 def load_run(folder: str | Path) -> Run:
     """The configuration and the settings of a run.
 
@@ -192,7 +210,8 @@ def _reading(folder: str | Path) -> Iterator[tuple[sqlite3.Connection, Run]]:
     file = Path(folder) / FILE
     if not file.is_file():
         raise StoreError(f"{folder} is not a run's folder: there is no {FILE} in it")
-    uri = f"{file.resolve().as_uri()}?mode=ro"
+    # rw, where it may: what a killed driver left half done is rolled back before it is read
+    uri = f"{file.resolve().as_uri()}?mode=rw"
     with (
         complaints(file),
         closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection,

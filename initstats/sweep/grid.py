@@ -7,6 +7,7 @@ import math
 import operator
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -79,8 +80,8 @@ def _listed(values: object) -> list[Any]:
 
 
 def _distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
-    names = [getattr(value, "name", value) for value in values]
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+    counts = Counter(getattr(value, "name", value) for value in values)
+    if twice := [name for name, count in counts.items() if count > 1]:
         raise ValueError(f"named twice: {', '.join(map(str, twice))}")
     return values
 
@@ -107,7 +108,8 @@ def _counted(seeds: object) -> list[Any]:
     return list(range(_whole(1, MAX_CELLS, seeds)))
 
 
-_List = (BeforeValidator(_listed), AfterValidator(_distinct))
+_Distinct = AfterValidator(_distinct)
+_List = (BeforeValidator(_listed), _Distinct)
 _Inits = Annotated[tuple[Annotated[Init, BeforeValidator(init_entries.get)], ...], *_List]
 _Activations = Annotated[
     tuple[Annotated[Activation, BeforeValidator(activation_entries.get)], ...], *_List
@@ -153,7 +155,7 @@ class Grid(BaseModel):
     network: _Network = "mlp"
     widths: Annotated[tuple[_Width, ...], *_List] = (50,)
     depth: _Depth = 20
-    seeds: Annotated[tuple[_Seed, ...], BeforeValidator(_counted), _List[1]] = tuple(range(10))
+    seeds: Annotated[tuple[_Seed, ...], BeforeValidator(_counted), _Distinct] = tuple(range(10))
     split: _Part = "valid"
     samples: _Samples | None = None
     backward: StrictBool = False

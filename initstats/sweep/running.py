@@ -6,10 +6,10 @@ import hashlib
 import os
 import pickle
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 import initstats
-from initstats.data import Dataset, Split, load_data
+from initstats.data import Dataset, Split
 from initstats.moments import STATISTICS, bin_edges
 from initstats.stack import FIT_SAMPLES, Settings, row_keys
 from initstats.store import Run, Store
@@ -30,26 +30,29 @@ Progress = Callable[[int, int], object]
 
 def run_sweep(
     grid: Grid,
-    data: Dataset | str | Path,
+    data: Dataset,
     *,
     out: str | Path | None = None,
     workers: int = 1,
     progress: Progress | None = None,
     executor: Executor | None = None,
-    plugins: Iterable[str] = (),
+    source: str | None = None,
+    plugins: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Measure every cell of a grid.
 
     Args:
         grid: what to vary.
-        data: a dataset, or what `load_data` takes.
+        data: what to measure with.
         out: a folder that keeps the run: each cell is there as soon as it is measured, cells that
             are there are not measured again, and longer lists extend it.
         workers: processes to share the work; 1 works in this one. A script that asks for more needs
             the guard ``if __name__ == "__main__":``.
         progress: told of every cell.
         executor: does the work instead, wherever it runs.
-        plugins: modules that the grid's names come from, for the folder's `grid.toml`.
+        source: what `load_data` read the data from, for the folder's `grid.toml`; by default the
+            dataset's name.
+        plugins: the modules that the grid's names come from, for the folder's `grid.toml`.
 
     Returns:
         One row per cell, layer, tensor and direction, in the grid's order: the key columns
@@ -59,34 +62,47 @@ def run_sweep(
         ValueError: what is asked cannot be measured or, as `StoreError`, not be kept in the folder.
         ChildProcessError: a worker died. As after an interruption, the cells committed are kept.
     """
-    source = data.name if isinstance(data, Dataset) else str(data)
-    data = data if isinstance(data, Dataset) else load_data(data)
-    split = _samples(grid, data)
-    fit = data.train.first(min(FIT_SAMPLES, len(data.train)))
+    whole, fit = _split(grid, data), data.train.first(min(FIT_SAMPLES, len(data.train)))
+    split = whole.first(grid.samples or len(whole))
     grid.check_memory(split.shape)
     if workers < 1:
         raise ValueError(f"workers: at least one is needed, not {workers}")
     if workers > 1 and executor is None:
         _check_portable(grid)
-    asked = _run(grid, data.name, source, tuple(plugins), split, fit)
+    settings = Settings(grid.depth, len(split), grid.backward)
+    # of the whole split, since `samples` tells how much of it; and of what lsuv sees
+    fingerprint = hashlib.sha256(f"{whole.fingerprint} {fit.fingerprint}".encode()).hexdigest()
+    asked = Run(
+        config={"data": source or data.name, **grid.config, "plugins": list(plugins)},
+        settings={
+            "dataset": data.name,
+            "data": fingerprint[:16],
+            **{name: getattr(grid, name) for name in ("network", "split", "depth", "backward")},
+            "samples": len(split),
+        },
+        engine={
+            key: value for key, value in asdict(settings).items() if key not in Grid.model_fields
+        },
+        rows=row_keys(settings),
+        statistics={name: entry.integer for name, entry in STATISTICS.items()},
+        bins=(bin_edges()[0].tolist(), bin_edges()[1].tolist()),
+    )
 
     with Store.open(out, asked, _environment(workers)) as store:
-        cells, done = list(grid), store.done()
-        missing = {cell for cell in cells if cell not in done}
-        count = len(cells) - len(missing)
+        missing = set(grid) - store.done()
+        done = len(grid) - len(missing)
         notify = progress or (lambda done, total: None)
-        notify(count, len(cells))
-        settings = Settings(grid.depth, len(split), grid.backward, **store.run.engine)
-        engine = Engine(split, fit, settings)
+        notify(done, len(grid))
+        engine = Engine(split, fit, replace(settings, **store.run.engine))
         with closing(outcomes(tasks(grid, missing), engine, workers, executor)) as results:
             for task, outcome in results:
                 for cell, (statistics, histograms) in zip(task.cells, outcome, strict=True):
                     store.add(cell, statistics, histograms)
-                    notify(count := count + 1, len(cells))
+                    notify(done := done + 1, len(grid))
         return store.table(asked)
 
 
-def _samples(grid: Grid, data: Dataset) -> Split:
+def _split(grid: Grid, data: Dataset) -> Split:
     split: Split | None = getattr(data, grid.split)
     if split is None:
         raise ValueError(f"split: dataset {data.name!r} has no {grid.split!r} split")
@@ -95,7 +111,7 @@ def _samples(grid: Grid, data: Dataset) -> Split:
             f"samples: {grid.samples} are asked for, and the {grid.split} split of "
             f"{data.name!r} holds {len(split)}"
         )
-    return split.first(grid.samples or len(split))
+    return split
 
 
 def _check_portable(grid: Grid) -> None:
@@ -104,31 +120,6 @@ def _check_portable(grid: Grid) -> None:
             pickle.dumps(entry)
         except pickle.PicklingError as error:
             raise ValueError(str(error)) from error
-
-
-def _run(
-    grid: Grid, dataset: str, source: str, plugins: Sequence[str], split: Split, fit: Split
-) -> Run:
-    """What the store is to know of a sweep."""
-    settings = Settings(grid.depth, len(split), grid.backward)
-    engine = asdict(settings)
-    fixed = {name: engine.pop(name) for name in ("depth", "samples", "backward")}
-    # lsuv sees the other samples too
-    fingerprints = split.fingerprint + fit.fingerprint
-    return Run(
-        config={"data": source, **grid.config, "plugins": list(plugins)},
-        settings={
-            "dataset": dataset,
-            "data": hashlib.sha256(fingerprints.encode()).hexdigest(),
-            "network": grid.network,
-            "split": grid.split,
-            **fixed,
-        },
-        engine=engine,
-        rows=row_keys(settings),
-        statistics={name: entry.integer for name, entry in STATISTICS.items()},
-        bins=(bin_edges()[0].tolist(), bin_edges()[1].tolist()),
-    )
 
 
 def _environment(workers: int) -> dict[str, object]:

@@ -273,7 +273,7 @@ class _Run:
                 _product(self.weights[index][number], patches, out=h)
                 self._measure(number, index, 0, h)
             if self.settings.backward:
-                slopes.append(activation.derivative(h).clone())
+                slopes.append(_slope(activation, h))
             a = _activate(activation, h, self._buffer(2, *h.shape))
             self._measure(number, index, 1, a)
         return slopes
@@ -283,7 +283,7 @@ class _Run:
         gradient = cotangent
         for number in reversed(range(len(self.layers))):
             self._measure(number, index, 3, gradient)
-            delta = gradient * slopes[number]
+            delta = slopes[number].mul_(gradient)
             self._measure(number, index, 2, delta)
             if number:
                 columns = self.weights[index][number].matrix.T @ delta
@@ -322,6 +322,13 @@ def _product(weights: Weights, patches: Tensor, out: Tensor | None = None) -> Te
     """Pre-activations (units, entries) of patches (inputs, entries)."""
     h = torch.mm(weights.matrix, patches, out=out)
     return h if weights.bias is None else h.add_(weights.bias)
+
+
+def _slope(activation: Activation, h: Tensor) -> Tensor:
+    """The derivative at h, in memory of its own."""
+    slope = activation.derivative(h)
+    shared = slope.untyped_storage().data_ptr() == h.untyped_storage().data_ptr()
+    return slope.clone() if shared else slope
 
 
 def _activate(activation: Activation, h: Tensor, out: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ class Layer:
         for i in range(self.kernel):
             for j in range(self.kernel):
                 bottom, right = i + self.stride * rows, j + self.stride * across
-                padded[:, i : bottom : self.stride, j : right : self.stride] += taps[:, i, j]
+                padded[:, i : bottom : self.stride, j : right : self.stride].add_(taps[:, i, j])
         return padded[:, p : p + height, p : p + width].reshape(channels, -1)
 
 

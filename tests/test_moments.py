@@ -210,13 +210,16 @@ DATA: dict[str, Callable[[np.random.Generator], list[Array]]] = {
         rng.normal(1, 1, shape) * 1e-200 for shape in tiles_of(5000, 3)
     ],
     "huge_in_float64": lambda rng: [rng.normal(1, 1, shape) * 1e200 for shape in tiles_of(5000, 3)],
+    "constant_rows_in_float64": lambda rng: [
+        np.array([[1e200], [-3e200], [0.0]]) * np.ones((3, n)) for n in (1, 40)
+    ],
+    "constant_then_tiny": lambda rng: [np.full((3, 40), 1e-200), rng.normal(size=(3, 40)) * 1e-200],
     "magnitudes": magnitudes,
     "outlier": with_outlier,
     "heavy_tails": lambda rng: [rng.standard_cauchy(shape) for shape in tiles_of(4096, 5000)],
     "skewed": lambda rng: [rng.exponential(size=shape) ** 6 for shape in tiles_of(4096, 500)],
     "sorted": lambda rng: [np.sort(rng.normal(size=(3, 8192)))],
     "rectified": lambda rng: [rng.normal(size=(3, 5000)).clip(min=0)],
-    # equal terms round the same way each time: float32 sums drift instead of wandering
     "two_valued": lambda rng: [np.tile([1.3, 2.7], (3, 4096))],
     "rare": lambda rng: [rng.choice([0.3, 0.9], (3, 8192), p=[0.99, 0.01])],
 }
@@ -250,6 +253,23 @@ def test_every_statistic_against_the_oracle(name: str, precision: str) -> None:
     kernels, dtype, tol, higher = PRECISIONS[precision]
     tiles = data(name, dtype)
     check(measured(tiles, kernels), tiles, tol, higher)
+
+
+def test_rounding_does_not_pile_up() -> None:
+    # equal terms round the same way each time, and one large term swallows all that follow:
+    # float32 sums drift instead of wandering
+    rng = np.random.default_rng(0)
+    alternating = rng.normal(0, 3, (200, 1)) + rng.uniform(0.5, 1, (200, 1)) * np.tile(
+        [-1, 1], 2048
+    )
+    x = np.concatenate([alternating, rng.standard_cauchy((100, 4096))]).astype(np.float32)
+    moments = Moments(len(x), 1)
+    for slot, row in enumerate(x):
+        moments.add(slot, torch.from_numpy(row)[None])
+    true = x.astype(np.longdouble)
+    mean, std = true.mean(axis=1), true.std(axis=1, ddof=1)
+    assert (abs(moments.read("mean") - mean) / np.maximum(abs(mean), std)).max() < 1e-6
+    assert abs(moments.read("std") / std - 1).max() < 1e-6
 
 
 @given(bits=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=60), units=st.integers(1, 4))
@@ -306,13 +326,15 @@ def test_one_entry_has_no_std(kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize("kernels", BOTH)
-def test_a_constant_has_no_spread_and_no_shape(kernels: Kernels) -> None:
-    tiles = [torch.full((5, n), 0.1) for n in (3, 5000, 1)]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_constant_has_no_spread_and_no_shape(kernels: Kernels, dtype: torch.dtype) -> None:
+    # three times 0.1 is not 0.3
+    tiles = [torch.full((3, n), 0.1, dtype=dtype) for n in (3, 5000, 1)]
     seen = read(measured(tiles, kernels))
     assert {name for name, value in seen.items() if np.isnan(value)} == {"skewness", "kurtosis"}
     zero = ("std", "unit_mean_std", "unit_std_mean", "unit_std_std")
     assert {seen[name] for name in zero} == {0.0}
-    value = float(torch.tensor(0.1))
+    value = float(tiles[0][0, 0])
     assert {seen[name] for name in ("mean", "min", "max", *QUANTILES)} == {value}
     assert seen["dead_fraction"] == 1
     assert seen["sample_correlation"] == pytest.approx(1, rel=1e-15)
@@ -631,6 +653,13 @@ def test_quantiles_of_smooth_densities(name: str) -> None:
         seen = read(measured([scale * x]))
         error = np.array([seen[q] for q in QUANTILES]) / scale - true
         assert abs(error).max() < 0.01 * density.std()
+
+
+def test_quantiles_beside_a_jump_of_the_density() -> None:
+    # a fifth at a point, the rest rising gently on (1, 2): the slope must not reach over the edge
+    x = torch.cat([torch.full((2000,), -1.0), (1 + 3 * torch.linspace(0, 1, 8000)).sqrt()])[None]
+    true = (1 + 3 * 0.05 / 0.8) ** 0.5
+    assert measured([x]).read("q25") == pytest.approx(true, abs=0.025 * (1.125 - 1))
 
 
 # the table

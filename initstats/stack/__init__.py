@@ -58,8 +58,8 @@ class Settings:
         depth: number of layers.
         samples: how many samples stream through.
         backward: whether gradients are measured too.
-        tile: entries (units x positions x samples) that a layer handles at once; 2**17 float32
-            stay in a second-level cache.
+        tile: entries (units x positions x samples) that a layer handles at once, on average over
+            the layers; 2**17 float32 stay in a second-level cache.
         kernels: which statistics kernels.
         histogram_every: one entry in so many goes into the histogram.
     """
@@ -98,7 +98,8 @@ def row_keys(settings: Settings) -> list[tuple[int, str, str]]:
 
 def tile_samples(samples: int, layers: Sequence[Layer], settings: Settings) -> int:
     """Samples a tile: of nearly equal tiles, a multiple of 16 so that rows stay aligned."""
-    tiles = math.ceil(samples * max(layer.size for layer in layers) / settings.tile)
+    size = sum(layer.size for layer in layers) / len(layers)
+    tiles = math.ceil(samples * size / settings.tile)
     return max(16, math.ceil(samples / tiles / 16) * 16)
 
 

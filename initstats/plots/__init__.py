@@ -8,6 +8,7 @@ report; `Results` is what they are drawn from.
 
 from __future__ import annotations
 
+from initstats.plots.bands import band_of, banded
 from initstats.plots.catalog import FIGURES, Need, Picture, figure
 from initstats.plots.results import Results
 
@@ -19,6 +20,8 @@ __all__ = [
     "Need",
     "Picture",
     "Results",
+    "band_of",
+    "banded",
     "distribution",
     "figure",
     "lines",

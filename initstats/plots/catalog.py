@@ -25,7 +25,7 @@ class Need:
 
 DEPTH = Need(lambda results: results.depth > 1, "it needs a stack of at least two layers")
 HISTOGRAMS = Need(
-    lambda results: results.histograms is not None,
+    lambda results: results.bands is not None,
     "it needs the histograms that a run's folder keeps; a bare table has none",
 )
 GRADIENTS = Need(

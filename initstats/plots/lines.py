@@ -14,13 +14,13 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from initstats.diagnosis import CONFIGURATION, seed_interval
+from initstats.plots.bands import Key
 from initstats.plots.catalog import DEPTH, GRADIENTS, figure
+from initstats.plots.matrix import LETTER
 from initstats.plots.results import Results
 from initstats.plots.style import INK, PAGE, Stroke, decimal, fade, power_of_ten, strokes
 
 Array = NDArray[np.float64]
-Key = tuple[str, str, str, int]
-"""Network, init, activation, width."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _panels(
                 key = (block.network, init, activation, block.width)
                 if key in curves:
                     draw_curve(axes, curves[key], styles[init], limits, strong=key in healthy)
-    layout.head(figure, results, styles)
+    layout.head(figure, styles)
     return figure
 
 
@@ -181,8 +181,8 @@ class Layout:
         panels = len(results.activations)
         columns = min(panels, 5) if panels != 6 else 3
         names = [results.name(block) for block in results.blocks]
-        lines = math.ceil(len(results.inits) / 6)
-        return cls(names, panels, columns, 0.02 + 0.17 * lines)
+        lines = _key(results.inits)[-1][1] + 1
+        return cls(names, panels, columns, 0.04 + 0.18 * lines)
 
     @property
     def rows(self) -> int:
@@ -223,25 +223,36 @@ class Layout:
             axes.set_xlabel("layer", labelpad=1)
         return axes
 
-    def head(self, figure: Figure, results: Results, styles: dict[str, Stroke]) -> None:
+    def head(self, figure: Figure, styles: dict[str, Stroke]) -> None:
         """The key of the lines, and the blocks' names."""
-        handles = [
-            Line2D([], [], color=style.color, linestyle=style.linestyle, lw=1.6, label=name)
-            for name, style in styles.items()
-        ]
-        figure.legend(
-            handles=handles,
-            loc="upper left",
-            bbox_to_anchor=(0.02, 1.0),
-            ncols=6,
-            handlelength=2.2,
-            columnspacing=1.4,
-            labelspacing=0.3,
-            borderaxespad=0.1,
-        )
+        for (name, style), (left, line) in zip(styles.items(), _key(list(styles)), strict=True):
+            height = self.height - 0.12 - 0.18 * line
+            mark = Line2D([left, left + 0.3], [height, height], transform=figure.dpi_scale_trans)
+            mark.set(color=style.color, linestyle=style.linestyle, linewidth=1.6)
+            figure.add_artist(mark)
+            figure.text(
+                left + 0.36,
+                height,
+                name,
+                va="center_baseline",
+                transform=figure.dpi_scale_trans,
+            )
         for number, name in enumerate(self.blocks):
             top = self.height - self.key - self.block * number - 0.12
             figure.text(0.02, top / self.height, name, fontweight="bold", va="top")
+
+
+def _key(names: Sequence[str]) -> list[tuple[float, int]]:
+    """Where the names of the lines go, set like words of a text: inches from the left, and line."""
+    places: list[tuple[float, int]] = []
+    left, line = 0.05, 0
+    for name in names:
+        width = 0.55 + LETTER * len(name)
+        if places and left + width > PAGE:
+            left, line = 0.05, line + 1
+        places.append((left, line))
+        left += width
+    return places
 
 
 def decorate(axes: Axes, scale: Scale, limits: tuple[float, float], depth: int) -> None:

@@ -16,20 +16,19 @@ from matplotlib.patches import Rectangle
 
 from initstats.diagnosis import VERDICTS
 from initstats.plots.catalog import figure
+from initstats.plots.matrix import Matrix
 from initstats.plots.results import Block, Results
 from initstats.plots.style import (
     ABOVE,
     BELOW,
     FIT,
     INK,
-    PAGE,
     PALETTE,
     decimal,
     diverging,
     fade,
     power_of_ten,
     sequential,
-    wrapped,
 )
 
 LIMIT = 4
@@ -144,41 +143,15 @@ def _maps(
         row: height of a cell, inches.
         key: whether the powers of ten need one.
     """
-    inits, activations = results.inits, results.activations
-    left = 0.12 + 0.06 * max(map(len, inits))
-    cell = min((PAGE - left) / len(activations), 0.9)
-    names = [wrapped(name, max(6, int(cell / 0.062))) for name in activations]
-    head = 0.08 + 0.125 * max(name.count("\n") + 1 for name in names)
-    heading = 0.24 * (len(results.blocks) > 1)
-    height, foot = row * len(inits), 0.32 * key + 0.04
-    block_height = heading + head + height + 0.12
-    total = block_height * len(results.blocks) + foot
-    figure = Figure(figsize=(left + cell * len(activations), total))
-    for index, block in enumerate(results.blocks):
-        bottom = total - block_height * index - heading - head - height
-        width = figure.get_figwidth()
-        axes = figure.add_axes(
-            (left / width, bottom / total, 1 - left / width, height / total),
-            label=f"{block.network} {block.width}",
-        )
-        _map(axes, content(block), colours, limits, names)
-        if heading:
-            axes.annotate(
-                results.name(block),
-                (0, 1),
-                (-left * 72 + 2, (head + 0.05) * 72),
-                xycoords="axes fraction",
-                textcoords="offset points",
-                fontweight="bold",
-            )
+    matrix = Matrix(results, lambda width: row, foot=0.3 * key)
+    for block, axes in matrix.axes():
+        _map(axes, content(block), colours, limits)
     if key:
-        _key(figure, left, 0.17, colours)
-    return figure
+        _key(matrix.figure, matrix.left, 0.17, colours)
+    return matrix.figure
 
 
-def _map(
-    axes: Axes, content: Map, colours: Colormap, limits: tuple[float, float], names: list[str]
-) -> None:
+def _map(axes: Axes, content: Map, colours: Colormap, limits: tuple[float, float]) -> None:
     """Cells with their labels; a configuration that was not measured stays empty."""
     values = content.values.astype(float)
     sns.heatmap(
@@ -191,13 +164,12 @@ def _map(
         cbar=False,
         linewidths=0.5,
         linecolor=fade(INK, 0.12),
-        xticklabels=names,
-        yticklabels=list(values.index),
+        xticklabels=False,
+        yticklabels=False,
     )
     share = np.interp(values.fillna(limits[0]), limits, (0, 1))
     filled = (np.asarray(colours(share))[..., 3] > 0.65) & values.notna().to_numpy()
     for (row, column), label in np.ndenumerate(content.labels.to_numpy()):
-        size = 7.5 if len(label) < 6 else 6.8
         axes.text(
             column + 0.5,
             row + 0.5,
@@ -205,13 +177,9 @@ def _map(
             ha="center",
             va="center",
             color="white" if filled[row, column] else INK,
-            fontsize=size - 1.0 * label.count("\n"),
+            fontsize=(7.5 if len(label) < 6 else 6.8) - label.count("\n"),
             linespacing=1.0,
         )
-    axes.tick_params(length=0, labeltop=True, labelbottom=False, labelsize=8)
-    axes.tick_params(axis="x", rotation=0, pad=2)
-    axes.tick_params(axis="y", rotation=0, pad=3)
-    axes.set(xlabel="", ylabel="")
 
 
 def _key(figure: Figure, left: float, bottom: float, colours: Colormap) -> None:

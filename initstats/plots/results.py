@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from initstats.diagnosis import summarize
+from initstats.plots.bands import Key
 
 
 class Block(NamedTuple):
@@ -21,19 +22,6 @@ class Block(NamedTuple):
     width: int
 
 
-class Histograms(NamedTuple):
-    """Histograms of the activations, merged over seeds.
-
-    Attributes:
-        low, high: edges of the bins, ascending.
-        counts: (layers, bins) by (network, init, activation, width).
-    """
-
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    counts: Mapping[tuple[str, str, str, int], NDArray[np.int64]]
-
-
 @dataclass(frozen=True)
 class Results:
     """Results of one sweep; made by `Results.of`.
@@ -41,21 +29,24 @@ class Results:
     Attributes:
         table: one row per cell, layer, tensor and direction.
         summary: one row per configuration, as `summarize` gives it.
-        histograms: None where only a table is at hand.
+        bands: counts of the activations (layers, BANDS + 1) by (network, init, activation,
+            width), all seeds together, as `banded` gives them; None where only a table is at hand.
     """
 
     table: pd.DataFrame
     summary: pd.DataFrame
-    histograms: Histograms | None = None
+    bands: Mapping[Key, NDArray[np.int64]] | None = None
 
     @classmethod
-    def of(cls, table: pd.DataFrame, histograms: Histograms | None = None) -> Results:
+    def of(
+        cls, table: pd.DataFrame, bands: Mapping[Key, NDArray[np.int64]] | None = None
+    ) -> Results:
         """The results that a table holds.
 
         Raises:
             ValueError: not the table of one sweep.
         """
-        return cls(table, summarize(table), histograms)
+        return cls(table, summarize(table), bands)
 
     @cached_property
     def inits(self) -> list[str]:

@@ -1,0 +1,119 @@
+"""Figures as files: PNG, SVG, and SVG inside a page, drawn here or by other processes."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from functools import lru_cache, partial
+from io import BytesIO
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import matplotlib as mpl
+
+from initstats.plots import FIGURES, Results
+from initstats.plots.style import INK, STYLE
+
+DOTS = 200
+"""Of a PNG, an inch."""
+TYPE = 'font-family: "Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif'
+
+
+class Drawing(NamedTuple):
+    """A figure as files; `width` is in inches."""
+
+    name: str
+    width: float
+    png: bytes
+    svg: str
+
+    @property
+    def inline(self) -> str:
+        """The SVG for a page: transparent, in the page's own ink, ids told from other figures'."""
+        svg = self.svg[self.svg.index("<svg") :]
+        svg = re.sub(r"<(metadata|defs)>\s*<(rdf|style).*?</\1>", "", svg, count=2, flags=re.DOTALL)
+        svg = svg.replace(PAPER, "")
+        svg = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", svg, count=1)
+        used = set(re.findall(r'#([\w-]+)["\')]', svg))
+        svg = re.sub(
+            r' id="([^"]*)"',
+            lambda found: f' id="{self.name}-{found[1]}"' if found[1] in used else "",
+            svg,
+        )
+        svg = re.sub(r'(?<=[("])#([\w-]+)(?=["\')])', rf"#{self.name}-\1", svg)
+        return svg.replace(INK, "currentColor")
+
+
+PAPER = '<rect width="100%" height="100%" fill="#ffffff"/>'
+
+
+def draw(name: str, results: Results) -> Drawing:
+    """Draw a figure of the catalog."""
+    figure = FIGURES[name].draw(results)
+    png, svg = BytesIO(), BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(png, format="png", dpi=DOTS, facecolor="white")
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    text = re.sub(r"font-family: [^;\"]*", TYPE.replace('"', "&quot;"), svg.getvalue().decode())
+    text = re.sub(r"(<svg[^>]*>)", rf"\1\n{PAPER}", text, count=1)
+    return Drawing(name, float(figure.get_figwidth()), png.getvalue(), text)
+
+
+class Studio:
+    """Where figures are drawn: in this process, or in several that start to warm up at once."""
+
+    def __init__(self, workers: int = 1) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="initstats-")
+        self._pool: ProcessPoolExecutor | None = None
+        if workers > 1:
+            workers = min(workers, len(FIGURES))
+            self._pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+            for _ in range(workers):
+                self._pool.submit(_warm_up)
+
+    def begin(self, names: Sequence[str], results: Results) -> list[Callable[[], Drawing]]:
+        """Begin to draw; each call of what is returned gives a drawing, in the order of names."""
+        if self._pool is None:
+            return [partial(draw, name, results) for name in names]
+        file = Path(self._folder.name) / "results.pickle"
+        file.write_bytes(pickle.dumps(results, pickle.HIGHEST_PROTOCOL))
+        futures = {}
+        # a figure of the user's own may not be known to another process
+        for name in names:
+            if FIGURES[name].function.__module__.startswith("initstats."):
+                futures[name] = self._pool.submit(_draw_from, file, name)
+        return [partial(_finish, name, results, futures.get(name)) for name in names]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+        self._folder.cleanup()
+
+
+def _finish(name: str, results: Results, future: Future[Drawing] | None) -> Drawing:
+    """A drawing from another process, or from here where that one is gone."""
+    try:
+        return future.result() if future else draw(name, results)
+    except BrokenExecutor:
+        return draw(name, results)
+
+
+def _warm_up() -> None:
+    """Nothing but what importing this module takes."""
+
+
+@lru_cache(maxsize=1)
+def _load(file: Path) -> Results:
+    results: Results = pickle.loads(file.read_bytes())
+    return results
+
+
+def _draw_from(file: Path, name: str) -> Drawing:
+    return draw(name, _load(file))

@@ -1,0 +1,242 @@
+"""The answer in words, computed from the summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from initstats.plots import Results
+from initstats.plots.story import lesson_init, shifted
+from initstats.plots.style import decimal, power_of_ten
+
+DASH = "—"
+
+
+def significant(value: float, digits: int = 2) -> str:
+    """A number as it is printed: few digits, powers of ten where there would be many zeros.
+
+    >>> [significant(x) for x in (0.0, 0.98, 14.2, -2.05e-26, float("inf"), float("nan"))]
+    ['0', '0.98', '14', '−2.0×10⁻²⁶', '∞', '—']
+    """
+    if not math.isfinite(value):
+        return DASH if math.isnan(value) else decimal(value, 0).replace("inf", "∞")
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    if -3 <= int(exponent) < 5:
+        return decimal(value, max(0, digits - 1 - int(exponent)))
+    return f"{mantissa.replace('-', '−')}×{power_of_ten(int(exponent))}"
+
+
+def findings(results: Results) -> list[Markup]:
+    """Sentences that answer the question, the most important first."""
+    sentences = [
+        _keepers(results),
+        _contrast(results),
+        _hopeless(results),
+        _hidden(results),
+        _lesson(results),
+    ]
+    return [sentence for sentence in sentences if sentence]
+
+
+def standfirst(results: Results) -> str:
+    """The answer in a sentence."""
+    healthy = int((results.summary["verdict"] == "healthy").sum())
+    layers = "the first layer" if results.depth == 1 else f"all {results.depth} layers"
+    return (
+        f"Through {layers}, {_number(healthy)} of {len(results.summary)} configurations of init "
+        f"and activation {'keeps' if healthy == 1 else 'keep'} the signal healthy."
+    )
+
+
+def best_by_activation(results: Results) -> pd.DataFrame:
+    """For each block and activation: the inits that keep the signal, the steadiest first.
+
+    Returns:
+        `network`, `width`, `activation`, `kept` (names), the row numbers `best` of the steadiest
+        in the summary (-1 for none), and `lost` (a count by verdict).
+    """
+    rows = []
+    keys = ["network", "width", "activation"]
+    for key, group in results.summary.groupby(keys, observed=True, sort=True):
+        healthy = group[group["verdict"] == "healthy"]
+        kept = healthy.assign(off=_unsteadiness(healthy)).sort_values("off", kind="stable")
+        lost = group.loc[group["verdict"] != "healthy", "verdict"].astype(str).value_counts()
+        rows.append(
+            (*key, list(kept["init"].astype(str)), kept.index[0] if len(kept) else -1, dict(lost))
+        )
+    return pd.DataFrame(rows, columns=[*keys, "kept", "best", "lost"])
+
+
+def _unsteadiness(rows: pd.DataFrame) -> pd.Series[float]:
+    """How far growth is from 1, in either direction; at depth 1, how far the spread is."""
+    with np.errstate(divide="ignore"):
+        growth = np.log(rows["growth"]).abs()
+        return growth.fillna(np.log(rows["std"]).abs())
+
+
+def _keepers(results: Results) -> Markup | None:
+    """Which inits keep the signal for most activations, and which for none."""
+    if len(results.inits) < 2:
+        return None
+    kept = (results.summary["verdict"] == "healthy").groupby(results.summary["init"].astype(str))
+    counts, totals = kept.sum(), kept.size()
+    order = sorted(results.inits, key=lambda name: -counts[name])
+    best = counts[order[0]]
+    none = [name for name in order if counts[name] == 0]
+    if best == 0:
+        return Markup("No init keeps it for any activation.")
+    leaders = [name for name in order if counts[name] == best]
+    noun = "activations" if len(results.blocks) == 1 else "configurations"
+    text = Markup("{} {} it for {} of {} {}").format(
+        _names(leaders), _verb(leaders, "keep"), _number(best), totals[order[0]], noun
+    )
+    second = next((name for name in order if 0 < counts[name] < best), None)
+    if second:
+        others = [name for name in order if counts[name] == counts[second]]
+        text += Markup(", {} for {}").format(_names(others), _number(counts[second]))
+    if none:
+        text += Markup("; {} {} it for none").format(_names(none), _verb(none, "keep"))
+    return text + "."
+
+
+def _contrast(results: Results) -> Markup | None:
+    """What a factor a layer comes to, for one activation: under its best init and a failing one."""
+    summary = results.summary
+    names = ["relu", *results.activations]
+    for activation in dict.fromkeys(name for name in names if name in results.activations):
+        rows = summary[summary["activation"] == activation]
+        healthy = rows[rows["verdict"] == "healthy"]
+        off = rows[rows["verdict"].isin(["vanishes", "explodes"]) & (rows["std"] > 0)]
+        off = off[np.isfinite(off["std"]) & (off["growth"] > 0)]
+        if len(healthy) and len(off) and results.depth > 1:
+            best = healthy.loc[_unsteadiness(healthy).idxmin()]
+            worst = off.loc[_unsteadiness(off).idxmin()]
+            return Markup(
+                "Under {init}, a layer of {activation} multiplies the size of the signal (the rms "
+                "of its pre-activations) by {growth}{interval}, and the last activations have a "
+                "standard deviation of {std}. Under {other} the factor is {bad}; compounded over "
+                "{depth} layers it makes that {left}."
+            ).format(
+                init=_name(best["init"]),
+                activation=_name(activation),
+                growth=significant(best["growth"]),
+                interval=_interval(best),
+                std=significant(best["std"]),
+                other=_name(worst["init"]),
+                bad=significant(worst["growth"]),
+                depth=results.depth,
+                left=significant(worst["std"]),
+            )
+    return None
+
+
+def _hopeless(results: Results) -> Markup | None:
+    """Activations that no init keeps alive, and how they fail."""
+    best = best_by_activation(results)
+    kept = best.groupby(best["activation"].astype(str))["kept"].agg(lambda lists: any(lists))
+    lost = [name for name in results.activations if not kept[name]]
+    if not lost or len(results.inits) < 2:
+        return None
+    parts = []
+    for name in lost:
+        rows = results.summary[results.summary["activation"] == name]
+        verdicts = rows["verdict"].astype(str).value_counts()
+        word = verdicts.index[0]
+        under = "every init" if len(verdicts) == 1 else f"{verdicts.iloc[0]} of {len(rows)}"
+        parts.append(Markup("{} ({} under {})").format(_name(name), word, under))
+    return Markup("No init keeps {}.").format(_joined(parts))
+
+
+def _hidden(results: Results) -> Markup | None:
+    """Collapse, which the standard deviation does not show."""
+    summary = results.summary
+    collapsed = summary[summary["verdict"] == "collapses"]
+    fine = collapsed[collapsed["std"].between(0.1, 10)]
+    if fine.empty:
+        return None
+    text = Markup(
+        "A spread near 1 is not enough: in {} {} the standard deviation stays between 0.1 and 10, "
+        "and yet every input has come to give the same output."
+    ).format(_number(len(fine)), "configuration" if len(fine) == 1 else "configurations")
+    if (fine["init"] == "torch_default").any():
+        text += " PyTorch’s default for linear layers is among them."
+    return text
+
+
+def _lesson(results: Results) -> Markup | None:
+    """Whether subtracting a constant from ReLU brings its mean back."""
+    names = shifted(results)
+    if not names or "relu" not in results.activations:
+        return None
+    init, block = lesson_init(results), results.blocks[0]
+    rows = results.measured("activation")
+    rows = rows[
+        (rows["init"] == init)
+        & (rows["width"] == block.width)
+        & (rows["network"] == block.network)
+        & rows["activation"].isin(["relu", names[0]])
+    ]
+    means = rows.groupby(["activation", "layer"], observed=True)["mean"].mean()
+    if not {"relu", names[0]} <= set(means.index.get_level_values("activation")):
+        return None
+    relu, shift = means["relu"], means[names[0]]
+    first, last = float(shift.iloc[0]), float(shift.iloc[-1])
+    text = Markup(
+        "Subtracting a constant from ReLU moves the mean of the first layer’s activations from {} "
+        "to {} under {}"
+    ).format(decimal(relu.iloc[0], 2), decimal(first, 2), _name(init))
+    if results.depth > 1:
+        where = "further from" if abs(last) > abs(first) else "nearer to"
+        text += f"; at layer {results.depth} it is {decimal(last, 2)}, {where} zero than that"
+    return text + "."
+
+
+def _interval(row: pd.Series) -> str:
+    if math.isnan(row["growth_low"]):
+        return ""
+    low, high = (significant(row[name], 3) for name in ("growth_low", "growth_high"))
+    return f" (95% interval {low} to {high})"
+
+
+def _name(name: object) -> Markup:
+    return Markup("<code>{}</code>").format(name)
+
+
+def _names(names: Sequence[str]) -> Markup:
+    return _joined(_name(name) for name in names)
+
+
+def _joined(parts: Iterable[Markup]) -> Markup:
+    """a, b and c."""
+    *front, last = parts
+    return Markup(" and ").join([Markup(", ").join(front), last]) if front else last
+
+
+def _verb(names: Sequence[str], verb: str) -> str:
+    return verb if len(names) > 1 else f"{verb}s"
+
+
+def _number(count: int) -> str:
+    """Small numbers as words."""
+    words = [
+        "no",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+    ]
+    return words[count] if count < len(words) else str(count)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -445,6 +447,46 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     assert kills >= 20
 
 
+KILLED_WITH_WORKERS = """
+import multiprocessing, os, sys
+import torch
+import initstats as ist
+
+def die(done, total):
+    if done:
+        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+        os.kill(os.getpid(), 9)
+
+if __name__ == "__main__":
+    x = torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
+    data = ist.Dataset.from_arrays((x, [0] * 20), (x, [0] * 20))
+    grid = ist.Grid(inits=["lsuv"], activations=["relu"], depth=2, seeds=100)
+    ist.run_sweep(grid, data, out=sys.argv[1], workers=2, progress=die)
+"""
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_workers_leave_with_a_killed_driver(tmp_path: Path) -> None:
+    script = tmp_path / "study.py"
+    script.write_text(KILLED_WITH_WORKERS)
+    command = [sys.executable, str(script), str(tmp_path / "run")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == -9
+    workers = [int(pid) for pid in done.stdout.split()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 20
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_alive, workers))
+    assert len(ist.load_table(tmp_path / "run")) == 4
+
+
 def test_a_dead_worker_is_told_of(
     toy: ist.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -533,5 +575,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def test_memory_does_not_grow_with_the_samples() -> None:
-    few, many = (int(run_script(MEMORY, samples)) for samples in ("10000", "50000"))
+    with ThreadPoolExecutor(2) as executor:
+        few, many = executor.map(
+            lambda samples: int(run_script(MEMORY, samples)), ("10000", "50000")
+        )
     assert many < 1.1 * few

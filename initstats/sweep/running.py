@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,38 +63,21 @@ def run_sweep(
         ValueError: what is asked cannot be measured or, as `StoreError`, not be kept in the folder.
         ChildProcessError: a worker died. As after an interruption, the cells committed are kept.
     """
-    whole, fit = _split(grid, data), data.train.first(min(FIT_SAMPLES, len(data.train)))
-    split = whole.first(grid.samples or len(whole))
-    grid.check_memory(split.shape)
+    engine = _engine(grid, data)
+    grid.check_memory(engine.split.shape)
     if workers < 1:
         raise ValueError(f"workers: at least one is needed, not {workers}")
     if workers > 1 and executor is None:
         _check_portable(grid)
-    settings = Settings(grid.depth, len(split), grid.backward)
-    # of the whole split, since `samples` tells how much of it; and of what lsuv sees
-    fingerprint = hashlib.sha256(f"{whole.fingerprint} {fit.fingerprint}".encode()).hexdigest()
-    asked = Run(
-        config={"data": source or data.name, **grid.config, "plugins": list(plugins)},
-        settings={
-            "dataset": data.name,
-            "data": fingerprint[:16],
-            **{name: getattr(grid, name) for name in ("network", "split", "depth", "backward")},
-            "samples": len(split),
-        },
-        engine={
-            key: value for key, value in asdict(settings).items() if key not in Grid.model_fields
-        },
-        rows=row_keys(settings),
-        statistics={name: entry.integer for name, entry in STATISTICS.items()},
-        bins=(bin_edges()[0].tolist(), bin_edges()[1].tolist()),
-    )
+    config = {"data": source or data.name, **grid.config, "plugins": list(plugins)}
+    asked = _run(config, data, engine)
+    notify = progress or (lambda done, total: None)
 
     with Store.open(out, asked, _environment(workers)) as store:
+        engine = replace(engine, settings=replace(engine.settings, **store.run.engine))
         missing = set(grid) - store.done()
         done = len(grid) - len(missing)
-        notify = progress or (lambda done, total: None)
         notify(done, len(grid))
-        engine = Engine(split, fit, replace(settings, **store.run.engine))
         with closing(outcomes(tasks(grid, missing), engine, workers, executor)) as results:
             for task, outcome in results:
                 for cell, (statistics, histograms) in zip(task.cells, outcome, strict=True):
@@ -102,16 +86,39 @@ def run_sweep(
         return store.table(asked)
 
 
-def _split(grid: Grid, data: Dataset) -> Split:
+def _engine(grid: Grid, data: Dataset) -> Engine:
     split: Split | None = getattr(data, grid.split)
     if split is None:
         raise ValueError(f"split: dataset {data.name!r} has no {grid.split!r} split")
-    if grid.samples is not None and grid.samples > len(split):
+    samples = grid.samples or len(split)
+    if samples > len(split):
         raise ValueError(
-            f"samples: {grid.samples} are asked for, and the {grid.split} split of "
-            f"{data.name!r} holds {len(split)}"
+            f"samples: {samples} are asked for, and the {grid.split} split of {data.name!r} holds "
+            f"{len(split)}"
         )
-    return split
+    return Engine(
+        split.first(samples),
+        data.train.first(min(FIT_SAMPLES, len(data.train))),
+        Settings(depth=grid.depth, samples=samples, backward=grid.backward),
+    )
+
+
+def _run(config: dict[str, Any], data: Dataset, engine: Engine) -> Run:
+    """What the store is to know of a sweep."""
+    settings = asdict(engine.settings)
+    # of the whole split, since `samples` tells how much of it; and of what lsuv is fitted on
+    seen = f"{getattr(data, config['split']).fingerprint} {engine.fit.fingerprint}"
+    fixed = {name: config[name] for name in ("network", "split")}
+    fixed |= {name: settings.pop(name) for name in ("depth", "samples", "backward")}
+    return Run(
+        config=config,
+        settings={"dataset": data.name, "data": hashlib.sha256(seen.encode()).hexdigest()[:16]}
+        | fixed,
+        engine=settings,
+        rows=row_keys(engine.settings),
+        statistics={name: entry.integer for name, entry in STATISTICS.items()},
+        bins=(bin_edges()[0].tolist(), bin_edges()[1].tolist()),
+    )
 
 
 def _check_portable(grid: Grid) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Lock
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
@@ -97,7 +102,7 @@ def outcomes(
         ChildProcessError: a worker died.
     """
     if executor is not None:
-        yield from _completed(lambda task: executor.submit(engine.run, task), work)
+        yield from _completed({executor.submit(engine.run, task): task for task in work})
     elif min(workers, len(work)) > 1:
         yield from _by_pool(work, engine, min(workers, len(work)))
     else:
@@ -105,9 +110,8 @@ def outcomes(
 
 
 def _completed(
-    submit: Callable[[Task], Future[Outcome]], work: Sequence[Task]
+    futures: dict[Future[Outcome], Task],
 ) -> Generator[tuple[Task, Outcome]]:
-    futures = {submit(task): task for task in work}
     try:
         for future in as_completed(list(futures)):
             yield futures.pop(future), future.result()
@@ -117,12 +121,18 @@ def _completed(
 
 
 def _by_pool(work: Sequence[Task], engine: Engine, workers: int) -> Generator[tuple[Task, Outcome]]:
-    # spawned, since a fork of threads that hold locks may hang; kernels are compiled once, here
-    warm_up()
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _hire, (engine,))
+    warm_up()  # compiles the kernels, for workers to find
+    context = get_context("spawn")  # a fork of a process with threads may hang
+    # Not among the arguments of a worker's start: each would wait for the one before it to have
+    # imported torch.
+    desk, sender = context.Pipe(duplex=False)
+    Thread(target=_send, args=(sender, pickle.dumps(engine), workers), daemon=True).start()
+    pool = ProcessPoolExecutor(workers, context, _hire, (desk, context.Lock()))
     try:
-        # pickled here: a worker that cannot read a task then says why, and does not die of it
-        yield from _completed(lambda task: pool.submit(_run_pickled, pickle.dumps(task)), work)
+        with _interrupts_blocked():
+            # pickled here: a worker that cannot read its task says why, and does not die of it
+            futures = {pool.submit(_run_pickled, pickle.dumps(task)): task for task in work}
+        yield from _completed(futures)
     except BrokenProcessPool as error:
         raise ChildProcessError(
             "a worker process died: was it killed, as for want of memory? is the script that asks "
@@ -131,18 +141,52 @@ def _by_pool(work: Sequence[Task], engine: Engine, workers: int) -> Generator[tu
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+        desk.close()
 
+
+def _send(sender: Connection, engine: bytes, times: int) -> None:
+    with sender, suppress(OSError):  # workers that died will not read it
+        for _ in range(times):
+            sender.send_bytes(engine)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C waits, for us and for the processes that we start: these until they allow it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# in a worker
 
 _hired: Engine | None = None
-"""In a worker: the engine of its run."""
+"""The engine of the run."""
 
 
-def _hire(engine: Engine) -> None:
+def _hire(desk: Connection, queue: Lock) -> None:
     global _hired
-    _hired = engine
-    torch.set_num_threads(1)
+    Thread(target=_leave_with_driver, daemon=True).start()
     # Ctrl-C reaches all processes of a terminal: the driver speaks, workers just stop
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    torch.set_num_threads(1)
+    with queue:
+        _hired = pickle.loads(desk.recv_bytes())
+
+
+def _leave_with_driver() -> None:
+    """A driver that is killed cannot tell its workers, who would wait for tasks for ever."""
+    driver = parent_process()
+    assert driver is not None
+    driver.join()
+    os._exit(1)
 
 
 def _run_pickled(task: bytes) -> Outcome:

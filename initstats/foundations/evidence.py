@@ -1,0 +1,184 @@
+"""The lesson's numbers, each beside what was published and how it spreads over the draws."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from initstats.backprop import assert_near_zero, normalize
+from initstats.data import Dataset, load_data
+from initstats.foundations import experiments
+from initstats.foundations.clock import Weights, timings
+from initstats.foundations.draws import repeat_draws
+from initstats.foundations.published import PUBLISHED
+from initstats.foundations.steps import (
+    INPUTS,
+    OUTPUTS,
+    UNITS,
+    backward,
+    forward,
+    get_data,
+    kaiming,
+    mse,
+    torch_layers,
+)
+from initstats.stack import exact_numerics
+
+LEVEL = 0.999
+"""Of the intervals: with some twenty published draws, one outside 99% would be unremarkable."""
+EVERY = 3
+"""Of the validation images one in so many is used: that moves a seed's numbers by 2 to 4% of their
+spread. An even number would not do, as the file's even and odd images differ."""
+TIMED = {
+    "layers as classes": "classes, outer product",
+    "Module": "Module, einsum",
+    "without einsum": "Module, matmul",
+    "torch": "torch",
+}
+
+FEW = 500
+"""Images that the gradients are compared on."""
+Interval = tuple[float, float, float]
+
+
+class Evidence(NamedTuple):
+    """Everything that the lesson's page is made of, as tables.
+
+    `lesson` as `lesson` returns it, `draws` by `repeat_draws`, `timings` by `timings`, the others
+    by the functions of their name in `experiments`.
+    """
+
+    lesson: pd.DataFrame
+    draws: pd.DataFrame
+    timings: pd.DataFrame
+    leaks: pd.DataFrame
+    deep_means: pd.DataFrame
+    defaults: pd.DataFrame
+
+
+def lesson(seeds: int = 4000, workers: int | None = None) -> pd.DataFrame:
+    """Every number of the lesson, measured anew.
+
+    Args:
+        seeds: draws of the weights.
+        workers: threads that draw; None for one a core.
+
+    Returns:
+        One published number a row: `step`, `quantity`, `published` (NaN where nothing was
+        printed), our `mean`, `low` and `high`, and `inside`: whether the published number lies
+        between them, to its printed digits. Of what is drawn, low and high bound 99.9% of the
+        draws; what is not drawn has one value. Times (ms: median, least and most) are another
+        machine's, and residues of rounding another order's of summation: their `inside` is
+        missing.
+    """
+    data = load_data("mnist")
+    return _table(_draws(data, seeds, workers), timings(rounds=3))
+
+
+def measure(seeds: int = 4000, workers: int | None = None) -> Evidence:
+    """The lesson's table and all that its figures show; arguments as `lesson`."""
+    data = load_data("mnist")
+    drawn, timed = _draws(data, seeds, workers), timings(rounds=3)
+    few = max(2, seeds // 100)
+    with exact_numerics():
+        leaks = experiments.leaks(data.valid.x[:: 10 * EVERY], few)
+    return Evidence(
+        _table(drawn, timed),
+        drawn,
+        timed,
+        leaks,
+        experiments.deep_means(data.valid, few),
+        experiments.defaults(data.valid, few),
+    )
+
+
+def _draws(data: Dataset, seeds: int, workers: int | None) -> pd.DataFrame:
+    return repeat_draws(data.valid.x[::EVERY], seeds, workers or os.cpu_count() or 1)
+
+
+def _table(draws: pd.DataFrame, timed: pd.DataFrame) -> pd.DataFrame:
+    measured = _facts() | _intervals(draws) | _times(timed)
+    nothing = (float("nan"),) * 3
+    rows = []
+    for published in PUBLISHED:
+        step, quantity, value = published.step, published.quantity, published.value
+        mean, low, high = measured.get((step, quantity), nothing)
+        rows.append((step, quantity, value, mean, low, high, published.inside(low, high)))
+    columns = ["step", "quantity", "published", "mean", "low", "high", "inside"]
+    return pd.DataFrame(rows, columns=columns).astype({"inside": "boolean"})
+
+
+def _intervals(draws: pd.DataFrame) -> dict[tuple[str, str], Interval]:
+    """Of each drawn quantity: mean, and the bounds of the middle 99.9% of the draws."""
+    low, high = (draws.quantile(p) for p in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return {key: (float(draws[key].mean()), float(low[key]), float(high[key])) for key in draws}
+
+
+def _times(timed: pd.DataFrame) -> dict[tuple[str, str], Interval]:
+    by_name = timed.set_index(["implementation", "direction"])[["ms", "ms_low", "ms_high"]]
+    return {
+        (step, f"{direction}, ms"): tuple(by_name.loc[(name, direction)])
+        for step, name in TIMED.items()
+        for direction in ("forward", "backward")
+    }
+
+
+def _facts() -> dict[tuple[str, str], Interval]:
+    """What is not drawn: the data, the shapes, and whether the gradients are right."""
+    x_train, y_train, x_valid, _ = get_data()
+    mean, std = x_train.mean(), x_train.std()
+    facts = {("data", "train mean"): float(mean), ("data", "train std"): float(std)}
+    x_train, x_valid = (normalize(x, mean, std) for x in (x_train, x_valid))
+    for name, x in (("train", x_train), ("valid", x_valid)):
+        facts["normalize", f"{name} mean"] = float(x.mean())
+        facts["normalize", f"{name} std"] = float(x.std())
+    centred = torch.stack([x_train.mean(), x_train.std() - 1])
+    assert_near_zero(centred)
+    facts["check", "farthest of mean and std - 1"] = float(centred.abs().max())
+
+    generator = Generator().manual_seed(0)
+    w1, w2 = kaiming(INPUTS, UNITS, generator), kaiming(UNITS, OUTPUTS, generator)
+    weights = w1, torch.zeros(UNITS), w2, torch.zeros(OUTPUTS)
+    facts["architecture", "training images"], facts["architecture", "inputs"] = x_train.shape
+    facts["architecture", "hidden units"], facts["architecture", "outputs"] = w2.shape
+    x, y = x_train[:FEW], y_train[:FEW].float()
+    first = forward(x[:1], *weights)[-1]
+    facts["mse", "a batch of one: difference from torch"] = float(
+        mse(first, y[:1]) - functional.mse_loss(first, y[:1, None])
+    )
+    facts["gradients by hand", "largest difference from autograd"] = _farthest(x, y, weights)
+    return {key: (value,) * 3 for key, value in facts.items()} | {
+        ("forward timing", "forward, ms"): _forward_ms(x_valid, weights)
+    }
+
+
+def _farthest(x: Tensor, y: Tensor, weights: Weights) -> float:
+    """The gradients by functions against autograd's: the largest distance, as a share of a norm."""
+    w1, _, w2, _ = weights
+    x_hand, w1_hand, b1_hand, w2_hand, b2_hand = backward(x, y, forward(x, *weights), w1, w2)
+    net, leaf = torch_layers(*weights), x.clone().requires_grad_()
+    loss = functional.mse_loss(net(leaf).squeeze(-1), y)
+    by_autograd = torch.autograd.grad(loss, [leaf, *net.parameters()])
+    by_hand = (x_hand, w1_hand.t(), b1_hand, w2_hand.t(), b2_hand)
+    return max(
+        float((hand - auto).norm() / auto.norm())
+        for hand, auto in zip(by_hand, by_autograd, strict=True)
+    )
+
+
+def _forward_ms(x: Tensor, weights: Weights, rounds: int = 10) -> Interval:
+    """Median, least and most of a forward pass, after one that does not count."""
+    spent = []
+    with exact_numerics():
+        for _ in range(rounds + 1):
+            start = time.process_time()
+            forward(x, *weights)
+            spent.append(1e3 * (time.process_time() - start))
+    return statistics.median(spent[1:]), min(spent[1:]), max(spent[1:])

@@ -25,10 +25,11 @@ SCALE = (6, 2)
 @figure(title="Distributions by depth", needs=[HISTOGRAMS])
 def distribution_by_depth(results: Results) -> Figure:
     """Distribution of the activations of every configuration, all seeds together: layers from left
-    to right, values upwards on an axis that is logarithmic to both sides of zero. The darker, the
-    more values, relative to the layer's fullest band; the share that is exactly zero is drawn in
-    red on the middle line, an overflow as a red column. A healthy signal is a ribbon of constant
-    height; one that narrows to the middle vanishes, one that opens like a fan explodes.
+    to right, values upwards on an axis that is logarithmic to both sides of zero. The stronger the
+    colour, the more values; the share that is exactly zero is drawn in red on the middle line, an
+    overflow as a red column. A healthy signal is a ribbon of constant height; one that narrows to
+    the middle vanishes, one that opens like a fan explodes, one that thins to a line away from the
+    middle has collapsed.
     """
     matrix = Matrix(
         results,

@@ -54,7 +54,7 @@ class Map(NamedTuple):
     labels: pd.DataFrame
 
 
-@figure(title="Which init keeps the signal for which activation")
+@figure(title="What becomes of the signal")
 def verdicts(results: Results) -> Figure:
     """Each cell says what became of the signal at the last layer, in the word that most seeds
     deserve; a smaller line says how many, where they disagree. Read a column to choose an init for

@@ -48,10 +48,10 @@ RELU_AND_SHIFTED = Need(
 @figure(title="Does subtracting a constant bring the mean back?", needs=[RELU_AND_SHIFTED])
 def shifted_relu_story(results: Results) -> Figure:
     """Mean and standard deviation of the activations under relu and under relu minus a constant,
-    for one init: every seed (thin), their mean and its 95% Student-t interval. The shift that
-    centres the first layer overshoots further down: a shifted layer hands on less than it got, the
-    next one has smaller pre-activations, and from those the same constant is too much. With
-    kaiming's variance and infinite width the mean settles at minus half the shift.
+    for one init: every seed (thin), their mean and its 95% Student-t interval, with the values at
+    both ends. See whether the constant that suits the first layer still suits the deeper ones,
+    whose input has changed. With kaiming's variance and infinite width the mean settles at minus
+    half the constant.
     """
     init = lesson_init(results)
     rows, across = 2.6, 3.1
@@ -92,7 +92,6 @@ def _panel(axes: Axes, results: Results, block: Block, init: str, statistic: str
             (1, curve.mean[0]),
             (0, 8),
             textcoords="offset points",
-            color=color,
             ha="center",
             fontsize=7.5,
         )
@@ -105,7 +104,6 @@ def _panel(axes: Axes, results: Results, block: Block, init: str, statistic: str
             (results.depth + 0.5, height),
             (3, 0),
             textcoords="offset points",
-            color=styles[name].color,
             va="center",
             fontsize=7.5,
             annotation_clip=False,

@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 import matplotlib as mpl
 
 from initstats.plots import FIGURES, Results
-from initstats.plots.style import INK, STYLE
+from initstats.plots.style import INK, PALETTE, STYLE
 
 DOTS = 200
 """Of a PNG, an inch."""
@@ -33,7 +33,7 @@ class Drawing(NamedTuple):
 
     @property
     def inline(self) -> str:
-        """The SVG for a page: transparent, in the page's own ink, ids told from other figures'."""
+        """The SVG for a page: transparent, in its ink and lines, ids told from other figures'."""
         svg = self.svg[self.svg.index("<svg") :]
         svg = re.sub(r"<(metadata|defs)>\s*<(rdf|style).*?</\1>", "", svg, count=2, flags=re.DOTALL)
         svg = svg.replace(PAPER, "")
@@ -45,6 +45,8 @@ class Drawing(NamedTuple):
             svg,
         )
         svg = re.sub(r'(?<=[("])#([\w-]+)(?=["\')])', rf"#{self.name}-\1", svg)
+        for number, color in enumerate(PALETTE):
+            svg = svg.replace(f"stroke: {color}", f"stroke: var(--line-{number}, {color})")
         return svg.replace(INK, "currentColor")
 
 

@@ -18,7 +18,9 @@ from initstats.report.source import Source
 from initstats.report.words import (
     DASH,
     best_by_activation,
+    factor,
     findings,
+    interval,
     significant,
     standfirst,
 )
@@ -53,9 +55,11 @@ def compose(source: Source, drawings: Sequence[Drawing], missing: Mapping[str, s
         blocks=len(results.blocks) > 1,
         figures=[_figure(drawing) for drawing in drawings],
         missing={FIGURES[name].title: reason for name, reason in missing.items()},
-        verdicts=[
-            verdict for verdict in VERDICTS if verdict.name in set(results.summary["verdict"])
-        ],
+        verdicts={
+            word.name: _typeset(word.meaning)
+            for word in VERDICTS
+            if (results.summary["verdict"] == word.name).any()
+        },
         header=_header(results),
         summary=_rows(results),
         facts=_facts(source),
@@ -67,82 +71,75 @@ def compose(source: Source, drawings: Sequence[Drawing], missing: Mapping[str, s
 def _kicker(source: Source) -> str:
     """What was measured, in a line."""
     results = source.results
-    networks = ", ".join(f"{block.network} of width {block.width}" for block in results.blocks)
     seeds = f"{results.seeds} seed{'s' * (results.seeds != 1)}"
-    return " · ".join(filter(None, (source.dataset, networks, seeds)))
+    return " · ".join(filter(None, (source.dataset, _networks(results), seeds)))
+
+
+def _networks(results: Results) -> str:
+    return ", ".join(f"{block.network} of width {block.width}" for block in results.blocks)
 
 
 def _figure(drawing: Drawing) -> dict[str, Any]:
     picture = FIGURES[drawing.name]
     return {
         "name": drawing.name,
-        "title": picture.title,
-        "caption": picture.caption,
+        "title": _typeset(picture.title),
+        "caption": _typeset(picture.caption),
         "width": round(EXTENT * drawing.width),
         "wide": drawing.width > 5,
         "svg": Markup(drawing.inline),
     }
 
 
+def _typeset(text: str) -> str:
+    """With a typographer's apostrophe."""
+    return text.replace("'", "’")
+
+
 def _best(results: Results) -> list[dict[str, Any]]:
     """For each activation, which inits keep the signal, and by how much the best of them."""
-    rows = []
-    for row in best_by_activation(results).itertuples():
-        best = results.summary.loc[row.best] if row.kept else None
-        rows.append(
-            {
-                "block": f"{row.network}, width {row.width}",
-                "activation": row.activation,
-                "kept": row.kept,
-                "growth": _growth(best) if best is not None else DASH,
-                "std": significant(best["std"]) if best is not None else DASH,
-                "lost": ", ".join(f"{word} {count}" for word, count in row.lost.items()) or DASH,
-            }
-        )
-    return rows
-
-
-def _growth(row: pd.Series) -> str:
-    """Growth a layer with its interval."""
-    growth = significant(row["growth"], 3)
-    if pd.isna(row["growth_low"]):
-        return growth
-    return f"{growth} ({significant(row['growth_low'], 3)} to {significant(row['growth_high'], 3)})"
-
-
-def _header(results: Results) -> list[str]:
-    """The columns of the summary."""
-    block = ["network", "width"] if len(results.blocks) > 1 else []
-    names = ["init", "activation", "verdict", "seeds", "growth a layer", "std", "mean", "dead"]
-    gradient = ["gradient growth"] if _measured_gradients(results) else []
-    return [*block, *names, "correlation", *gradient]
-
-
-def _rows(results: Results) -> list[dict[str, Any]]:
-    """The summary, as printed."""
     return [
         {
-            "verdict": str(row["verdict"]),
-            "cells": [
-                *([row["network"], row["width"]] if len(results.blocks) > 1 else []),
-                row["init"],
-                row["activation"],
-                row["verdict"],
-                f"{round(row['agreement'] * row['seeds'])} of {row['seeds']}",
-                _growth(row),
-                significant(row["std"]),
-                significant(row["mean"]),
-                DASH if pd.isna(row["dead"]) else f"{decimal(100 * row['dead'], 0)}%",
-                DASH if pd.isna(row["correlation"]) else decimal(row["correlation"], 2),
-                *([significant(row["gradient_growth"], 3)] if _measured_gradients(results) else []),
-            ],
+            "block": f"{best.block.network}, width {best.block.width}",
+            "activation": best.activation,
+            "kept": best.kept,
+            "growth": DASH if best.row is None else factor(best.row["growth"]) + interval(best.row),
+            "std": DASH if best.row is None else significant(best.row["std"]),
+            "lost": ", ".join(f"{word} {count}" for word, count in best.lost.items()) or DASH,
         }
-        for _, row in results.summary.iterrows()
+        for best in best_by_activation(results)
     ]
 
 
-def _measured_gradients(results: Results) -> bool:
-    return bool((results.table["direction"] == "backward").any())
+def _header(results: Results) -> dict[str, str]:
+    """The columns of the summary, and what kind of thing is in each."""
+    block = {"network": "name", "width": "number"} if len(results.blocks) > 1 else {}
+    names = {"init": "name", "activation": "name", "verdict": "verdict", "of seeds": "number"}
+    numbers = ["growth a layer", "std", "mean", "dead", "correlation"]
+    if (results.table["direction"] == "backward").any():
+        numbers.append("gradient growth")
+    return block | names | dict.fromkeys(numbers, "number")
+
+
+def _rows(results: Results) -> list[dict[str, str]]:
+    """The summary, as printed."""
+    return [
+        {
+            "network": row["network"],
+            "width": row["width"],
+            "init": row["init"],
+            "activation": row["activation"],
+            "verdict": row["verdict"],
+            "of seeds": f"{round(row['agreement'] * row['seeds'])} of {row['seeds']}",
+            "growth a layer": factor(row["growth"]) + interval(row),
+            "std": significant(row["std"]),
+            "mean": significant(row["mean"]),
+            "dead": DASH if pd.isna(row["dead"]) else f"{decimal(100 * row['dead'], 0)}%",
+            "correlation": DASH if pd.isna(row["correlation"]) else decimal(row["correlation"], 2),
+            "gradient growth": factor(row["gradient_growth"]),
+        }
+        for _, row in results.summary.iterrows()
+    ]
 
 
 def _facts(source: Source) -> dict[str, str]:
@@ -150,9 +147,7 @@ def _facts(source: Source) -> dict[str, str]:
     results, run = source.results, source.run
     facts = {
         "data": source.dataset,
-        "networks": ", ".join(
-            f"{block.network} of width {block.width}" for block in results.blocks
-        ),
+        "networks": _networks(results),
         "depth": _layers(results.depth),
         "seeds": _seeds(results),
     }
@@ -161,7 +156,7 @@ def _facts(source: Source) -> dict[str, str]:
     settings, sessions = run.settings, source.sessions
     cells = len(results.table) // len(run.rows)
     facts |= {
-        "data": f"{source.dataset}, {settings['samples']:,} images of the {settings['split']} split",
+        "data": f"{source.dataset}, {settings['samples']:,} of the {settings['split']} split",
         "data fingerprint": f"SHA-256 {settings['data'][:16]}…",
         "finished": f"{cells:,} of {len(run.cells):,} cells",
         "duration": f"{sessions['seconds'].sum():.0f} s of computation"

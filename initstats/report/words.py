@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from initstats.plots import Results
+from initstats.plots.results import Block
 from initstats.plots.story import lesson_init, shifted
 from initstats.plots.style import decimal, power_of_ten
 
@@ -30,6 +32,15 @@ def significant(value: float, digits: int = 2) -> str:
     if -3 <= int(exponent) < 5:
         return decimal(value, max(0, digits - 1 - int(exponent)))
     return f"{mantissa.replace('-', '−')}×{power_of_ten(int(exponent))}"
+
+
+def factor(value: float) -> str:
+    """A factor a layer, with the digits that matter when it is compounded.
+
+    >>> [factor(x) for x in (0.99961, 0.0486, 1.0, 0.0)]
+    ['1.000', '0.049', '1.000', '0']
+    """
+    return decimal(value, 3) if 0.01 <= value < 100 else significant(value)
 
 
 def findings(results: Results) -> list[Markup]:
@@ -54,30 +65,56 @@ def standfirst(results: Results) -> str:
     )
 
 
-def best_by_activation(results: Results) -> pd.DataFrame:
-    """For each block and activation: the inits that keep the signal, the steadiest first.
+class Best(NamedTuple):
+    """What is said of an activation in one block.
 
-    Returns:
-        `network`, `width`, `activation`, `kept` (names), the row numbers `best` of the steadiest
-        in the summary (-1 for none), and `lost` (a count by verdict).
+    Attributes:
+        block: the network and its width.
+        activation: its name.
+        kept: the inits that keep the signal, the steadiest first.
+        row: of the summary, for the steadiest; None where no init keeps it.
+        lost: how many of the other inits fail, by verdict.
     """
-    rows = []
-    keys = ["network", "width", "activation"]
-    for key, group in results.summary.groupby(keys, observed=True, sort=True):
-        healthy = group[group["verdict"] == "healthy"]
-        kept = healthy.assign(off=_unsteadiness(healthy)).sort_values("off", kind="stable")
-        lost = group.loc[group["verdict"] != "healthy", "verdict"].astype(str).value_counts()
-        rows.append(
-            (*key, list(kept["init"].astype(str)), kept.index[0] if len(kept) else -1, dict(lost))
-        )
-    return pd.DataFrame(rows, columns=[*keys, "kept", "best", "lost"])
+
+    block: Block
+    activation: str
+    kept: list[str]
+    row: pd.Series[Any] | None
+    lost: dict[str, int]
 
 
-def _unsteadiness(rows: pd.DataFrame) -> pd.Series[float]:
-    """How far growth is from 1, in either direction; at depth 1, how far the spread is."""
+def best_by_activation(results: Results) -> list[Best]:
+    """Which inits keep the signal for which activation, by block and in the table's order."""
+    best = []
+    for block in results.blocks:
+        for activation in results.activations:
+            rows = _rows(results, block)
+            rows = rows[rows["activation"] == activation]
+            healthy = _steadiest_first(rows[rows["verdict"] == "healthy"])
+            lost = rows.loc[rows["verdict"] != "healthy", "verdict"].astype(str).value_counts()
+            best.append(
+                Best(
+                    block,
+                    activation,
+                    [str(name) for name in healthy["init"]],
+                    healthy.iloc[0] if len(healthy) else None,
+                    {str(word): int(count) for word, count in lost.items()},
+                )
+            )
+    return best
+
+
+def _rows(results: Results, block: Block) -> pd.DataFrame:
+    """The summary of a block."""
+    summary = results.summary
+    return summary[(summary["network"] == block.network) & (summary["width"] == block.width)]
+
+
+def _steadiest_first(rows: pd.DataFrame) -> pd.DataFrame:
+    """Sorted by how far growth is from 1 in either direction; at depth 1, how far the spread is."""
     with np.errstate(divide="ignore"):
-        growth = np.log(rows["growth"]).abs()
-        return growth.fillna(np.log(rows["std"]).abs())
+        off = np.abs(np.log(rows["growth"].fillna(rows["std"]).to_numpy()))
+    return rows.iloc[np.argsort(off, kind="stable")]
 
 
 def _keepers(results: Results) -> Markup | None:
@@ -115,32 +152,30 @@ def _contrast(results: Results) -> Markup | None:
         off = rows[rows["verdict"].isin(["vanishes", "explodes"]) & (rows["std"] > 0)]
         off = off[np.isfinite(off["std"]) & (off["growth"] > 0)]
         if len(healthy) and len(off) and results.depth > 1:
-            best = healthy.loc[_unsteadiness(healthy).idxmin()]
-            worst = off.loc[_unsteadiness(off).idxmin()]
+            best, other = _steadiest_first(healthy).iloc[0], _steadiest_first(off).iloc[0]
             return Markup(
-                "Under {init}, a layer of {activation} multiplies the size of the signal (the rms "
-                "of its pre-activations) by {growth}{interval}, and the last activations have a "
+                "Under {init}, a layer of {activation} multiplies the rms of the pre-activations "
+                "by {growth}{interval}, and the last activations have a "
                 "standard deviation of {std}. Under {other} the factor is {bad}; compounded over "
                 "{depth} layers it makes that {left}."
             ).format(
                 init=_name(best["init"]),
                 activation=_name(activation),
-                growth=significant(best["growth"]),
-                interval=_interval(best),
+                growth=factor(best["growth"]),
+                interval=interval(best),
                 std=significant(best["std"]),
-                other=_name(worst["init"]),
-                bad=significant(worst["growth"]),
+                other=_name(other["init"]),
+                bad=factor(other["growth"]),
                 depth=results.depth,
-                left=significant(worst["std"]),
+                left=significant(other["std"]),
             )
     return None
 
 
 def _hopeless(results: Results) -> Markup | None:
     """Activations that no init keeps alive, and how they fail."""
-    best = best_by_activation(results)
-    kept = best.groupby(best["activation"].astype(str))["kept"].agg(lambda lists: any(lists))
-    lost = [name for name in results.activations if not kept[name]]
+    kept = {best.activation for best in best_by_activation(results) if best.kept}
+    lost = [name for name in results.activations if name not in kept]
     if not lost or len(results.inits) < 2:
         return None
     parts = []
@@ -177,31 +212,31 @@ def _lesson(results: Results) -> Markup | None:
     init, block = lesson_init(results), results.blocks[0]
     rows = results.measured("activation")
     rows = rows[
-        (rows["init"] == init)
+        (rows["network"] == block.network)
         & (rows["width"] == block.width)
-        & (rows["network"] == block.network)
+        & (rows["init"] == init)
         & rows["activation"].isin(["relu", names[0]])
     ]
-    means = rows.groupby(["activation", "layer"], observed=True)["mean"].mean()
-    if not {"relu", names[0]} <= set(means.index.get_level_values("activation")):
+    means = rows.groupby([rows["activation"].astype(str), "layer"])["mean"].mean().unstack("layer")
+    if len(means) < 2:
         return None
-    relu, shift = means["relu"], means[names[0]]
-    first, last = float(shift.iloc[0]), float(shift.iloc[-1])
+    relu, shift = (means.loc[name].to_numpy() for name in ("relu", names[0]))
+    first, last = shift[0], shift[-1]
     text = Markup(
         "Subtracting a constant from ReLU moves the mean of the first layer’s activations from {} "
         "to {} under {}"
-    ).format(decimal(relu.iloc[0], 2), decimal(first, 2), _name(init))
+    ).format(decimal(relu[0], 2), decimal(first, 2), _name(init))
     if results.depth > 1:
         where = "further from" if abs(last) > abs(first) else "nearer to"
         text += f"; at layer {results.depth} it is {decimal(last, 2)}, {where} zero than that"
     return text + "."
 
 
-def _interval(row: pd.Series) -> str:
+def interval(row: pd.Series[Any]) -> str:
+    """The interval of a growth, in parentheses; empty for a single seed."""
     if math.isnan(row["growth_low"]):
         return ""
-    low, high = (significant(row[name], 3) for name in ("growth_low", "growth_high"))
-    return f" (95% interval {low} to {high})"
+    return f" ({factor(row['growth_low'])} to {factor(row['growth_high'])})"
 
 
 def _name(name: object) -> Markup:

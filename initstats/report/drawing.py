@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import matplotlib as mpl
+from matplotlib.figure import Figure
 
 from initstats.plots import FIGURES, Results
 from initstats.plots.style import INK, PALETTE, STYLE
@@ -55,7 +56,11 @@ PAPER = '<rect width="100%" height="100%" fill="#ffffff"/>'
 
 def draw(name: str, results: Results) -> Drawing:
     """Draw a figure of the catalog."""
-    figure = FIGURES[name].draw(results)
+    return rendered(name, FIGURES[name].draw(results))
+
+
+def rendered(name: str, figure: Figure) -> Drawing:
+    """A figure, drawn in `STYLE`, as files."""
     png, svg = BytesIO(), BytesIO()
     with mpl.rc_context(STYLE):
         figure.savefig(png, format="png", dpi=DOTS, facecolor="white")

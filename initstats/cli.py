@@ -139,7 +139,7 @@ def sweep(
 
     fields = read_config(config) if config else {}
     fields |= {name: value for name, value in given.items() if value is not None}
-    folder = _sweep(fields, out, workers or os.cpu_count() or 1)
+    folder = _sweep(fields, out, (os.cpu_count() or 1) if workers is None else workers)
     page = _report(folder, folder)
     print(f"report: {page}")
     print(f"{time.perf_counter() - began:.1f} s in all")

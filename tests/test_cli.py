@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import pytest
+
+import initstats as ist
+from initstats import cli
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Type a command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def typed(*arguments: str | Path) -> Said:
+        monkeypatch.setattr(sys, "argv", ["initstats", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        code = stop.value.code
+        assert isinstance(code, int)
+        return Said(code, *capsys.readouterr())
+
+    return typed
+
+
+SMALL = ("sweep", "--inits", "zeros,matched", "--depth", "3")
+RELU = (*SMALL, "--activations", "relu", "--samples", "50", "--workers", "1")
+TINY = (*RELU, "--seeds", "2")
+
+
+def test_a_sweep_leaves_a_run_and_its_report(run: Run, tmp_path: Path) -> None:
+    said = run(*TINY)
+    assert said.code == 0, said.err
+    assert "training mean 0.1304 and std 0.3073" in said.out
+    assert "4 cells (4 new)" in said.out
+    assert re.search(r"[\d.]+ s in all", said.out)
+    assert said.err == ""  # not a terminal: no bar
+    folder = tmp_path / "reports" / "mnist"
+    assert (folder / "index.html").exists()
+    assert len(ist.load_table(folder)) == 4 * 3 * 2
+    again = run(*TINY)
+    assert "4 cells (0 new)" in again.out
+    longer = run(*RELU, "--seeds", "3")
+    assert "6 cells (2 new)" in longer.out
+
+
+def test_a_run_is_configured_by_a_file_and_options_win(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text(
+        'inits = ["kaiming_normal(mode=fan_out)"]\nactivations = ["relu"]\nwidths = [5, 7]\n'
+        'depth = 2\nseeds = [4]\nsamples = 30\ndata = "mnist"\n'
+    )
+    said = run("sweep", "--config", config, "--out", "here", "--depth", "3", "--workers", "1")
+    assert said.code == 0, said.err
+    table = ist.load_table(tmp_path / "here")
+    assert set(table["width"]) == {5, 7}
+    assert set(table["layer"]) == {1, 2, 3}
+    assert list(table["init"].cat.categories) == ["kaiming_normal(mode=fan_out)"]
+    reproduced = run("sweep", "--config", "here/grid.toml", "--out", "there", "--workers", "1")
+    assert reproduced.code == 0, reproduced.err
+    assert ist.load_table(tmp_path / "there").equals(table)
+
+
+def test_names_with_commas_inside_parentheses(run: Run, tmp_path: Path) -> None:
+    names = "relu,general_relu(leak=0.2,sub=0.3)"
+    few = ("--seeds", "1", "--samples", "20", "--workers", "1")
+    said = run(*SMALL, "--activations", names, "--activations", "tanh", *few, "--out", "x")
+    assert said.code == 0, said.err
+    categories = list(ist.load_table(tmp_path / "x")["activation"].cat.categories)
+    assert categories == ["relu", "general_relu(leak=0.2,sub=0.3)", "tanh"]
+
+
+def test_a_plugin_registers_what_the_grid_names(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine_to_try.py").write_text(
+        "import torch\nimport initstats as ist\n\n"
+        "@ist.activation()\ndef cubed(x, *, scale=0.1):\n    return scale * x**3\n\n"
+        "@ist.init()\ndef ones(weight, *, generator):\n    weight.fill_(1.0)\n"
+    )
+    said = run(
+        *("sweep", "--plugin", "mine_to_try.py", "--inits", "ones", "--activations"),
+        *("cubed(scale=0.2)", "--depth", "2", "--seeds", "2", "--samples", "20", "--workers", "2"),
+    )
+    assert said.code == 0, said.err
+    assert (
+        'plugins = [\n    "mine_to_try.py",\n]'
+        in (tmp_path / "reports/mnist/grid.toml").read_text()
+    )
+    assert "cubed(scale=0.1)" in run("list", "--plugin", "mine_to_try.py").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--inits", "kaiming"), "unknown init 'kaiming': did you mean 'kaiming_normal'?"),
+        (("--activations", "rellu"), "unknown activation 'rellu': did you mean 'relu'?"),
+        (("--activations", "relu6(top=3)"), "parameter of activation 'relu6'"),
+        (("--inits", ""), "inits"),
+        (("--network", "rnn"), "unknown network 'rnn'"),
+        (("--split", "dev"), "unknown split 'dev'"),
+        (("--widths", "-3"), "widths: -3 is not between 1 and"),
+        (("--widths", "a"), "widths: 'a' is not a whole number"),
+        (("--widths", "900000"), "GB of memory"),
+        (("--depth", "0"), "depth: 0 is not between 1 and"),
+        (("--seeds", "0"), "seeds: 0 is not between 1 and"),
+        (("--samples", "20000"), "the valid split of 'mnist' holds 10000"),
+        (("--data", "nowhere"), "nowhere"),
+        (("--config", "nowhere.toml"), "cannot read nowhere.toml"),
+        (("--plugin", "no_such_module"), "cannot import plugin 'no_such_module'"),
+        (("--dept", "3"), "No such option: --dept"),
+        (("--depth", "deep"), "--depth"),
+        (("--workers", "0"), "workers: at least one is needed, not 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    said = run("sweep", "--workers", "1", *arguments)
+    assert said.code == 2
+    assert words in said.err
+    assert said.err.startswith("initstats: ")
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "reports").exists()
+
+
+def test_every_fault_is_named_at_once(run: Run) -> None:
+    said = run("sweep", "--inits", "kaiming", "--depth", "0", "--widths", "-1")
+    assert all(word in said.err for word in ("kaiming_normal", "depth: 0", "widths: -1"))
+
+
+def test_other_settings_in_the_same_folder_are_refused(run: Run, tmp_path: Path) -> None:
+    assert run(*TINY).code == 0
+    before = ist.load_table(tmp_path / "reports/mnist")
+    said = run(*TINY, "--depth", "2")
+    assert said.code == 2
+    assert "depth: 3 there, 2 asked" in said.err
+    assert ist.load_table(tmp_path / "reports/mnist").equals(before)
+
+
+def test_report_of_something_else(run: Run, tmp_path: Path) -> None:
+    for folder in ("nowhere", "."):
+        said = run("report", folder)
+        assert said.code == 2
+        assert said.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_report_is_drawn_again_elsewhere(run: Run, tmp_path: Path) -> None:
+    assert run(*TINY).code == 0
+    said = run("report", "reports/mnist", "--out", "elsewhere")
+    assert said.code == 0, said.err
+    assert (tmp_path / "elsewhere" / "index.html").exists()
+
+
+def test_list_names_everything(run: Run) -> None:
+    said = run("list")
+    for name in ("kaiming_normal(", "general_relu(", "dead_fraction", "cnn"):
+        assert name in said.out
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version").out == f"initstats {ist.__version__}\n"
+    for command in ("sweep", "report", "list"):
+        assert run(command, "--help").code == 0
+
+
+def test_interrupted_by_the_keyboard_it_goes_on_from_there(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    few = ["--activations", "relu", "--samples", "500", "--workers", "2", "--out", str(folder)]
+    command = [sys.executable, "-m", "initstats", *SMALL, *few, "--seeds"]
+    with subprocess.Popen([*command, "20000"], stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and len(_cells(folder)) < 5:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "the same command goes on from there" in err
+    assert "Traceback" not in err
+    kept = _cells(folder)
+    assert 5 <= len(kept) < 40000
+    seeds = ",".join(str(seed) for seed in sorted(kept["seed"].unique())[:3])
+    subprocess.run([*command, seeds], check=True, capture_output=True)
+    assert len(_cells(folder)) in (len(kept), len(kept) + 1)
+
+
+def _cells(folder: Path) -> pd.DataFrame:
+    """The cells that are there; none while the run is being made."""
+    key = ["init", "activation", "width", "seed"]
+    with suppress(ValueError):
+        return ist.load_table(folder)[key].drop_duplicates()
+    return pd.DataFrame(columns=key)

@@ -27,6 +27,8 @@ _HIDDEN = 1e-12  # by which what hides at a panel's ends may, relative to the wh
 _EXISTS = 1e-9  # an unresolved panel may hold this share of the whole
 _DEEPEST = 200  # bisections; floats are that dense only around zero
 _PANELS = 50_000  # open at once: more means noise, not structure
+_NARROW = 1e-4  # panels this narrow surround a kink
+_OFF = 0.1234567891  # moves a kink off the edges of the first panels
 _JUMP = 1e-7  # density-weighted change of f that its derivative does not explain
 
 _NODES, _WEIGHTS = (torch.from_numpy(side) for side in np.polynomial.legendre.leggauss(15))
@@ -126,6 +128,70 @@ def expect_rows(f: Function, q: float = 1.0) -> tuple[float, ...]:
             "too fast at a pole or far from zero"
         )
     return tuple(totals.values.tolist())
+
+
+def kinks(f: Function, q: float = 1.0) -> tuple[float, ...]:
+    """The x at which f or its slope jumps, ascending, as far as E f(sqrt(q) z) feels it.
+
+    >>> [round(x, 6) for x in kinks(lambda x: x.clamp(-1, 2))]
+    [-1.0, 2.0]
+    """
+    scale = math.sqrt(q)
+    # Off the first panels' edges, where a kink does no harm and so would not be seen.
+    totals = _integrate(lambda z: _checked(f, scale * (z - _OFF)).unsqueeze(0), scale)
+    width = totals.right - totals.left
+    narrow = width < _NARROW
+    centre, width = ((totals.left + totals.right) / 2 - _OFF)[narrow], width[narrow]
+    found: list[float] = []
+    for index in width.argsort().tolist():
+        if all(abs(float(centre[index]) - kink) > 2 * _NARROW for kink in found):
+            found.append(float(centre[index]))
+    return tuple(sorted(scale * kink for kink in found))
+
+
+def leaky_correlation(c: float, slope: float) -> float:
+    """Correlation of leaky_relu(u) and leaky_relu(v) for u, v of correlation c (Cho & Saul 2009).
+
+    By second moments, E phi(u) phi(v) / E phi(u)^2, so that it is the correlation map of a layer
+    without biases, whatever sigma_w2 and q.
+
+    >>> leaky_correlation(0.0, 0.0) == 1 / math.pi
+    True
+    """
+    arc = math.sqrt(1 - c * c) + c * (math.pi - math.acos(c))
+    return ((1 - slope) ** 2 * arc / math.pi + 2 * slope * c) / (1 + slope * slope)
+
+
+def tailored_slope(depth: float, eta: float = 0.9) -> float:
+    """The negative slope at which leaky relus take a correlation of 0 to eta in `depth` layers.
+
+    Without it a deep rectifier net makes all inputs look alike (Zhang et al. 2022,
+    arXiv:2203.08120). 0.0 where relu itself stays below eta.
+
+    >>> round(tailored_slope(50), 6)
+    0.430523
+
+    Raises:
+        ValueError: depth is no number of layers, or eta not between 0 and 1.
+    """
+    if not (depth >= 1 and float(depth).is_integer() and 0 < eta < 1):
+        raise ValueError(
+            "a slope is tailored to a whole number of layers, at least 1, and an eta between 0 "
+            f"and 1: got depth {depth} and eta {eta}"
+        )
+
+    def excess(slope: float) -> float:
+        c = 0.0
+        for _ in range(int(depth)):
+            c = min(leaky_correlation(c, slope), 1.0)
+        return c - eta
+
+    low, high = 0.0, 1.0  # excess falls with the slope
+    if excess(low) <= 0:
+        return 0.0
+    while (middle := (low + high) / 2) not in (low, high):
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+    return high
 
 
 def derivative_of(f: Function) -> Function:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor
 from initstats.activations import closed_forms
 from initstats.activations.closed_forms import exponential, piecewise
 from initstats.activations.entry import Facts, activation
-from initstats.gaussian import Function
+from initstats.gaussian import Function, tailored_slope
 
 aten = torch.ops.aten
 
@@ -90,6 +91,29 @@ def prelu(x: Tensor, *, slope: float = 0.25) -> Tensor:
 def rrelu(x: Tensor, *, lower: float = 1 / 8, upper: float = 1 / 3) -> Tensor:
     """leaky_relu at the mean of the random slopes, as RReLU evaluates: nothing random here."""
     return F.leaky_relu(x, (lower + upper) / 2)
+
+
+@cache
+def _tailored(depth: float) -> tuple[float, float]:
+    """The slope, and the factor that makes E phi(z)^2 one."""
+    slope = tailored_slope(depth)
+    return slope, math.sqrt(2 / (1 + slope * slope))
+
+
+def _tailored_facts(depth: float) -> Facts:
+    slope, factor = _tailored(depth)
+    return piecewise(
+        (0.0,),
+        [(0.0, factor * slope), (0.0, factor)],
+        lambda x, out: aten.leaky_relu.out(x, slope, out=out).mul_(factor),
+    )
+
+
+@activation(_tailored_facts)
+def tailored_relu(x: Tensor, *, depth: int = 50) -> Tensor:
+    """leaky_relu of gain 1 with a slope that keeps inputs apart through so many layers (TAT)."""
+    slope, factor = _tailored(depth)
+    return F.leaky_relu(x, slope) * factor
 
 
 @activation(

@@ -1,0 +1,85 @@
+"""Correlations of many pairs of samples at once, each sample of its own length, to three digits.
+
+By Hermite series: for Gaussian u, v of correlation c, E f(u) f(v) = sum_k a_k(q_u) a_k(q_v) c^k
+with the normalized Hermite coefficients a_k of f (Poole et al. 2016, arXiv:1606.05340).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.polynomial import chebyshev, hermite_e
+from numpy.typing import NDArray
+
+from initstats.activations import Activation
+
+Array = NDArray[np.float64]
+
+_DEGREE = 32  # what a series leaves out is counted as the next degree
+_LENGTHS = 24  # at which the coefficients are computed: between them they are interpolated in log q
+_POINTS, _REACH = 2400, 12.0
+
+_Z = (np.arange(_POINTS) + 0.5) * (2 * _REACH / _POINTS) - _REACH
+_DENSITY = np.exp(-(_Z**2) / 2) * (2 * _REACH / _POINTS) / math.sqrt(2 * math.pi)
+_NORMS = np.sqrt([float(math.factorial(k)) for k in range(_DEGREE + 1)])
+_HERMITE = hermite_e.hermevander(_Z, _DEGREE) / _NORMS  # (points, degrees)
+
+
+class Correlations(NamedTuple):
+    """Of the activations of two samples, (pairs,) each; 0 where one of them is constant.
+
+    `value` is the correlation of phi(u) and phi(v), `square` that of their squares, and `radial`
+    the part of `square` that comes with the lengths of u and v over a layer's units.
+    """
+
+    value: Array
+    square: Array
+    radial: Array
+
+
+def correlations(activation: Activation, q_u: Array, q_v: Array, c: Array) -> Correlations:
+    """How the activations of pairs of samples are correlated over units.
+
+    Args:
+        activation: phi.
+        q_u: second moments of the first samples' pre-activations u, (pairs,), above 0.
+        q_v: of the second's, v.
+        c: correlations of u and v, (pairs,).
+    """
+    log_q = np.log(np.concatenate([q_u, q_v]))
+    middle, half = (log_q.max() + log_q.min()) / 2, max(np.ptp(log_q) / 2, 1e-6)
+    nodes = chebyshev.chebpts1(_LENGTHS)
+    values = _on_grid(activation, np.exp(middle + half * nodes))
+    series = np.hstack([_coefficients(values), _coefficients(values**2)])
+    terms = np.linalg.solve(chebyshev.chebvander(nodes, _LENGTHS - 1), series)
+    at_samples = chebyshev.chebvander((log_q - middle) / half, _LENGTHS - 1) @ terms
+    powers = c[:, None] ** np.arange(1, _DEGREE + 2)
+    of_value, of_square = (
+        _normalized(*np.split(side, 2)) * powers for side in np.hsplit(at_samples, 2)
+    )
+    return Correlations(of_value.sum(1), of_square.sum(1), of_square[:, 1])
+
+
+def _on_grid(activation: Activation, q: Array) -> Array:
+    """phi(sqrt(q) z), (lengths, points), in units of its largest value."""
+    x = torch.from_numpy(np.sqrt(q)[:, None] * _Z)
+    values: Array = activation(x).double().numpy()
+    largest = np.abs(values[:, np.abs(_Z) < 4]).max(axis=1, keepdims=True)
+    return values / np.where(largest > 0, largest, 1.0)
+
+
+def _coefficients(values: Array) -> Array:
+    """Coefficients of degree 1 and above, the last of what is left, (lengths, degrees)."""
+    weighted = values * _DENSITY
+    known = weighted @ _HERMITE
+    rest = (weighted * values).sum(1) - (known**2).sum(1)
+    return np.hstack([known[:, 1:], np.sqrt(np.maximum(rest, 0.0))[:, None]])
+
+
+def _normalized(u: Array, v: Array) -> Array:
+    """Products of coefficients over the standard deviations, (pairs, degrees)."""
+    sizes = np.sqrt((u**2).sum(1) * (v**2).sum(1))
+    return u * v / np.where(sizes > 0, sizes, np.inf)[:, None]

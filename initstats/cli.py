@@ -194,7 +194,13 @@ def _sweep(fields: dict[str, Any], out: Path | None, workers: int) -> Path:
     with _Bar("cells") as bar:
         try:
             table = run_sweep(
-                grid, data, out=folder, workers=workers, progress=bar.show, plugins=plugins
+                grid,
+                data,
+                out=folder,
+                workers=workers,
+                progress=bar.show,
+                source=source,
+                plugins=plugins,
             )
         except KeyboardInterrupt:
             bar.stop()

@@ -266,19 +266,25 @@ def test_one_driver_at_a_time_and_any_reader(tmp_path: Path) -> None:
     assert sorted(content(tmp_path)) == ["grid.toml", "run.sqlite"]
 
 
-def test_a_killed_driver_frees_the_folder(tmp_path: Path) -> None:
-    code = """
+@pytest.mark.parametrize("journal", ["WAL", "DELETE"])
+def test_a_killed_driver_frees_the_folder(tmp_path: Path, journal: str) -> None:
+    code = f"""
 import os, sys
 sys.path.insert(0, sys.argv[2])
 from test_store import RUN, Store, histograms, pack, statistics
-store = Store.open(sys.argv[1], RUN, {})
+store = Store.open(sys.argv[1], RUN, {{}})
 store.add(RUN.cells[0], statistics(0), pack(histograms(0)))
-store._connection.execute("BEGIN IMMEDIATE")
-store._connection.execute("DELETE FROM cell")
+execute = store._connection.execute
+execute("PRAGMA journal_mode = {journal}")
+execute("PRAGMA cache_size = 1")  # so that half of it is in the file
+execute("BEGIN IMMEDIATE")
+execute("UPDATE cell SET histogram = zeroblob(1000000)")
+execute("DELETE FROM measurement")
 os.kill(os.getpid(), 9)
 """
     tests = str(Path(__file__).parent)
     subprocess.run([sys.executable, "-c", code, str(tmp_path), tests], check=False)
+    assert (tmp_path / ("run.sqlite-" + {"WAL": "wal", "DELETE": "journal"}[journal])).exists()
     assert len(load_table(tmp_path)) == 2
     fill(tmp_path, cells=RUN.cells[1:])
     assert len(load_table(tmp_path)) == 2 * len(RUN.cells)

@@ -183,6 +183,17 @@ def test_first_layer_is_that_of_the_weights_drawn_by_hand(toy: ist.Dataset) -> N
     assert row["std"] == pytest.approx(float(a.std()), rel=1e-6)
 
 
+def test_lsuv_is_fitted_on_training_images(toy: ist.Dataset) -> None:
+    std = {
+        split: ist.run_sweep(
+            ist.Grid(inits=["lsuv"], activations=["relu"], depth=1, seeds=1, split=split), toy
+        )["std"][0]
+        for split in ("train", "valid")
+    }
+    assert std["train"] == pytest.approx(1, abs=1.1e-3)
+    assert abs(std["valid"] - 1) > 1e-2
+
+
 def test_depth_contains_every_smaller_depth(whole: pd.DataFrame, toy: ist.Dataset) -> None:
     grid = SMALL.model_copy(update={"depth": 2, "backward": False})
     forward = whole.query("direction == 'forward' and layer <= 2").reset_index(drop=True)

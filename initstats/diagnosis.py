@@ -102,6 +102,7 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
           (Hanin & Nica 2018) and they hold all that such a walk tells about its drift;
         - `std`, `mean`, `dead`: of the last layer's activations;
         - `correlation`: of two samples' pre-activations at the last layer, 1 = indistinguishable;
+          it, `mean` and `dead` are NaN where the signal overflows;
         - `gradient_growth`: as `growth`, for the norm of the gradient and towards the input;
           NaN where gradients were not measured;
         - `verdict`, `agreement`: the word of `VERDICTS` that most seeds deserve (of equally many
@@ -130,6 +131,9 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     )
     summary["verdict"] = pd.Categorical(votes.idxmax(axis=1), categories=words)
     summary["agreement"] = votes.max(axis=1)
+    overflow = summary["verdict"] == "overflows"
+    for name in ("mean", "dead", "correlation"):
+        summary[name] = summary[name].mask(overflow)
     return summary.reset_index()
 
 
@@ -192,10 +196,12 @@ def _measures(table: pd.DataFrame) -> pd.DataFrame:
         log_first, log_last = (np.log(_length(end)) / 2 for end in (first, last))
         cells["rms"] = np.exp(log_last)
         cells["log_growth"] = (log_last - log_first) / layers
-        cells["std"] = activation["std"].where(activation["nonfinite"] == 0, np.inf)
-        cells["mean"] = activation["mean"]
-        cells["dead"] = activation["dead_fraction"]
-        cells["correlation"] = last["sample_correlation"]
+        # what the finite remainder of an overflow does says nothing about the tensor
+        finite = activation["nonfinite"] == 0
+        cells["std"] = activation["std"].where(finite, np.inf)
+        cells["mean"] = activation["mean"].where(finite)
+        cells["dead"] = activation["dead_fraction"].where(finite)
+        cells["correlation"] = last["sample_correlation"].where(last["nonfinite"] == 0)
         # sums of squares, not means: those are what chi_1 multiplies (Schoenholz et al. 2017)
         squares = [_length(end) * end["count"] for end in rows("preactivation", "backward")]
         log_gradient = np.log(squares[0] / squares[1]) / 2

@@ -108,7 +108,7 @@ def dead_units(results: Results) -> Figure:
         values = results.summaries(block, "dead").astype(float)
         labels = values.map(lambda share: f"{100 * share:.0f}" if share > 0 else "·")
         overflow = results.summaries(block, "verdict") == "overflows"
-        return Map(values, labels.where(values.notna(), "").mask(values.isna() & overflow, "∞"))
+        return Map(values, labels.where(values.notna(), "").mask(overflow, "∞"))
 
     return _maps(results, content, sequential(PALETTE[3]), (0, 1))
 

@@ -68,6 +68,6 @@ class Matrix:
         columns, rows = len(self.columns), len(self.rows)
         axes.set(xlim=(0, columns), ylim=(rows, 0), xlabel="", ylabel="")
         axes.set_xticks(np.arange(columns) + 0.5, self.columns)
-        axes.set_yticks(np.arange(rows) + 0.5, self.rows, va="center", linespacing=1.0)
+        axes.set_yticks(np.arange(rows) + 0.5, self.rows, va="center", linespacing=1.15)
         axes.tick_params(length=0, labeltop=True, labelbottom=False, labelsize=8, pad=3)
         axes.spines[:].set_visible(False)

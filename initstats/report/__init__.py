@@ -37,8 +37,8 @@ def write_report(
         run: the folder of a run, finished or not; or a sweep's table, from which all can be drawn
             but the distributions.
         folder: where to; by default the run's own.
-        workers: processes that draw. More than one are spawned, so that a script needs
-            `if __name__ == "__main__":`.
+        workers: processes at work, this one among them. The others are spawned, so that a script
+            needs `if __name__ == "__main__":`.
 
     Returns:
         The path of the page.

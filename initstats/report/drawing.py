@@ -71,15 +71,15 @@ def rendered(name: str, figure: Figure) -> Drawing:
 
 
 class Studio:
-    """Where figures are drawn: in this process, or in several that start to warm up at once."""
+    """Where figures are drawn: in this process, or in others while this one does something else."""
 
     def __init__(self, workers: int = 1) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="initstats-")
         self._pool: ProcessPoolExecutor | None = None
         if workers > 1:
-            workers = min(workers, len(FIGURES))
-            self._pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-            for _ in range(workers):
+            helpers = min(workers - 1, len(FIGURES))
+            self._pool = ProcessPoolExecutor(helpers, mp_context=get_context("spawn"))
+            for _ in range(helpers):
                 self._pool.submit(_warm_up)
 
     def begin(self, names: Sequence[str], results: Results) -> list[Callable[[], Drawing]]:

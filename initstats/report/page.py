@@ -20,7 +20,7 @@ from initstats.report.words import (
     best_by_activation,
     factor,
     findings,
-    interval,
+    growth,
     significant,
     standfirst,
 )
@@ -103,7 +103,7 @@ def _best(results: Results) -> list[dict[str, Any]]:
             "block": f"{best.block.network}, width {best.block.width}",
             "activation": best.activation,
             "kept": best.kept,
-            "growth": DASH if best.row is None else factor(best.row["growth"]) + interval(best.row),
+            "growth": DASH if best.row is None else growth(best.row),
             "std": DASH if best.row is None else significant(best.row["std"]),
             "lost": ", ".join(f"{word} {count}" for word, count in best.lost.items()) or DASH,
         }
@@ -131,7 +131,7 @@ def _rows(results: Results) -> list[dict[str, str]]:
             "activation": row["activation"],
             "verdict": row["verdict"],
             "of seeds": f"{round(row['agreement'] * row['seeds'])} of {row['seeds']}",
-            "growth a layer": factor(row["growth"]) + interval(row),
+            "growth a layer": growth(row),
             "std": significant(row["std"]),
             "mean": significant(row["mean"]),
             "dead": DASH if pd.isna(row["dead"]) else f"{decimal(100 * row['dead'], 0)}%",

@@ -162,7 +162,7 @@ def _contrast(results: Results) -> Markup | None:
                 init=_name(best["init"]),
                 activation=_name(activation),
                 growth=factor(best["growth"]),
-                interval=interval(best),
+                interval=f" (95% interval {interval(best)})" if interval(best) else "",
                 std=significant(best["std"]),
                 other=_name(other["init"]),
                 bad=factor(other["growth"]),
@@ -233,10 +233,15 @@ def _lesson(results: Results) -> Markup | None:
 
 
 def interval(row: pd.Series[Any]) -> str:
-    """The interval of a growth, in parentheses; empty for a single seed."""
+    """The interval of a growth; empty for a single seed."""
     if math.isnan(row["growth_low"]):
         return ""
-    return f" ({factor(row['growth_low'])} to {factor(row['growth_high'])})"
+    return f"{factor(row['growth_low'])} to {factor(row['growth_high'])}"
+
+
+def growth(row: pd.Series[Any]) -> str:
+    """A growth with its interval."""
+    return factor(row["growth"]) + (f" ({interval(row)})" if interval(row) else "")
 
 
 def _name(name: object) -> Markup:
@@ -259,19 +264,5 @@ def _verb(names: Sequence[str], verb: str) -> str:
 
 def _number(count: int) -> str:
     """Small numbers as words."""
-    words = [
-        "no",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-    ]
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     return words[count] if count < len(words) else str(count)

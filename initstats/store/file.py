@@ -101,7 +101,12 @@ def held(folder: Path) -> Iterator[None]:
     file = folder / LOCK
     file.touch()
     with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as lock:
-        lock.execute("BEGIN EXCLUSIVE")
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode not in _BUSY:
+                file.unlink()
+            raise
         try:
             yield
         finally:

@@ -44,6 +44,7 @@ def main() -> None:
     # Spinning OpenMP threads slow a busy machine fifty times; torch reads these when imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.path.append(os.getcwd())  # where a plugin is looked for; spawned workers look there too
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
@@ -156,6 +157,33 @@ def report(
     print(f"report: {_report(run, out or run)}")
 
 
+@app.command(rich_help_panel="Look up")
+def gain(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAMES...", help="Activations, or module:function of your own."),
+    ],
+    table: Annotated[
+        bool, typer.Option("--table", help="One row each instead of a paragraph each.")
+    ] = False,
+    plugin: Plugins = None,
+) -> None:
+    """Compute the weight gains of activations, and compare them with torch's calculate_gain."""
+    from initstats import activations
+    from initstats.sweep import load_plugins
+
+    load_plugins(plugin or ())
+    entries = [activations.get(_function(name) if ":" in name else name) for name in names]
+    if table:
+        _print_gains(entries)
+        return
+    for entry in entries:
+        torchs = activations.torch_gain(entry)
+        print(f"{entry.name}: {entry.gain.advice}")
+        if torchs:
+            print(f"  torch's calculate_gain says {torchs.number:.5g}: {torchs.verdict}")
+
+
 @app.command("list", rich_help_panel="Look up")
 def list_(plugin: Plugins = None) -> None:
     """Say what there is: inits, activations, networks and statistics, a line each."""
@@ -266,6 +294,38 @@ class _Bar:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _function(path: str) -> Any:
+    """The function that `module:function` names; the module may be in the working directory."""
+    from initstats.sweep import load_plugins
+
+    module, _, name = path.partition(":")
+    load_plugins([module])
+    found = getattr(
+        sys.modules[Path(module).stem if module.endswith(".py") else module], name, None
+    )
+    if found is None:
+        raise ValueError(f"module {module!r} has no function {name!r}")
+    return found
+
+
+def _print_gains(entries: list[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from initstats.activations import torch_gain
+
+    columns = ("forward", "variance", "backward", "chi_1", "chi_q")
+    table = Table("activation", *columns, "torch", "which is", box=None, pad_edge=False)
+    for column in table.columns[1:-1]:
+        column.justify = "right"
+    for entry in entries:
+        torchs = torch_gain(entry)
+        numbers = (f"{getattr(entry.gain, column):.5f}" for column in columns)
+        compared = (f"{torchs.number:.5f}", torchs.verdict) if torchs else ("-", "")
+        table.add_row(entry.name, *numbers, *compared)
+    Console().print(table)
 
 
 def _listed(values: list[str] | None, numbers: str | None = None) -> list[Any] | int | None:

@@ -176,6 +176,19 @@ def test_list_names_everything(run: Run) -> None:
         assert name in said.out
 
 
+def test_gain_says_which_to_use_and_what_torch_says(run: Run, tmp_path: Path) -> None:
+    said = run("gain", "relu", "tanh")
+    assert "std = 1.4142 / sqrt(fan_in)" in said.out
+    assert "calculate_gain says 1.6667: none of the three: 4.7% above forward" in said.out
+    rows = run("gain", "relu", "gelu", "--table").out.splitlines()
+    assert rows[2].split()[:6] == ["gelu", "1.53353", "1.70093", "1.48111", "1.07203", "1.14406"]
+    (tmp_path / "own_gain.py").write_text("def halved(x):\n    return x / 2\n")
+    assert "std = 2 / sqrt(fan_in)" in run("gain", "own_gain.py:halved").out
+    said = run("gain", "own_gain:doubled")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "has no function 'doubled'" in said.err
+
+
 def test_version_and_help(run: Run) -> None:
     assert run("--version").out == f"initstats {ist.__version__}\n"
     for command in ("sweep", "report", "list"):

@@ -118,15 +118,23 @@ def _table(draws: pd.DataFrame, timed: pd.DataFrame) -> pd.DataFrame:
 def _intervals(draws: pd.DataFrame) -> dict[tuple[str, str], Interval]:
     """Of each drawn quantity: mean, and the bounds of the middle 99.9% of the draws."""
     low, high = (draws.quantile(p) for p in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return {key: (float(draws[key].mean()), float(low[key]), float(high[key])) for key in draws}
+    middle = draws.mean()
+    return {
+        (step, quantity): (float(middle[key]), float(low[key]), float(high[key]))
+        for key in draws.columns
+        for step, quantity in [tuple(key)]
+    }
 
 
 def _times(timed: pd.DataFrame) -> dict[tuple[str, str], Interval]:
-    by_name = timed.set_index(["implementation", "direction"])[["ms", "ms_low", "ms_high"]]
+    steps = {name: step for step, name in TIMED.items()}
     return {
-        (step, f"{direction}, ms"): tuple(by_name.loc[(name, direction)])
-        for step, name in TIMED.items()
-        for direction in ("forward", "backward")
+        (steps[row["implementation"]], f"{row['direction']}, ms"): (
+            row["ms"],
+            row["ms_low"],
+            row["ms_high"],
+        )
+        for _, row in timed[timed["implementation"].isin(steps)].iterrows()
     }
 
 

@@ -1,0 +1,242 @@
+"""The lesson as a page: words, code from the source itself, numbers and figures."""
+
+from __future__ import annotations
+
+import inspect
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+from initstats import __version__
+from initstats.foundations import figures
+from initstats.foundations.chapters import CHAPTERS, Chapter
+from initstats.foundations.evidence import LEVEL, Evidence, measure
+from initstats.foundations.published import PUBLISHED, Published
+from initstats.plots.style import STYLE, decimal
+from initstats.report.drawing import Drawing, rendered
+from initstats.report.page import EXTENT
+from initstats.report.words import DASH, significant
+
+PAGE = "index.html"
+FIGURES: dict[str, tuple[str, Callable[..., Figure], Callable[[Evidence], tuple[Any, ...]]]] = {
+    "published_draws": (
+        "Where the published draws lie",
+        figures.published_draws,
+        lambda evidence: (evidence.draws, evidence.lesson),
+    ),
+    "leak": (
+        "A kaiming layer against its leak",
+        figures.leak,
+        lambda evidence: (evidence.leaks,),
+    ),
+    "published_pairs": (
+        "The printed numbers, in pairs",
+        figures.published_pairs,
+        lambda evidence: (evidence.draws,),
+    ),
+    "relu_and_shifted": (
+        "relu and relu − 0.5, twenty layers deep",
+        figures.relu_and_shifted,
+        lambda evidence: (evidence.deep_means,),
+    ),
+    "sqrt_five": (
+        "What a = √5 does",
+        figures.sqrt_five,
+        lambda evidence: (evidence.defaults,),
+    ),
+}
+
+
+def write_lesson(folder: str | Path, evidence: Evidence | None = None) -> Path:
+    """Write the lesson as `index.html`, a page that needs no other file and no network.
+
+    Beside it lie `figures/` (PNG and SVG), `lesson.csv`, `timings.csv` and `draws.csv`. All is
+    written beside its place and moved there, the page last.
+
+    Args:
+        folder: where to.
+        evidence: what `measure` returned; None measures now.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    evidence = evidence or measure()
+    folder = Path(folder)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".lesson-", dir=folder))
+    try:
+        files = _files(evidence)
+        for name, content in files.items():
+            (draft / "figures").mkdir(exist_ok=True)
+            (draft / name).write_bytes(content)
+        for name in files:
+            (draft / name).replace(folder / name)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder / PAGE
+
+
+def _files(evidence: Evidence) -> dict[str, bytes]:
+    """All that is written, by its path; the page last."""
+    files = {
+        "lesson.csv": evidence.lesson.to_csv(index=False),
+        "timings.csv": evidence.timings.to_csv(index=False),
+        "draws.csv": _flat(evidence.draws).to_csv(float_format="%.6g"),
+    }
+    drawings = {name: _drawn(name, evidence) for name in FIGURES}
+    pictures = {f"figures/{name}.png": drawing.png for name, drawing in drawings.items()}
+    files |= {f"figures/{name}.svg": drawing.svg for name, drawing in drawings.items()}
+    files[PAGE] = _compose(evidence, drawings)
+    return pictures | {name: text.encode() for name, text in files.items()}
+
+
+def _flat(draws: pd.DataFrame) -> pd.DataFrame:
+    """One line of column names."""
+    return draws.set_axis([": ".join(column) for column in draws.columns], axis=1)
+
+
+def _drawn(name: str, evidence: Evidence) -> Drawing:
+    _, function, of = FIGURES[name]
+    with mpl.rc_context(STYLE):
+        return rendered(name, function(*of(evidence)))
+
+
+def _compose(evidence: Evidence, drawings: dict[str, Drawing]) -> str:
+    environment = Environment(
+        loader=PackageLoader("initstats"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("lesson.html").render(
+        css=Markup(environment.get_template("report.css").render()),
+        findings=_findings(evidence),
+        chapters=[_chapter(chapter, evidence, drawings) for chapter in CHAPTERS],
+        facts={
+            "draws": f"{len(evidence.draws):,} seeds, 0 to {len(evidence.draws) - 1:,}",
+            "intervals": f"the middle {LEVEL:.1%} of the draws",
+            "torch": torch.__version__,
+            "Python": platform.python_version(),
+            "machine": f"{platform.system()}, {platform.machine()}",
+        },
+        version=__version__,
+    )
+
+
+def _findings(evidence: Evidence) -> list[str]:
+    """What came out, in sentences."""
+    lesson = evidence.lesson
+    drawn = lesson[[(row.step, row.quantity) in evidence.draws for row in lesson.itertuples()]]
+    inside = int(drawn["inside"].sum())
+    gradients = float(lesson.loc[lesson["step"] == "gradients by hand", "mean"].iloc[0])
+    backward = evidence.timings[evidence.timings["direction"] == "backward"]
+    matmul, outer = (
+        backward[backward["implementation"] == name].iloc[0]
+        for name in ("Module, matmul", "classes, outer product")
+    )
+    return [
+        f"Of {len(drawn)} published numbers that are draws, {inside} lie inside the middle "
+        f"{LEVEL:.1%} of {len(evidence.draws):,} draws of ours.",
+        f"The gradients by hand are autograd's to {significant(gradients, 1)} of their norm.",
+        f"Backward, layers written by hand take {_range(matmul, 'ratio', 2)} times as long as "
+        f"torch if the weight gradient is a matrix product, and "
+        f"{_range(outer, 'ratio', 0)} times as long if it is one giant outer product.",
+    ]
+
+
+def _range(row: pd.Series, name: str, digits: int) -> str:
+    """A median with what it ranges over."""
+    low, middle, high = (decimal(row[f"{name}{end}"], digits) for end in ("_low", "", "_high"))
+    return f"{middle} ({low} to {high})"
+
+
+def _chapter(chapter: Chapter, evidence: Evidence, drawings: dict[str, Drawing]) -> dict[str, Any]:
+    rows = [
+        _row(published, row)
+        for published, row in zip(PUBLISHED, evidence.lesson.to_dict("records"), strict=True)
+        if published.step in chapter.steps and not pd.isna(row["mean"])
+    ]
+    return {
+        "id": re.sub(r"\W+", "-", chapter.title.lower()).strip("-"),
+        "title": chapter.title,
+        "text": [_prose(paragraph) for paragraph in chapter.text],
+        "code": "\n\n".join(map(_source, chapter.code)),
+        "rows": rows,
+        "figures": [_figure(drawings[name]) for name in chapter.figures],
+        "timings": _timings(evidence.timings) if "torch" in chapter.steps else [],
+    }
+
+
+def _source(thing: Callable[..., object]) -> str:
+    """The source of a function or class, each docstring cut to its first line."""
+    source = inspect.getsource(thing).rstrip()
+    return re.sub(r'("""[^\n"]+)\n.*?"""', r'\1"""', source, flags=re.DOTALL)
+
+
+def _row(published: Published, row: dict[Hashable, Any]) -> dict[str, str]:
+    """A row of the lesson's table, as printed: ours to the digits of the published number."""
+    low, high = (_like(published.printed, row[end]) for end in ("low", "high"))
+    return {
+        "step": published.step,
+        "quantity": published.quantity,
+        "published": published.printed.replace("-", "−") or DASH,
+        "source": published.source,
+        "mean": _like(published.printed, row["mean"]),
+        "interval": DASH if row["low"] == row["high"] else f"{low} to {high}",
+        "inside": DASH if pd.isna(row["inside"]) else ("yes" if row["inside"] else "no"),
+    }
+
+
+def _like(printed: str, value: float) -> str:
+    """A number to as many digits as another."""
+    if not printed or "e" in printed:
+        return significant(value, 2)
+    return decimal(value, len(printed.partition(".")[2]))
+
+
+def _timings(timings: pd.DataFrame) -> list[dict[str, str]]:
+    return [
+        {
+            "implementation": row["implementation"],
+            "direction": row["direction"],
+            "ms": significant(row["ms"], 3),
+            "ratio": _range(row, "ratio", 2 if row["ratio_high"] < 10 else 0),
+            "at_once": f"{row['at_once']:,}",
+            "peak": DASH if pd.isna(row["peak_mib"]) else decimal(row["peak_mib"], 0),
+        }
+        for _, row in timings.iterrows()
+    ]
+
+
+def _figure(drawing: Drawing) -> dict[str, Any]:
+    title, function, _ = FIGURES[drawing.name]
+    return {
+        "name": drawing.name.replace("_", "-"),
+        "title": title,
+        "caption": " ".join((inspect.getdoc(function) or "").split()),
+        "width": round(EXTENT * drawing.width),
+        "wide": drawing.width > 5,
+        "svg": Markup(drawing.inline),
+    }
+
+
+def _prose(text: str) -> Markup:
+    """A paragraph: `code` in backticks, *stress* in asterisks, a true minus before digits."""
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    html = re.sub(r"\*([^*]+)\*", r"<em>\1</em>", html)
+    return Markup(re.sub(r"(?<=\s)-(?=\d)|(?<=e)-(?=\d)|(?<= )-(?= \d)", "−", html))

@@ -44,7 +44,7 @@ def main() -> None:
     # Spinning OpenMP threads slow a busy machine fifty times; torch reads these when imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.path.append(os.getcwd())  # where a plugin is looked for; spawned workers look there too
+    sys.path.append(str(Path.cwd()))  # where a plugin is looked for; spawned workers look there too
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:

@@ -181,7 +181,8 @@ def test_gain_says_which_to_use_and_what_torch_says(run: Run, tmp_path: Path) ->
     assert "std = 1.4142 / sqrt(fan_in)" in said.out
     assert "calculate_gain says 1.6667: none of the three: 4.7% above forward" in said.out
     rows = run("gain", "relu", "gelu", "--table").out.splitlines()
-    assert rows[2].split()[:6] == ["gelu", "1.53353", "1.70093", "1.48111", "1.07203", "1.14406"]
+    numbers = ["1.53353", "1.70093", "1.48111", "1.07203", "1.14406"]
+    assert ["gelu", *numbers] in [row.split()[:6] for row in rows]
     (tmp_path / "own_gain.py").write_text("def halved(x):\n    return x / 2\n")
     assert "std = 2 / sqrt(fan_in)" in run("gain", "own_gain.py:halved").out
     said = run("gain", "own_gain:doubled")

@@ -218,7 +218,7 @@ def test_seed_interval_leaves_nothing_out() -> None:
     frame = pd.DataFrame([(key, x) for key, xs in values.items() for x in xs], columns=["k", "x"])
     result = seed_interval(frame, "x", ["k"])
     expected = stats.ttest_1samp(values["a"], 0).confidence_interval(0.95)
-    assert result.loc["a"].to_list() == pytest.approx([2.5, *expected])
+    assert list(result.loc["a"]) == pytest.approx([2.5, *expected])
     assert result["mean"].to_list() == pytest.approx(
         [2.5, np.inf, np.nan, 7.0, np.nan], nan_ok=True
     )

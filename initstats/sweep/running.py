@@ -86,21 +86,27 @@ def run_sweep(
         return store.table(asked)
 
 
-def _engine(grid: Grid, data: Dataset) -> Engine:
+def chosen_samples(grid: Grid, data: Dataset) -> Split:
+    """The samples of a dataset that a grid asks for.
+
+    Raises:
+        ValueError: a split that the dataset does not have, or more samples than it holds.
+    """
     split: Split | None = getattr(data, grid.split)
     if split is None:
         raise ValueError(f"split: dataset {data.name!r} has no {grid.split!r} split")
-    samples = grid.samples or len(split)
-    if samples > len(split):
+    if grid.samples is not None and grid.samples > len(split):
         raise ValueError(
-            f"samples: {samples} are asked for, and the {grid.split} split of {data.name!r} holds "
-            f"{len(split)}"
+            f"samples: {grid.samples} are asked for, and the {grid.split} split of {data.name!r} "
+            f"holds {len(split)}"
         )
-    return Engine(
-        split.first(samples),
-        data.train.first(min(FIT_SAMPLES, len(data.train))),
-        Settings(depth=grid.depth, samples=samples, backward=grid.backward),
-    )
+    return split.first(grid.samples or len(split))
+
+
+def _engine(grid: Grid, data: Dataset) -> Engine:
+    split = chosen_samples(grid, data)
+    fit = data.train.first(min(FIT_SAMPLES, len(data.train)))
+    return Engine(split, fit, Settings(grid.depth, len(split), grid.backward))
 
 
 def _run(config: dict[str, Any], data: Dataset, engine: Engine) -> Run:

@@ -106,7 +106,10 @@ def chosen_samples(grid: Grid, data: Dataset) -> Split:
 def _engine(grid: Grid, data: Dataset) -> Engine:
     split = chosen_samples(grid, data)
     fit = data.train.first(min(FIT_SAMPLES, len(data.train)))
-    return Engine(split, fit, Settings(grid.depth, len(split), grid.backward))
+    # of few samples every entry is binned: it costs nothing, and quantiles need them
+    every = 8 if len(split) >= 1000 else 1
+    settings = Settings(grid.depth, len(split), grid.backward, histogram_every=every)
+    return Engine(split, fit, settings)
 
 
 def _run(config: dict[str, Any], data: Dataset, engine: Engine) -> Run:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from initstats import activations as activations
+    from initstats import backprop as backprop
     from initstats import data as data
     from initstats import diagnosis as diagnosis
+    from initstats import foundations as foundations
     from initstats import gaussian as gaussian
     from initstats import inits as inits
     from initstats import moments as moments
@@ -36,8 +38,10 @@ __version__ = "0.1.0"
 # module -> the names it lends to the package
 _PUBLIC: dict[str, tuple[str, ...]] = {
     "activations": ("activation", "gain"),
+    "backprop": (),
     "data": ("Dataset", "load_data"),
     "diagnosis": ("summarize",),
+    "foundations": (),
     "gaussian": (),
     "inits": ("init",),
     "moments": (),

@@ -81,8 +81,8 @@ def may_import(room: str, other: str) -> bool:
         return True
     if room in PRESENTATION:
         return other in PRESENTATION[: PRESENTATION.index(room)] or FLOORS.get(other, 9) <= 3
-    if other not in FLOORS:
-        return False
+    if other not in FLOORS:  # studies draw and write pages of their own
+        return other in PRESENTATION and FLOORS[room] == 4
     return FLOORS[other] < FLOORS[room] or (FLOORS[other] == FLOORS[room] > 1)
 
 

@@ -84,7 +84,7 @@ CHAPTERS = [
         ("relu - 0.5",),
         (
             "Subtract a half, and the mean comes back, to 0.05 on average. For one layer, that is: "
-            "the next figure goes on for nineteen more.",
+            "the last figure of this chapter goes on for nineteen more.",
             "Two of the notes' numbers agree to the digit: 0.8032 is the standard deviation of a "
             "kaiming draw and of a relu - 0.5 draw. From one draw of weights both would come out "
             "alike, but then the means would differ by exactly a half, and 0.5535 and 0.0372 do "

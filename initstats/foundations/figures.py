@@ -45,12 +45,12 @@ def published_pairs(draws: pd.DataFrame) -> Figure:
     _cloud(left, draws["simplified kaiming", "mean"], draws["relu", "mean"])
     left.set(xlabel="mean before relu", ylabel="mean after relu")
     before, after = (_published_pairs(step)[-1] for step in ("simplified kaiming", "relu"))
-    _points(left, "relu", [("b", before[1], after[1])], ABOVE)
+    _points(left, "relu", [("b", before[1], after[1])])
     _cloud(right, draws["kaiming", "mean"], draws["kaiming", "std"])
     right.set(xlabel="mean after relu", ylabel="standard deviation after relu")
-    _points(right, "kaiming", _published_pairs("kaiming"), ABOVE)
-    _points(right, "torch's kaiming", _published_pairs("torch's kaiming"), INK)
-    _points(right, "relu - 0.5, plus 0.5", _published_pairs("relu - 0.5", 0.5), "white")
+    _points(right, "kaiming", _published_pairs("kaiming"))
+    _points(right, "torch's kaiming", _published_pairs("torch's kaiming"), "s")
+    _points(right, "relu - 0.5, plus 0.5", _published_pairs("relu - 0.5", 0.5), face="none")
     for ax in (left, right):
         ax.legend(loc="upper left", fontsize=7.5)
     return figure
@@ -112,7 +112,9 @@ def sqrt_five(defaults: pd.DataFrame) -> Figure:
     kaiming: root mean square of the activations, and of the gradients with respect to the
     pre-activations, every seed and the geometric mean. nn.Linear: 784 - 50 - 50 - 50 - 50;
     nn.Conv2d: the lesson's small net, 8, 16, 32 and 32 channels. Under the default a layer
-    multiplies the signal by about 0.4, and its gradient by the same on the way back.
+    multiplies the signal by about 0.4, and the gradient by 0.4 times what kaiming makes of it. (A
+    stride hands a gradient on to more positions, so that it shrinks in the small net under
+    either.)
     """
     figure = Figure(figsize=(PAGE, 4.6), layout="constrained")
     titles = {"mlp": "nn.Linear", "cnn": "nn.Conv2d"}
@@ -188,16 +190,23 @@ def _cloud(ax: Axes, x: pd.Series, y: pd.Series) -> None:
     ax.hexbin(x, y, gridsize=45, bins="log", mincnt=1, cmap=sequential(BELOW), lw=0)
 
 
-def _points(ax: Axes, step: str, points: list[tuple[str, float, float]], face: str) -> None:
+def _points(
+    ax: Axes,
+    step: str,
+    points: list[tuple[str, float, float]],
+    marker: str = "o",
+    face: str = ABOVE,
+) -> None:
     x, y = zip(*((x, y) for _, x, y in points), strict=True)
-    ax.plot(x, y, "o", ms=4.5, mfc=face, mec=ABOVE, mew=1.2, label=f"{step}, as published")
+    label = f"{step}, as published"
+    ax.plot(x, y, marker, ls="", ms=4.5, mfc=face, mec=ABOVE, mew=1.2, label=label)
     for label, *at in points:
         ax.annotate(
             label,
             (at[0], at[1]),
             (6, -4),
             textcoords="offset points",
-            color=ABOVE,
+            color=INK,
             fontsize=7.5,
             va="center",
         )

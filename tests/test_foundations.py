@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ from initstats.foundations.draws import repeat_draws
 from initstats.foundations.experiments import deep_means
 from initstats.foundations.published import PUBLISHED, Published
 
+ROOT = Path(ist.__file__).parents[1]
 STEPS = ["simplified kaiming", "relu", "kaiming", "torch's kaiming", "relu - 0.5"]
 """Those whose numbers are drawn."""
 COLUMNS = ["step", "quantity", "published", "mean", "low", "high", "inside"]
@@ -281,3 +284,8 @@ def test_names_load_on_first_use() -> None:
     assert ist.foundations.lesson is lesson
     with pytest.raises(AttributeError, match="no attribute 'lessons'"):
         ist.foundations.lessons  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_figures_are_drawn_from_tables_alone() -> None:
+    code = "import sys, initstats.foundations.figures; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -13,7 +13,8 @@ from initstats.plots.style import PAGE, wrapped
 
 LETTER = 0.062
 """Width of a letter, inches."""
-WIDEST = 0.9
+WIDEST, NARROWEST = 0.9, 5.2
+"""Of a cell, and of a figure with its key, inches."""
 
 
 class Matrix:
@@ -48,7 +49,8 @@ class Matrix:
         self.size = (width * len(self.columns), cell(width) * len(self.rows))
         self.step = self.head + self.size[1] + below
         height = self.step * len(results.blocks) + foot
-        self.figure = Figure(figsize=(self.left + self.size[0] + right, height))
+        across = max(self.left + self.size[0] + right, NARROWEST)
+        self.figure = Figure(figsize=(across, height))
 
     def axes(self) -> Iterator[tuple[Block, Axes]]:
         """Each block with its axes: a cell is a unit square, the first init on top."""

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from initstats.plots.catalog import Need, figure
 from initstats.plots.lines import Scale, by_depth, decorate, draw_curve
@@ -81,44 +82,49 @@ def _panel(axes: Axes, results: Results, block: Block, init: str, statistic: str
     draws = _draws(results, block, init, statistic)
     measured = [name for name in names if (block.network, init, name, block.width) in curves]
     limits = scale.limits(draws[name].to_numpy().ravel() for name in measured)
-    ends = {}
+    decorate(axes, scale, limits, results.depth)
+    starts, ends = {}, {}
     for name in measured:
         curve = curves[block.network, init, name, block.width]
-        color = styles[name].color
-        axes.plot(draws.index, draws[name], color=fade(color, 0.28), lw=0.6)
+        axes.plot(draws.index, draws[name], color=fade(styles[name].color, 0.28), lw=0.6)
         draw_curve(axes, curve, styles[name], limits)
-        axes.annotate(
-            decimal(curve.mean[0], 2),
-            (1, curve.mean[0]),
-            (0, 8),
-            textcoords="offset points",
-            ha="center",
-            fontsize=7.5,
-        )
-        ends[name] = float(np.clip(np.nan_to_num(curve.mean[-1]), *limits))
-    for (name, value), height in zip(
-        ends.items(), _apart(list(ends.values()), limits), strict=True
-    ):
-        axes.annotate(
-            f"{name}\n{decimal(value, 2)}",
-            (results.depth + 0.5, height),
-            (3, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7.5,
-            annotation_clip=False,
-        )
-    decorate(axes, scale, limits, results.depth)
+        if limits[0] <= curve.mean[0] <= limits[1]:
+            starts[_value(curve.mean[0])] = (1.0, curve.mean[0])  # what coincides, once
+        ends[name] = curve.mean[-1]
+    for text, place in starts.items():
+        _note(axes, text, place, (0, 8), "center")
+    heights = np.nan_to_num(np.array(list(ends.values())), nan=limits[1]).clip(*limits)
+    for (name, end), height in zip(ends.items(), _apart(heights, limits), strict=True):
+        _note(axes, f"{name}\n{_value(end)}", (results.depth + 0.5, height), (3, -2), "left")
     axes.set_ylabel(label)
     axes.axhline(0, color=fade(INK, 0.5), lw=0.6, zorder=0)
 
 
-def _apart(heights: list[float], limits: tuple[float, float]) -> list[float]:
+def _value(mean: float) -> str:
+    return "overflow" if np.isnan(mean) else decimal(mean, 2)
+
+
+def _note(
+    axes: Axes, text: str, place: tuple[float, float], offset: tuple[float, float], side: str
+) -> None:
+    """Small print beside a place in the panel."""
+    axes.annotate(
+        text,
+        place,
+        offset,
+        textcoords="offset points",
+        ha=side,
+        va="center",
+        fontsize=7.5,
+        annotation_clip=False,
+    )
+
+
+def _apart(heights: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[np.float64]:
     """Heights of labels near these, moved up until they do not overlap."""
     room = 0.15 * (limits[1] - limits[0])
-    placed = list(heights)
-    order = sorted(range(len(heights)), key=lambda index: heights[index])
-    for below, above in pairwise(order):
+    placed = heights.copy()
+    for below, above in pairwise(np.argsort(heights, kind="stable")):
         placed[above] = max(placed[above], placed[below] + room)
     return placed
 

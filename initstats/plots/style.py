@@ -102,12 +102,14 @@ def sequential(color: str) -> LinearSegmentedColormap:
 
 
 def power_of_ten(exponent: int) -> str:
-    """As it is printed: 10⁻³, and 1 for 10⁰.
+    """As it is printed.
 
-    >>> power_of_ten(-3), power_of_ten(0)
-    ('10⁻³', '1')
+    >>> [power_of_ten(exponent) for exponent in (-3, 0, 1, 2)]
+    ['10⁻³', '1', '10', '10²']
     """
-    return "1" if exponent == 0 else f"10{str(exponent).translate(_SUPERSCRIPT)}"
+    if exponent in (0, 1):
+        return str(10**exponent)
+    return f"10{str(exponent).translate(_SUPERSCRIPT)}"
 
 
 def decimal(number: float, digits: int) -> str:

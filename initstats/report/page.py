@@ -54,7 +54,7 @@ def compose(source: Source, drawings: Sequence[Drawing], missing: Mapping[str, s
         best=_best(results),
         blocks=len(results.blocks) > 1,
         figures=[_figure(drawing) for drawing in drawings],
-        missing={FIGURES[name].title: reason for name, reason in missing.items()},
+        missing={_typeset(FIGURES[name].title): _typeset(why) for name, why in missing.items()},
         verdicts={
             word.name: _typeset(word.meaning)
             for word in VERDICTS
@@ -86,7 +86,7 @@ def _figure(drawing: Drawing) -> dict[str, Any]:
         "title": _typeset(picture.title),
         "caption": _typeset(picture.caption),
         "width": round(EXTENT * drawing.width),
-        "wide": drawing.width > 5,
+        "wide": drawing.width > 6,
         "svg": Markup(drawing.inline),
     }
 

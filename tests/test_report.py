@@ -1,0 +1,465 @@
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+import initstats as ist
+from initstats import report
+from initstats.plots import FIGURES, Results
+from initstats.plots.style import INK
+from initstats.report import drawing, write_report
+from initstats.report.drawing import Drawing, Studio, draw
+from initstats.report.source import Source
+from initstats.report.words import best_by_activation, factor, findings, significant, standfirst
+from initstats.store import load_run, load_sessions
+
+EVIL = "<script>alert('x')</script>&\"'"
+FORWARD = [name for name in FIGURES if name != "gradient_by_depth"]
+
+
+class Page(HTMLParser):
+    """What a page refers to, its ids, its tags and its visible text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.hidden = False
+        self.feed(html)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.hidden = tag in ("style", "script")
+        for name, value in attrs:
+            if name in ("href", "src", "xlink:href", "action", "data", "poster"):
+                self.links.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.hidden = False
+
+    def handle_data(self, data: str) -> None:
+        if not self.hidden:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def run(toy: ist.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run that is finished."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    grid = ist.Grid(
+        inits=["torch_default", "xavier_normal", "kaiming_normal"],
+        activations=["relu", "shifted_relu", "tanh"],
+        widths=[12],
+        depth=6,
+        seeds=3,
+    )
+    ist.run_sweep(grid, toy, out=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def table(run: Path) -> pd.DataFrame:
+    return ist.load_table(run)
+
+
+@pytest.fixture(scope="module")
+def folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run's report, elsewhere."""
+    return write_report(run, tmp_path_factory.mktemp("out") / "deep" / "down").parent
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page((folder / "index.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A catalog with little to draw, for tests about something else."""
+    names = ("verdicts", "gradient_by_depth", "distribution_by_depth")
+    monkeypatch.setattr(report, "FIGURES", {name: FIGURES[name] for name in names})
+
+
+def listing(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+# files
+
+
+def test_a_report_is_complete(folder: Path) -> None:
+    figures = {f"figures/{name}.{kind}" for name in FORWARD for kind in ("png", "svg")}
+    tables = {"table.csv", "table.parquet", "summary.csv", "grid.toml"}
+    assert listing(folder) == figures | tables | {"index.html"}
+
+
+def test_its_tables_are_the_results(folder: Path, run: Path, table: pd.DataFrame) -> None:
+    read = pd.read_csv(folder / "table.csv")
+    plain = table.astype({name: read[name].dtype for name in read})
+    pd.testing.assert_frame_equal(read, plain, check_exact=True)
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(folder / "table.parquet")[list(table)], table, check_exact=True
+    )
+    summary = pd.read_csv(folder / "summary.csv")
+    assert summary["verdict"].to_list() == ist.summarize(table)["verdict"].to_list()
+    assert (folder / "grid.toml").read_text() == (run / "grid.toml").read_text()
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_figures_are_pictures(name: str, folder: Path) -> None:
+    with Image.open(folder / "figures" / f"{name}.png") as picture:
+        assert picture.width > 800
+        assert picture.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
+        assert len(picture.convert("RGB").getcolors(2**24) or ()) > 20
+    root = ET.parse(folder / "figures" / f"{name}.svg").getroot()
+    assert root.tag.endswith("svg")
+    assert root.get("width")
+
+
+@pytest.mark.usefixtures("one_figure")
+def test_by_default_a_report_joins_its_run(toy: ist.Dataset, tmp_path: Path) -> None:
+    grid = ist.Grid(inits=["matched"], activations=["relu"], widths=[5], depth=2, seeds=1)
+    ist.run_sweep(grid, toy, out=tmp_path)
+    before = (tmp_path / "run.sqlite").read_bytes()
+    assert write_report(tmp_path) == tmp_path / "index.html"
+    assert (tmp_path / "run.sqlite").read_bytes() == before
+    assert "1 of 1 cells" in Page((tmp_path / "index.html").read_text()).text
+
+
+@pytest.mark.usefixtures("one_figure")
+def test_without_pyarrow_there_is_no_parquet(
+    table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    write_report(table, tmp_path)
+    tables = {path for path in listing(tmp_path) if not path.startswith("figures")}
+    assert tables == {"index.html", "table.csv", "summary.csv"}
+
+
+@pytest.mark.usefixtures("one_figure")
+def test_an_earlier_report_is_replaced_and_the_rest_left_alone(
+    table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "figures").mkdir()
+    stale, mine = tmp_path / "figures" / "gradient_by_depth.png", tmp_path / "figures" / "mine.png"
+    stale.write_bytes(b"old")
+    mine.write_bytes(b"mine")
+    (tmp_path / "index.html").write_text("old")
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    write_report(table, tmp_path)
+    assert not stale.exists()
+    assert mine.read_bytes() == b"mine"
+    assert (tmp_path / "index.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.usefixtures("one_figure")
+def test_a_failure_leaves_the_earlier_report(
+    table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "index.html").write_text("old")
+    monkeypatch.setattr(report, "compose", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(table, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"index.html"}
+    assert (tmp_path / "index.html").read_text() == "old"
+
+
+def test_a_folder_that_cannot_be_written(table: pd.DataFrame, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"cannot write the report into .*file/out: Not a directory"):
+        write_report(table, tmp_path / "file" / "out")
+
+
+def test_a_table_needs_a_folder(table: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match="name a folder"):
+        write_report(table)
+
+
+def test_a_folder_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a run's folder"):
+        write_report(tmp_path / "nothing", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# the page
+
+
+def test_the_page_stands_alone(page: Page, folder: Path) -> None:
+    local = {"summary.csv", "table.csv", "grid.toml"}
+    assert {link for link in page.links if not link.startswith(("#", "data:"))} == local
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    html = (folder / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"@import|url\((?!#)", html)
+
+
+def test_ids_are_unique_and_every_reference_is_met(page: Page, folder: Path) -> None:
+    assert len(set(page.ids)) == len(page.ids)
+    html = (folder / "index.html").read_text(encoding="utf-8")
+    references = set(re.findall(r'(?:url\(|href=")#([^")]+)', html))
+    references |= {
+        name for names in re.findall(r'aria-\w+by="([^"]+)"', html) for name in names.split()
+    }
+    assert references
+    assert references <= set(page.ids)
+
+
+def test_the_page_tells_nothing_of_the_machine(folder: Path, run: Path) -> None:
+    html = (folder / "index.html").read_text(encoding="utf-8")
+    for path in (folder, run, Path.cwd(), Path.home(), Path(report.__file__).parent):
+        assert f"{path}/" not in html
+        assert str(path) not in html or str(path) == "/"
+
+
+def test_the_grid_on_the_page_names_no_folder(run: Path) -> None:
+    source = Source.of(run)
+    assert source.run is not None
+    secret = {"data": "/home/me/digits", "plugins": ["/home/me/mine.py"]}
+    source = replace(source, run=replace(source.run, config=source.run.config | secret))
+    assert "/home/me" not in source.public_grid
+    assert 'data = "digits"' in source.public_grid
+    assert "mine.py" in source.public_grid
+
+
+def test_figures_take_the_ink_of_the_page(page: Page, folder: Path) -> None:
+    html = (folder / "index.html").read_text(encoding="utf-8")
+    assert page.tags.count("svg") == len(FORWARD)
+    for svg in re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL):
+        assert INK not in svg
+        assert "currentColor" in svg
+        assert "<style" not in svg
+        assert "metadata" not in svg
+        ET.fromstring(svg)
+
+
+def test_every_figure_is_titled_captioned_and_described(page: Page) -> None:
+    for name in FORWARD:
+        assert FIGURES[name].title.replace("'", "’") in page.text
+        assert FIGURES[name].caption.replace("'", "’") in page.text
+        assert {name, f"{name}-caption"} <= set(page.ids)
+    assert page.tags.count("h1") == 1
+    assert page.tags.count("figcaption") == len(FORWARD)
+
+
+def test_the_page_says_how_it_was_measured(page: Page, run: Path) -> None:
+    sessions = load_sessions(run)
+    for fact in (
+        "toy, 41 of the valid split",
+        "mlp of width 12",
+        "6 layers",
+        "0 to 2",
+        "27 of 27 cells",
+        *(f"{name} {value}" for name, value in load_run(run).engine.items()),
+        str(sessions["torch"].iloc[0]),
+        "initstats sweep --config grid.toml",
+        'inits = [ "torch_default", "xavier_normal", "kaiming_normal", ]',
+    ):
+        assert fact in page.text
+    assert "Gradient against depth – gradients were not measured" in page.text
+
+
+def test_the_page_holds_the_whole_summary(page: Page, table: pd.DataFrame) -> None:
+    for _, row in ist.summarize(table).iterrows():
+        cells = [row["init"], row["activation"], row["verdict"]]
+        assert "".join(cells) in page.text.replace(" ", "")
+    assert page.tags.count("tr") == (1 + 3) + (1 + 9)
+
+
+def test_names_are_escaped(table: pd.DataFrame, tmp_path: Path) -> None:
+    evil = table.astype({"activation": str, "init": str, "dataset": str}).replace(
+        {"activation": {"tanh": EVIL}, "init": {"kaiming_normal": EVIL}, "dataset": {"toy": EVIL}}
+    )
+    html = write_report(evil, tmp_path).read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert Page(html).text.count(EVIL) >= 4
+
+
+@pytest.mark.usefixtures("one_figure")
+def test_a_bare_table_says_what_needs_a_run(table: pd.DataFrame, tmp_path: Path) -> None:
+    page = Page(write_report(table, tmp_path).read_text(encoding="utf-8"))
+    assert "Distributions by depth – it needs the histograms that a run’s" in page.text
+    assert "The same again" not in page.text
+    assert not (tmp_path / "grid.toml").exists()
+    assert not (tmp_path / "figures" / "distribution_by_depth.png").exists()
+
+
+def test_gradients_are_shown_where_measured(toy: ist.Dataset, tmp_path: Path) -> None:
+    grid = ist.Grid(
+        inits=["matched"], activations=["tanh"], widths=[4, 8], depth=3, seeds=2, backward=True
+    )
+    page = Page(write_report(ist.run_sweep(grid, toy), tmp_path).read_text(encoding="utf-8"))
+    assert (tmp_path / "figures" / "gradient_by_depth.png").exists()
+    assert "gradient growth" in page.text
+    assert "width 8" in page.text
+
+
+@pytest.mark.usefixtures("one_figure")
+def test_an_unfinished_run_says_so(toy: ist.Dataset, tmp_path: Path) -> None:
+    grid = ist.Grid(inits=["matched"], activations=["tanh"], widths=[4], depth=2, seeds=5)
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ist.run_sweep(grid, toy, out=tmp_path, progress=stop)
+    assert "2 of 5 cells" in Page(write_report(tmp_path).read_text()).text
+
+
+# drawing
+
+
+def test_other_processes_draw_the_same(table: pd.DataFrame) -> None:
+    results = Results.of(table)
+    names = ["verdicts", "mean_by_depth"]
+    with Studio(2) as studio:
+        drawings = [finish() for finish in studio.begin(names, results)]
+    assert drawings == [draw(name, results) for name in names]
+
+
+def test_a_process_that_dies_is_replaced_by_this_one(
+    table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def submit(self, *_: object) -> Future[Drawing]:
+            future: Future[Drawing] = Future()
+            future.set_exception(BrokenProcessPool("killed"))
+            return future
+
+        def shutdown(self, **_: object) -> None:
+            pass
+
+    monkeypatch.setattr(drawing, "ProcessPoolExecutor", lambda *_, **__: Broken())
+    with Studio(2) as studio:
+        (finish,) = studio.begin(["verdicts"], Results.of(table))
+        assert finish().name == "verdicts"
+
+
+def test_drawings_are_the_same_every_time(table: pd.DataFrame) -> None:
+    results = Results.of(table)
+    assert draw("std_by_depth", results).svg == draw("std_by_depth", results).svg
+
+
+# words
+
+
+def made_up(rows: list[tuple[str, str, str, float, float]], depth: int = 20) -> Results:
+    """Results with a summary of init, activation, verdict, growth, std."""
+    columns = ["init", "activation", "verdict", "growth", "std"]
+    summary = pd.DataFrame(rows, columns=columns).assign(
+        network="mlp", width=50, depth=depth, seeds=10, agreement=1.0
+    )
+    summary = summary.assign(growth_low=summary["growth"] - 0.01, growth_high=summary["growth"])
+    names = {name: list(summary[name].unique()) for name in ("init", "activation")}
+    summary = summary.astype({name: pd.CategoricalDtype(order) for name, order in names.items()})
+    return Results(pd.DataFrame(columns=["tensor", "direction", *columns]), summary)
+
+
+def said(results: Results) -> str:
+    return re.sub(r"</?code>", "", " ".join(findings(results)))
+
+
+def test_the_answer_names_the_best_and_the_worst() -> None:
+    results = made_up(
+        [
+            ("a", "relu", "vanishes", 0.7, 8e-4),
+            ("a", "tanh", "vanishes", 0.5, 1e-6),
+            ("b", "relu", "healthy", 0.97, 0.6),
+            ("b", "tanh", "healthy", 0.99, 0.6),
+            ("c", "relu", "healthy", 1.01, 0.8),
+            ("c", "tanh", "collapses", 0.9, 0.5),
+        ]
+    )
+    assert standfirst(results) == (
+        "Through all 20 layers, three of 6 configurations of init and activation keep the "
+        "signal healthy."
+    )
+    words = said(results)
+    assert "b keeps it for two of 2 activations, c for one; a keeps it for none." in words
+    assert (
+        "Under c, a layer of relu multiplies the rms of the pre-activations by 1.010 (95% interval "
+        "1.000 to 1.010), and the last activations have a standard deviation of 0.80. Under a the "
+        "factor is 0.700; compounded over 20 layers it makes that 8.0×10⁻⁴."
+    ) in words
+    assert "in one configuration the standard deviation stays between 0.1 and 10" in words
+    best = {best.activation: (best.kept, best.lost) for best in best_by_activation(results)}
+    assert best == {
+        "relu": (["c", "b"], {"vanishes": 1}),
+        "tanh": (["b"], {"vanishes": 1, "collapses": 1}),
+    }
+
+
+def test_the_answer_admits_defeat() -> None:
+    results = made_up(
+        [("a", "relu", "vanishes", 0.7, 0.0), ("b", "relu", "overflows", float("inf"), 1.0)]
+    )
+    assert "no of 2 configurations" in standfirst(results)
+    assert "No init keeps it for any activation." in said(results)
+    assert "No init keeps relu (vanishes under 1 of 2)." in said(results)
+
+
+def test_leaders_share_the_lead() -> None:
+    results = made_up([(init, "tanh", "healthy", 1.0, 1.0) for init in ("a", "b", "c")])
+    assert said(results).startswith("a, b and c keep it for one of 1 activation")
+
+
+def test_a_single_configuration_has_little_to_compare() -> None:
+    results = made_up([("a", "tanh", "healthy", 1.0, 1.0)], depth=1)
+    assert standfirst(results).startswith("Through the first layer, one of 1 configuration")
+    assert said(results) == ""
+
+
+def test_the_lesson_is_told_from_the_table(table: pd.DataFrame) -> None:
+    rows = table[
+        (table["init"] == "kaiming_normal")
+        & (table["tensor"] == "activation")
+        & (table["activation"] == "shifted_relu")
+    ]
+    means = rows.groupby("layer")["mean"].mean()
+    first, last = (f"{means[layer]:.2f}".replace("-", "−") for layer in (1, 6))
+    words = said(Results.of(table))
+    assert f"to {first} under kaiming_normal; at layer 6 it is {last}, " in words
+    expected = "further from" if abs(means[6]) > abs(means[1]) else "nearer to"
+    assert f"{expected} zero than that." in words
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (-0.0, "0"),
+        (1.0, "1.0"),
+        (0.0123, "0.012"),
+        (12345.6, "12346"),
+        (1.26e5, "1.3×10⁵"),
+        (-9.96e-5, "−1.0×10⁻⁴"),
+        (float("-inf"), "−∞"),
+        (float("nan"), "—"),
+    ],
+)
+def test_numbers_in_print(value: float, text: str) -> None:
+    assert significant(value) == text
+
+
+def test_factors_in_print() -> None:
+    assert [factor(x) for x in (1.0, 0.9996, 4.861904, 123.4, 1e-7, float("nan"))] == [
+        "1.000",
+        "1.000",
+        "4.862",
+        "123",
+        "1.0×10⁻⁷",
+        "—",
+    ]

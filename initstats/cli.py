@@ -157,6 +157,23 @@ def report(
     print(f"report: {_report(run, out or run)}")
 
 
+@app.command(rich_help_panel="Learn")
+def foundations(
+    out: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("reports/foundations"),
+    seeds: Annotated[int, typer.Option(min=10, help="Draws of the weights.")] = 4000,
+    workers: Workers = None,
+) -> None:
+    """Walk through the lesson: forward and backward by hand, every published number anew."""
+    began = time.perf_counter()
+    from initstats.foundations import measure, write_lesson
+
+    out.mkdir(parents=True, exist_ok=True)  # before the minute of work, not after it
+    evidence = measure(seeds, workers)
+    _print_lesson(evidence.lesson)
+    print(f"page: {write_lesson(out, evidence)}")
+    print(f"{time.perf_counter() - began:.1f} s in all")
+
+
 @app.command(rich_help_panel="Look up")
 def gain(
     names: Annotated[
@@ -325,6 +342,22 @@ def _print_gains(entries: list[Any]) -> None:
         numbers = (f"{getattr(entry.gain, column):.5f}" for column in columns)
         compared = (f"{torchs.number:.5f}", torchs.verdict) if torchs else ("-", "")
         table.add_row(entry.name, *numbers, *compared)
+    Console().print(table)
+
+
+def _print_lesson(lesson: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("step", "quantity", box=None, pad_edge=False)
+    for column in ("published", "mean", "low", "high"):
+        table.add_column(column, justify="right")
+    table.add_column("inside")
+    for row in lesson.itertuples():
+        numbers = (row.published, row.mean, row.low, row.high)
+        cells = ("" if x != x else f"{x:.4g}" for x in numbers)
+        inside = {True: "yes", False: "no"}.get(row.inside, "")
+        table.add_row(row.step, row.quantity, *cells, inside)
     Console().print(table)
 
 

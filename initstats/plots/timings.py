@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from initstats.plots.style import ABOVE, FIT, INK, PAGE, STYLE, fade
 
-ACROSS = 3
+ACROSS = 4
 """Panels in a row."""
 
 

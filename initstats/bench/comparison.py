@@ -1,0 +1,121 @@
+"""From timings to ratios: pair by pair, with the goals that they are held against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+SIZES = ("S10", "S", "M", "M512", "C")
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Seconds of one variant over those of another.
+
+    Attributes:
+        above, below: the variants.
+        meaning: in words.
+        goals: by workload, where there is one.
+        at_most: whether the goal is an upper bound; else a lower one.
+    """
+
+    above: str
+    below: str
+    meaning: str
+    goals: Mapping[str, float] = field(default_factory=dict)
+    at_most: bool = True
+
+    @property
+    def name(self) -> str:
+        """Such as ``engine / plain``."""
+        return f"{self.above} / {self.below}"
+
+
+def _by_size(*goals: float) -> dict[str, float]:
+    return dict(zip(SIZES, goals, strict=True))
+
+
+RATIOS = (
+    Ratio(
+        "engine",
+        "plain",
+        "times the plain forward that records nothing",
+        _by_size(0.45, 0.70, 0.50, 0.45, 0.35),
+    ),
+    Ratio("engine", "plain_batched", "times the plain forward in batches that stay in cache"),
+    Ratio(
+        "engine",
+        "engine_off",
+        "times the engine without statistics",
+        _by_size(1.4, 1.5, 1.2, 1.15, 1.4),
+    ),
+    Ratio("course_hooks", "engine", "faster than hooks with mean, std, histogram", at_most=False),
+    Ratio(
+        "whole_hooks",
+        "engine",
+        "faster than hooks with the whole set",
+        _by_size(17, 18, 11, 10, 25),
+        at_most=False,
+    ),
+    Ratio(
+        "engine_backward", "engine", "a study with gradients over one without", _by_size(*5 * [2.1])
+    ),
+    Ratio("engine_torch", "engine", "torch kernels over numba's", _by_size(*5 * [2.0])),
+)
+"""What is compared."""
+
+
+def ratios(timings: pd.DataFrame) -> pd.DataFrame:
+    """The ratios of `RATIOS`, each formed within a round.
+
+    Args:
+        timings: as `run` returns.
+
+    Returns:
+        One row per workload and ratio whose variants were timed: `workload ratio`, over the rounds
+        `median low high`, the `goal` (NaN where there is none) and whether it is `reached` by the
+        median.
+    """
+    seconds = timings.pivot(index=["workload", "round"], columns="variant", values="seconds")
+    rows = []
+    for name, rounds in seconds.groupby(level="workload", observed=True):
+        for ratio in RATIOS:
+            if not {ratio.above, ratio.below} <= {*rounds.columns}:
+                continue
+            paired = (rounds[ratio.above] / rounds[ratio.below]).dropna()
+            median, goal = paired.median(), ratio.goals.get(str(name))
+            reached = None if goal is None else (median <= goal) == ratio.at_most
+            rows.append((name, ratio.name, median, paired.min(), paired.max(), goal, reached))
+    columns = ["workload", "ratio", "median", "low", "high", "goal", "reached"]
+    kinds = {"workload": timings["workload"].dtype, "goal": "float64", "reached": "boolean"}
+    return pd.DataFrame(rows, columns=columns).astype(kinds)
+
+
+def milliseconds(timings: pd.DataFrame) -> pd.DataFrame:
+    """Median milliseconds over the rounds, a row a variant and a column a workload."""
+    median = timings.groupby(["variant", "workload"], observed=True)["seconds"].median()
+    return 1e3 * median.unstack("workload")
+
+
+def table(timings: pd.DataFrame) -> pd.DataFrame:
+    """Ratios and, below them, milliseconds as text: a row a comparison, a column a workload.
+
+    A ratio reads ``0.48 (0.45-0.52) <= 0.45``: its median, its range over the rounds, its goal.
+    """
+    compared = ratios(timings)
+    bounds = {ratio.name: "<=" if ratio.at_most else ">=" for ratio in RATIOS}
+    columns = (compared[name] for name in ("ratio", "median", "low", "high", "goal"))
+    compared["text"] = [
+        f"{median:.3g} ({low:.3g}-{high:.3g})"
+        + ("" if math.isnan(goal) else f" {bounds[name]} {goal:g}")
+        for name, median, low, high, goal in zip(*columns, strict=True)
+    ]
+    order = [name for name in bounds if name in set(compared["ratio"])]
+    text = compared.pivot(index="ratio", columns="workload", values="text").loc[order]
+    text.index = pd.Index([ratio.meaning for ratio in RATIOS if ratio.name in order])
+    times = milliseconds(timings).map("{:.0f}".format).reindex(columns=text.columns)
+    times.index = pd.Index([f"{variant}, ms" for variant in times.index])
+    return pd.concat([text.fillna(""), times]).rename_axis(columns=None)

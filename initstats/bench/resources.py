@@ -1,0 +1,160 @@
+"""What a run takes beside time: memory, and what a second worker adds; and on which machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+
+import initstats
+from initstats import activations, inits
+from initstats.bench.timing import ACTIVATIONS, INIT, SEED, WORKLOADS
+from initstats.data import Dataset, load_data
+from initstats.moments import warm_up
+from initstats.registry import unknown
+from initstats.stack import Settings, run_stack
+from initstats.sweep import Grid, Progress, run_sweep
+
+
+def memory(samples: Iterable[int] = (1_000, 10_000, 50_000), workload: str = "S") -> pd.DataFrame:
+    """Peak memory of a workload above that of the process with its data loaded.
+
+    Each is measured in a process of its own, whose modules, kernels and images (all of MNIST, as
+    bytes) are there before.
+
+    Args:
+        samples: how many of the training images stream through.
+        workload: a name of `WORKLOADS`.
+
+    Returns:
+        `samples` and `megabytes`, a row each.
+
+    Raises:
+        ValueError: an unknown workload.
+        ChildProcessError: a process failed.
+    """
+    if workload not in WORKLOADS:
+        raise unknown("workload", workload, WORKLOADS)
+    return pd.DataFrame(
+        [(number, _added_elsewhere(number, workload)) for number in samples],
+        columns=["samples", "megabytes"],
+    )
+
+
+def efficiency(
+    *, rounds: int = 3, quick: bool = False, progress: Progress | None = None
+) -> pd.DataFrame:
+    """How much faster two worker processes get through a study than one does.
+
+    Rates are those of the middle half of the study's cells: the two processes need some seconds to
+    start, which long studies do not notice, and at the end one waits for the other. Results are
+    kept on disk, as always.
+
+    Args:
+        rounds: how often; each runs the study on one process, then on two.
+        quick: a smaller study, once.
+        progress: told of every study.
+
+    Returns:
+        One row a round: `round`, cells a second of `one` and of `two` workers, their `speedup`.
+    """
+    grid = Grid(
+        inits=[INIT],
+        activations=ACTIVATIONS,
+        depth=10 if quick else 20,
+        seeds=24 if quick else 48,
+        samples=2_000 if quick else 10_000,
+    )
+    data, rows = load_data(), []
+    rounds = 1 if quick else rounds
+    for number in range(rounds):
+        rates = []
+        for workers in (1, 2):
+            rates.append(_rate(grid, data, workers))
+            if progress is not None:
+                progress(2 * number + workers, 2 * rounds)
+        rows.append((number, *rates, rates[1] / rates[0]))
+    return pd.DataFrame(rows, columns=["round", "one", "two", "speedup"])
+
+
+def machine() -> dict[str, str | int | float]:
+    """What timings depend on: the processor, its cores and how busy they are, versions."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "load": round(os.getloadavg()[0], 2),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "numpy", "numba")},
+        "initstats": initstats.__version__,
+    }
+
+
+def _processor() -> str:
+    with suppress(OSError, TypeError):
+        names = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        return names[1].strip()  # type: ignore[index]
+    return platform.processor() or platform.machine()
+
+
+def _rate(grid: Grid, data: Dataset, workers: int) -> float:
+    """Cells a second over the middle half of a study."""
+    times: list[float] = []
+    with TemporaryDirectory() as folder:
+        run_sweep(
+            grid,
+            data,
+            out=folder,
+            workers=workers,
+            progress=lambda *_: times.append(perf_counter()),
+        )
+    quarter = len(times) // 4
+    middle = np.array(times[quarter:-quarter])
+    # a slope, as the cells of a task all come at once
+    return float(1 / np.polyfit(np.arange(len(middle)), middle, 1)[0])
+
+
+def _added_elsewhere(samples: int, workload: str) -> float:
+    code = f"from initstats.bench.resources import added; print(added({samples}, {workload!r}))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ChildProcessError(f"measuring memory failed: {done.stderr.strip()}")
+    return float(done.stdout)
+
+
+def added(samples: int, workload: str) -> float:
+    """Megabytes by which a workload raises this process's peak, its data being loaded."""
+    chosen, split = WORKLOADS[workload], load_data().train.first(samples)
+    settings = Settings(depth=chosen.depth, samples=samples)
+    entries = [activations.get(name) for name in ACTIVATIONS]
+    init = inits.get(INIT)
+    warm_up()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
+    before = _peak()
+    run_stack(chosen.network, init, entries, chosen.width, SEED, split, None, settings)
+    return _peak() - before
+
+
+def _peak() -> float:
+    """The process's largest memory so far, in megabytes."""
+    with suppress(OSError, TypeError):
+        # getrusage remembers the process that started this one
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024 / 1e6  # type: ignore[index]
+    import resource
+
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest / 1e6 if sys.platform == "darwin" else largest * 1024 / 1e6

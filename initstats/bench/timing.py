@@ -1,0 +1,212 @@
+"""Timings of the engine and of what one would write instead, in turn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from time import perf_counter
+from typing import Any
+from unittest import mock
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from initstats import activations, inits
+from initstats.bench.plain import FUNCTIONS, course_set, hooked, networks, whole_set
+from initstats.data import Split, load_data
+from initstats.moments import Moments
+from initstats.registry import unknown
+from initstats.stack import Settings, run_stack
+from initstats.sweep import Progress
+
+INIT, SEED = "kaiming_normal", 0
+ACTIVATIONS = tuple(FUNCTIONS)
+"""The twelve that every workload runs under one init."""
+BATCH = 512
+"""Samples of a batch, where the plain forward takes several."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A stack over the first samples of MNIST's validation split, under twelve activations."""
+
+    name: str
+    network: str
+    width: int
+    depth: int
+    samples: int
+
+    @property
+    def quick(self) -> Workload:
+        """A shallower stack over a tenth of the samples, and named so: no goals hold for it."""
+        depth, samples = max(4, self.depth // 5), self.samples // 10
+        return replace(self, name=f"{self.name} quick", depth=depth, samples=samples)
+
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("S10", "mlp", 50, 10, 10_000),
+        Workload("S", "mlp", 50, 50, 10_000),
+        Workload("M", "mlp", 256, 20, 5_000),
+        Workload("M512", "mlp", 512, 20, 2_000),
+        Workload("C", "cnn", 8, 4, 10_000),
+    )
+}
+"""Small and middling stacks, and the lesson's conv net."""
+
+VARIANTS = {
+    "engine": "the engine with the whole statistics set; it draws its weights, too",
+    "engine_off": "the engine, measuring nothing",
+    "engine_torch": "the engine with the pure-torch kernels",
+    "engine_backward": "the engine, measuring gradients too",
+    "plain": "an nn.Sequential for each activation, all samples in one batch, recording nothing",
+    "plain_batched": f"the same in batches of {BATCH}, whose tensors stay in cache",
+    "course_hooks": "plain, with hooks that append mean, std and a histogram to lists",
+    "whole_hooks": "plain, with hooks that compute the whole statistics set by torch calls",
+}
+"""What is timed."""
+
+SAMPLED = {"course_hooks": 4, "whole_hooks": 4}
+"""Variants too slow for every activation: a round takes one in so many, the next round others."""
+
+
+def run(
+    workloads: Iterable[str | Workload] = tuple(WORKLOADS),
+    *,
+    rounds: int = 5,
+    quick: bool = False,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Time every variant of every workload, in float32 on one thread.
+
+    A round times the variants one after the other, the next round in the opposite order; what only
+    happens once (imports, compilation) happens before. All run the same weights over the same
+    samples under the same activations. Hooks sit on every layer and every function, which give the
+    tensors that the engine measures; they run under a quarter of the activations in each round,
+    another one every time, and count four times.
+
+    The plain forward takes all samples in one batch. Where that is larger than the cache it waits
+    for memory most of the time, as the engine does not: the conv net is several times faster in
+    batches, which is why `plain_batched` stands beside it.
+
+    Args:
+        workloads: names of `WORKLOADS`, or workloads of one's own.
+        rounds: how often.
+        quick: shallower stacks, a tenth of the samples, and two rounds at most.
+        progress: told of every timing.
+
+    Returns:
+        One row per workload, variant and round: `workload variant round seconds`.
+
+    Raises:
+        ValueError: an unknown workload, or less than one round.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds: at least one is needed, not {rounds}")
+    chosen = [_workload(workload) for workload in workloads]
+    if quick:
+        chosen, rounds = [workload.quick for workload in chosen], min(rounds, 2)
+    split = load_data().valid
+    total = len(chosen) * rounds * len(VARIANTS)
+    timings = []
+    with _one_thread():
+        for workload in chosen:
+            for timing in _timings(workload, split, rounds):
+                timings.append((workload.name, *timing))
+                if progress is not None:
+                    progress(len(timings), total)
+    table = pd.DataFrame(timings, columns=["workload", "variant", "round", "seconds"])
+    orders = {"workload": [workload.name for workload in chosen], "variant": list(VARIANTS)}
+    return table.astype({name: pd.CategoricalDtype(order) for name, order in orders.items()})
+
+
+def as_json(**parts: pd.DataFrame | dict[str, Any]) -> str:
+    """Tables, a list of records each, and dictionaries as one JSON object."""
+    values = {
+        name: json.loads(part.to_json(orient="records", double_precision=15))
+        if isinstance(part, pd.DataFrame)
+        else part
+        for name, part in parts.items()
+    }
+    return json.dumps(values, indent=1)
+
+
+def _workload(workload: str | Workload) -> Workload:
+    if isinstance(workload, Workload):
+        return workload
+    if workload not in WORKLOADS:
+        raise unknown("workload", workload, WORKLOADS)
+    return WORKLOADS[workload]
+
+
+def _timings(workload: Workload, split: Split, rounds: int) -> Iterator[tuple[str, int, float]]:
+    """Variant, round and seconds."""
+    for call in _calls(replace(workload, depth=2, samples=1), split).values():
+        call(0)
+    calls = list(_calls(workload, split).items())
+    for number in range(rounds):
+        for name, call in calls if number % 2 == 0 else reversed(calls):
+            began = perf_counter()
+            call(number)
+            yield name, number, SAMPLED.get(name, 1) * (perf_counter() - began)
+
+
+def _calls(workload: Workload, split: Split) -> dict[str, Callable[[int], object]]:
+    """What is timed of a workload: by variant, what to call with the round's number."""
+    split = split.first(workload.samples)
+    shape = split.shape if workload.network == "cnn" else split.raw.shape[1:]
+    x = split.x.view(len(split), *shape)
+    size = (workload.network, workload.width, workload.depth)
+    plain = list(networks(*size, split.shape, init=INIT, seed=SEED).values())
+    init, entries = inits.get(INIT), [activations.get(name) for name in ACTIVATIONS]
+
+    def engine(settings: Settings, number: int) -> None:
+        run_stack(workload.network, init, entries, workload.width, SEED, split, None, settings)
+
+    def forward(batch: int, number: int) -> None:
+        with torch.inference_mode():
+            for model, part in product(plain, torch.split(x, batch)):
+                model(part)
+
+    def record(variant: str, observe: Callable[[Tensor], object], number: int) -> None:
+        every = SAMPLED[variant]
+        with torch.inference_mode():
+            for model in plain[number % every :: every]:
+                with hooked(model, observe):
+                    model(x)
+
+    settings = Settings(depth=workload.depth, samples=len(split))
+    return {
+        "engine": partial(engine, settings),
+        "engine_off": partial(_without_statistics, partial(engine, settings)),
+        "engine_torch": partial(engine, replace(settings, kernels="torch")),
+        "engine_backward": partial(engine, replace(settings, backward=True)),
+        "plain": partial(forward, len(x)),
+        "plain_batched": partial(forward, BATCH),
+        "course_hooks": partial(record, "course_hooks", course_set),
+        "whole_hooks": partial(record, "whole_hooks", whole_set),
+    }
+
+
+def _without_statistics(call: Callable[[int], object], number: int) -> None:
+    def ignore(moments: Moments, slot: int, x: Tensor) -> None:
+        pass
+
+    with mock.patch.object(Moments, "add", ignore):
+        call(number)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -34,6 +34,9 @@ from initstats.plots.style import (
 LIMIT = 4
 """Decades at which the colours of the spread are full."""
 
+FILLED = 0.82
+"""From this opacity on, white letters stand out better than ink on white paper."""
+
 _WORDS = {
     "healthy": fade(FIT, 1),
     "vanishes": fade(BELOW, 0.3),
@@ -168,7 +171,7 @@ def _map(axes: Axes, content: Map, colours: Colormap, limits: tuple[float, float
         yticklabels=False,
     )
     share = np.interp(values.fillna(limits[0]), limits, (0, 1))
-    filled = (np.asarray(colours(share))[..., 3] > 0.65) & values.notna().to_numpy()
+    filled = (np.asarray(colours(share))[..., 3] > FILLED) & values.notna().to_numpy()
     for (row, column), label in np.ndenumerate(content.labels.to_numpy()):
         axes.text(
             column + 0.5,

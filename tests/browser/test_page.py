@@ -1,0 +1,154 @@
+"""The report in the system's Chromium: offline, in light and dark, on a desk, a phone and paper."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import initstats as ist
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+LONG = "general_relu(leak=0.2,sub=0.3,maxv=5)"
+
+
+@pytest.fixture(scope="module")
+def report(toy: ist.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    grid = ist.Grid(
+        inits=["torch_default", "kaiming_normal(mode=fan_out)", "normal(std=100)", "matched"],
+        activations=["relu", "shifted_relu", LONG, "squared_relu", "elu", "gelu", "tanh"],
+        widths=[10],
+        depth=5,
+        seeds=2,
+        backward=True,
+    )
+    ist.run_sweep(grid, toy, out=folder)
+    return ist.write_report(folder)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with playwright.sync_playwright() as driver:
+        # as root there is no sandbox
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(params=["light", "dark"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def opened(browser: Browser, report: Path, size: dict[str, int], scheme: str = "light") -> Page:
+    """The page, after it has asked for nothing but itself and complained of nothing."""
+    context = browser.new_context(viewport=size, color_scheme=scheme, offline=True)  # type: ignore[arg-type]
+    page = context.new_page()
+    asked: list[str] = []
+    complaints: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(report.as_uri())
+    page.wait_for_load_state("load")
+    assert [url for url in asked if not url.startswith("data:")] == [report.as_uri()]
+    assert complaints == []
+    return page
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_the_page_loads_alone_and_fits(
+    browser: Browser, report: Path, size: dict[str, int], scheme: str
+) -> None:
+    page = opened(browser, report, size, scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    assert page.locator("figure svg").count() == 9
+    assert page.locator("h1").inner_text() == "Does the signal survive 5 layers?"
+
+
+def test_what_is_wide_scrolls_within_itself_and_by_keyboard(browser: Browser, report: Path) -> None:
+    page = opened(browser, report, PHONE)
+    wide = page.locator("figure .scroll").first
+    assert wide.evaluate("box => box.scrollWidth > box.clientWidth")
+    wide.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("box => box.scrollLeft > 0", arg=wide.element_handle())
+
+
+def luminance(color: str) -> float:
+    channels = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+COLOR = "element => getComputedStyle(element).{}"
+
+
+def test_text_stands_out(browser: Browser, report: Path, scheme: str) -> None:
+    page = opened(browser, report, DESK, scheme)
+    paper = page.locator("body").evaluate(COLOR.format("backgroundColor"))
+    assert (luminance(paper) > 0.5) == (scheme == "light")
+    for selector in ("p", "h1", "figcaption", ".note", "td", "dd", "a", ".healthy .verdict"):
+        ink = page.locator(selector).first.evaluate(COLOR.format("color"))
+        assert contrast(ink, paper) >= 4.5, selector
+
+
+def test_figures_take_the_ink_of_the_page(browser: Browser, report: Path, scheme: str) -> None:
+    page = opened(browser, report, DESK, scheme)
+    ink = page.locator("body").evaluate(COLOR.format("color"))
+    paper = page.locator("body").evaluate(COLOR.format("backgroundColor"))
+    fills = page.locator("svg text").evaluate_all(
+        "texts => [...new Set(texts.map(text => getComputedStyle(text).fill))]"
+    )
+    assert set(fills) == {ink, "rgb(255, 255, 255)"}  # white only in cells of full colour
+    lines = page.locator("section[aria-labelledby=std_by_depth] svg path").evaluate_all(
+        "paths => paths.map(path => getComputedStyle(path))"
+        ".filter(style => style.stroke != 'none' && style.strokeOpacity == '1')"
+        ".map(style => style.stroke)"
+    )
+    assert len(set(lines)) >= 4
+    assert min(contrast(color, paper) for color in set(lines)) > 2.5
+
+
+def test_every_figure_has_a_name_and_a_description(browser: Browser, report: Path) -> None:
+    page = opened(browser, report, DESK)
+    for image in page.get_by_role("img").all():
+        for attribute in ("aria-labelledby", "aria-describedby"):
+            target = image.get_attribute(attribute)
+            assert page.locator(f"#{target}").inner_text().strip()
+    assert page.get_by_role("img").count() == 9
+    levels = page.locator("h1, h2, h3").evaluate_all("all => all.map(each => each.tagName)")
+    assert levels[0] == "H1"
+    assert set(levels[1:]) == {"H2"}
+
+
+def test_paper_is_white_and_nothing_is_cut_off(browser: Browser, report: Path) -> None:
+    page = opened(browser, report, {"width": 680, "height": 960}, "dark")
+    page.emulate_media(media="print")
+    body = page.locator("body")
+    assert body.evaluate(COLOR.format("backgroundColor")) == "rgb(255, 255, 255)"
+    assert body.evaluate(COLOR.format("color")) == "rgb(0, 0, 0)"
+    cut = page.locator("figure .scroll").evaluate_all(
+        "boxes => boxes.filter(box => box.scrollWidth > box.clientWidth + 1).length"
+    )
+    assert cut == 0
+    assert page.pdf(format="A4").startswith(b"%PDF")

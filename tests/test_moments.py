@@ -223,15 +223,15 @@ DATA: dict[str, Callable[[np.random.Generator], list[Array]]] = {
     "two_valued": lambda rng: [np.tile([1.3, 2.7], (3, 4096))],
     "rare": lambda rng: [rng.choice([0.3, 0.9], (3, 8192), p=[0.99, 0.01])],
 }
-# The numba kernels sum powers of float32 in float32, in runs of 512: mean and std keep 1e-6. Each
+# On the CPU powers of float32 are summed in float32, in short runs: mean and std keep 1e-6. Each
 # factor and each term adds a rounding of 6e-8, so the third and fourth moments get room for more.
 PRECISIONS: dict[str, tuple[Kernels, torch.dtype, float, float]] = {
     "numba-float32": ("numba", torch.float32, 1e-6, 1e-5),
     "numba-bfloat16": ("numba", torch.bfloat16, 1e-6, 1e-5),
     "numba-float64": ("numba", torch.float64, 1e-12, 1e-10),
-    "torch-float16": ("torch", torch.float16, 1e-12, 1e-10),
-    "torch-bfloat16": ("torch", torch.bfloat16, 1e-12, 1e-10),
-    "torch-float32": ("torch", torch.float32, 1e-12, 1e-10),
+    "torch-float16": ("torch", torch.float16, 1e-6, 1e-5),
+    "torch-bfloat16": ("torch", torch.bfloat16, 1e-6, 1e-5),
+    "torch-float32": ("torch", torch.float32, 1e-6, 1e-5),
     "torch-float64": ("torch", torch.float64, 1e-12, 1e-10),
 }
 
@@ -277,7 +277,7 @@ def test_any_bits_whatsoever(bits: list[int], units: int) -> None:
     entries = np.array(bits, np.uint32).view(np.float32)
     tile = torch.from_numpy(np.resize(entries, (units, -(-len(bits) // units))))
     check(measured([tile]), [tile], 1e-6, 1e-5)
-    check(measured([tile], "torch"), [tile], 1e-12, 1e-10)
+    check(measured([tile], "torch"), [tile], 1e-6, 1e-5)
 
 
 @pytest.mark.parametrize("kernels", BOTH)

@@ -15,6 +15,7 @@ from PIL import Image
 import initstats as ist
 from initstats import report
 from initstats.plots import FIGURES, Results
+from initstats.plots.bands import ZERO
 from initstats.plots.style import INK
 from initstats.report import drawing, write_report
 from initstats.report.drawing import Drawing, Studio, draw
@@ -317,6 +318,21 @@ def test_an_unfinished_run_says_so(toy: ist.Dataset, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         ist.run_sweep(grid, toy, out=tmp_path, progress=stop)
     assert "2 of 5 cells" in Page(write_report(tmp_path).read_text()).text
+
+
+def test_distributions_hold_every_binned_entry_of_the_run(run: Path) -> None:
+    bands = Source.of(run).results.bands
+    bins = ist.load_histograms(run, tensors="activation", directions="forward")
+    totals = bins.astype({"init": str, "activation": str}).groupby(
+        ["network", "init", "activation", "width", "layer"], observed=True
+    )
+    counts = totals["count"].sum()
+    zeros = bins[(bins["low"] == 0) & (bins["high"] == 0)]["count"].sum()
+    assert bands is not None
+    assert len(bands) == 9
+    for key, banded in bands.items():
+        assert banded.sum(axis=1).tolist() == counts.loc[key].to_list()
+    assert sum(banded[:, ZERO].sum() for banded in bands.values()) == zeros > 0
 
 
 # drawing

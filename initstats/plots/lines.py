@@ -64,7 +64,7 @@ def _log10(values: Array) -> Array:
 
 
 LOG = Scale(_log10, (-1, 1), (-6, 6), 1, lambda x: power_of_ten(round(x)), (-1, 1))
-LINEAR = Scale(lambda values: values, (-0.5, 1), (-2, 2), 0.5, lambda x: decimal(x, 1))
+LINEAR = Scale(lambda values: values, (-0.5, 1), (-5, 5), 0.5, lambda x: decimal(x, 1))
 SHARE = Scale(lambda values: values.clip(0, 1), (0, 1), (0, 1), 0.5, lambda x: decimal(x, 1))
 
 

@@ -138,7 +138,7 @@ def kinks(f: Function, q: float = 1.0) -> tuple[float, ...]:
     """
     scale = math.sqrt(q)
     # Off the first panels' edges, where a kink does no harm and so would not be seen.
-    totals = _integrate(lambda z: _checked(f, scale * (z - _OFF)).unsqueeze(0), scale)
+    totals = _integrate(lambda z: _checked(f, scale * (z - _OFF)).unsqueeze(0), 1.0)
     width = totals.right - totals.left
     narrow = width < _NARROW
     centre, width = ((totals.left + totals.right) / 2 - _OFF)[narrow], width[narrow]

@@ -11,7 +11,14 @@ from initstats.gaussian import leaky_correlation, tailored_slope
 from initstats.theory.maps import correlation_map, length_map, patch_mean, product_moment
 from initstats.theory.pairs import Correlations, correlations
 from initstats.theory.phases import Edge, FixedPoint, depth_scale, edge_of_chaos, fixed_point
-from initstats.theory.propagation import gradient_factors, propagate, relu_log_length
+from initstats.theory.propagation import (
+    Weights,
+    gradient_factors,
+    propagate,
+    radial_noise,
+    relu_log_length,
+    unit_noise,
+)
 from initstats.theory.response import Response, response
 
 __all__ = [
@@ -19,6 +26,7 @@ __all__ = [
     "Edge",
     "FixedPoint",
     "Response",
+    "Weights",
     "correlation_map",
     "correlations",
     "depth_scale",
@@ -30,7 +38,9 @@ __all__ = [
     "patch_mean",
     "product_moment",
     "propagate",
+    "radial_noise",
     "relu_log_length",
     "response",
     "tailored_slope",
+    "unit_noise",
 ]

@@ -138,7 +138,7 @@ def product_moment(
         return gaussian.expect(
             lambda x: f(x) * f(sign * x) * density_ratios(x, w, uniform_bias)[0], q
         )
-    splits = torch.tensor(kinks or gaussian.kinks(f, q), dtype=torch.float64)
+    splits = torch.tensor([*(kinks or gaussian.kinks(f, q)), *_close(q)], dtype=torch.float64)
     size = float(f(math.sqrt(q) * torch.linspace(-2, 2, 9, dtype=torch.float64)).square().mean())
     value = math.nan
     for panels in _PANELS:
@@ -146,6 +146,12 @@ def product_moment(
         if abs(value - last) <= _TOLERANCE * max(abs(value), size):
             break
     return value
+
+
+def _close(q: float) -> list[float]:
+    """Splits around zero for a large q: what bends within |x| ~ 1 is nearly a kink then."""
+    steps = (2.0**octave for octave in range(-2, 6))
+    return [0.0, *(sign * step for step in steps for sign in (-1, 1))] if q > 16 else []
 
 
 def _product_moment(

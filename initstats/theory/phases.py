@@ -25,7 +25,7 @@ from initstats.theory.maps import (
 from initstats.theory.propagation import jumps
 from initstats.theory.response import response
 
-_LEAST, _MOST = 1e-30, 1e20  # beyond which q counts as on its way to 0, or to infinity
+_LEAST, _MOST = 1e-30, 1e30  # beyond which q counts as on its way to 0, or to infinity
 _EQUAL = 1e-11  # relative change of q by a layer, or distance of chi from 1, that counts as none
 
 
@@ -35,7 +35,7 @@ class FixedPoint:
 
     Attributes:
         q_star: the second moment that reproduces itself; 0 where the signal dies out, inf where
-            it diverges. All else is then told at q = 1e-30, or 1e20.
+            it diverges. All else is then told at q = 1e-30, or 1e30.
         chi_1: slope of the correlation map at c = 1, and the factor of a gradient's squared norm:
             below 1 ordered (gradients vanish), above 1 chaotic (they explode), 1 the edge.
         chi_q: factor of an error in q; above 1, q_star is left at the slightest disturbance.

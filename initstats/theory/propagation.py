@@ -182,8 +182,11 @@ def _layers(
         slope_square = np.full_like(q, math.inf) if jumps(entry) else r.slope_square
         chi_q = following * r.square_1
         yield Layer(q, r, following * slope_square, chi_q, V, g, w2[number], b2[number], uniform)
-        noise = unit_noise(r) - (weights == "orthogonal") * radial_noise(r, q - uniform)
-        V, g = following**2 * noise + chi_q**2 * V, chi_q * g + following * r.square_2 * V / 2
+        kept = float(weights == "orthogonal")  # of a length, which then does not fluctuate
+        w = q - uniform
+        noise = unit_noise(r) - kept * radial_noise(r, w)
+        g = chi_q * g + following * r.square_2 * (V / 2 - kept * w**2)
+        V = following**2 * noise + chi_q**2 * V
         square = np.where(np.isinf(q), math.inf, r.square)
         q = following * square + b2[min(number + 1, depth - 1)]
 

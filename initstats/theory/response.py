@@ -74,10 +74,12 @@ def response(activation: Activation, q: ArrayLike, uniform_bias: float = 0.0) ->
         ValueError: E phi(h)^2 does not exist.
     """
     w = np.asarray(q, dtype=np.float64) - uniform_bias
-    table = _table(activation, uniform_bias)
+    flat, table = w.ravel(), _table(activation, uniform_bias)
     values = np.full((len(NAMES), w.size), np.nan)
-    finite = np.isfinite(w.ravel())
-    values[:, finite] = table.at(np.maximum(w.ravel()[finite], _TINY))
+    finite = np.isfinite(flat)
+    values[:, finite] = table.at(np.maximum(flat[finite], _TINY))
+    if uniform_bias == 0:
+        values[:_PLAIN, flat <= _TINY] = _still(activation, values[:_PLAIN, flat <= _TINY])
     return Response(*values.reshape(len(NAMES), *w.shape))
 
 
@@ -156,6 +158,13 @@ def _rows(
             values = np.where(_ORDERS[which] >= order, values / w, values)
     result: list[float] = values.tolist()
     return result
+
+
+def _still(activation: Activation, values: Array) -> Array:
+    """The plain moments at q = 0, but for that of the slope, which stays a limit."""
+    y = float(activation(torch.zeros(1, dtype=torch.float64)))
+    moments = np.array([y, y**2, y**4, np.nan, y < 0, y == 0])[:, None]
+    return np.where(np.isnan(moments), values, moments)
 
 
 def _existing(rows: Callable[[Tensor], Tensor], q: float) -> tuple[float, ...]:

@@ -1,0 +1,14 @@
+"""What a sweep should find: the rows of a grid from theory, and measured against predicted.
+
+Theory is about the mean over draws of the weights. To first order in 1 / width a finite width adds
+a shift, which is predicted with the rest, and a spread from draw to draw, which decides how well
+seeds can tell theory and measurement apart (Yaida 2019, arXiv:1910.00019; Hanin & Nica 2018,
+arXiv:1812.05994).
+"""
+
+from __future__ import annotations
+
+from initstats.prediction.comparison import COMPARED, compare
+from initstats.prediction.rows import KEYS, predict
+
+__all__ = ["COMPARED", "KEYS", "compare", "predict"]

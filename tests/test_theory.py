@@ -1,0 +1,483 @@
+"""Theory against closed forms, thirty digits, and simulations that share no code with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import mpmath as mp
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from initstats import activations, gaussian, theory
+
+Array = NDArray[np.float64]
+
+LEAK = 0.3
+
+
+def _gelu_square(q: float) -> float:
+    asin = math.asin(q / (1 + q)) / (2 * math.pi)
+    return q * (0.25 + asin) + q * q / (math.pi * (1 + q) * math.sqrt(1 + 2 * q))
+
+
+# E phi^2, written a second time
+SQUARES: dict[str, Callable[[float], float]] = {
+    "identity": lambda q: q,
+    "relu": lambda q: q / 2,
+    f"leaky_relu(negative_slope={LEAK})": lambda q: (1 + LEAK**2) * q / 2,
+    "shifted_relu": lambda q: q / 2 - math.sqrt(q / (2 * math.pi)) + 0.25,
+    "squared_relu": lambda q: 1.5 * q * q,
+    "erf": lambda q: 2 / math.pi * math.asin(2 * q / (1 + 2 * q)),
+    "gelu": _gelu_square,
+    "sin": lambda q: -math.expm1(-2 * q) / 2,
+}
+
+
+def _arc(c: float) -> float:
+    return (math.sqrt(1 - c * c) + c * (math.pi - math.acos(c))) / math.pi
+
+
+def _leaky_kernel(slope: float) -> Callable[[float, float], float]:
+    """E phi(u) phi(v) at second moment q and correlation c (Cho & Saul 2009)."""
+    return lambda q, c: q / 2 * ((1 - slope) ** 2 * _arc(c) + 2 * slope * c)
+
+
+KERNELS: dict[str, Callable[[float, float], float]] = {
+    "relu": _leaky_kernel(0.0),
+    f"leaky_relu(negative_slope={LEAK})": _leaky_kernel(LEAK),
+    "erf": lambda q, c: 2 / math.pi * math.asin(2 * q * c / (1 + 2 * q)),
+}
+
+
+@pytest.mark.parametrize("name", SQUARES)
+def test_length_map_is_the_closed_form(name: str) -> None:
+    few, many = np.array([1e-12, 0.3, 1.0, 40.0]), np.exp(np.linspace(-1.5, 1.5, 300))
+    for q in (few, many.reshape(20, 15)):  # integrated, and interpolated
+        expected = 1.7 * np.vectorize(SQUARES[name])(q) + 0.2
+        np.testing.assert_allclose(theory.length_map(name, q, 1.7, 0.2), expected, rtol=1e-9)
+
+
+def test_responses_derivatives_are_those_of_closed_forms() -> None:
+    q = 0.7
+    with mp.workdps(30):
+        square = lambda q: 2 / mp.pi * mp.asin(2 * q / (1 + 2 * q))  # noqa: E731
+        mean = lambda q: q / mp.sqrt(2 * mp.pi * (1 + q))  # noqa: E731
+        squares = [float(mp.diff(square, q, n)) for n in range(3)]
+        means = [float(mp.diff(mean, q, n)) for n in range(3)]
+    erf = theory.response(activations.get("erf"), q)
+    np.testing.assert_allclose([erf.square, erf.square_1, erf.square_2], squares, rtol=1e-9)
+    assert erf.slope_square == pytest.approx(4 / (math.pi * math.sqrt(1 + 4 * q)), rel=1e-9)
+    gelu = theory.response(activations.get("gelu"), q)
+    np.testing.assert_allclose([gelu.mean, gelu.mean_1, gelu.mean_2], means, rtol=1e-9)
+
+
+def test_uniform_biases_are_not_normal_ones() -> None:
+    q, bias = 1.0, 0.6
+    s, bound = math.sqrt(q - bias), math.sqrt(3 * bias)
+    with mp.workdps(20):
+        mean = mp.quad(
+            lambda b: (s * mp.npdf(b / s) + b * mp.ncdf(b / s)) / (2 * bound), [-bound, 0, bound]
+        )
+    found = theory.response(activations.get("relu"), q, bias)
+    assert found.mean == pytest.approx(float(mean), rel=1e-10)
+    assert found.square == pytest.approx(q / 2, rel=1e-10)
+    assert found.square_1 == pytest.approx(0.5, rel=1e-9)
+    # the first derivative against differences, for a function without closed forms
+    low, high = (theory.response(activations.get("tanh"), q + e, bias) for e in (-1e-3, 1e-3))
+    middle = theory.response(activations.get("tanh"), q, bias)
+    assert middle.square_1 == pytest.approx(float(high.square - low.square) / 2e-3, rel=1e-5)
+    curvature = float(high.square - 2 * middle.square + low.square) / 1e-6
+    assert middle.square_2 == pytest.approx(curvature, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_correlations_over_thirty_layers_are_the_closed_forms(name: str) -> None:
+    w2, b2, q0, c0 = 1.3, 0.05, 0.8, -0.4
+    q, k, expected = w2 * q0 + b2, w2 * c0 * q0 + b2, []
+    for _ in range(30):
+        expected.append(k / q)
+        k = w2 * KERNELS[name](q, k / q) + b2
+        q = w2 * SQUARES[name](q) + b2
+    table = theory.propagate(name, w2, b2, 30, q0, c0)
+    np.testing.assert_allclose(table["c"], expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_correlation_map_at_the_ends(name: str) -> None:
+    c = np.array([-1.0, 0.0, 0.5, 1 - 1e-4, 1 - 1e-12, 1.0])
+    kernel = KERNELS[name]
+    expected = [(kernel(2.0, each) + 0.1) / (kernel(2.0, 1.0) + 0.1) for each in c]
+    found = theory.correlation_map(name, c, 1.0, 0.1, q=2.0)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+
+
+def test_correlation_map_of_unknown_functions() -> None:
+    def step(x: Tensor) -> Tensor:
+        return (x > 0).to(x.dtype)
+
+    c = np.array([-0.5, 0.3, 0.999])
+    expected = 1 - np.arccos(c) / math.pi
+    np.testing.assert_allclose(theory.correlation_map(step, c, 2.0), expected, atol=1e-9)
+
+
+def test_correlations_under_uniform_biases() -> None:
+    q, k, bias, count = 1.0, 0.7, 0.5, 400_000
+    generator = torch.Generator().manual_seed(1)
+    b, shared, *noise = torch.randn(4, count, generator=generator, dtype=torch.float64)
+    b = (torch.special.ndtr(b) * 2 - 1) * math.sqrt(3 * bias)
+    u, v = (b + math.sqrt(k - bias) * shared + math.sqrt(q - k) * each for each in noise)
+    products = (torch.tanh(u) + 0.2) * (torch.tanh(v) + 0.2)
+    error = float(products.std()) / math.sqrt(count)
+    found = theory.product_moment(lambda x: torch.tanh(x) + 0.2, q, k, bias)
+    assert found == pytest.approx(float(products.mean()), abs=4 * error)
+    normal = theory.product_moment(lambda x: torch.tanh(x) + 0.2, q, k)
+    assert abs(found - normal) > 4 * error  # the test tells the laws apart
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "general_relu", "hardtanh"])
+def test_series_of_pairs_follow_the_exact_kernel(name: str) -> None:
+    entry, q = activations.get(name), 1.5
+    c = np.array([-0.2, 0.4, 0.9, 0.99])
+    found = theory.correlations(entry, np.full(4, q), np.full(4, q), c)
+    r = theory.response(entry, q)
+    for f, values, mean, square in (
+        (entry.function, found.value, r.mean, r.square),
+        (lambda x: entry(x).square(), found.square, r.square, r.fourth),
+    ):
+        exact = [theory.product_moment(f, q, q * each, kinks=entry.kinks) for each in c]
+        expected = (np.array(exact) - mean**2) / (square - mean**2)
+        np.testing.assert_allclose(values, expected, atol=3e-3)
+    of_length = 2 * (q * r.square_1) ** 2 / (r.fourth - r.square**2) * c**2
+    np.testing.assert_allclose(found.radial, of_length, atol=1e-3)
+
+
+COLUMNS = "q pre_mean pre_std act_mean act_second_moment act_std chi_1 chi_q V g"
+
+
+def test_propagate_keeps_its_promises() -> None:
+    table = theory.propagate("relu", depth=3)
+    assert list(table) == COLUMNS.split()
+    assert list(table.index) == [1, 2, 3]
+    assert table.index.name == "layer"
+    assert list(theory.propagate("relu", depth=3, c0=0.5)) == [*COLUMNS.split(), "c"]
+    row = theory.propagate("relu", sigma_w2=[2.0, 3.0], sigma_b2=[0.5, 0.0], depth=2).loc[1]
+    expected = [2.5, 0, math.sqrt(2.5), math.sqrt(2.5 / 2 / math.pi), 1.25]
+    np.testing.assert_allclose(row.iloc[:5], expected, rtol=1e-10)
+    assert row["act_std"] == pytest.approx(math.sqrt(1.25 - 2.5 / 2 / math.pi))
+    assert row["chi_1"] == pytest.approx(3 / 2)  # with the next layer's weights
+    assert row["chi_q"] == pytest.approx(3 / 2)
+
+
+def test_propagate_averages_samples_behind_the_activation() -> None:
+    q0 = np.array([0.3, 0.9, 1.8])
+    table = theory.propagate("tanh", 1.4, 0.1, 4, q0)
+    each = [theory.propagate("tanh", 1.4, 0.1, 4, q) for q in q0]
+    for name in ("q", "act_mean", "act_second_moment", "chi_1", "chi_q", "V", "g"):
+        np.testing.assert_allclose(table[name], np.mean([one[name] for one in each], axis=0))
+    roots = theory.propagate("relu", 2.0, depth=1, q0=q0)
+    assert roots["act_mean"].item() == pytest.approx(np.sqrt(q0 / math.pi).mean())
+    spread = q0.mean() - np.sqrt(q0 / math.pi).mean() ** 2
+    assert roots["act_std"].item() == pytest.approx(math.sqrt(spread))
+
+
+def test_known_depths() -> None:
+    shifted = theory.propagate("shifted_relu", 2.0, depth=40).iloc[-1]
+    expected = {"q": math.pi / 8, "act_mean": -0.25, "act_std": 0.36585, "chi_1": 1.0}
+    for name, value in expected.items():
+        assert shifted[name] == pytest.approx(value, abs=5e-6)
+    assert shifted["chi_q"] == pytest.approx(1 - 2 / math.pi)
+    general = theory.propagate("general_relu", 2 / 1.01, depth=40).iloc[-1]
+    assert (general["q"], general["act_mean"]) == pytest.approx((0.3103, -0.2), abs=5e-5)
+    tanh = theory.propagate("tanh", 1.0, depth=80).iloc[-1]
+    assert 160 * tanh["q"] == pytest.approx(1, abs=0.06)
+
+
+def test_torchs_biases_are_uniform() -> None:
+    b2 = [1 / (3 * 784), *[1 / 3000] * 9]
+    means = [
+        theory.propagate("relu", 1 / 3, b2, 10, bias=bias)["act_mean"].iloc[-1]
+        for bias in ("uniform", "normal")
+    ]
+    # measured at width 1000: 0.00840 with a standard error of 0.00005
+    assert means == pytest.approx([0.008433, 0.007979], abs=1e-6)
+
+
+def test_signals_that_leave_float64() -> None:
+    exploding = theory.propagate("relu", 1e6, depth=80)
+    assert math.isinf(exploding["q"].iloc[-1])
+    vanishing = theory.propagate("relu", 1e-6, depth=60)
+    assert vanishing["q"].iloc[-1] == 0
+    silent = theory.propagate("sigmoid", 0.0, depth=2)
+    assert silent[["q", "act_mean", "act_second_moment"]].iloc[-1].tolist() == [0, 0.5, 0.25]
+
+
+# finite width
+
+
+@pytest.mark.parametrize(
+    ("name", "w2", "weights"),
+    [("tanh", 1.5, "independent"), ("tanh", 2.5, "orthogonal")],
+)
+def test_finite_width_is_simulated(name: str, w2: float, weights: theory.Weights) -> None:
+    phi, width, depth, nets = activations.get(name), 24, 7, 6000
+    generator = torch.Generator().manual_seed(5)
+    x, lengths = torch.ones(nets, width, 1, dtype=torch.float64), []
+    for _ in range(depth):
+        weight = torch.randn(nets, width, width, generator=generator, dtype=torch.float64)
+        if weights == "orthogonal":
+            q, r = torch.linalg.qr(weight)
+            weight = q * r.diagonal(dim1=1, dim2=2).sign()[:, None] * math.sqrt(width)
+        lengths.append(w2 * x.square().mean((1, 2)))  # q of the next layer, given this one
+        x = phi(math.sqrt(w2 / width) * (weight @ x))
+    measured = torch.stack(lengths[1:]).numpy()
+    table = theory.propagate(name, w2, depth=depth, weights=weights).iloc[1:]
+    error = measured.std(1) / math.sqrt(nets)
+    shift = table["g"] / width
+    assert abs((measured.mean(1) - table["q"] - shift) / error).max() < 4
+    assert abs(shift / error).iloc[-1] > 6  # the test can see g
+    # 2 / nets is the relative variance of a variance; the rest is of the next order in 1 / width
+    ratios = measured.var(1) * width / table["V"].to_numpy()
+    assert ratios == pytest.approx(np.ones(depth - 1), abs=0.12)
+
+
+def test_relative_variance_of_rectifiers() -> None:
+    steps = np.arange(4)
+    for name, weights, step in (
+        ("relu", "independent", 5),
+        ("relu", "orthogonal", 3),
+        ("identity", "independent", 2),
+        ("identity", "orthogonal", 0),
+        ("leaky_relu(negative_slope=0.5)", "independent", 6 * (1 + 0.5**4) / 1.25**2 - 1),
+    ):
+        gain = activations.gain(name).forward
+        table = theory.propagate(name, gain**2, depth=4, weights=weights)  # type: ignore[arg-type]
+        np.testing.assert_allclose(table["V"] / table["q"] ** 2, step * steps, atol=1e-9)
+        np.testing.assert_allclose(table["g"], 0, atol=1e-9)
+
+
+def test_log_length_of_relu_nets() -> None:
+    width, depth, nets = 50, 6, 2000
+    generator = torch.Generator().manual_seed(11)
+    h = torch.ones(nets, width, 1, dtype=torch.float32)
+    logs = []
+    for _ in range(depth):
+        weight = torch.randn(nets, width, width, generator=generator)
+        h = math.sqrt(2 / width) * (weight @ h).relu()
+        logs.append(h.square().sum((1, 2)).log().double())
+    mean, variance = theory.relu_log_length([width] * (depth - 1))
+    grown = logs[-1] - logs[0]
+    assert float(grown.var()) == pytest.approx(variance, rel=0.1)
+    assert float(grown.mean()) == pytest.approx(mean, abs=4 * math.sqrt(variance / nets))
+    for n, per_layer in ((50, 5.41), (200, 5.09), (1000, 5.02)):
+        assert n * theory.relu_log_length([n])[1] == pytest.approx(per_layer, abs=0.006)
+    # log-normal: the mean of q is kept, so the mean of log q is minus half its variance
+    assert theory.relu_log_length([10_000])[0] == pytest.approx(-2.5e-4, rel=1e-2)
+
+
+def test_gradients_are_simulated() -> None:
+    width, depth, nets, q0 = 100, 6, 600, 1.0
+    generator = torch.Generator().manual_seed(3)
+    for phi, name, w2 in ((torch.relu, "relu", 2.0), (torch.tanh, "tanh", 1.5)):
+        weights = torch.randn(depth, nets, width, width, generator=generator)
+        weights *= math.sqrt(w2 / width)
+        h, kept = torch.ones(nets, width, 1), []
+        for weight in weights:
+            h = weight @ h
+            h.requires_grad_()
+            kept.append(h)
+            h = phi(h)
+        cotangent = torch.randn(nets, width, 1, generator=generator)
+        gradients = torch.autograd.grad(h, kept, cotangent)
+        squares = torch.stack([each.square().sum((1, 2)) for each in gradients]).double()
+        ratios = (squares.mean(1) / squares[-1].mean()).numpy()
+        errors = (squares.std(1) / squares.mean(1)).numpy() / math.sqrt(nets)
+        expected = theory.gradient_factors(name, w2, depth=depth, q0=q0)
+        # 6 / width: weights of the two directions are the same ones, for tanh
+        slack = 0.0 if name == "relu" else 6 / width
+        assert (abs(ratios / expected - 1) < 4 * errors * math.sqrt(2) + slack).all()
+
+
+# convolutions
+
+
+def test_patches_lose_power_at_the_border() -> None:
+    ones = torch.ones(2, 28, 28)
+    assert theory.patch_mean(ones, 3, padding=1).mean().item() == pytest.approx((82 / 84) ** 2)
+    assert theory.patch_mean(ones, 5).shape == (2, 24, 24)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (5, 2, 2), (3, 2, 0)])
+def test_convolutions_are_simulated(kernel: int, stride: int, padding: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.rand(3, 12, 12, generator=generator)
+    nets, channels = 400, 16
+    first = torch.randn(nets, channels, 3, kernel, kernel, generator=generator)
+    second = torch.randn(nets, channels, channels, 3, 3, generator=generator)
+    found = []
+    for one, two in zip(first, second, strict=True):
+        h = torch.conv2d(x[None], one * math.sqrt(2 / one[0].numel()), None, stride, padding)
+        h = torch.conv2d(h.relu(), two * math.sqrt(2 / two[0].numel()), None, 1, 1)
+        found.append(h[0].square().mean(0))
+    maps = torch.stack(found).double()
+    power = theory.patch_mean(x.square().mean(0), kernel, stride=stride, padding=padding)
+    expected = 2 * theory.patch_mean(power, 3, padding=1)  # a relu of gain 2 halves and doubles
+    z = (maps.mean(0) - expected) / (maps.std(0) / math.sqrt(nets))
+    assert z.abs().max() < 4.5  # of some dozens of positions
+    total = maps.mean((1, 2))
+    error = float(total.std()) / math.sqrt(nets)
+    assert float(total.mean()) == pytest.approx(float(expected.mean()), abs=4 * error)
+
+
+# phases
+
+
+def _tanh_square(q: mp.mpf) -> mp.mpf:
+    return mp.quad(lambda z: mp.tanh(mp.sqrt(q) * z) ** 2 * mp.npdf(z), [-12, -3, 0, 3, 12])
+
+
+def test_fixed_points() -> None:
+    with mp.workdps(20):
+        root = float(mp.findroot(lambda q: mp.mpf(25) / 9 * _tanh_square(q) - q, 1.2))
+    tanh = theory.fixed_point("tanh", 25 / 9)
+    assert tanh.q_star == pytest.approx(root, rel=1e-7)
+    assert (tanh.chi_1, tanh.c_star) == pytest.approx((1.2098, 0.0), abs=5e-5)
+    assert theory.fixed_point("shifted_relu", 2.0).q_star == pytest.approx(math.pi / 8, rel=1e-7)
+    assert theory.fixed_point("relu", 1.2, 0.3).q_star == pytest.approx(0.75, rel=1e-7)
+    assert theory.fixed_point("relu", 1 / 3, 1 / 150).q_star == pytest.approx(0.4 / 50, rel=1e-7)
+    selu = theory.fixed_point("selu", 1.0, q0=3.0)
+    assert selu.q_star == pytest.approx(1, rel=1e-7)
+    assert selu.chi_1 == pytest.approx(1.0716, abs=5e-5)
+
+
+def test_fixed_points_that_are_none_or_many() -> None:
+    relu = theory.fixed_point("relu", 2.0, q0=0.37)
+    assert (relu.q_star, relu.c_star) == (0.37, 1.0)
+    assert relu.xi_q == relu.xi_c == math.inf
+    assert theory.fixed_point("relu", 2.1).q_star == math.inf
+    assert theory.fixed_point("relu", 2.0, 0.1).q_star == math.inf
+    assert theory.fixed_point("relu", 1.9).q_star == 0
+    marginal = theory.fixed_point("tanh", 1.0)
+    assert (marginal.q_star, marginal.chi_1) == pytest.approx((0, 1))
+    assert theory.fixed_point("gelu", 2.0).q_star == 0  # though q = 1 is nearly kept
+    exploding = theory.fixed_point(lambda x: torch.exp(2 * x), 1.0)
+    assert exploding.q_star == exploding.chi_1 == math.inf
+    assert math.isnan(theory.fixed_point("identity", 1.0).c_star)
+    assert theory.fixed_point("tanh", 0.0, 0.3).q_star == pytest.approx(0.3)
+
+
+def test_depth_scales_are_those_of_the_maps() -> None:
+    w2, b2 = 3.0, 0.1
+    point = theory.fixed_point("tanh", w2, b2)
+    table = theory.propagate("tanh", w2, b2, 40, q0=0.3, c0=0.1)
+    gap = abs(table["q"] - point.q_star)
+    assert math.log(gap.loc[6] / gap.loc[7]) == pytest.approx(1 / point.xi_q, rel=1e-2)
+    gap = abs(table["c"] - point.c_star)
+    assert 0 < point.c_star < 1
+    assert math.log(gap.loc[39] / gap.loc[40]) == pytest.approx(1 / point.xi_c, rel=1e-2)
+    ordered = theory.fixed_point("tanh", 0.8, 0.1)
+    assert ordered.c_star == 1
+    assert ordered.xi_c == pytest.approx(theory.depth_scale(ordered.chi_1))
+    assert theory.depth_scale(1.0) == math.inf
+    assert theory.depth_scale(0.0) == 0
+
+
+def test_edge_of_chaos() -> None:
+    for name, w2 in (("tanh", 1.0), ("erf", math.pi / 4), ("relu", 2.0), ("softsign", 1.0)):
+        assert theory.edge_of_chaos(name).sigma_w2 == pytest.approx(w2, rel=1e-7)
+    assert theory.edge_of_chaos("erf").q_star == 0
+    assert math.isnan(theory.edge_of_chaos("relu").q_star)
+    b2 = 0.05
+    with mp.workdps(20):
+        q_star = mp.findroot(
+            lambda q: b2 + mp.asin(2 * q / (1 + 2 * q)) * mp.sqrt(1 + 4 * q) / 2 - q, 0.5
+        )
+        w2 = float(mp.pi * mp.sqrt(1 + 4 * q_star) / 4)
+    edge = theory.edge_of_chaos("erf", b2)
+    assert (edge.sigma_w2, edge.q_star) == pytest.approx((w2, float(q_star)), rel=1e-7)
+    at_edge = theory.fixed_point("erf", edge.sigma_w2, b2)
+    assert (at_edge.q_star, at_edge.chi_1) == pytest.approx((edge.q_star, 1), rel=1e-7)
+    assert theory.edge_of_chaos("shifted_relu").q_star == pytest.approx(math.pi / 8, rel=1e-7)
+    assert theory.edge_of_chaos("gelu", b2).chi_q > 1  # nothing stays on it
+
+
+def test_tailored_slopes() -> None:
+    published = {30: 0.302694, 50: 0.430523, 100: 0.570440}
+    for depth, slope in published.items():
+        assert theory.tailored_slope(depth) == pytest.approx(slope, abs=5e-7)
+    assert theory.tailored_slope(10) == 0.0
+    table = theory.propagate("tailored_relu(depth=30)", 1.0, depth=31, c0=0.0)
+    assert table["c"].iloc[-1] == pytest.approx(0.9, abs=1e-9)
+    assert table["q"].iloc[-1] == pytest.approx(1.0)
+    assert theory.tailored_slope(10, eta=0.5) > 0
+
+
+# what does not work, and what says so
+
+
+def test_functions_that_jump_have_no_slope() -> None:
+    def step(x: Tensor) -> Tensor:
+        return (x > 0).to(x.dtype)
+
+    assert math.isinf(theory.propagate(step, depth=2)["chi_1"].iloc[0])
+    with pytest.raises(ValueError, match="step has no edge of chaos: it jumps"):
+        theory.edge_of_chaos(step)
+
+
+def test_no_edge_of_chaos() -> None:
+    with pytest.raises(ValueError, match="relu has no edge of chaos at sigma_b2 = 0.1.*larger"):
+        theory.edge_of_chaos("relu", 0.1)
+    with pytest.raises(ValueError, match="squared_relu has no edge of chaos"):
+        theory.edge_of_chaos("squared_relu")
+    with pytest.raises(ValueError, match="its slope is 0"):
+        theory.edge_of_chaos(torch.ones_like)
+
+
+def test_bad_arguments() -> None:
+    nan, shape = (lambda x: x * math.nan), (lambda x: x.sum())
+    for call, message in (
+        (lambda: theory.propagate("relu", -1.0), "sigma_w2 is a variance.*got -1"),
+        (lambda: theory.propagate("relu", sigma_b2=-0.1), "sigma_b2 is a variance"),
+        (lambda: theory.propagate("relu", depth=0), "depth is a number of layers.*got 0"),
+        (lambda: theory.propagate("relu", q0=0.0), "q0 is a second moment.*above 0"),
+        (lambda: theory.propagate("relu", q0=[1.0, -1.0]), "q0 is a second moment"),
+        (lambda: theory.propagate("relu", [2.0, 2.0], depth=3), "sigma_w2 has 2 values for 3"),
+        (lambda: theory.propagate("relu", c0=1.5), "c0 is a correlation.*1.5"),
+        (lambda: theory.propagate("relu", q0=[1.0, 2.0], c0=0.5), "give one q0"),
+        (lambda: theory.propagate("relu", bias="cauchy"), "unknown bias 'cauchy'"),  # type: ignore[arg-type]
+        (lambda: theory.propagate("relu", weights="sparse"), "unknown weights 'sparse'"),  # type: ignore[arg-type]
+        (lambda: theory.propagate("rely"), "did you mean 'relu'"),
+        (lambda: theory.propagate(nan), "NaN"),
+        (lambda: theory.propagate(shape), "must keep shape"),
+        (lambda: theory.propagate(lambda x: 1.0), "must keep shape|float"),  # type: ignore[arg-type, return-value]
+        (lambda: theory.propagate(lambda x: torch.exp(x * x)), "does not exist"),
+        (lambda: theory.length_map("relu", 1.0, math.inf), "sigma_w2 is a variance"),
+        (lambda: theory.correlation_map("relu", 1.2, 1.0), "between -1 and 1"),
+        (lambda: theory.correlation_map("relu", 0.5, 0.0), "no correlation is defined"),
+        (lambda: theory.fixed_point("relu", -2.0), "sigma_w2 is a variance"),
+        (lambda: theory.fixed_point("relu", 2.0, q0=-1.0), "q0 is a second moment"),
+        (lambda: theory.edge_of_chaos("tanh", -1.0), "sigma_b2 is a variance"),
+        (lambda: theory.tailored_slope(0), "at least 1"),
+        (lambda: theory.tailored_slope(10, eta=1.0), "between 0 and 1"),
+        (lambda: theory.relu_log_length([]), "at least one layer"),
+        (lambda: theory.relu_log_length([50], sigma_w2=0.0), "above 0"),
+        (lambda: theory.product_moment(torch.relu, 1.0, 1.1), "at most q"),
+        (lambda: theory.product_moment(torch.relu, 1.0, 0.1, 0.5), "share their uniform biases"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_oscillating_lengths_are_refused() -> None:
+    bump = lambda x: torch.exp(-8 * x * x)  # noqa: E731
+    point = theory.fixed_point(bump, 1.0, q0=0.5)
+    assert theory.length_map(bump, point.q_star, 1.0) == pytest.approx(point.q_star, rel=1e-7)
+
+
+def test_kinks_are_found() -> None:
+    assert gaussian.kinks(activations.get("hardtanh").function) == pytest.approx((-1, 1), abs=1e-4)
+    assert gaussian.kinks(torch.tanh) == ()
+    assert gaussian.kinks(torch.relu, q=1e6) == pytest.approx((0.0,), abs=1e-1)

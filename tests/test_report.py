@@ -346,11 +346,14 @@ def test_other_processes_draw_the_same(table: pd.DataFrame) -> None:
     assert drawings == [draw(name, results) for name in names]
 
 
+@pytest.mark.parametrize("at_once", [False, True])
 def test_a_process_that_dies_is_replaced_by_this_one(
-    table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     class Broken:
-        def submit(self, *_: object) -> Future[Drawing]:
+        def submit(self, function: object, *args: object) -> Future[Drawing]:
+            if at_once and args:
+                raise BrokenProcessPool("killed")
             future: Future[Drawing] = Future()
             future.set_exception(BrokenProcessPool("killed"))
             return future

@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from contextlib import suppress
 from functools import lru_cache, partial
 from io import BytesIO
 from multiprocessing import get_context
@@ -89,10 +90,11 @@ class Studio:
         file = Path(self._folder.name) / "results.pickle"
         file.write_bytes(pickle.dumps(results, pickle.HIGHEST_PROTOCOL))
         futures = {}
-        # a figure of the user's own may not be known to another process
-        for name in names:
-            if FIGURES[name].function.__module__.startswith("initstats."):
-                futures[name] = self._pool.submit(_draw_from, file, name)
+        with suppress(BrokenExecutor):
+            for name in names:
+                # a figure of the user's own may not be known to another process
+                if FIGURES[name].function.__module__.startswith("initstats."):
+                    futures[name] = self._pool.submit(_draw_from, file, name)
         return [partial(_finish, name, results, futures.get(name)) for name in names]
 
     def __enter__(self) -> Self:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -131,10 +131,11 @@ def run_stack(
     split: Split,
     fit: Split | None,
     settings: Settings,
-) -> list[Result]:
+) -> Iterator[Result]:
     """The statistics of one network, init, width and seed under each activation, in their order.
 
-    A result does not depend on which other activations are asked for.
+    A result does not depend on which other activations are asked for. All is measured when this
+    returns; results are put together one at a time, since their histograms are large.
 
     Args:
         network: a name of `NETWORKS`.
@@ -236,7 +237,7 @@ class _Run:
             for layer in layers
         ]
 
-    def results(self) -> list[Result]:
+    def results(self) -> Iterator[Result]:
         """The numbers of all tiles so far, one result an activation."""
         statistics = [moments.statistics() for moments in self.moments]
         histograms = [moments.histogram.numpy() for moments in self.moments]
@@ -246,10 +247,10 @@ class _Run:
                 [table[self._slots(number, index)] for number, table in enumerate(tables)]
             )
 
-        return [
+        return (
             Result(rows(statistics, index), rows(histograms, index))
             for index in range(len(self.activations))
-        ]
+        )
 
     def add_tile(self, x: Tensor, samples: int) -> None:
         """Every activation, forward and backward, over a tile x of (features, samples)."""

@@ -140,9 +140,9 @@ def sweep(
 
     fields = read_config(config) if config else {}
     fields |= {name: value for name, value in given.items() if value is not None}
-    folder = _sweep(fields, out, (os.cpu_count() or 1) if workers is None else workers)
-    page = _report(folder, folder)
-    print(f"report: {page}")
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    folder = _sweep(fields, out, workers)
+    print(f"report: {_report(folder, folder, workers)}")
     print(f"{time.perf_counter() - began:.1f} s in all")
 
 
@@ -152,9 +152,10 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Where the page goes. \\[default: the run's folder]")
     ] = None,
+    workers: Workers = None,
 ) -> None:
     """Draw the report of a run again: index.html, figures and tables."""
-    print(f"report: {_report(run, out or run)}")
+    print(f"report: {_report(run, out or run, workers or os.cpu_count() or 1)}")
 
 
 @app.command(rich_help_panel="Learn")
@@ -298,10 +299,10 @@ def _sweep(fields: dict[str, Any], out: Path | None, workers: int) -> Path:
     return folder
 
 
-def _report(run: Path, folder: Path) -> Path:
+def _report(run: Path, folder: Path, workers: int) -> Path:
     from initstats.report import write_report
 
-    return write_report(run, folder)
+    return write_report(run, folder, workers=workers)
 
 
 class _Bar:

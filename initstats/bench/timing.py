@@ -129,7 +129,7 @@ def run(
 def as_json(**parts: pd.DataFrame | dict[str, Any]) -> str:
     """Tables, a list of records each, and dictionaries as one JSON object."""
     values = {
-        name: json.loads(part.to_json(orient="records", double_precision=15))
+        name: part.astype(object).where(part.notna(), None).to_dict("records")
         if isinstance(part, pd.DataFrame)
         else part
         for name, part in parts.items()
@@ -167,7 +167,9 @@ def _calls(workload: Workload, split: Split) -> dict[str, Callable[[int], object
     init, entries = inits.get(INIT), [activations.get(name) for name in ACTIVATIONS]
 
     def engine(settings: Settings, number: int) -> None:
-        run_stack(workload.network, init, entries, workload.width, SEED, split, None, settings)
+        network, width = workload.network, workload.width
+        for _ in run_stack(network, init, entries, width, SEED, split, None, settings):
+            pass
 
     def forward(batch: int, number: int) -> None:
         with torch.inference_mode():

@@ -1,0 +1,308 @@
+"""The benchmark measures what it says; how fast anything is, no test asserts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+import initstats as ist
+from initstats import activations, bench, inits
+from initstats.bench import plain, resources, timing
+from initstats.moments import STATISTICS
+from initstats.moments.histogram import QUANTILES
+from initstats.plots.timings import timings as draw_timings
+from initstats.stack import Settings, row_keys, run_stack
+
+TINY = bench.Workload("tiny", "mlp", 6, 3, 40)
+SHAPES = {"mlp": (64,), "cnn": (1, 8, 8)}
+
+
+def stacks(toy: ist.Dataset, network: str) -> dict[str, nn.Sequential]:
+    return plain.networks(network, 6, 3, toy.shape, init="kaiming_normal", seed=4)
+
+
+def engine(toy: ist.Dataset, network: str) -> dict[str, list[dict[str, float]]]:
+    """The engine's rows of the same stacks, in the order in which hooks see the tensors."""
+    settings = Settings(depth=3, samples=len(toy.valid), histogram_every=plain.EVERY)
+    entries = [activations.get(name) for name in bench.ACTIVATIONS]
+    init = inits.get("kaiming_normal")
+    results = run_stack(network, init, entries, 6, 4, toy.valid, None, settings)
+    assert [key[1] for key in row_keys(settings)] == ["preactivation", "activation"] * 3
+    return {
+        entry.name: [dict(zip(STATISTICS, row, strict=True)) for row in result.statistics]
+        for entry, result in zip(entries, results, strict=True)
+    }
+
+
+@pytest.mark.parametrize("network", SHAPES)
+def test_hooks_record_what_the_engine_does(toy: ist.Dataset, network: str) -> None:
+    x = toy.valid.x.view(-1, *SHAPES[network])
+    rows = engine(toy, network)
+    assert list(stacks(toy, network)) == list(rows)
+    for name, model in stacks(toy, network).items():
+        with torch.inference_mode(), plain.hooked(model, plain.whole_set) as seen:
+            model(x)
+        assert len(seen) == len(rows[name]) == 6
+        for found, row in zip(seen, rows[name], strict=True):
+            quantiles = dict(zip(QUANTILES, found.pop("quantiles").tolist(), strict=True))
+            assert {*found, *quantiles} == {*STATISTICS}
+            for statistic, value in found.items():
+                scale = abs(row[statistic]) + (row["std"] if statistic in ("mean", "min") else 0)
+                assert float(value) == pytest.approx(row[statistic], abs=2e-4 * scale + 1e-5)
+
+
+@pytest.mark.parametrize("network", SHAPES)
+def test_the_courses_hooks_agree_with_the_engine(toy: ist.Dataset, network: str) -> None:
+    x = toy.valid.x.view(-1, *SHAPES[network])
+    rows, outputs = engine(toy, network), []
+    for name, model in stacks(toy, network).items():
+        with (
+            torch.inference_mode(),
+            plain.hooked(model, lambda output: (plain.course_set(output), output)) as seen,
+        ):
+            model(x)
+        outputs.append(seen[-1][1])
+        for ((mean, std, histogram), output), row in zip(seen, rows[name], strict=True):
+            assert float(mean) == pytest.approx(row["mean"], abs=1e-5 * row["std"])
+            assert float(std) == pytest.approx(row["std"], rel=1e-5)
+            assert histogram.sum() == ((output >= 0) & (output <= 10)).sum()
+    assert len({output.double().sum().item() for output in outputs}) == len(bench.ACTIVATIONS)
+
+
+def test_quantiles_are_edges_of_the_bins_that_hold_them() -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = 3 * torch.randn(300, 8, generator=generator)
+    taken = np.sort(x.flatten()[:: plain.EVERY].numpy())
+    for p, edge in zip(plain.QUANTILES, plain.whole_set(x)["quantiles"].tolist(), strict=True):
+        exact = taken[int(p * len(taken))]
+        assert abs(edge) <= abs(exact) <= 1.125 * abs(edge)
+        assert np.sign(edge) == np.sign(exact)
+
+
+def test_plain_networks_are_torchs_layers_with_the_engines_weights(toy: ist.Dataset) -> None:
+    state = torch.get_rng_state()
+    mlp, cnn = (stacks(toy, network)["general_relu"] for network in SHAPES)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [type(part) for part in mlp] == [nn.Linear, plain.Function] * 3
+    assert [type(part) for part in cnn] == [nn.Conv2d, plain.Function] * 3
+    for name, function in plain.FUNCTIONS.items():
+        x = torch.linspace(-9, 9, 181)
+        before = x.clone()
+        torch.testing.assert_close(function(x), activations.get(name)(x))
+        assert torch.equal(x, before)
+
+
+def test_hooks_are_gone_after_an_error(toy: ist.Dataset) -> None:
+    model = stacks(toy, "mlp")["relu"]
+    with pytest.raises(RuntimeError), plain.hooked(model, plain.course_set):
+        model(torch.zeros(3, 5))
+    with plain.hooked(model, plain.course_set) as seen:
+        pass
+    model(toy.valid.x)
+    assert not seen
+
+
+# timings
+
+
+@pytest.fixture(scope="module")
+def timed() -> pd.DataFrame:
+    return bench.run([TINY], rounds=2)
+
+
+def test_every_variant_is_timed_in_every_round(timed: pd.DataFrame) -> None:
+    assert list(timed.columns) == ["workload", "variant", "round", "seconds"]
+    expected = {("tiny", variant, number) for variant in bench.VARIANTS for number in (0, 1)}
+    assert {*zip(timed["workload"], timed["variant"], timed["round"], strict=True)} == expected
+    assert len(timed) == len(expected)
+    assert (timed["seconds"] > 0).all()
+    first, second = (list(timed.query("round == @n")["variant"]) for n in (0, 1))
+    assert first == second[::-1]
+
+
+def test_progress_counts_every_timing() -> None:
+    seen: list[tuple[int, int]] = []
+    threads = torch.get_num_threads()
+    bench.run([TINY], rounds=1, progress=lambda *now: seen.append(now))
+    total = len(bench.VARIANTS)
+    assert seen == [(done, total) for done in range(1, total + 1)]
+    assert torch.get_num_threads() == threads
+
+
+def test_slow_variants_take_every_activation_in_turn(
+    toy: ist.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    monkeypatch.setattr(timing, "course_set", seen.append)
+    calls = timing._calls(bench.Workload("toy", "mlp", 6, 2, 41), toy.valid)
+    tensors = []
+    for number in range(4):
+        calls["course_hooks"](number)
+        tensors.append(len(seen))
+    assert tensors == [12, 24, 36, 48]
+    last = {round(float(x.double().abs().sum()), 6) for x in seen[3::4]}
+    assert len(last) == len(bench.ACTIVATIONS)
+
+
+def test_what_is_sampled_counts_for_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "perf_counter", count().__next__)
+    timed = bench.run([TINY], rounds=1).set_index("variant")["seconds"]
+    assert timed[timed != 1].to_dict() == {"course_hooks": 4, "whole_hooks": 4}
+
+
+def test_without_statistics_nothing_is_measured(
+    toy: ist.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[float] = []
+
+    def spy(*arguments: Any) -> Iterator[None]:
+        """Counts once all results are asked for, as what one times must be."""
+        counts.append(sum(result.statistics[:, 0].sum() for result in run_stack(*arguments)))
+        yield
+
+    monkeypatch.setattr(timing, "run_stack", spy)
+    calls = timing._calls(TINY, toy.valid)
+    for variant in ("engine_off", "engine", "engine_torch", "engine_backward"):
+        calls[variant](0)
+    entries = 6 * 40 * 3 * 2 * len(bench.ACTIVATIONS)
+    assert counts == [0, entries, entries, 2 * entries]
+
+
+def test_workloads_are_those_of_the_goals() -> None:
+    for ratio in bench.RATIOS:
+        assert {ratio.above, ratio.below} <= {*bench.VARIANTS}
+        assert {*ratio.goals} <= {*bench.WORKLOADS}
+    quick = bench.WORKLOADS["S"].quick
+    assert quick.name not in bench.WORKLOADS
+    assert (quick.width, quick.samples) == (50, 1000)
+
+
+def test_an_unknown_workload_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown workload 'M51': did you mean 'M512'"):
+        bench.run(["M51"])
+    with pytest.raises(ValueError, match="unknown workload 'X'.* available: S10, S, M, M512, C"):
+        bench.memory(workload="X")
+    with pytest.raises(ValueError, match="rounds: at least one is needed, not 0"):
+        bench.run(rounds=0)
+
+
+# ratios
+
+
+def timings(seconds: dict[str, list[float]], workload: str = "S") -> pd.DataFrame:
+    rows = [
+        (workload, variant, number, value)
+        for variant, values in seconds.items()
+        for number, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows, columns=["workload", "variant", "round", "seconds"])
+
+
+def test_ratios_are_paired() -> None:
+    """A machine that slows down a hundredfold between rounds changes no ratio."""
+    found = bench.ratios(timings({"engine": [1, 60, 700], "plain": [2, 200, 1000]}))
+    assert len(found) == 1
+    row = found.iloc[0]
+    assert (row["workload"], row["ratio"], row["goal"]) == ("S", "engine / plain", 0.7)
+    assert (row["low"], row["median"], row["high"]) == (0.3, 0.5, 0.7)
+    assert bool(row["reached"])
+
+
+@pytest.mark.parametrize(("factor", "reached"), [(17.9, False), (18.0, True), (40.0, True)])
+def test_a_lower_bound_is_one(factor: float, reached: bool) -> None:
+    found = bench.ratios(timings({"engine": [1.0], "whole_hooks": [factor]}))
+    assert found["reached"].tolist() == [reached]
+
+
+def test_no_goal_is_neither_reached_nor_missed() -> None:
+    found = bench.ratios(timings({"engine": [1.0], "plain": [9.0]}, workload="mine"))
+    assert found["goal"].isna().all()
+    assert found["reached"].isna().all()
+
+
+def test_the_table_reads_as_the_goals_are_written(timed: pd.DataFrame) -> None:
+    both = pd.concat([timed, timings({"engine": [1, 0.5], "plain": [2, 2]})])
+    table = bench.table(both)
+    first = bench.RATIOS[0]
+    assert table.loc[first.meaning, "S"] == "0.375 (0.25-0.5) <= 0.7"
+    assert table.loc["plain, ms", "S"] == "2000"
+    assert list(table.index)[: len(bench.RATIOS)] == [ratio.meaning for ratio in bench.RATIOS]
+    assert table.columns.tolist() == ["S", "tiny"]
+
+
+def test_results_are_json(timed: pd.DataFrame) -> None:
+    text = bench.as_json(
+        machine=bench.machine(), timings=timed, ratios=bench.ratios(timed), quick={"quick": True}
+    )
+    values = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert values["timings"][0]["seconds"] == timed["seconds"].iloc[0]
+    assert values["ratios"][0]["goal"] is None
+    assert values["machine"]["cores"] >= 1
+
+
+def test_the_figure_shows_every_ratio(timed: pd.DataFrame) -> None:
+    found = bench.ratios(pd.concat([timed, timings({"engine": [1, 0.5], "plain": [2, 2]})]))
+    drawn = draw_timings(found)
+    titles = [axes.get_title(loc="left") for axes in drawn.axes if axes.get_title(loc="left")]
+    assert titles == [ratio.name for ratio in bench.RATIOS]
+    offsets = np.asarray(drawn.axes[0].collections[1].get_offsets())
+    assert offsets[:, 0].tolist() == found.query("ratio == 'engine / plain'")["median"].tolist()
+    with pytest.raises(ValueError, match="no ratios to draw"):
+        draw_timings(found.iloc[:0])
+
+
+# resources
+
+
+def test_memory_is_that_of_the_workload_alone() -> None:
+    """A hundred megabytes that this process holds are not the workload's."""
+    ballast = np.ones(12_500_000)
+    found = bench.memory(samples=[64], workload="S10")
+    assert ballast.nbytes == 1e8
+    assert found["samples"].tolist() == [64]
+    assert 5 < found["megabytes"].iloc[0] < 90
+
+
+def test_memory_says_when_it_could_not_be_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho too many samples >&2; exit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with pytest.raises(ChildProcessError, match="measuring memory failed: too many samples"):
+        bench.memory()
+
+
+def test_the_rate_is_that_of_the_steady_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve seconds to start, then two tasks of ten cells every two seconds, and a straggler."""
+    clock = [0.0] + [12 + 2.0 * (n // 20) for n in range(398)] + [90.0] * 2
+    times = iter(clock)
+
+    def sweep(*_: object, progress: Any, **__: object) -> None:
+        for done in range(len(clock)):
+            progress(done, len(clock))
+
+    monkeypatch.setattr(resources, "run_sweep", sweep)
+    monkeypatch.setattr(resources, "perf_counter", lambda: next(times))
+    rate = resources._rate(ist.Grid(), None, 2)  # type: ignore[arg-type]
+    assert rate == pytest.approx(10, rel=0.02)
+
+
+def test_two_workers_are_compared_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "_rate", lambda grid, data, workers: 10.0 * workers**0.5)
+    seen: list[tuple[int, int]] = []
+    found = bench.efficiency(rounds=2, progress=lambda *now: seen.append(now))
+    assert found["round"].tolist() == [0, 1]
+    assert found["speedup"].tolist() == pytest.approx([2**0.5] * 2)
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]

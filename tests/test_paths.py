@@ -1,0 +1,152 @@
+"""Two ways to the same numbers: how far they may differ, and which may not by a single bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+import initstats as ist
+from initstats import activations, inits
+from initstats.moments import STATISTICS, Kernels
+from initstats.moments.histogram import QUANTILES
+from initstats.stack import Result, Settings, run_stack
+
+Array = NDArray[np.float64]
+
+NAMES = ("relu", "general_relu", "gelu", "tanh", "softplus")
+SETTINGS = Settings(depth=8, samples=500, tile=2**14, histogram_every=1)
+"""Every entry is binned: which one in eight it would be depends on a conv net's tiles."""
+
+TOLERANCES = dict.fromkeys(STATISTICS, 1e-6)
+TOLERANCES |= dict.fromkeys(("count", "nonfinite", "infinite"), 0.0)
+TOLERANCES |= dict.fromkeys(("skewness", "kurtosis"), 2e-5)
+TOLERANCES |= dict.fromkeys(("negative_fraction", "zero_fraction", "dead_fraction"), 1e-3)
+TOLERANCES |= dict.fromkeys(QUANTILES, 1e-3)
+"""By how much kernels, tiles and products may change a statistic: what has the tensor's unit, in
+stds of it; the second moment, relative to itself; shares and shape as they are. Shares and
+quantiles move in steps, of an entry that rounding carries over zero or over a bin's edge."""
+IN_STDS = {
+    "mean",
+    "std",
+    "min",
+    "max",
+    "unit_mean_std",
+    "unit_std_mean",
+    "unit_std_std",
+    *QUANTILES,
+}
+
+PATHS: dict[str, dict[str, Any]] = {
+    f"{kernels} kernels, tiles of {tile}": {"kernels": kernels, "tile": tile}
+    for kernels, tile in product(
+        [kernels for kernels in get_args(Kernels) if kernels != "off"], (2**11, 2**14, 2**18)
+    )
+}
+"""Changes of the settings that may change the last digits."""
+
+
+def run(
+    data: ist.Dataset, network: str, settings: Settings, names: tuple[str, ...] = NAMES
+) -> list[Result]:
+    entries = [activations.get(name) for name in names]
+    width = 40 if network == "mlp" else 6
+    split, init = data.valid.first(settings.samples), inits.get("kaiming_normal")
+    return list(run_stack(network, init, entries, width, 5, split, None, settings))
+
+
+def unit(name: str, result: Result) -> Array:
+    """What the tolerance of a statistic is measured in, (rows,)."""
+    values: dict[str, Array] = dict(zip(STATISTICS, result.statistics.T, strict=True))
+    if name == "second_moment":
+        return values[name]
+    return values["std"] if name in IN_STDS else np.ones(len(values["std"]))
+
+
+def assert_near(one: Result, other: Result) -> None:
+    for index, (name, tolerance) in enumerate(TOLERANCES.items()):
+        gap = np.abs(one.statistics - other.statistics)[:, index] / unit(name, other)
+        assert (gap <= tolerance).all(), f"{name}: {gap.max():.1e} beyond {tolerance:.1e}"
+    totals = other.histograms.sum(axis=1)
+    assert (one.histograms.sum(axis=1) == totals).all()
+    moved = np.abs(one.histograms - other.histograms).sum(axis=1)
+    assert (moved <= 2e-3 * totals).all(), f"histograms: {(moved / totals).max():.1e} moved"
+
+
+@pytest.fixture(scope="module")
+def reference(mnist: ist.Dataset) -> dict[str, list[Result]]:
+    """Of the default path, the whole run in one tile."""
+    return {network: run(mnist, network, SETTINGS) for network in ("mlp", "cnn")}
+
+
+@pytest.mark.parametrize("network", ["mlp", "cnn"])
+@pytest.mark.parametrize("changes", PATHS.values(), ids=PATHS)
+def test_paths_differ_by_rounding_alone(
+    mnist: ist.Dataset, reference: dict[str, list[Result]], network: str, changes: dict[str, Any]
+) -> None:
+    results = run(mnist, network, replace(SETTINGS, **changes))
+    for one, other in zip(results, reference[network], strict=True):
+        assert_near(one, other)
+
+
+@pytest.mark.parametrize("network", ["mlp", "cnn"])
+def test_kernels_differ_by_rounding_alone_backward(mnist: ist.Dataset, network: str) -> None:
+    settings = replace(SETTINGS, depth=4, samples=200, backward=True)
+    numba, by_torch = (
+        run(mnist, network, replace(settings, kernels=kernels)) for kernels in ("numba", "torch")
+    )
+    for one, other in zip(numba, by_torch, strict=True):
+        assert_near(one, other)
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_more_than_the_tolerance_is_seen(reference: dict[str, list[Result]], name: str) -> None:
+    result = reference["mlp"][0]
+    changed = result.statistics.copy()
+    step = (1.01 * TOLERANCES[name] + 1e-9) * unit(name, result)[-1]
+    changed[-1, list(STATISTICS).index(name)] += step
+    with pytest.raises(AssertionError, match=f"^{name}: "):
+        assert_near(Result(changed, result.histograms), result)
+
+
+# what must not matter
+
+
+@pytest.mark.parametrize("network", ["mlp", "cnn"])
+@pytest.mark.parametrize("kernels", [kernels for kernels in get_args(Kernels) if kernels != "off"])
+def test_activations_share_without_a_trace(
+    mnist: ist.Dataset, network: str, kernels: Kernels
+) -> None:
+    settings = replace(SETTINGS, depth=3, samples=100, tile=2**10, kernels=kernels, backward=True)
+    together = run(mnist, network, settings)
+    for name, result in zip(NAMES, together, strict=True):
+        (alone,) = run(mnist, network, settings, (name,))
+        assert alone.statistics.tobytes() == result.statistics.tobytes()
+        assert (alone.histograms == result.histograms).all()
+
+
+def test_order_and_workers_leave_no_trace(toy: ist.Dataset) -> None:
+    lists: dict[str, list[Any]] = {
+        "inits": ["kaiming_normal", "matched", "lsuv"],
+        "activations": ["relu", "gelu", "tanh"],
+        "widths": [8, 5],
+        "seeds": [0, 1],
+    }
+    backwards = {name: values[::-1] for name, values in lists.items()}
+    one = ist.run_sweep(ist.Grid(**lists, depth=4, backward=True), toy)
+    two = ist.run_sweep(ist.Grid(**backwards, depth=4, backward=True), toy, workers=2)
+    assert bits(one) == bits(two)
+    assert len(bits(one)) == len(one) == 3 * 3 * 2 * 2 * 4 * 4
+
+
+def bits(table: pd.DataFrame) -> dict[tuple[Any, ...], bytes]:
+    """The statistics of each row to the last bit, by its key."""
+    keys = table.columns[: table.columns.get_loc("count")]
+    values = table[list(STATISTICS)].to_numpy(np.float64)
+    rows = table[keys].itertuples(index=False, name=None)
+    return {key: row.tobytes() for key, row in zip(rows, values, strict=True)}

@@ -18,15 +18,19 @@ if TYPE_CHECKING:
     from initstats import inits as inits
     from initstats import moments as moments
     from initstats import plots as plots
+    from initstats import prediction as prediction
     from initstats import report as report
     from initstats import store as store
     from initstats import sweep as sweep
+    from initstats import theory as theory
     from initstats.activations import activation as activation
     from initstats.activations import gain as gain
     from initstats.data import Dataset as Dataset
     from initstats.data import load_data as load_data
     from initstats.diagnosis import summarize as summarize
     from initstats.inits import init as init
+    from initstats.prediction import compare as compare
+    from initstats.prediction import predict as predict
     from initstats.report import write_report as write_report
     from initstats.store import load_histograms as load_histograms
     from initstats.store import load_table as load_table
@@ -46,9 +50,11 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "inits": ("init",),
     "moments": (),
     "plots": (),
+    "prediction": ("compare", "predict"),
     "report": ("write_report",),
     "store": ("load_histograms", "load_table"),
     "sweep": ("Grid", "run_sweep"),
+    "theory": (),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 

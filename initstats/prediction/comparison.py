@@ -68,15 +68,18 @@ def _over_seeds(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _scored(joined: pd.DataFrame, name: str) -> pd.DataFrame:
-    difference = joined[f"{name}_measured"] - joined[name]
-    error = _error(joined, name) if name in _SCORED else np.full(len(joined), np.nan)
-    z = np.divide(difference, error, out=np.zeros(len(joined)), where=error > 0)
+    difference = (joined[f"{name}_measured"] - joined[name]).to_numpy()
+    z = error = np.full(len(joined), np.nan)
+    if name in _SCORED:
+        error = _error(joined, name)
+        exact = np.where(difference == 0, 0.0, np.nan)  # where nothing is, nothing differs
+        z = np.divide(difference, error, out=exact, where=error > 0)
     return joined[KEYS].assign(
         statistic=name,
         measured=joined[f"{name}_measured"],
         predicted=joined[name],
         standard_error=error,
-        z=np.where((error > 0) | (difference == 0), z, np.nan),
+        z=z,
         seeds=joined["seeds"],
         note=joined["note"],
     )

@@ -7,6 +7,7 @@ kappa): pairs drawn at random stand for all pairs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,6 +92,16 @@ class _State:
         return response(self.activation, self.q, self.stage.uniform_bias)
 
     @property
+    def size(self) -> float:
+        """Mean q, above 0."""
+        return max(self.inputs.mean(self.q), math.sqrt(_TINY))
+
+    @property
+    def shift(self) -> float:
+        """What the width adds to the mean q, relative to it."""
+        return self.inputs.mean(self.g) / self.width / self.size
+
+    @property
     def w(self) -> Array:
         """The Gaussian part of q."""
         return self.q - self.stage.uniform_bias
@@ -156,8 +167,9 @@ def dense_rows(
     with np.errstate(over="ignore", invalid="ignore"):  # a signal may leave float64
         states = list(_states(inputs, activation, stages))
         for number, state in enumerate(states, 1):
-            rows[number, "preactivation", "forward"] = _preactivation(state)
-            rows[number, "activation", "forward"] = _activation(state)
+            unknown = Row(note=_doubt(state)) if abs(state.shift) > 1 else None
+            rows[number, "preactivation", "forward"] = unknown or _preactivation(state)
+            rows[number, "activation", "forward"] = unknown or _activation(state)
         if backward:
             rows |= _backward(states)
     return rows
@@ -241,13 +253,12 @@ def _gradient(state: _State, square: Array) -> Row:
 def _doubt(state: _State) -> str:
     """In words, where the first order in 1 / width does not suffice."""
     inputs, width = state.inputs, state.width
-    q = max(inputs.mean(state.q), _TINY)
-    shift = inputs.mean(state.g) / width / q
-    beta = state.V_pairs.mean() / width / q / q
-    if abs(shift) > _SHIFT:
+    if abs(state.shift) > _SHIFT:
         chi_q = state.stage.sigma_w2 * inputs.mean(state.response.square_1)
         growing = f", growing as chi_q = {chi_q:.3g}" if chi_q > 1 else ""
-        return f"width {width} shifts q by {shift:.0%}{growing}: more than a first order can tell"
+        percent = f"{state.shift:.0%}" if abs(state.shift) <= 1 else "more than its size"
+        return f"width {width} shifts q by {percent}{growing}: not for a first order to tell"
+    beta = state.V_pairs.mean() / width / state.size**2
     if beta > _BETA:
         return (
             f"beta = {beta:.2g} is not small: networks differ by large factors, and the typical "

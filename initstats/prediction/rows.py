@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import pandas as pd
@@ -93,15 +93,18 @@ def _configuration(
             rows = theory(activation, found)
     except ValueError as error:  # integrals that do not exist, gains that do not
         why = str(error)
-    return [_representable(rows.get(place, Row(note=why))) for place in places]
+    return list(_representable(places, [rows.get(place, Row(note=why)) for place in places]))
 
 
-def _representable(row: Row) -> Row:
-    """The row, unless float32 cannot hold what it is about."""
-    square = row.get("second_moment", 1.0)
-    if square == 0 or _LEAST < square < _MOST:
-        return row
-    return Row(note="the signal leaves the range of float32")
+def _representable(places: Sequence[Place], rows: Sequence[Row]) -> Iterator[Row]:
+    """The rows, but for those of a signal that float32 cannot hold; what is lost stays so."""
+    lost = False
+    for (_, _, direction), row in zip(places, rows, strict=True):
+        square = row.get("second_moment", 1.0)
+        gone = not (square == 0 or _LEAST < square < _MOST)
+        lost |= gone and direction == "forward"
+        forward = lost and direction == "forward"
+        yield Row(note="the signal leaves the range of float32") if gone or forward else row
 
 
 def _frame(keys: Sequence[tuple[object, ...]], rows: Sequence[Row]) -> pd.DataFrame:

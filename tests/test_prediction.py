@@ -1,0 +1,262 @@
+"""Predicted rows against sweeps of a small dataset, and the score itself against arithmetic."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import initstats as ist
+from initstats.prediction import COMPARED, KEYS, compare, predict
+
+SEEDS = 80
+
+
+@pytest.fixture(scope="module")
+def measured(toy: ist.Dataset) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A table with many seeds, and its prediction."""
+    grid = ist.Grid(
+        inits=["matched", "torch_default", "orthogonal", "xavier_uniform(gain=1.2)"],
+        activations=["relu", "tanh", "shifted_relu", "selu"],
+        widths=[30],
+        depth=5,
+        seeds=SEEDS,
+        split="train",
+    )
+    return ist.run_sweep(grid, toy), predict(grid, toy)
+
+
+def _select(table: pd.DataFrame, **wanted: object) -> pd.DataFrame:
+    for name, value in wanted.items():
+        table = table[table[name] == value]
+    return table
+
+
+def test_rows_are_the_sweeps(measured: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    table, predicted = measured
+    keys = table[table["seed"] == 0].drop(columns="seed")[KEYS].reset_index(drop=True)
+    pd.testing.assert_frame_equal(predicted[KEYS], keys)
+    extra = ["second_moment_spread", "second_moment_error", "note"]
+    assert list(predicted) == [*table.columns.drop("seed"), *extra]
+    assert predicted["count"].isna().all()
+    assert (predicted["note"].str.len() > 0).mean() < 0.2
+
+
+def test_second_moments_agree_with_theory(measured: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    scored = compare(*measured)
+    z = _select(scored, statistic="second_moment")["z"]
+    assert z.notna().all()
+    assert z.abs().max() < 4
+    assert 0.4 < z.std() < 1.3  # neither wrong nor without a claim
+    means = _select(scored, statistic="mean")["z"]
+    assert means.notna().all()
+    assert means.abs().max() < 4.5  # not followed beyond the first order either
+
+
+def test_the_spread_of_draws_is_theorys(measured: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    table, predicted = measured
+    spread = table.groupby(KEYS, observed=True, sort=False)["second_moment"].std().to_numpy()
+    ratio = spread / predicted["second_moment_spread"].to_numpy()
+    exact = (predicted["second_moment_spread"] < 1e-6 * predicted["second_moment"]).to_numpy()
+    calm = ((predicted["note"] == "") & ~exact).to_numpy()
+    # a standard deviation over SEEDS has a relative error of 8%, more where tails are heavy
+    assert np.median(ratio[calm]) == pytest.approx(1, abs=0.1)
+    assert ratio[calm].max() < 1.6
+    assert ratio[calm].min() > 0.6
+
+
+def test_spread_over_units_and_samples(measured: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    scored = compare(*measured)
+    for name in ("std", "unit_mean_std", "sample_correlation", "negative_fraction"):
+        rows = _select(scored, statistic=name, init="matched", layer=2)
+        assert len(rows) == 8
+        np.testing.assert_allclose(rows["measured"], rows["predicted"], rtol=0.1, atol=0.01)
+        assert rows["z"].isna().all()  # theory is not about the mean of these
+    zero = _select(scored, statistic="zero_fraction", activation="relu", tensor="activation")
+    np.testing.assert_allclose(zero["predicted"], 0.5)
+
+
+def test_first_layer_is_exact(toy: ist.Dataset) -> None:
+    width = 16
+    grid = ist.Grid(inits=["lecun_normal"], activations=["relu"], widths=[width], depth=1, seeds=1)
+    first = predict(grid, toy).iloc[0]
+    x = toy.valid.x.double()
+    kernel = (x @ x.T / x.shape[1]).numpy()
+    q, kappa = kernel.diagonal().mean(), kernel.mean()
+    assert first["second_moment"] == pytest.approx(q, rel=1e-6)
+    assert first["sample_correlation"] == pytest.approx(kappa / q, rel=1e-6)
+    assert first["unit_mean_std"] == pytest.approx(math.sqrt(kappa * (1 - 1 / width)), rel=1e-6)
+    assert first["std"] == pytest.approx(math.sqrt(q - kappa / width), rel=1e-6)
+    spread = math.sqrt(2 * (kernel**2).mean() / width)
+    assert first["second_moment_spread"] == pytest.approx(spread, rel=0.1)  # from 2048 pairs
+    roots = np.sqrt(kernel.diagonal() / (2 * math.pi))
+    behind = predict(grid, toy).iloc[1]
+    assert behind["mean"] == pytest.approx(roots.mean(), rel=1e-4)
+
+
+def test_gradients(toy: ist.Dataset) -> None:
+    grid = ist.Grid(
+        inits=["kaiming_normal", "xavier_normal"],
+        activations=["relu", "leaky_relu(negative_slope=0.3)"],
+        widths=[24],
+        depth=4,
+        seeds=40,
+        backward=True,
+    )
+    predicted = predict(grid, toy)
+    scored = _select(compare(ist.run_sweep(grid, toy), predicted), statistic="second_moment")
+    backward = _select(scored, direction="backward")
+    assert len(backward) == 4 * 4 * 2
+    assert backward["z"].abs().max() < 4
+    last = _select(predicted, layer=4, tensor="activation", direction="backward")
+    np.testing.assert_allclose(last["second_moment"], 1)
+
+
+def test_convolutions(toy: ist.Dataset) -> None:
+    grid = ist.Grid(
+        inits=["kaiming_normal", "torch_default"],
+        activations=["relu", "tanh"],
+        network="cnn",
+        widths=[8],
+        depth=5,
+        seeds=40,
+        backward=True,
+    )
+    predicted = predict(grid, toy)
+    scored = _select(compare(ist.run_sweep(grid, toy), predicted), statistic="second_moment")
+    relu = _select(scored, activation="relu")
+    assert (relu["note"] == "").all()
+    assert relu["z"].abs().max() < 4
+    tanh = _select(scored, activation="tanh", tensor="activation", direction="forward")
+    assert tanh["note"].str.contains("not known for convolutions").all()
+    np.testing.assert_allclose(tanh["measured"], tanh["predicted"], rtol=0.25)
+    assert (
+        _select(scored, activation="tanh", layer=1, tensor="preactivation", direction="forward")[
+            "note"
+        ]
+        .eq("")
+        .all()
+    )
+
+
+def test_where_theory_says_nothing(toy: ist.Dataset) -> None:
+    grid = ist.Grid(
+        inits=["lsuv", "identity", "zeros", "normal(std=1e-30)", "normal(std=1e+20)"],
+        activations=["relu", "squared_relu"],
+        widths=[12],
+        depth=3,
+        seeds=2,
+        backward=True,
+    )
+    predicted = predict(grid, toy)
+    scored = _select(compare(ist.run_sweep(grid, toy), predicted), statistic="second_moment")
+    fitted = _select(scored, init="lsuv")
+    assert fitted["note"].str.contains("fitted to data").all()
+    assert fitted[["predicted", "z"]].isna().all().all()
+    eye = _select(scored, init="identity", direction="forward")
+    assert eye[eye["layer"] == 1]["z"].abs().max() < 4
+    assert eye[eye["layer"] > 1]["predicted"].isna().all()
+    assert eye[eye["layer"] > 1]["note"].str.contains("passes its input on").all()
+    nothing = _select(scored, init="zeros", direction="forward")
+    assert (nothing[["predicted", "measured", "z"]] == 0).all().all()
+    for init, activation in (("normal(std=1e-30)", "relu"), ("normal(std=1e+20)", "relu")):
+        far = _select(scored, init=init, activation=activation, direction="forward")
+        assert far["note"].iloc[-1] == "the signal leaves the range of float32"
+        assert far["predicted"].isna().iloc[-1]
+        assert far["z"].abs().iloc[0] < 4
+
+
+def test_words_of_caution(toy: ist.Dataset) -> None:
+    grid = ist.Grid(
+        inits=["kaiming_normal"],
+        activations=["relu", "squared_relu"],
+        widths=[30],
+        depth=5,
+        seeds=1,
+    )
+    predicted = _select(predict(grid, toy), tensor="activation").set_index("layer")
+    relu, square = (_select(predicted, activation=name) for name in ("relu", "squared_relu"))
+    assert relu["note"][1] == square["note"][1] == ""
+    assert relu["note"][5].startswith("beta = 0.")
+    assert relu["second_moment"][5] == pytest.approx(relu["second_moment"][1])
+    assert "width 30 shifts q by 74%" in square["note"][3]
+    assert "growing as chi_q = " in square["note"][3]
+    assert "by more than its size" in square["note"][5]
+    assert math.isnan(square["second_moment"][5])
+
+
+def test_functions_without_moments(toy: ist.Dataset) -> None:
+    def explosive(x: torch.Tensor) -> torch.Tensor:
+        return torch.exp(x * x)
+
+    grid = ist.Grid(inits=["lecun_normal"], activations=[explosive], widths=[4], depth=2, seeds=1)
+    predicted = predict(grid, toy)
+    assert predicted["second_moment"].isna().all()
+    assert predicted["note"].str.contains("does not exist").all()
+
+
+def test_predictions_do_not_look_at_seeds(toy: ist.Dataset) -> None:
+    one, many = (
+        ist.Grid(inits=["lecun_normal"], activations=["tanh"], widths=[5], depth=2, seeds=seeds)
+        for seeds in (1, [3, 8])
+    )
+    pd.testing.assert_frame_equal(predict(one, toy), predict(many, toy))
+
+
+def test_no_such_split() -> None:
+    x, y = np.random.default_rng(0).normal(size=(8, 4)), np.zeros(8, dtype=int)
+    data = ist.Dataset.from_arrays((x, y), (x, y))
+    grid = ist.Grid(inits=["lecun_normal"], activations=["tanh"], depth=1, split="test")
+    with pytest.raises(ValueError, match="has no 'test' split"):
+        predict(grid, data)
+
+
+# the score
+
+
+def _frames(measured: list[float], spread: float, left_out: float) -> list[pd.DataFrame]:
+    key = dict(zip(KEYS, ["toy", "mlp", "a", "b", 5, 1, "activation", "forward"], strict=True))
+    statistics = dict.fromkeys(COMPARED, 2.0)
+    table = [
+        {**key, "seed": seed, **dict.fromkeys(COMPARED, each)} for seed, each in enumerate(measured)
+    ]
+    row = {**key, **statistics, "second_moment_spread": spread, "note": "hm"}
+    row |= {"second_moment_error": left_out}
+    return [pd.DataFrame(table), pd.DataFrame([row])]
+
+
+@pytest.mark.parametrize(
+    ("spread", "left_out", "variance"),
+    [
+        (0.1, 0.0, 1 / 3),  # seeds show more than theory expects
+        (3.0, 0.0, 9 / 3),  # theory expects more
+        (math.nan, 0.0, 1 / 3),
+        (3.0, 0.5, 9 / 3 + 0.25),
+    ],
+)
+def test_z_is_arithmetic(spread: float, left_out: float, variance: float) -> None:
+    scored = compare(*_frames([2.0, 3.0, 4.0], spread, left_out)).set_index("statistic")
+    assert list(scored.index) == list(COMPARED)
+    assert scored.loc["second_moment", "z"] == pytest.approx(1 / math.sqrt(variance), rel=1e-4)
+    assert scored.loc["mean", "z"] == pytest.approx(math.sqrt(3), rel=1e-4)
+    assert scored.loc["std", "measured"] == pytest.approx(math.sqrt(29 / 3))
+    assert scored["z"].isna()["std"]
+    assert scored["seeds"].eq(3).all()
+    assert scored["note"].eq("hm").all()
+
+
+def test_one_seed_has_theorys_error_only() -> None:
+    scored = compare(*_frames([3.0], 0.5, 0.0)).set_index("statistic")
+    assert scored.loc["second_moment", "z"] == pytest.approx(2, rel=1e-4)
+    assert scored["z"].isna()["mean"]
+
+
+def test_tables_that_do_not_match() -> None:
+    table, predicted = _frames([3.0], 0.5, 0.0)
+    with pytest.raises(ValueError, match="table lacks layer"):
+        compare(table.drop(columns="layer"), predicted)
+    with pytest.raises(ValueError, match="no row of the table was predicted"):
+        compare(table.assign(width=6), predicted)

@@ -120,14 +120,15 @@ def timed() -> pd.DataFrame:
     return bench.run([TINY], rounds=2)
 
 
-def test_every_variant_is_timed_in_every_round(timed: pd.DataFrame) -> None:
+def test_variants_are_timed_in_turn(timed: pd.DataFrame) -> None:
     assert list(timed.columns) == ["workload", "variant", "round", "seconds"]
-    expected = {("tiny", variant, number) for variant in bench.VARIANTS for number in (0, 1)}
+    expected = {("tiny", variant, 0) for variant in bench.VARIANTS}
+    expected |= {("tiny", variant, 1) for variant in {*bench.VARIANTS} - timing.EVEN_ROUNDS}
     assert {*zip(timed["workload"], timed["variant"], timed["round"], strict=True)} == expected
     assert len(timed) == len(expected)
     assert (timed["seconds"] > 0).all()
     first, second = (list(timed.query("round == @n")["variant"]) for n in (0, 1))
-    assert first == second[::-1]
+    assert [name for name in first if name in second] == second[::-1]
 
 
 def test_progress_counts_every_timing() -> None:
@@ -155,7 +156,7 @@ def test_slow_variants_take_every_activation_in_turn(
 
 
 def test_what_is_sampled_counts_for_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "perf_counter", count().__next__)
+    monkeypatch.setattr(timing, "process_time", count().__next__)
     timed = bench.run([TINY], rounds=1).set_index("variant")["seconds"]
     assert timed[timed != 1].to_dict() == {"course_hooks": 4, "whole_hooks": 4}
 

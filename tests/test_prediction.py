@@ -97,10 +97,21 @@ def test_first_layer_is_exact(toy: ist.Dataset) -> None:
     assert behind["mean"] == pytest.approx(roots.mean(), rel=1e-4)
 
 
+def test_torchs_biases_are_uniform(toy: ist.Dataset) -> None:
+    width = 400
+    grid = ist.Grid(inits=["torch_default"], activations=["relu"], widths=[width], depth=8, seeds=1)
+    found = predict(grid, toy).iloc[-1]["mean"]  # samples are all alike there: q = 0.4 / width
+    s, bound = math.sqrt(0.4 / 6 / width), 1 / math.sqrt(width)
+    b = torch.linspace(-bound, bound, 10_001, dtype=torch.float64)
+    density = torch.exp(-((b / s) ** 2) / 2) / math.sqrt(2 * math.pi)
+    mean = float((s * density + b * torch.special.ndtr(b / s)).mean())
+    assert found == pytest.approx(mean, rel=5e-3)  # were they normal, 5.4% less
+
+
 def test_gradients(toy: ist.Dataset) -> None:
     grid = ist.Grid(
         inits=["kaiming_normal", "xavier_normal"],
-        activations=["relu", "leaky_relu(negative_slope=0.3)"],
+        activations=["relu", "leaky_relu(negative_slope=0.3)", "tanh"],
         widths=[24],
         depth=4,
         seeds=40,
@@ -109,8 +120,13 @@ def test_gradients(toy: ist.Dataset) -> None:
     predicted = predict(grid, toy)
     scored = _select(compare(ist.run_sweep(grid, toy), predicted), statistic="second_moment")
     backward = _select(scored, direction="backward")
-    assert len(backward) == 4 * 4 * 2
-    assert backward["z"].abs().max() < 4
+    assert len(backward) == 4 * 6 * 2
+    exact = backward["activation"] != "tanh"
+    assert not backward[exact]["note"].str.contains("independent").any()
+    assert backward[exact]["z"].abs().max() < 4
+    tanh = _select(backward[~exact], layer=2)
+    assert tanh["note"].str.contains("weights as independent").all()
+    np.testing.assert_allclose(tanh["measured"], tanh["predicted"], rtol=0.3)
     last = _select(predicted, layer=4, tensor="activation", direction="backward")
     np.testing.assert_allclose(last["second_moment"], 1)
 

@@ -12,13 +12,12 @@ from torch.nn.functional import conv_transpose2d
 
 from initstats.activations import Activation
 from initstats.data import Split
-from initstats.prediction.stage import Place, Row, Stage
+from initstats.prediction.stage import Place, Row, Stage, bends
 from initstats.theory import patch_mean, response
 
 Array = NDArray[np.float64]
 
 _IMAGES = 1024  # at once
-_BENT = 1e-6  # relative curvature of G(q) that a finite width would feel
 _SHIFTS = "shifts by the number of channels are not known for convolutions"
 _MOMENTS = ("mean", "second_moment", "negative_fraction", "zero_fraction")
 
@@ -49,7 +48,9 @@ def _image_means(
 ) -> tuple[dict[Place, list[float]], NDArray[np.bool_]]:
     """The moments over images and positions, and the layers whose G is not linear in q."""
     means: dict[Place, list[float]] = {}
-    power, slopes, bent = images.double().square().mean(1), [], []
+    power = images.double().square().mean(1)
+    slopes: list[Tensor] = []
+    bent: list[bool] = []
     for number, stage in enumerate(stages, 1):
         layer = stage.layer
         seen = patch_mean(power, layer.kernel, stride=layer.stride, padding=layer.padding)
@@ -57,7 +58,7 @@ def _image_means(
         r = response(activation, q.numpy(), stage.uniform_bias)
         power = torch.from_numpy(r.square)
         slopes.append(torch.from_numpy(r.slope_square))
-        bent.append(bool((np.abs(r.square_2) * q.numpy() ** 2 > _BENT * r.square).any()))
+        bent.append(bends(r, q.numpy()))
         silent = float((q == 0).double().mean())
         means[number, "preactivation", "forward"] = [0, float(q.mean()), (1 - silent) / 2, silent]
         moments = (r.mean, r.square, r.negative, r.zero)

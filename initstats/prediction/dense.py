@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from initstats.activations import Activation
 from initstats.data import Split
-from initstats.prediction.stage import Place, Row, Stage
+from initstats.prediction.stage import Place, Row, Stage, bends
 from initstats.theory import Response, correlations, radial_noise, response, unit_noise
 
 Array = NDArray[np.float64]
@@ -26,6 +26,10 @@ _GROUPS = 1024  # samples of nearly one length go together
 _PAIRS = 2048
 _TINY = 1e-300  # stands for a length of 0 where a correlation is asked for
 _SHIFT, _BETA = 0.1, 0.3  # relative shift, and variance, that a first order is no longer good for
+_INDEPENDENT = (
+    "gradients count forward and backward weights as independent, and q as at infinite width: off "
+    "by O(1 / width)"
+)
 _UNIFORM = 1.2  # minus the excess kurtosis of a uniform variable
 
 
@@ -234,20 +238,22 @@ def _activation(state: _State) -> Row:
 def _backward(states: Sequence[_State]) -> dict[Place, Row]:
     """Squares of gradients, from unit-normal ones of the last activation (Schoenholz 2017)."""
     rows: dict[Place, Row] = {}
+    note = _INDEPENDENT if any(bends(state.response, state.q) for state in states) else ""
     square = np.ones_like(states[-1].q)
     for number in range(len(states), 0, -1):
         state = states[number - 1]
         out, fan_in = state.stage.layer.weight
-        rows[number, "activation", "backward"] = _gradient(state, square)
+        start = number == len(states)  # where the gradient is the one put in
+        rows[number, "activation", "backward"] = _gradient(state, square, "" if start else note)
         square = square * state.response.slope_square
-        rows[number, "preactivation", "backward"] = _gradient(state, square)
+        rows[number, "preactivation", "backward"] = _gradient(state, square, note)
         square = square * state.stage.sigma_w2 * out / fan_in
     return rows
 
 
-def _gradient(state: _State, square: Array) -> Row:
+def _gradient(state: _State, square: Array, note: str) -> Row:
     mean = state.inputs.mean(square)
-    return Row(mean=0.0, std=_root(mean), second_moment=mean, note=_doubt(state))
+    return Row(mean=0.0, std=_root(mean), second_moment=mean, note=note or _doubt(state))
 
 
 def _doubt(state: _State) -> str:

@@ -7,9 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
+
 from initstats.activations import Activation
 from initstats.inits import Init
 from initstats.stack import Layer
+from initstats.theory import Response
+
+_BENT = 1e-6  # relative curvature that counts
 
 # Schemes that are not what their two variances alone would make of them.
 _ORTHOGONAL = ("orthogonal", "identity")
@@ -70,6 +76,11 @@ def stages(init: Init, activation: Activation, layers: Sequence[Layer]) -> Itera
             uniform_bias=sigma_b2 if family in _UNIFORM_BIAS else 0.0,
             radial=max(0.0, 1 - out / inputs) if family in _ORTHOGONAL else 1.0,
         )
+
+
+def bends(response: Response, q: NDArray[np.float64]) -> bool:
+    """Whether G(q) is no straight line, so that a finite width shifts what follows from it."""
+    return bool((np.abs(response.square_2) * q**2 > _BENT * response.square).any())
 
 
 def unknown_beyond(init: Init) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -17,8 +15,8 @@ from time import perf_counter
 import numpy as np
 import pandas as pd
 
-import initstats
 from initstats import activations, inits
+from initstats import machine as described
 from initstats.bench.timing import ACTIVATIONS, INIT, SEED, WORKLOADS
 from initstats.data import Dataset, load_data
 from initstats.moments import warm_up
@@ -89,23 +87,8 @@ def efficiency(
 
 
 def machine() -> dict[str, str | int | float]:
-    """What timings depend on: the processor, its cores and how busy they are, versions."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count() or 1,
-        "load": round(os.getloadavg()[0], 2),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "numpy", "numba")},
-        "initstats": initstats.__version__,
-    }
-
-
-def _processor() -> str:
-    with suppress(OSError, TypeError):
-        names = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-        return names[1].strip()  # type: ignore[index]
-    return platform.processor() or platform.machine()
+    """What timings depend on: the machine, and how busy it is."""
+    return {**described.machine(), "load": round(os.getloadavg()[0], 2)}
 
 
 def _rate(grid: Grid, data: Dataset, workers: int) -> float:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
-import platform
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
@@ -13,12 +11,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
 
-import initstats
 from initstats.data import Dataset, Split
+from initstats.machine import machine
 from initstats.moments import STATISTICS, bin_edges
 from initstats.stack import FIT_SAMPLES, Settings, row_keys
 from initstats.store import Run, Store
@@ -73,7 +69,7 @@ def run_sweep(
     asked = _run(config, data, engine)
     notify = progress or (lambda done, total: None)
 
-    with Store.open(out, asked, _environment(workers)) as store:
+    with Store.open(out, asked, {**machine(), "workers": workers}) as store:
         engine = replace(engine, settings=replace(engine.settings, **store.run.engine))
         missing = set(grid) - store.done()
         done = len(grid) - len(missing)
@@ -136,16 +132,3 @@ def _check_portable(grid: Grid) -> None:
             pickle.dumps(entry)
         except pickle.PicklingError as error:
             raise ValueError(str(error)) from error
-
-
-def _environment(workers: int) -> dict[str, object]:
-    return {
-        "initstats": initstats.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "system": platform.platform(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "workers": workers,
-    }

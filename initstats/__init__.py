@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from initstats import inits as inits
     from initstats import moments as moments
     from initstats import plots as plots
+    from initstats import probe as probe
     from initstats import prediction as prediction
     from initstats import report as report
     from initstats import store as store
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from initstats.inits import init as init
     from initstats.prediction import compare as compare
     from initstats.prediction import predict as predict
+    from initstats.probe import Probe as Probe
+    from initstats.probe import measure as measure
     from initstats.report import write_report as write_report
     from initstats.store import load_histograms as load_histograms
     from initstats.store import load_table as load_table
@@ -51,6 +54,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "moments": (),
     "plots": (),
     "prediction": ("compare", "predict"),
+    "probe": ("Probe", "measure"),
     "report": ("write_report",),
     "store": ("load_histograms", "load_table"),
     "sweep": ("Grid", "run_sweep"),

@@ -1,0 +1,191 @@
+"""What a call of torch is: its name, what flows through it, where the units of its output are.
+
+Calls are seen through `TorchFunctionMode`, at the level at which people write them. Those that are
+themselves written in Python (`F.multi_head_attention_forward`) are followed inside, so that what is
+recorded is always one call of a compiled function.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+REARRANGING = words(
+    "alias channel_shuffle clone contiguous cpu cuda detach detach_ expand expand_as flatten "
+    "flip get movedim moveaxis permute pin_memory pixel_shuffle pixel_unshuffle ravel repeat "
+    "requires_grad_ reshape reshape_as roll rot90 squeeze swapaxes swapdims t tile transpose "
+    "unflatten unsqueeze view view_as"
+)
+"""Calls whose output holds the entries of their input, each equally often."""
+CASTS = words("to type type_as float double half bfloat16")
+MAKERS = words("bernoulli empty eye full multinomial ones rand randint randn zeros")
+MIXING = words(
+    "addbmm addmm baddbmm bilinear bmm chain_matmul einsum embedding embedding_bag gru gru_cell "
+    "linear lstm lstm_cell matmul mm rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell rmatmul "
+    "scaled_dot_product_attention tensordot"
+)
+"""Calls that make new units, in the last dimension."""
+MADE_LAST = words("addbmm addmm baddbmm bmm embedding embedding_bag matmul mm rmatmul")
+"""Calls whose weights count the units they make in the last dimension."""
+FUSED = {
+    "scaled_dot_product_attention": "attention scores and weights stay inside a fused kernel: ask "
+    'the model for its plain attention (transformers: attn_implementation="eager")',
+    **dict.fromkeys(
+        ("lstm", "gru", "rnn_tanh", "rnn_relu"),
+        "gates and the states of lower layers stay inside a fused kernel",
+    ),
+}
+"""Calls that keep float tensors to themselves, and what."""
+_SPATIAL = re.compile(r"(?:conv|pool|upsample|interpolate|fold|pad).*?([123])d")
+_CHANNELS_SECOND = words("batch_norm group_norm instance_norm")
+
+
+def operation(function: Callable[..., Any]) -> str:
+    """The name of a call: `__add__` and `Tensor.add` are both `add`."""
+    name = str(getattr(function, "__name__", function))
+    if not name.startswith("__"):
+        return name
+    name = name.strip("_")
+    # x += y writes to x, as x.add_(y) does
+    return f"{name[1:]}_" if name[0] == "i" and hasattr(Tensor, f"{name[1:]}_") else name
+
+
+def is_maker(name: str) -> bool:
+    """Whether the output's entries do not come from the arguments: `zeros_like`, `x.new_ones`."""
+    return name.removeprefix("new_").removesuffix("_like") in MAKERS
+
+
+def written(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What the call writes to; None where it makes new tensors."""
+    if kwargs.get("out") is not None:
+        return kwargs["out"]
+    return args[0] if args and (name == "setitem" or name.endswith("_")) else None
+
+
+def keeps_distribution(name: str, out: Tensor, source: Tensor) -> bool:
+    """Whether `out` has the entries of `source`, of which the call `name` made it."""
+    if name in CASTS:
+        return out.dtype == source.dtype or out.itemsize > source.itemsize
+    if name in REARRANGING or out is source:
+        return True
+    if name in ("cat", "stack"):  # with nothing else, as to a cache that is still empty
+        return out.numel() == source.numel()
+    if out.numel() != source.numel() or out.dtype != source.dtype:
+        return False
+    if not out.numel() or unmeasurable(out) or unmeasurable(source):
+        return False
+    return out.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
+
+
+def moved_axis(axis: int | None, out: Tensor, source: Tensor) -> int | None:
+    """Where the units of `source` (dimension `axis`) are in a rearranged `out`; None: last.
+
+    In a view it is the dimension that walks memory in the same steps.
+    """
+    if axis is None:
+        return None
+    size, step = source.shape[axis], source.stride(axis)
+    for place in range(out.ndim):
+        if (out.shape[place], out.stride(place)) == (size, step) and size > 1:
+            return place
+    return axis if out.shape == source.shape else None
+
+
+def axis_after(name: str, out: Tensor, source: Tensor | None, axis: int | None) -> int | None:
+    """Where the units of a call's output are; None: in the last dimension.
+
+    The channels of convolutions, pooling and batch normalization, then wherever calls that keep
+    the shape leave them.
+
+    Args:
+        name: of the call.
+        out: its output.
+        source: the first tensor of its arguments that carries the signal.
+        axis: of the source.
+    """
+    if spatial := _SPATIAL.search(name):
+        return out.ndim - int(spatial[1]) - 1
+    if name in _CHANNELS_SECOND:
+        return 1
+    if name in MIXING or source is None or axis is None or out.ndim != source.ndim:
+        return None
+    return axis
+
+
+def weight_axis(op: str, parameter: Tensor, operand: Tensor, axis: int | None) -> int:
+    """The dimension of a parameter that counts the units it makes.
+
+    Args:
+        op: that uses it.
+        parameter: whose first dimension it is, in torch's layers.
+        operand: the parameter as the operation got it, maybe transposed.
+        axis: where the parameter's first dimension is in the operand.
+    """
+    if parameter.ndim < 2 or op not in MADE_LAST:
+        return 1 if op.startswith("conv_transpose") else 0
+    return 0 if axis == operand.ndim - 1 else parameter.ndim - 1
+
+
+def by_unit(x: Tensor, axis: int) -> Tensor:
+    """As (units, entries)."""
+    if x.ndim == 0 or not x.numel():
+        return x.reshape(1, -1)
+    return x.movedim(axis, 0).flatten(1) if x.ndim > 1 else x[:, None]
+
+
+def unmeasurable(x: Tensor) -> str:
+    """Why the entries of a tensor cannot be read; empty where they can."""
+    if x.is_complex():
+        return "complex numbers have no order: measure their real and imaginary parts"
+    if x.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return "it holds no numbers of its own (a meta tensor, or inside a torch.func transform)"
+    if x.is_nested or x.layout != torch.strided or x.is_quantized:
+        return "its entries are not stored as plain numbers (nested, sparse or quantized)"
+    return ""
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists, mappings and dataclasses, in their order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from tensors(getattr(value, field.name, None))
+
+
+@cache
+def body(function: FunctionType) -> FunctionType:
+    """A function of torch without the check that hands its calls to a mode.
+
+    Called while the mode is on, the function itself goes through and what it calls is seen.
+    """
+    checks = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    inside = {**function.__globals__, **dict.fromkeys(checks, _unseen)}
+    copy = FunctionType(
+        function.__code__, inside, function.__name__, function.__defaults__, function.__closure__
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
+def _unseen(*_: object) -> bool:
+    return False

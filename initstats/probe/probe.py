@@ -1,0 +1,301 @@
+"""The context in which a model is measured, and its table."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from fnmatch import fnmatchcase
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from initstats.moments import STATISTICS, bin_edges
+from initstats.probe.recording import Miss, Options, Recorder, bare
+from initstats.probe.slots import Reading, Slot
+from initstats.probe.watching import Watch
+
+Patterns = str | Iterable[str]
+
+
+class Probe:
+    """Measures every operation of a model while it is open, over any number of batches.
+
+    What is seen: the outputs of modules and of functional operations alike, in the order of
+    execution, each under the qualified name of the module whose `forward` runs it; calls of a
+    shared module are kept apart. Operations that only rearrange entries (views, transposes, wider
+    casts) are folded away; a constant that no input reaches is not a signal, and is listed by
+    `missed`. Statistics are taken at once, on the tensor's device, so that nothing done in place
+    later can spoil them. Compiled models run their own Python code meanwhile. The model's
+    parameters, buffers, gradients, modes, hooks and attributes are not touched, nor is any random
+    state; outputs agree up to rounding, as fused fast paths are not taken.
+
+    Batches at the same weights are pooled. An update of the weights begins a new step.
+
+    If the forward pass raises, the error gets a note that names the operation, and an attribute
+    `table`: what ran until then.
+
+    Args:
+        model: any module.
+        backward: measure the gradients of whatever is backpropagated meanwhile, too.
+        weights: measure parameters, when they are first used at a step.
+        include: measure only modules whose qualified name matches one of these shell patterns.
+        exclude: of those, leave these out.
+        every: measure one step in so many.
+        unit_axis: dimension of the units in what the modules of a pattern make, where it is not
+            the channels' (after convolutions) or the last.
+
+    Raises:
+        ValueError: `every` below 1, or patterns that match no module.
+
+    >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    >>> with Probe(model) as probe:
+    ...     y = model(torch.ones(2, 3))
+    >>> probe.table()[["layer", "name", "op", "tensor", "count"]]
+       layer      name      op         tensor  count
+    0      0         0   input     activation      6
+    1      1         0  linear  preactivation      8
+    2      1  0.weight  linear         weight     12
+    3      1    0.bias  linear         weight      4
+    4      2         1    relu     activation      8
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        backward: bool = False,
+        weights: bool = True,
+        include: Patterns | None = None,
+        exclude: Patterns | None = None,
+        every: int = 1,
+        unit_axis: Mapping[str, int] | None = None,
+    ) -> None:
+        if every < 1:
+            raise ValueError(f"every={every} was given, 1 or more is expected")
+        self.model = model
+        self.network = type(getattr(model, "_orig_mod", model)).__name__
+        self._modules = {
+            id(module): bare(name) or self.network for name, module in model.named_modules()
+        }
+        wanted, unwanted = _patterns(include), _patterns(exclude)
+        axes = dict(unit_axis or {})
+        for pattern in (*wanted, *unwanted, *axes):
+            if not any(fnmatchcase(name, pattern) for name in self._modules.values()):
+                names = ", ".join(self._modules.values())
+                raise ValueError(f"no module's name matches {pattern!r}; the modules are: {names}")
+
+        def selected(name: str) -> bool:
+            kept = include is None or any(fnmatchcase(name, pattern) for pattern in wanted)
+            return kept and not any(fnmatchcase(name, pattern) for pattern in unwanted)
+
+        def axis_of(name: str) -> int | None:
+            return next((axes[pattern] for pattern in axes if fnmatchcase(name, pattern)), None)
+
+        options = Options(backward, weights, every, selected, axis_of)
+        self._recorder = Recorder(model, options)
+        self._watch: Watch | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        if self._watch is not None:
+            raise RuntimeError("a probe opens once: make another one, or leave this one open")
+        self._watch = Watch(self._modules, self._recorder)
+        with ExitStack() as stack:
+            stack.callback(self._recorder.gradients.close)
+            if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+                stack.callback(_ignore_warning(".*torch.compile.*global hooks"))
+            hooks = (
+                register_module_forward_pre_hook(self._watch.enter_module),
+                register_module_forward_hook(self._watch.leave_module, always_call=True),
+            )
+            for handle in hooks:
+                stack.callback(handle.remove)
+            stack.enter_context(self._watch)
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open.close()
+        if isinstance(error, Exception):
+            error.table = self.table()  # type: ignore[attr-defined]
+            where = self._place_of(error)
+            if where:
+                error.add_note(f"raised in {where}; what ran before it is in the error's `table`")
+
+    def table(self) -> pd.DataFrame:
+        """What was measured, a row for each tensor and direction (and step), in order.
+
+        Returns:
+            The columns
+
+            - `network`: the model's class; `step`: updates of the weights before it;
+            - `layer`: place in the order of execution, 0 for what comes from outside (`op` is
+              `input`); parameters are at the layer that first uses them;
+            - `name`, `op`, `call`: the module that runs the operation (or the parameter's name),
+              the operation, and which call of the module within a pass it is; a second output of
+              an operation is `op[1]`;
+            - `tensor`: `preactivation` for what an operation with weights gives, `activation` for
+              what others do, `weight` for parameters and what is computed of them alone;
+            - `direction`: `backward` is the gradient of the loss with respect to the tensor;
+            - `inputs`: the layers that the operation read, with commas between;
+            - `shape` and `dtype` as first seen; `unit_axis`, the dimension whose entries are the
+              units; then the statistics, as in a study's table.
+        """
+        rows = list(self._readings())
+        statistics = np.array([reading.statistics for _, reading in rows])
+        integer = [name for name, entry in STATISTICS.items() if entry.integer]
+        numbers = pd.DataFrame(
+            statistics.reshape(len(rows), len(STATISTICS)), columns=[*STATISTICS]
+        )
+        return pd.concat(
+            [self._keys(rows), numbers.astype(dict.fromkeys(integer, "int64"))], axis=1
+        )
+
+    def histograms(self) -> pd.DataFrame:
+        """The distributions: a row per nonempty bin, as `load_histograms` gives those of a study.
+
+        Returns:
+            The key columns of the table, the bin's edges `low` and `high` (both 0 for exact zeros,
+            infinite for what is not finite), and its `count` of entries.
+        """
+        rows = list(self._readings())
+        low, high = bin_edges()
+        row = np.repeat(np.arange(len(rows)), [len(reading.bins) for _, reading in rows])
+        none: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+        bins = np.concatenate(none + [reading.bins for _, reading in rows])
+        counts = np.concatenate(none + [reading.counts for _, reading in rows])
+        keys = self._keys(rows).take(row).reset_index(drop=True)
+        return keys.assign(low=low[bins], high=high[bins], count=counts)
+
+    def missed(self) -> pd.DataFrame:
+        """What was not measured, and why: modules, tensors, parameters and gradients, one a row.
+
+        Returns:
+            `kind`, `name` of the module or parameter, `op` and `reason`.
+        """
+        misses = [*self._recorder.misses, *self._unused(), *self._without_gradient()]
+        return pd.DataFrame(misses, columns=list(Miss._fields))
+
+    @property
+    def coverage(self) -> str:
+        """How much was measured: `N of M measured`, of tensors and of what is missed."""
+        measured = sum(slot.has("forward") for slot in self._recorder.slots.values())
+        return f"{measured} of {measured + len(self.missed())} measured"
+
+    def _readings(self) -> Iterator[tuple[Slot, Reading]]:
+        """All rows of the table: by step, layer and direction."""
+        slots = sorted(self._recorder.slots.values(), key=lambda slot: slot.layer)
+        rows = [(s, reading) for s in slots for reading in s.readings(self._recorder.step)]
+        yield from sorted(rows, key=lambda row: row[1].step)
+
+    def _keys(self, rows: list[tuple[Slot, Reading]]) -> pd.DataFrame:
+        keys = pd.DataFrame(
+            [
+                {
+                    "network": self.network,
+                    "step": reading.step,
+                    "layer": slot.layer,
+                    "name": slot.key.name,
+                    "op": slot.key.op + (f"[{slot.key.output}]" if slot.key.output else ""),
+                    "call": slot.key.call,
+                    "tensor": slot.key.tensor,
+                    "direction": reading.direction,
+                    "inputs": ",".join(map(str, slot.inputs)),
+                    "shape": "x".join(map(str, slot.shape)),
+                    "dtype": str(slot.dtype).removeprefix("torch."),
+                    "unit_axis": slot.axis,
+                }
+                for slot, reading in rows
+            ],
+            columns=KEYS,
+        )
+        return keys.astype({name: pd.CategoricalDtype(order) for name, order in ORDERS.items()})
+
+    def _unused(self) -> Iterator[Miss]:
+        """Modules that never ran, and what other modules hold of parameters that nothing used."""
+        ran, idle = self._watch.entered if self._watch else set(), set()
+        for module in self.model.modules():
+            leaf = not any(True for _ in module.children())
+            if leaf and id(module) not in ran and not self._recorder.uses(module):
+                idle |= {id(parameter) for parameter in module.parameters(recurse=False)}
+                if not isinstance(module, CONTAINERS):
+                    yield Miss("module", self._modules[id(module)], "", "never executed")
+        for name in self._recorder.unused(beside=idle):
+            yield Miss("parameter", name, "", "no operation used it")
+
+    def _without_gradient(self) -> Iterator[Miss]:
+        """Values whose gradients were waited for, or could not be."""
+        slots = list(self._recorder.slots.values())
+        if not any(slot.has("backward") for slot in slots):
+            return
+        for slot in slots:
+            if slot.has("backward") or slot.key.tensor == "weight":
+                continue
+            if slot.attached:
+                yield Miss("gradient", slot.key.name, slot.key.op, "the loss does not depend on it")
+            elif slot.detached:
+                reason = "made while gradients were off (no_grad, or a custom autograd function)"
+                yield Miss("gradient", slot.key.name, slot.key.op, reason)
+
+    def _place_of(self, error: BaseException) -> str:
+        """The module in whose code an error was raised, and the operation that raised it."""
+        failure = self._watch.failure if self._watch else None
+        if failure is not None and failure.error is error:
+            return f"{failure.op} of {failure.name}"
+        name, traceback = "", error.__traceback__
+        while traceback is not None:
+            owner = traceback.tb_frame.f_locals.get("self")
+            name = self._modules.get(id(owner), name)
+            traceback = traceback.tb_next
+        return name
+
+
+KEYS = [
+    "network",
+    "step",
+    "layer",
+    "name",
+    "op",
+    "call",
+    "tensor",
+    "direction",
+    "inputs",
+    "shape",
+    "dtype",
+    "unit_axis",
+]
+ORDERS = {
+    "tensor": ["preactivation", "activation", "weight"],
+    "direction": ["forward", "backward"],
+}
+CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+def _ignore_warning(message: str) -> Callable[[], None]:
+    """Ignore a warning; returns how to undo it, which leaves filters that came later alone."""
+    warnings.filterwarnings("ignore", message)
+    entry = warnings.filters[0]
+
+    def undo() -> None:
+        if entry in warnings.filters:
+            warnings.filters.remove(entry)  # type: ignore[attr-defined]
+
+    return undo
+
+
+def _patterns(given: Patterns | None) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given or ())

@@ -1,0 +1,118 @@
+"""Sees the operations of a model's forward passes, and which module runs them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from threading import get_ident
+from types import FunctionType
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
+
+from initstats.probe.operations import body, operation, tensors, written
+from initstats.probe.recording import Place, Recorder
+
+
+class Failure(NamedTuple):
+    """Where a pass broke off."""
+
+    error: Exception
+    name: str
+    op: str
+
+
+class Watch(TorchFunctionMode):
+    """Hands every operation that the modules of a model run to its recorder.
+
+    Nothing is put on the model: operations are seen by torch's function mode, modules by its global
+    hooks.
+
+    Attributes:
+        recorder: what follows the signal.
+        entered: the modules (by id) whose calls were seen.
+        failure: the operation that raised, if one did.
+    """
+
+    def __init__(self, names: Mapping[int, str], recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+        self.entered: set[int] = set()
+        self.failure: Failure | None = None
+        self._names = names
+        self._thread = get_ident()
+        self._places: list[Place] = []
+        self._calls: Counter[int] = Counter()
+        self._inside: list[FunctionType] = []
+
+    def enter_module(self, module: nn.Module, _: Any) -> None:
+        """A global forward pre-hook."""
+        name = self._names.get(id(module))
+        if name is None or self._elsewhere():
+            return
+        self.entered.add(id(module))
+        if not self._places:
+            self._calls.clear()
+            with torch._C.DisableTorchFunction():
+                self.recorder.begin_pass()
+        self._calls[id(module)] += 1
+        self._places.append(Place(module, name, self._calls[id(module)]))
+
+    def leave_module(self, module: nn.Module, given: Any, result: Any) -> None:
+        """A global forward hook, called after an error too."""
+        if self._elsewhere() or not self._places or self._places[-1].module is not module:
+            return
+        place = self._places.pop()
+        if self.recorder.measuring:
+            with torch._C.DisableTorchFunction():
+                self.recorder.observe_result(place, given, result)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run an operation and have what it made recorded."""
+        kwargs = kwargs or {}
+        if not self._places or not self.recorder.measuring or self._elsewhere():
+            return func(*args, **kwargs)
+        if isinstance(func, FunctionType) and func not in self._inside:
+            self._inside.append(func)
+            try:
+                with self:
+                    return body(func)(*args, **kwargs)
+            finally:
+                self._inside.pop()
+        op = operation(func)
+        try:
+            result = func(*args, **kwargs)
+        except Exception as error:
+            self.failure = Failure(error, self._places[-1].name, op)
+            raise
+        with torch._C.DisableTorchFunction():
+            self._record(op, args, kwargs, result)
+        return result
+
+    def _record(
+        self, op: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+    ) -> None:
+        target = written(op, args, kwargs)
+        made = tensors(result if target is None else target)
+        if outputs := [x for x in made if x.is_floating_point() or x.is_complex()]:
+            given = list(tensors((args, kwargs)))
+            if any(is_lazy(x) for x in given):
+                return  # a lazy module finds its shape
+            self.recorder.observe(self._places[-1], op, outputs, given, target is not None)
+
+    def _elsewhere(self) -> bool:
+        """Whether this is no forward pass of the thread that is watched.
+
+        What runs during backward, where autograd has a task, is a checkpoint's recomputation or
+        the backward of somebody's own function.
+        """
+        return get_ident() != self._thread or torch._C._current_graph_task_id() != -1

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import initstats as ist
 from initstats import activations, inits
@@ -27,6 +27,7 @@ from initstats.backprop import (
     normalize,
 )
 from initstats.moments import STATISTICS, Moments
+from initstats.probe import measure
 from initstats.stack import (
     Settings,
     architecture,
@@ -359,3 +360,41 @@ def test_stack_hand_and_autograd_agree_on_all_statistics(
                 tolerance = 1e-3 if statistic.startswith("q") else 1e-5
                 bound = pytest.approx(expected, rel=tolerance, abs=tolerance * size, nan_ok=True)
                 assert given == bound, (tensors_by.__name__, key, statistic)
+
+
+class Phi(nn.Module):
+    """An activation of ours as a module, for the probe to look into."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.phi = activations.get(name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.phi(x)
+
+
+@pytest.mark.parametrize("name", ["relu", "general_relu(leak=0.2,sub=0.3)", "tanh"])
+def test_the_probe_reads_the_same_statistics_off_the_same_stack(
+    toy: ist.Dataset, name: str
+) -> None:
+    depth, width, seed, split = 4, 6, 3, toy.valid
+    activation, scheme = activations.get(name), inits.get("torch_default")
+    settings = Settings(depth, len(split), backward=True, histogram_every=1)
+    (result,) = run_stack("mlp", scheme, [activation], width, seed, split, None, settings)
+    model = nn.Sequential()
+    shapes = architecture("mlp", width, depth, split.shape)
+    for matrix, bias in draw(scheme, activation, shapes, seed):
+        linear = nn.Linear(matrix.shape[1], width)
+        linear.weight.data, linear.bias.data = matrix, torch.as_tensor(bias)[:, 0]
+        model.extend([linear, Phi(name)])
+    cotangent = torch.randn(width, len(split), generator=generator_for(seed, "cotangent", 0)).T
+    table = measure(model, split.x, backward=True, loss=lambda out: (out * cotangent).sum())
+    rows = table[table["tensor"] != "weight"].to_dict("records")
+    seen = {(row["name"], row["direction"]): row for row in rows}  # of several, the last
+    for (layer, tensor, direction), row in zip(row_keys(settings), result.statistics, strict=True):
+        module = str(2 * layer - 2 + (tensor == "activation"))
+        found, size = seen[module, direction], float(row[list(STATISTICS).index("max")])
+        for statistic, expected in zip(STATISTICS, row, strict=True):
+            tolerance = 1e-3 if statistic.startswith("q") else 1e-5
+            bound = pytest.approx(expected, rel=tolerance, abs=tolerance * abs(size), nan_ok=True)
+            assert found[statistic] == bound, (module, direction, statistic)

@@ -63,6 +63,27 @@ def test_a_sweep_leaves_a_run_and_its_report(run: Run, tmp_path: Path) -> None:
     assert "6 cells (2 new)" in longer.out
 
 
+def test_theory_is_kept_with_the_run_and_goes_with_it(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "reports" / "mnist"
+    assert run(*TINY).code == 0
+    assert ist.store.load_predictions(folder) is None
+    assert "Measured against theory" not in (folder / "index.html").read_text()
+    assert run(*TINY, "--theory").code == 0
+    kept = ist.store.load_predictions(folder)
+    assert kept is not None
+    assert len(kept) == 2 * 3 * 2
+    matched = kept[kept["init"] == "matched"]
+    assert (matched["z"].abs() < 6).all()
+    assert (matched["seeds"] == 2).all()
+    assert "Measured against theory" in (folder / "index.html").read_text()
+    # more seeds: the same predictions, scored anew without being asked
+    assert run(*RELU, "--seeds", "3").code == 0
+    again = ist.store.load_predictions(folder)
+    assert again is not None
+    assert (again["seeds"] == 3).all()
+    assert again["second_moment"].equals(kept["second_moment"])
+
+
 def test_a_run_is_configured_by_a_file_and_options_win(run: Run, tmp_path: Path) -> None:
     config = tmp_path / "mine.toml"
     config.write_text(

@@ -20,7 +20,7 @@ from initstats.plots import FIGURES, Results, band_of, banded, figure
 from initstats.plots.bands import BANDS, OVERFLOW, ZERO
 from initstats.plots.catalog import GRADIENTS
 from initstats.plots.distribution import picture
-from initstats.plots.lines import LINEAR, LOG, SHARE, layer_ticks
+from initstats.plots.lines import LINEAR, LOG, SHARE, THEORY, layer_ticks, theory_by_depth
 from initstats.plots.style import INK, PALETTE, STYLE, strokes, wrapped
 
 INITS = ["normal(std=1e-05)", "normal(std=1000000)", "kaiming_normal", "torch_default"]
@@ -429,3 +429,35 @@ def test_fifteen_names_are_told_apart_by_colour_and_dash() -> None:
 def test_names_wrap_without_losing_a_letter() -> None:
     for name in ("relu", "general_relu(leak=0.2,sub=0.3)", "a" * 40, "x(y=1)"):
         assert wrapped(name, 8).replace("\n", "") == name
+
+
+# theory
+
+
+def test_theory_is_drawn_where_it_applies(table: pd.DataFrame) -> None:
+    forward = table[table["direction"] == "forward"]
+    first = forward[forward["seed"] == forward["seed"].min()].drop(columns="seed")
+    layer = first["layer"].to_numpy()
+    predicted = first.assign(
+        std=2.0,
+        second_moment=5.0,
+        second_moment_spread=5 * np.sqrt(np.e - 1),  # a log-normal of variance 1
+        note=np.where(layer > 3, "not beyond layer 3", ""),
+    )
+    results = Results.of(table, predicted=predicted)
+    curves = theory_by_depth(results, "std", "activation", "forward", LOG)
+    curve = curves["mlp", "kaiming_normal", "relu", 6]
+    np.testing.assert_allclose(curve.mean, np.log10([2, 2, 2, np.nan, np.nan]))
+    ends = np.log10(2 * np.exp([-0.25 - 0.5, -0.25 + 0.5]))
+    np.testing.assert_allclose([curve.low[0], curve.high[0]], ends)
+    axes = axes_of(FIGURES["std_by_depth"].draw(results))["relu"]
+    dotted = [line for line in axes.lines if to_rgb(line.get_color()) == to_rgb(INK)]
+    heights = [np.asarray(line.get_ydata()) for line in dotted if np.size(line.get_xdata()) == 5]
+    assert len(heights) == len(INITS)
+    assert np.isnan(heights[0][3:]).all()
+
+
+def test_without_predictions_nothing_is_said_of_theory(results: Results) -> None:
+    assert theory_by_depth(results, "std", "activation", "forward", LOG) == {}
+    drawn = FIGURES["std_by_depth"].draw(results)
+    assert THEORY not in [text.get_text() for text in drawn.texts]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -8,6 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -20,7 +22,14 @@ from initstats.plots.style import INK
 from initstats.report import drawing, write_report
 from initstats.report.drawing import Drawing, Studio, draw
 from initstats.report.source import Source
-from initstats.report.words import best_by_activation, factor, findings, significant, standfirst
+from initstats.report.words import (
+    against_theory,
+    best_by_activation,
+    factor,
+    findings,
+    significant,
+    standfirst,
+)
 from initstats.store import load_run, load_sessions
 
 EVIL = "<script>alert('x')</script>&\"'"
@@ -482,3 +491,60 @@ def test_factors_in_print() -> None:
         "1.0×10⁻⁷",
         "—",
     ]
+
+
+# theory
+
+
+def predicted(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows as `predict` gives them, scored: every fourth is far off, every third is in doubt."""
+    rows = table[table["seed"] == 0].drop(columns="seed").reset_index(drop=True)
+    number = rows.index.to_numpy()
+    notes = [f"beta = {1 + n / 100:.2f} is not small: so" if n % 3 == 0 else "" for n in number]
+    return rows.assign(
+        second_moment_spread=0.1, note=notes, z=np.where(number % 4, 0.5, -7.0), seeds=3
+    )
+
+
+def test_the_page_counts_what_agrees_with_theory(table: pd.DataFrame) -> None:
+    rows = predicted(table)
+    test = against_theory(Results.of(table, predicted=rows))
+    assert test is not None
+    applies = rows[rows["note"] == ""]
+    share = (applies["z"].abs() < 3).mean()
+    assert test.answer.startswith(f"{share:.1%} of {len(applies):,} second moments")
+    last = 1 + (len(rows) - 1) // 3 * 3 / 100
+    assert test.doubts == [
+        (f"beta = 1.00 to {last:.2f} is not small: so", "36 rows of 9 configurations")
+    ]
+
+
+def test_theory_without_a_row_to_count(table: pd.DataFrame) -> None:
+    lost = predicted(table).assign(note="lost", z=np.nan)
+    test = against_theory(Results.of(table, predicted=lost))
+    assert test is not None
+    assert "applies to no second moment" in test.answer
+    assert against_theory(Results.of(table)) is None
+
+
+@pytest.mark.usefixtures("one_figure")
+def test_theory_stays_with_its_run(run: Path, table: pd.DataFrame, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    rows = predicted(table).assign(note=lambda frame: frame["note"] + "<i>")
+    ist.store.save_predictions(folder, rows)
+    read = ist.store.load_predictions(folder)
+    assert read is not None
+    plain = rows.astype({name: read[name].dtype for name in read})
+    pd.testing.assert_frame_equal(read, plain, check_exact=True)
+    write_report(folder)
+    html = (folder / "index.html").read_text()
+    assert "Measured against theory" in html
+    assert "&lt;i&gt;" in html
+    assert ist.load_table(folder).equals(table)
+
+
+def test_predictions_belong_to_a_run(table: pd.DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not a run's folder"):
+        ist.store.save_predictions(tmp_path, predicted(table))
+    assert not list(tmp_path.iterdir())

@@ -45,6 +45,10 @@ def sweep(
     backward: Annotated[
         bool | None, typer.Option("--backward/--no-backward", help="Measure gradients too.")
     ] = None,
+    theory: Annotated[
+        bool,
+        typer.Option("--theory", help="Predict the same rows, and draw them too (some minutes)."),
+    ] = False,
     data: Annotated[
         str | None, typer.Option(metavar="mnist|FOLDER", help="mnist, or a folder of IDX files.")
     ] = None,
@@ -84,7 +88,7 @@ def sweep(
     fields = read_config(config) if config else {}
     fields |= {name: value for name, value in given.items() if value is not None}
     workers = (os.cpu_count() or 1) if workers is None else workers
-    folder = _sweep(fields, out, workers)
+    folder = _sweep(fields, out, workers, theory)
     typer.echo(f"report: {_report(folder, folder, workers)}")
     typer.echo(f"{time.perf_counter() - began:.1f} s in all")
 
@@ -101,7 +105,7 @@ def report(
     typer.echo(f"report: {_report(run, out or run, workers or os.cpu_count() or 1)}")
 
 
-def _sweep(fields: dict[str, Any], out: Path | None, workers: int) -> Path:
+def _sweep(fields: dict[str, Any], out: Path | None, workers: int, theory: bool) -> Path:
     """Run the grid that the fields describe into its folder, and say what came of it."""
     from initstats.data import load_data
     from initstats.diagnosis import summarize
@@ -140,7 +144,39 @@ def _sweep(fields: dict[str, Any], out: Path | None, workers: int) -> Path:
     typer.echo(f"{bar.total:,} cells ({bar.total - bar.first:,} new) in {folder}: the signal")
     for verdict, count in verdicts[verdicts > 0].items():
         typer.echo(f"  {verdict!s:<18} {count:>4} of {verdicts.sum()} configurations")
+    _compare(grid, data, folder, predicting=theory)
     return folder
+
+
+def _compare(grid: Any, data: Any, folder: Path, *, predicting: bool) -> None:
+    """Keep z-scores of a run in its folder, and predictions that it lacks."""
+    from initstats.store import load_predictions, load_table, save_predictions
+
+    known = load_predictions(folder)
+    if known is None and not predicting:
+        return
+    import pandas as pd
+
+    from initstats.prediction import KEYS, compare, predict
+
+    parts = [] if known is None else [known.drop(columns=["z", "seeds"])]
+    there = {tuple(key) for part in parts for key in part[["init", "activation", "width"]].values}
+    lacking = [
+        activation
+        for activation in grid.activations
+        if not {(init.name, activation.name, width) for init in grid.inits for width in grid.widths}
+        <= there
+    ]
+    with Bar("activations predicted") as bar:
+        for done, activation in enumerate(lacking if predicting else ()):
+            bar.show(done, len(lacking))
+            alone = grid.model_copy(update={"activations": (activation,)})
+            parts.append(predict(alone, data))
+    names = {name: "int64" if name in ("width", "layer") else "str" for name in KEYS}
+    predicted = pd.concat([part.astype(names) for part in parts]).drop_duplicates(KEYS)
+    scored = compare(load_table(folder), predicted).query("statistic == 'second_moment'")
+    scores = scored[[*KEYS, "z", "seeds"]]
+    save_predictions(folder, predicted.merge(scores, on=KEYS, how="left"))
 
 
 def _report(run: Path, folder: Path, workers: int) -> Path:

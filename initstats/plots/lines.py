@@ -67,6 +67,12 @@ LOG = Scale(_log10, (-1, 1), (-6, 6), 1, lambda x: power_of_ten(round(x)), (-1, 
 LINEAR = Scale(lambda values: values, (-0.5, 1), (-5, 5), 0.5, lambda x: decimal(x, 1))
 SHARE = Scale(lambda values: values.clip(0, 1), (0, 1), (0, 1), 0.5, lambda x: decimal(x, 1))
 
+THEORY = "theory, where it applies"
+"""The name of its lines in a key."""
+DOTTED = Stroke(INK, (1.2, 2.2))
+"""Lets the measured line show through."""
+_HEIGHTS = ("height", "low", "high")
+
 
 @figure(title="Spread against depth", needs=[DEPTH])
 def std_by_depth(results: Results) -> Figure:
@@ -139,6 +145,45 @@ def by_depth(
     }
 
 
+def theory_by_depth(
+    results: Results, statistic: str, tensor: str, direction: str, scale: Scale
+) -> dict[Key, Curve]:
+    """What theory says of every configuration; unknown in the layers where it does not apply.
+
+    The interval is where two draws of three lie at this width: where heights are logarithms, that
+    of a log-normal length of the predicted spread, whose middle is below its mean.
+    """
+    rows = results.predicted
+    if rows is None:
+        return {}
+    rows = rows[(rows["tensor"] == tensor) & (rows["direction"] == direction)]
+    height = scale.height(rows[statistic].to_numpy())
+    height = np.where((rows["note"] == "") & np.isfinite(height), height, np.nan)
+    low = high = np.full(len(rows), np.nan)
+    if scale is LOG:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = (rows["second_moment_spread"] / rows["second_moment"]).to_numpy()
+        variance = np.log1p(relative**2)  # of the logarithm of a second moment
+        middle, half = (part / math.log(10) for part in (-variance / 4, np.sqrt(variance) / 2))
+        low, high = height + middle - half, height + middle + half
+    rows = rows[[*CONFIGURATION, "layer"]].assign(height=height, low=low, high=high)
+    return {
+        cast(Key, key): Curve(*(curve[name].to_numpy() for name in ("layer", *_HEIGHTS)))
+        for key, curve in rows.sort_values("layer").groupby(CONFIGURATION, observed=True)
+    }
+
+
+def draw_theory(axes: Axes, curve: Curve) -> None:
+    """What theory says: a thin line of the ink on its band, neither of them an init's."""
+    axes.fill_between(curve.layers, curve.low, curve.high, color=fade(INK, 0.1), lw=0, zorder=1)
+    axes.plot(curve.layers, curve.mean, color=INK, linestyle=DOTTED.linestyle, lw=0.9, zorder=4)
+
+
+def _theory_stroke(results: Results) -> dict[str, Stroke]:
+    """The key's last entry, where there is something to explain."""
+    return {} if results.predicted is None else {THEORY: DOTTED}
+
+
 def _panels(
     results: Results, statistic: str, tensor: str, direction: str, scale: Scale, label: str
 ) -> Figure:
@@ -150,6 +195,7 @@ def _panels(
     }
     # what explodes would flatten all others where heights are not logarithms
     limits = scale.limits(c.mean for key, c in curves.items() if scale is LOG or key in healthy)
+    expected = theory_by_depth(results, statistic, tensor, direction, scale)
     styles = strokes(results.inits)
     layout = Layout.of(results)
     figure = Figure(figsize=(PAGE, layout.height))
@@ -162,7 +208,9 @@ def _panels(
                 key = (block.network, init, activation, block.width)
                 if key in curves:
                     draw_curve(axes, curves[key], styles[init], limits, strong=key in healthy)
-    layout.head(figure, styles)
+                if key in curves and key in expected:
+                    draw_theory(axes, expected[key])
+    layout.head(figure, styles | _theory_stroke(results))
     return figure
 
 
@@ -181,7 +229,7 @@ class Layout:
         panels = len(results.activations)
         columns = min(panels, 5) if panels != 6 else 3
         names = [results.name(block) for block in results.blocks]
-        lines = _key(results.inits)[-1][1] + 1
+        lines = _key([*results.inits, *_theory_stroke(results)])[-1][1] + 1
         return cls(names, panels, columns, 0.04 + 0.18 * lines)
 
     @property
@@ -228,7 +276,8 @@ class Layout:
         for (name, style), (left, line) in zip(styles.items(), _key(list(styles)), strict=True):
             height = self.height - 0.12 - 0.18 * line
             mark = Line2D([left, left + 0.3], [height, height], transform=figure.dpi_scale_trans)
-            mark.set(color=style.color, linestyle=style.linestyle, linewidth=1.6)
+            mark.set(color=style.color, linestyle=style.linestyle)
+            mark.set_linewidth(0.9 if name == THEORY else 1.6)
             figure.add_artist(mark)
             figure.text(
                 left + 0.36,

@@ -31,22 +31,28 @@ class Results:
         summary: one row per configuration, as `summarize` gives it.
         bands: counts of the activations (layers, BANDS + 1) by (network, init, activation,
             width), all seeds together, as `banded` gives them; None where only a table is at hand.
+        predicted: one row per (configuration, layer, tensor, direction) from theory, as `predict`
+            gives it; None where nothing was predicted.
     """
 
     table: pd.DataFrame
     summary: pd.DataFrame
     bands: Mapping[Key, NDArray[np.int64]] | None = None
+    predicted: pd.DataFrame | None = None
 
     @classmethod
     def of(
-        cls, table: pd.DataFrame, bands: Mapping[Key, NDArray[np.int64]] | None = None
+        cls,
+        table: pd.DataFrame,
+        bands: Mapping[Key, NDArray[np.int64]] | None = None,
+        predicted: pd.DataFrame | None = None,
     ) -> Results:
         """The results that a table holds.
 
         Raises:
             ValueError: not the table of one sweep.
         """
-        return cls(table, summarize(table), bands)
+        return cls(table, summarize(table), bands, predicted)
 
     @cached_property
     def inits(self) -> list[str]:

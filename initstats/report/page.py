@@ -17,6 +17,7 @@ from initstats.report.drawing import Drawing
 from initstats.report.source import Source
 from initstats.report.words import (
     DASH,
+    against_theory,
     best_by_activation,
     factor,
     findings,
@@ -54,6 +55,7 @@ def compose(source: Source, drawings: Sequence[Drawing], missing: Mapping[str, s
         best=_best(results),
         blocks=len(results.blocks) > 1,
         figures=[_figure(drawing) for drawing in drawings],
+        theory=against_theory(results),
         missing={_typeset(FIGURES[name].title): _typeset(why) for name, why in missing.items()},
         verdicts={
             word.name: _typeset(word.meaning)

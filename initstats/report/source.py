@@ -8,7 +8,15 @@ from pathlib import Path, PurePath
 import pandas as pd
 
 from initstats.plots import Results, band_of, banded
-from initstats.store import Run, iterate_histograms, load_run, load_sessions, load_table, to_toml
+from initstats.store import (
+    Run,
+    iterate_histograms,
+    load_predictions,
+    load_run,
+    load_sessions,
+    load_table,
+    to_toml,
+)
 
 
 @dataclass(frozen=True)
@@ -16,7 +24,7 @@ class Source:
     """The results to report, and what is known of how they came about.
 
     Attributes:
-        results: the table, and the histograms of a run.
+        results: the table; of a run the histograms, and what theory says.
         run: configuration and settings; None for a bare table.
         sessions: the drivers at work on the run; None for a bare table.
     """
@@ -41,7 +49,8 @@ class Source:
         )
         table = load_table(run)
         bands = banded(band_of(*settings.bins), histograms)
-        return cls(Results.of(table, bands), settings, load_sessions(run))
+        results = Results.of(table, bands, load_predictions(run))
+        return cls(results, settings, load_sessions(run))
 
     @property
     def dataset(self) -> str:

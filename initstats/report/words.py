@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from initstats.diagnosis import CONFIGURATION
 from initstats.plots import Results
 from initstats.plots.results import Block
 from initstats.plots.story import lesson_init, shifted
@@ -53,6 +55,55 @@ def findings(results: Results) -> list[Markup]:
         _lesson(results),
     ]
     return [sentence for sentence in sentences if sentence]
+
+
+class Agreement(NamedTuple):
+    """How the measurement agrees with theory.
+
+    Attributes:
+        answer: in a sentence.
+        doubts: why theory does not apply, and how often that is said.
+    """
+
+    answer: Markup
+    doubts: list[tuple[str, str]]
+
+
+def against_theory(results: Results) -> Agreement | None:
+    """What came of the predictions; None where there are none."""
+    rows = results.predicted
+    if rows is None:
+        return None
+    z = rows.loc[(rows["note"] == "") & rows["z"].notna(), "z"].abs()
+    notes = rows.loc[rows["note"] != "", [*CONFIGURATION, "note"]]
+    reasons = notes["note"].map(lambda note: _NUMBER.sub("#", note))
+    doubts = []
+    for reason, group in notes.groupby(reasons, sort=False):
+        count = len(group.drop_duplicates(CONFIGURATION))
+        lines = f"{len(group):,} rows of {count} configuration{'s' * (count != 1)}"
+        doubts.append((len(group), _ranged(str(reason), group["note"]), lines))
+    doubts.sort(reverse=True)
+    if len(z) == 0:
+        answer = Markup("Theory applies to no second moment that was measured.")
+    else:
+        answer = Markup(
+            "{:.1%} of {:,} second moments lie within three standard errors of their prediction "
+            "(|z| < 3), {:.1%} within two. An error is that of a mean over {:.0f} seeds, each of "
+            "them one draw at a finite width; layers share their draws."
+        ).format((z < 3).mean(), len(z), (z < 2).mean(), rows["seeds"].max())
+    return Agreement(answer, [(reason, lines) for _, reason, lines in doubts])
+
+
+_NUMBER = re.compile(r"(?<=\s)\d[\d.e+-]*(?=[%:,\s]|$)")
+
+
+def _ranged(reason: str, notes: pd.Series[str]) -> str:
+    """A reason, with the range of each number that its notes name."""
+    numbers = [_NUMBER.findall(note) for note in notes]
+    for values in zip(*numbers, strict=True):
+        ends = (end(values, key=float) for end in (min, max))
+        reason = reason.replace("#", " to ".join(dict.fromkeys(ends)), 1)
+    return reason
 
 
 def standfirst(results: Results) -> str:

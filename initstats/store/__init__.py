@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from initstats.store.file import StoreError
 from initstats.store.histograms import pack, unpack
+from initstats.store.predictions import load_predictions, save_predictions
 from initstats.store.reading import (
     iterate_histograms,
     load_histograms,
@@ -27,10 +28,12 @@ __all__ = [
     "StoreError",
     "iterate_histograms",
     "load_histograms",
+    "load_predictions",
     "load_run",
     "load_sessions",
     "load_table",
     "pack",
+    "save_predictions",
     "to_toml",
     "unpack",
 ]

@@ -31,7 +31,7 @@ def load_table(folder: str | Path) -> pd.DataFrame:
     Raises:
         StoreError: not a run's folder, a damaged file, or one of another version.
     """
-    with _reading(folder) as (connection, run):
+    with reading(folder) as (connection, run):
         return table(connection, run)
 
 
@@ -62,7 +62,7 @@ def load_histograms(
         StoreError: as `load_table`.
         ValueError: a value that the run does not have.
     """
-    with _reading(folder) as (connection, run):
+    with reading(folder) as (connection, run):
         lists = {
             "inits": _kept("init", inits, run.config["inits"]),
             "activations": _kept("activation", activations, run.config["activations"]),
@@ -90,7 +90,7 @@ def iterate_histograms(
     Raises:
         StoreError: as `load_table`.
     """
-    with _reading(folder) as (connection, run):
+    with reading(folder) as (connection, run):
         keep = [index for index, place in enumerate(run.rows) if place[1:] == (tensor, direction)]
         query = "SELECT histogram FROM cell WHERE id = ?"
         for cell, number in _committed(connection, run).items():
@@ -104,7 +104,7 @@ def load_run(folder: str | Path) -> Run:
     Raises:
         StoreError: as `load_table`.
     """
-    with _reading(folder) as (_, run):
+    with reading(folder) as (_, run):
         return run
 
 
@@ -118,7 +118,7 @@ def load_sessions(folder: str | Path) -> pd.DataFrame:
     Raises:
         StoreError: as `load_table`.
     """
-    with _reading(folder) as (connection, _):
+    with reading(folder) as (connection, _):
         sessions = connection.execute("SELECT started, seconds, cells, environment FROM session")
         names = ("started", "seconds", "cells")
         return pd.DataFrame(
@@ -206,7 +206,8 @@ def _kept(
 
 
 @contextmanager
-def _reading(folder: str | Path) -> Iterator[tuple[sqlite3.Connection, Run]]:
+def reading(folder: str | Path) -> Iterator[tuple[sqlite3.Connection, Run]]:
+    """One snapshot of a run's file, and the run that it holds."""
     file = Path(folder) / FILE
     if not file.is_file():
         raise StoreError(f"{folder} is not a run's folder: there is no {FILE} in it")

@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 
 from initstats.activations import Activation
 from initstats.data import Split
-from initstats.prediction.stage import Place, Row, Stage, bends
+from initstats.prediction.stage import LEAST, LOST, MOST, Place, Row, Stage, bends
 from initstats.theory import Response, correlations, radial_noise, response, unit_noise
 
 Array = NDArray[np.float64]
 
+_TENSORS = ("preactivation", "activation")
 _GROUPS = 1024  # samples of nearly one length go together
 _PAIRS = 2048
 _TINY = 1e-300  # stands for a length of 0 where a correlation is asked for
+_NOTHING = 1e-30  # relative length that makes no difference to a mean
 _SHIFT, _BETA = 0.1, 0.3  # relative shift, and variance, that a first order is no longer good for
 _INDEPENDENT = (
     "gradients count forward and backward weights as independent, and q as at infinite width: off "
@@ -155,7 +157,7 @@ class _State:
             self.inputs,
             self.activation,
             stage,
-            q=w2 * r.square + b2,
+            q=_above(w2 * r.square + b2),
             V=w2**2 * (noise + r.square_1**2 * self.V),
             g=w2 * self.shifted(r.square_1, r.square_2),
             k=w2 * (mean_u * mean_v + covariances[0]) + b2,
@@ -166,7 +168,7 @@ class _State:
 def dense_rows(
     inputs: Inputs, activation: Activation, stages: Sequence[Stage], *, backward: bool
 ) -> dict[Place, Row]:
-    """The rows of a fully connected stack, as far as its stages go."""
+    """The rows of a fully connected stack, as far as its stages go, or float32 does."""
     rows: dict[Place, Row] = {}
     with np.errstate(over="ignore", invalid="ignore"):  # a signal may leave float64
         states = list(_states(inputs, activation, stages))
@@ -174,9 +176,10 @@ def dense_rows(
             unknown = Row(note=_doubt(state)) if abs(state.shift) > 1 else None
             rows[number, "preactivation", "forward"] = unknown or _preactivation(state)
             rows[number, "activation", "forward"] = unknown or _activation(state)
-        if backward:
-            rows |= _backward(states)
-    return rows
+        if backward and len(states) == len(stages):
+            return rows | _backward(states)
+    lost = ((n + 1, tensor, "backward") for n in range(len(stages)) for tensor in _TENSORS)
+    return rows | dict.fromkeys(lost, Row(note=LOST)) if backward else rows
 
 
 def _states(inputs: Inputs, activation: Activation, stages: Sequence[Stage]) -> Iterator[_State]:
@@ -187,6 +190,8 @@ def _states(inputs: Inputs, activation: Activation, stages: Sequence[Stage]) -> 
     state = _State(inputs, activation, first, q, zero, zero, k, zeros)
     yield state
     for stage in others:
+        if not LEAST < inputs.mean(state.q) < MOST and state.q.any():
+            return
         state = state.following(stage)
         yield state
 
@@ -271,6 +276,11 @@ def _doubt(state: _State) -> str:
             "one lies below the mean"
         )
     return ""
+
+
+def _above(q: Array) -> Array:
+    """q, but for what is nothing beside the largest."""
+    return np.maximum(q, _NOTHING * np.nanmax(q))
 
 
 def _root(square: float) -> float:

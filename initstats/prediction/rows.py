@@ -13,13 +13,21 @@ from initstats.inits import Init
 from initstats.moments import STATISTICS
 from initstats.prediction.convolutional import convolutional_rows
 from initstats.prediction.dense import Inputs, dense_rows
-from initstats.prediction.stage import Place, Row, Stage, stages, unknown_beyond
+from initstats.prediction.stage import (
+    LEAST,
+    LOST,
+    MOST,
+    Place,
+    Row,
+    Stage,
+    stages,
+    unknown_beyond,
+)
 from initstats.stack import Layer, Settings, architecture, row_keys
 from initstats.sweep import Grid
 
 Theory = Callable[[Activation, Sequence[Stage]], dict[Place, Row]]
 
-_LEAST, _MOST = 1e-74, 1e74  # squares of what float32 can hold
 KEYS = ["dataset", "network", "init", "activation", "width", "layer", "tensor", "direction"]
 """What names a row of the table, but for the seed."""
 
@@ -101,10 +109,10 @@ def _representable(places: Sequence[Place], rows: Sequence[Row]) -> Iterator[Row
     lost = False
     for (_, _, direction), row in zip(places, rows, strict=True):
         square = row.get("second_moment", 1.0)
-        gone = not (square == 0 or _LEAST < square < _MOST)
+        gone = not (square == 0 or LEAST < square < MOST)
         lost |= gone and direction == "forward"
         forward = lost and direction == "forward"
-        yield Row(note="the signal leaves the range of float32") if gone or forward else row
+        yield Row(note=LOST) if gone or forward else row
 
 
 def _frame(keys: Sequence[tuple[object, ...]], rows: Sequence[Row]) -> pd.DataFrame:

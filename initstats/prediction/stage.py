@@ -15,6 +15,10 @@ from initstats.inits import Init
 from initstats.stack import Layer
 from initstats.theory import Response
 
+LEAST, MOST = 1e-74, 1e74
+"""Second moments that float32 can have: squares of what it can hold."""
+LOST = "the signal leaves the range of float32"
+
 _BENT = 1e-6  # relative curvature that counts
 
 # Schemes that are not what their two variances alone would make of them.

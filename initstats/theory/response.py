@@ -85,6 +85,7 @@ def response(activation: Activation, q: ArrayLike, uniform_bias: float = 0.0) ->
 
 _POWERS = np.array([1, 2, 4, 0, 0, 0, 1, 1, 2, 2])  # of phi in each moment
 _ORDERS = np.array([0, 0, 0, 0, 0, 0, 1, 2, 1, 2])  # of its derivative by q
+_SHARES = np.isin(NAMES, ("negative", "zero"))
 _PLAIN = 6  # moments that are no derivatives
 
 
@@ -102,10 +103,11 @@ class _Table:
 
     def at(self, w: Array) -> Array:
         """Moments (rows, entries) at w (entries,) > 0."""
+        if w.size == 0:
+            return np.empty((len(NAMES), 0))
         if w.size <= _NODES:
             distinct, where = np.unique(w, return_inverse=True)
-            exact = [_moments(self.activation, value, self.uniform_bias) for value in distinct]
-            return np.array(exact).reshape(-1, len(NAMES))[where].T
+            return _moments(self.activation, distinct, self.uniform_bias)[:, where]
         chunks = range(0, w.size, _CHUNK)
         return np.hstack([self._interpolated(np.log(w[i : i + _CHUNK])) for i in chunks])
 
@@ -122,42 +124,56 @@ class _Table:
         if number not in self.panels:
             nodes = chebyshev.chebpts1(_NODES)
             w = np.exp(number + (nodes + 1) / 2)
-            rows = np.array([_moments(self.activation, value, self.uniform_bias) for value in w])
-            self.panels[number] = np.linalg.solve(chebyshev.chebvander(nodes, _NODES - 1), rows)
+            rows = _moments(self.activation, w, self.uniform_bias)
+            basis = chebyshev.chebvander(nodes, _NODES - 1)
+            self.panels[number] = np.asarray(np.linalg.solve(basis, rows.T), dtype=np.float64)
         return self.panels[number]
 
 
-def _moments(activation: Activation, w: float, uniform_bias: float) -> list[float]:
-    """The moments in the order of `NAMES` at one w > 0."""
+def _moments(activation: Activation, w: Array, uniform_bias: float) -> Array:
+    """The moments in the order of `NAMES` at some w (values,) > 0, in one pass."""
     at_zero = float(activation(torch.zeros(1, dtype=torch.float64)))
-    rough = _ROUGH * at_zero**2
-    if uniform_bias == 0 and w < rough:  # slopes would be those of rounding
-        values = _rows(activation, w, 0.0, at_zero, slice(0, _PLAIN))
-        return values + _rows(activation, rough, 0.0, at_zero, slice(_PLAIN, None))
-    return _rows(activation, w, uniform_bias, at_zero, slice(None))
+    higher = np.maximum(w, 0.0 if uniform_bias else _ROUGH * at_zero**2)
+    if (higher == w).all():
+        return _integrated(activation, w, uniform_bias, at_zero, slice(None))
+    plain = _integrated(activation, w, uniform_bias, at_zero, slice(0, _PLAIN))
+    slopes = _integrated(activation, higher, uniform_bias, at_zero, slice(_PLAIN, None))
+    return np.vstack([plain, slopes])
 
 
-def _rows(
-    activation: Activation, w: float, uniform_bias: float, at_zero: float, which: slice
-) -> list[float]:
-    size = _size(activation, w + uniform_bias)  # keeps fourth powers within float64
+def _integrated(
+    activation: Activation, w: Array, uniform_bias: float, at_zero: float, which: slice
+) -> Array:
+    variance = torch.from_numpy(w)[:, None]
+    q = variance + uniform_bias
+    widest = float(q.max())
+    size = _size(activation, q)  # keeps fourth powers within float64
 
     def rows(x: Tensor) -> Tensor:
+        x = (q / widest).sqrt() * x
         y, slope = activation(x).double() / size, activation.derivative(x).double()
-        even, once, twice = density_ratios(x, w, uniform_bias)
+        even, once, twice = density_ratios(x, variance, uniform_bias)
         square, change = y.square(), y - at_zero / size  # constants have no derivative: no rounding
         square_change = change * (y + at_zero / size)
         forward = [y * even, square * even, square.square() * even, slope.square() * even]
-        shares = [(y < 0).double() * even, (y == 0).double() * even]
+        shares = [(1 + (y < 0).double()) * even, (1 + (y == 0).double()) * even]  # of 1: no noise
         slopes = [change * once, change * twice, square_change * once, square_change * twice]
-        return torch.stack((forward + shares + slopes)[which])
+        return torch.stack((forward + shares + slopes)[which]).flatten(0, 1)
 
+    try:
+        found = list(gaussian.expect_rows(rows, widest))
+    except ValueError:  # some do not exist
+        if len(w) > 1:
+            each = (
+                _integrated(activation, one, uniform_bias, at_zero, which) for one in w[:, None]
+            )
+            return np.hstack(list(each))
+        found = _existing(rows, widest)
     with np.errstate(over="ignore"):
-        values = np.array(_existing(rows, w + uniform_bias)) * size ** _POWERS[which]
+        values: Array = np.reshape(found, (-1, len(w))) * size.numpy().T ** _POWERS[which, None]
         for order in (1, 2):
-            values = np.where(_ORDERS[which] >= order, values / w, values)
-    result: list[float] = values.tolist()
-    return result
+            values = np.where(_ORDERS[which, None] >= order, values / w, values)
+    return np.where(_SHARES[which, None], np.maximum(values - 1, 0.0), values)
 
 
 def _still(activation: Activation, values: Array) -> Array:
@@ -167,32 +183,31 @@ def _still(activation: Activation, values: Array) -> Array:
     return np.where(np.isnan(moments), values, moments)
 
 
-def _existing(rows: Callable[[Tensor], Tensor], q: float) -> tuple[float, ...]:
-    """The expectations of rows; inf for each that does not exist, beside the first two."""
-    try:
-        return gaussian.expect_rows(rows, q)
-    except ValueError:
-        first = gaussian.expect_rows(lambda x: rows(x)[:2], q)
-    others: list[float] = []
+def _existing(rows: Callable[[Tensor], Tensor], q: float) -> list[float]:
+    """The expectations of rows, one by one; inf for each that does not exist but the first two."""
+    found = list(gaussian.expect_rows(lambda x: rows(x)[:2], q))
     for number in range(2, len(rows(torch.zeros(1, dtype=torch.float64)))):
         try:
-            others += gaussian.expect_rows(partial(_one, rows, number), q)
+            found += gaussian.expect_rows(partial(_one, rows, number), q)
         except ValueError:
-            others.append(math.inf)
-    return (*first, *others)
+            found.append(math.inf)
+    return found
 
 
 def _one(rows: Callable[[Tensor], Tensor], number: int, x: Tensor) -> Tensor:
     return rows(x)[number : number + 1]
 
 
-def density_ratios(x: Tensor, w: float, uniform_bias: float) -> tuple[Tensor, Tensor, Tensor]:
+def density_ratios(
+    x: Tensor, w: Tensor | float, uniform_bias: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """The density of h over that of N(0, q), and w d/dw and w^2 d^2/dw^2 of it over the same."""
     if uniform_bias == 0:
         z2 = x * x / w
         return torch.ones_like(x), (z2 - 1) / 2, (z2 * z2 - 6 * z2 + 3) / 4
-    bound, scale, q = math.sqrt(3 * uniform_bias), math.sqrt(w), w + uniform_bias
-    log_normal = -x * x / (2 * q) - math.log(2 * math.pi * q) / 2
+    w = torch.as_tensor(w, dtype=torch.float64)
+    bound, scale, q = math.sqrt(3 * uniform_bias), w.sqrt(), w + uniform_bias
+    log_normal = -x * x / (2 * q) - (2 * math.pi * q).log() / 2
     far, near = (x.abs() + bound) / scale, (x.abs() - bound) / scale
     upper, lower = torch.special.log_ndtr(-near), torch.special.log_ndtr(-far)
     even = -torch.expm1(lower - upper) * torch.exp(upper - log_normal)
@@ -204,8 +219,8 @@ def density_ratios(x: Tensor, w: float, uniform_bias: float) -> tuple[Tensor, Te
     return even / (2 * bound), once / (2 * bound), twice / (2 * bound)
 
 
-def _size(activation: Activation, q: float) -> float:
-    """A bound that phi seldom exceeds at second moment q; 1 where that is 0."""
-    x = math.sqrt(q) * torch.linspace(-3, 3, 13, dtype=torch.float64)
-    size = float(activation(x).double().abs().amax())
-    return size if 0 < size < math.inf else 1.0
+def _size(activation: Activation, q: Tensor) -> Tensor:
+    """A bound that phi seldom exceeds at second moments q (values, 1); 1 where that is 0."""
+    x = q.sqrt() * torch.linspace(-3, 3, 13, dtype=torch.float64)
+    size = activation(x).double().abs().amax(1, keepdim=True)
+    return torch.where((size > 0) & size.isfinite(), size, 1.0)

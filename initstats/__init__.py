@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from initstats.activations import gain as gain
     from initstats.data import Dataset as Dataset
     from initstats.data import load_data as load_data
+    from initstats.diagnosis import diagnose as diagnose
     from initstats.diagnosis import summarize as summarize
     from initstats.inits import init as init
     from initstats.prediction import compare as compare
@@ -47,7 +48,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "activations": ("activation", "gain"),
     "backprop": (),
     "data": ("Dataset", "load_data"),
-    "diagnosis": ("summarize",),
+    "diagnosis": ("diagnose", "summarize"),
     "foundations": (),
     "gaussian": (),
     "inits": ("init",),

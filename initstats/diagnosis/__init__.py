@@ -1,0 +1,35 @@
+"""From a table to words: what becomes of the signal, what is wrong, and what to do about it.
+
+`summary` gives each configuration of a study its verdict; `rules` look for one fault each, and
+`findings` puts together what they have to say about a study, a measured model or a training.
+"""
+
+from __future__ import annotations
+
+from initstats.diagnosis.findings import diagnose
+from initstats.diagnosis.profile import GAINS, Profile
+from initstats.diagnosis.rules import RULES, Finding, Rule, rule
+from initstats.diagnosis.summary import (
+    CONFIGURATION,
+    VERDICTS,
+    Verdict,
+    require,
+    seed_interval,
+    summarize,
+)
+
+__all__ = [
+    "CONFIGURATION",
+    "GAINS",
+    "RULES",
+    "VERDICTS",
+    "Finding",
+    "Profile",
+    "Rule",
+    "Verdict",
+    "diagnose",
+    "require",
+    "rule",
+    "seed_interval",
+    "summarize",
+]

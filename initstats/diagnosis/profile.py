@@ -1,0 +1,238 @@
+"""What the rules read: one network at one time, its values in the order of execution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from initstats.diagnosis.summary import CONFIGURATION
+
+GAINS = {
+    "relu": 1.414213562,
+    "leaky_relu": 1.414142857,
+    "elu": 1.245198301,
+    "celu": 1.245198301,
+    "selu": 1.0,
+    "gelu": 1.533530441,
+    "silu": 1.67653247,
+    "mish": 1.486847581,
+    "softplus": 1.041866836,
+    "hardswish": 1.736657213,
+    "hardtanh": 1.39203614,
+    "tanh": 1.59253742,
+    "sigmoid": 1.846228545,
+    "softsign": 2.337533363,
+}
+"""1 / sqrt(E phi(z)^2), z ~ N(0, 1), by the operation's name: `initstats.gain` without torch."""
+LINEAR = {
+    "addbmm",
+    "addmm",
+    "baddbmm",
+    "bmm",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "linear",
+    "matmul",
+    "mm",
+}
+NORMALIZATIONS = {
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "rms_norm",
+    "rsqrt",  # what those that are written out have in common
+}
+_CARRYING = {"add", "add_", "dropout", "mean", "pow", "square"}
+_PASSING = {"adaptive_avg_pool2d", "avg_pool2d", "dropout", "flatten", "max_pool2d"}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The rows of a table that belong to one network at one time.
+
+    Attributes:
+        subject: what they are about: a model's class, or a configuration of a study.
+        rows: as in the table of a probe; of a study, medians over its seeds, with `name`, `op` and
+            `inputs` filled in and each value at a place of its own.
+        step: updates of the weights before it; 0 for a study.
+        probed: whether operations were seen one by one.
+    """
+
+    subject: str
+    rows: pd.DataFrame
+    step: int
+    probed: bool
+
+    @cached_property
+    def signal(self) -> pd.DataFrame:
+        """The values of the forward pass, in order.
+
+        With their `place` in words, and `entries`: how many a unit has, that is samples times
+        positions.
+        """
+        return self._in_direction("forward")
+
+    @cached_property
+    def gradients(self) -> pd.DataFrame:
+        """The gradients of those values, from the input to the output."""
+        return self._in_direction("backward")
+
+    @cached_property
+    def linear(self) -> pd.DataFrame:
+        """What linear maps with weights give: the pre-activations of mean-field theory."""
+        return self._linear(self.signal)
+
+    @cached_property
+    def linear_gradients(self) -> pd.DataFrame:
+        """Their gradients."""
+        return self._linear(self.gradients)
+
+    @cached_property
+    def weights(self) -> pd.DataFrame:
+        """The weights of linear maps: `fan_in`, `fan_out`, their operation's `layer`, `module`.
+
+        `sigma_w2` is fan_in times their second moment, by which a layer multiplies that of its
+        input; `gain` keeps the signal behind the activation that the layer reads.
+        """
+        rows = self.rows[(self.rows["tensor"] == "weight") & (self.rows["direction"] == "forward")]
+        rows = rows[rows["op"].isin(LINEAR) & rows["shape"].str.contains("x")].copy()
+        shapes = [tuple(map(int, shape.split("x"))) for shape in rows["shape"]]
+        units = [shape[axis] for shape, axis in zip(shapes, rows["unit_axis"], strict=True)]
+        rows["fan_in"] = rows["count"] / units
+        # channels of a kernel: as many outputs read an entry as the kernel has places
+        rows["fan_out"] = [
+            out * math.prod(shape[2:]) for out, shape in zip(units, shapes, strict=True)
+        ]
+        rows["sigma_w2"] = rows["fan_in"] * rows["second_moment"]
+        rows["module"] = [name.rpartition(".")[0] for name in rows["name"]]
+        rows["activation"] = [self.activation_before(layer) for layer in rows["layer"]]
+        rows["gain"] = rows["activation"].map(GAINS).fillna(1.0)
+        rows["normalized"] = [self.is_normalized(layer) for layer in rows["layer"]]
+        return rows.sort_values("layer")
+
+    def row(self, layer: int) -> pd.Series[Any] | None:
+        """The value at a place; None where it was not measured."""
+        return self._by_layer.get(layer)
+
+    def readers(self, layer: int) -> Iterator[pd.Series[Any]]:
+        """The values that are made of the one at a place."""
+        for reader in self._readers.get(layer, ()):
+            row = self.row(reader)
+            if row is not None:
+                yield row
+
+    def inputs(self, layer: int) -> list[int]:
+        """The places that the operation at a place reads."""
+        row = self.row(layer)
+        return [] if row is None else numbers(row["inputs"])
+
+    def activation_before(self, layer: int) -> str:
+        """The operation that made what a layer reads, looked for behind pooling and dropout."""
+        for source in self.inputs(layer):
+            row = self.row(source)
+            if row is not None and row["op"] in _PASSING:
+                return self.activation_before(source)
+            if row is not None:
+                return str(row["op"]).rstrip("_")
+        return ""
+
+    def is_normalized(self, layer: int) -> bool:
+        """Whether a layer's output goes into a normalization, at once or by a residual sum."""
+        pending, seen = [layer], {layer}
+        while pending:
+            for row in self.readers(pending.pop()):
+                if row["op"] in NORMALIZATIONS:
+                    return True
+                if row["op"] in _CARRYING and row["layer"] not in seen:
+                    seen.add(int(row["layer"]))
+                    pending.append(int(row["layer"]))
+        return False
+
+    @cached_property
+    def _by_layer(self) -> dict[int, pd.Series[Any]]:
+        return {int(row["layer"]): row for _, row in self.signal.iterrows() if row["layer"] > 0}
+
+    @cached_property
+    def _readers(self) -> dict[int, list[int]]:
+        readers: dict[int, list[int]] = {}
+        for layer, row in self._by_layer.items():
+            for source in numbers(row["inputs"]):
+                readers.setdefault(source, []).append(layer)
+        return readers
+
+    def _in_direction(self, direction: str) -> pd.DataFrame:
+        chosen = (self.rows["tensor"] != "weight") & (self.rows["direction"] == direction)
+        rows = self.rows[chosen].sort_values("layer", kind="stable")
+        if self.probed:
+            repeated = rows["call"].gt(1)
+            call = np.where(repeated, ", call " + rows["call"].astype(str), "")
+            units = [
+                int(shape.split("x")[axis]) if shape else 1
+                for shape, axis in zip(rows["shape"], rows["unit_axis"], strict=True)
+            ]
+            place = rows["name"] + " (" + rows["op"] + call + ")"
+            return rows.assign(place=place, entries=rows["count"] / np.maximum(units, 1))
+        return rows.assign(place=rows["name"], entries=np.inf)  # a study is of thousands
+
+    def _linear(self, rows: pd.DataFrame) -> pd.DataFrame:
+        return rows[(rows["tensor"] == "preactivation") & rows["op"].isin(LINEAR)]
+
+
+def profiles(table: pd.DataFrame) -> list[Profile]:
+    """The networks in a table, in its order: of a probe its steps, of a study its configurations.
+
+    Raises:
+        ValueError: neither the table of a study nor that of a probe.
+    """
+    if {"name", "op", "inputs"} <= set(table.columns):
+        steps = sorted(int(step) for step in table["step"].unique())
+        return [
+            Profile(str(rows["network"].iloc[0]), rows.astype({"tensor": str}), step, True)
+            for step, rows in ((step, table[table["step"] == step]) for step in steps)
+        ]
+    if not {*CONFIGURATION, "layer", "tensor", "direction"} <= set(table.columns):
+        raise ValueError(
+            "this is neither a study's table (of run_sweep) nor a probed model's (of measure): "
+            f"it has the columns {', '.join(map(str, table.columns))}"
+        )
+    return [
+        Profile(_spelled(rows.iloc[0]), _medians(rows), 0, False)
+        for _, rows in table.groupby(CONFIGURATION, observed=True, sort=True)
+    ]
+
+
+def numbers(text: str) -> list[int]:
+    """The layers in a list with commas."""
+    return [int(number) for number in text.split(",")] if text else []
+
+
+def _spelled(row: pd.Series[Any]) -> str:
+    return f"{row['network']} of width {row['width']}, {row['init']}, {row['activation']}"
+
+
+def _medians(rows: pd.DataFrame) -> pd.DataFrame:
+    """The typical seed's rows of a configuration, with the names that a probe would give."""
+    keys = ["layer", "tensor", "direction"]
+    numeric = [name for name in rows.select_dtypes("number").columns if name not in (*keys, "seed")]
+    grouped = rows.groupby(keys, observed=True)
+    typical = grouped[numeric].median()
+    typical["nonfinite"] = grouped["nonfinite"].sum()
+    typical = typical.reset_index()
+    second = typical["tensor"] == "activation"
+    activation = str(rows["activation"].iloc[0]).partition("(")[0]
+    place = 2 * typical["layer"] - 1 + second
+    return typical.assign(
+        name="layer " + typical["layer"].astype(str),
+        op=np.where(second, activation, "linear"),
+        layer=place,
+        inputs=(place - 1).astype(str),
+        tensor=typical["tensor"].astype(str),
+    )

@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+import initstats as ist
+from initstats.diagnosis import GAINS, RULES, Finding, Profile, diagnose, rule
+from initstats.probe import Probe, measure
+
+DEPTH, WIDTH = 20, 100
+
+
+def healthy(*kinds: str) -> nn.Sequential:
+    """Twenty layers, each at the gain of the activation that it reads.
+
+    By default relu and tanh in turn: relu alone makes samples alike, so that units die of it.
+    """
+    torch.manual_seed(3)
+    model, gain = nn.Sequential(), 1.0
+    for index in range(DEPTH + 1):
+        layer = nn.Linear(WIDTH, WIDTH if index < DEPTH else 10)
+        nn.init.normal_(layer.weight, std=gain / math.sqrt(WIDTH))
+        nn.init.zeros_(layer.bias)
+        model.append(layer)
+        kind = (kinds or ("relu", "tanh"))[index % len(kinds or "12")]
+        gain = GAINS[kind]
+        if index < DEPTH:
+            model.append(nn.ReLU() if kind == "relu" else nn.Tanh())
+    return model
+
+
+def batch(samples: int = 128) -> Tensor:
+    return torch.randn(samples, WIDTH, generator=torch.Generator().manual_seed(4))
+
+
+def judged(model: nn.Module, x: Tensor | None = None) -> pd.DataFrame:
+    return diagnose(measure(model, batch() if x is None else x, backward=True))
+
+
+def of(found: pd.DataFrame, name: str) -> Any:
+    """What a rule says, if it is one thing."""
+    rows = found[found["rule"] == name]
+    assert len(rows) == 1, found.to_string()
+    return rows.iloc[0]
+
+
+def grave(found: pd.DataFrame) -> pd.DataFrame:
+    return found[found["severity"] <= "warning"]
+
+
+def linear(model: nn.Sequential, index: int) -> nn.Linear:
+    layer = model[2 * index]
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def test_healthy_model_has_nothing_above_a_note() -> None:
+    found = judged(healthy())
+    assert grave(found).empty, grave(found).to_string()
+    assert found["rule"].drop_duplicates().sort_values().tolist() == sorted(RULES)
+    assert of(found, "gradient")["severity"] == "healthy"
+    assert of(found, "signal")["severity"] == "healthy"
+    assert of(found, "signal")["evidence"].startswith("the length of the signal neither grows")
+
+
+def test_unchecked_says_why() -> None:
+    found = diagnose(measure(healthy(), batch(4), weights=False))
+    assert of(found, "gradient")["severity"] == "unchecked"
+    assert "backward=True" in of(found, "gradient")["evidence"]
+    assert "weights=True" in of(found, "weight_scale")["evidence"]
+    assert "16 samples" in of(found, "dead_units")["evidence"]
+
+
+# defects, one at a time
+
+
+class LogOfNegative(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.log(x - 1)
+
+
+def large_weights(model: nn.Sequential) -> None:
+    with torch.no_grad():
+        linear(model, 7).weight.mul_(10)
+
+
+def dead_layer(model: nn.Sequential) -> None:
+    nn.init.constant_(linear(model, 8).bias, -100.0)
+
+
+def half_dead(model: nn.Sequential) -> None:
+    with torch.no_grad():
+        linear(model, 8).bias[: WIDTH // 2] = -100.0
+
+
+def torch_defaults(model: nn.Sequential) -> None:
+    for index in range(DEPTH):
+        linear(model, index).reset_parameters()
+
+
+def saturated(model: nn.Sequential) -> None:
+    with torch.no_grad():
+        linear(model, 11).weight.mul_(3.5)
+
+
+def broken(model: nn.Sequential) -> None:
+    model[15] = LogOfNegative()
+
+
+def wrong_fan(model: nn.Sequential) -> None:
+    """The head's variance by its 10 outputs instead of its 100 inputs."""
+    head = model[-1]
+    assert isinstance(head, nn.Linear)
+    nn.init.kaiming_normal_(head.weight, mode="fan_out")
+
+
+DEFECTS: list[tuple[Callable[[nn.Sequential], None], str, str, str, str]] = [
+    (large_weights, "error", "weight_scale", "14", "std=1.4142 / math.sqrt(100)"),
+    (dead_layer, "error", "dead_units", "17 (relu)", "biases"),
+    (half_dead, "warning", "dead_units", "17 (relu)", "biases"),
+    (torch_defaults, "warning", "default_init", "20 places: 0, 2, 4, ... 38", "std=1.0000"),
+    (saturated, "warning", "saturation", "23 (tanh)", "std = 1.667 / sqrt(fan_in)"),
+    (broken, "error", "nonfinite", "15 (log)", "take the log or root of what is not positive"),
+    (wrong_fan, "warning", "fan_mode", "40", "std=1.5925 / math.sqrt(100)"),
+]
+
+
+@pytest.mark.parametrize(
+    ("plant", "severity", "name", "where", "remedy"),
+    DEFECTS,
+    ids=[defect[0].__name__ for defect in DEFECTS],
+)
+def test_planted_defect_is_found_placed_and_remedied(
+    plant: Callable[[nn.Sequential], None], severity: str, name: str, where: str, remedy: str
+) -> None:
+    model = healthy()
+    plant(model)
+    found = judged(model)
+    hit = found[(found["rule"] == name) & (found["severity"] == severity)]
+    assert len(hit) == 1, found.to_string()
+    assert hit["where"].item() == where
+    assert remedy in hit["remedy"].item()
+
+
+@pytest.mark.parametrize("plant", [large_weights, wrong_fan])
+def test_the_line_in_the_remedy_cures(plant: Callable[[nn.Sequential], None]) -> None:
+    model = healthy()
+    plant(model)
+    found = grave(judged(model))
+    line = found.loc[found["rule"].isin(["weight_scale", "fan_mode"]), "remedy"].item()
+    torch.manual_seed(0)
+    exec(line, {"model": model, "nn": nn, "math": math})
+    assert grave(judged(model)).empty
+
+
+@pytest.mark.parametrize(
+    ("factor", "word"), [(0.5, "vanishes"), (2.0, "explodes")], ids=["vanishing", "exploding"]
+)
+def test_trend_is_found_in_both_directions(factor: float, word: str) -> None:
+    model = healthy("relu")
+    with torch.no_grad():
+        for index in range(1, DEPTH + 1):
+            linear(model, index).weight.mul_(factor)
+    found = judged(model)
+    for name in ("signal", "gradient"):
+        row = of(found, name)
+        assert row["severity"] == "error"
+        assert word in row["evidence"]
+        times = float(row["evidence"].partition("rms times ")[2].split()[0])
+        assert times == pytest.approx(factor, rel=0.1)
+        assert "matched" in row["remedy"]
+    assert of(found, "signal")["where"] == "0 (linear) to 40 (linear)"
+    assert of(found, "gradient")["where"] == "40 (linear) to 0 (linear)"
+
+
+def test_trend_needs_an_interval_without_zero() -> None:
+    """A single jump of the same size is no trend."""
+    model = healthy()
+    large_weights(model)
+    assert of(judged(model), "signal")["severity"] == "healthy"
+
+
+class Residual(nn.Module):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(8))
+        self.scale = scale
+        for branch in self.branches:
+            nn.init.normal_(branch.weight, std=1 / math.sqrt(WIDTH))  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for branch in self.branches:
+            x = x + self.scale * branch(x)
+        return x
+
+
+@pytest.mark.parametrize(("scale", "severity"), [(1.0, "warning"), (8**-0.5, "healthy")])
+def test_residual_growth(scale: float, severity: str) -> None:
+    torch.manual_seed(0)
+    row = of(judged(Residual(scale)), "residual_growth")
+    assert row["severity"] == severity
+    if severity == "warning":
+        assert row["where"] == "8 sums from Residual (add) to Residual (add)"
+        assert "0.354" in row["remedy"]
+
+
+def test_useless_bias_and_normalized_layers() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, bias=False)
+    ).append(nn.BatchNorm2d(8))
+    with torch.no_grad():
+        model[0].weight.mul_(100)  # type: ignore[operator]
+    found = judged(model, torch.randn(8, 3, 9, 9, generator=torch.Generator().manual_seed(0)))
+    assert of(found, "useless_bias")["severity"] == "note"
+    assert of(found, "useless_bias")["where"] == "0"
+    assert of(found, "weight_scale")["severity"] == "warning"  # what follows undoes it
+    assert of(found, "default_init")["severity"] == "note"
+
+
+def test_mask_is_no_overflow() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.fc(x)
+            scores = (h @ h.mT).masked_fill(torch.ones(5, 5).triu(1).bool(), -math.inf)
+            out: Tensor = scores.softmax(-1) @ h
+            return out
+
+    x = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0))
+    row = of(diagnose(measure(Masked(), x)), "nonfinite")
+    assert row["severity"] == "note"
+    assert row["where"] == "Masked (masked_fill)"
+
+
+def test_collapse() -> None:
+    model = healthy()
+    with torch.no_grad():
+        for index in range(DEPTH):
+            linear(model, index).weight.mul_(0.5)
+            linear(model, index).bias.normal_(generator=torch.Generator().manual_seed(index))
+    row = of(judged(model), "collapse")
+    assert row["severity"] == "warning"
+    assert "40 (linear)" in row["where"]
+
+
+def test_shifted_input_is_noted() -> None:
+    row = of(judged(healthy(), batch() + 20), "mean_shift")
+    assert row["severity"] == "warning"
+    assert row["where"].startswith("0 (input)")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "severity"), [(torch.float32, "note"), (torch.float16, "warning")]
+)
+def test_low_precision(dtype: torch.dtype, severity: str) -> None:
+    class Tiny(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 1e-6
+
+    table = measure(Tiny(), batch().to(dtype))
+    rows = diagnose(table).query("rule == 'low_precision'")
+    assert severity in rows["severity"].tolist()
+    assert "in float16 0 values overflow and 1 lose digits" in rows["evidence"].iloc[0]
+
+
+def test_training_tells_when() -> None:
+    """A fault that comes at one step is told with that step."""
+    model, x = healthy(), batch()
+    with Probe(model) as probe:
+        for step in range(5):
+            model(x)
+            with torch.no_grad():
+                linear(model, 0).weight.mul_(1.0)  # an update
+                linear(model, 8).bias.fill_(-100.0 if step in (1, 2) else 0.0)
+    row = diagnose(probe.table()).query("rule == 'dead_units'").iloc[0]
+    assert row["severity"] == "error"
+    assert row["evidence"].endswith("(at 2 steps, 2 to 3)")
+
+
+# studies
+
+
+def test_study(mnist: ist.Dataset) -> None:
+    grid = ist.Grid(
+        inits=["kaiming_normal", "normal(std=0.4)"],
+        activations=["relu"],
+        depth=10,
+        seeds=3,
+        samples=200,
+        backward=True,
+    )
+    found = diagnose(ist.run_sweep(grid, mnist))
+    graves = grave(found)
+    assert set(graves["subject"]) == {"mlp of width 50, normal(std=0.4), relu"}
+    assert set(graves["rule"]) == {"signal", "gradient"}
+    assert graves["where"].tolist() == ["layer 1 to layer 10", "layer 10 to layer 1"]
+    assert "matched" in graves["remedy"].iloc[0]
+    unchecked = found[found["severity"] == "unchecked"]
+    assert "default_init" in unchecked["rule"].tolist()
+
+
+def test_other_tables_are_refused() -> None:
+    with pytest.raises(ValueError, match="neither a study's table .* nor a probed model's"):
+        diagnose(pd.DataFrame({"std": [1.0]}))
+
+
+# the rules
+
+
+def test_gains_are_those_of_the_quadrature() -> None:
+    for name, gain in GAINS.items():
+        assert gain == pytest.approx(ist.gain(name).forward, rel=1e-8), name
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule_says_what_it_is(name: str) -> None:
+    entry = RULES[name]
+    assert entry.meaning
+    assert entry.meaning[0].islower()
+    assert entry.source
+
+
+def test_adding_a_rule() -> None:
+    try:
+
+        @rule(threshold=3, source="test")
+        def narrow(profile: Profile, threshold: float) -> Iterator[Finding]:
+            """there are many layers"""
+            if len(profile.linear) < threshold:
+                yield Finding("note", "here", f"fewer than {threshold}", "more")
+
+        found = judged(nn.Sequential(nn.Linear(WIDTH, 3)))
+        assert of(found, "narrow")["evidence"] == "fewer than 3"
+        with pytest.raises(ValueError, match="rule 'narrow' is registered already"):
+            rule(threshold=1, source="test")(narrow)
+    finally:
+        RULES.pop("narrow", None)

@@ -26,7 +26,7 @@ _TENSORS = ("preactivation", "activation")
 _GROUPS = 1024  # samples of nearly one length go together
 _PAIRS = 2048
 _TINY = 1e-300  # stands for a length of 0 where a correlation is asked for
-_NOTHING = 1e-30  # relative length that makes no difference to a mean
+_NOTHING = 1e-12  # relative length that makes no difference to a mean
 _SHIFT, _BETA = 0.1, 0.3  # relative shift, and variance, that a first order is no longer good for
 _INDEPENDENT = (
     "gradients count forward and backward weights as independent, and q as at infinite width: off "

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from initstats import inits as inits
     from initstats import moments as moments
     from initstats import plots as plots
-    from initstats import probe as probe
     from initstats import prediction as prediction
+    from initstats import probe as probe
+    from initstats import repair as repair
     from initstats import report as report
     from initstats import store as store
     from initstats import sweep as sweep
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from initstats.prediction import predict as predict
     from initstats.probe import Probe as Probe
     from initstats.probe import measure as measure
+    from initstats.repair import lsuv_ as lsuv_
+    from initstats.repair import reinitialize_ as reinitialize_
     from initstats.report import write_report as write_report
     from initstats.store import load_histograms as load_histograms
     from initstats.store import load_table as load_table
@@ -56,6 +59,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "plots": (),
     "prediction": ("compare", "predict"),
     "probe": ("Probe", "measure"),
+    "repair": ("lsuv_", "reinitialize_"),
     "report": ("write_report",),
     "store": ("load_histograms", "load_table"),
     "sweep": ("Grid", "run_sweep"),

@@ -745,8 +745,12 @@ def test_recurrent() -> None:
     model, x = nn.LSTM(3, 5, num_layers=2, batch_first=True), uneven(4, 6, 3)
     probe = examine(model, x, backward=True)
     y, (h, c) = model(x)
+    generator = torch.Generator().manual_seed(0)
     for op, value in (("lstm", y), ("lstm[1]", h), ("lstm[2]", c)):
-        check(one(probe.table(), op=op, tensor="preactivation"), value)
+        row = {"op": op, "tensor": "preactivation"}
+        check(one(probe.table(), **row), value)
+        sent = torch.randn(value.shape, generator=generator)
+        check(one(probe.table(), **row, direction="backward"), sent)
     missed = probe.missed()
     assert "gates" in missed.loc[missed["op"] == "lstm", "reason"].item()
     assert (probe.table()["tensor"] == "weight").sum() == 16

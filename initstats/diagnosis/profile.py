@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from initstats.diagnosis.summary import CONFIGURATION
+from initstats.probe.kinds import LINEAR, NORMALIZATIONS, PASSING
 
 GAINS = {
     "relu": 1.414213562,
@@ -30,28 +31,7 @@ GAINS = {
     "softsign": 2.337533363,
 }
 """1 / sqrt(E phi(z)^2), z ~ N(0, 1), by the operation's name: `initstats.gain` without torch."""
-LINEAR = {
-    "addbmm",
-    "addmm",
-    "baddbmm",
-    "bmm",
-    "conv1d",
-    "conv2d",
-    "conv3d",
-    "linear",
-    "matmul",
-    "mm",
-}
-NORMALIZATIONS = {
-    "batch_norm",
-    "group_norm",
-    "instance_norm",
-    "layer_norm",
-    "rms_norm",
-    "rsqrt",  # what those that are written out have in common
-}
 _CARRYING = {"add", "add_", "dropout", "mean", "pow", "square"}
-_PASSING = {"adaptive_avg_pool2d", "avg_pool2d", "dropout", "flatten", "max_pool2d"}
 
 
 @dataclass(frozen=True)
@@ -138,7 +118,7 @@ class Profile:
         """The operation that made what a layer reads, looked for behind pooling and dropout."""
         for source in self.inputs(layer):
             row = self.row(source)
-            if row is not None and row["op"] in _PASSING:
+            if row is not None and row["op"] in PASSING:
                 return self.activation_before(source)
             if row is not None:
                 return str(row["op"]).rstrip("_")

@@ -494,8 +494,8 @@ def _rescale(profile: Profile, factor: float) -> str:
             "initstats.gain(activation).forward, or the init `matched`"
         )
     return (
-        'initstats.reinitialize_(model, "matched"), which gives each layer the gain of the '
-        "activation it reads; or initstats.lsuv_(model, x); or a normalization between layers"
+        'initstats.reinitialize_(model, "matched", x), which gives each layer the gain of the '
+        "activation behind it; or initstats.lsuv_(model, x); or a normalization between layers"
     )
 
 

@@ -17,40 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
-def words(text: str) -> frozenset[str]:
-    """The words of a text."""
-    return frozenset(text.split())
-
-
-REARRANGING = words(
-    "alias channel_shuffle clone contiguous cpu cuda detach detach_ expand expand_as flatten "
-    "flip get movedim moveaxis permute pin_memory pixel_shuffle pixel_unshuffle ravel repeat "
-    "requires_grad_ reshape reshape_as roll rot90 squeeze swapaxes swapdims t tile transpose "
-    "unflatten unsqueeze view view_as"
+from initstats.probe.kinds import (
+    CASTS,
+    CHANNELS_SECOND,
+    MADE_LAST,
+    MAKERS,
+    MIXING,
+    REARRANGING,
 )
-"""Calls whose output holds the entries of their input, each equally often."""
-CASTS = words("to type type_as float double half bfloat16")
-MAKERS = words("bernoulli empty eye full multinomial ones rand randint randn zeros")
-MIXING = words(
-    "addbmm addmm baddbmm bilinear bmm chain_matmul einsum embedding embedding_bag gru gru_cell "
-    "linear lstm lstm_cell matmul mm rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell rmatmul "
-    "scaled_dot_product_attention tensordot"
-)
-"""Calls that make new units, in the last dimension."""
-MADE_LAST = words("addbmm addmm baddbmm bmm embedding embedding_bag matmul mm rmatmul")
-"""Calls whose weights count the units they make in the last dimension."""
-FUSED = {
-    "scaled_dot_product_attention": "attention scores and weights stay inside a fused kernel: ask "
-    'the model for its plain attention (transformers: attn_implementation="eager")',
-    **dict.fromkeys(
-        ("lstm", "gru", "rnn_tanh", "rnn_relu"),
-        "gates and the states of lower layers stay inside a fused kernel",
-    ),
-}
-"""Calls that keep float tensors to themselves, and what."""
+
 _SPATIAL = re.compile(r"(?:conv|pool|upsample|interpolate|fold|pad).*?([123])d")
-_CHANNELS_SECOND = words("batch_norm group_norm instance_norm")
 
 
 def operation(function: Callable[..., Any]) -> str:
@@ -118,7 +94,7 @@ def axis_after(name: str, out: Tensor, source: Tensor | None, axis: int | None) 
     """
     if spatial := _SPATIAL.search(name):
         return out.ndim - int(spatial[1]) - 1
-    if name in _CHANNELS_SECOND:
+    if name in CHANNELS_SECOND:
         return 1
     if name in MIXING or source is None or axis is None or out.ndim != source.ndim:
         return None

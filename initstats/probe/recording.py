@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from initstats.probe.gradients import Gradients
+from initstats.probe.kinds import CASTS, FUSED, REARRANGING
 from initstats.probe.operations import (
-    CASTS,
-    FUSED,
-    REARRANGING,
     axis_after,
     is_maker,
     keeps_distribution,

@@ -1,0 +1,43 @@
+"""What operations are, by their names in a table. No torch here: what reads tables asks too."""
+
+from __future__ import annotations
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+REARRANGING = words(
+    "alias channel_shuffle clone contiguous cpu cuda detach detach_ expand expand_as flatten "
+    "flip get movedim moveaxis permute pin_memory pixel_shuffle pixel_unshuffle ravel repeat "
+    "requires_grad_ reshape reshape_as roll rot90 squeeze swapaxes swapdims t tile transpose "
+    "unflatten unsqueeze view view_as"
+)
+"""Calls whose output holds the entries of their input, each equally often."""
+CASTS = words("to type type_as float double half bfloat16")
+MAKERS = words("bernoulli empty eye full multinomial ones rand randint randn zeros")
+MIXING = words(
+    "addbmm addmm baddbmm bilinear bmm chain_matmul einsum embedding embedding_bag gru gru_cell "
+    "linear lstm lstm_cell matmul mm rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell rmatmul "
+    "scaled_dot_product_attention tensordot"
+)
+"""Calls that make new units, in the last dimension."""
+MADE_LAST = words("addbmm addmm baddbmm bmm embedding embedding_bag matmul mm rmatmul")
+"""Calls whose weights count the units they make in the last dimension."""
+LINEAR = words("addbmm addmm baddbmm bmm conv1d conv2d conv3d linear matmul mm")
+"""Calls that, given weights, are the linear maps of mean-field theory."""
+NORMALIZATIONS = words("batch_norm group_norm instance_norm layer_norm rms_norm rsqrt")
+"""What normalizes; `rsqrt` is what those have in common that are written out."""
+PASSING = words("adaptive_avg_pool2d avg_pool2d dropout flatten max_pool2d")
+"""What may come between a layer and its activation."""
+FUSED = {
+    "scaled_dot_product_attention": "attention scores and weights stay inside a fused kernel: ask "
+    'the model for its plain attention (transformers: attn_implementation="eager")',
+    **dict.fromkeys(
+        ("lstm", "gru", "rnn_tanh", "rnn_relu"),
+        "gates and the states of lower layers stay inside a fused kernel",
+    ),
+}
+"""Calls that keep float tensors to themselves, and what."""
+CHANNELS_SECOND = words("batch_norm group_norm instance_norm")

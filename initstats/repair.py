@@ -1,0 +1,260 @@
+"""Repair of a model's initialization, in place: layer-sequential unit variance, and any init.
+
+LSUV is that of Mishkin & Matas (2016, arXiv:1511.06422). Which layers there are, in which order
+they run and what follows them is measured, not read off the model's structure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from initstats import activations, inits
+from initstats.activations import ACTIVATIONS, Activation
+from initstats.inits import Init
+from initstats.probe import measure
+from initstats.probe.kinds import LINEAR, NORMALIZATIONS, PASSING
+from initstats.probe.measuring import called, unmoved
+
+__all__ = ["lsuv_", "reinitialize_"]
+
+
+def lsuv_(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    std: float = 1.0,
+    tolerance: float = 0.01,
+    rounds: int = 10,
+    orthogonal: bool = True,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Give every layer with weights an output of one std on a batch, in place.
+
+    Weights are drawn orthogonal and biases set to zero; then each layer, in the order of
+    execution, is divided by the std of its output until that fits. One forward pass does it all;
+    mode, device, buffers and random states stay as they are. A module that is called several
+    times is fitted at its first call.
+
+    Args:
+        model: any module; its linear and convolutional layers are fitted, parametrized ones
+            (`weight_norm`) through their parameters. Weights that are used without a module of
+            their own, as in `nn.MultiheadAttention`, stay.
+        inputs: the batch; as `measure` takes it.
+        std: wanted of each output.
+        tolerance: on it, relative.
+        rounds: at most so many divisions a layer.
+        orthogonal: draw anew first; else keep weights and biases, and only scale.
+        seed: names the draw.
+
+    Returns:
+        One row a layer and call: `layer`, `name`, `op`, `call`, and `mean` and `std` of the output
+        and `weight_std`, each `_before` and `_after`.
+
+    Raises:
+        ValueError: a layer whose output is constant or not finite on the batch, or that does not
+            come within the tolerance. The model is then as it was.
+    """
+    before = measure(model, inputs)
+    layers = _layers(model, before)
+    with _restored_on_error(layers):
+        if orthogonal:
+            _draw(layers, inits.get("orthogonal"), seed)
+        _fit(model, inputs, layers, std, tolerance, rounds)
+    return _compared(before, measure(model, inputs))
+
+
+def reinitialize_(
+    model: nn.Module, init: str | Init | Callable[..., object], inputs: Any, *, seed: int = 0
+) -> pd.DataFrame:
+    """Draw the weights of every layer anew, in place.
+
+    Args:
+        model: any module; layers as in `lsuv_`.
+        init: as `initstats.inits.get`. `matched` takes the gain of the activation that follows the
+            layer in the measured order of execution, behind normalization, pooling and dropout,
+            whatever function it is; of the identity where none follows.
+        inputs: a batch to run the model on; as `measure` takes it.
+        seed: names the draw; a layer's does not depend on the others'.
+
+    Returns:
+        As `lsuv_`, with the `activation` that was found to follow.
+
+    Raises:
+        ValueError: an unknown init, or one that is fitted to data (use `lsuv_`).
+    """
+    entry = inits.get(init)
+    if entry.fitted:
+        raise ValueError(f"init {entry.name!r} is fitted to data: use lsuv_(model, inputs)")
+    before = measure(model, inputs)
+    layers = _layers(model, before)
+    with _restored_on_error(layers):
+        _draw(layers, entry, seed)
+    table = _compared(before, measure(model, inputs))
+    follows = {layer.name: layer.activation.name for layer in layers}
+    return table.assign(activation=table["name"].map(follows))
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A module with a weight matrix or kernel, and the activation behind it.
+
+    Attributes:
+        transposed: whether the weight is kept as (in, out).
+    """
+
+    name: str
+    module: nn.Module
+    activation: Activation
+    transposed: bool
+
+    @property
+    def weight(self) -> Tensor:
+        weight: Tensor = self.module.weight  # type: ignore[assignment]
+        return weight.detach()
+
+    def set_weight(self, values: Tensor) -> None:
+        """Write to the weight, or to the parameters that it is made of."""
+        if is_parametrized(self.module, "weight"):
+            self.module.weight = values
+        else:
+            self.weight.copy_(values)
+
+
+def _layers(model: nn.Module, table: pd.DataFrame) -> list[_Layer]:
+    """The layers with weights in the order in which they first run."""
+    here = table[(table["direction"] == "forward") & table["op"].isin(LINEAR)]
+    axes = dict(zip(here["name"], here["unit_axis"], strict=True))
+    modules = dict(model.named_modules())
+    rows = here[here["tensor"] == "preactivation"].drop_duplicates("name")
+    found = []
+    for name, layer in zip(rows["name"], rows["layer"], strict=True):
+        module = modules.get(name, model)
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim > 1:
+            transposed = weight.ndim == 2 and axes.get(f"{name}.weight", 0) == 1
+            activation = _activation_after(layer, table, modules)
+            found.append(_Layer(name, module, activation, transposed))
+    return found
+
+
+def _activation_after(layer: int, table: pd.DataFrame, modules: dict[str, nn.Module]) -> Activation:
+    """The first elementwise function that reads a layer's output."""
+    values = table[(table["direction"] == "forward") & (table["tensor"] != "weight")]
+    reads = [str(layer) in inputs.split(",") for inputs in values["inputs"]]
+    readers = values[reads]
+    for name, op, place in zip(readers["name"], readers["op"], readers["layer"], strict=True):
+        if op in NORMALIZATIONS | PASSING:
+            return _activation_after(place, table, modules)
+        module = modules.get(name)
+        if op not in LINEAR and module is not None and not any(True for _ in module.children()):
+            with suppress(ValueError):  # not elementwise, but it may begin with what is
+                return activations.get(_bare(module))
+        if op.rstrip("_") in ACTIVATIONS:
+            return activations.get(op.rstrip("_"))
+    return activations.get("identity")
+
+
+def _bare(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What a module computes, without the hooks on it."""
+
+    def function(x: Tensor) -> Tensor:
+        y: Tensor = module.forward(x)
+        return y
+
+    function.__name__ = type(module).__name__
+    return function
+
+
+def _draw(layers: list[_Layer], init: Init, seed: int) -> None:
+    for number, layer in enumerate(layers):
+        weight = layer.weight
+        shape = weight.t().shape if layer.transposed else weight.shape
+        generator = Generator().manual_seed(seed * 1_000_003 + number)
+        drawn, bias = init.sample(shape, generator, layer.activation)
+        with torch.no_grad():
+            layer.set_weight((drawn.t() if layer.transposed else drawn).to(weight))
+            if isinstance(own := getattr(layer.module, "bias", None), Tensor):
+                own.copy_(bias)
+
+
+def _fit(
+    model: nn.Module,
+    inputs: Any,
+    layers: list[_Layer],
+    std: float,
+    tolerance: float,
+    rounds: int,
+) -> None:
+    """Fit each layer when its first call has an output, and go on with the fitted output."""
+    fitted: set[str] = set()
+
+    def fit(layer: _Layer, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
+        if layer.name in fitted:
+            return y
+        fitted.add(layer.name)
+        for _ in range(rounds):
+            size = float(y.double().std())
+            if not 0 < size < math.inf:
+                raise ValueError(
+                    f"layer {layer.name!r} gives an output of std {size:g} on this batch: is what "
+                    "comes before it dead, or the batch constant? Nothing was changed"
+                )
+            if abs(size / std - 1) <= tolerance:
+                return y
+            layer.set_weight(layer.weight * (std / size))
+            y = layer.module.forward(*args, **kwargs)
+        size = float(y.double().std())
+        if abs(size / std - 1) <= tolerance:
+            return y
+        raise ValueError(
+            f"layer {layer.name!r} has std {size:.4g} after {rounds} rounds, not {std:g}: is its "
+            "bias large, or its weight normalized? Exclude it, or allow more. Nothing was changed"
+        )
+
+    with unmoved(model), torch.no_grad(), ExitStack() as stack:
+        for layer in layers:
+
+            def hook(
+                _: nn.Module, args: Any, kwargs: Any, y: Tensor, layer: _Layer = layer
+            ) -> Tensor:
+                return fit(layer, args, kwargs, y)
+
+            handle = layer.module.register_forward_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
+        called(model, inputs)
+
+
+@contextmanager
+def _restored_on_error(layers: list[_Layer]) -> Iterator[None]:
+    """Put the layers' parameters back if the block fails."""
+    before = [(p, p.detach().clone()) for layer in layers for p in layer.module.parameters()]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for parameter, values in before:
+                parameter.copy_(values)
+        raise
+
+
+def _compared(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """What the layers give and what they weigh, before and after."""
+    keys = ["layer", "name", "op", "call"]
+
+    def rows(table: pd.DataFrame) -> pd.DataFrame:
+        chosen = table[(table["tensor"] == "preactivation") & table["op"].isin(LINEAR)]
+        weights = table[(table["tensor"] == "weight") & table["name"].str.endswith("weight")]
+        sizes = weights.drop_duplicates("name").set_index("name")["std"]
+        names = chosen["name"] + ".weight"
+        return chosen[[*keys, "mean", "std"]].assign(weight_std=names.map(sizes))
+
+    return rows(before).merge(rows(after), on=keys, suffixes=("_before", "_after"))

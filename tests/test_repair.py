@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import initstats as ist
+from initstats import lsuv_, reinitialize_
+
+
+def uneven(*shape: int) -> Tensor:
+    """Entries whose mean and size differ by feature: nothing is unit normal here."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    return 3 * x * torch.linspace(0.2, 2, shape[-1]) + torch.linspace(-1, 2, shape[-1])
+
+
+class Net(nn.Module):
+    """A shared layer, functions, activations in place, batch norm, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3)
+        self.norm = nn.BatchNorm2d(16)
+        self.wide = nn.Linear(16, 60)
+        self.act = nn.LeakyReLU(0.3, inplace=True)
+        self.shared = nn.Linear(60, 60)
+        self.head = nn.Linear(60, 10)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        h = F.relu(self.norm(self.conv(x))).mean([2, 3])
+        h = self.act(self.wide(h))
+        h = torch.tanh(self.shared(h))
+        h = torch.tanh(self.shared(h))
+        return {"y": self.head(h)}
+
+
+def preactivations(model: nn.Module, x: Any) -> dict[tuple[str, int], Tensor]:
+    """The outputs of modules with a weight matrix, by plain hooks."""
+    seen: dict[tuple[str, int], Tensor] = {}
+    calls: dict[str, int] = {}
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(getattr(module, "weight", None), Tensor) and module.weight.ndim > 1:
+
+            def keep(_: nn.Module, __: Any, y: Tensor, name: str = name) -> None:
+                calls[name] = calls.get(name, 0) + 1
+                seen[name, calls[name]] = y.detach().double().clone()
+
+            handles.append(module.register_forward_hook(keep))
+    with torch.no_grad():
+        model(x)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def test_lsuv_gives_every_layer_unit_std() -> None:
+    torch.manual_seed(0)
+    model, x = Net().eval(), uneven(64, 3, 8, 8)
+    before = preactivations(model, x)
+    table = lsuv_(model, x, rounds=1)  # without biases a layer is linear: once is enough
+    after = preactivations(model, x)
+    for (name, call), y in after.items():
+        if call == 1:
+            assert y.std().item() == pytest.approx(1, abs=0.01), name
+    assert abs(after["shared", 2].std().item() - 1) > 0.02  # one weight cannot fit both calls
+    rows = table.set_index(["name", "call"])
+    for key, y in after.items():
+        assert rows.loc[key, "std_before"] == pytest.approx(before[key].std().item(), rel=1e-5)
+        assert rows.loc[key, "std_after"] == pytest.approx(y.std().item(), rel=1e-5)
+    wide = model.wide.weight.detach().double()
+    scale = (wide.T @ wide).diagonal()
+    assert torch.allclose(
+        wide.T @ wide, scale.mean() * torch.eye(16, dtype=torch.float64), atol=1e-4
+    )
+    assert rows.loc[("wide", 1), "weight_std_after"] == pytest.approx(wide.std().item(), rel=1e-5)
+
+
+def test_lsuv_leaves_the_rest_alone() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Net(), nn.Identity())
+    model[0].norm.eval()  # type: ignore[union-attr]
+    model.forward = lambda x: model[0](x)["y"]  # type: ignore[method-assign]
+    hooks = [len(m._forward_hooks) for m in model.modules()]
+    modes = [m.training for m in model.modules()]
+    buffers = {name: b.clone() for name, b in model.named_buffers()}
+    norm = copy.deepcopy(model[0].norm)
+    random = torch.get_rng_state()
+    lsuv_(model, uneven(32, 3, 8, 8))
+    assert [len(m._forward_hooks) for m in model.modules()] == hooks
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(b, buffers[name]) for name, b in model.named_buffers())
+    assert repr(model[0].norm.state_dict()) == repr(norm.state_dict())  # type: ignore[union-attr, operator]
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_lsuv_is_reproducible() -> None:
+    x = uneven(16, 3, 8, 8)
+    models = [Net().eval() for _ in range(3)]
+    for model, seed in zip(models, (0, 0, 1), strict=True):
+        lsuv_(model, x, seed=seed)
+    first, same, other = (model.conv.weight for model in models)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_lsuv_can_keep_the_draw() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 7))
+    before = [p.detach().clone() for p in model.parameters()]
+    table = lsuv_(model, uneven(50, 5), orthogonal=False, std=2.0, tolerance=1e-3)
+    assert table["std_after"].tolist() == pytest.approx([2, 2], rel=1e-3)
+    ratio = model[0].weight / before[0]  # type: ignore[operator]
+    assert torch.allclose(ratio, ratio[0, 0].expand_as(ratio))
+    assert torch.equal(model[0].bias, before[1])  # type: ignore[arg-type]
+
+
+def test_lsuv_fits_parametrized_layers() -> None:
+    torch.manual_seed(0)
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(5, 7))
+    model, x = nn.Sequential(layer, nn.ReLU(), nn.Linear(7, 7)), uneven(50, 5)
+    lsuv_(model, x)
+    y = layer(x)
+    assert y.std().item() == pytest.approx(1, abs=0.01)
+    assert [name for name, _ in layer.named_parameters()][1:] == [
+        "parametrizations.weight.original0",
+        "parametrizations.weight.original1",
+    ]
+
+
+@pytest.mark.parametrize("fault", ["dead", "capped"])
+def test_lsuv_refuses_and_restores(fault: str) -> None:
+    torch.manual_seed(0)
+    last: nn.Module = nn.Linear(6, 4)
+    if fault == "capped":
+        last = nn.utils.parametrizations.spectral_norm(last)
+
+    class Off(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (fault != "dead")
+
+    model = nn.Sequential(nn.Linear(5, 6), Off(), last)
+    x = uneven(20, 5)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    message = {
+        "dead": "layer '2' gives an output of std 0 on this batch.*dead.*Nothing was changed",
+        "capped": "layer '2' has std .* after 10 rounds, not 1.*Nothing was changed",
+    }[fault]
+    with pytest.raises(ValueError, match=message):
+        lsuv_(model, x)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def spread(weight: Tensor) -> float:
+    return weight.detach().double().square().mean().item()
+
+
+def assert_gain(weight: Tensor, gain: float, fan_in: int) -> None:
+    """The second moment is gain^2 / fan_in, within four standard errors."""
+    ratio = spread(weight) * fan_in / gain**2
+    assert abs(ratio - 1) < 4 * math.sqrt(2 / weight.numel())
+
+
+def test_matched_reads_the_activation_behind_each_layer() -> None:
+    torch.manual_seed(0)
+    model, x = Net().eval(), uneven(8, 3, 8, 8)
+    table = reinitialize_(model, "matched", x)
+    assert_gain(model.conv.weight, math.sqrt(2), 27)  # behind the batch norm
+    assert_gain(model.wide.weight, math.sqrt(2 / (1 + 0.3**2)), 16)
+    assert_gain(model.shared.weight, ist.gain("tanh").forward, 60)
+    assert_gain(model.head.weight, 1.0, 60)
+    names = dict(zip(table["name"], table["activation"], strict=True))
+    assert names == {"conv": "relu", "wide": "LeakyReLU", "shared": "tanh", "head": "identity"}
+    assert not model.wide.bias.any()
+    assert table.columns.tolist() == [
+        *("layer", "name", "op", "call", "mean_before", "std_before", "weight_std_before"),
+        *("mean_after", "std_after", "weight_std_after", "activation"),
+    ]
+
+
+def test_matched_takes_any_function() -> None:
+    class Own(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.clamp_min(0) - 0.5) * 2
+
+    model = nn.Sequential(nn.Linear(100, 100), nn.Dropout(0.1), Own(), nn.Linear(100, 100))
+    reinitialize_(model, "matched", uneven(20, 100))
+    own = ist.gain(lambda x: (x.clamp_min(0) - 0.5) * 2).forward
+    assert_gain(model[0].weight, own, 100)  # type: ignore[arg-type]
+
+
+def test_reinitialize_knows_which_side_is_the_input() -> None:
+    class Transposed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = (
+                nn.Parameter(torch.ones(20, 300)),
+                nn.Parameter(torch.ones(300)),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.addmm(self.bias, x, self.weight)
+
+    model = nn.Sequential(Transposed(), nn.ReLU(), nn.Linear(300, 30))
+    reinitialize_(model, "kaiming_normal", uneven(9, 20))
+    assert_gain(model[0].weight, math.sqrt(2), 20)  # type: ignore[arg-type]
+    assert_gain(model[2].weight, math.sqrt(2), 300)  # type: ignore[arg-type]
+    assert not model[0].bias.any()  # type: ignore[operator]
+
+
+def test_reinitialize_cures_torch_s_default() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential()
+    for _ in range(20):
+        model.append(nn.Linear(100, 100))
+        model.append(nn.ReLU())
+    x = torch.randn(64, 100, generator=torch.Generator().manual_seed(0))
+
+    def default(found: pd.DataFrame) -> str:
+        return str(found.loc[found["rule"] == "default_init", "severity"].iloc[0])
+
+    assert default(ist.diagnose(ist.measure(model, x))) == "warning"
+    table = reinitialize_(model, "matched", x)
+    assert default(ist.diagnose(ist.measure(model, x))) == "healthy"
+    assert table["std_before"].iloc[-1] < 0.1 < table["std_after"].iloc[-1]
+
+
+def test_reinitialize_refuses() -> None:
+    model = nn.Linear(3, 3)
+    with pytest.raises(ValueError, match=r"'lsuv' is fitted to data: use lsuv_\(model, inputs\)"):
+        reinitialize_(model, "lsuv", uneven(4, 3))
+    with pytest.raises(ValueError, match="unknown init 'kaiming': did you mean"):
+        reinitialize_(model, "kaiming", uneven(4, 3))

@@ -181,8 +181,9 @@ def test_trend_is_found_in_both_directions(factor: float, word: str) -> None:
 
 def test_trend_needs_an_interval_without_zero() -> None:
     """A single jump of the same size is no trend."""
-    model = healthy()
-    large_weights(model)
+    model = healthy("relu")
+    with torch.no_grad():
+        linear(model, 7).weight.mul_(50)
     assert of(judged(model), "signal")["severity"] == "healthy"
 
 

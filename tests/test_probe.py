@@ -376,6 +376,23 @@ def test_repeated_operations_keep_their_turns() -> None:
     check(second, (3 * x.tanh()).tanh())
 
 
+def test_gradients_of_parts() -> None:
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = self.fc(x).chunk(2, -1)
+            c: Tensor = a + 2 * b
+            return c
+
+    table = measure(Parts(), uneven(5, 3), backward=True)
+    g = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    check(one(table, op="chunk", direction="backward"), g)
+    check(one(table, op="chunk[1]", direction="backward"), 2 * g)
+
+
 def test_views_are_folded_away() -> None:
     class Views(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -117,7 +117,9 @@ def test_lsuv_can_keep_the_draw() -> None:
     before = [p.detach().clone() for p in model.parameters()]
     table = lsuv_(model, uneven(50, 5), orthogonal=False, std=2.0, tolerance=1e-3)
     assert table["std_after"].tolist() == pytest.approx([2, 2], rel=1e-3)
-    ratio = model[0].weight / before[0]  # type: ignore[operator]
+    weight = model[0].weight
+    assert isinstance(weight, Tensor)
+    ratio = weight / before[0]
     assert torch.allclose(ratio, ratio[0, 0].expand_as(ratio))
     assert torch.equal(model[0].bias, before[1])  # type: ignore[arg-type]
 

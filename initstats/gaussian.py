@@ -82,7 +82,9 @@ class Gain:
             "second moment."
         ]
         if math.isfinite(self.chi_1):
-            sentences.append(f"A gradient's squared norm then changes by {self.chi_1:.4g} a layer.")
+            sentences.append(
+                f"A layer then multiplies a gradient's squared norm by {self.chi_1:.4g}."
+            )
         if math.isfinite(self.backward):
             sentences.append(
                 f"Where gradients limit the depth, backward ({self.backward:.5g}) keeps that norm."

@@ -193,10 +193,13 @@ def _tried(entry: Init) -> Init:
     try:
         line = cast("Activation", _Line())
         weight, bias = entry.sample((4, 3), Generator().manual_seed(0), line)
+        again, _ = entry.sample((4, 3), Generator().manual_seed(0), line)
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"init {entry.name!r} cannot draw: {error}") from error
     if not (weight.isfinite().all() and bias.isfinite().all()):
         raise ValueError(f"init {entry.name!r} draws values that are not finite")
+    if not weight.equal(again):
+        raise ValueError(f"init {entry.name!r} does not draw from the `generator` it is given")
     return entry
 
 

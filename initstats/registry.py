@@ -171,8 +171,9 @@ def unknown(noun: str, name: str, available: Collection[str]) -> ValueError:
     >>> unknown("mode", "fanin", ["fan_in", "fan_out"])
     ValueError("unknown mode 'fanin': did you mean 'fan_in'? available: fan_in, fan_out")
     """
-    near = difflib.get_close_matches(name, available, n=1, cutoff=0.5)
-    hint = f" did you mean {near[0]!r}?" if near else ""
+    lower = {entry.lower(): entry for entry in available}
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    hint = f" did you mean {lower[near[0]]!r}?" if near else ""
     return ValueError(f"unknown {noun} {name!r}:{hint} available: {', '.join(available) or 'none'}")
 
 

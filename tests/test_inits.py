@@ -327,3 +327,11 @@ def test_what_is_no_init_is_refused(given: Any, message: str) -> None:
 def test_what_is_no_weight_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"a weight is \(out, in\[, kh, kw\]\)"):
         fans(shape)
+
+
+def test_an_init_that_draws_elsewhere_is_refused() -> None:
+    def elsewhere(weight: torch.Tensor, *, generator: torch.Generator) -> None:
+        torch.nn.init.normal_(weight)
+
+    with pytest.raises(ValueError, match="does not draw from the `generator` it is given"):
+        inits.get(elsewhere)

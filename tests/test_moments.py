@@ -52,6 +52,7 @@ def truth(tiles: Sequence[Tensor]) -> dict[str, float]:
     root = reach * np.sqrt(((y / reach) ** 2).mean())
     rows = [mean_and_std(row[np.isfinite(row)]) for row in x if np.isfinite(row).any()]
     unit_mean, unit_std = (np.array(column) for column in zip(*rows, strict=True))
+    pairs = any(np.isfinite(row).sum() > 1 for row in x)
     judged = [row for row in x if len(row) > 1 and np.isfinite(row).any()]
     with np.errstate(over="ignore", under="ignore"):
         second_moment = np.float64(root) ** 2
@@ -69,7 +70,7 @@ def truth(tiles: Sequence[Tensor]) -> dict[str, float]:
         "unit_mean_std": mean_and_std(unit_mean)[1],
         "unit_std_mean": unit_std.mean(),
         "unit_std_std": mean_and_std(unit_std)[1],
-        "sample_correlation": ((unit_mean / root) ** 2).mean() if root > 0 else NAN,
+        "sample_correlation": ((unit_mean / root) ** 2).mean() if root > 0 and pairs else NAN,
     }
     return {name: float(value) for name, value in values.items()}
 
@@ -321,7 +322,7 @@ def test_the_oracle_agrees_with_scipy() -> None:
 def test_one_entry_has_no_std(kernels: Kernels) -> None:
     seen = read(measured([torch.tensor([[-0.75]])], kernels))
     undefined = {name for name, value in seen.items() if np.isnan(value)}
-    assert undefined == {"std", "skewness", "kurtosis", "dead_fraction"}
+    assert undefined == {"std", "skewness", "kurtosis", "dead_fraction", "sample_correlation"}
     assert {seen[name] for name in ("mean", "min", "max", *QUANTILES)} == {-0.75}
 
 

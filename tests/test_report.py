@@ -168,7 +168,7 @@ def test_an_earlier_report_is_replaced_and_the_rest_left_alone(
     stale, mine = tmp_path / "figures" / "gradient_by_depth.png", tmp_path / "figures" / "mine.png"
     stale.write_bytes(b"old")
     mine.write_bytes(b"mine")
-    (tmp_path / "index.html").write_text("old")
+    (tmp_path / "index.html").write_text(report.OURS)
     monkeypatch.setattr(report, "find_spec", lambda name: None)
     write_report(table, tmp_path)
     assert not stale.exists()
@@ -180,12 +180,12 @@ def test_an_earlier_report_is_replaced_and_the_rest_left_alone(
 def test_a_failure_leaves_the_earlier_report(
     table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "index.html").write_text("old")
+    (tmp_path / "index.html").write_text(report.OURS)
     monkeypatch.setattr(report, "compose", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(table, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"index.html"}
-    assert (tmp_path / "index.html").read_text() == "old"
+    assert (tmp_path / "index.html").read_text() == report.OURS
 
 
 def test_a_folder_that_cannot_be_written(table: pd.DataFrame, tmp_path: Path) -> None:
@@ -548,3 +548,11 @@ def test_predictions_belong_to_a_run(table: pd.DataFrame, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="not a run's folder"):
         ist.store.save_predictions(tmp_path, predicted(table))
     assert not list(tmp_path.iterdir())
+
+
+def test_somebody_elses_page_is_not_overwritten(table: pd.DataFrame, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("my photos")
+    with pytest.raises(ValueError, match=r"is not a report of initstats: choose another folder"):
+        write_report(table, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    assert (tmp_path / "index.html").read_text() == "my photos"

@@ -599,3 +599,8 @@ def test_memory_does_not_grow_with_the_samples() -> None:
             lambda samples: int(run_script(MEMORY, samples)), ("10000", "50000")
         )
     assert many < 1.1 * few
+
+
+def test_named_data_is_told_of() -> None:
+    with pytest.raises(TypeError, match="a Grid and a Dataset, not Grid and str: load_data"):
+        ist.run_sweep(ist.Grid(), "mnist")  # type: ignore[arg-type]

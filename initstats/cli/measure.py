@@ -141,9 +141,12 @@ def _sweep(fields: dict[str, Any], out: Path | None, workers: int, theory: bool)
             )
             sys.exit(130)
     verdicts = summarize(table)["verdict"].value_counts()
-    typer.echo(f"{bar.total:,} cells ({bar.total - bar.first:,} new) in {folder}: the signal")
+    typer.echo(
+        f"{bar.total:,} cells ({bar.total - bar.first:,} new) in {folder}; "
+        f"of {verdicts.sum()} configurations"
+    )
     for verdict, count in verdicts[verdicts > 0].items():
-        typer.echo(f"  {verdict!s:<18} {count:>4} of {verdicts.sum()} configurations")
+        typer.echo(f"  {count:>4}  {verdict}")
     _compare(grid, data, folder, predicting=theory)
     return folder
 

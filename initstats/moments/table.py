@@ -276,7 +276,8 @@ def unit_std_std(s: Summary) -> Array:
 def sample_correlation(s: Summary) -> Array:
     """mean kernel of pairs of samples over q: 1 when every input looks the same to the layer"""
     relative = _ratio(s.unit("mean"), s.root_mean_square[:, None])
-    return _average(np.where(s.seen, relative**2, np.nan))
+    pairs = (s.unit("count") > 1).any(axis=1)  # of one sample there are none
+    return np.where(pairs, _average(np.where(s.seen, relative**2, np.nan)), np.nan)
 
 
 def _quantile(name: str, p: float) -> Reader:

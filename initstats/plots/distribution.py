@@ -29,7 +29,8 @@ def distribution_by_depth(results: Results) -> Figure:
     colour, the more values; the share that is exactly zero is drawn in red on the middle line, an
     overflow as a red column. A healthy signal is a ribbon of constant height; one that narrows to
     the middle vanishes, one that opens like a fan explodes, one that thins to a line away from the
-    middle has collapsed.
+    middle has collapsed. A ribbon does not tell whether inputs differ: see whether they stay
+    distinguishable.
     """
     matrix = Matrix(
         results,

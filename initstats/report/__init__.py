@@ -23,6 +23,8 @@ from initstats.report.source import Source
 __all__ = ["write_report"]
 
 PAGE, FIGURE_FOLDER = "index.html", "figures"
+OURS = '<meta name="generator" content="initstats'
+"""What the head of each of our pages says."""
 
 
 def write_report(
@@ -44,7 +46,8 @@ def write_report(
         The path of the page.
 
     Raises:
-        ValueError: a table without a folder; not the table of one sweep; not a run's folder.
+        ValueError: a table without a folder; not the table of one sweep; not a run's folder; the
+            folder holds somebody else's page.
         OSError: the folder cannot be written.
     """
     if not isinstance(run, pd.DataFrame):
@@ -81,6 +84,9 @@ def _write_tables(source: Source, draft: Path) -> None:
 @contextmanager
 def _drafted(folder: Path) -> Iterator[Path]:
     """A folder to write into, whose files move to `folder` if nothing goes wrong."""
+    page = folder / PAGE
+    if page.exists() and OURS not in page.read_text(encoding="utf-8", errors="replace")[:2000]:
+        raise ValueError(f"{page} is not a report of initstats: choose another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".report-", dir=folder))

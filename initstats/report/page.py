@@ -51,6 +51,7 @@ def compose(source: Source, drawings: Sequence[Drawing], missing: Mapping[str, s
         title=f"Does the signal survive {_layers(results.depth)}?",
         kicker=_kicker(source),
         standfirst=standfirst(results),
+        unfinished=_unfinished(source),
         findings=findings(results),
         best=_best(results),
         blocks=len(results.blocks) > 1,
@@ -68,6 +69,15 @@ def compose(source: Source, drawings: Sequence[Drawing], missing: Mapping[str, s
         grid=source.public_grid,
         version=__version__,
     )
+
+
+def _unfinished(source: Source) -> str:
+    """A warning where the page shows a part of what was asked for."""
+    cells = len(source.run.cells) if source.run else 0
+    there = len(source.results.table) // len(source.run.rows) if source.run else 0
+    if there >= cells:
+        return ""
+    return f"Unfinished: {there:,} of {cells:,} cells are measured. The sweep's command goes on."
 
 
 def _kicker(source: Source) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -57,8 +58,20 @@ def run_sweep(
 
     Raises:
         ValueError: what is asked cannot be measured or, as `StoreError`, not be kept in the folder.
+        TypeError: something else than a grid and a dataset.
+        RuntimeError: a script without that guard.
         ChildProcessError: a worker died. As after an interruption, the cells committed are kept.
     """
+    if not (isinstance(grid, Grid) and isinstance(data, Dataset)):
+        raise TypeError(
+            f"run_sweep takes a Grid and a Dataset, not {type(grid).__name__} and "
+            f"{type(data).__name__}: load_data gives a Dataset"
+        )
+    if workers > 1 and getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "a starting worker ran this script again: put what asks for workers under "
+            '`if __name__ == "__main__":`'
+        )
     engine = _engine(grid, data)
     grid.check_memory(engine.split.shape)
     if workers < 1:

@@ -211,6 +211,16 @@ def test_gain_says_which_to_use_and_what_torch_says(run: Run, tmp_path: Path) ->
     assert "has no function 'doubled'" in said.err
 
 
+def test_theory_draws_and_says_where_the_edge_is(run: Run, tmp_path: Path) -> None:
+    said = run("theory", "relu", "--sigma-b2", "0.1", "--out", "here")
+    assert said.code == 0, said.err
+    assert "relu has no edge of chaos at sigma_b2 = 0.1" in said.out
+    assert (tmp_path / "here" / "index.html").exists()
+    said = run("theory", "rellu")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "did you mean 'relu'?" in said.err
+
+
 def test_version_and_help(run: Run) -> None:
     assert run("--version").out == f"initstats {ist.__version__}\n"
     for command in ("sweep", "report", "list"):

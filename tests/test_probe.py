@@ -32,6 +32,8 @@ def by_hand(x: Tensor, axis: int = -1) -> dict[str, float]:
     centred = x - x.mean()
     spread = centred.square().mean()
     dead = (units.amin(1) == units.amax(1)).double()
+    pairs = units.shape[1] > 1
+    correlation = units.mean(1).square().mean() / x.square().mean()
     return {
         "count": x.numel(),
         "nonfinite": 0,
@@ -45,11 +47,11 @@ def by_hand(x: Tensor, axis: int = -1) -> dict[str, float]:
         "max": x.max().item(),
         "negative_fraction": (x < 0).double().mean().item(),
         "zero_fraction": (x == 0).double().mean().item(),
-        "dead_fraction": dead.mean().item() if units.shape[1] > 1 else float("nan"),
+        "dead_fraction": dead.mean().item() if pairs else float("nan"),
         "unit_mean_std": units.mean(1).std(correction=0).item(),
         "unit_std_mean": units.std(1, correction=0).mean().item(),
         "unit_std_std": units.std(1, correction=0).std(correction=0).item(),
-        "sample_correlation": (units.mean(1).square().mean() / x.square().mean()).item(),
+        "sample_correlation": correlation.item() if pairs else float("nan"),
     }
 
 
@@ -398,6 +400,7 @@ def test_views_are_folded_away() -> None:
         def forward(self, x: Tensor) -> Tensor:
             y = x.view(2, 3, 4).transpose(1, 2).contiguous().reshape(-1)[:, None].expand(-1, 3)
             y = y.to(torch.float64).detach().clone().flip(0).squeeze().T
+            y = y.unsqueeze_(0).requires_grad_().squeeze(0)
             return F.dropout(y, 0.5, training=False)[None][0]
 
     assert measure(Views(), uneven(6, 4))["op"].tolist() == ["input"]

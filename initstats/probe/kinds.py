@@ -9,12 +9,12 @@ def words(text: str) -> frozenset[str]:
 
 
 REARRANGING = words(
-    "alias channel_shuffle clone contiguous cpu cuda detach detach_ expand expand_as flatten "
+    "alias channel_shuffle clone contiguous cpu cuda detach expand expand_as flatten "
     "flip get movedim moveaxis permute pin_memory pixel_shuffle pixel_unshuffle ravel repeat "
-    "requires_grad_ reshape reshape_as roll rot90 squeeze swapaxes swapdims t tile transpose "
+    "requires_grad reshape reshape_as roll rot90 squeeze swapaxes swapdims t tile transpose "
     "unflatten unsqueeze view view_as"
 )
-"""Calls whose output holds the entries of their input, each equally often."""
+"""Calls whose output holds the entries of their input, each equally often; in place too."""
 CASTS = words("to type type_as float double half bfloat16")
 MAKERS = words("bernoulli empty eye full multinomial ones rand randint randn zeros")
 MIXING = words(

@@ -48,14 +48,15 @@ def written(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What the call writes to; None where it makes new tensors."""
     if kwargs.get("out") is not None:
         return kwargs["out"]
-    return args[0] if args and (name == "setitem" or name.endswith("_")) else None
+    writes = name == "setitem" or (name.endswith("_") and name.rstrip("_") not in REARRANGING)
+    return args[0] if args and writes else None
 
 
 def keeps_distribution(name: str, out: Tensor, source: Tensor) -> bool:
     """Whether `out` has the entries of `source`, of which the call `name` made it."""
     if name in CASTS:
         return out.dtype == source.dtype or out.itemsize > source.itemsize
-    if name in REARRANGING or out is source:
+    if name.rstrip("_") in REARRANGING or out is source:
         return True
     if name in ("cat", "stack"):  # with nothing else, as to a cache that is still empty
         return out.numel() == source.numel()

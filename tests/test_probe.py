@@ -500,6 +500,20 @@ def test_batches_are_pooled() -> None:
     assert table["shape"].tolist()[0] == "1x4"  # as first seen
 
 
+def test_the_same_batch_again_counts_again() -> None:
+    model, x = nn.Linear(4, 2), uneven(5, 4).requires_grad_()
+    with Probe(model, backward=True) as probe:
+        for _ in range(3):
+            model(x).sum().backward()
+    table = probe.table()
+    for direction in ("forward", "backward"):
+        assert one(table, op="input", direction=direction)["count"] == 60
+        assert one(table, tensor="preactivation", direction=direction)["count"] == 30
+        weights = 24 if direction == "backward" else 8
+        assert one(table, name="weight", direction=direction)["count"] == weights
+    assert x._backward_hooks is None
+
+
 @pytest.mark.parametrize("every", [1, 2])
 def test_steps_follow_the_weights(every: int) -> None:
     torch.manual_seed(0)
@@ -973,6 +987,35 @@ def test_transforms_are_missed() -> None:
 
     probe = examine(Mapped(), uneven(3, 4))
     assert "torch.func" in " ".join(probe.missed()["reason"])
+
+
+# in lines of text
+
+
+def test_printed_table() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 300), nn.ReLU())
+    nn.init.constant_(model[0].bias[:150], -100.0)  # type: ignore[index]
+    probe = examine(model, torch.randn(500, 4, generator=torch.Generator().manual_seed(0)))
+    lines = str(probe).splitlines()
+    assert lines[0].split() == ["layer", "name", "op", "shape", "mean", "std", "dead"]
+    assert lines[-1] == "5 of 5 measured"
+    assert len(lines) == 5
+    layer, name, op, shape, mean, std, bars, dead = lines[3].split()
+    assert (layer, name, op, shape, dead) == ("2", "1", "relu", "500x300", "50%")
+    row = one(probe.table(), op="relu")
+    assert float(mean) == pytest.approx(row["mean"], rel=1e-2)
+    assert float(std) == pytest.approx(row["std"], rel=1e-2)
+    assert bars.count("█") == 1  # the zeros
+    normal = lines[1].split()[6]
+    heights = ["▁▂▃▄▅▆▇█".index(bar) for bar in normal]
+    assert max(heights[4:8]) == 7
+    assert heights[0] < 3 > heights[-1]
+
+
+def test_printed_table_tells_what_is_not_finite() -> None:
+    x = torch.tensor([[1.0, float("inf")], [float("nan"), 3.0]])
+    assert str(examine(Negate(), x)).splitlines()[2].endswith("2 not finite")
 
 
 def test_public_names() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from weakref import ref
 
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 Take = Callable[[Tensor], None]
 
@@ -22,10 +23,17 @@ class Gradients:
     def __init__(self) -> None:
         self._nodes: list[Any] = []
         self._leaves: list[Callable[[], None]] = []
+        self._hooked: Any = WeakIdKeyDictionary()
 
     def watch(self, x: Tensor, take: Take) -> None:
-        """Give the gradient of the loss with respect to x, as it is now, to `take`."""
+        """Give the gradient of the loss with respect to x, as it is now, to `take`.
+
+        A leaf stays what it is, so it is hooked once.
+        """
+        if x in self._hooked:
+            return
         if x.grad_fn is None:
+            self._hooked[x] = True
             self._leaves.append(_hook_leaf(x, take))
         else:
             self._nodes.append(x.grad_fn.register_prehook(partial(_take_one, take, x.output_nr)))

@@ -20,6 +20,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from initstats.moments import STATISTICS, bin_edges
 from initstats.probe.recording import Miss, Options, Recorder, bare
 from initstats.probe.slots import Reading, Slot
+from initstats.probe.summary import as_text, summarize_values
 from initstats.probe.watching import Watch
 
 Patterns = str | Iterable[str]
@@ -195,6 +196,13 @@ class Probe:
         """How much was measured: `N of M measured`, of tensors and of what is missed."""
         measured = sum(slot.has("forward") for slot in self._recorder.slots.values())
         return f"{measured} of {measured + len(self.missed())} measured"
+
+    def summary(self) -> pd.DataFrame:
+        """The values of the last step at a glance; see `initstats.probe.summary`."""
+        return summarize_values(self.table(), self.histograms())
+
+    def __str__(self) -> str:
+        return as_text(self.summary(), self.coverage)
 
     def _readings(self) -> Iterator[tuple[Slot, Reading]]:
         """All rows of the table: by step, layer and direction."""

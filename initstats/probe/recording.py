@@ -95,9 +95,9 @@ class Recorder:
         self._parameters: dict[int, tuple[str, nn.Parameter]] = {}
         self._weights: dict[int, Slot] = {}
         self._used: set[int] = set()
-        self._hooked: set[int] = set()
         self._version = -1
         self._traces: Any = WeakIdKeyDictionary()
+        self._outside: Any = WeakIdKeyDictionary()
 
     def begin_pass(self) -> None:
         """A forward pass begins; and a step, where the weights changed since the last one."""
@@ -111,13 +111,15 @@ class Recorder:
         self._version = version
         self.measuring = self.step % self.options.every == 0
         self.gradients.forget_dead()
+        for x in list(self._outside):  # what comes from outside is measured at every pass
+            self._traces.pop(x, None)
+        self._outside.clear()
         for buffer in self.model.buffers():
             self._traces[buffer] = Trace("constant")
         for parameter in parameters:
             key = id(parameter)
             self._traces[parameter] = Trace("weight", axis=0, parameters=(key,))
-            if self.options.backward and parameter.requires_grad and key not in self._hooked:
-                self._hooked.add(key)
+            if self.options.backward and parameter.requires_grad:
                 self.gradients.watch(parameter, partial(self.take_weight_gradient, key))
 
     def take_weight_gradient(self, key: int, gradient: Tensor) -> None:
@@ -211,6 +213,7 @@ class Recorder:
                 return Trace("constant")
             turn, place.turns["input"] = place.turns["input"], place.turns["input"] + 1
             axis = axis_after(op, x, None, None)
+            self._outside[x] = True
             self._measure(place, "input", "activation", (turn, 0), x, (), axis)
         return self._follow(x)
 

@@ -252,3 +252,39 @@ def _cells(folder: Path) -> pd.DataFrame:
     with suppress(ValueError):
         return ist.load_table(folder)[key].drop_duplicates()
     return pd.DataFrame(columns=key)
+
+
+def test_a_model_of_ones_own_is_examined(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "own_model.py").write_text(
+        "from torch import nn\n\n"
+        "def make():\n"
+        "    linears = [nn.Linear(784, 784) for _ in range(8)]\n"
+        "    return nn.Sequential(nn.Flatten(), *[x for y in linears for x in (y, nn.ReLU())])\n"
+    )
+    said = run("measure", "own_model.py:make", "--data", "mnist", "--backward", "--out", "page")
+    assert said.code == 0, said.err
+    assert "default_init" in said.out
+    assert "measured" in said.out
+    assert (tmp_path / "page" / "index.html").exists()
+    assert run("measure", "own_model:make", "--input", "4,784").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "one of --input, --data and --tokens"),
+        (("--input", "4,a"), "'a' is not a whole number"),
+        (("--input", "4,0"), "sizes of at least 1"),
+        (("--input", "3,5"), "shapes cannot be multiplied (3x5 and 4x2) (raised in linear"),
+    ],
+)
+def test_a_model_without_proper_input(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    (tmp_path / "own_linear.py").write_text(
+        "from torch import nn\n\ndef make():\n    return nn.Linear(4, 2)\n"
+    )
+    said = run("measure", "own_linear.py:make", *arguments)
+    assert said.code == 2
+    assert words in said.err
+    assert said.err.count("\n") == 1

@@ -1,7 +1,9 @@
-"""Options that hold lists."""
+"""Options that hold lists, and functions by name."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -22,3 +24,17 @@ def listed(values: list[str] | None, numbers: str | None = None) -> list[Any] | 
             except ValueError:
                 raise ValueError(f"{numbers}: {item!r} is not a whole number") from None
     return items[0] if numbers == "seeds" and len(items) == 1 else items
+
+
+def named_function(path: str) -> Any:
+    """The function that `module:function` names; the module may be in the working directory."""
+    from initstats.sweep import load_plugins
+
+    module, _, name = path.partition(":")
+    load_plugins([module])
+    found = getattr(
+        sys.modules[Path(module).stem if module.endswith(".py") else module], name, None
+    )
+    if found is None:
+        raise ValueError(f"module {module!r} has no function {name!r}")
+    return found

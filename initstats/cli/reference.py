@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from initstats.cli.app import Plugins, app
 from initstats.cli.console import print_gains, print_meanings
+from initstats.cli.options import named_function
 
 
 @app.command(rich_help_panel="Look up")
@@ -28,7 +27,7 @@ def gain(
     from initstats.sweep import load_plugins
 
     load_plugins(plugin or ())
-    entries = [activations.get(_function(name) if ":" in name else name) for name in names]
+    entries = [activations.get(named_function(name) if ":" in name else name) for name in names]
     if table:
         print_gains(entries)
         return
@@ -56,20 +55,6 @@ def list_(plugin: Plugins = None) -> None:
     )
     print_meanings("networks", NETWORKS)
     print_meanings("statistics", {name: entry.meaning for name, entry in STATISTICS.items()})
-
-
-def _function(path: str) -> Any:
-    """The function that `module:function` names; the module may be in the working directory."""
-    from initstats.sweep import load_plugins
-
-    module, _, name = path.partition(":")
-    load_plugins([module])
-    found = getattr(
-        sys.modules[Path(module).stem if module.endswith(".py") else module], name, None
-    )
-    if found is None:
-        raise ValueError(f"module {module!r} has no function {name!r}")
-    return found
 
 
 def _signature(registry: Any, name: str) -> str:

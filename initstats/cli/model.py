@@ -51,7 +51,7 @@ def measure(
     table = probe.table()
     typer.echo(str(probe))
     for finding in diagnose(table).itertuples():
-        if finding.severity not in ("healthy", "not checked"):
+        if finding.severity not in ("healthy", "unchecked"):
             typer.echo(f"{finding.severity}: {finding.rule} at {finding.where}: {finding.evidence}")
             typer.echo(f"  remedy: {finding.remedy}")
     if out:

@@ -18,7 +18,7 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="NAMES",
-            help="Of S10, S (width 50, depth 10 and 50), M, M512 (256 and 512, depth 20), C (conv net).",
+            help="Of S10, S (width 50, depth 10, 50), M, M512 (256, 512; depth 20), C (conv net).",
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Paired, interleaved rounds.")] = 5,

@@ -338,14 +338,15 @@ def test_stack_hand_and_autograd_agree_on_all_statistics(
     depth, width, seed, split = 4, 6, 3, toy.valid
     activation, scheme = activations.get(name), inits.get(init)
     settings = Settings(depth, len(split), backward=True, histogram_every=1)
-    (result,) = run_stack("mlp", scheme, [activation], width, seed, split, None, settings)
+    (result,) = run_stack("mlp", scheme, [activation], width, [seed], split, None, settings)
     layers = [
         Linear(matrix.T, torch.zeros(width) if bias is None else bias[:, 0])
         for matrix, bias in draw(
             scheme, activation, architecture("mlp", width, depth, split.shape), seed
         )
     ]
-    cotangent = torch.randn(width, len(split), generator=generator_for(seed, "cotangent", 0)).T
+    drawn = torch.randn(64, width, generator=generator_for(seed, "cotangent"))
+    cotangent = drawn[: len(split)]
     for tensors_by in (tensors_by_hand, tensors_by_autograd):
         tensors = tensors_by(layers, name, split.x, cotangent)
         assert tensors.keys() == set(row_keys(settings))
@@ -380,14 +381,15 @@ def test_the_probe_reads_the_same_statistics_off_the_same_stack(
     depth, width, seed, split = 4, 6, 3, toy.valid
     activation, scheme = activations.get(name), inits.get("torch_default")
     settings = Settings(depth, len(split), backward=True, histogram_every=1)
-    (result,) = run_stack("mlp", scheme, [activation], width, seed, split, None, settings)
+    (result,) = run_stack("mlp", scheme, [activation], width, [seed], split, None, settings)
     model = nn.Sequential()
     shapes = architecture("mlp", width, depth, split.shape)
     for matrix, bias in draw(scheme, activation, shapes, seed):
         linear = nn.Linear(matrix.shape[1], width)
         linear.weight.data, linear.bias.data = matrix, torch.as_tensor(bias)[:, 0]
         model.extend([linear, Phi(name)])
-    cotangent = torch.randn(width, len(split), generator=generator_for(seed, "cotangent", 0)).T
+    drawn = torch.randn(64, width, generator=generator_for(seed, "cotangent"))
+    cotangent = drawn[: len(split)]
     table = measure(model, split.x, backward=True, loss=lambda out: (out * cotangent).sum())
     rows = table[table["tensor"] != "weight"].to_dict("records")
     seen = {(row["name"], row["direction"]): row for row in rows}  # of several, the last

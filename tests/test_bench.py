@@ -36,7 +36,7 @@ def engine(toy: ist.Dataset, network: str) -> dict[str, list[dict[str, float]]]:
     settings = Settings(depth=3, samples=len(toy.valid), histogram_every=plain.EVERY)
     entries = [activations.get(name) for name in bench.ACTIVATIONS]
     init = inits.get("kaiming_normal")
-    results = run_stack(network, init, entries, 6, 4, toy.valid, None, settings)
+    results = run_stack(network, init, entries, 6, [4], toy.valid, None, settings)
     assert [key[1] for key in row_keys(settings)] == ["preactivation", "activation"] * 3
     return {
         entry.name: [dict(zip(STATISTICS, row, strict=True)) for row in result.statistics]

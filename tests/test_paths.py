@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import product
+from time import sleep
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import initstats as ist
 from initstats import activations, inits
 from initstats.moments import STATISTICS, Kernels
 from initstats.moments.histogram import QUANTILES
-from initstats.stack import Result, Settings, run_stack
+from initstats.stack import Result, Settings, products, run_stack
+from initstats.stack.products import Product, fastest_product
+from initstats.stack.products import product as multiply
 
 Array = NDArray[np.float64]
 
@@ -25,12 +31,14 @@ SETTINGS = Settings(depth=8, samples=500, tile=2**14, histogram_every=1)
 
 TOLERANCES = dict.fromkeys(STATISTICS, 1e-6)
 TOLERANCES |= dict.fromkeys(("count", "nonfinite", "infinite"), 0.0)
+TOLERANCES |= dict.fromkeys(("min", "max"), 1e-5)
 TOLERANCES |= dict.fromkeys(("skewness", "kurtosis"), 2e-5)
 TOLERANCES |= dict.fromkeys(("negative_fraction", "zero_fraction", "dead_fraction"), 1e-3)
 TOLERANCES |= dict.fromkeys(QUANTILES, 1e-3)
 """By how much kernels, tiles and products may change a statistic: what has the tensor's unit, in
-stds of it; the second moment, relative to itself; shares and shape as they are. Shares and
-quantiles move in steps, of an entry that rounding carries over zero or over a bin's edge."""
+stds of it; the second moment, relative to itself; shares and shape as they are. An extreme is one
+entry, whose rounding nothing averages; shares and quantiles move in steps, of an entry that
+rounding carries over zero or over a bin's edge."""
 IN_STDS = {
     "mean",
     "std",
@@ -42,12 +50,13 @@ IN_STDS = {
     *QUANTILES,
 }
 
+KERNELS = [kernels for kernels in get_args(Kernels) if kernels != "off"]
 PATHS: dict[str, dict[str, Any]] = {
     f"{kernels} kernels, tiles of {tile}": {"kernels": kernels, "tile": tile}
-    for kernels, tile in product(
-        [kernels for kernels in get_args(Kernels) if kernels != "off"], (2**11, 2**14, 2**18)
-    )
+    for kernels, tile in product(KERNELS, (2**11, 2**14, 2**18))
 }
+PATHS |= {f"product by {name}": {"product": name} for name in get_args(Product)}
+PATHS |= {f"{kernels} kernels, 3 seeds": {"kernels": kernels, "batch": 3} for kernels in KERNELS}
 """Changes of the settings that may change the last digits."""
 
 
@@ -57,7 +66,7 @@ def run(
     entries = [activations.get(name) for name in names]
     width = 40 if network == "mlp" else 6
     split, init = data.valid.first(settings.samples), inits.get("kaiming_normal")
-    return list(run_stack(network, init, entries, width, 5, split, None, settings))
+    return list(run_stack(network, init, entries, width, [5], split, None, settings))
 
 
 def unit(name: str, result: Result) -> Array:
@@ -79,34 +88,71 @@ def assert_near(one: Result, other: Result) -> None:
 
 
 @pytest.fixture(scope="module")
-def reference(mnist: ist.Dataset) -> dict[str, list[Result]]:
-    """Of the default path, the whole run in one tile."""
-    return {network: run(mnist, network, SETTINGS) for network in ("mlp", "cnn")}
+def reference(mnist: ist.Dataset) -> dict[tuple[str, bool], list[Result]]:
+    """Of the default path."""
+    both = product(("mlp", "cnn"), (False, True))
+    return {(network, backward): run(mnist, network, sized(backward)) for network, backward in both}
 
 
+def sized(backward: bool) -> Settings:
+    return replace(SETTINGS, depth=4, samples=200, backward=True) if backward else SETTINGS
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("network", ["mlp", "cnn"])
 @pytest.mark.parametrize("changes", PATHS.values(), ids=PATHS)
 def test_paths_differ_by_rounding_alone(
-    mnist: ist.Dataset, reference: dict[str, list[Result]], network: str, changes: dict[str, Any]
+    mnist: ist.Dataset,
+    reference: dict[tuple[str, bool], list[Result]],
+    network: str,
+    backward: bool,
+    changes: dict[str, Any],
 ) -> None:
-    results = run(mnist, network, replace(SETTINGS, **changes))
-    for one, other in zip(results, reference[network], strict=True):
+    if changes.get("product") == "onednn" and not has_onednn():
+        pytest.skip("this torch has no oneDNN product for this processor")
+    results = run(mnist, network, replace(sized(backward), **changes))
+    for one, other in zip(results, reference[network, backward], strict=True):
         assert_near(one, other)
 
 
-@pytest.mark.parametrize("network", ["mlp", "cnn"])
-def test_kernels_differ_by_rounding_alone_backward(mnist: ist.Dataset, network: str) -> None:
-    settings = replace(SETTINGS, depth=4, samples=200, backward=True)
-    numba, by_torch = (
-        run(mnist, network, replace(settings, kernels=kernels)) for kernels in ("numba", "torch")
-    )
-    for one, other in zip(numba, by_torch, strict=True):
-        assert_near(one, other)
+def has_onednn() -> bool:
+    try:
+        multiply("onednn", torch.ones(2, 3), torch.ones(3, 4))
+    except (AttributeError, RuntimeError):
+        return False
+    return True
+
+
+def test_the_fastest_product_is_one_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fastest_product() in (("torch", "onednn") if has_onednn() else ("torch",))
+    for gone in (AttributeError("no such operator"), RuntimeError("not on this processor")):
+        assert probed(monkeypatch, {"torch": 0.0, "onednn": gone}) == "torch"
+    assert probed(monkeypatch, {"torch": 0.005, "onednn": 0.0}) == "onednn"
+    assert probed(monkeypatch, {"torch": 0.0, "onednn": 0.005}) == "torch"
+    assert probed(monkeypatch, {"torch": 0.005, "onednn": 0.0}, wrong=1e-3) == "torch"
+    assert probed(monkeypatch, {"torch": 0.005, "onednn": 0.0}, wrong=math.nan) == "torch"
+
+
+def probed(
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float | Exception], wrong: float = 0.0
+) -> str:
+    """Which product a probe prefers, where they take so long and oneDNN's is so wrong."""
+
+    def slow(name: str, matrix: Tensor, x: Tensor) -> Tensor:
+        if isinstance(wait := seconds[name], Exception):
+            raise wait
+        sleep(wait)
+        return torch.full((2, 2), wrong if name == "onednn" else 0.0)
+
+    monkeypatch.setattr(products, "product", slow)
+    return products.fastest_product.__wrapped__()
 
 
 @pytest.mark.parametrize("name", STATISTICS)
-def test_more_than_the_tolerance_is_seen(reference: dict[str, list[Result]], name: str) -> None:
-    result = reference["mlp"][0]
+def test_more_than_the_tolerance_is_seen(
+    reference: dict[tuple[str, bool], list[Result]], name: str
+) -> None:
+    result = reference["mlp", False][0]
     changed = result.statistics.copy()
     step = (1.01 * TOLERANCES[name] + 1e-9) * unit(name, result)[-1]
     changed[-1, list(STATISTICS).index(name)] += step
@@ -118,7 +164,7 @@ def test_more_than_the_tolerance_is_seen(reference: dict[str, list[Result]], nam
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn"])
-@pytest.mark.parametrize("kernels", [kernels for kernels in get_args(Kernels) if kernels != "off"])
+@pytest.mark.parametrize("kernels", KERNELS)
 def test_activations_share_without_a_trace(
     mnist: ist.Dataset, network: str, kernels: Kernels
 ) -> None:

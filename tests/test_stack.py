@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,19 +15,21 @@ from torch import Tensor
 import initstats as ist
 from initstats import activations, inits
 from initstats.data import Split
-from initstats.moments import STATISTICS
+from initstats.moments import STATISTICS, Kernels
 from initstats.stack import (
+    DType,
     Layer,
     Settings,
+    Weights,
     architecture,
     draw,
     exact_numerics,
     generator_for,
     row_keys,
     run_stack,
-    tile_samples,
 )
 from initstats.stack.numerics import flushes_denormals
+from initstats.stack.passes import Passes
 
 SETTINGS = Settings(depth=4, samples=41, backward=True, tile=300, histogram_every=1)
 
@@ -34,13 +40,13 @@ def run(
     init: str = "kaiming_normal",
     network: str = "mlp",
     width: int = 6,
-    seed: int = 3,
+    seeds: Sequence[int] = (3,),
     settings: Settings = SETTINGS,
     fit: Split | None = None,
 ) -> list[dict[tuple[int, str, str], dict[str, float]]]:
-    """Each activation's rows as dictionaries of statistics."""
+    """The rows of each seed and activation as dictionaries of statistics."""
     entries = [activations.get(name) for name in names]
-    results = run_stack(network, inits.get(init), entries, width, seed, split, fit, settings)
+    results = run_stack(network, inits.get(init), entries, width, seeds, split, fit, settings)
     return [
         {
             key: dict(zip(STATISTICS, row, strict=True))
@@ -71,16 +77,8 @@ def reference(
         a.retain_grad()
         tensors[number, "preactivation", "forward"] = h
         tensors[number, "activation", "forward"] = a
-    size = tile_samples(len(split), layers, SETTINGS)
-    cotangents = []
-    for tile, start in enumerate(range(0, len(split), size)):
-        samples = min(size, len(split) - start)
-        last = layers[-1]
-        drawn = torch.randn(
-            last.units, last.positions * samples, generator=generator_for(seed, "cotangent", tile)
-        )
-        cotangents.append(drawn.view(last.units, *last.outputs, samples).permute(3, 0, 1, 2))
-    torch.autograd.backward(a, torch.cat(cotangents).reshape(a.shape).double())
+    drawn = torch.randn(48, layers[-1].size, generator=generator_for(seed, "cotangent"))
+    torch.autograd.backward(a, drawn[: len(split)].reshape(a.shape).double())
     for (number, tensor, _), value in list(tensors.items()):
         assert value.grad is not None
         tensors[number, tensor, "backward"] = value.grad
@@ -228,7 +226,7 @@ def test_weights_of_a_layer_depend_on_seed_and_layer_alone() -> None:
 def test_an_activation_that_works_in_place_is_refused(toy: ist.Dataset) -> None:
     activation = activations.get(torch.relu_)
     with pytest.raises(ValueError, match=r"activation 'relu_' changed its input in place"):
-        run_stack("mlp", inits.get("lsuv"), [activation], 6, 0, toy.valid, toy.train, SETTINGS)
+        run_stack("mlp", inits.get("lsuv"), [activation], 6, [0], toy.valid, toy.train, SETTINGS)
 
 
 LAYERS = [
@@ -262,3 +260,99 @@ def test_the_conv_net_is_the_lessons() -> None:
 def test_a_conv_net_needs_images() -> None:
     with pytest.raises(ValueError, match=r"needs images .* shape \(784,\): use network 'mlp'"):
         architecture("cnn", 8, 4, (784,))
+
+
+# several seeds at once, other types, other devices
+
+
+@pytest.mark.parametrize("kernels", ["numba", "torch"])
+@pytest.mark.parametrize("init", ["kaiming_normal", "torch_default", "matched", "lsuv"])
+@pytest.mark.parametrize("network", ["mlp", "cnn"])
+def test_seeds_that_share_a_pass_get_what_is_theirs(
+    toy: ist.Dataset, network: str, init: str, kernels: Kernels
+) -> None:
+    names, seeds = ("relu", "tanh"), (4, 0, 7)
+    settings = replace(SETTINGS, kernels=kernels)
+    shared = replace(settings, batch=3)
+    options: dict[str, Any] = {"init": init, "network": network, "fit": toy.train}
+    together = run(toy.valid, *names, seeds=seeds, settings=shared, **options)
+    alone = [run(toy.valid, *names, seeds=(seed,), settings=settings, **options) for seed in seeds]
+    for one, other in zip(together, chain(*alone), strict=True):
+        assert one.keys() == other.keys()
+        for key, row in one.items():
+            for name, value in row.items():
+                tolerance = 2e-3 if name.startswith("q") else 2e-5
+                size = tolerance * (other[key]["std"] or 1)
+                expected = pytest.approx(other[key][name], rel=tolerance, abs=size, nan_ok=True)
+                assert value == expected, (key, name)
+
+
+@pytest.mark.parametrize("init", ["torch_default", "matched"])
+def test_who_else_shares_a_pass_leaves_no_trace(toy: ist.Dataset, init: str) -> None:
+    settings = replace(SETTINGS, kernels="torch", batch=3)
+    full = run(toy.valid, "relu", "gelu", init=init, seeds=(4, 0, 7), settings=settings)
+    fewer = run(toy.valid, "gelu", init=init, seeds=(7, 4), settings=settings)
+    np.testing.assert_equal([full[5], full[1]], fewer)
+
+
+def test_more_seeds_than_share_a_pass_are_refused(toy: ist.Dataset) -> None:
+    with pytest.raises(ValueError, match="3 seeds were given, and 1 to 2 share a pass"):
+        run(toy.valid, "relu", seeds=(0, 1, 2), settings=replace(SETTINGS, batch=2))
+    with pytest.raises(ValueError, match="0 seeds were given"):
+        run(toy.valid, "relu", seeds=())
+
+
+def test_types_are_of_one_network(toy: ist.Dataset) -> None:
+    """What rounding leaves: 2^-24 of float32 and 2^-9 of bfloat16 a step."""
+    exact, single, half = (
+        run(toy.valid, "tanh", init="torch_default", settings=replace(SETTINGS, dtype=dtype))[0]
+        for dtype in ("float64", "float32", "bfloat16")
+    )
+    for rows, unit in ((single, 2.0**-24), (half, 2.0**-9)):
+        gaps = [abs(rows[key]["std"] / exact[key]["std"] - 1) for key in exact]
+        assert 0 < max(gaps) < 10 * unit
+    reference_std = {
+        key: float(x.std())
+        for key, x in reference(toy.valid, "tanh", "torch_default", "mlp").items()
+    }
+    found = {key: row["std"] for key, row in exact.items()}
+    assert found == pytest.approx(reference_std, rel=1e-12)
+
+
+def test_float64_reaches_where_float32_overflows(toy: ist.Dataset) -> None:
+    settings = replace(SETTINGS, depth=12, backward=False)
+    for wide, bad in ((settings, True), (replace(settings, dtype="float64"), False)):
+        (rows,) = run(toy.valid, "relu", init="normal(std=1e6)", settings=wide)
+        assert bool(rows[12, "preactivation", "forward"]["nonfinite"]) is bad
+
+
+@pytest.mark.parametrize("network", ["mlp", "cnn"])
+def test_passes_never_wait_for_the_device(toy: ist.Dataset, network: str) -> None:
+    """Tensors on `meta` have no values: whoever looks at one raises."""
+    entries = [activations.get(name) for name in activations.ACTIVATIONS]
+    settings = replace(SETTINGS, device="meta", kernels="torch", batch=2, tile=2**20)
+    layers = architecture(network, 6, settings.depth, toy.shape)
+    weights = [
+        Weights(torch.empty(2, *shape, device="meta"), torch.empty(2, shape[0], 1, device="meta"))
+        for shape in ((layer.units, math.prod(layer.weight[1:])) for layer in layers)
+    ]
+    passes = Passes(layers, entries, [weights] * len(entries), (0, 1), settings)
+    passes.run(toy.valid)
+    assert len(passes.moments[0].histogram) == 4 * 2 * len(entries)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("network", ["mlp", "cnn"])
+def test_a_gpu_gives_the_processors_numbers(toy: ist.Dataset, network: str, dtype: DType) -> None:
+    grid: dict[str, Any] = {"network": network, "widths": [8], "depth": 4, "backward": True}
+    grid |= {"inits": ["kaiming_normal", "lsuv"], "activations": ["relu", "gelu"], "seeds": 3}
+    gpu, cpu = (
+        ist.run_sweep(ist.Grid(**grid, dtype=dtype, device=device), toy)
+        for device in ("cuda", "cpu")
+    )
+    tolerance = {"float32": 1e-5, "float64": 1e-11, "bfloat16": 3e-2}[dtype]
+    for name in ("mean", "std", "min", "max", "unit_std_mean"):
+        gap = (gpu[name] - cpu[name]).abs() / cpu["std"]
+        assert gap.max() < tolerance, name
+    assert (gpu["count"] == cpu["count"]).all()

@@ -7,6 +7,7 @@ import textwrap
 import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 import initstats as ist
 from initstats import activations, inits
 from initstats.moments import STATISTICS, bin_edges
+from initstats.stack import Settings
 from initstats.store import Cell, StoreError, load_run, load_sessions
 from initstats.sweep import load_plugins, read_config
 
@@ -364,11 +366,64 @@ def test_engine_choices_of_a_run_are_kept(
 ) -> None:
     part = ist.Grid(**SMALL.config | {"seeds": [0]})
     ist.run_sweep(part, toy, out=tmp_path)
-    from initstats.stack import Settings
-
-    monkeypatch.setattr(Settings.__init__, "__defaults__", (False, 100, "torch", 1))
+    choose(monkeypatch, tile=100, kernels="torch", batch=2)
     assert not ist.run_sweep(part, toy).equals(ist.run_sweep(part, toy, out=tmp_path))
     assert_same(ist.run_sweep(SMALL, toy, out=tmp_path), whole)
+
+
+def choose(monkeypatch: pytest.MonkeyPatch, **choices: Any) -> None:
+    """New runs make these choices of their engine, as on another machine."""
+    suited = Settings.suited
+
+    def changed(*sizes: int, **asked: Any) -> Settings:
+        return replace(suited(*sizes, **asked), **choices)
+
+    monkeypatch.setattr(Settings, "suited", changed)
+
+
+def test_seeds_that_share_passes_can_be_left_out_and_added(
+    toy: ist.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose(monkeypatch, kernels="torch", batch=3)
+    fields: dict[str, Any] = {"inits": ["kaiming_normal", "lsuv"], "depth": 3, "backward": True}
+    grid = ist.Grid(**fields, activations=["relu", "tanh"], seeds=5)
+    done: list[int] = []
+    whole = ist.run_sweep(grid, toy, progress=lambda now, total: done.append(now))
+    assert done == list(range(len(grid) + 1))
+    ist.run_sweep(ist.Grid(**fields, activations=["tanh"], seeds=[4, 1]), toy, out=tmp_path)
+    ist.run_sweep(ist.Grid(**fields, activations=["relu", "tanh"], seeds=[2]), toy, out=tmp_path)
+    assert_same(ist.run_sweep(grid, toy, out=tmp_path, workers=2), whole)
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"dtype": "float16"}, "dtype: unknown dtype 'float16': did you mean 'bfloat16'"),
+        ({"device": "gpu"}, "device: 'gpu' is not a device that can be used: cpu, cuda or"),
+        ({"device": "cuda:x"}, "device: 'cuda:x' is not"),
+    ],
+)
+def test_types_and_devices_are_checked(fields: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        ist.Grid(**fields)
+
+
+def test_a_device_that_is_not_there_is_refused(toy: ist.Dataset, tmp_path: Path) -> None:
+    grid = ist.Grid(device="cuda:63", seeds=1)
+    with pytest.raises(ValueError, match=r"device: 'cuda:63' cannot be used here \(.+\); without"):
+        ist.run_sweep(grid, toy, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_keeps_its_type(toy: ist.Dataset, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"inits": ["kaiming_normal"], "activations": ["relu"], "seeds": 1}
+    double = ist.run_sweep(ist.Grid(**fields, dtype="float64"), toy, out=tmp_path)
+    single = ist.run_sweep(ist.Grid(**fields), toy)
+    gap = (double["std"] / single["std"] - 1).abs().max()
+    assert 0 < gap < 1e-5
+    assert ist.Grid.from_toml(tmp_path / "grid.toml").dtype == "float64"
+    with pytest.raises(StoreError, match=r"dtype: float64 there, float32 asked"):
+        ist.run_sweep(ist.Grid(**fields), toy, out=tmp_path)
 
 
 # interruptions

@@ -127,7 +127,7 @@ def added(samples: int, workload: str) -> float:
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
     before = _peak()
-    for _ in run_stack(chosen.network, init, entries, chosen.width, SEED, split, None, settings):
+    for _ in run_stack(chosen.network, init, entries, chosen.width, [SEED], split, None, settings):
         pass
     return _peak() - before
 

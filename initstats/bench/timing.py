@@ -11,7 +11,6 @@ from itertools import product
 from operator import itemgetter
 from time import process_time
 from typing import Any
-from unittest import mock
 
 import pandas as pd
 import torch
@@ -20,7 +19,6 @@ from torch import Tensor
 from initstats import activations, inits
 from initstats.bench.plain import FUNCTIONS, course_set, hooked, networks, whole_set
 from initstats.data import Split, load_data
-from initstats.moments import Moments
 from initstats.registry import unknown
 from initstats.stack import Settings, run_stack
 from initstats.sweep import Progress
@@ -183,7 +181,7 @@ def _calls(workload: Workload, split: Split) -> dict[str, Callable[[int], object
 
     def engine(settings: Settings, number: int) -> None:
         network, width = workload.network, workload.width
-        for _ in run_stack(network, init, entries, width, SEED, split, None, settings):
+        for _ in run_stack(network, init, entries, width, [SEED], split, None, settings):
             pass
 
     def forward(batch: int, number: int) -> None:
@@ -201,7 +199,7 @@ def _calls(workload: Workload, split: Split) -> dict[str, Callable[[int], object
     settings = Settings(depth=workload.depth, samples=len(split))
     return {
         "engine": partial(engine, settings),
-        "engine_off": partial(_without_statistics, partial(engine, settings)),
+        "engine_off": partial(engine, replace(settings, kernels="off")),
         "engine_torch": partial(engine, replace(settings, kernels="torch")),
         "engine_backward": partial(engine, replace(settings, backward=True)),
         "plain": partial(forward, len(x)),
@@ -209,14 +207,6 @@ def _calls(workload: Workload, split: Split) -> dict[str, Callable[[int], object
         "course_hooks": partial(record, "course_hooks", course_set),
         "whole_hooks": partial(record, "whole_hooks", whole_set),
     }
-
-
-def _without_statistics(call: Callable[[int], object], number: int) -> None:
-    def ignore(moments: Moments, slot: int, x: Tensor) -> None:
-        pass
-
-    with mock.patch.object(Moments, "add", ignore):
-        call(number)
 
 
 @contextmanager

@@ -45,6 +45,10 @@ def sweep(
     backward: Annotated[
         bool | None, typer.Option("--backward/--no-backward", help="Measure gradients too.")
     ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, float64 or bfloat16: of weights and tensors.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:NUMBER.")] = None,
     theory: Annotated[
         bool,
         typer.Option("--theory", help="Predict the same rows, and draw them too (some minutes)."),
@@ -80,6 +84,8 @@ def sweep(
         "split": split,
         "samples": samples,
         "backward": backward,
+        "dtype": dtype,
+        "device": device,
         "data": data,
         "plugins": plugin,
     }

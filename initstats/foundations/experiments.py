@@ -97,7 +97,7 @@ def _stacks(
     tables = []
     for seed in range(seeds):
         scheme = inits.get(init)
-        results = run_stack(network, scheme, entries, width, seed, some, None, settings)
+        results = run_stack(network, scheme, entries, width, [seed], some, None, settings)
         for name, result in zip(names, results, strict=True):
             statistics = pd.DataFrame(result.statistics, columns=list(STATISTICS))
             tables.append(keys.join(statistics).assign(activation=name, seed=seed))

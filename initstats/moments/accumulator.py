@@ -14,7 +14,7 @@ from initstats.moments import kernels_torch
 from initstats.moments.table import BINS, FIELDS, STATISTICS, summarize_units
 from initstats.registry import unknown
 
-Kernels = Literal["numba", "torch"]
+Kernels = Literal["numba", "torch", "off"]
 
 
 class Moments:
@@ -26,7 +26,7 @@ class Moments:
         every: of each unit one entry in `every` goes into the histogram, with that weight,
             neighbouring units taking different entries; how entries come in tiles is of no
             matter. All other statistics are of all entries.
-        kernels: `numba` (CPU) or `torch` (any device).
+        kernels: `numba` (CPU), `torch` (any device), or `off`, which measures nothing.
         device: where the tensors are.
 
     Raises:
@@ -61,32 +61,37 @@ class Moments:
         self.units[..., FIELDS.index("max")] = -torch.inf
         self.histogram = torch.zeros(slots, BINS, dtype=torch.int64, device=device)
 
-    def add(self, slot: int, x: Tensor) -> None:
-        """Add a tile to a slot. An empty tile changes nothing.
+    def add(self, slot: int | slice, x: Tensor) -> None:
+        """Add a tile to a slot, or one to each of several. An empty tile changes nothing.
 
         Args:
-            slot: which tensor the tile belongs to.
-            x: (units, entries), one row a unit; any floating type, half precisions are read as
-                float32.
+            slot: which tensor the tile belongs to; or a slice of them.
+            x: (units, entries), one row a unit; for several slots (slots, units, entries). Any
+                floating type, half precisions are read as float32.
 
         Raises:
             ValueError: another shape.
             TypeError: not a floating type.
         """
-        if x.ndim != 2 or x.shape[0] != self.units.shape[1]:
-            expected = f"({self.units.shape[1]}, entries)"
+        slots = range(len(self.units))[slot] if isinstance(slot, slice) else None
+        axes = (self.units.shape[1],) if slots is None else (len(slots), self.units.shape[1])
+        if x.shape[:-1] != axes:
+            expected = f"({', '.join(map(str, axes))}, entries)"
             raise ValueError(f"a tile of shape {tuple(x.shape)} was given, {expected} is expected")
         if not x.is_floating_point():
             raise TypeError(f"a tile of {x.dtype} was given, floats are expected: add x.float()")
-        if not x.numel():
+        if not x.numel() or self.kernels == "off":
             return
         x = x.detach().contiguous()
         x = x if x.dtype == torch.float64 else x.float()
-        if self.kernels == "numba":
+        if self.kernels == "torch":
+            kernels_torch.add(self.units[slot], self.histogram[slot], x, self.every)
+        elif slots is not None:
+            for one, tile in zip(slots, x, strict=True):
+                self.add(one, tile)
+        else:
             units, histogram = self.units.numpy()[slot], self.histogram.numpy()[slot]
             _numba().add(units, histogram, x.numpy(), self.every)
-        else:
-            kernels_torch.add(self.units[slot], self.histogram[slot], x, self.every)
 
     def merge(self, other: Moments) -> None:
         """Add all that another accumulator of as many slots and units has seen.

@@ -2,6 +2,7 @@
 
 Tensors are (units, entries), entries being positions x samples with the samples contiguous, so
 that a per-unit statistic reads contiguous memory, and a patch is copied a run of samples at a time.
+An axis of seeds may stand before.
 """
 
 from __future__ import annotations
@@ -65,43 +66,53 @@ class Layer:
         """What the weight's rows are multiplied with.
 
         Args:
-            x: the layer's input, (channels x positions x samples) entries in that order.
+            x: the layer's input, ([seeds,] channels, input positions x samples), or what has the
+                same entries in the same order.
 
         Returns:
-            (channels x kernel x kernel, positions x samples).
+            ([seeds,] channels x kernel x kernel, positions x samples).
         """
         channels, (height, width) = self.weight[1], self.inputs
         if self.kernel == 1:
-            return x.view(channels, -1)
-        plane = x.view(channels, height, width, -1)
+            return x
+        plane = x.view(*x.shape[:-2], channels, height, width, -1)
         p = self.padding
-        padded = plane.new_zeros(channels, height + 2 * p, width + 2 * p, plane.shape[-1])
-        padded[:, p : p + height, p : p + width] = plane
-        windows = padded.unfold(1, self.kernel, self.stride).unfold(2, self.kernel, self.stride)
-        taps = windows.permute(0, 4, 5, 1, 2, 3)
-        return taps.reshape(channels * self.kernel**2, -1)
+        padded = self._padded(plane)
+        padded[..., p : p + height, p : p + width, :] = plane
+        windows = padded.unfold(-3, self.kernel, self.stride).unfold(-3, self.kernel, self.stride)
+        # (..., channels, rows, across, samples, kernel, kernel), the kernel's axes to be second
+        taps = windows.movedim((-2, -1), (-5, -4))
+        return taps.reshape(*x.shape[:-2], channels * self.kernel**2, -1)
 
     def folded(self, columns: Tensor) -> Tensor:
         """The transpose of `patches`: gradients of the patches summed to those of the input.
 
         Args:
-            columns: (channels x kernel x kernel, positions x samples).
+            columns: ([seeds,] channels x kernel x kernel, positions x samples).
 
         Returns:
-            (channels, input positions x samples).
+            ([seeds,] channels, input positions x samples).
         """
         channels, (height, width) = self.weight[1], self.inputs
         if self.kernel == 1:
             return columns
         rows, across = self.outputs
-        taps = columns.view(channels, self.kernel, self.kernel, rows, across, -1)
+        lead = columns.shape[:-2]
+        taps = columns.view(*lead, channels, self.kernel, self.kernel, rows, across, -1)
         p = self.padding
-        padded = columns.new_zeros(channels, height + 2 * p, width + 2 * p, taps.shape[-1])
+        padded = self._padded(taps[..., 0, 0, :, :, :])
         for i in range(self.kernel):
             for j in range(self.kernel):
                 bottom, right = i + self.stride * rows, j + self.stride * across
-                padded[:, i : bottom : self.stride, j : right : self.stride].add_(taps[:, i, j])
-        return padded[:, p : p + height, p : p + width].reshape(channels, -1)
+                window = padded[..., i : bottom : self.stride, j : right : self.stride, :]
+                window.add_(taps[..., i, j, :, :, :])
+        return padded[..., p : p + height, p : p + width, :].reshape(*lead, channels, -1)
+
+    def _padded(self, plane: Tensor) -> Tensor:
+        """Zeros for the padded input of a plane ([seeds,] channels, height, width, samples)."""
+        *lead, channels, _, _, samples = plane.shape
+        height, width = (side + 2 * self.padding for side in self.inputs)
+        return plane.new_zeros(*lead, channels, height, width, samples)
 
 
 def architecture(network: str, width: int, depth: int, shape: Sequence[int]) -> list[Layer]:

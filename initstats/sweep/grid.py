@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import operator
+import re
 import sys
 import tomllib
 from collections import Counter
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -31,7 +32,7 @@ from initstats.activations import Activation
 from initstats.inits import Init
 from initstats.moments import BINS
 from initstats.registry import unknown
-from initstats.stack import NETWORKS, architecture
+from initstats.stack import NETWORKS, DType, architecture
 from initstats.store import Cell, to_toml
 
 DEFAULT_INITS = (
@@ -101,6 +102,12 @@ def _choice(noun: str, available: Sequence[str], value: object) -> str:
     return str(value)
 
 
+def _device(value: object) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(value)):
+        raise ValueError(f"{value!r} is not a device that can be used: cpu, cuda or cuda:NUMBER")
+    return str(value)
+
+
 def _counted(seeds: object) -> list[Any]:
     """A number of seeds means 0 to one less."""
     if isinstance(seeds, Iterable):
@@ -120,6 +127,8 @@ _Seed = Annotated[int, BeforeValidator(partial(_whole, 0, 2**63 - 1))]
 _Samples = Annotated[int, BeforeValidator(partial(_whole, 1, 2**63 - 1))]
 _Network = Annotated[str, BeforeValidator(partial(_choice, "network", tuple(NETWORKS)))]
 _Part = Annotated[str, BeforeValidator(partial(_choice, "split", SPLITS))]
+_DType = Annotated[DType, BeforeValidator(partial(_choice, "dtype", get_args(DType)))]
+_Device = Annotated[str, BeforeValidator(_device)]
 
 
 class Grid(BaseModel):
@@ -137,6 +146,9 @@ class Grid(BaseModel):
         split: `train`, `valid` or `test`.
         samples: how many of the split's first images; None is all.
         backward: whether gradients are measured too.
+        dtype: `float32`, `float64` or `bfloat16`, of weights, samples and all between; the networks
+            are the same, and statistics of bfloat16 are in float32.
+        device: `cpu`, or `cuda` (`cuda:1`, ...) for the passes and statistics on a GPU.
 
     >>> grid = Grid(inits=["matched"], activations=["relu", "tanh"], seeds=3)
     >>> len(grid), next(iter(grid))
@@ -159,6 +171,8 @@ class Grid(BaseModel):
     split: _Part = "valid"
     samples: _Samples | None = None
     backward: StrictBool = False
+    dtype: _DType = "float32"
+    device: _Device = "cpu"
 
     def __init__(self, **fields: Any) -> None:
         try:

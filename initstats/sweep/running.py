@@ -87,7 +87,8 @@ def run_sweep(
         missing = set(grid) - store.done()
         done = len(grid) - len(missing)
         notify(done, len(grid))
-        with closing(outcomes(tasks(grid, missing), engine, workers, executor)) as results:
+        work = tasks(grid, missing, engine.settings.batch)
+        with closing(outcomes(work, engine, workers, executor)) as results:
             for task, outcome in results:
                 for cell, (statistics, histograms) in zip(task.cells, outcome, strict=True):
                     store.add(cell, statistics, histograms)
@@ -115,9 +116,14 @@ def chosen_samples(grid: Grid, data: Dataset) -> Split:
 def _engine(grid: Grid, data: Dataset) -> Engine:
     split = chosen_samples(grid, data)
     fit = data.train.first(min(FIT_SAMPLES, len(data.train)))
-    # of few samples every entry is binned: it costs nothing, and quantiles need them
-    every = 8 if len(split) >= 1000 else 1
-    settings = Settings(grid.depth, len(split), grid.backward, histogram_every=every)
+    settings = Settings.suited(
+        grid.depth,
+        len(split),
+        backward=grid.backward,
+        dtype=grid.dtype,
+        device=grid.device,
+        seeds=len(grid.seeds),
+    )
     return Engine(split, fit, settings)
 
 
@@ -127,7 +133,8 @@ def _run(config: dict[str, Any], data: Dataset, engine: Engine) -> Run:
     # of the whole split, since `samples` tells how much of it; and of what lsuv is fitted on
     seen = f"{getattr(data, config['split']).fingerprint} {engine.fit.fingerprint}"
     fixed = {name: config[name] for name in ("network", "split")}
-    fixed |= {name: settings.pop(name) for name in ("depth", "samples", "backward")}
+    asked = ("depth", "samples", "backward", "dtype", "device")
+    fixed |= {name: settings.pop(name) for name in asked}
     return Run(
         config=config,
         settings={"dataset": data.name, "data": hashlib.sha256(seen.encode()).hexdigest()[:16]}

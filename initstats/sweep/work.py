@@ -34,20 +34,20 @@ Outcome = list[tuple[NDArray[np.float64], bytes]]
 
 
 class Task(NamedTuple):
-    """Cells that share a draw of weights."""
+    """Cells that are measured together: those of the activations share their draws of weights."""
 
     network: str
     init: Init
     activations: tuple[Activation, ...]
     width: int
-    seed: int
+    seeds: tuple[int, ...]
 
     @property
     def cells(self) -> list[Cell]:
-        """Their keys, one an activation."""
+        """Their keys: all activations of a seed, then the next seed."""
         return [
-            Cell(self.network, self.init.name, activation.name, self.width, self.seed)
-            for activation in self.activations
+            Cell(self.network, self.init.name, activation.name, self.width, seed)
+            for seed, activation in product(self.seeds, self.activations)
         ]
 
 
@@ -71,26 +71,36 @@ class Engine:
         return [(result.statistics, pack(result.histograms)) for result in results]
 
 
-def tasks(grid: Grid, missing: Collection[Cell]) -> list[Task]:
-    """The missing cells by draw of weights; all of a seed before the next one.
+def tasks(grid: Grid, missing: Collection[Cell], batch: int) -> list[Task]:
+    """The missing cells by draws of weights; all of some seeds before the next ones.
 
     So the table of an interrupted run is one of fewer seeds.
+
+    Args:
+        grid: what to vary.
+        missing: which cells are left to measure.
+        batch: seeds that a task may hold.
     """
+    parts = [grid.seeds[start : start + batch] for start in range(0, len(grid.seeds), batch)]
     whole = (
-        Task(grid.network, init, grid.activations, width, seed)
-        for seed, width, init in product(grid.seeds, grid.widths, grid.inits)
+        Task(grid.network, init, grid.activations, width, seeds)
+        for seeds, width, init in product(parts, grid.widths, grid.inits)
     )
-    rest = (
-        task._replace(
-            activations=tuple(
-                activation
-                for activation, cell in zip(task.activations, task.cells, strict=True)
-                if cell in missing
-            )
-        )
-        for task in whole
-    )
-    return [task for task in rest if task.activations]
+    return [rest for task in whole for rest in _missing_of(task, missing)]
+
+
+def _missing_of(task: Task, missing: Collection[Cell]) -> list[Task]:
+    """What is left of a task: one for the seeds that lack the same activations."""
+    lacking: dict[tuple[Activation, ...], list[int]] = {}
+    for seed in task.seeds:
+        cells = zip(task.activations, task._replace(seeds=(seed,)).cells, strict=True)
+        lacks = tuple(activation for activation, cell in cells if cell in missing)
+        lacking.setdefault(lacks, []).append(seed)
+    return [
+        task._replace(activations=lacks, seeds=tuple(seeds))
+        for lacks, seeds in lacking.items()
+        if lacks
+    ]
 
 
 def outcomes(

@@ -1,0 +1,199 @@
+"""The passes of a stack over tiles of samples, forward and backward, measured on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from initstats.activations import Activation
+from initstats.data import Split
+from initstats.moments import Moments
+from initstats.stack.layers import Layer
+from initstats.stack.products import product as multiplied
+from initstats.stack.settings import Settings
+from initstats.stack.weights import Weights, generator_for
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+ALIGNED = 16
+"""Tiles hold a multiple of so many samples: rows stay aligned, and torch draws normal numbers by
+sixteens, so that draws for several tiles are those for all samples at once."""
+
+
+class Result(NamedTuple):
+    """One cell's numbers, a row for each of `row_keys`.
+
+    `statistics` (rows, statistics) float64, columns in the order of `STATISTICS`;
+    `histograms` (rows, bins) int64.
+    """
+
+    statistics: NDArray[np.float64]
+    histograms: NDArray[np.int64]
+
+
+def tile_samples(samples: int, layers: Sequence[Layer], settings: Settings) -> int:
+    """Samples a tile: of nearly equal tiles, a multiple of `ALIGNED`."""
+    size = sum(layer.size for layer in layers) / len(layers)
+    tiles = math.ceil(samples * size / settings.tile)
+    return max(ALIGNED, math.ceil(samples / tiles / ALIGNED) * ALIGNED)
+
+
+class Passes:
+    """Draws of weights under several activations: their accumulators, and the passes.
+
+    Tensors are (units, entries); with several seeds at once, (seeds, units, entries).
+
+    Args:
+        layers, settings: as in `run_stack`.
+        activations: one or more.
+        weights: of each activation; of all seeds.
+        seeds: as many as share a pass.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        activations: Sequence[Activation],
+        weights: Sequence[list[Weights]],
+        seeds: Sequence[int],
+        settings: Settings,
+    ) -> None:
+        self.layers, self.activations, self.weights = layers, activations, weights
+        self.seeds, self.settings = len(seeds), settings
+        self.shared = all(own is weights[0] for own in weights)
+        self.generators = [generator_for(seed, "cotangent") for seed in seeds]
+        self.samples = tile_samples(settings.samples, layers, settings)
+        entries = max(layer.size for layer in layers) * self.samples * self.seeds
+        self.buffers = [torch.empty(entries, **self.settings.place) for _ in range(3)]
+        self.moments = [
+            Moments(
+                len(activations) * len(settings.kinds) * self.seeds,
+                layer.units,
+                every=settings.histogram_every,
+                kernels=settings.kernels,
+                device=settings.device,
+            )
+            for layer in layers
+        ]
+
+    def run(self, split: Split) -> None:
+        """Every activation over all samples."""
+        for start in range(0, len(split), self.samples):
+            stop = min(start + self.samples, len(split))
+            self._add_tile(split.tile(start, stop).to(**self.settings.place), stop - start)
+
+    def results(self) -> Iterator[Result]:
+        """The numbers so far, one result a seed and activation: all of a seed before the next."""
+        statistics = [moments.statistics() for moments in self.moments]
+        histograms = [moments.histogram.cpu().numpy() for moments in self.moments]
+
+        def rows(tables: list[NDArray[Scalar]], seed: int, index: int) -> NDArray[Scalar]:
+            slots = (self._slots(number, index) for number in range(len(tables)))
+            return np.concatenate(
+                [
+                    table[[slot * self.seeds + seed for slot in own]]
+                    for table, own in zip(tables, slots, strict=True)
+                ]
+            )
+
+        return (
+            Result(rows(statistics, *of), rows(histograms, *of))
+            for of in product(range(self.seeds), range(len(self.activations)))
+        )
+
+    def _add_tile(self, x: Tensor, samples: int) -> None:
+        """Every activation, forward and backward, over a tile x of (features, samples)."""
+        cotangent = self._cotangent(samples) if self.settings.backward else None
+        patches = self.layers[0].patches(x)
+        for index, activation in enumerate(self.activations):
+            if index == 0 or not self.shared:
+                h = self.weights[index][0].applied(patches, by=self.settings.product)
+                self._measure(0, index, 0, h)
+            slopes = self._forward(index, activation, h)
+            if cotangent is not None:
+                self._backward(index, slopes, cotangent)
+
+    def _forward(self, index: int, activation: Activation, h: Tensor) -> list[Tensor]:
+        """Measure forward from the first pre-activation; the slopes, where backward needs them."""
+        slopes, a = [], h
+        for number, layer in enumerate(self.layers):
+            if number:
+                patches = layer.patches(a)
+                out = self._buffer(number % 2, layer.units, patches.shape[-1])
+                h = self.weights[index][number].applied(patches, out, by=self.settings.product)
+                self._measure(number, index, 0, h)
+            if self.settings.backward:
+                slopes.append(_slope(activation, h))
+            a = _activate(activation, h, self._buffer(2, *h.shape[-2:]))
+            self._measure(number, index, 1, a)
+        return slopes
+
+    def _backward(self, index: int, slopes: Sequence[Tensor], cotangent: Tensor) -> None:
+        """Measure backward from the gradient of the last activation."""
+        gradient = cotangent
+        for number in reversed(range(len(self.layers))):
+            self._measure(number, index, 3, gradient)
+            delta = slopes[number].mul_(gradient)
+            self._measure(number, index, 2, delta)
+            if number:
+                transposed = self.weights[index][number].matrix.mT
+                columns = multiplied(self.settings.product, transposed, delta)
+                gradient = self.layers[number].folded(columns)
+
+    def _measure(self, number: int, index: int, kind: int, x: Tensor) -> None:
+        slot = self._slots(number, index)[kind]
+        if self.seeds > 1:
+            self.moments[number].add(slice(slot * self.seeds, (slot + 1) * self.seeds), x)
+        else:
+            self.moments[number].add(slot, x)
+
+    def _slots(self, number: int, index: int) -> list[int]:
+        """Where a layer's rows under an activation are kept; a shared one is kept once."""
+        kinds = len(self.settings.kinds)
+        slots = list(range(kinds * index, kinds * (index + 1)))
+        if number == 0 and self.shared:
+            slots[0] = 0
+        return slots
+
+    def _buffer(self, which: int, units: int, entries: int) -> Tensor:
+        shape = (self.seeds, units, entries) if self.seeds > 1 else (units, entries)
+        return self.buffers[which][: math.prod(shape)].view(shape)
+
+    def _cotangent(self, samples: int) -> Tensor:
+        """A unit-normal gradient of the last activation, the same under every activation.
+
+        A sample's part depends on its seed and number alone.
+        """
+        last, drawn = self.layers[-1], math.ceil(samples / ALIGNED) * ALIGNED
+        shape = (drawn, last.size)
+        by_sample = [torch.randn(shape, generator=g, dtype=torch.float32) for g in self.generators]
+        whole = torch.stack([x[:samples].T.reshape(last.units, -1) for x in by_sample])
+        return (whole if self.seeds > 1 else whole[0]).to(**self.settings.place)
+
+
+def _slope(activation: Activation, h: Tensor) -> Tensor:
+    """The derivative at h, in memory of its own."""
+    slope = activation.derivative(h)
+    shared = slope.untyped_storage().data_ptr() == h.untyped_storage().data_ptr()
+    return slope.clone() if shared else slope
+
+
+def _activate(activation: Activation, h: Tensor, out: Tensor) -> Tensor:
+    """The activation of h, in `out` where it can write there; h itself stays as it is."""
+    if activation.out_function is not None:
+        activation.out_function(h, out)
+        return out
+    version = h._version
+    a = activation(h)
+    if h._version != version:
+        raise ValueError(
+            f"activation {activation.name!r} changed its input in place: return a new tensor"
+        )
+    return a.contiguous()

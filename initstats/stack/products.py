@@ -1,0 +1,66 @@
+"""The matrix product, and which library computes it.
+
+Libraries differ in the last bits, so a run chooses once. torch's own may leave half of a
+processor's vector units idle (MKL does on some), where oneDNN, which torch brings along, does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from time import perf_counter
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from initstats.stack.numerics import exact_numerics
+
+Product = Literal["torch", "onednn"]
+
+CLEARLY = 0.85
+"""A library is only preferred where it takes at most this share of torch's own time: so that two
+runs on one machine choose the same one."""
+
+
+def product(name: Product, matrix: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
+    """matrix @ x, in `out` where the library can write there.
+
+    Args:
+        name: which library; `onednn` multiplies matrices alone, in float32 on the CPU.
+        matrix: ([seeds,] units, inputs).
+        x: ([seeds,] inputs, entries).
+        out: ([seeds,] units, entries), overlapping neither.
+    """
+    if name == "onednn":
+        return torch.ops.mkldnn._linear_pointwise(matrix, x.mT, None, "none", [], "")  # type: ignore[no-any-return]
+    return torch.matmul(matrix, x, out=out)
+
+
+@cache
+def fastest_product() -> Product:
+    """oneDNN's where it is there, agrees with torch's and is clearly faster; else torch's."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(256, 256, generator=generator, dtype=torch.float32)
+    x = torch.randn(256, 512, generator=generator, dtype=torch.float32)
+    with exact_numerics():
+        try:
+            gap = (product("onednn", matrix, x) - product("torch", matrix, x)).abs().max()
+        except (AttributeError, RuntimeError):  # not in this torch, or not for this processor
+            return "torch"
+        # sums of 256 products of size 1 have size 16
+        if not gap <= 16 * 1e-5:
+            return "torch"
+        torchs = _seconds(lambda: product("torch", matrix, x))
+        onednns = _seconds(lambda: product("onednn", matrix, x))
+    return "onednn" if onednns <= CLEARLY * torchs else "torch"
+
+
+def _seconds(call: Callable[[], object], times: int = 9) -> float:
+    """Of the fastest of some calls."""
+    seconds = []
+    for _ in range(times):
+        began = perf_counter()
+        call()
+        seconds.append(perf_counter() - began)
+    return min(seconds)

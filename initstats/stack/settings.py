@@ -1,0 +1,96 @@
+"""What a run of a stack chooses once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from initstats.moments import Kernels
+from initstats.stack.products import Product, fastest_product
+
+DType = Literal["float32", "float64", "bfloat16"]
+
+FORWARD = (("preactivation", "forward"), ("activation", "forward"))
+BACKWARD = (("preactivation", "backward"), ("activation", "backward"))
+SEEDS_AT_ONCE = 16
+"""How many seeds share a pass on a GPU, whose kernels would be over too soon for one."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run chooses once: with the cell's key, these determine every bit of its numbers.
+
+    Args:
+        depth: number of layers.
+        samples: how many samples stream through.
+        backward: whether gradients are measured too.
+        dtype: of weights, samples and all between. Weights are drawn in float32 and cast, so that
+            networks of any type are the same ones.
+        device: where the passes run, as torch spells it; weights are drawn on the CPU.
+        tile: entries (units x positions x samples) that a layer handles at once, on average over
+            the layers; 2**17 float32 stay in a second-level cache.
+        kernels: which statistics kernels.
+        product: which matrix product.
+        histogram_every: one entry in so many goes into the histogram.
+        batch: seeds that share a pass.
+    """
+
+    depth: int
+    samples: int
+    backward: bool = False
+    dtype: DType = "float32"
+    device: str = "cpu"
+    tile: int = 2**17
+    kernels: Kernels = "numba"
+    product: Product = "torch"
+    histogram_every: int = 8
+    batch: int = 1
+
+    @classmethod
+    def suited(
+        cls, depth: int, samples: int, *, backward: bool, dtype: DType, device: str, seeds: int
+    ) -> Settings:
+        """Settings whose free choices suit the machine and the size of the run.
+
+        Args:
+            depth, samples, backward, dtype, device: as they are.
+            seeds: how many the run has.
+
+        Raises:
+            ValueError: torch cannot use the device.
+        """
+        # of few samples every entry is binned: it costs nothing, and quantiles need them
+        every = 8 if samples >= 1000 else 1
+        asked = cls(depth, samples, backward, dtype, device, histogram_every=every)
+        if torch.device(device).type == "cpu":
+            return replace(asked, product=fastest_product() if dtype == "float32" else "torch")
+        _check_usable(device)
+        return replace(asked, tile=2**20, kernels="torch", batch=min(seeds, SEEDS_AT_ONCE))
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Device and type of a tensor, as keywords for torch."""
+        return {"device": self.device, "dtype": getattr(torch, self.dtype)}
+
+    @property
+    def kinds(self) -> tuple[tuple[str, str], ...]:
+        """The (tensor, direction) that are measured at a layer."""
+        return FORWARD + BACKWARD if self.backward else FORWARD
+
+
+def row_keys(settings: Settings) -> list[tuple[int, str, str]]:
+    """The (layer, tensor, direction) of each row of a `Result`; layers count from 1."""
+    layers = range(1, settings.depth + 1)
+    return [(layer, *kind) for layer in layers for kind in settings.kinds]
+
+
+def _check_usable(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts that it has it
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"device: {device!r} cannot be used here ({reason}); without it, use 'cpu'"
+        ) from error

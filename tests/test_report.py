@@ -33,6 +33,8 @@ from initstats.report.words import (
 from initstats.store import load_run, load_sessions
 
 EVIL = "<script>alert('x')</script>&\"'"
+OURS = """<meta name="generator" content="initstats 0.0.1">
+<figcaption id="gradient_by_depth-caption">"""
 FORWARD = [name for name in FIGURES if name != "gradient_by_depth"]
 
 
@@ -168,7 +170,7 @@ def test_an_earlier_report_is_replaced_and_the_rest_left_alone(
     stale, mine = tmp_path / "figures" / "gradient_by_depth.png", tmp_path / "figures" / "mine.png"
     stale.write_bytes(b"old")
     mine.write_bytes(b"mine")
-    (tmp_path / "index.html").write_text(report.OURS)
+    (tmp_path / "index.html").write_text(OURS)
     monkeypatch.setattr(report, "find_spec", lambda name: None)
     write_report(table, tmp_path)
     assert not stale.exists()
@@ -180,17 +182,17 @@ def test_an_earlier_report_is_replaced_and_the_rest_left_alone(
 def test_a_failure_leaves_the_earlier_report(
     table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "index.html").write_text(report.OURS)
+    (tmp_path / "index.html").write_text(OURS)
     monkeypatch.setattr(report, "compose", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(table, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"index.html"}
-    assert (tmp_path / "index.html").read_text() == report.OURS
+    assert (tmp_path / "index.html").read_text() == OURS
 
 
 def test_a_folder_that_cannot_be_written(table: pd.DataFrame, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=r"cannot write the report into .*file/out: Not a directory"):
+    with pytest.raises(OSError, match=r"cannot write the page into .*file/out: Not a directory"):
         write_report(table, tmp_path / "file" / "out")
 
 
@@ -552,7 +554,7 @@ def test_predictions_belong_to_a_run(table: pd.DataFrame, tmp_path: Path) -> Non
 
 def test_somebody_elses_page_is_not_overwritten(table: pd.DataFrame, tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("my photos")
-    with pytest.raises(ValueError, match=r"is not a report of initstats: choose another folder"):
+    with pytest.raises(ValueError, match=r"is not a page of initstats: choose another folder"):
         write_report(table, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
     assert (tmp_path / "index.html").read_text() == "my photos"

@@ -5,30 +5,26 @@ from __future__ import annotations
 import inspect
 import platform
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Hashable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from initstats import __version__
 from initstats.foundations import figures
 from initstats.foundations.chapters import CHAPTERS, Chapter
 from initstats.foundations.evidence import LEVEL, Evidence, measure
 from initstats.foundations.published import PUBLISHED, Published
-from initstats.plots.style import STYLE, decimal
-from initstats.report.drawing import Drawing, rendered
-from initstats.report.page import EXTENT
+from initstats.plots.style import decimal
+from initstats.report.drawing import rendered
+from initstats.report.folder import PAGE, drafted, fill
+from initstats.report.frame import Shown, render, shown
 from initstats.report.words import DASH, significant
 
-PAGE = "index.html"
 FIGURES: dict[str, tuple[str, Callable[..., Figure], Callable[[Evidence], tuple[Any, ...]]]] = {
     "published_draws": (
         "Where the published draws lie",
@@ -61,8 +57,7 @@ FIGURES: dict[str, tuple[str, Callable[..., Figure], Callable[[Evidence], tuple[
 def write_lesson(folder: str | Path, evidence: Evidence | None = None) -> Path:
     """Write the lesson as `index.html`, a page that needs no other file and no network.
 
-    Beside it lie `figures/` (PNG and SVG), `lesson.csv`, `timings.csv` and `draws.csv`. All is
-    written beside its place and moved there, the page last.
+    Beside it lie `figures/` (PNG and SVG), `lesson.csv`, `timings.csv` and `draws.csv`.
 
     Args:
         folder: where to.
@@ -72,36 +67,25 @@ def write_lesson(folder: str | Path, evidence: Evidence | None = None) -> Path:
         The path of the page.
 
     Raises:
+        ValueError: the folder holds somebody else's page.
         OSError: the folder cannot be written.
     """
     evidence = evidence or measure()
-    folder = Path(folder)
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".lesson-", dir=folder))
-    try:
-        files = _files(evidence)
-        for name, content in files.items():
-            (draft / "figures").mkdir(exist_ok=True)
-            (draft / name).write_bytes(content)
-        for name in files:
-            (draft / name).replace(folder / name)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return folder / PAGE
-
-
-def _files(evidence: Evidence) -> dict[str, bytes]:
-    """All that is written, by its path; the page last."""
-    files = {
-        "lesson.csv": evidence.lesson.to_csv(index=False),
-        "timings.csv": evidence.timings.to_csv(index=False),
-        "draws.csv": _flat(evidence.draws).to_csv(float_format="%.6g"),
-    }
-    drawings = {name: _drawn(name, evidence) for name in FIGURES}
-    pictures = {f"figures/{name}.png": drawing.png for name, drawing in drawings.items()}
-    files |= {f"figures/{name}.svg": drawing.svg for name, drawing in drawings.items()}
-    files[PAGE] = _compose(evidence, drawings)
-    return pictures | {name: text.encode() for name, text in files.items()}
+    with drafted(folder) as draft:
+        evidence.lesson.to_csv(draft / "lesson.csv", index=False)
+        evidence.timings.to_csv(draft / "timings.csv", index=False)
+        _flat(evidence.draws).to_csv(draft / "draws.csv", float_format="%.6g")
+        chapters = [_chapter(chapter, evidence) for chapter in CHAPTERS]
+        values = {
+            "findings": _findings(evidence),
+            "chapters": chapters,
+            "columns": _COLUMNS,
+            "timing_columns": _TIMING_COLUMNS,
+            "facts": _facts(evidence),
+        }
+        drawings = [figure.drawing for chapter in chapters for figure in chapter["figures"]]
+        fill(draft, render("lesson.html", values), drawings)
+    return Path(folder) / PAGE
 
 
 def _flat(draws: pd.DataFrame) -> pd.DataFrame:
@@ -109,33 +93,14 @@ def _flat(draws: pd.DataFrame) -> pd.DataFrame:
     return draws.set_axis([": ".join(column) for column in draws.columns], axis=1)
 
 
-def _drawn(name: str, evidence: Evidence) -> Drawing:
-    _, function, of = FIGURES[name]
-    with mpl.rc_context(STYLE):
-        return rendered(name, function(*of(evidence)))
-
-
-def _compose(evidence: Evidence, drawings: dict[str, Drawing]) -> str:
-    environment = Environment(
-        loader=PackageLoader("initstats"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("lesson.html").render(
-        css=Markup(environment.get_template("report.css").render()),
-        findings=_findings(evidence),
-        chapters=[_chapter(chapter, evidence, drawings) for chapter in CHAPTERS],
-        facts={
-            "draws": f"{len(evidence.draws):,} seeds, 0 to {len(evidence.draws) - 1:,}",
-            "intervals": f"the middle {LEVEL:.1%} of the draws",
-            "torch": torch.__version__,
-            "Python": platform.python_version(),
-            "machine": f"{platform.system()}, {platform.machine()}",
-        },
-        version=__version__,
-    )
+def _facts(evidence: Evidence) -> dict[str, str]:
+    return {
+        "draws": f"{len(evidence.draws):,} seeds, 0 to {len(evidence.draws) - 1:,}",
+        "intervals": f"the middle {LEVEL:.1%} of the draws",
+        "torch": torch.__version__,
+        "Python": platform.python_version(),
+        "machine": f"{platform.system()}, {platform.machine()}",
+    }
 
 
 def _findings(evidence: Evidence) -> list[str]:
@@ -165,7 +130,7 @@ def _range(row: pd.Series, name: str, digits: int) -> str:
     return f"{middle} ({low} to {high})"
 
 
-def _chapter(chapter: Chapter, evidence: Evidence, drawings: dict[str, Drawing]) -> dict[str, Any]:
+def _chapter(chapter: Chapter, evidence: Evidence) -> dict[str, Any]:
     rows = [
         _row(published, row)
         for published, row in zip(PUBLISHED, evidence.lesson.to_dict("records"), strict=True)
@@ -177,7 +142,7 @@ def _chapter(chapter: Chapter, evidence: Evidence, drawings: dict[str, Drawing])
         "text": [_prose(paragraph) for paragraph in chapter.text],
         "code": "\n\n".join(map(_source, chapter.code)),
         "rows": rows,
-        "figures": [_figure(drawings[name]) for name in chapter.figures],
+        "figures": [_figure(name, evidence) for name in chapter.figures],
         "timings": _timings(evidence.timings) if "torch" in chapter.steps else [],
     }
 
@@ -188,6 +153,25 @@ def _source(thing: Callable[..., object]) -> str:
     return re.sub(r'("""[^\n"]+)\n.*?"""', r'\1"""', source, flags=re.DOTALL)
 
 
+_COLUMNS = {
+    "step": "text",
+    "quantity": "text",
+    "published": "number",
+    "source": "name",
+    "ours": "number",
+    "from … to": "number",
+    "inside": "word",
+}
+_TIMING_COLUMNS = {
+    "implementation": "text",
+    "pass": "text",
+    "ms": "number",
+    "times torch’s (range)": "number",
+    "samples at once": "number",
+    "peak memory, MiB": "number",
+}
+
+
 def _row(published: Published, row: dict[Hashable, Any]) -> dict[str, str]:
     """A row of the lesson's table, as printed: ours to the digits of the published number."""
     low, high = (_like(published.printed, row[end]) for end in ("low", "high"))
@@ -196,8 +180,8 @@ def _row(published: Published, row: dict[Hashable, Any]) -> dict[str, str]:
         "quantity": published.quantity,
         "published": published.printed.replace("-", "−") or DASH,
         "source": published.source,
-        "mean": _like(published.printed, row["mean"]),
-        "interval": DASH if row["low"] == row["high"] else f"{low} to {high}",
+        "ours": _like(published.printed, row["mean"]),
+        "from … to": DASH if row["low"] == row["high"] else f"{low} to {high}",
         "inside": DASH if pd.isna(row["inside"]) else ("yes" if row["inside"] else "no"),
     }
 
@@ -213,26 +197,19 @@ def _timings(timings: pd.DataFrame) -> list[dict[str, str]]:
     return [
         {
             "implementation": row["implementation"],
-            "direction": row["direction"],
+            "pass": row["direction"],
             "ms": significant(row["ms"], 3),
-            "ratio": _range(row, "ratio", 2 if row["ratio_high"] < 10 else 0),
-            "at_once": f"{row['at_once']:,}",
-            "peak": DASH if pd.isna(row["peak_mib"]) else decimal(row["peak_mib"], 0),
+            "times torch’s (range)": _range(row, "ratio", 2 if row["ratio_high"] < 10 else 0),
+            "samples at once": f"{row['at_once']:,}",
+            "peak memory, MiB": DASH if pd.isna(row["peak_mib"]) else decimal(row["peak_mib"], 0),
         }
         for _, row in timings.iterrows()
     ]
 
 
-def _figure(drawing: Drawing) -> dict[str, Any]:
-    title, function, _ = FIGURES[drawing.name]
-    return {
-        "name": drawing.name.replace("_", "-"),
-        "title": title,
-        "caption": " ".join((inspect.getdoc(function) or "").split()),
-        "width": round(EXTENT * drawing.width),
-        "wide": drawing.width > 5,
-        "svg": Markup(drawing.inline),
-    }
+def _figure(name: str, evidence: Evidence) -> Shown:
+    title, function, of = FIGURES[name]
+    return shown(rendered(name, partial(function, *of(evidence))), title, function)
 
 
 def _prose(text: str) -> Markup:

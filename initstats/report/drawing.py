@@ -18,7 +18,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from initstats.plots import FIGURES, Results
-from initstats.plots.style import INK, PALETTE, STYLE
+from initstats.plots.style import FIT, INK, PALETTE, STYLE
 
 DOTS = 200
 """Of a PNG, an inch."""
@@ -47,23 +47,37 @@ class Drawing(NamedTuple):
             svg,
         )
         svg = re.sub(r'(?<=[("])#([\w-]+)(?=["\')])', rf"#{self.name}-\1", svg)
-        for number, color in enumerate(PALETTE):
-            svg = svg.replace(f"stroke: {color}", f"stroke: var(--line-{number}, {color})")
+        # lines, dots and words in colour; areas stay, as what is written on them does
+        svg = re.sub("stroke: (#[0-9a-f]{6})", _on_any_paper, svg)
+        svg = re.sub(
+            "<(?:use|text) [^>]*>",
+            lambda found: re.sub("fill: (#[0-9a-f]{6})", _on_any_paper, found[0]),
+            svg,
+        )
         return svg.replace(INK, "currentColor")
 
 
+def _on_any_paper(found: re.Match[str]) -> str:
+    """A colour as the page's, which has lighter ones on dark paper."""
+    what, color = found[0].split(": ")
+    return f"{what}: var({_VARIABLES[color]}, {color})" if color in _VARIABLES else found[0]
+
+
+_VARIABLES = {color: f"--line-{number}" for number, color in enumerate(PALETTE)}
+_VARIABLES[FIT] = "--accent"
 PAPER = '<rect width="100%" height="100%" fill="#ffffff"/>'
 
 
 def draw(name: str, results: Results) -> Drawing:
     """Draw a figure of the catalog."""
-    return rendered(name, FIGURES[name].draw(results))
+    return rendered(name, partial(FIGURES[name].draw, results))
 
 
-def rendered(name: str, figure: Figure) -> Drawing:
-    """A figure, drawn in `STYLE`, as files."""
+def rendered(name: str, function: Callable[[], Figure]) -> Drawing:
+    """What a function draws, in `STYLE`, as files."""
     png, svg = BytesIO(), BytesIO()
     with mpl.rc_context(STYLE):
+        figure = function()
         figure.savefig(png, format="png", dpi=DOTS, facecolor="white")
         figure.savefig(svg, format="svg", metadata={"Date": None})
     text = re.sub(r"font-family: [^;\"]*", TYPE.replace('"', "&quot;"), svg.getvalue().decode())

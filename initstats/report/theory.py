@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from initstats import __version__
 from initstats.plots.phases import maps, phases
-from initstats.plots.style import STYLE
-from initstats.report.drawing import Drawing, rendered
-from initstats.report.page import EXTENT
+from initstats.report.drawing import rendered
+from initstats.report.folder import PAGE, drafted, fill
+from initstats.report.frame import Shown, render, shown
 from initstats.report.words import DASH, significant
 
 if TYPE_CHECKING:
     from initstats.theory.diagram import Diagram
 
-PAGE = "index.html"
-_FIGURES = {"phases": ("Order, chaos, and the edge", phases), "maps": ("A layer's maps", maps)}
+_FIGURES = {"Order, chaos, and the edge": phases, "A layer's maps": maps}
 _NUMBERS = ("sigma_w2", "sigma_b2", "q_star", "chi_1", "chi_q", "xi_c", "c_star")
 
 
@@ -40,81 +32,45 @@ def write_theory(folder: str | Path, diagrams: Sequence[Diagram]) -> Path:
         The path of the page.
 
     Raises:
+        ValueError: the folder holds somebody else's page.
         OSError: the folder cannot be written.
     """
-    folder = Path(folder)
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    drawings = [
-        [_drawn(name, number, diagram) for name in _FIGURES]
-        for number, diagram in enumerate(diagrams)
-    ]
-    files: dict[Path, bytes] = {}
-    for diagram, drawn in zip(diagrams, drawings, strict=True):
-        for name, drawing in zip(_FIGURES, drawn, strict=True):
-            place = folder / "figures" / f"{name}_{_plain(diagram.name)}"
-            files[place.with_name(f"{place.name}.png")] = drawing.png
-            files[place.with_name(f"{place.name}.svg")] = drawing.svg.encode()
-    files[folder / PAGE] = _compose(diagrams, drawings).encode()  # last
-    draft = Path(tempfile.mkdtemp(prefix=".theory-", dir=folder))
-    try:
-        for number, content in enumerate(files.values()):
-            (draft / str(number)).write_bytes(content)
-        for number, place in enumerate(files):
-            (draft / str(number)).replace(place)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return folder / PAGE
+    with drafted(folder) as draft:
+        chapters: list[dict[str, Any]] = []
+        for diagram in diagrams:
+            taken = {chapter["id"] for chapter in chapters}
+            chapters.append(_chapter(diagram, _free(diagram.name, taken)))
+        columns = {"init": "head", "phase": "word"} | dict.fromkeys(_NUMBERS, "number")
+        page = render("theory.html", {"chapters": chapters, "columns": columns})
+        fill(draft, page, [figure.drawing for chapter in chapters for figure in chapter["figures"]])
+    return Path(folder) / PAGE
 
 
-def _drawn(name: str, number: int, diagram: Diagram) -> Drawing:
-    with mpl.rc_context(STYLE):
-        return rendered(f"{name}-{number}", _FIGURES[name][1](diagram))
+def _free(name: str, taken: Collection[str]) -> str:
+    """A spelling as a name of files and ids, that is not taken yet."""
+    plain = "".join(letter if letter.isalnum() or letter in "._-=," else "_" for letter in name)
+    while plain in taken:
+        plain += "_"
+    return plain
 
 
-def _plain(name: str) -> str:
-    """A spelling as part of a file's name."""
-    return "".join(letter if letter.isalnum() or letter in "._-=," else "_" for letter in name)
-
-
-def _compose(diagrams: Sequence[Diagram], drawings: Sequence[Sequence[Drawing]]) -> str:
-    environment = Environment(
-        loader=PackageLoader("initstats"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("theory.html").render(
-        css=Markup(environment.get_template("report.css").render()),
-        header=_NUMBERS,
-        chapters=[
-            {
-                "name": diagram.name,
-                "id": f"activation-{number}",
-                "words": diagram.words,
-                "figures": [
-                    _figure(name, drawing) for name, drawing in zip(_FIGURES, drawn, strict=True)
-                ],
-                "rows": _rows(diagram),
-                "absent": dict(
-                    diagram.inits.loc[diagram.inits["note"] != "", ["init", "note"]].to_numpy()
-                ),
-            }
-            for number, (diagram, drawn) in enumerate(zip(diagrams, drawings, strict=True))
-        ],
-        version=__version__,
-    )
-
-
-def _figure(name: str, drawing: Drawing) -> dict[str, Any]:
-    title, function = _FIGURES[name]
+def _chapter(diagram: Diagram, name: str) -> dict[str, Any]:
+    """What the page says of an activation."""
+    absent = diagram.inits[diagram.inits["note"] != ""]
     return {
-        "name": drawing.name,
-        "title": title.replace("'", "’"),
-        "caption": " ".join((inspect.getdoc(function) or "").split()).replace("'", "’"),
-        "width": round(EXTENT * drawing.width),
-        "svg": Markup(drawing.inline),
+        "id": name,
+        "name": diagram.name,
+        "words": diagram.words,
+        "figures": [_figure(title, name, diagram) for title in _FIGURES],
+        "rows": _rows(diagram),
+        "absent": dict(zip(absent["init"], absent["note"], strict=True)),
     }
+
+
+def _figure(title: str, name: str, diagram: Diagram) -> Shown:
+    function = _FIGURES[title]
+    drawing = rendered(f"{function.__name__}_{name}", partial(function, diagram))
+    return shown(drawing, title, function)
 
 
 def _rows(diagram: Diagram) -> list[dict[str, str]]:

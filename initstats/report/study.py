@@ -1,4 +1,4 @@
-"""The page: what goes where. How it looks is the templates' matter."""
+"""The page of a study: what goes where."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
-from initstats import __version__
 from initstats.diagnosis import VERDICTS
 from initstats.plots import FIGURES, Results
 from initstats.plots.style import decimal
 from initstats.report.drawing import Drawing
+from initstats.report.frame import Shown, render, typeset
 from initstats.report.source import Source
 from initstats.report.words import (
     DASH,
@@ -26,9 +24,6 @@ from initstats.report.words import (
     standfirst,
 )
 
-EXTENT = 112
-"""Width of an inch of a figure on the page, pixels."""
-
 
 def compose(source: Source, drawings: Sequence[Drawing], missing: Mapping[str, str]) -> str:
     """The page as HTML.
@@ -38,36 +33,30 @@ def compose(source: Source, drawings: Sequence[Drawing], missing: Mapping[str, s
         drawings: the figures, in their order.
         missing: by name, why the others could not be drawn.
     """
-    environment = Environment(
-        loader=PackageLoader("initstats"),
-        autoescape=True,  # names come from users
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     results = source.results
-    return environment.get_template("report.html").render(
-        css=Markup(environment.get_template("report.css").render()),
-        title=f"Does the signal survive {_layers(results.depth)}?",
-        kicker=_kicker(source),
-        standfirst=standfirst(results),
-        unfinished=_unfinished(source),
-        findings=findings(results),
-        best=_best(results),
-        blocks=len(results.blocks) > 1,
-        figures=[_figure(drawing) for drawing in drawings],
-        theory=against_theory(results),
-        missing={_typeset(FIGURES[name].title): _typeset(why) for name, why in missing.items()},
-        verdicts={
-            word.name: _typeset(word.meaning)
-            for word in VERDICTS
-            if (results.summary["verdict"] == word.name).any()
+    met = {word.name: (results.summary["verdict"] == word.name).any() for word in VERDICTS}
+    return render(
+        "study.html",
+        {
+            "title": f"Does the signal survive {_layers(results.depth)}?",
+            "kicker": _kicker(source),
+            "standfirst": standfirst(results),
+            "unfinished": _unfinished(source),
+            "findings": findings(results),
+            "best": _best(results),
+            "blocks": len(results.blocks) > 1,
+            "figures": [_figure(drawing) for drawing in drawings],
+            "theory": against_theory(results),
+            "missing": {
+                typeset(FIGURES[name].title): typeset(why) for name, why in missing.items()
+            },
+            "verdicts": {word.name: typeset(word.meaning) for word in VERDICTS if met[word.name]},
+            "unmet": [name for name, there in met.items() if not there],
+            "summary_columns": _columns(results),
+            "summary": _rows(results),
+            "facts": _facts(source),
+            "grid": source.public_grid,
         },
-        header=_header(results),
-        summary=_rows(results),
-        facts=_facts(source),
-        grid=source.public_grid,
-        version=__version__,
     )
 
 
@@ -91,21 +80,9 @@ def _networks(results: Results) -> str:
     return ", ".join(f"{block.network} of width {block.width}" for block in results.blocks)
 
 
-def _figure(drawing: Drawing) -> dict[str, Any]:
+def _figure(drawing: Drawing) -> Shown:
     picture = FIGURES[drawing.name]
-    return {
-        "name": drawing.name,
-        "title": _typeset(picture.title),
-        "caption": _typeset(picture.caption),
-        "width": round(EXTENT * drawing.width),
-        "wide": drawing.width > 6,
-        "svg": Markup(drawing.inline),
-    }
-
-
-def _typeset(text: str) -> str:
-    """With a typographer's apostrophe."""
-    return text.replace("'", "’")
+    return Shown(drawing, typeset(picture.title), typeset(picture.caption))
 
 
 def _best(results: Results) -> list[dict[str, Any]]:
@@ -123,10 +100,10 @@ def _best(results: Results) -> list[dict[str, Any]]:
     ]
 
 
-def _header(results: Results) -> dict[str, str]:
+def _columns(results: Results) -> dict[str, str]:
     """The columns of the summary, and what kind of thing is in each."""
     block = {"network": "name", "width": "number"} if len(results.blocks) > 1 else {}
-    names = {"init": "name", "activation": "name", "verdict": "verdict", "of seeds": "number"}
+    names = {"init": "name", "activation": "name", "verdict": "word", "of seeds": "number"}
     numbers = ["growth a layer", "std", "mean", "dead", "correlation"]
     if (results.table["direction"] == "backward").any():
         numbers.append("gradient growth")

@@ -1,0 +1,82 @@
+"""The folder of a page: all is drafted beside it and moved there, the page last.
+
+Whoever is interrupted leaves the earlier page readable, and nobody else's page is replaced.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from initstats.report.drawing import Drawing
+
+PAGE, PICTURES = "index.html", "figures"
+_OURS = re.compile(r'<meta name="generator" content="initstats[ "]')
+"""What the head of each of our pages says."""
+_SHOWN = re.compile(r'<figcaption id="([\w.=,-]+)-caption">')
+"""How our pages name what they show: a caption's id begins as the picture's file does."""
+
+
+@contextmanager
+def drafted(folder: str | Path) -> Iterator[Path]:
+    """A folder to write into, whose files replace an earlier page if nothing goes wrong.
+
+    Pictures that only the earlier page showed go with it; all other files stay.
+
+    Args:
+        folder: where the page goes; made if need be.
+
+    Raises:
+        ValueError: somebody else's page is there.
+        OSError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        earlier = pictures_of(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder))
+        try:
+            yield draft
+            _publish(draft, folder, earlier)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise OSError(f"cannot write the page into {folder}: {error.strerror or error}") from error
+
+
+def fill(draft: Path, page: str, drawings: Iterable[Drawing]) -> None:
+    """Put a page and its pictures, as PNG and SVG, into a draft."""
+    (draft / PICTURES).mkdir()
+    for drawing in drawings:
+        (draft / PICTURES / f"{drawing.name}.png").write_bytes(drawing.png)
+        (draft / PICTURES / f"{drawing.name}.svg").write_text(drawing.svg, encoding="utf-8")
+    (draft / PAGE).write_text(page, encoding="utf-8")
+
+
+def pictures_of(folder: Path) -> set[str]:
+    """The files that the page in a folder shows; none where there is no page yet.
+
+    Raises:
+        ValueError: the page is not one of ours.
+    """
+    page = folder / PAGE
+    if not page.exists():
+        return set()
+    html = page.read_text(encoding="utf-8", errors="replace")
+    if not _OURS.search(html, 0, 2000):
+        raise ValueError(f"{page} is not a page of initstats: choose another folder, or move it")
+    return {f"{name}.{kind}" for name in _SHOWN.findall(html) for kind in ("png", "svg")}
+
+
+def _publish(draft: Path, folder: Path, earlier: set[str]) -> None:
+    """Move a draft to its place, its page last."""
+    files = [path for path in draft.rglob("*") if path.is_file()]
+    (folder / PICTURES).mkdir(exist_ok=True)
+    for stale in earlier - {path.name for path in files}:
+        (folder / PICTURES / stale).unlink(missing_ok=True)
+    for path in sorted(files, key=lambda path: path.name == PAGE):
+        path.replace(folder / path.relative_to(draft))

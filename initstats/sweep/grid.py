@@ -226,11 +226,14 @@ class Grid(BaseModel):
         self.check_memory((1, 28, 28))
         return self
 
-    def check_memory(self, shape: tuple[int, ...]) -> None:
+    def check_memory(self, shape: tuple[int, ...]) -> int:
         """Refuse a grid whose widest cells would not fit into memory.
 
         Args:
             shape: of one sample.
+
+        Returns:
+            How many draws of weights would fit at once.
 
         Raises:
             ValueError: naming what is needed and the limit; or samples that the network cannot
@@ -247,6 +250,7 @@ class Grid(BaseModel):
                 f"width {width} and depth {self.depth} under {len(self.activations)} activations "
                 f"need some {needed / 1e9:.0f} GB of memory, and at most {MAX_GIGABYTES} can be had"
             )
+        return int(MAX_GIGABYTES * 1e9 // needed)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

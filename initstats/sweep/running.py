@@ -73,7 +73,6 @@ def run_sweep(
             '`if __name__ == "__main__":`'
         )
     engine = _engine(grid, data)
-    grid.check_memory(engine.split.shape)
     if workers < 1:
         raise ValueError(f"workers: at least one is needed, not {workers}")
     if workers > 1 and executor is None:
@@ -122,7 +121,7 @@ def _engine(grid: Grid, data: Dataset) -> Engine:
         backward=grid.backward,
         dtype=grid.dtype,
         device=grid.device,
-        seeds=len(grid.seeds),
+        seeds=min(len(grid.seeds), grid.check_memory(split.shape)),
     )
     return Engine(split, fit, settings)
 

@@ -277,7 +277,7 @@ def test_the_page_says_what_was_measured(evidence: Evidence, tmp_path: Path) -> 
     html = write_lesson(tmp_path, evidence._replace(lesson=table)).read_text()
     inside = int(table[table["step"].isin(STEPS)]["inside"].sum())
     assert f"Of 18 published numbers that are draws, {inside} lie inside" in html
-    assert html.count('<td class="word no">no</td>') >= 4
+    assert html.count('<td class="word is-no">no</td>') >= 4
 
 
 def test_names_load_on_first_use() -> None:

@@ -132,6 +132,11 @@ def test_training_follows_activations(trained: Probe) -> None:
     followed = dict(probed.followed_values(trained.table()))
     assert list(followed) == ["1 (relu)", "2 (linear)"]
     assert followed["1 (relu)"]["step"].tolist() == [0, 2, 4, 6]
-    mean, _, _ = probed.training_lines(trained.table()).axes
-    drawn = mean.get_lines()[0].get_ydata()
-    assert drawn == pytest.approx(followed["1 (relu)"]["mean"].tolist())
+    std, shift, dead = probed.training_lines(trained.table()).axes
+    rows = followed["1 (relu)"]
+    for panel, heights in (
+        (std, np.log10(rows["std"])),
+        (shift, rows["mean"] / rows["std"]),
+        (dead, rows["dead_fraction"]),
+    ):
+        assert panel.get_lines()[0].get_ydata() == pytest.approx(heights.tolist())

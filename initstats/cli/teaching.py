@@ -21,8 +21,9 @@ def foundations(
     """Walk through the lesson: forward and backward by hand, every published number anew."""
     began = time.perf_counter()
     from initstats.foundations import measure, write_lesson
+    from initstats.report.folder import claim
 
-    out.mkdir(parents=True, exist_ok=True)  # before the minute of work, not after it
+    claim(out)  # before the minute of work, not after it
     evidence = measure(seeds, workers)
     print_lesson(evidence.lesson)
     typer.echo(f"page: {write_lesson(out, evidence)}")

@@ -71,7 +71,7 @@ CHAPTERS = [
             "`fan_out` is the number of inputs. With its default the weights would be four times "
             "too large.",
             "Each published pair is one draw; the honest question is whether it lies where draws "
-            "lie. We repeat them with 4,000 seeds and take the middle 99.9%: of some twenty "
+            "lie. We repeat them, seed by seed, and take the middle 99.9%: of some twenty "
             "published numbers one outside 99% would mean nothing. Of the validation images every "
             "third is used, which moves a seed's numbers by 2 to 4% of their spread: the seeds are "
             "the sample, not the images.",

@@ -20,8 +20,8 @@ def published_draws(draws: pd.DataFrame, lesson: pd.DataFrame) -> Figure:
     """Mean and standard deviation of the first layer's output over all our draws, in the four
     steps of the lesson; shaded, the middle 99.9% of them. Marked are the published draws: (a) of
     the notes, (b) of the notebook, and torch for the notebook's draw by torch's own function. The
-    four histograms of a column differ by a factor or a shift only, as the same draws serve every
-    step.
+    same draws serve every step: from relu on, the histograms of a column differ by a factor or a
+    shift only.
     """
     figure = Figure(figsize=(PAGE, 6.0), layout="constrained")
     for row, axes in zip(DRAWN, figure.subplots(len(DRAWN), 2), strict=True):
@@ -29,7 +29,7 @@ def published_draws(draws: pd.DataFrame, lesson: pd.DataFrame) -> Figure:
             _histogram(ax, draws[row, quantity])
             interval = lesson[(lesson["step"] == row) & (lesson["quantity"] == quantity)].iloc[0]
             ax.axvspan(interval["low"], interval["high"], color=fade(FIT, 0.08), lw=0)
-            ax.set_title(f"{row}: {_word(quantity)}")
+            ax.set_title(f"{_minus(row)}: {_word(quantity)}")
             _mark(ax, _marks(row, quantity))
     return figure
 
@@ -48,9 +48,11 @@ def published_pairs(draws: pd.DataFrame) -> Figure:
     _points(left, "relu", [("b", before[1], after[1])])
     _cloud(right, draws["kaiming", "mean"], draws["kaiming", "std"])
     right.set(xlabel="mean after relu", ylabel="standard deviation after relu")
-    _points(right, "kaiming", _published_pairs("kaiming"))
-    _points(right, "torch's kaiming", _published_pairs("torch's kaiming"), "s")
-    _points(right, "relu - 0.5, plus 0.5", _published_pairs("relu - 0.5", 0.5), face="none")
+    # three lie close together: each series has its labels on a side of its own
+    _points(right, "kaiming", _published_pairs("kaiming"), at=(5, 6))
+    _points(right, "torch's kaiming", _published_pairs("torch's kaiming"), "s", at=(5, -7))
+    shifted = _published_pairs("relu - 0.5", 0.5)
+    _points(right, "relu − 0.5, plus 0.5", shifted, face="none", at=(-9, 6))
     for ax in (left, right):
         ax.legend(loc="upper left", fontsize=7.5)
     return figure
@@ -59,8 +61,9 @@ def published_pairs(draws: pd.DataFrame) -> Figure:
 def relu_and_shifted(deep_means: pd.DataFrame) -> Figure:
     """Means and standard deviations of the activations, layer by layer, in twenty layers of 50
     units under kaiming: every seed (thin) and their mean. Subtracting a half centres the first
-    layer only. Further down the mean settles at minus a quarter, half the shift, and the standard
-    deviation at 0.37: what is subtracted is lost to the next layer's pre-activations.
+    layer only. Further down the mean settles below zero, near half the shift, and the standard
+    deviation falls, to the numbers beside the lines: what is subtracted is lost to the next layer's
+    pre-activations.
     """
     figure = Figure(figsize=(PAGE, 3.0), layout="constrained")
     for ax, quantity in zip(figure.subplots(1, 2), ("mean", "std"), strict=True):
@@ -71,7 +74,7 @@ def relu_and_shifted(deep_means: pd.DataFrame) -> Figure:
             ax.plot(wide.index, wide, color=fade(color, 0.15), lw=0.6)
             middle = wide.mean(axis=1)
             ax.plot(middle, color=color, lw=1.8)
-            _label(ax, middle, -1, f"{name}  {decimal(middle.iloc[-1], 2)}", color)
+            _label(ax, middle, -1, f"{_minus(name)}  {decimal(middle.iloc[-1], 2)}", color)
         ax.set(xlabel="layer", title=_word(quantity), xlim=(1, wide.index.max()))
         ax.set_xticks([1, 5, 10, 15, 20])
     figure.axes[0].axhline(0, color=fade(INK, 0.5), lw=0.6)
@@ -83,7 +86,7 @@ def leak(leaks: pd.DataFrame) -> Figure:
     formula, √(2 / (1 + a²)) times the size of the input, the bars are the middle 95% of our
     draws. Behind the leaky relu the root mean square stays near that of the input for every a:
     this is what the formula is for. At a = √5, which torch's layers use without a leaky relu
-    to go with it, 0.56 is left.
+    to go with it, what is left is written beside the line.
     """
     figure = Figure(figsize=(5.0, 3.2), layout="constrained")
     ax = figure.subplots()
@@ -101,7 +104,8 @@ def leak(leaks: pd.DataFrame) -> Figure:
         ax.errorbar(middle.index, middle, reach, fmt="o", ms=3.5, lw=1, color=color, label=label)
     root = float(np.sqrt(5))
     ax.axvline(root, color=fade(INK, 0.4), lw=0.6, ls=(0, (2, 2)))
-    ax.annotate("a = √5", (root, 1.45), (3, 0), textcoords="offset points", fontsize=7.5)
+    left = f"a = √5: {decimal(by_leak['formula'].first()[root], 2)}"
+    ax.annotate(left, (root, 1.45), (3, 0), textcoords="offset points", fontsize=7.5)
     ax.set(xlabel="slope a below zero", ylim=(0, 1.6))
     ax.legend(loc="lower left")
     return figure
@@ -142,6 +146,10 @@ def sqrt_five(defaults: pd.DataFrame) -> Figure:
     for ax in grid[1]:
         ax.set_xlabel("layer")
     return figure
+
+
+def _minus(step: object) -> str:
+    return str(step).replace("-", "−")
 
 
 def _word(quantity: str) -> str:
@@ -196,15 +204,16 @@ def _points(
     points: list[tuple[str, float, float]],
     marker: str = "o",
     face: str = ABOVE,
+    at: tuple[float, float] = (6, -4),
 ) -> None:
     x, y = zip(*((x, y) for _, x, y in points), strict=True)
     label = f"{step}, as published"
     ax.plot(x, y, marker, ls="", ms=4.5, mfc=face, mec=ABOVE, mew=1.2, label=label)
-    for label, *at in points:
+    for source, mean, other in points:
         ax.annotate(
-            label,
-            (at[0], at[1]),
-            (6, -4),
+            source,
+            (mean, other),
+            at,
             textcoords="offset points",
             color=INK,
             fontsize=7.5,

@@ -23,7 +23,7 @@ from initstats.plots.style import decimal
 from initstats.report.drawing import rendered
 from initstats.report.folder import PAGE, drafted, fill
 from initstats.report.frame import Shown, render, shown
-from initstats.report.words import DASH, significant
+from initstats.report.words import DASH, significant, typeset
 
 FIGURES: dict[str, tuple[str, Callable[..., Figure], Callable[[Evidence], tuple[Any, ...]]]] = {
     "published_draws": (
@@ -117,7 +117,7 @@ def _findings(evidence: Evidence) -> list[str]:
     return [
         f"Of {len(drawn)} published numbers that are draws, {inside} lie inside the middle "
         f"{LEVEL:.1%} of {len(evidence.draws):,} draws of ours.",
-        f"The gradients by hand are autograd's to {significant(gradients, 1)} of their norm.",
+        f"The gradients by hand are autograd’s to {significant(gradients, 1)} of their norm.",
         f"Backward, layers written by hand take {_range(matmul, 'ratio', 2)} times as long as "
         f"torch if the weight gradient is a matrix product, and "
         f"{_range(outer, 'ratio', 0)} times as long if it is one giant outer product.",
@@ -176,8 +176,8 @@ def _row(published: Published, row: dict[Hashable, Any]) -> dict[str, str]:
     """A row of the lesson's table, as printed: ours to the digits of the published number."""
     low, high = (_like(published.printed, row[end]) for end in ("low", "high"))
     return {
-        "step": published.step,
-        "quantity": published.quantity,
+        "step": typeset(published.step),
+        "quantity": typeset(published.quantity),
         "published": published.printed.replace("-", "−") or DASH,
         "source": published.source,
         "ours": _like(published.printed, row["mean"]),
@@ -213,7 +213,6 @@ def _figure(name: str, evidence: Evidence) -> Shown:
 
 
 def _prose(text: str) -> Markup:
-    """A paragraph: `code` in backticks, *stress* in asterisks, a true minus before digits."""
-    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
-    html = re.sub(r"\*([^*]+)\*", r"<em>\1</em>", html)
-    return Markup(re.sub(r"(?<=\s)-(?=\d)|(?<=e)-(?=\d)|(?<= )-(?= \d)", "−", html))
+    """A paragraph: `code` in backticks, *stress* in asterisks."""
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(typeset(text))))
+    return Markup(re.sub(r"\*([^*]+)\*", r"<em>\1</em>", html))

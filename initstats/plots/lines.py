@@ -18,7 +18,7 @@ from initstats.plots.bands import Key
 from initstats.plots.catalog import DEPTH, GRADIENTS, figure
 from initstats.plots.matrix import LETTER
 from initstats.plots.results import Results
-from initstats.plots.style import INK, PAGE, Stroke, decimal, fade, power_of_ten, strokes
+from initstats.plots.style import INK, PAGE, Stroke, decimal, fade, power_of_ten, strokes, wrapped
 
 Array = NDArray[np.float64]
 
@@ -202,7 +202,7 @@ def _panels(
     for number, block in enumerate(results.blocks):
         for index, activation in enumerate(results.activations):
             axes = layout.panel(figure, number, index, label)
-            axes.set_title(activation)
+            layout.title(axes, activation)
             decorate(axes, scale, limits, results.depth)
             for init in results.inits:
                 key = (block.network, init, activation, block.width)
@@ -270,6 +270,15 @@ class Layout:
         if index + self.columns >= self.panels:
             axes.set_xlabel("layer", labelpad=1)
         return axes
+
+    def title(self, axes: Axes, name: str) -> None:
+        """The name above a panel, smaller and in two lines where it is too long for one."""
+        room = self.step[0] - 0.22
+        if len(name) * 1.1 * LETTER > room:
+            name = wrapped(name, int(room / LETTER))
+            axes.set_title(name, fontsize=7, pad=3, linespacing=1.0)
+        else:
+            axes.set_title(name)
 
     def head(self, figure: Figure, styles: dict[str, Stroke]) -> None:
         """The key of the lines, and the blocks' names."""

@@ -122,15 +122,14 @@ def _inits(figure: Figure, axes: Axes, diagram: Diagram) -> None:
     """Points with numbers, and what the numbers mean beside the axes."""
     known = diagram.inits[diagram.inits["note"] == ""]
     places = known.groupby([known["sigma_w2"].round(9), known["sigma_b2"].round(9)], sort=True)
-    top = 0.93
+    top, level, last = 0.93, 0, -np.inf
     figure.text(0.655, top, "inits of 50 inputs, 50 units", fontweight="bold")
     for number, (_, here) in enumerate(places, start=1):
         at = (here["sigma_w2"].iloc[0] ** 0.5, here["sigma_b2"].iloc[0] ** 0.5)
         axes.plot(*at, "o", ms=4, color=INK, clip_on=False, zorder=5)
-        height = 5 + 9 * (number % 2)  # near ones one above the other
-        axes.annotate(
-            str(number), at, (0, height), textcoords="offset points", ha="center", fontsize=8
-        )
+        near = at[0] - last < 0.03 * axes.get_xlim()[1]
+        level, last = (level + 1 if near else 0), at[0]  # one above the other
+        axes.annotate(str(number), at, (2, 5 + 9 * level), textcoords="offset points", fontsize=8)
         lines = _lines([str(name) for name in here["init"]])
         figure.text(0.67, top - 0.02, str(number), va="top", ha="right", linespacing=1.3)
         figure.text(0.68, top - 0.02, "\n".join(lines), va="top", linespacing=1.3)

@@ -25,8 +25,8 @@ FOLLOWED = 12
 def depth_profile(table: pd.DataFrame) -> Figure:
     """Every value of the forward pass in the order of execution: its standard deviation, how far
     its mean is from zero in units of that, the share of units that are constant and, where
-    gradients were measured, theirs. Dark dots are what operations with weights give, joined by a
-    line; pale ones what all others do. A value that is exactly constant lies on the lower edge, one
+    gradients were measured, theirs. Blue dots, joined by a line, are what operations with weights
+    give; the others are turquoise. A value that is exactly constant lies on the lower edge, one
     with entries that are not finite is a red line.
     """
     rows = values(table, "forward")
@@ -35,9 +35,7 @@ def depth_profile(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(PAGE, 1.35 * panels + 0.5))
     axes: Sequence[Axes] = figure.subplots(panels, 1, sharex=True)
     _logarithmic(axes[0], rows, "std")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shift = (rows["mean"] / rows["std"]).clip(-3, 3)
-    _dots(axes[1], rows, shift, "mean / std")
+    _dots(axes[1], rows, _shift(rows), "mean / std")
     axes[1].set_ylim(-3.2, 3.2)
     _dots(axes[2], rows, rows["dead_fraction"], "dead units")
     axes[2].set_ylim(-0.04, 1.04)
@@ -71,19 +69,27 @@ def distribution_profile(table: pd.DataFrame, histograms: pd.DataFrame) -> Figur
 
 
 def training_lines(table: pd.DataFrame) -> Figure:
-    """Mean, standard deviation and dead units of some layers with weights over the steps of a
-    training: the paler the line, the nearer to the input. The activation behind a layer is shown
-    where there is one.
+    """Standard deviation of some layers with weights over the steps of a training, how far the
+    mean is from zero in units of that, and the share of units that are constant: the fainter the
+    line, the nearer to the input. The activation behind a layer is shown where there is one. A red
+    line is a step at which some of them hold entries that are not finite.
     """
     followed = followed_values(table)
     colours = sequential(BELOW)(np.linspace(0.35, 1, len(followed)))
     figure = Figure(figsize=(PAGE, 5.2))
     axes: Sequence[Axes] = figure.subplots(3, 1, sharex=True)
+    together = pd.concat([rows for _, rows in followed])
+    low = _decades(axes[0], together)
     for (_, rows), colour in zip(followed, colours, strict=True):
-        for panel, column in zip(axes, ("mean", "std", "dead_fraction"), strict=True):
-            panel.plot(rows["step"], rows[column], color=colour, lw=1.2)
-    for panel, label in zip(axes, ("mean", "std", "dead units"), strict=True):
+        for panel, heights in zip(
+            axes, (_log_std(rows, low), _shift(rows), rows["dead_fraction"]), strict=True
+        ):
+            panel.plot(rows["step"], heights, color=colour, lw=1.2)
+    for panel, label in zip(axes, ("std", "mean / std", "dead units"), strict=True):
         panel.set_ylabel(label)
+        for step in together.loc[together["nonfinite"] > 0, "step"].unique():
+            panel.axvline(step, color=fade(ABOVE, 0.6), lw=1)
+    axes[1].set_ylim(-3.2, 3.2)
     axes[2].set_ylim(-0.04, 1.04)
     axes[2].set_xlabel("step")
     axes[2].xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -99,15 +105,20 @@ def training_distributions(table: pd.DataFrame, histograms: pd.DataFrame) -> Fig
     followed = followed_values(table)
     columns = min(3, len(followed))
     rows = -(-len(followed) // columns)
-    figure = Figure(figsize=(PAGE, 1.5 * rows + 0.3))
+    height = 1.5 * rows + 0.3
+    figure = Figure(figsize=(PAGE, height))
     for number, (title, values_) in enumerate(followed, start=1):
         axes = figure.add_subplot(rows, columns, number)
         extent = (float(values_["step"].min()), float(values_["step"].max()) + 1, 0.0, 1.0)
         image = picture(banded_counts(histograms, values_))
         axes.imshow(image, aspect="auto", interpolation="none", extent=extent)
         axes.set_title(title, fontsize=7.5)
+        if number > len(followed) - columns:
+            axes.set_xlabel("step", labelpad=1)
         axes.set_yticks([0.08, 0.5, 0.92], [f"−{power_of_ten(3)}", "0", power_of_ten(3)])
-    figure.subplots_adjust(left=0.06, right=0.99, top=0.92, bottom=0.08, hspace=0.55, wspace=0.25)
+    figure.subplots_adjust(
+        left=0.06, right=0.99, top=1 - 0.2 / height, bottom=0.42 / height, hspace=0.55, wspace=0.25
+    )
     return figure
 
 
@@ -163,14 +174,32 @@ def _dots(axes: Axes, rows: pd.DataFrame, heights: pd.Series[float], label: str)
 
 
 def _logarithmic(axes: Axes, rows: pd.DataFrame, label: str) -> None:
-    """Standard deviations as powers of ten; what has none lies on the lower edge."""
+    """Standard deviations as powers of ten."""
+    _dots(axes, rows, _log_std(rows, _decades(axes, rows)), label)
+
+
+def _log_std(rows: pd.DataFrame, low: float) -> pd.Series[float]:
+    """Logarithms of standard deviations; what has none lies on the lower edge."""
     with np.errstate(divide="ignore"):
-        heights = np.log10(rows["std"])
-    known = heights[np.isfinite(heights)]
+        heights: pd.Series[float] = np.log10(rows["std"])
+    return heights.where(heights != -np.inf, low)
+
+
+def _shift(rows: pd.DataFrame) -> pd.Series[float]:
+    """Means in units of the standard deviation, as far as they are shown."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shift: pd.Series[float] = (rows["mean"] / rows["std"]).clip(-3, 3)
+    return shift
+
+
+def _decades(axes: Axes, rows: pd.DataFrame) -> float:
+    """Let an axis show the powers of ten that standard deviations span; returns its lower edge."""
+    known = _log_std(rows, np.nan)
+    known = known[np.isfinite(known)]
     low, high = (np.floor(known.min()), np.ceil(known.max())) if len(known) else (-1.0, 1.0)
     low, high = float(min(low, -1)), float(max(high, 1))
-    _dots(axes, rows, heights.where(heights != -np.inf, low), label)
     axes.set_ylim(low - 0.1, high + 0.1)
     step = max(1, round((high - low) / 5))
     ticks = range(int(low), int(high) + 1, step)
     axes.set_yticks(list(ticks), [power_of_ten(tick) for tick in ticks])
+    return low

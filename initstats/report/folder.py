@@ -36,8 +36,7 @@ def drafted(folder: str | Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     try:
-        earlier = pictures_of(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        earlier = claim(folder)
         draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder))
         try:
             yield draft
@@ -48,6 +47,24 @@ def drafted(folder: str | Path) -> Iterator[Path]:
         raise OSError(f"cannot write the page into {folder}: {error.strerror or error}") from error
 
 
+def claim(folder: Path) -> set[str]:
+    """Make sure that a page may be written into a folder, which is made if need be.
+
+    Returns:
+        The files of the pictures that an earlier page of ours shows there.
+
+    Raises:
+        ValueError: somebody else's page is there.
+        OSError: the folder cannot be made.
+    """
+    page = folder / PAGE
+    html = page.read_text(encoding="utf-8", errors="replace") if page.exists() else ""
+    if html and not _OURS.search(html, 0, 2000):
+        raise ValueError(f"{page} is not a page of initstats: choose another folder, or move it")
+    folder.mkdir(parents=True, exist_ok=True)
+    return {f"{name}.{kind}" for name in _SHOWN.findall(html) for kind in ("png", "svg")}
+
+
 def fill(draft: Path, page: str, drawings: Iterable[Drawing]) -> None:
     """Put a page and its pictures, as PNG and SVG, into a draft."""
     (draft / PICTURES).mkdir()
@@ -55,21 +72,6 @@ def fill(draft: Path, page: str, drawings: Iterable[Drawing]) -> None:
         (draft / PICTURES / f"{drawing.name}.png").write_bytes(drawing.png)
         (draft / PICTURES / f"{drawing.name}.svg").write_text(drawing.svg, encoding="utf-8")
     (draft / PAGE).write_text(page, encoding="utf-8")
-
-
-def pictures_of(folder: Path) -> set[str]:
-    """The files that the page in a folder shows; none where there is no page yet.
-
-    Raises:
-        ValueError: the page is not one of ours.
-    """
-    page = folder / PAGE
-    if not page.exists():
-        return set()
-    html = page.read_text(encoding="utf-8", errors="replace")
-    if not _OURS.search(html, 0, 2000):
-        raise ValueError(f"{page} is not a page of initstats: choose another folder, or move it")
-    return {f"{name}.{kind}" for name in _SHOWN.findall(html) for kind in ("png", "svg")}
 
 
 def _publish(draft: Path, folder: Path, earlier: set[str]) -> None:

@@ -11,11 +11,7 @@ from markupsafe import Markup
 
 from initstats import __version__
 from initstats.report.drawing import Drawing
-
-EXTENT = 112
-"""Width of an inch of a figure on a page, pixels."""
-WIDE = 6
-"""From so many inches on a figure is not squeezed into a narrow screen, but scrolls."""
+from initstats.report.words import typeset
 
 
 class Shown(NamedTuple):
@@ -34,16 +30,6 @@ class Shown(NamedTuple):
     def svg(self) -> Markup:
         """The drawing as markup."""
         return Markup(self.drawing.inline)
-
-    @property
-    def extent(self) -> int:
-        """Its width where there is room, pixels."""
-        return round(EXTENT * self.drawing.width)
-
-    @property
-    def wide(self) -> bool:
-        """Whether it keeps its width on a narrow screen."""
-        return self.drawing.width > WIDE
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
@@ -67,8 +53,3 @@ def shown(drawing: Drawing, title: str, function: Callable[..., object]) -> Show
     """A drawing by a function, whose docstring is the caption."""
     caption = " ".join((inspect.getdoc(function) or "").split())
     return Shown(drawing, typeset(title), typeset(caption))
-
-
-def typeset(text: str) -> str:
-    """With a typographer's apostrophe."""
-    return text.replace("'", "’")

@@ -11,7 +11,7 @@ from initstats.diagnosis import VERDICTS
 from initstats.plots import FIGURES, Results
 from initstats.plots.style import decimal
 from initstats.report.drawing import Drawing
-from initstats.report.frame import Shown, render, typeset
+from initstats.report.frame import Shown, render
 from initstats.report.source import Source
 from initstats.report.words import (
     DASH,
@@ -22,6 +22,7 @@ from initstats.report.words import (
     growth,
     significant,
     standfirst,
+    typeset,
 )
 
 

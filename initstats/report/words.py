@@ -36,13 +36,22 @@ def significant(value: float, digits: int = 2) -> str:
     return f"{mantissa.replace('-', '−')}×{power_of_ten(int(exponent))}"
 
 
+def typeset(text: str) -> str:
+    """With a typographer's apostrophe, and a true minus before digits.
+
+    >>> typeset("relu - 0.5's mean is -0.25")
+    'relu − 0.5’s mean is −0.25'
+    """
+    return re.sub(r"(?<=[ e])-(?= ?\d)", "−", text.replace("'", "’"))
+
+
 def factor(value: float) -> str:
     """A factor a layer, with the digits that matter when it is compounded.
 
-    >>> [factor(x) for x in (0.99961, 0.0486, 1.0, 0.0)]
-    ['1.000', '0.049', '1.000', '0']
+    >>> [factor(x) for x in (0.99961, 0.0486, 88.817, 0.0)]
+    ['1.000', '0.049', '88.8', '0']
     """
-    return decimal(value, 3) if 0.01 <= value < 100 else significant(value)
+    return decimal(value, 3) if 0.01 <= value < 10 else significant(value, 3)
 
 
 def findings(results: Results) -> list[Markup]:
@@ -94,7 +103,7 @@ def against_theory(results: Results) -> Agreement | None:
     return Agreement(answer, [(reason, lines) for _, reason, lines in doubts])
 
 
-_NUMBER = re.compile(r"(?<=\s)\d[\d.e+-]*(?=[%:,\s]|$)")
+_NUMBER = re.compile(r"(?<=\s)-?\d[\d.e+-]*(?=[%:,\s]|$)")
 
 
 def _ranged(reason: str, notes: pd.Series[str]) -> str:
@@ -103,7 +112,7 @@ def _ranged(reason: str, notes: pd.Series[str]) -> str:
     for values in zip(*numbers, strict=True):
         ends = (end(values, key=float) for end in (min, max))
         reason = reason.replace("#", " to ".join(dict.fromkeys(ends)), 1)
-    return reason
+    return typeset(reason)
 
 
 def standfirst(results: Results) -> str:
@@ -111,8 +120,9 @@ def standfirst(results: Results) -> str:
     healthy = int((results.summary["verdict"] == "healthy").sum())
     layers = "the first layer" if results.depth == 1 else f"all {results.depth} layers"
     return (
-        f"Through {layers}, {_number(healthy)} of {len(results.summary)} configurations of init "
-        f"and activation {'keeps' if healthy == 1 else 'keep'} the signal healthy."
+        f"Through {layers}, {_number(healthy) if healthy else 'none'} of "
+        f"{_number(len(results.summary))} configurations of init and activation "
+        f"{'keep' if healthy > 1 else 'keeps'} the signal healthy."
     )
 
 
@@ -182,7 +192,7 @@ def _keepers(results: Results) -> Markup | None:
     leaders = [name for name in order if counts[name] == best]
     noun = "activations" if len(results.blocks) == 1 else "configurations"
     text = Markup("{} {} it for {} of {} {}").format(
-        _names(leaders), _verb(leaders, "keep"), _number(best), totals[order[0]], noun
+        _names(leaders), _verb(leaders, "keep"), _number(best), _number(totals[order[0]]), noun
     )
     second = next((name for name in order if 0 < counts[name] < best), None)
     if second:

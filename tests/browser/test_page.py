@@ -107,7 +107,7 @@ def test_text_stands_out(browser: Browser, report: Path, scheme: str) -> None:
     page = opened(browser, report, DESK, scheme)
     paper = page.locator("body").evaluate(COLOR.format("backgroundColor"))
     assert (luminance(paper) > 0.5) == (scheme == "light")
-    for selector in ("p", "h1", "figcaption", ".note", "td", "dd", "a", "td.healthy"):
+    for selector in ("p", "h1", "figcaption", ".note", "td", "dd", "a", "td.is-healthy"):
         ink = page.locator(selector).first.evaluate(COLOR.format("color"))
         assert contrast(ink, paper) >= 4.5, selector
 

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import initstats as ist
+from initstats.foundations import Evidence, measure, timings, write_lesson
+from initstats.probe import examine
+from initstats.report.folder import claim
+from initstats.report.model import write_model_report
+from initstats.report.theory import write_theory
+from initstats.theory.diagram import diagram
+
+KINDS = ["study", "model", "theory", "lesson"]
+EARLIER = """<!doctype html><head><meta name="generator" content="initstats 0.0.1"></head>
+<figcaption id="dropped_relu_a=0.2_-caption">old</figcaption>"""
+
+
+@pytest.fixture(scope="module")
+def writers(toy: ist.Dataset) -> dict[str, Callable[[Path], Path]]:
+    """What writes a page of each kind into a folder."""
+    grid = ist.Grid(inits=["matched"], activations=["relu"], widths=[5], depth=2, seeds=2)
+    probe = examine(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), torch.ones(20, 4))
+    read = probe.table(), probe.histograms(), probe.missed()
+    phases = diagram("identity")
+    with pytest.MonkeyPatch.context() as patch:
+        quick = partial(timings, samples=500, rounds=2)
+        patch.setattr("initstats.foundations.evidence.timings", quick)
+        evidence: Evidence = measure(seeds=20, workers=1)
+    table = ist.run_sweep(grid, toy)
+    return {
+        "study": lambda folder: ist.write_report(table, folder),
+        "model": lambda folder: write_model_report(folder, *read),
+        "theory": lambda folder: write_theory(folder, [phases]),
+        "lesson": lambda folder: write_lesson(folder, evidence),
+    }
+
+
+@pytest.fixture(scope="module")
+def pages(
+    writers: dict[str, Callable[[Path], Path]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A page of each kind."""
+    folder = tmp_path_factory.mktemp("pages")
+    return {kind: write(folder / kind / "deep") for kind, write in writers.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frame(kind: str, pages: dict[str, Path]) -> None:
+    html = pages[kind].read_text(encoding="utf-8")
+    assert html.startswith("<!doctype html>")
+    assert f'<meta name="generator" content="initstats {ist.__version__}">' in html
+    assert html.count("<h1>") == html.count("</main>") == html.count("<footer>") == 1
+    assert "prefers-color-scheme: dark" in html
+    assert "{{" not in html
+    assert "{%" not in html
+    assert not re.search(r'(?:src|href)="(?:https?:)?//|<script|<link|@import', html)
+    ids = re.findall(r'<\w+[^>]* id="([^"]+)"', html)
+    assert len(set(ids)) == len(ids)
+    named = {name for text in re.findall(r'aria-\w+by="([^"]+)"', html) for name in text.split()}
+    assert named | set(re.findall(r'(?:url\(|href=")#([^")]+)', html)) <= set(ids)
+    assert len(re.findall(r"<table>", html)) == len(re.findall(r'role="region"', html))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_are_those_of_the_page(kind: str, pages: dict[str, Path]) -> None:
+    folder = pages[kind].parent
+    files = {path.name for path in (folder / "figures").iterdir()}
+    assert files == claim(folder) != set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_earlier_page_goes_with_its_pictures(
+    kind: str, writers: dict[str, Callable[[Path], Path]], tmp_path: Path
+) -> None:
+    (tmp_path / "index.html").write_text(EARLIER)
+    (tmp_path / "figures").mkdir()
+    stale = [tmp_path / "figures" / f"dropped_relu_a=0.2_.{end}" for end in ("png", "svg")]
+    mine = tmp_path / "figures" / "mine.png"
+    for path in (*stale, mine):
+        path.write_bytes(b"picture")
+    page = writers[kind](tmp_path)
+    assert "dropped" not in page.read_text(encoding="utf-8")
+    assert not any(path.exists() for path in stale)
+    assert mine.exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_somebody_elses_page_is_refused(
+    kind: str, writers: dict[str, Callable[[Path], Path]], tmp_path: Path
+) -> None:
+    (tmp_path / "index.html").write_text('<meta name="generator" content="initstats-fan 1">')
+    with pytest.raises(ValueError, match=r"is not a page of initstats: choose another folder"):
+        writers[kind](tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_a_page_that_cannot_be_moved_leaves_the_earlier_one(
+    kind: str,
+    writers: dict[str, Callable[[Path], Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "index.html").write_text(EARLIER)
+    moved: list[str] = []
+    move = Path.replace
+
+    def refuse(self: Path, target: Path) -> Path:
+        if target.name == "index.html":
+            raise OSError(28, "No space left on device")
+        moved.append(target.name)
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match=r"cannot write the page into .*: No space left on device"):
+        writers[kind](tmp_path)
+    assert moved
+    assert (tmp_path / "index.html").read_text() == EARLIER
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_activations_of_one_name_have_pictures_of_their_own(tmp_path: Path) -> None:
+    one = diagram("identity")
+    page = write_theory(
+        tmp_path, [one, replace(one, name="<lambda>"), replace(one, name="_lambda_")]
+    )
+    assert len(list((tmp_path / "figures").iterdir())) == 12
+    ids = re.findall(r'<\w+[^>]* id="([^"]+)"', page.read_text())
+    assert len(set(ids)) == len(ids)

@@ -1,0 +1,13 @@
+"""The rules: each looks for one fault in a profile, says where it is and what to do about it.
+
+Adding one is writing one decorated function.
+"""
+
+from __future__ import annotations
+
+from initstats.diagnosis.rules.rule import RULES, Finding, Need, Rule, rule
+
+# each of these adds its rules, in the order of a report
+from initstats.diagnosis.rules import values, trends, weights, units  # isort: skip
+
+__all__ = ["RULES", "Finding", "Need", "Rule", "rule", "trends", "units", "values", "weights"]

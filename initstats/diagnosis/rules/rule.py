@@ -1,0 +1,101 @@
+"""What a rule is, what it may ask of a profile, and all there are by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from initstats.diagnosis.profile import Profile
+
+Severity = Literal["error", "warning", "note"]
+ENOUGH = 16
+"""Samples times positions: so many in a row leave a live rectifier at zero once in 2**16."""
+
+
+class Finding(NamedTuple):
+    """A fault: how bad, where, how it shows in numbers, and what to do."""
+
+    severity: Severity
+    where: str
+    evidence: str
+    remedy: str
+
+
+Check = Callable[[Profile, float], Iterator[Finding]]
+
+
+class Need(NamedTuple):
+    """What a rule asks of a profile, and what to say where it lacks it."""
+
+    met: Callable[[Profile], bool]
+    otherwise: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A fault to look for.
+
+    Attributes:
+        name: of the function that looks for it.
+        meaning: what it is when all is well.
+        threshold: beyond which it is a fault.
+        source: where the fault, or the threshold, is described.
+        needs: what the profile must hold.
+        check: yields findings; none where all is well.
+    """
+
+    name: str
+    meaning: str
+    threshold: float
+    source: str
+    needs: Sequence[Need]
+    check: Check
+
+    def missing(self, profile: Profile) -> str:
+        """Why it cannot be checked on a profile; empty where it can."""
+        return next((need.otherwise for need in self.needs if not need.met(profile)), "")
+
+
+RULES: dict[str, Rule] = {}
+"""Every rule by name, in the order of a report."""
+
+
+def rule(*, threshold: float, source: str, needs: Sequence[Need] = ()) -> Callable[[Check], Check]:
+    """Register a rule; the docstring's first line says what holds when all is well.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(check: Check) -> Check:
+        name = check.__name__
+        if name in RULES:
+            raise ValueError(f"rule {name!r} is registered already: choose another name")
+        meaning = (inspect.getdoc(check) or "").partition("\n")[0]
+        RULES[name] = Rule(name, meaning, threshold, source, tuple(needs), check)
+        return check
+
+    return register
+
+
+DEEP = Need(
+    lambda profile: len(profile.linear) > 3,
+    "a trend needs four layers with weights or more, one after the other",
+)
+GRADIENTS = Need(
+    lambda profile: len(profile.linear_gradients) > 3,
+    "gradients were not measured (backward=True), or the model has fewer than four layers",
+)
+WEIGHTS = Need(
+    lambda profile: profile.probed and not profile.weights.empty,
+    "no weights of linear maps were measured; measure the model itself, with weights=True",
+)
+BATCH = Need(
+    lambda profile: bool((profile.linear["entries"] >= ENOUGH).any()),
+    f"it takes {ENOUGH} samples (times positions) to tell a unit that is constant",
+)
+OPERATIONS = Need(
+    lambda profile: profile.probed, "a study's table does not say which operations follow which"
+)

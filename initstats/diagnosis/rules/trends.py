@@ -1,0 +1,121 @@
+"""Rules about size from layer to layer: of the signal, the gradient, the residual stream."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from initstats.diagnosis.profile import Profile
+from initstats.diagnosis.rules.rule import DEEP, GRADIENTS, OPERATIONS, Finding, rule
+from initstats.diagnosis.rules.wording import number
+from initstats.diagnosis.summary import DECADE
+
+
+@rule(
+    threshold=2 * math.log(DECADE),
+    source="Schoenholz et al. 2017: q grows or shrinks by a factor a layer; He et al. 2015",
+    needs=[DEEP],
+)
+def signal(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """the length of the signal neither grows nor shrinks from layer to layer"""
+    yield from _drift(profile, profile.linear, threshold, "signal", profile.linear["second_moment"])
+
+
+@rule(
+    threshold=2 * math.log(DECADE),
+    source="Glorot & Bengio 2010; Schoenholz et al. 2017: chi_1, on sums of squares",
+    needs=[GRADIENTS],
+)
+def gradient(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """the gradient keeps its size on the way back to the input"""
+    rows = profile.linear_gradients.iloc[::-1]
+    yield from _drift(profile, rows, threshold, "gradient", rows["second_moment"] * rows["count"])
+
+
+@rule(
+    threshold=10.0,
+    source="Zhang et al. 2019 (Fixup); Radford et al. 2019: branches scaled by 1 / sqrt(2 blocks)",
+    needs=[OPERATIONS],
+)
+def residual_growth(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """the residual stream does not grow with every block"""
+    chain = _longest_chain(profile)
+    if len(chain) < 3:
+        return
+    first, last = chain[0], chain[-1]
+    growth = last["second_moment"] / first["second_moment"] if first["second_moment"] else 1.0
+    if growth > threshold:
+        yield Finding(
+            "warning",
+            f"{len(chain)} sums from {first['place']} to {last['place']}",
+            f"the second moment grows {number(growth)} times over {len(chain)} residual sums",
+            f"scale the last layer of each branch by 1 / sqrt({len(chain)}) = "
+            f"{1 / math.sqrt(len(chain)):.3f}, or start it at zero",
+        )
+
+
+def _drift(
+    profile: Profile, rows: pd.DataFrame, threshold: float, what: str, size: pd.Series[float]
+) -> Iterator[Finding]:
+    """A trend of log `size` along the rows: mean step with its 95% interval, which leaves out 0."""
+    if (lost := size == 0).any():
+        place = rows["place"][lost].iloc[0]
+        yield Finding(
+            "error",
+            place,
+            f"the {what} is exactly 0 from {place} on",
+            "initialize the layer before it",
+        )
+        return
+    logs = np.log(size[np.isfinite(size)].to_numpy())
+    steps = np.diff(logs)
+    if len(steps) < 3:
+        return
+    mean, error = steps.mean(), steps.std(ddof=1) / math.sqrt(len(steps))
+    half = float(stdtrit(len(steps) - 1, 0.975)) * error
+    total = logs[-1] - logs[0]
+    if abs(total) <= threshold or abs(mean) <= half:
+        return
+    low, high = (number(math.exp((mean + sign * half) / 2)) for sign in (-1, 1))
+    word = "explodes" if total > 0 else "vanishes"
+    direction = "from the output back to the input" if what == "gradient" else "through the layers"
+    yield Finding(
+        "error" if abs(total) > 3 * threshold else "warning",
+        f"{rows['place'].iloc[0]} to {rows['place'].iloc[-1]}",
+        f"the {what} {word} {direction}: rms times {number(math.exp(mean / 2))} a layer "
+        f"({low} to {high}), {number(math.exp(total / 2))} over {len(logs)}",
+        _rescale(profile, math.exp(mean / 2)),
+    )
+
+
+def _rescale(profile: Profile, factor: float) -> str:
+    if not profile.probed:
+        return (
+            f"weights {1 / factor:.4g} times as large: kaiming_normal(gain=...) with "
+            "initstats.gain(activation).forward, or the init `matched`"
+        )
+    return (
+        'initstats.reinitialize_(model, "matched", x), which gives each layer the gain of the '
+        "activation behind it; or initstats.lsuv_(model, x); or a normalization between layers"
+    )
+
+
+def _longest_chain(profile: Profile) -> list[pd.Series[Any]]:
+    """The residual stream: the longest run of sums of two values, each of which adds to the last.
+
+    A normalization in the stream begins a new one.
+    """
+    length: dict[int, list[int]] = {}
+    sums = profile.signal[profile.signal["op"].isin(["add", "add_"])]
+    for layer in sums["layer"]:
+        sources = profile.inputs(int(layer))
+        before = max((length.get(source, []) for source in sources), key=len, default=[])
+        if len(sources) > 1:
+            length[int(layer)] = [*before, int(layer)]
+    longest = max(length.values(), key=len, default=[])
+    return [row for layer in longest if (row := profile.row(layer)) is not None]

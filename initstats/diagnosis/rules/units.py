@@ -1,0 +1,120 @@
+"""Rules about what units tell of a sample: dead, saturated, shifted, or all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from initstats.diagnosis.profile import Profile, numbers
+from initstats.diagnosis.rules.rule import BATCH, ENOUGH, Finding, rule
+from initstats.diagnosis.rules.wording import number, places
+from initstats.diagnosis.summary import SAME
+
+
+@rule(
+    threshold=0.3,
+    source="Lu et al. 2020 (dying ReLU): the share of units that are constant over the batch",
+    needs=[BATCH],
+)
+def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """units differ from sample to sample"""
+    values = profile.signal
+    # looked up, not computed: a batch of one token type is no fault
+    computed = (values["layer"] > 0) & ~values["op"].str.startswith("embedding")
+    computed &= values["entries"] >= ENOUGH
+    rows = values[computed & (values["dead_fraction"] > 0)]
+    dead = rows.set_index("layer")["dead_fraction"]
+    # where it begins: no input is as dead
+    begins = [
+        not any(dead.get(source, 0.0) >= row["dead_fraction"] for source in numbers(row["inputs"]))
+        for _, row in rows.iterrows()
+    ]
+    rows = rows[np.array(begins, bool)]
+    for severity, low, high in (("error", 0.999, 2.0), ("warning", threshold, 0.999)):
+        found = rows[(rows["dead_fraction"] >= low) & (rows["dead_fraction"] < high)]
+        if len(found):
+            worst = found.sort_values("dead_fraction").iloc[-1]
+            yield Finding(
+                "error" if severity == "error" else "warning",
+                places(found),
+                f"{worst['dead_fraction']:.0%} of the units of {worst['place']} have one value for "
+                "every sample",
+                "shift or shrink the biases before it, initialize its weights to the gain of the "
+                "activation that they read (see initstats.gain), or use a leaky activation: "
+                "nothing flows back through a unit that never changes",
+            )
+
+
+_BOUNDS = {"tanh": (0.0, 1.0), "sigmoid": (0.5, 0.5), "hardtanh": (0.0, 1.0), "softsign": (0, 1)}
+"""Centre and half range of what saturates."""
+
+
+@rule(
+    threshold=0.7,
+    source="Glorot & Bengio 2010; 0.39 is tanh's at unit pre-activations, 1 all at the bounds",
+)
+def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """bounded activations are not pressed against their bounds"""
+    ops = profile.signal["op"].str.rstrip("_")
+    rows = profile.signal[ops.isin(_BOUNDS.keys())]
+    bounds = [_BOUNDS[op] for op in ops[rows.index]]
+    centre, reach = np.array(bounds, float).reshape(-1, 2).T
+    filled = (rows["std"] ** 2 + (rows["mean"] - centre) ** 2) / reach**2
+    found = rows[filled > threshold]
+    if len(found):
+        worst = rows.loc[filled.sort_values().index[-1]]
+        op = str(worst["op"]).rstrip("_")
+        yield Finding(
+            "warning",
+            places(found),
+            f"mean square {filled.max():.2f} of the bound's at {worst['place']}: its derivative is "
+            "near 0 for most entries",
+            "make the pre-activation smaller: "
+            f"std = {5 / 3 if op == 'tanh' else 1:.4g} / sqrt(fan_in) at most in the layer before "
+            "it, or normalize what it reads",
+        )
+
+
+@rule(
+    threshold=1.0,
+    source="LeCun et al. 1998: inputs of a layer should average near zero",
+)
+def mean_shift(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """what layers read is not far to one side of zero"""
+    read = {source for layer in profile.linear["layer"] for source in profile.inputs(int(layer))}
+    rows = profile.signal[profile.signal["layer"].isin(read) | (profile.signal["layer"] == 0)]
+    ratio = rows["mean"].abs() / rows["std"]
+    found = rows[ratio > threshold]
+    if len(found):
+        worst = rows.loc[ratio[found.index].sort_values().index[-1]]
+        yield Finding(
+            "warning" if ratio[found.index].max() > 10 * threshold else "note",
+            places(found),
+            f"mean {number(worst['mean'])} against std {number(worst['std'])} at "
+            f"{worst['place']}: a layer mostly sees a constant",
+            "subtract the mean: normalize the input, put a normalization before the layer, or "
+            "use an activation that is negative for negative inputs",
+        )
+
+
+@rule(
+    threshold=SAME,
+    source="Schoenholz et al. 2017: in the ordered phase all correlations go to 1",
+    needs=[BATCH],
+)
+def collapse(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """layers tell samples apart"""
+    rows = profile.linear[profile.linear["nonfinite"] == 0]
+    rows = rows[rows["entries"] >= ENOUGH]
+    found = rows[rows["sample_correlation"] >= threshold]
+    if len(found):
+        many = len(found) >= max(3, len(rows) / 4)
+        yield Finding(
+            "warning" if many and rows.index[-1] in found.index else "note",
+            places(found),
+            f"correlation of samples {found['sample_correlation'].iloc[-1]:.4f} at "
+            f"{found['place'].iloc[-1]}, {len(found)} of {len(rows)} layers at {threshold} or more",
+            "weights at the gain with zero biases, a residual or a normalization, or a rectifier "
+            'fitted to the depth (activation "tailored_relu")',
+        )

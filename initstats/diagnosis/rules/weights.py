@@ -1,0 +1,126 @@
+"""Rules about weights: their scale, and what it was computed from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from initstats.diagnosis.profile import Profile
+from initstats.diagnosis.rules.rule import WEIGHTS, Finding, rule
+from initstats.diagnosis.rules.wording import line, modules, number
+
+
+@rule(
+    threshold=5.0,
+    source="beyond the largest gain of a common activation (4.8: sigmoid's, where the mean is "
+    "removed; Brock et al. 2021)",
+    needs=[WEIGHTS],
+)
+def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """no layer multiplies its input by more than any gain calls for"""
+    scale = np.sqrt(profile.weights["sigma_w2"])
+    large = profile.weights[scale > threshold]
+    if len(large):
+        worst = large.sort_values("sigma_w2").iloc[-1]
+        yield Finding(
+            "warning" if large["normalized"].all() else "error",
+            modules(large),
+            f"std {number(worst['std'])} at {worst['module']} multiplies the rms by "
+            f"{number(math.sqrt(worst['sigma_w2']))}; behind "
+            f"{worst['activation'] or 'the input'} {worst['gain']:.3f} keeps it",
+            line(worst),
+        )
+    dead = profile.weights[scale == 0]
+    if len(dead):
+        yield Finding(
+            "note",
+            modules(dead),
+            "all weights are 0: nothing passes until they are trained",
+            "nothing, if a residual branch starts at zero on purpose; else " + line(dead.iloc[0]),
+        )
+
+
+@rule(
+    threshold=3,
+    source="torch.nn.Linear and Conv call kaiming_uniform_(a=sqrt(5)), std 1 / sqrt(3 fan_in)",
+    needs=[WEIGHTS],
+)
+def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """no run of layers is left at torch's default, which shrinks the signal in each"""
+    weights = profile.weights
+    bound = weights[["min", "max"]].abs().max(axis=1) * np.sqrt(weights["fan_in"])
+    # of a uniform distribution: variance of the sample variance 4/5 of its square over n
+    error = 4 * np.sqrt(0.8 / weights["count"])
+    default = ((3 * weights["sigma_w2"] - 1).abs() < error) & (bound <= 1.0001) & (bound > 0.9)
+    if not default.any():
+        return
+    run, longest = 0, 0
+    for (_, row), hit in zip(weights.iterrows(), default, strict=True):
+        run = run + 1 if hit and not row["normalized"] else 0
+        longest = max(longest, run)
+    first = weights[default].iloc[0]
+    shrink = 1 / (math.sqrt(3) * float(np.median(weights.loc[default, "gain"])))
+    yield Finding(
+        "warning" if longest >= threshold else "note",
+        modules(weights[default]),
+        f"uniform in +-1/sqrt(fan_in), as torch leaves them: each multiplies the rms by about "
+        f"{shrink:.2f}; {longest} in a row have no normalization behind them",
+        line(first),
+    )
+
+
+@rule(
+    threshold=4.0,
+    source="He et al. 2015; THEORY: fan_out in a layer that is not square changes q by "
+    "fan_in / fan_out",
+    needs=[WEIGHTS],
+)
+def fan_mode(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """weights are scaled by the inputs that a unit sums, not by the outputs"""
+    weights = profile.weights
+    ratio = weights["fan_in"] / weights["fan_out"]
+    gains = np.stack([np.ones(len(weights)), np.full(len(weights), 2.0), weights["gain"] ** 2])
+    error = 4 * np.sqrt(2 / weights["count"].to_numpy()) + 0.01
+
+    def fits(sigma2: pd.Series[float]) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+        return np.asarray((np.abs(sigma2.to_numpy() / gains - 1) < error).any(axis=0))
+
+    by_out = fits(weights["sigma_w2"] / ratio) & ~fits(weights["sigma_w2"])
+    wrong = weights[by_out & (np.maximum(ratio, 1 / ratio) >= 2)]
+    wrong = wrong[~wrong["normalized"]]
+    if len(wrong):
+        change = (wrong["fan_in"] / wrong["fan_out"]).iloc[0]
+        grave = np.maximum(ratio[wrong.index], 1 / ratio[wrong.index]).max() >= threshold
+        yield Finding(
+            "warning" if grave else "note",
+            modules(wrong),
+            f"the variance is a gain over fan_out, {wrong['fan_out'].iloc[0]:.0f}, and not over "
+            f"fan_in, {wrong['fan_in'].iloc[0]:.0f}: the second moment becomes "
+            f"{number(change)} times what it should be",
+            line(wrong.iloc[0]),
+        )
+
+
+@rule(
+    threshold=0,
+    source="Ioffe & Szegedy 2015: a batch normalization subtracts whatever the bias adds",
+    needs=[WEIGHTS],
+)
+def useless_bias(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """no layer adds a bias that the next operation takes away"""
+    biases = set(profile.rows.loc[profile.rows["tensor"] == "weight", "name"])
+    useless = [
+        any(row["op"] in ("batch_norm", "instance_norm") for row in profile.readers(layer))
+        and f"{module}.bias" in biases
+        for layer, module in profile.weights[["layer", "module"]].itertuples(index=False)
+    ]
+    if sum(useless) > threshold:
+        yield Finding(
+            "note",
+            modules(profile.weights[useless]),
+            "a normalization of each channel follows at once, which subtracts the bias",
+            "bias=False in these layers",
+        )

@@ -258,6 +258,18 @@ class _Totals:
     right: Tensor
 
 
+def mesh(edges: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes (..., points) between edges (..., edges), and weights that include the density.
+
+    For what is smooth between the edges: sums over the nodes are its expectations over N(0, 1).
+    """
+    edges = edges.sort(dim=-1).values
+    half = edges.diff(dim=-1)[..., None] / 2
+    nodes = edges[..., :-1, None] + half * (1 + _NODES)
+    weights = half * _WEIGHTS * torch.exp(-nodes.square() / 2) / math.sqrt(2 * math.pi)
+    return nodes.flatten(-2), weights.flatten(-2)
+
+
 def _integrate(rows: Function, scale: float) -> _Totals:
     """Integrate (rows, points) against the normal density; `scale` is sqrt(q)."""
     panels, exist = _first_panels(rows, scale)

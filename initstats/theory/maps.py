@@ -20,7 +20,8 @@ from initstats import activations, gaussian
 from initstats.activations import Activation
 from initstats.gaussian import Function
 from initstats.registry import unknown
-from initstats.theory.response import density_ratios, response
+from initstats.theory.integrals import density_ratios
+from initstats.theory.response import response
 
 Array = NDArray[np.float64]
 Phi = str | Activation | Function
@@ -29,7 +30,6 @@ Bias = Literal["normal", "uniform"]
 _REACH = 12.0  # where what is left of the density is nothing
 _PANELS = (16, 32, 64, 128, 256, 512)  # tried until the digits stand
 _TOLERANCE = 1e-11
-_NODES, _WEIGHTS = (torch.from_numpy(side) for side in np.polynomial.legendre.leggauss(15))
 
 
 def length_map(
@@ -171,7 +171,7 @@ def _product_moment(
     levels = min(max(math.ceil(-math.log2(narrowest)), 0) + 6, 60)
     steps = torch.exp2(-torch.arange(levels, dtype=torch.float64))
     graded = centres[:, None] + torch.cat([-steps, steps.new_zeros(1), steps])
-    x, weights = _mesh(torch.cat([edges, graded.flatten().clamp(-_REACH, _REACH)]))
+    x, weights = gaussian.mesh(torch.cat([edges, graded.flatten().clamp(-_REACH, _REACH)]))
     t = spread * x
     first = _smoothed(f, t, noise, kinks, edges)
     second = first if k > 0 else _smoothed(f, -t, noise, kinks, edges)
@@ -183,18 +183,9 @@ def _smoothed(f: Function, t: Tensor, noise: float, kinks: Tensor, edges: Tensor
     means = []
     for part in torch.split(t, max(1, 2**21 // (15 * len(edges)))):
         breaks = ((kinks - part[:, None]) / noise).clamp(-_REACH, _REACH)
-        z, weights = _mesh(torch.cat([edges.expand(len(part), -1), breaks], dim=1))
+        z, weights = gaussian.mesh(torch.cat([edges.expand(len(part), -1), breaks], dim=1))
         means.append((f(part[:, None] + noise * z).double() * weights).sum(1))
     return torch.cat(means)
-
-
-def _mesh(edges: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes (..., points) between edges (..., edges), and weights that include the density."""
-    edges = edges.sort(dim=-1).values
-    half = edges.diff(dim=-1)[..., None] / 2
-    nodes = edges[..., :-1, None] + half * (1 + _NODES)
-    weights = half * _WEIGHTS * torch.exp(-nodes.square() / 2) / math.sqrt(2 * math.pi)
-    return nodes.flatten(-2), weights.flatten(-2)
 
 
 def check_variance(name: str, value: float) -> None:

@@ -7,19 +7,21 @@ with the normalized Hermite coefficients a_k of f (Poole et al. 2016, arXiv:1606
 from __future__ import annotations
 
 import math
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.polynomial import chebyshev, hermite_e
+from numpy.polynomial import hermite_e
 from numpy.typing import NDArray
 
 from initstats.activations import Activation
+from initstats.theory.panels import Panels
 
 Array = NDArray[np.float64]
 
 _DEGREE = 32  # what a series leaves out is counted as the next degree
-_LENGTHS = 24  # at which the coefficients are computed: between them they are interpolated in log q
+_LENGTHS = 8  # of a panel, at which the coefficients are computed
 _POINTS, _REACH = 2400, 12.0
 
 _Z = (np.arange(_POINTS) + 0.5) * (2 * _REACH / _POINTS) - _REACH
@@ -49,26 +51,27 @@ def correlations(activation: Activation, q_u: Array, q_v: Array, c: Array) -> Co
         q_v: of the second's, v.
         c: correlations of u and v, (pairs,).
     """
-    log_q = np.log(np.concatenate([q_u, q_v]))
-    middle, half = (log_q.max() + log_q.min()) / 2, max(np.ptp(log_q) / 2, 1e-6)
-    nodes = chebyshev.chebpts1(_LENGTHS)
-    values = _on_grid(activation, np.exp(middle + half * nodes))
-    series = np.hstack([_coefficients(values), _coefficients(values**2)])
-    terms = np.linalg.solve(chebyshev.chebvander(nodes, _LENGTHS - 1), series)
-    at_samples = chebyshev.chebvander((log_q - middle) / half, _LENGTHS - 1) @ terms
+    u, v = np.split(_series(activation).at(np.concatenate([q_u, q_v])), 2)
     powers = c[:, None] ** np.arange(1, _DEGREE + 2)
-    of_value, of_square = (
-        _normalized(*np.split(side, 2)) * powers for side in np.hsplit(at_samples, 2)
+    value, square = (
+        _normalized(*sides) * powers for sides in zip(np.hsplit(u, 2), np.hsplit(v, 2), strict=True)
     )
-    return Correlations(of_value.sum(1), of_square.sum(1), of_square[:, 1])
+    return Correlations(value.sum(1), square.sum(1), square[:, 1])
 
 
-def _on_grid(activation: Activation, q: Array) -> Array:
-    """phi(sqrt(q) z), (lengths, points), in units of its largest value."""
+@lru_cache(maxsize=64)
+def _series(activation: Activation) -> Panels:
+    """Coefficients of phi, and of its square, over q."""
+    return Panels(partial(_of_lengths, activation), _LENGTHS)
+
+
+def _of_lengths(activation: Activation, q: Array) -> Array:
+    """The coefficients of a panel, (lengths, degrees of both)."""
     x = torch.from_numpy(np.sqrt(q)[:, None] * _Z)
     values: Array = activation(x).double().numpy()
-    largest = np.abs(values[:, np.abs(_Z) < 4]).max(axis=1, keepdims=True)
-    return values / np.where(largest > 0, largest, 1.0)
+    largest = np.abs(values[:, np.abs(_Z) < 4]).max()
+    values = values / (largest if largest > 0 else 1.0)  # which correlations do not depend on
+    return np.hstack([_coefficients(values), _coefficients(values**2)])
 
 
 def _coefficients(values: Array) -> Array:
@@ -81,5 +84,5 @@ def _coefficients(values: Array) -> Array:
 
 def _normalized(u: Array, v: Array) -> Array:
     """Products of coefficients over the standard deviations, (pairs, degrees)."""
-    sizes = np.sqrt((u**2).sum(1) * (v**2).sum(1))
+    sizes = np.sqrt(np.einsum("pk,pk->p", u, u) * np.einsum("pk,pk->p", v, v))
     return u * v / np.where(sizes > 0, sizes, np.inf)[:, None]

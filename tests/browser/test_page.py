@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
+from torch import nn
 
 import initstats as ist
+from initstats.probe import examine
+from initstats.report.model import write_model_report
+from initstats.report.theory import write_theory
+from initstats.theory.diagram import diagram
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -21,7 +27,7 @@ CHROMIUM = next(
 )
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
-DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 780}
 LONG = "general_relu(leak=0.2,sub=0.3,maxv=5)"
 
 
@@ -38,6 +44,24 @@ def report(toy: ist.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     ist.run_sweep(grid, toy, out=folder)
     return ist.write_report(folder)
+
+
+@pytest.fixture(scope="module", params=["study", "model", "theory"])
+def any_page(
+    request: pytest.FixtureRequest, report: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A page of each kind, with names as long as they get."""
+    folder = tmp_path_factory.mktemp("page")
+    if request.param == "model":
+        model = nn.Sequential()
+        for number in range(6):
+            model.add_module(f"transformer_block_{number}_feed_forward", nn.Linear(6, 6))
+            model.add_module(f"transformer_block_{number}_activation", nn.ReLU())
+        probe = examine(model, torch.ones(40, 6), backward=True)
+        return write_model_report(folder, probe.table(), probe.histograms(), probe.missed())
+    if request.param == "theory":
+        return write_theory(folder, [diagram(LONG)])
+    return report
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +102,28 @@ def test_the_page_loads_alone_and_fits(
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
     assert page.locator("figure svg").count() == 9
     assert page.locator("h1").inner_text() == "Does the signal survive 5 layers?"
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_any_page_fits(browser: Browser, any_page: Path, size: dict[str, int]) -> None:
+    page = opened(browser, any_page, size)
+    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    smallest = page.locator("figure svg text").evaluate_all(
+        "texts => Math.min(...texts.map(text => text.getBoundingClientRect().height))"
+    )
+    assert smallest > 6  # pixels, also where the screen is narrow
+
+
+def test_words_in_figures_stand_out(browser: Browser, any_page: Path, scheme: str) -> None:
+    page = opened(browser, any_page, DESK, scheme)
+    paper = page.locator("body").evaluate(COLOR.format("backgroundColor"))
+    for what, enough in (("text", 4.5), ("use", 2.5)):
+        fills = page.locator(f"figure svg {what}").evaluate_all(
+            "all => [...new Set(all.map(each => getComputedStyle(each))"
+            ".filter(style => style.fillOpacity == '1').map(style => style.fill))]"
+        )
+        on_paper = set(fills) - {"rgb(255, 255, 255)", "none"}  # white is for cells of full colour
+        assert min(contrast(color, paper) for color in on_paper) > enough, what
 
 
 def test_what_is_wide_scrolls_within_itself_and_by_keyboard(browser: Browser, report: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+import numba.extending
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +22,9 @@ from initstats.moments.histogram import BINS, HALF, SHIFT
 Array = NDArray[Any]
 BLOCK = 4096
 RUN = 512
+EXPONENT = 0x7FF << 52
 LARGEST = float(np.finfo(np.float32).max)
+_intrinsic: Any = numba.extending.intrinsic
 _REAL = {"reassoc", "nsz", "contract", "arcp"}
 _FINITE = _REAL | {"nnan"}
 
@@ -38,28 +41,35 @@ def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return decorate
 
 
+@_intrinsic
+def _read_as(context: Any, number: Any, like: Any) -> Any:
+    """The bits of a number as one of the type of `like`, which has as many."""
+
+    def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], target.get_value_type(like))
+
+    return like(number, like), generate
+
+
 @_compiled(fastmath=_REAL)
-def _sum(x):  # type: ignore[no-untyped-def]
-    """Sum in the precision of x."""
+def _survey(x, signed, unsigned):  # type: ignore[no-untyped-def]
+    """Smallest and largest entry, NaN where there is one, and the sum in the precision of x.
+
+    The extremes are those of the bits as integers: LLVM vectorizes them and not those of floats
+    that may be NaN. As unsigned, negative numbers are the largest, and ascend with magnitude.
+    """
+    top = _read_as(x[0], signed)
+    bottom = last = _read_as(x[0], unsigned)
     total = x[0] - x[0]
     for i in range(len(x)):
-        total += x[i]
-    return total
-
-
-@_compiled()
-def _extremes(bits, magnitude, sign_shift):  # type: ignore[no-untyped-def]
-    """Smallest and largest entry as integers in the order of the floats (NaN beyond infinity).
-
-    Integers, because LLVM vectorizes their minimum and not that of floats that may be NaN.
-    """
-    first = bits[0] ^ ((bits[0] >> sign_shift) & magnitude)
-    low = high = first
-    for i in range(len(bits)):
-        v = bits[i] ^ ((bits[i] >> sign_shift) & magnitude)
-        low = min(low, v)
-        high = max(high, v)
-    return low, high
+        v = x[i]
+        top = max(top, _read_as(v, signed))
+        last = max(last, _read_as(v, unsigned))
+        bottom = min(bottom, _read_as(v, unsigned))
+        total += v
+    low = last if _read_as(last, signed) < 0 else bottom
+    high = _read_as(top, unsigned) if top >= 0 else bottom
+    return _read_as(low, x[0]), _read_as(high, x[0]), total
 
 
 @_compiled(fastmath=_FINITE)
@@ -120,10 +130,9 @@ def _careful(x):  # type: ignore[no-untyped-def]
 
 @_compiled()
 def _power_above(value):  # type: ignore[no-untyped-def]
-    """A power of two of at least about `value` (within the normal numbers; 1 for 0)."""
-    if value == 0.0:
-        return 1.0
-    return math.ldexp(1.0, max(min(math.frexp(value)[1], 1023), -1021))
+    """A power of two above `value`, within the normal numbers."""
+    below = _read_as(_read_as(np.float64(value), 0) & EXPONENT, 0.0)
+    return min(max(2 * below, 2.0**-1021), 2.0**1023)
 
 
 @_compiled()
@@ -157,19 +166,13 @@ def _merge(row, n, scale, mean, m2, m3, m4):  # type: ignore[no-untyped-def]
 
 
 @_compiled()
-def _add_block(row, x, bits, layout, pair):  # type: ignore[no-untyped-def]
-    """One block of one unit into its fields, `row`; `pair` is room to read bits as floats."""
-    magnitude, sign_shift, smallest, largest = layout
-    first, last = _extremes(bits, magnitude, sign_shift)
-    first = first ^ ((first >> sign_shift) & magnitude)
-    last = last ^ ((last >> sign_shift) & magnitude)
-    reach = max(first & magnitude, last & magnitude)
+def _add_block(row, x, layout):  # type: ignore[no-untyped-def]
+    """One block of one unit into its fields, `row`."""
+    signed, unsigned, smallest, largest = layout
+    low, high, total = _survey(x, signed, unsigned)
     n = len(x)
-    if smallest <= reach <= largest and first != last:
-        as_bits = pair.view(bits.dtype)
-        as_bits[0], as_bits[1] = first, last
-        low, high = float(pair[0]), float(pair[1])
-        shift = _sum(x) / x.dtype.type(n)
+    if -largest <= low < high <= largest and max(-low, high) >= smallest:
+        low, high, shift = float(low), float(high), total / x.dtype.type(n)
         scale = _power_above(max(high - float(shift), float(shift) - low))
         inverse = x.dtype.type(1.0 / scale)
         s1 = s2 = s3 = s4 = negative = zeros = 0.0
@@ -205,60 +208,50 @@ def _merge_sums(row, n, scale, shift, s1, s2, s3, s4):  # type: ignore[no-untype
 
 
 @_compiled()
-def _count_bins(histogram, units, patterns, every):  # type: ignore[no-untyped-def]
-    """Every `every`-th entry of each unit, from its u-th on, into the bins of its leading bits.
+def _count_bins(even, odd, patterns, first, every):  # type: ignore[no-untyped-def]
+    """Every `every`-th entry from the `first` on, into the bins of its leading bits.
 
-    Four tables in turn, so that a run of equal values does not wait for its own last store.
+    Two tables in turn, so that a run of equal values does not wait for its own last store;
+    unsigned indices, which need no check for negative ones.
     """
-    a, b, c, d = (
-        np.zeros(BINS, np.uint32),
-        np.zeros(BINS, np.uint32),
-        np.zeros(BINS, np.uint32),
-        np.zeros(BINS, np.uint32),
-    )
     shift, one = np.uint32(SHIFT), np.uint32(1)
-    for u in range(patterns.shape[0]):
-        row = patterns[u]
-        i = (u - int(units[u, 0] + units[u, 1])) % every
-        while i + 3 * every < len(row):
-            a[row[i] >> shift] += one
-            b[row[i + every] >> shift] += one
-            c[row[i + 2 * every] >> shift] += one
-            d[row[i + 3 * every] >> shift] += one
-            i += 4 * every
-        while i < len(row):
-            a[row[i] >> shift] += one
-            i += every
-    for k in range(HALF):
-        histogram[HALF + k] += every * (np.int64(a[k]) + b[k] + c[k] + d[k])
-    for k in range(HALF, BINS):
-        histogram[BINS - 1 - k] += every * (np.int64(a[k]) + b[k] + c[k] + d[k])
+    i, step, length = np.uint64(first), np.uint64(every), np.uint64(len(patterns))
+    while i + step < length:
+        even[patterns[i] >> shift] += one
+        odd[patterns[i + step] >> shift] += one
+        i += step + step
+    if i < length:
+        even[patterns[i] >> shift] += one
+
+
+@_compiled()
+def _pour(histogram, even, odd, every):  # type: ignore[no-untyped-def]
+    """Both tables into the histogram; what is empty is left alone, and out of the cache."""
+    for k in range(BINS):
+        hits = np.int64(even[k]) + odd[k]
+        if hits:
+            histogram[HALF + k if k < HALF else BINS - 1 - k] += every * hits
 
 
 @_compiled(nogil=True)
-def _add(units, histogram, x, bits, patterns, layout, every):  # type: ignore[no-untyped-def]
+def _add(units, histogram, x, patterns, layout, every):  # type: ignore[no-untyped-def]
     """All rows of a tile: see `add`."""
-    _count_bins(histogram, units, patterns, every)
-    pair = np.empty(2, x.dtype)
+    even, odd = np.zeros(BINS, np.uint32), np.zeros(BINS, np.uint32)
     for u in range(x.shape[0]):
+        _count_bins(even, odd, patterns[u], (u - int(units[u, 0] + units[u, 1])) % every, every)
         for start in range(0, x.shape[1], BLOCK):
-            stop = min(start + BLOCK, x.shape[1])
-            _add_block(units[u], x[u, start:stop], bits[u, start:stop], layout, pair)
-
-
-def _layout(dtype: type, integer: type, low: float, high: float) -> tuple[Any, ...]:
-    """How the kernels read a float type.
-
-    As which integer; then its magnitude mask, its sign shift, and between which largest magnitudes
-    (as bits) a block takes the fast path.
-    """
-    limits: Array = np.array([low, high], dtype).view(integer)
-    return integer, (integer(np.iinfo(integer).max), integer(np.iinfo(integer).bits - 1), *limits)
+            _add_block(units[u], x[u, start : start + BLOCK], layout)
+    _pour(histogram, even, odd, every)
 
 
 _LAYOUTS = {
-    np.dtype(np.float32): _layout(np.float32, np.int32, 2.0**-100, 2.0**110),
-    np.dtype(np.float64): _layout(np.float64, np.int64, 2.0**-960, 2.0**960),
+    np.dtype(np.float32): (
+        np.int32(0),
+        np.uint32(0),
+        np.float32(2.0**-100),
+        np.float32(2.0**110),
+    ),
+    np.dtype(np.float64): (np.int64(0), np.uint64(0), 2.0**-960, 2.0**960),
 }
 
 
@@ -271,9 +264,8 @@ def add(units: Array, histogram: Array, x: Array, every: int) -> None:
         x: (units, entries), float32 or float64, C-contiguous.
         every: one entry in `every` goes into the histogram, with that weight.
     """
-    integer, layout = _LAYOUTS[x.dtype]
     single = x if x.dtype == np.float32 else _single(x)
-    _add(units, histogram, x, x.view(integer), single.view(np.uint32), layout, every)
+    _add(units, histogram, x, single.view(np.uint32), _LAYOUTS[x.dtype], every)
 
 
 @_compiled()

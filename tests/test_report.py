@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 import initstats as ist
 from initstats import report
 from initstats.plots import FIGURES, Results
 from initstats.plots.bands import ZERO
-from initstats.plots.style import INK
+from initstats.plots.style import FIT, INK, PALETTE
 from initstats.report import drawing, write_report
-from initstats.report.drawing import Drawing, Studio, draw
+from initstats.report.drawing import Drawing, Studio, draw, rendered
 from initstats.report.source import Source
 from initstats.report.words import (
     against_theory,
@@ -381,6 +382,26 @@ def test_a_process_that_dies_is_replaced_by_this_one(
 def test_drawings_are_the_same_every_time(table: pd.DataFrame) -> None:
     results = Results.of(table)
     assert draw("std_by_depth", results).svg == draw("std_by_depth", results).svg
+
+
+def test_words_dots_and_lines_take_the_colours_of_the_page() -> None:
+    def colourful() -> Figure:
+        figure = Figure()
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], "o-", color=PALETTE[3])
+        axes.text(0.5, 0.5, "word", color=FIT)
+        axes.bar([0.5], [1], color=PALETTE[1])
+        return figure
+
+    root = ET.fromstring(rendered("colourful", colourful).inline)
+    styles = dict.fromkeys(("use", "text", "path"), "")
+    for element in root.iter():
+        kind = element.tag.rpartition("}")[2]
+        styles[kind] = styles.get(kind, "") + element.get("style", "")
+    assert f"fill: var(--line-3, {PALETTE[3]})" in styles["use"]
+    assert f"stroke: var(--line-3, {PALETTE[3]})" in styles["path"]
+    assert f"fill: var(--accent, {FIT})" in styles["text"]
+    assert f"fill: {PALETTE[1]}" in styles["path"]  # what is written on it keeps its contrast
 
 
 # words

@@ -47,7 +47,7 @@ class Drawing(NamedTuple):
             svg,
         )
         svg = re.sub(r'(?<=[("])#([\w-]+)(?=["\')])', rf"#{self.name}-\1", svg)
-        # lines, bands, dots and words; cells stay, and so does the contrast of what is written there
+        # lines, bands, dots and words; cells stay, so that what is written there keeps its contrast
         svg = re.sub("stroke: (#[0-9a-f]{6})", _on_any_paper, svg)
         svg = re.sub(
             "<(?:use|text) [^>]*>",

@@ -114,10 +114,10 @@ def leak(leaks: pd.DataFrame) -> Figure:
 def sqrt_five(defaults: pd.DataFrame) -> Figure:
     """Four layers as torch makes them, kaiming_uniform with a = √5, and the same layers under
     kaiming: root mean square of the activations, and of the gradients with respect to the
-    pre-activations, every seed and the geometric mean. nn.Linear: 784 - 50 - 50 - 50 - 50;
-    nn.Conv2d: the lesson's small net, 8, 16, 32 and 32 channels. Under the default a layer
-    multiplies the signal by about 0.4, and the gradient by 0.4 times what kaiming makes of it. (A
-    stride hands a gradient on to more positions, so that it shrinks in the small net under
+    pre-activations, every seed and the geometric mean. nn.Linear: 784 inputs, then 50 units in
+    each layer; nn.Conv2d: the lesson's small net, 8, 16, 32 and 32 channels. Under the default a
+    layer multiplies the signal by about 0.4, and the gradient by 0.4 times what kaiming makes of
+    it. (A stride hands a gradient on to more positions, so that it shrinks in the small net under
     either.)
     """
     figure = Figure(figsize=(PAGE, 4.6), layout="constrained")
@@ -140,7 +140,7 @@ def sqrt_five(defaults: pd.DataFrame) -> Figure:
                 ax.plot(middle, color=color, lw=1.8)
                 at = 0 if direction == "backward" else -1
                 _label(ax, middle, at, f"{label}  {middle.iloc[at]:.2g}", color)
-            ax.set(title=f"{title}: {what}", yscale="log")
+            ax.set(title=f"{title}: {what}", yscale="log", ymargin=0.15)
             ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             ax.set_xticks(list(wide.index))
     for ax in grid[1]:

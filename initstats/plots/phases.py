@@ -127,7 +127,7 @@ def _inits(figure: Figure, axes: Axes, diagram: Diagram) -> None:
     for number, (_, here) in enumerate(places, start=1):
         at = (here["sigma_w2"].iloc[0] ** 0.5, here["sigma_b2"].iloc[0] ** 0.5)
         axes.plot(*at, "o", ms=4, color=INK, clip_on=False, zorder=5)
-        near = at[0] - last < 0.03 * axes.get_xlim()[1]
+        near = at[0] - last < 0.018 * axes.get_xlim()[1]
         level, last = (level + 1 if near else 0), at[0]  # one above the other
         axes.annotate(str(number), at, (2, 5 + 9 * level), textcoords="offset points", fontsize=8)
         lines = _lines([str(name) for name in here["init"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmap import mmap
 from types import ModuleType
 from typing import Literal, get_args
 
@@ -59,7 +60,9 @@ class Moments:
         self.units = torch.zeros(slots, units, len(FIELDS), dtype=torch.float64, device=device)
         self.units[..., FIELDS.index("min")] = torch.inf
         self.units[..., FIELDS.index("max")] = -torch.inf
-        self.histogram = torch.zeros(slots, BINS, dtype=torch.int64, device=device)
+        # fresh from the system, a page takes memory once it is written, and most bins never are
+        fresh = mmap(-1, slots * BINS * torch.int64.itemsize)
+        self.histogram = torch.frombuffer(fresh, dtype=torch.int64).view(slots, BINS).to(device)
 
     def add(self, slot: int | slice, x: Tensor) -> None:
         """Add a tile to a slot, or one to each of several. An empty tile changes nothing.

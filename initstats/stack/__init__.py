@@ -8,7 +8,6 @@ layer l's statistics do not depend on how deep the stack goes on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 from initstats.activations import Activation
 from initstats.data import Split
@@ -63,22 +62,24 @@ def run_stack(
         init: how the weights are drawn.
         activations: one or more.
         width: units of a layer; channels of the first convolution.
-        seeds: name the draws; at most `settings.batch`, which share the passes.
+        seeds: name the draws; those that share a pass, all with one quotient by `settings.batch`.
         split: the samples, already limited to `settings.samples`.
         fit: the samples that a data-dependent init is fitted on.
         settings: what the run has chosen.
 
     Raises:
-        ValueError: more seeds than share a pass; an activation that changes its input; an init that
-            is fitted on data, without data to fit on.
+        ValueError: seeds that do not share a pass; an activation that changes its input; an init
+            that is fitted on data, without data to fit on.
     """
-    if not 1 <= len(seeds) <= settings.batch:
-        raise ValueError(f"{len(seeds)} seeds were given, and 1 to {settings.batch} share a pass")
+    batch = settings.batch
+    if len({seed // batch for seed in seeds}) != 1:
+        raise ValueError(f"seeds {seeds} do not share a pass of {batch}")
     layers = architecture(network, width, settings.depth, split.shape)
-    # always as many: a product's last bits depend on how many others it is computed with
-    together = [*seeds, *[seeds[-1]] * (settings.batch - len(seeds))]
+    # always as many, each in its place: a product's last bits depend on what it is computed beside
+    places = [seed % batch for seed in seeds]
+    together = [seeds[places.index(place) if place in places else 0] for place in range(batch)]
     with exact_numerics():
         weights = weights_by_activation(init, activations, layers, together, fit, settings)
         passes = Passes(layers, activations, weights, together, settings)
         passes.run(split)
-        return islice(passes.results(), len(seeds) * len(activations))
+        return passes.results(places)

@@ -62,6 +62,11 @@ class Layer:
         """Entries of one sample behind the layer: units x positions."""
         return self.units * self.positions
 
+    @property
+    def gathered(self) -> int:
+        """Entries of one sample's patches: inputs of a unit x positions."""
+        return math.prod(self.weight[1:]) * self.positions
+
     def patches(self, x: Tensor) -> Tensor:
         """What the weight's rows are multiplied with.
 

@@ -40,7 +40,7 @@ class Result(NamedTuple):
 
 def tile_samples(samples: int, layers: Sequence[Layer], settings: Settings) -> int:
     """Samples a tile: of nearly equal tiles, a multiple of `ALIGNED`."""
-    size = sum(layer.size for layer in layers) / len(layers)
+    size = sum(layer.gathered + layer.size for layer in layers) / len(layers)
     tiles = math.ceil(samples * size / settings.tile)
     return max(ALIGNED, math.ceil(samples / tiles / ALIGNED) * ALIGNED)
 
@@ -89,8 +89,8 @@ class Passes:
             stop = min(start + self.samples, len(split))
             self._add_tile(split.tile(start, stop).to(**self.settings.place), stop - start)
 
-    def results(self) -> Iterator[Result]:
-        """The numbers so far, one result a seed and activation: all of a seed before the next."""
+    def results(self, seeds: Sequence[int]) -> Iterator[Result]:
+        """The numbers so far, one result a seed (by place) and activation: a seed after another."""
         statistics = [moments.statistics() for moments in self.moments]
         histograms = [moments.histogram.cpu().numpy() for moments in self.moments]
 
@@ -105,7 +105,7 @@ class Passes:
 
         return (
             Result(rows(statistics, *of), rows(histograms, *of))
-            for of in product(range(self.seeds), range(len(self.activations)))
+            for of in product(seeds, range(len(self.activations)))
         )
 
     def _add_tile(self, x: Tensor, samples: int) -> None:

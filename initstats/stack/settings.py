@@ -29,12 +29,13 @@ class Settings:
         dtype: of weights, samples and all between. Weights are drawn in float32 and cast, so that
             networks of any type are the same ones.
         device: where the passes run, as torch spells it; weights are drawn on the CPU.
-        tile: entries (units x positions x samples) that a layer handles at once, on average over
-            the layers; 2**17 float32 stay in a second-level cache.
+        tile: entries that a layer takes and gives at once, on average over the layers: large
+            enough that a row is worth its visit, small enough that all stays in the processor's
+            cache (2**20 float32 are four megabytes).
         kernels: which statistics kernels.
         product: which matrix product.
         histogram_every: one entry in so many goes into the histogram.
-        batch: seeds that share a pass.
+        batch: seeds that share a pass: 0 to batch - 1, batch to 2 batch - 1, and so on.
     """
 
     depth: int
@@ -42,7 +43,7 @@ class Settings:
     backward: bool = False
     dtype: DType = "float32"
     device: str = "cpu"
-    tile: int = 2**17
+    tile: int = 2**20
     kernels: Kernels = "numba"
     product: Product = "torch"
     histogram_every: int = 8
@@ -67,7 +68,7 @@ class Settings:
         if torch.device(device).type == "cpu":
             return replace(asked, product=fastest_product() if dtype == "float32" else "torch")
         _check_usable(device)
-        return replace(asked, tile=2**20, kernels="torch", batch=min(seeds, SEEDS_AT_ONCE))
+        return replace(asked, tile=2**23, kernels="torch", batch=min(seeds, SEEDS_AT_ONCE))
 
     @property
     def place(self) -> dict[str, Any]:

@@ -79,12 +79,14 @@ def tasks(grid: Grid, missing: Collection[Cell], batch: int) -> list[Task]:
     Args:
         grid: what to vary.
         missing: which cells are left to measure.
-        batch: seeds that a task may hold.
+        batch: as in `Settings`.
     """
-    parts = [grid.seeds[start : start + batch] for start in range(0, len(grid.seeds), batch)]
+    sharing: dict[int, list[int]] = {}
+    for seed in grid.seeds:
+        sharing.setdefault(seed // batch, []).append(seed)
     whole = (
-        Task(grid.network, init, grid.activations, width, seeds)
-        for seeds, width, init in product(parts, grid.widths, grid.inits)
+        Task(grid.network, init, grid.activations, width, tuple(seeds))
+        for seeds, width, init in product(sharing.values(), grid.widths, grid.inits)
     )
     return [rest for task in whole for rest in _missing_of(task, missing)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmap import mmap
+from mmap import ACCESS_COPY, mmap
 from types import ModuleType
 from typing import Literal, get_args
 
@@ -61,7 +61,7 @@ class Moments:
         self.units[..., FIELDS.index("min")] = torch.inf
         self.units[..., FIELDS.index("max")] = -torch.inf
         # fresh from the system, a page takes memory once it is written, and most bins never are
-        fresh = mmap(-1, slots * BINS * torch.int64.itemsize)
+        fresh = mmap(-1, slots * BINS * torch.int64.itemsize, access=ACCESS_COPY)
         self.histogram = torch.frombuffer(fresh, dtype=torch.int64).view(slots, BINS).to(device)
 
     def add(self, slot: int | slice, x: Tensor) -> None:

@@ -11,6 +11,7 @@ import torch
 
 import initstats as ist
 from initstats.prediction import COMPARED, KEYS, compare, predict
+from initstats.prediction.dense import Inputs
 
 SEEDS = 80
 
@@ -95,6 +96,24 @@ def test_first_layer_is_exact(toy: ist.Dataset) -> None:
     roots = np.sqrt(kernel.diagonal() / (2 * math.pi))
     behind = predict(grid, toy).iloc[1]
     assert behind["mean"] == pytest.approx(roots.mean(), rel=1e-4)
+
+
+def test_samples_of_nearly_one_length_go_together() -> None:
+    x = np.random.default_rng(3).uniform(0, 255, (5000, 6)).astype(np.uint8)
+    data = ist.Dataset.from_arrays((x, np.zeros(5000, dtype=int)), (x[:9], np.zeros(9, dtype=int)))
+    inputs, x = Inputs(data.train), data.train.x.double().numpy()
+    exact = (x**2).mean(1)
+    assert len(inputs.q) == 1024
+    assert inputs.weights.sum() == pytest.approx(1)
+    assert inputs.mean(inputs.q) == pytest.approx(exact.mean(), rel=1e-12)
+    assert inputs.mean(np.sqrt(inputs.q)) == pytest.approx(np.sqrt(exact).mean(), rel=1e-4)
+    c = inputs.k / np.sqrt(inputs.products(inputs.q))
+    assert np.abs(c).max() < 1 + 1e-6
+    lengths = np.linalg.norm(x, axis=1)
+    cosines = (x @ x.T) / np.outer(lengths, lengths)
+    error = cosines.std() / math.sqrt(len(c))
+    assert c.mean() == pytest.approx(cosines.mean(), abs=4 * error)
+    assert inputs.pair_mean(inputs.k) == pytest.approx((x.mean(0) ** 2).mean(), rel=1e-5)
 
 
 def test_torchs_biases_are_uniform(toy: ist.Dataset) -> None:

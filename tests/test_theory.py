@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from initstats import activations, gaussian, theory
+from initstats.sweep import Grid
+from initstats.theory.integrals import Integrand, adaptively, by_rule
+from initstats.theory.panels import Panels
 
 Array = NDArray[np.float64]
 
@@ -142,7 +145,7 @@ def test_correlations_under_uniform_biases() -> None:
 def test_series_of_pairs_follow_the_exact_kernel(name: str) -> None:
     entry, q = activations.get(name), 1.5
     c = np.array([-0.2, 0.4, 0.9, 0.99])
-    found = theory.correlations(entry, np.full(4, q), np.full(4, q), c)
+    found = theory.correlations(entry, np.array([q, q]), np.array([[0] * 4, [1] * 4]), c)
     r = theory.response(entry, q)
     for f, values, mean, square in (
         (entry.function, found.value, r.mean, r.square),
@@ -215,6 +218,77 @@ def test_signals_that_leave_float64() -> None:
     assert vanishing["q"].iloc[-1] == 0
     silent = theory.propagate("sigmoid", 0.0, depth=2)
     assert silent[["q", "act_mean", "act_second_moment"]].iloc[-1].tolist() == [0, 0.5, 0.25]
+
+
+# the integrals behind all this
+
+
+def _integrand(
+    fn: str | activations.Activation | gaussian.Function, w: Array, uniform_bias: float
+) -> Integrand:
+    entry = activations.get(fn)
+    at_zero = float(entry(torch.zeros(1, dtype=torch.float64)))
+    # where phi(0) is all that is left of phi, so it is of differences
+    which = slice(0, 10 if at_zero == 0 or w.min() > 1e-6 * at_zero**2 else 6)
+    return Integrand(entry, torch.from_numpy(w)[:, None], uniform_bias, at_zero, which)
+
+
+NEAR = np.array([1.0, 1.3, 2.0, 2.7])  # the last stands for all when the error is measured
+
+
+@pytest.mark.parametrize("uniform_bias", [0.0, 0.02])
+@pytest.mark.parametrize("name", list(activations.ACTIVATIONS))
+def test_the_rule_agrees_with_the_quadrature(name: str, uniform_bias: float) -> None:
+    lengths = [1e-6, 0.05, 1.0, 15.0, 700.0, 1e6]
+    integrands = [_integrand(name, w * NEAR, uniform_bias) for w in lengths]
+    found = {i: by_rule(integrand) for i, integrand in enumerate(integrands)}
+    for i, values in found.items():
+        if values is not None:
+            np.testing.assert_allclose(values, adaptively(integrands[i]), rtol=1e-10, atol=1e-11)
+    done = sum(values is not None for values in found.values())
+    # sin oscillates, softplus jumps by 2e-9 at 20, and gelu_tanh ends in noise around zero
+    assert done >= (2 if name in ("sin", "softplus", "gelu_tanh") else len(lengths))
+
+
+def test_the_rule_serves_the_default_study() -> None:
+    for entry in Grid().activations:
+        for w in np.exp(np.arange(-12.0, 2.0)):
+            assert by_rule(_integrand(entry, w * NEAR, 0.0)) is not None
+
+
+@pytest.mark.parametrize("q", [0.2, 1.0, 40.0])
+def test_kinks_that_nobody_tells_of(q: float) -> None:
+    kinked = lambda x: (x - 0.3).abs() + 0.1  # noqa: E731
+    assert by_rule(_integrand(kinked, q * NEAR, 0.0)) is None
+    a = 0.3 / math.sqrt(q)
+    density = math.exp(-a * a / 2) / math.sqrt(2 * math.pi)
+    mean = math.sqrt(q) * (2 * density + a * math.erf(a / math.sqrt(2))) + 0.1
+    assert theory.response(activations.get(kinked), q).mean == pytest.approx(mean, rel=1e-10)
+
+
+def test_moments_that_lie_far_out_or_do_not_exist() -> None:
+    steep = theory.response(activations.get(lambda x: torch.exp(3 * x)), 1.0)
+    assert (steep.square, steep.fourth) == pytest.approx((math.exp(18), math.exp(72)), rel=1e-9)
+    explosive = activations.get(lambda x: torch.exp(0.26 * x * x))
+    half = theory.response(explosive, 0.5)
+    assert half.square == pytest.approx(0.48**-0.5, rel=1e-9)
+    assert math.isinf(half.fourth)
+    with pytest.raises(ValueError, match="does not exist"):
+        theory.response(explosive, 1.0)
+
+
+def test_panels_are_filled_when_asked_for() -> None:
+    asked: list[Array] = []
+
+    def function(q: Array) -> Array:
+        asked.append(q)
+        return np.stack([np.sqrt(q), 1 / (1 + q)], axis=1)
+
+    panels, q = Panels(function, nodes=16), np.exp(np.linspace(-2.5, 1.5, 70_000))[::-1]
+    for _ in range(2):
+        np.testing.assert_allclose(panels.at(q).T, [np.sqrt(q), 1 / (1 + q)], rtol=1e-12)
+    assert sorted(math.floor(math.log(nodes.min())) for nodes in asked) == [-3, -2, -1, 0, 1]
+    assert {len(nodes) for nodes in asked} == {16}
 
 
 # finite width

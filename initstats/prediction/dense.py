@@ -39,9 +39,10 @@ class Inputs:
     """The lengths of a dataset's samples, and the kernel between them.
 
     Attributes:
-        q: |x|^2 / n, (groups + 2 pairs,): of groups of samples, and of both samples of the pairs.
+        q: |x|^2 / n, (groups,): a mean over samples of nearly one length.
         weights: share of the samples in each group, (groups,).
-        k: x_a . x_b / n of the pairs, (pairs,).
+        pairs: the groups of both samples of each pair, (2, pairs).
+        k: x_a . x_b / n of the pairs, (pairs,), were they of their groups' lengths.
         kappa: mean of the kernel over all pairs.
     """
 
@@ -49,16 +50,24 @@ class Inputs:
         x = split.x
         features = x.shape[1]
         q = (x.double().square().sum(1) / features).numpy()
-        groups = np.array_split(np.sort(q), min(_GROUPS, len(q)))
-        self.weights = np.array([len(group) for group in groups]) / len(q)
-        a, b = np.random.default_rng(0).integers(0, len(q), (2, _PAIRS))
-        self.q = np.concatenate([[group.mean() for group in groups], q[a], q[b]])
-        self.k = ((x[a] * x[b]).double().sum(1) / features).numpy()
+        order = np.argsort(q)
+        groups = np.array_split(order, min(_GROUPS, len(q)))
+        sizes = np.array([len(group) for group in groups])
+        self.weights = sizes / len(q)
+        self.q = np.array([q[group].mean() for group in groups])
+        group_of = np.empty(len(q), dtype=np.int64)
+        group_of[order] = np.repeat(np.arange(len(groups)), sizes)
+        samples = np.random.default_rng(0).integers(0, len(q), (2, _PAIRS))
+        self.pairs = group_of[samples]
+        a, b = samples
+        k = ((x[a] * x[b]).double().sum(1) / features).numpy()
+        stretch = self.q[self.pairs] / np.maximum(q[samples], _TINY)
+        self.k = k * np.sqrt(stretch.prod(0))
         self.kappa = float(x.double().mean(0).square().mean())
 
     def mean(self, values: Array) -> float:
         """Over all samples, of values that are aligned with `q`."""
-        return float(self.weights @ values[: len(self.weights)])
+        return float(self.weights @ values)
 
     def pair_mean(self, values: Array) -> float:
         """Over all pairs, of values that are aligned with `k`; corrected by what k's mean is."""
@@ -66,10 +75,9 @@ class Inputs:
         slope = values @ spread / max(spread @ spread, _TINY)
         return float(values.mean() + slope * (self.kappa - self.k.mean()))
 
-    def sides(self, values: Array) -> tuple[Array, Array]:
-        """The parts that belong to the first and second samples of the pairs."""
-        u, v = np.split(values[len(self.weights) :], 2)
-        return u, v
+    def products(self, values: Array) -> Array:
+        """Of both samples of the pairs, (pairs,), from values that are aligned with `q`."""
+        return np.asarray(values[self.pairs].prod(0))
 
 
 @dataclass(frozen=True)
@@ -113,34 +121,27 @@ class _State:
         return self.q - self.stage.uniform_bias
 
     @cached_property
-    def pair_lengths(self) -> tuple[Array, Array]:
-        """q of both samples of the pairs, above 0."""
-        q_u, q_v = self.inputs.sides(np.maximum(self.q, _TINY))
-        return q_u, q_v
+    def lengths(self) -> Array:
+        """q, above 0."""
+        return np.maximum(self.q, _TINY)
 
     @property
     def closure(self) -> Array:
         """E q_a q_b over E q_a E q_b over draws: what grows with the square of q does so by it."""
-        q_u, q_v = self.pair_lengths
-        return 1 + self.V_pairs / self.width / q_u / q_v
+        u, v = self.lengths[self.inputs.pairs]
+        return np.asarray(1 + self.V_pairs / self.width / u / v)
 
     @cached_property
     def activations(self) -> tuple[Array, Array]:
         """Of pairs: covariance of phi over units, and width times that of mean phi^2 over draws."""
-        r, sides = self.response, self.inputs.sides
-        q_u, q_v = self.pair_lengths
-        c = (self.k / np.sqrt(q_u) / np.sqrt(q_v)).clip(-1, 1)
-        like = correlations(self.activation, q_u, q_v, c)
-        spread, noise, slope = (
-            np.multiply(*sides(values))
-            for values in (
-                np.sqrt(np.maximum(r.square - r.mean**2, 0)),
-                np.sqrt(np.maximum(unit_noise(r), 0)),
-                r.square_1,
-            )
-        )
+        r, products = self.response, self.inputs.products
+        c = (self.k / products(np.sqrt(self.lengths))).clip(-1, 1)
+        like = correlations(self.activation, self.lengths, self.inputs.pairs, c)
+        spread = products(np.sqrt(np.maximum(r.square - r.mean**2, 0)))
+        noise = products(np.sqrt(np.maximum(unit_noise(r), 0)))
         shared = like.square - (1 - self.stage.radial) * like.radial
-        return like.value * spread, shared * noise * self.closure + slope * self.V_pairs
+        covariance = shared * noise * self.closure + products(r.square_1) * self.V_pairs
+        return like.value * spread, covariance
 
     def shifted(self, slope: Array, curvature: Array) -> Array:
         """Width times the shift of a moment whose derivatives by q are given."""
@@ -151,7 +152,6 @@ class _State:
         """The next layer's state."""
         r, covariances = self.response, self.activations
         noise = unit_noise(r) - (1 - self.stage.radial) * radial_noise(r, self.w)
-        mean_u, mean_v = self.inputs.sides(r.mean)
         w2, b2 = stage.sigma_w2, stage.sigma_b2
         return _State(
             self.inputs,
@@ -160,7 +160,7 @@ class _State:
             q=_above(w2 * r.square + b2),
             V=w2**2 * (noise + r.square_1**2 * self.V),
             g=w2 * self.shifted(r.square_1, r.square_2),
-            k=w2 * (mean_u * mean_v + covariances[0]) + b2,
+            k=w2 * (self.inputs.products(r.mean) + covariances[0]) + b2,
             V_pairs=w2**2 * covariances[1],
         )
 
@@ -222,10 +222,8 @@ def _activation(state: _State) -> Row:
     square = inputs.mean(r.square)
     shift = inputs.mean(state.shifted(r.square_1, r.square_2)) / width
     covariance = inputs.pair_mean(state.activations[0])
-    mean_u, mean_v = inputs.sides(r.mean)
-    slopes = np.multiply(*inputs.sides(r.mean_1))
-    mean_variance = (covariance + (slopes * state.V_pairs).mean()) / width
-    kernel = inputs.pair_mean(mean_u * mean_v + state.activations[0])
+    mean_variance = (covariance + (inputs.products(r.mean_1) * state.V_pairs).mean()) / width
+    kernel = inputs.pair_mean(inputs.products(r.mean) + state.activations[0])
     return Row(
         mean=mean,
         std=_root(square + shift - mean * mean - mean_variance),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import product
 
 import pandas as pd
@@ -26,7 +27,7 @@ from initstats.prediction.stage import (
 from initstats.stack import Layer, Settings, architecture, row_keys
 from initstats.sweep import Grid
 
-Theory = Callable[[Activation, Sequence[Stage]], dict[Place, Row]]
+Theory = Callable[[Activation, tuple[Stage, ...]], dict[Place, Row]]
 
 KEYS = ["dataset", "network", "init", "activation", "width", "layer", "tensor", "direction"]
 """What names a row of the table, but for the seed."""
@@ -52,7 +53,7 @@ def predict(grid: Grid, data: Dataset) -> pd.DataFrame:
         ValueError: the grid does not fit the data.
     """
     split = _split(grid, data)
-    theory = _theory(grid, split)
+    theory = cache(_theory(grid, split))  # some inits differ in no variance
     places = row_keys(Settings(grid.depth, len(split), grid.backward))
     keys, rows = [], []
     for init, activation, width in product(grid.inits, grid.activations, grid.widths):
@@ -73,11 +74,11 @@ def _split(grid: Grid, data: Dataset) -> Split:
 def _theory(grid: Grid, split: Split) -> Theory:
     """The rows of a configuration, given its activation and stages."""
 
-    def convolutional(activation: Activation, found: Sequence[Stage]) -> dict[Place, Row]:
+    def convolutional(activation: Activation, found: tuple[Stage, ...]) -> dict[Place, Row]:
         complete = grid.backward and len(found) == grid.depth
         return convolutional_rows(split, activation, found, backward=complete)
 
-    def dense(activation: Activation, found: Sequence[Stage]) -> dict[Place, Row]:
+    def dense(activation: Activation, found: tuple[Stage, ...]) -> dict[Place, Row]:
         complete = grid.backward and len(found) == grid.depth
         return dense_rows(inputs, activation, found, backward=complete)
 
@@ -97,7 +98,7 @@ def _configuration(
     """The row of every place; where theory says nothing, why."""
     rows, why = {}, unknown_beyond(init)
     try:
-        if found := list(stages(init, activation, layers)):
+        if found := tuple(stages(init, activation, layers)):
             rows = theory(activation, found)
     except ValueError as error:  # integrals that do not exist, gains that do not
         why = str(error)

@@ -27,6 +27,7 @@ _ORDERS = np.array([0, 0, 0, 0, 0, 0, 1, 2, 1, 2])  # of its derivative by q
 _SHARES = np.array([0, 0, 0, 0, 1, 1, 0, 0, 0, 0], dtype=bool)
 
 _REACH, _TAIL = 14.0, 12.0  # of the rule, in z, and where nothing should be left
+_DENSE = 5  # octaves of |h| beyond which phi bends so slowly that panels may take two
 _RESOLVED = 1e-12  # share of a moment by which finer panels may change it
 _NOTHING = 1e-14  # share of a moment that may lie in the tail
 _EVERY = 5  # values of which one is measured, where all are close
@@ -41,7 +42,7 @@ class Integrand:
 
     Attributes:
         activation: phi.
-        w: variances of the Gaussian part of h, (values, 1), each above 0.
+        w: variances of the Gaussian part of h, (values, 1), ascending, above 0.
         uniform_bias: the rest of q, which is uniform.
         at_zero: phi(0).
         which: of the fields of `Response`.
@@ -102,11 +103,12 @@ def by_rule(integrand: Integrand) -> Array | None:
     """The integrals, (moments, values), over panels laid out beforehand; None if these do not do.
 
     They do where panels half as wide give the same, and nothing is left in the tails. Of values
-    that are close to each other, and so err alike, some are measured.
+    that are close to each other, and so err alike, some are measured: the last, which sees most of
+    phi, and others.
     """
     edges = _edges(integrand)
-    close = float(integrand.w.max() / integrand.w.min()) < math.e
-    some = slice(None, None, _EVERY if close else 1)
+    every = _EVERY if float(integrand.w[-1] / integrand.w[0]) < math.e else 1
+    some = slice((len(edges) - 1) % every, None, every)
     halves = torch.cat([edges, (edges[:, :-1] + edges[:, 1:]) / 2], dim=1)
     found = _terms(integrand, edges)[0].sum(2)
     terms, z = _terms(integrand[some], halves[some])
@@ -148,7 +150,8 @@ def _edges(integrand: Integrand) -> Tensor:
     q = integrand.q
     # Whatever q, phi is to be smooth on panels: it may bend where |h| is some 1.
     octaves = max(math.ceil(math.log2(float(q.max())) / 2), 0)
-    near = torch.exp2(-torch.arange(octaves + 1, dtype=torch.float64))
+    steps = [*range(0, octaves - _DENSE, 2), *range(max(octaves - _DENSE, 0), octaves + 1)]
+    near = torch.exp2(-torch.tensor(steps, dtype=torch.float64))
     wide = torch.arange(-_REACH, _REACH + 1, 2, dtype=torch.float64)
     breaks = torch.tensor(_breaks(integrand.activation), dtype=torch.float64)
     edges = [torch.cat([wide, near, -near]).expand(len(q), -1), breaks / q.sqrt()]

@@ -19,6 +19,7 @@ from initstats.activations import Activation
 from initstats.theory.panels import Panels
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 _DEGREE = 32  # what a series leaves out is counted as the next degree
 _LENGTHS = 8  # of a panel, at which the coefficients are computed
@@ -42,21 +43,26 @@ class Correlations(NamedTuple):
     radial: Array
 
 
-def correlations(activation: Activation, q_u: Array, q_v: Array, c: Array) -> Correlations:
+def correlations(activation: Activation, q: Array, pairs: Indices, c: Array) -> Correlations:
     """How the activations of pairs of samples are correlated over units.
 
     Args:
         activation: phi.
-        q_u: second moments of the first samples' pre-activations u, (pairs,), above 0.
-        q_v: of the second's, v.
-        c: correlations of u and v, (pairs,).
+        q: second moments of the samples' pre-activations, (samples,), above 0.
+        pairs: the samples of each pair, (2, pairs).
+        c: correlations of their pre-activations, (pairs,).
     """
-    u, v = np.split(_series(activation).at(np.concatenate([q_u, q_v])), 2)
+    u, v = _normalized(activation, q)[pairs]
     powers = c[:, None] ** np.arange(1, _DEGREE + 2)
-    value, square = (
-        _normalized(*sides) * powers for sides in zip(np.hsplit(u, 2), np.hsplit(v, 2), strict=True)
-    )
-    return Correlations(value.sum(1), square.sum(1), square[:, 1])
+    value, square = np.einsum("pfk,pfk,pk->fp", u, v, powers)
+    return Correlations(value, square, u[:, 1, 1] * v[:, 1, 1] * c**2)
+
+
+def _normalized(activation: Activation, q: Array) -> Array:
+    """Coefficients of phi and of its square over their sizes, (samples, 2, degrees)."""
+    series = _series(activation).at(q).reshape(len(q), 2, -1)
+    sizes = np.sqrt(np.einsum("sfk,sfk->sf", series, series))
+    return np.asarray(series / np.where(sizes > 0, sizes, np.inf)[..., None])
 
 
 @lru_cache(maxsize=64)
@@ -80,9 +86,3 @@ def _coefficients(values: Array) -> Array:
     known = weighted @ _HERMITE
     rest = (weighted * values).sum(1) - (known**2).sum(1)
     return np.hstack([known[:, 1:], np.sqrt(np.maximum(rest, 0.0))[:, None]])
-
-
-def _normalized(u: Array, v: Array) -> Array:
-    """Products of coefficients over the standard deviations, (pairs, degrees)."""
-    sizes = np.sqrt(np.einsum("pk,pk->p", u, u) * np.einsum("pk,pk->p", v, v))
-    return u * v / np.where(sizes > 0, sizes, np.inf)[:, None]

@@ -271,7 +271,7 @@ def test_memory_is_that_of_the_workload_alone() -> None:
     found = bench.memory(samples=[64], workload="S10")
     assert ballast.nbytes == 1e8
     assert found["samples"].tolist() == [64]
-    assert 5 < found["megabytes"].iloc[0] < 90
+    assert 1 < found["megabytes"].iloc[0] < 90
 
 
 def test_memory_says_when_it_could_not_be_measured(
@@ -307,3 +307,21 @@ def test_two_workers_are_compared_with_one(monkeypatch: pytest.MonkeyPatch) -> N
     assert found["round"].tolist() == [0, 1]
     assert found["speedup"].tolist() == pytest.approx([2**0.5] * 2)
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_gpu_is_compared_with_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rate(grid: ist.Grid, data: ist.Dataset, workers: int) -> float:
+        assert (workers, grid.depth, len(data.valid)) == (1, 20, 10_000)
+        return 70.0 if grid.device == "cuda:5" else 10.0
+
+    monkeypatch.setattr(resources, "_rate", rate)
+    found = bench.gpu("cuda:5", rounds=2)
+    assert found.to_dict("list") == {
+        "round": [0, 1],
+        "cpu": [10, 10],
+        "gpu": [70, 70],
+        "speedup": [7, 7],
+    }
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="device: 'cuda:63' cannot be used here"):
+        bench.gpu("cuda:63", quick=True)

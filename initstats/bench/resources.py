@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,23 +69,58 @@ def efficiency(
     Returns:
         One row a round: `round`, cells a second of `one` and of `two` workers, their `speedup`.
     """
-    grid = Grid(
-        inits=[INIT],
-        activations=ACTIVATIONS,
-        depth=10 if quick else 20,
-        seeds=24 if quick else 48,
-        samples=2_000 if quick else 10_000,
-    )
-    data, rows = load_data(), []
-    rounds = 1 if quick else rounds
+    data = load_data()
+    grid = _study(depth=10, seeds=24, samples=2_000) if quick else _study(seeds=32)
+    ways = {name: partial(_rate, grid, data, n) for n, name in enumerate(("one", "two"), 1)}
+    return _speedups(ways, 1 if quick else rounds, progress)
+
+
+def gpu(
+    device: str = "cuda",
+    *,
+    rounds: int = 3,
+    quick: bool = False,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """How much faster a GPU gets through a study than one worker process.
+
+    Args:
+        device: which one.
+        rounds, quick, progress: as in `efficiency`.
+
+    Returns:
+        One row a round: `round`, cells a second of `cpu` and of `gpu`, their `speedup`.
+
+    Raises:
+        ValueError: torch cannot use the device.
+    """
+    data = load_data()
+    size = {"depth": 10, "samples": 2_000} if quick else {}
+    ways = {
+        "cpu": partial(_rate, _study(**size, seeds=16), data, 1),
+        "gpu": partial(_rate, _study(**size, seeds=160, device=device), data, 1),
+    }
+    return _speedups(ways, 1 if quick else rounds, progress)
+
+
+def _study(**fields: Any) -> Grid:
+    """As workload S, at half its depth."""
+    return Grid(inits=[INIT], activations=ACTIVATIONS, **{"samples": 10_000, **fields})
+
+
+def _speedups(
+    ways: Mapping[str, Callable[[], float]], rounds: int, progress: Progress | None
+) -> pd.DataFrame:
+    """Rates of two ways to do the same in turn, and how much faster the second is."""
+    rows = []
     for number in range(rounds):
         rates = []
-        for workers in (1, 2):
-            rates.append(_rate(grid, data, workers))
+        for done, rate in enumerate(ways.values(), 1):
+            rates.append(rate())
             if progress is not None:
-                progress(2 * number + workers, 2 * rounds)
+                progress(len(ways) * number + done, len(ways) * rounds)
         rows.append((number, *rates, rates[1] / rates[0]))
-    return pd.DataFrame(rows, columns=["round", "one", "two", "speedup"])
+    return pd.DataFrame(rows, columns=["round", *ways, "speedup"])
 
 
 def machine() -> dict[str, str | int | float]:
@@ -120,7 +157,7 @@ def _added_elsewhere(samples: int, workload: str) -> float:
 def added(samples: int, workload: str) -> float:
     """Megabytes by which a workload raises this process's peak, its data being loaded."""
     chosen, split = WORKLOADS[workload], load_data().train.first(samples)
-    settings = Settings(depth=chosen.depth, samples=samples)
+    settings = Settings.suited(chosen.depth, samples)
     entries = [activations.get(name) for name in ACTIVATIONS]
     init = inits.get(INIT)
     warm_up()

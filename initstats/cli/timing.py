@@ -53,6 +53,8 @@ def bench(
 
 def _time_engine(workloads: Any, rounds: int, quick: bool, plot: Path | None) -> dict[str, Any]:
     """Print what the benchmark finds; all of it as tables."""
+    import torch
+
     from initstats import bench
 
     machine = bench.machine()
@@ -74,17 +76,20 @@ def _time_engine(workloads: Any, rounds: int, quick: bool, plot: Path | None) ->
         f"\ntwo workers: {speedup.median():.2f} times one "
         f"({speedup.min():.2f} to {speedup.max():.2f}; goal 1.8)"
     )
+    results = {"efficiency": efficiency}
+    if torch.cuda.is_available():
+        with Bar("studies") as bar:
+            results["gpu"] = bench.gpu(quick=quick, progress=bar.show)
+        speedup = results["gpu"]["speedup"]
+        typer.echo(
+            f"{torch.cuda.get_device_name()}: {speedup.median():.1f} times one worker "
+            f"({speedup.min():.1f} to {speedup.max():.1f})"
+        )
     memory = bench.memory((1_000, 10_000) if quick else (1_000, 10_000, 50_000))
     typer.echo("peak memory above the process with its data (goal 60 MB):")
     for row in memory.itertuples():
         typer.echo(f"  {row.samples:>6,} samples  {row.megabytes:5.0f} MB")
-    return {
-        "machine": machine,
-        "timings": timings,
-        "ratios": ratios,
-        "efficiency": efficiency,
-        "memory": memory,
-    }
+    return {"machine": machine, "timings": timings, "ratios": ratios, **results, "memory": memory}
 
 
 def _time_lesson(quick: bool) -> dict[str, Any]:

@@ -51,7 +51,14 @@ class Settings:
 
     @classmethod
     def suited(
-        cls, depth: int, samples: int, *, backward: bool, dtype: DType, device: str, seeds: int
+        cls,
+        depth: int,
+        samples: int,
+        *,
+        backward: bool = False,
+        dtype: DType = "float32",
+        device: str = "cpu",
+        seeds: int = 1,
     ) -> Settings:
         """Settings whose free choices suit the machine and the size of the run.
 

@@ -55,6 +55,10 @@ class Init(Entry):
         bias_std: the same for the biases.
         summary: one line.
         fitted: the draw is only a start that is then fitted to data.
+        orthogonal: rows or columns, whichever are fewer, are orthogonal and of one length, so that
+            the weights do not add as much chance to the length of a signal as independent ones do.
+        uniform_bias: biases are uniformly distributed, and so many inputs do not make
+            pre-activations Gaussian.
         module: where a registered scheme is defined; empty for a bare callable.
     """
 
@@ -66,6 +70,8 @@ class Init(Entry):
     bias_std: Std = field(repr=False)
     summary: str = ""
     fitted: bool = False
+    orthogonal: bool = False
+    uniform_bias: bool = False
     module: str = field(default="", repr=False)
 
     @cached_property
@@ -134,13 +140,19 @@ def get(init: str | Init | Fill) -> Init:
 
 
 def init(
-    std: Std | None = None, bias_std: Std | None = None, *, fitted: bool = False
+    std: Std | None = None,
+    bias_std: Std | None = None,
+    *,
+    fitted: bool = False,
+    orthogonal: bool = False,
+    uniform_bias: bool = False,
 ) -> Callable[[Decorated], Decorated]:
     """Register a function that fills weights in place as a family of initializations.
 
     The function's name and the first line of its docstring are the entry's; its parameters are
     keyword-only, beside `generator`, `bias` and `activation`. `std` and `bias_std`, called with a
-    shape and the parameters, declare the scale that theory should expect::
+    shape and the parameters, declare the scale that theory should expect; the flags are those of
+    `Init`::
 
         @init(lambda shape, std: std)
         def flat(weight, *, generator, std=0.1):
@@ -160,6 +172,8 @@ def init(
                     partial(bias_std, **parameters) if bias_std else _none,
                     summary_of(fill),
                     fitted,
+                    orthogonal,
+                    uniform_bias,
                     fill.__module__,
                 )
             )
@@ -318,7 +332,7 @@ def _orthogonal_std(shape: Shape, gain: float) -> float:
     return gain / math.sqrt(max(out, inputs))
 
 
-@init(_orthogonal_std)
+@init(_orthogonal_std, orthogonal=True)
 def orthogonal(weight: Tensor, *, generator: Generator, gain: float = 1.0) -> None:
     """Orthonormal rows or columns, whichever are fewer: square layers keep every length."""
     nn.init.orthogonal_(weight, gain, generator)
@@ -350,7 +364,7 @@ def _identity_std(shape: Shape) -> float:
     return math.nan if shape[0] == shape[1] else _orthogonal_std(shape, 1.0)
 
 
-@init(_identity_std)
+@init(_identity_std, orthogonal=True)
 def identity(weight: Tensor, *, generator: Generator) -> None:
     """Passes its input on where the layer is square (conv: by the centre), else orthogonal."""
     if weight.shape[0] != weight.shape[1]:
@@ -365,7 +379,7 @@ def _torch_std(shape: Shape) -> float:
     return 1 / math.sqrt(3 * fans(shape)[0])
 
 
-@init(_torch_std, _torch_std)
+@init(_torch_std, _torch_std, uniform_bias=True)
 def torch_default(weight: Tensor, *, generator: Generator, bias: Tensor) -> None:
     """What nn.Linear and nn.Conv2d do unasked: kaiming_uniform(a=sqrt 5), uniform biases."""
     nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)

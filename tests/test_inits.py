@@ -281,6 +281,20 @@ def test_three_lines_register_a_scheme() -> None:
         inits.init()(flat)
 
 
+@members
+def test_what_is_declared_of_a_scheme_holds(name: str) -> None:
+    entry = inits.get(name)
+    for shape in ((6, 9), (9, 6)):
+        weight = _draw(name, shape)[0].double()
+        fewer = weight if shape == (6, 9) else weight.T
+        gram = fewer @ fewer.T / fewer.square().sum(1).mean()
+        orthogonal = torch.allclose(gram, torch.eye(6, dtype=torch.float64), atol=1e-5)
+        assert orthogonal == (entry.orthogonal or entry.fitted)  # lsuv only starts so
+    bias = _draw(name, (5000, 3))[1].double()
+    uniform = float(bias.abs().max()) <= 1.01 * math.sqrt(3) * float(bias.std())
+    assert entry.uniform_bias == (uniform and bool(bias.any()))
+
+
 @pytest.mark.usefixtures("registry")
 def test_a_scheme_may_ask_for_biases_and_the_activation() -> None:
     @inits.init(lambda shape, activation: 0.5, lambda shape, activation: 2.0)

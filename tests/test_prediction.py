@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import initstats as ist
+from initstats import inits
 from initstats.prediction import COMPARED, KEYS, compare, predict
 from initstats.prediction.dense import Inputs
 
@@ -221,6 +223,18 @@ def test_words_of_caution(toy: ist.Dataset) -> None:
     assert "growing as chi_q = " in square["note"][3]
     assert "by more than its size" in square["note"][5]
     assert math.isnan(square["second_moment"][5])
+
+
+def test_inits_of_ones_own_declare_what_theory_asks_for(toy: ist.Dataset) -> None:
+    theirs = [inits.get("orthogonal"), inits.get("torch_default")]
+    own = [replace(init, name=f"own_{init.name}") for init in theirs]
+    silent = [replace(init, orthogonal=False, uniform_bias=False) for init in theirs]
+    rows = []
+    for some in (theirs, own, silent):
+        grid = ist.Grid(inits=some, activations=["relu"], widths=[12], depth=3, seeds=1)
+        rows.append(predict(grid, toy).drop(columns="init"))
+    pd.testing.assert_frame_equal(rows[0], rows[1])
+    assert (rows[0]["second_moment_spread"] < rows[2]["second_moment_spread"]).all()
 
 
 def test_functions_without_moments(toy: ist.Dataset) -> None:

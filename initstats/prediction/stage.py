@@ -21,10 +21,6 @@ LOST = "the signal leaves the range of float32"
 
 _BENT = 1e-6  # relative curvature that counts
 
-# Schemes that are not what their two variances alone would make of them.
-_ORTHOGONAL = ("orthogonal", "identity")
-_UNIFORM_BIAS = ("torch_default",)
-
 Place = tuple[int, str, str]
 """Layer, tensor and direction."""
 
@@ -66,7 +62,6 @@ class Stage:
 
 def stages(init: Init, activation: Activation, layers: Sequence[Layer]) -> Iterator[Stage]:
     """The layers, as far as they are random draws of a known variance."""
-    family = init.name.partition("(")[0]
     for layer in layers:
         sigma_w2 = init.sigma_w2(layer.weight, activation)
         sigma_b2 = init.sigma_b2(layer.weight, activation)
@@ -77,8 +72,8 @@ def stages(init: Init, activation: Activation, layers: Sequence[Layer]) -> Itera
             layer,
             sigma_w2,
             sigma_b2,
-            uniform_bias=sigma_b2 if family in _UNIFORM_BIAS else 0.0,
-            radial=max(0.0, 1 - out / inputs) if family in _ORTHOGONAL else 1.0,
+            uniform_bias=sigma_b2 if init.uniform_bias else 0.0,
+            radial=max(0.0, 1 - out / inputs) if init.orthogonal else 1.0,
         )
 
 

@@ -54,7 +54,7 @@ def correlations(activation: Activation, q: Array, pairs: Indices, c: Array) -> 
     """
     u, v = _normalized(activation, q)[pairs]
     powers = c[:, None] ** np.arange(1, _DEGREE + 2)
-    value, square = np.einsum("pfk,pfk,pk->fp", u, v, powers)
+    value, square = (np.einsum("pk,pk,pk->p", u[:, f], v[:, f], powers) for f in (0, 1))
     return Correlations(value, square, u[:, 1, 1] * v[:, 1, 1] * c**2)
 
 

@@ -255,6 +255,13 @@ def test_predictions_do_not_look_at_seeds(toy: ist.Dataset) -> None:
     pd.testing.assert_frame_equal(predict(one, toy), predict(many, toy))
 
 
+def test_progress_is_told(toy: ist.Dataset) -> None:
+    told: list[tuple[int, int]] = []
+    grid = ist.Grid(inits=["zeros"], activations=["relu", "tanh"], widths=[5, 6], depth=1)
+    predict(grid, toy, progress=lambda done, total: told.append((done, total)))
+    assert told == [(done, 4) for done in range(5)]
+
+
 def test_no_such_split() -> None:
     x, y = np.random.default_rng(0).normal(size=(8, 4)), np.zeros(8, dtype=int)
     data = ist.Dataset.from_arrays((x, y), (x, y))

@@ -51,7 +51,7 @@ def sweep(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:NUMBER.")] = None,
     theory: Annotated[
         bool,
-        typer.Option("--theory", help="Predict the same rows, and draw them too (some minutes)."),
+        typer.Option("--theory", help="Predict the same rows, and draw them too (some seconds)."),
     ] = False,
     data: Annotated[
         str | None, typer.Option(metavar="mnist|FOLDER", help="mnist, or a folder of IDX files.")
@@ -170,17 +170,16 @@ def _compare(grid: Any, data: Any, folder: Path, *, predicting: bool) -> None:
 
     parts = [] if known is None else [known.drop(columns=["z", "seeds"])]
     there = {tuple(key) for part in parts for key in part[["init", "activation", "width"]].values}
-    lacking = [
+    lacking = tuple(
         activation
         for activation in grid.activations
         if not {(init.name, activation.name, width) for init in grid.inits for width in grid.widths}
         <= there
-    ]
-    with Bar("activations predicted") as bar:
-        for done, activation in enumerate(lacking if predicting else ()):
-            bar.show(done, len(lacking))
-            alone = grid.model_copy(update={"activations": (activation,)})
-            parts.append(predict(alone, data))
+    )
+    if predicting and lacking:
+        with Bar("predictions") as bar:
+            alone = grid.model_copy(update={"activations": lacking})
+            parts.append(predict(alone, data, progress=bar.show))
     names = {name: "int64" if name in ("width", "layer") else "str" for name in KEYS}
     predicted = pd.concat([part.astype(names) for part in parts]).drop_duplicates(KEYS)
     scored = compare(load_table(folder), predicted).query("statistic == 'second_moment'")

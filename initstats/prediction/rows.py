@@ -25,7 +25,7 @@ from initstats.prediction.stage import (
     unknown_beyond,
 )
 from initstats.stack import Layer, Settings, architecture, row_keys
-from initstats.sweep import Grid
+from initstats.sweep import Grid, Progress, chosen_samples
 
 Theory = Callable[[Activation, tuple[Stage, ...]], dict[Place, Row]]
 
@@ -35,12 +35,13 @@ KEYS = ["dataset", "network", "init", "activation", "width", "layer", "tensor", 
 _EXTRA = ("second_moment_spread", "second_moment_error")
 
 
-def predict(grid: Grid, data: Dataset) -> pd.DataFrame:
+def predict(grid: Grid, data: Dataset, *, progress: Progress | None = None) -> pd.DataFrame:
     """The rows of a sweep from theory, for the mean over draws of the weights.
 
     Args:
         grid: as for `run_sweep`; its seeds do not matter.
         data: the dataset.
+        progress: told of every init, activation and width.
 
     Returns:
         The sweep's key columns without `seed`, its statistics (NaN where theory says nothing), and
@@ -52,23 +53,20 @@ def predict(grid: Grid, data: Dataset) -> pd.DataFrame:
     Raises:
         ValueError: the grid does not fit the data.
     """
-    split = _split(grid, data)
+    split = chosen_samples(grid, data)
     theory = cache(_theory(grid, split))  # some inits differ in no variance
     places = row_keys(Settings(grid.depth, len(split), grid.backward))
     keys, rows = [], []
-    for init, activation, width in product(grid.inits, grid.activations, grid.widths):
+    configurations = list(product(grid.inits, grid.activations, grid.widths))
+    notify = progress or (lambda done, total: None)
+    for done, (init, activation, width) in enumerate(configurations):
+        notify(done, len(configurations))
         layers = architecture(grid.network, width, grid.depth, split.shape)
         configuration = (data.name, grid.network, init.name, activation.name, width)
         keys += [(*configuration, *place) for place in places]
         rows += _configuration(theory, init, activation, layers, places)
+    notify(len(configurations), len(configurations))
     return _frame(keys, rows)
-
-
-def _split(grid: Grid, data: Dataset) -> Split:
-    split: Split | None = getattr(data, grid.split)
-    if split is None:
-        raise ValueError(f"split: dataset {data.name!r} has no {grid.split!r} split")
-    return split.first(grid.samples or len(split))
 
 
 def _theory(grid: Grid, split: Split) -> Theory:

@@ -30,7 +30,7 @@ _REACH, _TAIL = 14.0, 12.0  # of the rule, in z, and where nothing should be lef
 _DENSE = 5  # octaves of |h| beyond which phi bends so slowly that panels may take two
 _RESOLVED = 1e-12  # share of a moment by which finer panels may change it
 _NOTHING = 1e-14  # share of a moment that may lie in the tail
-_EVERY = 5  # values of which one is measured, where all are close
+_EVERY, _CLOSE = 5, 8.0  # values of which one is measured, where all are as close as this
 _BITS = 60  # of the place where phi changes its sign
 _ZERO = 1e-15  # as such a place
 _MANY = 32  # such places: phi oscillates
@@ -107,7 +107,7 @@ def by_rule(integrand: Integrand) -> Array | None:
     phi, and others.
     """
     edges = _edges(integrand)
-    every = _EVERY if float(integrand.w[-1] / integrand.w[0]) < math.e else 1
+    every = _EVERY if float(integrand.w[-1] / integrand.w[0]) < _CLOSE else 1
     some = slice((len(edges) - 1) % every, None, every)
     halves = torch.cat([edges, (edges[:, :-1] + edges[:, 1:]) / 2], dim=1)
     found = _terms(integrand, edges)[0].sum(2)

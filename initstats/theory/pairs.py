@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 _DEGREE = 32  # what a series leaves out is counted as the next degree
-_LENGTHS = 8  # of a panel, at which the coefficients are computed
+_LENGTHS = 10  # of a panel, at which the coefficients are computed
 _POINTS, _REACH = 2400, 12.0
 
 _Z = (np.arange(_POINTS) + 0.5) * (2 * _REACH / _POINTS) - _REACH

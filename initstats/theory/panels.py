@@ -1,6 +1,6 @@
 """Functions of a second moment that cost much, interpolated where they are asked for often.
 
-A panel is a factor e wide: on it, Chebyshev polynomials in log q converge fast for what Gaussians
+A panel is a factor e^2 wide: on it, Chebyshev polynomials in log q converge fast for what Gaussians
 smooth, kinks or not.
 """
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+_WIDTH = 2  # of a panel, in log q
 _CHUNK = 2**16  # entries interpolated at once
 
 
@@ -31,12 +32,13 @@ class Panels:
         return np.vstack([self._interpolated(np.log(q[i : i + _CHUNK])) for i in chunks])
 
     def _interpolated(self, log_q: Array) -> Array:
-        numbers = np.floor(log_q).astype(int)
+        numbers = np.floor(log_q / _WIDTH).astype(int)
         parts = {int(number): np.flatnonzero(numbers == number) for number in np.unique(numbers)}
         panels = [self._panel(number) for number in parts]
         values = np.empty((log_q.size, panels[0].shape[1]))
         for (number, inside), panel in zip(parts.items(), panels, strict=True):
-            basis = chebyshev.chebvander(2 * (log_q[inside] - number) - 1, self.nodes - 1)
+            place = 2 * (log_q[inside] / _WIDTH - number) - 1
+            basis = chebyshev.chebvander(place, self.nodes - 1)
             values[inside] = basis @ panel
         return values
 
@@ -44,6 +46,6 @@ class Panels:
         if number not in self.filled:
             nodes = chebyshev.chebpts1(self.nodes)
             basis = chebyshev.chebvander(nodes, self.nodes - 1)
-            values = self.function(np.exp(number + (nodes + 1) / 2))
+            values = self.function(np.exp(_WIDTH * (number + (nodes + 1) / 2)))
             self.filled[number] = np.asarray(np.linalg.solve(basis, values), dtype=np.float64)
         return self.filled[number]

@@ -21,7 +21,7 @@ from initstats.theory.panels import Panels
 
 Array = NDArray[np.float64]
 
-_NODES = 16  # a panel is a factor e of w wide: errors of 1e-11 for smooth and kinked phi
+_NODES = 22  # of a panel of w: errors of 1e-11 for smooth and kinked phi
 _TINY = 1e-300  # stands for w = 0, where derivatives are limits
 _ROUGH = 1e-6  # w over phi(0)^2 below which rounding would swamp the derivatives
 _PLAIN = 6  # moments that are no derivatives by q

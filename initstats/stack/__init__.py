@@ -13,7 +13,7 @@ from initstats.activations import Activation
 from initstats.data import Split
 from initstats.inits import Init
 from initstats.stack.layers import NETWORKS, Layer, architecture
-from initstats.stack.numerics import exact_numerics
+from initstats.stack.numerics import exact_numerics, keep_freed_memory
 from initstats.stack.passes import Passes, Result, tile_samples
 from initstats.stack.settings import DType, Settings, row_keys
 from initstats.stack.weights import (
@@ -78,6 +78,7 @@ def run_stack(
     # always as many, each in its place: a product's last bits depend on what it is computed beside
     places = [seed % batch for seed in seeds]
     together = [seeds[places.index(place) if place in places else 0] for place in range(batch)]
+    keep_freed_memory()
     with exact_numerics():
         weights = weights_by_activation(init, activations, layers, together, fit, settings)
         passes = Passes(layers, activations, weights, together, settings)

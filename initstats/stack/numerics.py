@@ -29,6 +29,16 @@ def exact_numerics() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def keep_freed_memory() -> None:
+    """Have the C library hand freed memory out again, rather than back to the system.
+
+    glibc maps a block larger than any that was freed before anew, page by page, and shrinks its
+    heap by as much: a tile's temporaries would take longer to get than to fill. What is freed here
+    was never touched, and is as large as glibc looks at; elsewhere it does nothing.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
+
+
 def flushes_denormals() -> bool:
     """Whether results below the smallest normal number become 0 (torch keeps no record of it)."""
     tiny = torch.full((), torch.finfo(torch.float32).tiny, dtype=torch.float32)

@@ -10,7 +10,8 @@ a panel are looked at too, so that no kink hides between its last node and its n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -258,6 +259,17 @@ class _Totals:
     right: Tensor
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch's: on tensors as small as here, several only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def mesh(edges: Tensor) -> tuple[Tensor, Tensor]:
     """Nodes (..., points) between edges (..., edges), and weights that include the density.
 
@@ -270,6 +282,7 @@ def mesh(edges: Tensor) -> tuple[Tensor, Tensor]:
     return nodes.flatten(-2), weights.flatten(-2)
 
 
+@one_thread()
 def _integrate(rows: Function, scale: float) -> _Totals:
     """Integrate (rows, points) against the normal density; `scale` is sqrt(q)."""
     panels, exist = _first_panels(rows, scale)

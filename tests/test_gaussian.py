@@ -212,6 +212,26 @@ def test_functions_without_gains(f: Function, message: str) -> None:
         gain(f)
 
 
+def test_one_thread_integrates_and_the_others_come_back() -> None:
+    seen = set()
+
+    def f(x: Tensor) -> Tensor:
+        seen.add(torch.get_num_threads())
+        return x * math.nan if len(seen) > 1 else x
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expect(f)
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+        seen.add(0)
+        with pytest.raises(ValueError, match="NaN"):
+            expect(f)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_modules_are_functions_too() -> None:
     assert gain(nn.GELU()) == gain(F.gelu)
 

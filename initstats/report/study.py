@@ -152,6 +152,7 @@ def _facts(source: Source) -> dict[str, str]:
         "duration": f"{sessions['seconds'].sum():.0f} s of computation"
         + (f" in {len(sessions)} sessions" if len(sessions) > 1 else ""),
         "started": f"{sessions['started'].iloc[0]:%Y-%m-%d %H:%M} UTC",
+        "computed": f"in {settings.get('dtype', 'float32')} on {settings.get('device', 'cpu')}",
         "engine": ", ".join(f"{name} {value}" for name, value in run.engine.items()),
     }
     environment = sessions.iloc[-1].drop(["started", "seconds", "cells"]).dropna()

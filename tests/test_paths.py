@@ -55,7 +55,10 @@ PATHS: dict[str, dict[str, Any]] = {
     f"{kernels} kernels, tiles of {tile}": {"kernels": kernels, "tile": tile}
     for kernels, tile in product(KERNELS, (2**11, 2**14, 2**18))
 }
-PATHS |= {f"product by {name}": {"product": name} for name in get_args(Product)}
+PATHS |= {
+    f"product by {name}, {seeds} seeds": {"product": name, "batch": seeds}
+    for name, seeds in product(get_args(Product), (1, 3))
+}
 PATHS |= {f"{kernels} kernels, 3 seeds": {"kernels": kernels, "batch": 3} for kernels in KERNELS}
 """Changes of the settings that may change the last digits."""
 

@@ -27,11 +27,13 @@ def product(name: Product, matrix: Tensor, x: Tensor, out: Tensor | None = None)
     """matrix @ x, in `out` where the library can write there.
 
     Args:
-        name: which library; `onednn` multiplies matrices alone, in float32 on the CPU.
+        name: which library; `onednn` multiplies in float32 on the CPU alone, seed by seed.
         matrix: ([seeds,] units, inputs).
         x: ([seeds,] inputs, entries).
         out: ([seeds,] units, entries), overlapping neither.
     """
+    if name == "onednn" and matrix.ndim > 2:
+        return torch.stack([product(name, *one) for one in zip(matrix, x.expand(len(matrix), -1, -1), strict=True)])
     if name == "onednn":
         return torch.ops.mkldnn._linear_pointwise(matrix, x.mT, None, "none", [], "")  # type: ignore[no-any-return]
     return torch.matmul(matrix, x, out=out)

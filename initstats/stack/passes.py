@@ -72,16 +72,22 @@ class Passes:
         self.samples = tile_samples(settings.samples, layers, settings)
         entries = max(layer.size for layer in layers) * self.samples * self.seeds
         self.buffers = [torch.empty(entries, **self.settings.place) for _ in range(3)]
-        self.moments = [
-            Moments(
-                len(activations) * len(settings.kinds) * self.seeds,
-                layer.units,
+        # layers of as many units share an accumulator: it is read off in one go
+        slots = dict.fromkeys((layer.units for layer in layers), 0)
+        self.first = []
+        for layer in layers:
+            self.first.append(slots[layer.units])
+            slots[layer.units] += len(activations) * len(settings.kinds)
+        self.moments = {
+            units: Moments(
+                count * self.seeds,
+                units,
                 every=settings.histogram_every,
                 kernels=settings.kernels,
                 device=settings.device,
             )
-            for layer in layers
-        ]
+            for units, count in slots.items()
+        }
 
     def run(self, split: Split) -> None:
         """Every activation over all samples."""
@@ -91,16 +97,18 @@ class Passes:
 
     def results(self, seeds: Sequence[int]) -> Iterator[Result]:
         """The numbers so far, one result a seed (by place) and activation: a seed after another."""
-        statistics = [moments.statistics() for moments in self.moments]
-        histograms = [moments.histogram.cpu().numpy() for moments in self.moments]
+        statistics = {units: moments.statistics() for units, moments in self.moments.items()}
+        histograms = {
+            units: moments.histogram.cpu().numpy() for units, moments in self.moments.items()
+        }
 
-        def rows(tables: list[NDArray[Scalar]], seed: int, index: int) -> NDArray[Scalar]:
-            slots = (self._slots(number, index) for number in range(len(tables)))
+        def rows(tables: dict[int, NDArray[Scalar]], seed: int, index: int) -> NDArray[Scalar]:
+            own = [
+                [slot * self.seeds + seed for slot in self._slots(number, index)]
+                for number in range(len(self.layers))
+            ]
             return np.concatenate(
-                [
-                    table[[slot * self.seeds + seed for slot in own]]
-                    for table, own in zip(tables, slots, strict=True)
-                ]
+                [tables[layer.units][slots] for layer, slots in zip(self.layers, own, strict=True)]
             )
 
         return (
@@ -148,16 +156,17 @@ class Passes:
                 gradient = self.layers[number].folded(columns)
 
     def _measure(self, number: int, index: int, kind: int, x: Tensor) -> None:
-        slot = self._slots(number, index)[kind]
+        slot, moments = self._slots(number, index)[kind], self.moments[self.layers[number].units]
         if self.seeds > 1:
-            self.moments[number].add(slice(slot * self.seeds, (slot + 1) * self.seeds), x)
+            moments.add(slice(slot * self.seeds, (slot + 1) * self.seeds), x)
         else:
-            self.moments[number].add(slot, x)
+            moments.add(slot, x)
 
     def _slots(self, number: int, index: int) -> list[int]:
         """Where a layer's rows under an activation are kept; a shared one is kept once."""
         kinds = len(self.settings.kinds)
-        slots = list(range(kinds * index, kinds * (index + 1)))
+        first = self.first[number] + kinds * index
+        slots = list(range(first, first + kinds))
         if number == 0 and self.shared:
             slots[0] = 0
         return slots

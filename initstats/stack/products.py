@@ -33,7 +33,8 @@ def product(name: Product, matrix: Tensor, x: Tensor, out: Tensor | None = None)
         out: ([seeds,] units, entries), overlapping neither.
     """
     if name == "onednn" and matrix.ndim > 2:
-        return torch.stack([product(name, *one) for one in zip(matrix, x.expand(len(matrix), -1, -1), strict=True)])
+        pairs = zip(matrix, x.expand(len(matrix), *x.shape[-2:]), strict=True)
+        return torch.stack([product(name, *pair) for pair in pairs])
     if name == "onednn":
         return torch.ops.mkldnn._linear_pointwise(matrix, x.mT, None, "none", [], "")  # type: ignore[no-any-return]
     return torch.matmul(matrix, x, out=out)

@@ -26,8 +26,6 @@ QUANTILES = {
     "q95": 0.95,
     "q99": 0.99,
 }
-SLOTS_AT_ONCE = 256
-"""Histograms whose quantiles are taken together, in some megabytes."""
 _INFINITE = HALF - (1 << FRACTION_BITS)
 
 
@@ -68,20 +66,11 @@ def quantiles(counts: NDArray[np.int64], minimum: Array, maximum: Array) -> dict
         smooth densities the slope across bins is followed: the error is below 1% of the standard
         deviation up to |mean| = 2 std, 4% at 5 std, and grows as bins get wider than the density.
     """
-    values = np.full((len(counts), len(QUANTILES)), np.nan)
-    for start in range(0, len(counts), SLOTS_AT_ONCE):
-        part = slice(start, start + SLOTS_AT_ONCE)
-        values[part] = _quantiles(counts[part], minimum[part, None], maximum[part, None])
-    return dict(zip(QUANTILES, values.T, strict=True))
-
-
-def _quantiles(counts: NDArray[np.int64], minimum: Array, maximum: Array) -> Array:
-    """As `quantiles`, (slots, quantiles), of the extremes (slots, 1)."""
     low, high = bin_edges()
     finite = range(BINS)[finite_bins()]
     used = finite.start + np.flatnonzero(counts[:, finite_bins()].any(axis=0))
     if not len(used):
-        return np.full((1, 1), np.nan)
+        return {name: np.full(len(counts), np.nan) for name in QUANTILES}
     rows = np.arange(len(counts))[:, None]
     cumulative = counts[:, used].cumsum()  # through all rows: ascending, so that one search does
     ends = cumulative[len(used) - 1 :: len(used), None]
@@ -92,12 +81,13 @@ def _quantiles(counts: NDArray[np.int64], minimum: Array, maximum: Array) -> Arr
     bins = used[place - len(used) * rows] + np.array([-1, 0, 1])[:, None, None]
     count = counts[rows, bins]
     count[(bins < finite.start) | (bins >= finite.stop)] = 0
-    left, right = low[bins].clip(minimum, maximum), high[bins].clip(minimum, maximum)
+    extremes = minimum[:, None], maximum[:, None]
+    left, right = low[bins].clip(*extremes), high[bins].clip(*extremes)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = 1 - (cumulative[place] - before - target) / count[1]
         at = _position(share.clip(0, 1), count / (right - left), right - left)
-    result: Array = left[1] + at * (right - left)[1]
-    return result
+    values = left[1] + at * (right - left)[1]
+    return dict(zip(QUANTILES, values.T, strict=True))
 
 
 def _position(share: Array, density: Array, width: Array) -> Array:

@@ -4,6 +4,9 @@ A row is read in blocks. Of a block a first visit takes sum and extremes, a seco
 (x - shift) / scale in the input's own precision, in runs short enough that rounding does not pile
 up; everything across runs is float64. Blocks that hold NaN, infinities or magnitudes at the ends of
 the exponent's range go through a float64 path.
+
+Positions are unsigned: an index that cannot be negative needs no check, and loops over it become
+vectors. Functions are given a row and where to start and stop, as a slice would be counted.
 """
 
 from __future__ import annotations
@@ -20,8 +23,7 @@ from numpy.typing import NDArray
 from initstats.moments.histogram import BINS, HALF, SHIFT
 
 Array = NDArray[Any]
-BLOCK = 4096
-RUN = 512
+BLOCK, RUN = np.uint64(6144), np.uint64(1024)
 EXPONENT = 0x7FF << 52
 LARGEST = float(np.finfo(np.float32).max)
 _intrinsic: Any = numba.extending.intrinsic
@@ -52,16 +54,16 @@ def _read_as(context: Any, number: Any, like: Any) -> Any:
 
 
 @_compiled(fastmath=_REAL)
-def _survey(x, signed, unsigned):  # type: ignore[no-untyped-def]
-    """Smallest and largest entry, NaN where there is one, and the sum in the precision of x.
+def _survey(x, start, stop, signed, unsigned):  # type: ignore[no-untyped-def]
+    """Smallest and largest entry from start on, NaN where there is one, and the sum.
 
     The extremes are those of the bits as integers: LLVM vectorizes them and not those of floats
     that may be NaN. As unsigned, negative numbers are the largest, and ascend with magnitude.
     """
-    top = _read_as(x[0], signed)
-    bottom = last = _read_as(x[0], unsigned)
-    total = x[0] - x[0]
-    for i in range(len(x)):
+    first = x[start]
+    top, total = _read_as(first, signed), first - first
+    bottom = last = _read_as(first, unsigned)
+    for i in range(start, stop):
         v = x[i]
         top = max(top, _read_as(v, signed))
         last = max(last, _read_as(v, unsigned))
@@ -69,17 +71,17 @@ def _survey(x, signed, unsigned):  # type: ignore[no-untyped-def]
         total += v
     low = last if _read_as(last, signed) < 0 else bottom
     high = _read_as(top, unsigned) if top >= 0 else bottom
-    return _read_as(low, x[0]), _read_as(high, x[0]), total
+    return _read_as(low, first), _read_as(high, first), total
 
 
 @_compiled(fastmath=_FINITE)
-def _powers(x, shift, inverse):  # type: ignore[no-untyped-def]
+def _powers(x, start, stop, shift, inverse):  # type: ignore[no-untyped-def]
     """Sums of d, d^2, d^3, d^4, d = (x - shift) * inverse, and the counts of x < 0 and x == 0."""
     zero = shift - shift
     one = zero + type(shift)(1)
     s1 = s2 = s3 = s4 = negative = zeros = zero
     scaled = shift * inverse
-    for i in range(len(x)):
+    for i in range(start, stop):
         v = x[i]
         d = v * inverse - scaled
         d2 = d * d
@@ -166,18 +168,19 @@ def _merge(row, n, scale, mean, m2, m3, m4):  # type: ignore[no-untyped-def]
 
 
 @_compiled()
-def _add_block(row, x, layout):  # type: ignore[no-untyped-def]
-    """One block of one unit into its fields, `row`."""
+def _add_block(row, x, start, stop, layout):  # type: ignore[no-untyped-def]
+    """The entries of one unit from start on into its fields, `row`."""
     signed, unsigned, smallest, largest = layout
-    low, high, total = _survey(x, signed, unsigned)
-    n = len(x)
+    low, high, total = _survey(x, start, stop, signed, unsigned)
+    n = np.int64(stop - start)
     if -largest <= low < high <= largest and max(-low, high) >= smallest:
         low, high, shift = float(low), float(high), total / x.dtype.type(n)
         scale = _power_above(max(high - float(shift), float(shift) - low))
         inverse = x.dtype.type(1.0 / scale)
         s1 = s2 = s3 = s4 = negative = zeros = 0.0
-        for start in range(0, n, RUN):
-            t1, t2, t3, t4, neg, zer = _powers(x[start : start + RUN], shift, inverse)
+        for first in range(start, stop, RUN):
+            last = min(first + RUN, stop)
+            t1, t2, t3, t4, neg, zer = _powers(x, first, last, shift, inverse)
             s1 += t1
             s2 += t2
             s3 += t3
@@ -186,7 +189,7 @@ def _add_block(row, x, layout):  # type: ignore[no-untyped-def]
             zeros += zer
         _merge_sums(row, n, scale, float(shift), s1, s2, s3, s4)
     else:
-        n, bad, infinite, mean, scale, low, high, neg, zer, s1, s2, s3, s4 = _careful(x)
+        n, bad, infinite, mean, scale, low, high, neg, zer, s1, s2, s3, s4 = _careful(x[start:stop])
         if n > 0:
             _merge_sums(row, n, scale, mean, s1, s2, s3, s4)
         row[1] += bad
@@ -237,10 +240,12 @@ def _pour(histogram, even, odd, every):  # type: ignore[no-untyped-def]
 def _add(units, histogram, x, patterns, layout, every):  # type: ignore[no-untyped-def]
     """All rows of a tile: see `add`."""
     even, odd = np.zeros(BINS, np.uint32), np.zeros(BINS, np.uint32)
+    length = np.uint64(x.shape[1])
     for u in range(x.shape[0]):
         _count_bins(even, odd, patterns[u], (u - int(units[u, 0] + units[u, 1])) % every, every)
-        for start in range(0, x.shape[1], BLOCK):
-            _add_block(units[u], x[u, start : start + BLOCK], layout)
+        row, entries = units[u], x[u]
+        for start in range(np.uint64(0), length, BLOCK):
+            _add_block(row, entries, start, min(start + BLOCK, length), layout)
     _pour(histogram, even, odd, every)
 
 

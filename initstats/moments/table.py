@@ -166,9 +166,16 @@ def statistic(*, integer: bool = False) -> Callable[[Reader], Reader]:
 
 def summarize_units(units: Array, histogram: NDArray[np.int64]) -> Array:
     """All statistics of all slots, (slots, statistics), columns in the order of `STATISTICS`."""
-    summary = Summary(units, histogram)
+    # as many at once as stay in cache, units and histograms
+    size = max(1, min(2**15 // units.shape[1], 256))
+    table = np.empty((len(units), len(STATISTICS)))
     with np.errstate(all="ignore"):
-        return np.stack([entry.read(summary) for entry in STATISTICS.values()], axis=1)
+        for start in range(0, len(units), size):
+            part = slice(start, start + size)
+            summary = Summary(units[part], histogram[part])
+            for column, entry in enumerate(STATISTICS.values()):
+                table[part, column] = entry.read(summary)
+    return table
 
 
 @statistic(integer=True)

@@ -63,9 +63,14 @@ class Layer:
         return self.units * self.positions
 
     @property
-    def gathered(self) -> int:
-        """Entries of one sample's patches: inputs of a unit x positions."""
-        return math.prod(self.weight[1:]) * self.positions
+    def features(self) -> int:
+        """Entries of one sample before the layer: channels x input positions."""
+        return self.weight[1] * math.prod(self.inputs)
+
+    @property
+    def copied(self) -> int:
+        """Entries that `patches` copies of one sample."""
+        return math.prod(self.weight[1:]) * self.positions if self.kernel > 1 else 0
 
     def patches(self, x: Tensor) -> Tensor:
         """What the weight's rows are multiplied with.

@@ -40,7 +40,9 @@ class Result(NamedTuple):
 
 def tile_samples(samples: int, layers: Sequence[Layer], settings: Settings) -> int:
     """Samples a tile: of nearly equal tiles, a multiple of `ALIGNED`."""
-    size = sum(layer.gathered + layer.size for layer in layers) / len(layers)
+    size = sum(layer.copied + layer.size for layer in layers) / len(layers)
+    # the images themselves are larger than what most networks make of them
+    size = max(size, layers[0].features / 4)
     tiles = math.ceil(samples * size / settings.tile)
     return max(ALIGNED, math.ceil(samples / tiles / ALIGNED) * ALIGNED)
 

@@ -29,9 +29,10 @@ class Settings:
         dtype: of weights, samples and all between. Weights are drawn in float32 and cast, so that
             networks of any type are the same ones.
         device: where the passes run, as torch spells it; weights are drawn on the CPU.
-        tile: entries that a layer takes and gives at once, on average over the layers: large
-            enough that a row is worth its visit, small enough that all stays in the processor's
-            cache (2**20 float32 are four megabytes).
+        tile: entries that a layer makes at once, on average over the layers, patches of a
+            convolution too, and a quarter of the samples' own at most: large enough that a row is
+            worth its visit, small enough that all stays in the processor's cache (2**20 float32
+            are four megabytes).
         kernels: which statistics kernels.
         product: which matrix product.
         histogram_every: one entry in so many goes into the histogram.

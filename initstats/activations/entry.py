@@ -42,8 +42,9 @@ class Activation(Entry):
         function: elementwise; keeps shape and dtype.
         derivative: almost everywhere, elementwise, in the input's dtype.
         kinks: the x at which the derivative is known to jump, ascending.
-        out_function: ``out_function(x, result)`` writes the function's values, bit for bit, into
-            a tensor of x's shape that does not overlap it, and allocates nothing.
+        out_function: ``out_function(x, result)`` writes the function's values, to two units in
+            the last place, into a tensor of x's shape that does not overlap it, and allocates
+            nothing.
         mean: E phi(x) for x ~ N(0, q) as a function of q, where a closed form is known.
         second_moment: E phi(x)^2, the G(q) of the length map.
         derivative_second_moment: E phi'(x)^2.

@@ -234,6 +234,7 @@ LAYERS = [
     Layer((4, 3, 3, 3), (7, 6), 2),
     Layer((4, 3, 5, 5), (8, 8), 2),
     Layer((4, 3, 3, 3), (1, 1), 1),
+    Layer((4, 3, 5, 5), (2, 3), 2),
     Layer((4, 30), (1, 1), 1),
 ]
 
@@ -249,6 +250,20 @@ def test_patches_are_those_of_unfold_and_folding_is_their_transpose(layer: Layer
     torch.testing.assert_close(patches, unfolded.permute(1, 2, 0).flatten(1), rtol=0, atol=0)
     y = torch.randn(patches.shape, generator=generator, dtype=torch.float64)
     torch.testing.assert_close((patches * y).sum(), (x.flatten() * layer.folded(y).flatten()).sum())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_patches_of_seeds_are_those_of_each(layer: Layer, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    channels, inputs = layer.weight[1], math.prod(layer.inputs)
+    x, before = torch.randn(2, 3, channels, inputs * 2, generator=generator).to(dtype)
+    patches = layer.patches(x, layer.patches(before))
+    folded = layer.folded(patches)
+    for seed in range(3):
+        alone = layer.patches(x[seed])
+        assert torch.equal(patches[seed], alone)
+        assert torch.equal(folded[seed], layer.folded(alone))
 
 
 def test_the_conv_net_is_the_lessons() -> None:

@@ -73,6 +73,7 @@ class Passes:
         self.generators = [generator_for(seed, "cotangent") for seed in seeds]
         self.samples = tile_samples(settings.samples, layers, settings)
         entries = max(layer.size for layer in layers) * self.samples * self.seeds
+        self.patches: list[Tensor | None] = [None] * len(layers)
         self.buffers = [torch.empty(entries, **self.settings.place) for _ in range(3)]
         # layers of as many units share an accumulator: it is read off in one go
         slots = dict.fromkeys((layer.units for layer in layers), 0)
@@ -121,7 +122,7 @@ class Passes:
     def _add_tile(self, x: Tensor, samples: int) -> None:
         """Every activation, forward and backward, over a tile x of (features, samples)."""
         cotangent = self._cotangent(samples) if self.settings.backward else None
-        patches = self.layers[0].patches(x)
+        patches = self._patches(0, x)
         for index, activation in enumerate(self.activations):
             if index == 0 or not self.shared:
                 h = self.weights[index][0].applied(patches, by=self.settings.product)
@@ -135,7 +136,7 @@ class Passes:
         slopes, a = [], h
         for number, layer in enumerate(self.layers):
             if number:
-                patches = layer.patches(a)
+                patches = self._patches(number, a)
                 out = self._buffer(number % 2, layer.units, patches.shape[-1])
                 h = self.weights[index][number].applied(patches, out, by=self.settings.product)
                 self._measure(number, index, 0, h)
@@ -172,6 +173,10 @@ class Passes:
         if number == 0 and self.shared:
             slots[0] = 0
         return slots
+
+    def _patches(self, number: int, x: Tensor) -> Tensor:
+        patches = self.patches[number] = self.layers[number].patches(x, self.patches[number])
+        return patches
 
     def _buffer(self, which: int, units: int, entries: int) -> Tensor:
         shape = (self.seeds, units, entries) if self.seeds > 1 else (units, entries)

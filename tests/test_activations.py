@@ -145,6 +145,21 @@ def test_writing_into_a_tensor_gives_the_same(entry: Activation, dtype: torch.dt
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_come_back_as_autograd_brings_them(entry: Activation, dtype: torch.dtype) -> None:
+    if entry.out_backward is None:
+        pytest.skip("its derivative says it all")
+    x = _inputs(dtype)[:-5].requires_grad_()  # but for 1e30 and beyond, where torch's own are NaN
+    gradient = torch.randn(x.shape, generator=torch.Generator().manual_seed(4), dtype=dtype)
+    kept, result = gradient.clone(), torch.full_like(gradient, 7)
+    entry.out_backward(gradient, x.detach(), result)
+    (expected,) = torch.autograd.grad(entry(x), x, gradient)
+    rounding = 4e-6 if dtype == torch.float32 else 1e-14
+    torch.testing.assert_close(result, expected, rtol=rounding, atol=rounding)
+    assert torch.equal(gradient, kept)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
 def test_derivatives_are_autograds_away_from_kinks(entry: Activation) -> None:
     x = torch.linspace(-9, 9, 2001, dtype=torch.float64) + 1e-4
     for kink in entry.kinks:

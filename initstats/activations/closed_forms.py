@@ -12,13 +12,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from initstats.activations.entry import Facts, OfQ, Out
+from initstats.activations.entry import Facts, OfQ, Out, OutBackward
 
 Polynomial = tuple[float, ...]  # ascending coefficients
 
 
 def piecewise(
-    kinks: Sequence[float], pieces: Sequence[Polynomial], out_function: Out | None = None
+    kinks: Sequence[float],
+    pieces: Sequence[Polynomial],
+    out_function: Out | None = None,
+    out_backward: OutBackward | None = None,
 ) -> Facts:
     """The facts of a function that is a polynomial between its kinks, and continuous.
 
@@ -41,6 +44,7 @@ def piecewise(
         derivative,
         tuple(kinks),
         out_function,
+        out_backward,
         mean=_expectation(kinks, pieces),
         second_moment=_expectation(kinks, [_squared(piece) for piece in pieces]),
         derivative_second_moment=_expectation(kinks, [_squared(slope) for slope in slopes]),
@@ -53,9 +57,10 @@ def exponential(alpha: float, rate: float = 1.0, size: float = 1.0) -> Facts:
     The second moment loses digits to cancellation as q vanishes: a relative 1e-16 / q.
     """
 
-    def derivative(x: Tensor) -> Tensor:
-        ones = torch.ones_like(x)
-        return torch.ops.aten.elu_backward(ones, alpha, size, rate, False, x)  # type: ignore[no-any-return]
+    def backward(gradient: Tensor, x: Tensor, out: Tensor) -> None:
+        torch.ops.aten.elu_backward.grad_input(
+            gradient, alpha, size, rate, False, x, grad_input=out
+        )
 
     def mean(q: float) -> float:
         scale = math.sqrt(q)
@@ -69,9 +74,10 @@ def exponential(alpha: float, rate: float = 1.0, size: float = 1.0) -> Facts:
         return size**2 * (0.5 + (alpha * rate) ** 2 * _below_zero(2 * rate * math.sqrt(q)))
 
     return Facts(
-        derivative,
+        None,
         () if alpha * rate == 1 else (0.0,),
         lambda x, out: torch.ops.aten.elu.out(x, alpha, size, rate, out=out),
+        backward,
         mean,
         second_moment,
         derivative_second_moment,

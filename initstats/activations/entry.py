@@ -16,6 +16,7 @@ from initstats.registry import Entry, Registry, keyword_defaults, name_of, summa
 
 OfQ = Callable[[float], float]
 Out = Callable[[Tensor, Tensor], object]
+OutBackward = Callable[[Tensor, Tensor, Tensor], object]
 Decorated = TypeVar("Decorated", bound=Callable[..., Tensor])
 
 ACTIVATIONS: Registry[Activation] = Registry("activation")
@@ -28,6 +29,7 @@ class Facts:
     derivative: Function | None = None
     kinks: tuple[float, ...] = ()
     out_function: Out | None = None
+    out_backward: OutBackward | None = None
     mean: OfQ | None = None
     second_moment: OfQ | None = None
     derivative_second_moment: OfQ | None = None
@@ -45,6 +47,8 @@ class Activation(Entry):
         out_function: ``out_function(x, result)`` writes the function's values, to two units in
             the last place, into a tensor of x's shape that does not overlap it, and allocates
             nothing.
+        out_backward: ``out_backward(gradient, x, result)`` writes the gradient with respect to x,
+            from that with respect to phi(x), into a tensor of x's shape that overlaps neither.
         mean: E phi(x) for x ~ N(0, q) as a function of q, where a closed form is known.
         second_moment: E phi(x)^2, the G(q) of the length map.
         derivative_second_moment: E phi'(x)^2.
@@ -59,6 +63,7 @@ class Activation(Entry):
     derivative: Function = field(repr=False)
     kinks: tuple[float, ...] = field(default=(), repr=False)
     out_function: Out | None = field(default=None, repr=False)
+    out_backward: OutBackward | None = field(default=None, repr=False)
     mean: OfQ | None = field(default=None, repr=False)
     second_moment: OfQ | None = field(default=None, repr=False)
     derivative_second_moment: OfQ | None = field(default=None, repr=False)
@@ -156,9 +161,23 @@ def _made(
     name: str, function: Function, facts: Facts, summary: str | None = None, module: str = ""
 ) -> Activation:
     _try(name, function)
-    known = {**vars(facts), "derivative": facts.derivative or gaussian.derivative_of(function)}
+    derivative = facts.derivative or _slope(facts.out_backward) or gaussian.derivative_of(function)
+    known = {**vars(facts), "derivative": derivative}
     summary = summary_of(function) if summary is None else summary
     return Activation(name, function, **known, summary=summary, module=module)
+
+
+def _slope(out_backward: OutBackward | None) -> Function | None:
+    """The derivative, which a gradient of one everywhere becomes."""
+    if out_backward is None:
+        return None
+
+    def derivative(x: Tensor) -> Tensor:
+        result = torch.empty_like(x)
+        out_backward(torch.ones_like(x), x, result)
+        return result
+
+    return derivative
 
 
 def _try(name: str, function: Function) -> None:

@@ -7,8 +7,8 @@ door to that.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,20 +17,36 @@ from torch import Tensor
 
 from initstats.activations import closed_forms
 from initstats.activations.closed_forms import exponential, piecewise
-from initstats.activations.entry import Facts, activation
-from initstats.gaussian import Function, tailored_slope
+from initstats.activations.entry import Facts, OutBackward, activation
+from initstats.gaussian import tailored_slope
 
 aten = torch.ops.aten
 
 
-@activation(piecewise((), [(0.0, 1.0)], lambda x, out: out.copy_(x)))
+def _kernel(backward: Any, *options: float, **more: str) -> OutBackward:
+    """A kernel of torch's backward pass, writing into a tensor."""
+    return lambda gradient, x, out: backward.grad_input(
+        gradient, x, *options, **more, grad_input=out
+    )
+
+
+_threshold = _kernel(aten.threshold_backward, 0.0)
+
+
+@activation(
+    piecewise(
+        (), [(0.0, 1.0)], lambda x, out: out.copy_(x), lambda gradient, x, out: out.copy_(gradient)
+    )
+)
 def identity(x: Tensor) -> Tensor:
     """x itself: a linear network."""
     return x
 
 
 @activation(
-    piecewise((0.0,), [(0.0,), (0.0, 1.0)], lambda x, out: torch.clamp_min(x, 0.0, out=out))
+    piecewise(
+        (0.0,), [(0.0,), (0.0, 1.0)], lambda x, out: torch.clamp_min(x, 0.0, out=out), _threshold
+    )
 )
 def relu(x: Tensor) -> Tensor:
     """max(x, 0)."""
@@ -42,6 +58,7 @@ def relu(x: Tensor) -> Tensor:
         (0.0,),
         [(-shift,), (-shift, 1.0)],
         lambda x, out: torch.clamp_min(x, 0.0, out=out).sub_(shift),
+        _threshold,
     )
 )
 def shifted_relu(x: Tensor, *, shift: float = 0.5) -> Tensor:
@@ -49,12 +66,21 @@ def shifted_relu(x: Tensor, *, shift: float = 0.5) -> Tensor:
     return torch.relu(x) - shift
 
 
-def _leaky(negative_slope: float) -> Facts:
-    return piecewise(
-        (0.0,),
-        [(0.0, negative_slope), (0.0, 1.0)],
-        lambda x, out: aten.leaky_relu.out(x, negative_slope, out=out),
-    )
+def _leaky(negative_slope: float, factor: float = 1.0) -> Facts:
+    kernel = _kernel(aten.leaky_relu_backward, negative_slope, False)
+
+    def backward(gradient: Tensor, x: Tensor, out: Tensor) -> None:
+        kernel(gradient, x, out)
+        if factor != 1:
+            out.mul_(factor)
+
+    def function(x: Tensor, out: Tensor) -> None:
+        aten.leaky_relu.out(x, negative_slope, out=out)
+        if factor != 1:
+            out.mul_(factor)
+
+    pieces = [(0.0, factor * negative_slope), (0.0, factor)]
+    return piecewise((0.0,), pieces, function, backward)
 
 
 @activation(_leaky)
@@ -68,11 +94,23 @@ def _general(leak: float, sub: float, maxv: float) -> Facts:
     if not top > 0:
         raise ValueError(f"maxv must be above -sub, or nothing passes: got {maxv:g}, {sub:g}")
     clamped = [(top, (maxv,))] if math.isfinite(top) else []
-    mirrored = [((maxv,), top / leak)] if clamped and leak < 0 else []  # as in |x|
+    bottom = top / leak if leak < 0 else -math.inf
+    mirrored = [((maxv,), bottom)] if clamped and leak < 0 else []  # as in |x|
+
+    leaky, stopped = (
+        _kernel(aten.leaky_relu_backward, leak, False),
+        _kernel(aten.hardtanh_backward, bottom, top),
+    )
+
+    def backward(gradient: Tensor, x: Tensor, out: Tensor) -> None:
+        leaky(gradient, x, out)
+        stopped(out, x, out)
+
     return piecewise(
         (*(kink for _, kink in mirrored), 0.0, *(kink for kink, _ in clamped)),
         (*(p for p, _ in mirrored), (-sub, leak), (-sub, 1.0), *(p for _, p in clamped)),
         lambda x, out: aten.leaky_relu.out(x, leak, out=out).sub_(sub).clamp_max_(maxv),
+        backward,
     )
 
 
@@ -103,11 +141,7 @@ def _tailored(depth: float) -> tuple[float, float]:
 
 def _tailored_facts(depth: float) -> Facts:
     slope, factor = _tailored(depth)
-    return piecewise(
-        (0.0,),
-        [(0.0, factor * slope), (0.0, factor)],
-        lambda x, out: aten.leaky_relu.out(x, slope, out=out).mul_(factor),
-    )
+    return _leaky(slope, factor)
 
 
 @activation(_tailored_facts)
@@ -117,11 +151,16 @@ def tailored_relu(x: Tensor, *, depth: int = 50) -> Tensor:
     return F.leaky_relu(x, slope) * factor
 
 
-@activation(
-    piecewise(
-        (0.0, 6.0), [(0.0,), (0.0, 1.0), (6.0,)], lambda x, out: torch.clamp(x, 0.0, 6.0, out=out)
+def _clamp(low: float, high: float) -> Facts:
+    return piecewise(
+        (low, high),
+        [(low,), (0.0, 1.0), (high,)],
+        lambda x, out: torch.clamp(x, low, high, out=out),
+        _kernel(aten.hardtanh_backward, low, high),
     )
-)
+
+
+@activation(_clamp(0.0, 6.0))
 def relu6(x: Tensor) -> Tensor:
     """relu that stops at 6."""
     return F.relu6(x)
@@ -145,15 +184,10 @@ def selu(x: Tensor) -> Tensor:
     return F.selu(x)
 
 
-def _backward(kernel: Callable[..., Tensor], **options: str) -> Function:
-    """The derivative that a kernel of torch's backward pass multiplies a gradient by."""
-    return lambda x: kernel(torch.ones_like(x), x, **options)
-
-
 @activation(
     Facts(
-        _backward(aten.gelu_backward),
         out_function=lambda x, out: aten.gelu.out(x, out=out),
+        out_backward=_kernel(aten.gelu_backward),
         mean=closed_forms.gelu_mean,
         second_moment=closed_forms.gelu_second_moment,
         derivative_second_moment=closed_forms.gelu_derivative_second_moment,
@@ -166,8 +200,8 @@ def gelu(x: Tensor) -> Tensor:
 
 @activation(
     Facts(
-        _backward(aten.gelu_backward, approximate="tanh"),
         out_function=lambda x, out: aten.gelu.out(x, approximate="tanh", out=out),
+        out_backward=_kernel(aten.gelu_backward, approximate="tanh"),
     )
 )
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -176,7 +210,10 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 @activation(
-    Facts(_backward(aten.silu_backward), out_function=lambda x, out: aten.silu.out(x, out=out))
+    Facts(
+        out_function=lambda x, out: aten.silu.out(x, out=out),
+        out_backward=_kernel(aten.silu_backward),
+    )
 )
 def silu(x: Tensor) -> Tensor:
     """x times sigmoid of x; also known as swish."""
@@ -209,6 +246,7 @@ def mish(x: Tensor) -> Tensor:
     lambda beta: Facts(
         lambda x: (beta * x).sigmoid_(),
         out_function=lambda x, out: aten.softplus.out(x, beta, out=out),
+        out_backward=_kernel(aten.softplus_backward, beta, 20.0),
     )
 )
 def softplus(x: Tensor, *, beta: float = 1.0) -> Tensor:
@@ -221,6 +259,7 @@ def softplus(x: Tensor, *, beta: float = 1.0) -> Tensor:
         (-3.0, 3.0),
         [(0.0,), (0.0, 1 / 2, 1 / 6), (0.0, 1.0)],
         lambda x, out: aten.hardswish.out(x, out=out),
+        lambda gradient, x, out: aten.hardswish_backward.out(gradient, x, out=out),
     )
 )
 def hardswish(x: Tensor) -> Tensor:
@@ -230,7 +269,10 @@ def hardswish(x: Tensor) -> Tensor:
 
 @activation(
     piecewise(
-        (0.0,), [(0.0,), (0.0, 0.0, 1.0)], lambda x, out: torch.clamp_min(x, 0.0, out=out).square_()
+        (0.0,),
+        [(0.0,), (0.0, 0.0, 1.0)],
+        lambda x, out: torch.clamp_min(x, 0.0, out=out).square_(),
+        lambda gradient, x, out: torch.clamp_min(x, 0.0, out=out).mul_(2).mul_(gradient),
     )
 )
 def squared_relu(x: Tensor) -> Tensor:
@@ -246,10 +288,14 @@ def _tanh(x: Tensor, out: Tensor) -> Tensor:
     return torch.tanh(x, out=out)
 
 
+def _tanh_backward(gradient: Tensor, x: Tensor, out: Tensor) -> None:
+    aten.tanh_backward.grad_input(gradient, _tanh(x, out), grad_input=out)
+
+
 @activation(
     Facts(
-        lambda x: _tanh(x, torch.empty_like(x)).square_().neg_().add_(1),
         out_function=_tanh,
+        out_backward=_tanh_backward,
         mean=lambda q: 0.0,
     )
 )
@@ -258,15 +304,14 @@ def tanh(x: Tensor) -> Tensor:
     return torch.tanh(x)
 
 
-def _sigmoid_derivative(x: Tensor) -> Tensor:
-    y = torch.sigmoid(x)
-    return (1 - y).mul_(y)
+def _sigmoid_backward(gradient: Tensor, x: Tensor, out: Tensor) -> None:
+    aten.sigmoid_backward.grad_input(gradient, torch.sigmoid(x, out=out), grad_input=out)
 
 
 @activation(
     Facts(
-        _sigmoid_derivative,
         out_function=lambda x, out: torch.sigmoid(x, out=out),
+        out_backward=_sigmoid_backward,
         mean=lambda q: 0.5,
     )
 )
@@ -275,13 +320,7 @@ def sigmoid(x: Tensor) -> Tensor:
     return torch.sigmoid(x)
 
 
-@activation(
-    lambda min_val, max_val: piecewise(
-        (min_val, max_val),
-        [(min_val,), (0.0, 1.0), (max_val,)],
-        lambda x, out: torch.clamp(x, min_val, max_val, out=out),
-    )
-)
+@activation(lambda min_val, max_val: _clamp(min_val, max_val))
 def hardtanh(x: Tensor, *, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
     """x between min_val and max_val, constant outside."""
     return F.hardtanh(x, min_val, max_val)

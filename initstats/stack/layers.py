@@ -90,11 +90,12 @@ class Layer:
         """
         if self.kernel == 1:
             return x
-        lead, (plane, samples) = x.shape[:-2], self._plane(x)
-        shape = (*lead, math.prod(self.weight[1:]), self.positions * samples)
+        plane = self._plane(x)
+        entries = self.positions * plane.shape[-1]
+        shape = (*x.shape[:-2], math.prod(self.weight[1:]), entries)
         if out is None or out.shape != shape:
             out = x.new_zeros(shape)  # the padding stays 0: nobody writes there
-        taps = _fast(self._by_tap(out))
+        taps, plane = _fast(self._by_tap(out)), _fast(plane)
         for tap, window in self._windows:
             taps[tap] = plane[window]
         return out
@@ -113,15 +114,14 @@ class Layer:
         samples = columns.shape[-1] // self.positions
         shape = (*columns.shape[:-2], self.weight[1], math.prod(self.inputs) * samples)
         result = columns.new_zeros(shape)
-        taps, (plane, _) = _fast(self._by_tap(columns)), self._plane(result)
+        taps, plane = self._by_tap(columns), self._plane(result)
         for tap, window in self._windows:
-            plane[window] += taps[tap]
+            plane[window].add_(taps[tap])
         return result
 
-    def _plane(self, x: Tensor) -> tuple[Any, int]:
-        """([seeds,] channels, height, width, samples) of an input, and how many samples."""
-        plane = x.view(*x.shape[:-2], self.weight[1], *self.inputs, -1)
-        return _fast(plane), plane.shape[-1]
+    def _plane(self, x: Tensor) -> Tensor:
+        """([seeds,] channels, height, width, samples) of an input."""
+        return x.view(*x.shape[:-2], self.weight[1], *self.inputs, -1)
 
     def _by_tap(self, columns: Tensor) -> Tensor:
         """([seeds,] channels, kernel, kernel, rows, across, samples) of patches."""

@@ -74,7 +74,7 @@ class Passes:
         self.samples = tile_samples(settings.samples, layers, settings)
         entries = max(layer.size for layer in layers) * self.samples * self.seeds
         self.patches: list[Tensor | None] = [None] * len(layers)
-        self.buffers = [torch.empty(entries, **self.settings.place) for _ in range(3)]
+        self.buffer = torch.empty(entries, **self.settings.place)
         # layers of as many units share an accumulator: it is read off in one go
         slots = dict.fromkeys((layer.units for layer in layers), 0)
         self.first = []
@@ -127,31 +127,33 @@ class Passes:
             if index == 0 or not self.shared:
                 h = self.weights[index][0].applied(patches, by=self.settings.product)
                 self._measure(0, index, 0, h)
-            slopes = self._forward(index, activation, h)
+            seen = self._forward(index, activation, h)
             if cotangent is not None:
-                self._backward(index, slopes, cotangent)
+                self._backward(index, activation, seen, cotangent)
 
     def _forward(self, index: int, activation: Activation, h: Tensor) -> list[Tensor]:
-        """Measure forward from the first pre-activation; the slopes, where backward needs them."""
-        slopes, a = [], h
-        for number, layer in enumerate(self.layers):
+        """Measure forward from the first pre-activation; all of them, where backward needs them."""
+        seen, a = [], h
+        for number in range(len(self.layers)):
             if number:
                 patches = self._patches(number, a)
-                out = self._buffer(number % 2, layer.units, patches.shape[-1])
-                h = self.weights[index][number].applied(patches, out, by=self.settings.product)
+                h = self.weights[index][number].applied(patches, by=self.settings.product)
                 self._measure(number, index, 0, h)
             if self.settings.backward:
-                slopes.append(_slope(activation, h))
-            a = _activate(activation, h, self._buffer(2, *h.shape[-2:]))
+                seen.append(h)
+            a = _activate(activation, h, self._buffer(h))
             self._measure(number, index, 1, a)
-        return slopes
+        return seen
 
-    def _backward(self, index: int, slopes: Sequence[Tensor], cotangent: Tensor) -> None:
+    def _backward(
+        self, index: int, activation: Activation, seen: list[Tensor], cotangent: Tensor
+    ) -> None:
         """Measure backward from the gradient of the last activation."""
         gradient = cotangent
         for number in reversed(range(len(self.layers))):
             self._measure(number, index, 3, gradient)
-            delta = slopes[number].mul_(gradient)
+            h = seen.pop()
+            delta = _pulled_back(activation, gradient, h, self._buffer(h))
             self._measure(number, index, 2, delta)
             if number:
                 transposed = self.weights[index][number].matrix.mT
@@ -178,9 +180,8 @@ class Passes:
         patches = self.patches[number] = self.layers[number].patches(x, self.patches[number])
         return patches
 
-    def _buffer(self, which: int, units: int, entries: int) -> Tensor:
-        shape = (self.seeds, units, entries) if self.seeds > 1 else (units, entries)
-        return self.buffers[which][: math.prod(shape)].view(shape)
+    def _buffer(self, like: Tensor) -> Tensor:
+        return self.buffer[: like.numel()].view(like.shape)
 
     def _cotangent(self, samples: int) -> Tensor:
         """A unit-normal gradient of the last activation, the same under every activation.
@@ -192,13 +193,6 @@ class Passes:
         by_sample = [torch.randn(shape, generator=g, dtype=torch.float32) for g in self.generators]
         whole = torch.stack([x[:samples].T.reshape(last.units, -1) for x in by_sample])
         return (whole if self.seeds > 1 else whole[0]).to(**self.settings.place)
-
-
-def _slope(activation: Activation, h: Tensor) -> Tensor:
-    """The derivative at h, in memory of its own."""
-    slope = activation.derivative(h)
-    shared = slope.untyped_storage().data_ptr() == h.untyped_storage().data_ptr()
-    return slope.clone() if shared else slope
 
 
 def _activate(activation: Activation, h: Tensor, out: Tensor) -> Tensor:
@@ -213,3 +207,11 @@ def _activate(activation: Activation, h: Tensor, out: Tensor) -> Tensor:
             f"activation {activation.name!r} changed its input in place: return a new tensor"
         )
     return a.contiguous()
+
+
+def _pulled_back(activation: Activation, gradient: Tensor, h: Tensor, out: Tensor) -> Tensor:
+    """The gradient with respect to h, of that with respect to the activation of h."""
+    if activation.out_backward is not None:
+        activation.out_backward(gradient, h, out)
+        return out
+    return torch.mul(activation.derivative(h), gradient, out=out)

@@ -23,21 +23,20 @@ CLEARLY = 1.2
 choose the same library."""
 
 
-def product(name: Product, matrix: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
-    """matrix @ x, in `out` where the library can write there.
+def product(name: Product, matrix: Tensor, x: Tensor) -> Tensor:
+    """matrix @ x.
 
     Args:
         name: which library; `onednn` multiplies in float32 on the CPU alone, seed by seed.
         matrix: ([seeds,] units, inputs).
         x: ([seeds,] inputs, entries).
-        out: ([seeds,] units, entries), overlapping neither.
     """
     if name == "onednn" and matrix.ndim > 2:
         pairs = zip(matrix, x.expand(len(matrix), *x.shape[-2:]), strict=True)
         return torch.stack([product(name, *pair) for pair in pairs])
     if name == "onednn":
         return torch.ops.mkldnn._linear_pointwise(matrix, x.mT, None, "none", [], "")  # type: ignore[no-any-return]
-    return torch.matmul(matrix, x, out=out)
+    return matrix @ x
 
 
 @cache

@@ -31,11 +31,9 @@ class Weights(NamedTuple):
     matrix: Tensor
     bias: Tensor | None
 
-    def applied(
-        self, patches: Tensor, out: Tensor | None = None, *, by: Product = "torch"
-    ) -> Tensor:
-        """Pre-activations (units, entries) of patches (inputs, entries), in `out` if possible."""
-        h = product(by, self.matrix, patches, out)
+    def applied(self, patches: Tensor, *, by: Product = "torch") -> Tensor:
+        """Pre-activations (units, entries) of patches (inputs, entries)."""
+        h = product(by, self.matrix, patches)
         return h if self.bias is None else h.add_(self.bias)
 
 

@@ -258,7 +258,7 @@ def test_patches_of_seeds_are_those_of_each(layer: Layer, dtype: torch.dtype) ->
     generator = torch.Generator().manual_seed(1)
     channels, inputs = layer.weight[1], math.prod(layer.inputs)
     x, before = torch.randn(2, 3, channels, inputs * 2, generator=generator).to(dtype)
-    patches = layer.patches(x, layer.patches(before))
+    patches = layer.patches(x, layer.patches(before).flatten())
     folded = layer.folded(patches)
     for seed in range(3):
         alone = layer.patches(x[seed])

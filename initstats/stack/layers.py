@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 Index = tuple[Any, ...]
+WHOLE = slice(None)
 
 NETWORKS = {
     "mlp": "fully connected: features - width - width ...",
@@ -83,7 +84,7 @@ class Layer:
         Args:
             x: the layer's input, ([seeds,] channels, input positions x samples), or what has the
                 same entries in the same order.
-            out: what an earlier call returned: written again, if it has the right shape.
+            out: memory for the result, of as many entries or more.
 
         Returns:
             ([seeds,] channels x kernel x kernel, positions x samples).
@@ -93,11 +94,12 @@ class Layer:
         plane = self._plane(x)
         entries = self.positions * plane.shape[-1]
         shape = (*x.shape[:-2], math.prod(self.weight[1:]), entries)
-        if out is None or out.shape != shape:
-            out = x.new_zeros(shape)  # the padding stays 0: nobody writes there
+        out = x.new_empty(shape) if out is None else out[: math.prod(shape)].view(shape)
         taps, plane = _fast(self._by_tap(out)), _fast(plane)
         for tap, window in self._windows:
             taps[tap] = plane[window]
+        for padding in self._paddings:
+            taps[padding] = 0
         return out
 
     def folded(self, columns: Tensor) -> Tensor:
@@ -129,25 +131,46 @@ class Layer:
 
     @cached_property
     def _windows(self) -> list[tuple[Index, Index]]:
-        """Of each of the kernel's taps: where in the patches it is, and what it sees of a plane."""
+        """Of the kernel's taps: where in the patches they see the plane, and what they see of it.
 
-        def along(axis: int) -> list[tuple[int, slice, slice]]:
-            """Taps, the outputs where they see the plane and not its padding, and what they see."""
-            seen, step, inputs = [], self.stride, self.inputs[axis]
-            for tap in range(self.kernel):
-                shift = tap - self.padding
-                first = max(0, -(shift // step))
-                last = min(self.outputs[axis] - 1, (inputs - 1 - shift) // step)
-                if first <= last:
-                    window = slice(first * step + shift, last * step + shift + 1, step)
-                    seen.append((tap, slice(first, last + 1), window))
-            return seen
-
-        whole = slice(None)
+        A tap that sees nothing but padding is left out.
+        """
+        down, along = self._seen(0), self._seen(1)
         return [
-            ((..., i, j, rows, across, whole), (..., from_rows, from_across, whole))
-            for (i, rows, from_rows), (j, across, from_across) in product(along(0), along(1))
+            ((..., i, j, rows, across, WHOLE), (..., from_rows, from_across, WHOLE))
+            for (i, (rows, from_rows)), (j, (across, from_across)) in product(
+                enumerate(down), enumerate(along)
+            )
+            if rows.start < rows.stop and across.start < across.stop
         ]
+
+    @cached_property
+    def _paddings(self) -> list[Index]:
+        """Where in the patches the taps see padding."""
+        down, along = (
+            [
+                (tap, unseen)
+                for tap, (seen, _) in enumerate(self._seen(axis))
+                for unseen in (slice(0, seen.start), slice(seen.stop, self.outputs[axis]))
+                if unseen.start < unseen.stop
+            ]
+            for axis in (0, 1)
+        )
+        return [
+            *((..., i, WHOLE, rows, WHOLE, WHOLE) for i, rows in down),
+            *((..., j, WHOLE, across, WHOLE) for j, across in along),
+        ]
+
+    def _seen(self, axis: int) -> list[tuple[slice, slice]]:
+        """Of each tap along an axis: the outputs where it sees the plane, and which inputs."""
+        seen, step, outputs, inputs = [], self.stride, self.outputs[axis], self.inputs[axis]
+        for tap in range(self.kernel):
+            shift = tap - self.padding
+            first = min(max(0, -(shift // step)), outputs)
+            stop = max(min(outputs, (inputs - 1 - shift) // step + 1), first)
+            window = slice(first * step + shift, (stop - 1) * step + shift + 1, step)
+            seen.append((slice(first, stop), window))
+        return seen
 
 
 def _fast(x: Tensor) -> Any:

@@ -40,9 +40,10 @@ class Result(NamedTuple):
 
 def tile_samples(samples: int, layers: Sequence[Layer], settings: Settings) -> int:
     """Samples a tile: of nearly equal tiles, a multiple of `ALIGNED`."""
-    size = sum(layer.copied + layer.size for layer in layers) / len(layers)
-    # the images themselves are larger than what most networks make of them
-    size = max(size, layers[0].features / 4)
+    made = sum(layer.copied + layer.size for layer in layers) / len(layers)
+    # images may be larger than what is made of them; going backward, all pre-activations are kept
+    kept = sum(layer.size for layer in layers) * settings.backward
+    size = max(made, layers[0].features / 4, kept / 16)
     tiles = math.ceil(samples * size / settings.tile)
     return max(ALIGNED, math.ceil(samples / tiles / ALIGNED) * ALIGNED)
 
@@ -72,9 +73,13 @@ class Passes:
         self.shared = all(own is weights[0] for own in weights)
         self.generators = [generator_for(seed, "cotangent") for seed in seeds]
         self.samples = tile_samples(settings.samples, layers, settings)
-        entries = max(layer.size for layer in layers) * self.samples * self.seeds
-        self.patches: list[Tensor | None] = [None] * len(layers)
-        self.buffer = torch.empty(entries, **self.settings.place)
+        self.buffer, self.columns = (
+            torch.empty(entries * self.samples * self.seeds, **self.settings.place)
+            for entries in (
+                max(layer.size for layer in layers),
+                max((layer.copied for layer in layers[1:]), default=0),
+            )
+        )
         # layers of as many units share an accumulator: it is read off in one go
         slots = dict.fromkeys((layer.units for layer in layers), 0)
         self.first = []
@@ -122,7 +127,7 @@ class Passes:
     def _add_tile(self, x: Tensor, samples: int) -> None:
         """Every activation, forward and backward, over a tile x of (features, samples)."""
         cotangent = self._cotangent(samples) if self.settings.backward else None
-        patches = self._patches(0, x)
+        patches = self.layers[0].patches(x)
         for index, activation in enumerate(self.activations):
             if index == 0 or not self.shared:
                 h = self.weights[index][0].applied(patches, by=self.settings.product)
@@ -134,9 +139,9 @@ class Passes:
     def _forward(self, index: int, activation: Activation, h: Tensor) -> list[Tensor]:
         """Measure forward from the first pre-activation; all of them, where backward needs them."""
         seen, a = [], h
-        for number in range(len(self.layers)):
+        for number, layer in enumerate(self.layers):
             if number:
-                patches = self._patches(number, a)
+                patches = layer.patches(a, self.columns)
                 h = self.weights[index][number].applied(patches, by=self.settings.product)
                 self._measure(number, index, 0, h)
             if self.settings.backward:
@@ -175,10 +180,6 @@ class Passes:
         if number == 0 and self.shared:
             slots[0] = 0
         return slots
-
-    def _patches(self, number: int, x: Tensor) -> Tensor:
-        patches = self.patches[number] = self.layers[number].patches(x, self.patches[number])
-        return patches
 
     def _buffer(self, like: Tensor) -> Tensor:
         return self.buffer[: like.numel()].view(like.shape)

@@ -30,9 +30,9 @@ class Settings:
             networks of any type are the same ones.
         device: where the passes run, as torch spells it; weights are drawn on the CPU.
         tile: entries that a layer makes at once, on average over the layers, patches of a
-            convolution too, and a quarter of the samples' own at most: large enough that a row is
-            worth its visit, small enough that all stays in the processor's cache (2**20 float32
-            are four megabytes).
+            convolution too: large enough that a row is worth its visit, small enough that all stays
+            in the processor's cache (2**20 float32 are four megabytes). Of the samples themselves
+            four times as many are held at most, of what is kept to go backward sixteen times.
         kernels: which statistics kernels.
         product: which matrix product.
         histogram_every: one entry in so many goes into the histogram.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from mmap import ACCESS_COPY, mmap
 from types import ModuleType
 from typing import Literal, get_args
@@ -130,6 +131,7 @@ def warm_up() -> None:
         Moments(slots=1, units=1).add(0, torch.zeros(1, 1, dtype=dtype))
 
 
+@cache
 def _numba() -> ModuleType:
     """The numba kernels, imported on first use: numba takes half a second to load."""
     from initstats.moments import kernels_numba

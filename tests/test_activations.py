@@ -144,11 +144,11 @@ def test_writing_into_a_tensor_gives_the_same(entry: Activation, dtype: torch.dt
     assert torch.equal(x.view(integer), kept.view(integer))
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("name", [name for name in MEMBERS if activations.get(name).out_backward])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_gradients_come_back_as_autograd_brings_them(entry: Activation, dtype: torch.dtype) -> None:
-    if entry.out_backward is None:
-        pytest.skip("its derivative says it all")
+def test_gradients_come_back_as_autograd_brings_them(name: str, dtype: torch.dtype) -> None:
+    entry = activations.get(name)
+    assert entry.out_backward is not None
     x = _inputs(dtype)[:-5].requires_grad_()  # but for 1e30 and beyond, where torch's own are NaN
     gradient = torch.randn(x.shape, generator=torch.Generator().manual_seed(4), dtype=dtype)
     kept, result = gradient.clone(), torch.full_like(gradient, 7)

@@ -84,7 +84,7 @@ class Layer:
         Args:
             x: the layer's input, ([seeds,] channels, input positions x samples), or what has the
                 same entries in the same order.
-            out: memory for the result, of as many entries or more.
+            out: flat memory for the result, of as many entries or more, whatever it holds.
 
         Returns:
             ([seeds,] channels x kernel x kernel, positions x samples).

@@ -58,12 +58,12 @@ def _time_engine(workloads: Any, rounds: int, quick: bool, plot: Path | None) ->
     from initstats import bench
 
     machine = bench.machine()
-    typer.echo(", ".join(f"{key} {value}" for key, value in machine.items()))
     with Bar("timings") as bar:
         timings = bench.run(
             workloads or tuple(bench.WORKLOADS), rounds=rounds, quick=quick, progress=bar.show
         )
     ratios = bench.ratios(timings)
+    typer.echo(", ".join(f"{key} {value}" for key, value in machine.items()))
     typer.echo(bench.table(timings).to_string())
     if plot:
         from initstats.plots.timings import timings as drawn

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from initstats import theory as theory
     from initstats.activations import activation as activation
     from initstats.activations import gain as gain
+    from initstats.activations import register_activation as register_activation
     from initstats.data import Dataset as Dataset
     from initstats.data import load_data as load_data
     from initstats.diagnosis import diagnose as diagnose
     from initstats.diagnosis import summarize as summarize
     from initstats.inits import init as init
+    from initstats.inits import register_init as register_init
     from initstats.prediction import compare as compare
     from initstats.prediction import predict as predict
     from initstats.probe import Probe as Probe
@@ -48,13 +50,13 @@ __version__ = "0.1.0"
 
 # module -> the names it lends to the package
 _PUBLIC: dict[str, tuple[str, ...]] = {
-    "activations": ("activation", "gain"),
+    "activations": ("activation", "gain", "register_activation"),
     "backprop": (),
     "data": ("Dataset", "load_data"),
     "diagnosis": ("diagnose", "summarize"),
     "foundations": (),
     "gaussian": (),
-    "inits": ("init",),
+    "inits": ("init", "register_init"),
     "moments": (),
     "plots": (),
     "prediction": ("compare", "predict"),

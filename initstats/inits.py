@@ -20,11 +20,12 @@ from torch import Generator, Tensor, nn
 
 from initstats.gaussian import Gain
 from initstats.registry import (
+    Catalog,
     Entry,
-    Registry,
+    Family,
     keyword_defaults,
+    meaning_of,
     name_of,
-    summary_of,
     unknown,
 )
 
@@ -39,7 +40,7 @@ Shape = Sequence[int]
 # Arguments that a draw may ask for by name; all others of a fill are its parameters.
 _GIVEN = ("generator", "bias", "activation")
 
-INITS: Registry[Init] = Registry("init")
+INITS: Catalog[Init] = Catalog("init")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Init(Entry):
         std: the standard deviation of a weight, ``std(shape)``; NaN where weights are not
             independent draws of one scale. Also given ``activation`` where `fill` is.
         bias_std: the same for the biases.
-        summary: one line.
+        meaning: one line.
         fitted: the draw is only a start that is then fitted to data.
         orthogonal: rows or columns, whichever are fewer, are orthogonal and of one length, so that
             the weights do not add as much chance to the length of a signal as independent ones do.
@@ -62,13 +63,13 @@ class Init(Entry):
         module: where a registered scheme is defined; empty for a bare callable.
     """
 
-    registry: ClassVar[Registry[Init]] = INITS
+    catalog: ClassVar[Catalog[Init]] = INITS
 
     name: str
     fill: Fill
     std: Std = field(repr=False)
     bias_std: Std = field(repr=False)
-    summary: str = ""
+    meaning: str = ""
     fitted: bool = False
     orthogonal: bool = False
     uniform_bias: bool = False
@@ -130,16 +131,16 @@ def get(init: str | Init | Fill) -> Init:
     if isinstance(init, Init):
         return init
     if isinstance(init, str):
-        return INITS.get(init)
+        return INITS[init]
     if not callable(init):
         raise ValueError(f"an init is a name or a callable, not {init!r}")
     name = name_of(init)
     if name in INITS:
         raise ValueError(f"{name!r} is the name of a registered init: rename the callable")
-    return _tried(Init(name, init, _undeclared, _none, summary_of(init)))
+    return _tried(Init(name, init, _undeclared, _none, meaning_of(init)))
 
 
-def init(
+def register_init(
     std: Std | None = None,
     bias_std: Std | None = None,
     *,
@@ -154,12 +155,12 @@ def init(
     shape and the parameters, declare the scale that theory should expect; the flags are those of
     `Init`::
 
-        @init(lambda shape, std: std)
+        @register_init(lambda shape, std: std)
         def flat(weight, *, generator, std=0.1):
             weight.uniform_(-(3**0.5) * std, 3**0.5 * std, generator=generator)
 
     Raises:
-        ValueError: the name is taken, or a parameter is not keyword-only with a default.
+        ValueError: another module took the name, or a parameter is not keyword-only with a default.
     """
 
     def register(fill: Decorated) -> Decorated:
@@ -170,7 +171,7 @@ def init(
                     partial(fill, **parameters),
                     partial(std, **parameters) if std else _undeclared,
                     partial(bias_std, **parameters) if bias_std else _none,
-                    summary_of(fill),
+                    meaning_of(fill),
                     fitted,
                     orthogonal,
                     uniform_bias,
@@ -178,10 +179,21 @@ def init(
                 )
             )
 
-        INITS.add(fill.__name__, make, keyword_defaults(fill, reserved=_GIVEN))
+        INITS.add(
+            Family(
+                fill.__name__,
+                make,
+                keyword_defaults(fill, reserved=_GIVEN),
+                meaning_of(fill),
+                fill.__module__,
+            )
+        )
         return fill
 
     return register
+
+
+init = register_init
 
 
 def fans(shape: Shape) -> tuple[int, int]:
@@ -246,7 +258,7 @@ def _uniform(weight: Tensor, std: float, generator: Generator) -> None:
 # The schemes. Each formula for a standard deviation serves its draw and its declaration.
 
 
-@init(lambda shape, std: std)
+@register_init(lambda shape, std: std)
 def normal(weight: Tensor, *, generator: Generator, std: float = 0.01) -> None:
     """Normal with one standard deviation for every layer."""
     nn.init.normal_(weight, std=std, generator=generator)
@@ -256,19 +268,19 @@ def _lecun_std(shape: Shape) -> float:
     return 1 / math.sqrt(fans(shape)[0])
 
 
-@init(_lecun_std)
+@register_init(_lecun_std)
 def simplified(weight: Tensor, *, generator: Generator) -> None:
     """randn / sqrt(fan_in): the lesson's simplified kaiming; keeps a linear signal."""
     weight.normal_(generator=generator).div_(math.sqrt(fans(weight.shape)[0]))
 
 
-@init(_lecun_std)
+@register_init(_lecun_std)
 def lecun_normal(weight: Tensor, *, generator: Generator) -> None:
     """Normal with variance 1 / fan_in; keeps a linear signal, made for selu."""
     weight.normal_(0, _lecun_std(weight.shape), generator=generator)
 
 
-@init(_lecun_std)
+@register_init(_lecun_std)
 def lecun_uniform(weight: Tensor, *, generator: Generator) -> None:
     """Uniform with variance 1 / fan_in."""
     _uniform(weight, _lecun_std(weight.shape), generator)
@@ -278,13 +290,13 @@ def _xavier_std(shape: Shape, gain: float) -> float:
     return gain * math.sqrt(2 / sum(fans(shape)))
 
 
-@init(_xavier_std)
+@register_init(_xavier_std)
 def xavier_normal(weight: Tensor, *, generator: Generator, gain: float = 1.0) -> None:
     """Normal with variance gain^2 * 2 / (fan_in + fan_out): forward and backward at once."""
     nn.init.xavier_normal_(weight, gain, generator)
 
 
-@init(_xavier_std)
+@register_init(_xavier_std)
 def xavier_uniform(weight: Tensor, *, generator: Generator, gain: float = 1.0) -> None:
     """Uniform with variance gain^2 * 2 / (fan_in + fan_out)."""
     nn.init.xavier_uniform_(weight, gain, generator)
@@ -299,7 +311,7 @@ def _kaiming_std(shape: Shape, mode: str, gain: float) -> float:
     return gain / math.sqrt(fans(shape)[_MODES.index(mode)])
 
 
-@init(_kaiming_std)
+@register_init(_kaiming_std)
 def kaiming_normal(
     weight: Tensor, *, generator: Generator, mode: str = "fan_in", gain: float = math.sqrt(2)
 ) -> None:
@@ -307,7 +319,7 @@ def kaiming_normal(
     weight.normal_(0, _kaiming_std(weight.shape, mode, gain), generator=generator)
 
 
-@init(_kaiming_std)
+@register_init(_kaiming_std)
 def kaiming_uniform(
     weight: Tensor, *, generator: Generator, mode: str = "fan_in", gain: float = math.sqrt(2)
 ) -> None:
@@ -321,7 +333,7 @@ def _truncated_std(shape: Shape, std: float) -> float:
     return std * math.sqrt(1 - 4 * density / inside)
 
 
-@init(_truncated_std)
+@register_init(_truncated_std)
 def trunc_normal(weight: Tensor, *, generator: Generator, std: float = 0.02) -> None:
     """Normal, redrawn outside two std: what is left has 0.88 of it (torch does not rescale)."""
     nn.init.trunc_normal_(weight, 0.0, std, -2 * std, 2 * std, generator)
@@ -332,7 +344,7 @@ def _orthogonal_std(shape: Shape, gain: float) -> float:
     return gain / math.sqrt(max(out, inputs))
 
 
-@init(_orthogonal_std, orthogonal=True)
+@register_init(_orthogonal_std, orthogonal=True)
 def orthogonal(weight: Tensor, *, generator: Generator, gain: float = 1.0) -> None:
     """Orthonormal rows or columns, whichever are fewer: square layers keep every length."""
     nn.init.orthogonal_(weight, gain, generator)
@@ -346,7 +358,7 @@ def _sparse_std(shape: Shape, sparsity: float, std: float) -> float:
     return std * math.sqrt(1 - _zeros_a_column(shape[0], sparsity) / shape[0])
 
 
-@init(_sparse_std)
+@register_init(_sparse_std)
 def sparse(
     weight: Tensor, *, generator: Generator, sparsity: float = 0.9, std: float = 0.01
 ) -> None:
@@ -364,7 +376,7 @@ def _identity_std(shape: Shape) -> float:
     return math.nan if shape[0] == shape[1] else _orthogonal_std(shape, 1.0)
 
 
-@init(_identity_std, orthogonal=True)
+@register_init(_identity_std, orthogonal=True)
 def identity(weight: Tensor, *, generator: Generator) -> None:
     """Passes its input on where the layer is square (conv: by the centre), else orthogonal."""
     if weight.shape[0] != weight.shape[1]:
@@ -379,7 +391,7 @@ def _torch_std(shape: Shape) -> float:
     return 1 / math.sqrt(3 * fans(shape)[0])
 
 
-@init(_torch_std, _torch_std, uniform_bias=True)
+@register_init(_torch_std, _torch_std, uniform_bias=True)
 def torch_default(weight: Tensor, *, generator: Generator, bias: Tensor) -> None:
     """What nn.Linear and nn.Conv2d do unasked: kaiming_uniform(a=sqrt 5), uniform biases."""
     nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
@@ -387,7 +399,7 @@ def torch_default(weight: Tensor, *, generator: Generator, bias: Tensor) -> None
     nn.init.uniform_(bias, -bound, bound, generator)
 
 
-@init(_none)
+@register_init(_none)
 def zeros(weight: Tensor, *, generator: Generator) -> None:
     """All weights zero: nothing passes."""
     nn.init.zeros_(weight)
@@ -405,7 +417,7 @@ def _matched_std(shape: Shape, gain: str, activation: Activation) -> float:
     return _kaiming_std(shape, "fan_in", size)
 
 
-@init(_matched_std)
+@register_init(_matched_std)
 def matched(
     weight: Tensor, *, generator: Generator, activation: Activation, gain: str = "forward"
 ) -> None:
@@ -413,7 +425,7 @@ def matched(
     weight.normal_(0, _matched_std(weight.shape, gain, activation), generator=generator)
 
 
-@init(fitted=True)
+@register_init(fitted=True)
 def lsuv(weight: Tensor, *, generator: Generator) -> None:
     """Orthogonal, then rescaled layer by layer until a batch of data comes out with std 1."""
     nn.init.orthogonal_(weight, generator=generator)

@@ -1,8 +1,9 @@
 """Named entries, spelled the way users type them: ``relu``, ``general_relu(leak=0.2,sub=0.3)``.
 
-A registry keeps families by name; a spelling picks one member of a family by its parameters.
-The canonical spelling names only the parameters that differ from the family's defaults, in the
-order of their declaration and without spaces, so that one member has one name in every table.
+A catalogue keeps everything of one kind (inits, activations, networks, statistics, rules, figures)
+by name. An entry may be a family: a spelling picks one member of it by its parameters. The
+canonical spelling names only the parameters that differ from the family's defaults, in the order of
+their declaration and without spaces, so that one member has one name in every table.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import inspect
 import math
 import pickle
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from typing import Any, ClassVar, Generic, TypeVar
 
 T = TypeVar("T")
@@ -24,78 +27,225 @@ Value = bool | int | float | str
 
 _SPELLING = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\(([^()]*)\))?\s*")
 _WORD = re.compile(r"[A-Za-z_][\w.-]*")
+_RANGE = re.compile(r"([^:]+):([^:]+):(\d+)(log)?")
+_MOST_VALUES = 10_000
 
 
 @dataclass(frozen=True)
-class _Family(Generic[T]):
+class Family(Generic[T]):
+    """What a catalogue knows of a name.
+
+    Attributes:
+        name: without parameters.
+        make: ``make(canonical_spelling, **parameters)`` builds a member.
+        defaults: the parameters and their defaults, in the order of declaration.
+        meaning: one line.
+        module: the module that defined it.
+    """
+
+    name: str
     make: Callable[..., T]
-    defaults: Mapping[str, Value]
+    defaults: Mapping[str, Value] = field(default_factory=dict)
+    meaning: str = ""
+    module: str = ""
 
 
-class Registry(Generic[T]):
-    """Families of `T` by name; `noun` is what error messages call one of them."""
+class Catalog(Mapping[str, T]):
+    """Entries of one kind by name; ``catalog[spelling]`` is a member, built once.
+
+    Iterating it gives names in the order of registration.
+
+    Args:
+        noun: what messages call one entry, and ``register_<noun>`` the decorator that adds one.
+    """
 
     def __init__(self, noun: str) -> None:
         self.noun = noun
-        self._families: dict[str, _Family[T]] = {}
+        self._families: dict[str, Family[T]] = {}
         self._made: dict[str, T] = {}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._families)
 
+    def __len__(self) -> int:
+        return len(self._families)
+
     def __contains__(self, name: object) -> bool:
         return name in self._families
 
-    def add(self, name: str, make: Callable[..., T], defaults: Mapping[str, Value]) -> None:
-        """Register a family: ``make(canonical_spelling, **parameters)`` builds a member.
-
-        Raises:
-            ValueError: the name is taken, or cannot be spelled.
-        """
-        if not name.isidentifier():
-            raise ValueError(f"{self.noun} {name!r} cannot be spelled: give it a plain name")
-        if name in self:
-            raise ValueError(f"{self.noun} {name!r} is registered already: choose another name")
-        for key, value in defaults.items():
-            if not isinstance(value, Value):
-                raise ValueError(
-                    f"{self.noun} {name!r}: the default of {key!r} must be a number, a boolean "
-                    f"or a word, got {value!r}"
-                )
-        self._families[name] = _Family(make, dict(defaults))
-
-    def get(self, spelling: str) -> T:
+    def __getitem__(self, spelling: str) -> T:
         """The member that a spelling names; the same object for every spelling of it.
 
         Raises:
-            ValueError: no such family or parameter, or a value that the family refuses.
+            ValueError: no such entry or parameter, or a value that the entry refuses.
         """
+        if spelling in self._made:
+            return self._made[spelling]
         name, parameters = self.parse(spelling)
         canonical = self.spell(name, parameters)
         if canonical not in self._made:
             self._made[canonical] = self._families[name].make(canonical, **parameters)
         return self._made[canonical]
 
-    def defaults(self, name: str) -> Mapping[str, Value]:
-        """A family's parameters and their defaults, in the order of declaration."""
-        return self._family(name).defaults
+    def add(self, family: Family[T]) -> None:
+        """Register an entry. The same module may define a name again: the new entry replaces it.
+
+        Raises:
+            ValueError: another module defined the name, or it cannot be spelled.
+        """
+        name = family.name
+        if not name.isidentifier():
+            raise ValueError(f"{self.noun} {name!r} cannot be spelled: give it a plain name")
+        if name in self and self._families[name].module != family.module:
+            raise ValueError(
+                f"{self.noun} {name!r} is registered already, by {self._families[name].module}: "
+                "choose another name"
+            )
+        for key, value in family.defaults.items():
+            if not isinstance(value, Value):
+                raise ValueError(
+                    f"{self.noun} {name!r}: the default of {key!r} must be a number, a boolean "
+                    f"or a word, got {value!r}"
+                )
+        self._forget(name)
+        self._families[name] = family
+
+    def add_one(self, name: str, entry: T, *, meaning: str, module: str) -> None:
+        """Register an entry without parameters; see `add`."""
+        self.add(Family(name, lambda spelling: entry, meaning=meaning, module=module))
+
+    def remove(self, name: str) -> None:
+        """Take an entry out again.
+
+        Raises:
+            ValueError: no such entry.
+        """
+        self.family(name)
+        self._forget(name)
+        del self._families[name]
+
+    def family(self, name: str) -> Family[T]:
+        """What is known of a name.
+
+        Raises:
+            ValueError: no such entry.
+        """
+        if name not in self._families:
+            raise unknown(self.noun, name, self._families)
+        return self._families[name]
 
     def parse(self, spelling: str) -> tuple[str, dict[str, Value]]:
-        """A family's name and all its parameters, defaults filled in.
+        """An entry's name and all its parameters, defaults filled in.
 
-        >>> demo = Registry[str]("demo")
-        >>> demo.add("ramp", lambda spelling, **_: spelling, {"low": 0.0, "high": 6.0})
+        >>> demo = Catalog[str]("demo")
+        >>> demo.add(Family("ramp", lambda spelling, **_: spelling, {"low": 0.0, "high": 6.0}))
         >>> demo.parse("ramp(high=8)")
         ('ramp', {'low': 0.0, 'high': 8.0})
         """
+        name, given = self._read(spelling)
+        defaults = self.family(name).defaults
+        values = {
+            key: _value(text, defaults[key], f"{self.noun} {spelling!r}: {key}")
+            for key, text in given.items()
+        }
+        return name, {
+            # An equal value is the default itself: 0.0 for -0.0, 6.0 for 6.
+            key: default if values.get(key, default) == default else values[key]
+            for key, default in defaults.items()
+        }
+
+    def spell(self, name: str, parameters: Mapping[str, Value]) -> str:
+        """The canonical spelling: only what differs from the defaults.
+
+        >>> demo = Catalog[str]("demo")
+        >>> demo.add(Family("ramp", lambda spelling, **_: spelling, {"low": 0.0, "high": 6.0}))
+        >>> demo.spell("ramp", {"low": 0.1 + 0.2, "high": 8.0})
+        'ramp(low=0.3,high=8)'
+        """
+        given = [
+            f"{key}={_text(parameters[key])}"
+            for key, default in self.family(name).defaults.items()
+            if parameters.get(key, default) != default
+        ]
+        return f"{name}({','.join(given)})" if given else name
+
+    def expand(self, spelling: str) -> list[str]:
+        """The canonical spellings that a spelling with ranges stands for.
+
+        A range is ``low:high:count``, evenly spaced, or ``low:high:countlog``, by equal factors;
+        several make every combination. Values are rounded to what tells neighbours apart.
+
+        >>> demo = Catalog[str]("demo")
+        >>> demo.add(Family("ramp", lambda spelling, **_: spelling, {"low": 0.0, "high": 6.0}))
+        >>> demo.expand("ramp(low=0:0.4:5)")
+        ['ramp', 'ramp(low=0.1)', 'ramp(low=0.2)', 'ramp(low=0.3)', 'ramp(low=0.4)']
+        >>> demo.expand("ramp(high=1:100:3log)")
+        ['ramp(high=1)', 'ramp(high=10)', 'ramp(high=100)']
+
+        Raises:
+            ValueError: as `parse`, or a range that is none.
+        """
+        name, given = self._read(spelling)
+        choices = [
+            [f"{key}={text}" for text in _range(text, f"{self.noun} {spelling!r}: {key}")]
+            for key, text in given.items()
+        ]
+        return [
+            self.spell(*self.parse(f"{name}({','.join(chosen)})")) for chosen in product(*choices)
+        ]
+
+    def varied(self, spellings: Iterable[str]) -> dict[str, dict[str, Value]]:
+        """The parameters that differ between entries of one family.
+
+        Args:
+            spellings: of entries, those of bare callables among them.
+
+        Returns:
+            For each such parameter its value by spelling, for all entries that have it, defaults
+            filled in.
+
+        >>> demo = Catalog[str]("demo")
+        >>> demo.add(Family("ramp", lambda spelling, **_: spelling, {"low": 0.0, "high": 6.0}))
+        >>> demo.varied(["ramp", "ramp(high=8)"])
+        {'high': {'ramp': 6.0, 'ramp(high=8)': 8.0}}
+        """
+        parsed = {
+            spelling: self.parse(spelling)
+            for spelling in spellings
+            if spelling.partition("(")[0] in self
+        }
+        values: dict[str, dict[str, set[Value]]] = {}
+        for name, parameters in parsed.values():
+            for key, value in parameters.items():
+                values.setdefault(key, {}).setdefault(name, set()).add(value)
+        return {
+            key: {
+                spelling: parameters[key]
+                for spelling, (_, parameters) in parsed.items()
+                if key in parameters
+            }
+            for key, by_family in values.items()
+            if any(len(different) > 1 for different in by_family.values())
+        }
+
+    def _forget(self, name: str) -> None:
+        """Let go of the members that were built."""
+        self._made = {
+            spelling: made
+            for spelling, made in self._made.items()
+            if spelling.partition("(")[0] != name
+        }
+
+    def _read(self, spelling: str) -> tuple[str, dict[str, str]]:
+        """An entry's name, and the parameters that a spelling gives as text."""
         match = _SPELLING.fullmatch(spelling)
         if match is None:
             raise ValueError(
                 f"cannot read {self.noun} {spelling!r}: write name or name(parameter=value,...)"
             )
         name, inside = match.groups()
-        defaults = self._family(name).defaults
-        given: dict[str, Value] = {}
+        defaults = self.family(name).defaults
+        given: dict[str, str] = {}
         for item in (inside or "").split(",") if (inside or "").strip() else ():
             key, equals, text = (part.strip() for part in item.partition("="))
             if not equals or key in given:
@@ -103,47 +253,30 @@ class Registry(Generic[T]):
                 raise ValueError(f"cannot read {self.noun} {spelling!r}: {key!r} {fault}")
             if key not in defaults:
                 raise unknown(f"parameter of {self.noun} {name!r}", key, defaults)
-            given[key] = _value(text, defaults[key], f"{self.noun} {spelling!r}: {key}")
-        return name, {
-            # An equal value is the default itself: 0.0 for -0.0, 6.0 for 6.
-            key: default if given.get(key, default) == default else given[key]
-            for key, default in defaults.items()
-        }
-
-    def spell(self, name: str, parameters: Mapping[str, Value]) -> str:
-        """The canonical spelling: only what differs from the defaults.
-
-        >>> demo = Registry[str]("demo")
-        >>> demo.add("ramp", lambda spelling, **_: spelling, {"low": 0.0, "high": 6.0})
-        >>> demo.spell("ramp", {"low": 0.0, "high": 8.0})
-        'ramp(high=8)'
-        """
-        given = [
-            f"{key}={_text(parameters[key])}"
-            for key, default in self._family(name).defaults.items()
-            if parameters.get(key, default) != default
-        ]
-        return f"{name}({','.join(given)})" if given else name
-
-    def _family(self, name: str) -> _Family[T]:
-        if name not in self:
-            raise unknown(self.noun, name, self._families)
-        return self._families[name]
+            given[key] = text
+        return name, given
 
 
 class Entry:
-    """A frozen dataclass that a registry holds, and that crosses to another process by its name.
+    """A frozen dataclass that a catalogue holds, and that crosses to another process by its name.
 
     Attributes:
         name: its canonical spelling.
-        module: defines its family; empty where it was made of a bare callable.
+        module: the module that defines its family; empty where it was made of a bare callable.
     """
 
-    registry: ClassVar[Registry[Any]]
+    catalog: ClassVar[Catalog[Any]]
     name: str
     module: str
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        noun = self.catalog.noun
+        if self.module == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
+            raise pickle.PicklingError(
+                f"{noun} {self.name!r} is defined in a notebook or at a prompt, which other "
+                "processes cannot read: put it into a module (a file.py) and import that, or use "
+                "workers=1"
+            )
         if self.module:
             return _recall, (type(self), self.name, self.module)
         state = tuple(getattr(self, field.name) for field in dataclasses.fields(self))  # type: ignore[arg-type]
@@ -151,18 +284,16 @@ class Entry:
             pickle.dumps(state)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise pickle.PicklingError(
-                f"{self.registry.noun} {self.name!r} cannot be sent to another process: register "
-                f"it in a module that can be imported, with @{self.registry.noun}(), or use "
-                "workers=1"
+                f"{noun} {self.name!r} cannot be sent to another process: register it in a module "
+                f"that can be imported, with @register_{noun}(), or use workers=1"
             ) from error
         return type(self), state
 
 
 def _recall(kind: type[Entry], name: str, module: str) -> Any:
-    family = name.partition("(")[0]
-    if family not in kind.registry:
+    if name.partition("(")[0] not in kind.catalog:
         importlib.import_module(module)
-    return kind.registry.get(name)
+    return kind.catalog[name]
 
 
 def unknown(noun: str, name: str, available: Collection[str]) -> ValueError:
@@ -213,18 +344,22 @@ def keyword_defaults(
     Raises:
         ValueError: a parameter has no default, or could be given by position.
     """
-    first, *others = inspect.signature(function).parameters.values()
-    parameters = [parameter for parameter in others if parameter.name not in reserved]
+    positional = [p.name for p in inspect.signature(function).parameters.values()][:1]
+    parameters = [
+        parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.name not in (*positional, *reserved)
+    ]
     for parameter in parameters:
         if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
             raise ValueError(
                 f"{name_of(function)}: write its parameters after a *, each with a default: "
-                f"def {name_of(function)}({first.name}, *, {parameter.name}=...)"
+                f"def {name_of(function)}({positional[0]}, *, {parameter.name}=...)"
             )
     return {parameter.name: parameter.default for parameter in parameters}
 
 
-def summary_of(function: Callable[..., object]) -> str:
+def meaning_of(function: Callable[..., object]) -> str:
     """The first line of a docstring; empty where there is none."""
     return (inspect.getdoc(function) or "").partition("\n")[0]
 
@@ -236,10 +371,20 @@ def name_of(function: Callable[..., object]) -> str:
     return str(getattr(function, "__name__", type(function).__name__)).strip("<>")
 
 
+def plain(number: float) -> float:
+    """A number without the rounding of the arithmetic that made it: 1.2 for 1.2000000000000002.
+
+    >>> plain(0.1 + 0.2), plain(2**0.5) == 2**0.5
+    (0.3, True)
+    """
+    short = float(f"{number:.12g}")
+    return short if abs(short - number) <= 4 * math.ulp(number) else number
+
+
 def _text(value: Value) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return repr(value + 0).removesuffix(".0") if isinstance(value, float) else str(value)
+    return repr(plain(value) + 0).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def _value(text: str, default: Value, where: str) -> Value:
@@ -258,5 +403,35 @@ def _value(text: str, default: Value, where: str) -> Value:
         except ValueError:
             continue
         if not math.isnan(number):
-            return number + 0  # no negative zero: one value, one spelling
+            # one value, one spelling: no negative zero, no rounding of somebody's arithmetic
+            return (number if isinstance(number, int) else plain(number)) + 0
     raise ValueError(f"{where} must be a number, got {text!r}")
+
+
+def _range(text: str, where: str) -> list[str]:
+    """The values of ``low:high:count[log]`` as text; anything else is one value."""
+    if ":" not in text:
+        return [text]
+    fault = ValueError(
+        f"{where}: cannot read the range {text!r}: write low:high:count, as in 0:0.4:5, or "
+        "low:high:countlog, as in 0.5:4:8log, of 2 values or more"
+    )
+    match = _RANGE.fullmatch(text)
+    try:
+        low, high = (float(end) for end in match.groups()[:2]) if match else (math.nan, math.nan)
+    except ValueError:
+        raise fault from None
+    count, logarithmic = (int(match[3]), bool(match[4])) if match else (0, False)
+    possible = math.isfinite(high - low) and (not logarithmic or min(low, high) > 0)
+    if not (possible and low != high and 2 <= count <= _MOST_VALUES):
+        raise fault
+    steps = [step / (count - 1) for step in range(count)]
+    if logarithmic:
+        values = [low ** (1 - share) * high**share for share in steps]
+        digits = 3 - math.floor(math.log10(abs((high / low) ** (1 / (count - 1)) - 1)))
+        rounded = [float(f"{value:.{max(digits, 3)}g}") for value in values]
+    else:
+        values = [low + (high - low) * share for share in steps]
+        digits = 2 - math.floor(math.log10(abs(high - low) / (count - 1)))
+        rounded = [round(value, digits) for value in values]
+    return [repr(value).removesuffix(".0") for value in (low, *rounded[1:-1], high)]

@@ -334,7 +334,7 @@ def test_a_callable_is_an_activation() -> None:
         return torch.maximum(x, 2 * x - 1)
 
     entry = activations.get(bent)
-    assert (entry.name, entry.summary) == ("bent", "Bent at one.")
+    assert (entry.name, entry.meaning) == ("bent", "Bent at one.")
     assert entry(torch.tensor([0.0, 3.0])).tolist() == [0.0, 5.0]
     assert entry.derivative(torch.tensor([0.0, 3.0])).tolist() == [1.0, 2.0]
     assert activations.get(entry) is entry
@@ -382,13 +382,14 @@ def test_three_lines_register_a_family() -> None:
         return scale * x**3
 
     entry = activations.get("cube(scale=2)")
-    assert (entry.name, entry.summary) == ("cube(scale=2)", "scale * x^3.")
+    assert (entry.name, entry.meaning) == ("cube(scale=2)", "scale * x^3.")
     assert entry(torch.tensor([3.0])).item() == 54
     assert entry.derivative(torch.tensor([3.0])).item() == 54
     assert entry.gain.forward == pytest.approx(1 / math.sqrt(4 * 15), rel=1e-12)
     assert entry.out_function is None
+    cube.__module__ = "elsewhere"
     with pytest.raises(ValueError, match="activation 'cube' is registered already"):
-        activations.activation()(cube)
+        activations.register_activation()(cube)
 
 
 @pytest.mark.usefixtures("registry")

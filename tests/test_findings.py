@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import initstats as ist
-from initstats.diagnosis import GAINS, RULES, Finding, Profile, diagnose, rule
+from initstats.diagnosis import GAINS, RULES, Finding, Profile, diagnose, register_rule
 from initstats.probe import Probe, measure
 
 DEPTH, WIDTH = 20, 100
@@ -333,7 +333,7 @@ def test_rule_says_what_it_is(name: str) -> None:
 def test_adding_a_rule() -> None:
     try:
 
-        @rule(threshold=3, source="test")
+        @register_rule(threshold=3, source="test")
         def narrow(profile: Profile, threshold: float) -> Iterator[Finding]:
             """there are many layers"""
             if len(profile.linear) < threshold:
@@ -341,7 +341,8 @@ def test_adding_a_rule() -> None:
 
         found = judged(nn.Sequential(nn.Linear(WIDTH, 3)))
         assert of(found, "narrow")["evidence"] == "fewer than 3"
+        narrow.__module__ = "elsewhere"
         with pytest.raises(ValueError, match="rule 'narrow' is registered already"):
-            rule(threshold=1, source="test")(narrow)
+            register_rule(threshold=1, source="test")(narrow)
     finally:
-        RULES.pop("narrow", None)
+        RULES.remove("narrow")

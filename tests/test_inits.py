@@ -249,7 +249,7 @@ def constant(weight: Tensor, *, generator: Generator) -> None:
 
 def test_callables_are_inits() -> None:
     entry = inits.get(constant)
-    assert (entry.name, entry.summary) == ("constant", "All alike.")
+    assert (entry.name, entry.meaning) == ("constant", "All alike.")
     assert entry.sample((2, 3), _seeded(), RELU)[0].tolist() == [[0.25] * 3] * 2
     assert math.isnan(entry.sigma_w2((2, 3), RELU))
     assert pickle.loads(pickle.dumps(entry)) == entry
@@ -274,11 +274,12 @@ def test_three_lines_register_a_scheme() -> None:
         weight.uniform_(-(3**0.5) * std, 3**0.5 * std, generator=generator)
 
     entry = inits.get("flat(std=0.2)")
-    assert (entry.name, entry.summary) == ("flat(std=0.2)", "Uniform with a standard deviation.")
+    assert (entry.name, entry.meaning) == ("flat(std=0.2)", "Uniform with a standard deviation.")
     assert entry.sigma_w2((50, 784), RELU) == pytest.approx(784 * 0.04)
     assert float(entry.sample((50, 784), _seeded(), RELU)[0].abs().max()) <= 0.2 * 3**0.5
+    flat.__module__ = "elsewhere"
     with pytest.raises(ValueError, match="init 'flat' is registered already"):
-        inits.init()(flat)
+        inits.register_init()(flat)
 
 
 @members

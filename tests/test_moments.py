@@ -20,7 +20,7 @@ from torch import Tensor
 import initstats as ist
 from initstats.moments import BINS, STATISTICS, Kernels, Moments, bin_edges, kernels_torch
 from initstats.moments.histogram import QUANTILES, finite_bins
-from initstats.moments.table import FIELDS, Summary, statistic
+from initstats.moments.table import FIELDS, Summary, register_statistic
 
 Array = NDArray[Any]
 BOTH: list[Kernels] = ["numba", "torch"]
@@ -691,14 +691,15 @@ def test_a_statistic_is_added_by_one_definition() -> None:
 
     moments = measured([torch.tensor([[1.0, -3.0]])])
     try:
-        statistic()(peak)
+        register_statistic()(peak)
         assert STATISTICS["peak"].meaning == "largest magnitude"
         assert moments.read("peak") == 3
         assert moments.statistics().shape == (1, len(STATISTICS))
+        peak.__module__ = "elsewhere"
         with pytest.raises(ValueError, match="'peak' is registered already"):
-            statistic()(peak)
+            register_statistic()(peak)
     finally:
-        del STATISTICS["peak"]
+        STATISTICS.remove("peak")
     with pytest.raises(ValueError, match="unknown statistic 'peak'"):
         moments.read("peak")
 

@@ -16,7 +16,7 @@ from scipy import stats
 
 import initstats as ist
 from initstats.moments.table import bin_edges
-from initstats.plots import FIGURES, Results, band_of, banded, figure
+from initstats.plots import FIGURES, Results, band_of, banded, register_figure
 from initstats.plots.bands import BANDS, OVERFLOW, ZERO
 from initstats.plots.catalog import GRADIENTS
 from initstats.plots.distribution import picture
@@ -119,13 +119,8 @@ def test_a_figure_says_what_it_lacks(table: pd.DataFrame) -> None:
         FIGURES["gradient_by_depth"].draw(bare)
 
 
-def test_adding_a_figure_is_one_definition(
-    results: Results, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, entry in FIGURES.copy().items():
-        monkeypatch.setitem(FIGURES, name, entry)  # what is added here goes away again
-
-    @figure(title="Mine", needs=[GRADIENTS])
+def test_adding_a_figure_is_one_definition(results: Results) -> None:
+    @register_figure(title="Mine", needs=[GRADIENTS])
     def mine(results: Results) -> Figure:
         """What to
         see.
@@ -136,10 +131,11 @@ def test_adding_a_figure_is_one_definition(
         entry = FIGURES["mine"]
         assert (entry.title, entry.caption) == ("Mine", "What to see.")
         assert isinstance(entry.draw(results), Figure)
-        with pytest.raises(ValueError, match="figure 'mine' is there already"):
-            figure(title="Again")(mine)
+        mine.__module__ = "elsewhere"
+        with pytest.raises(ValueError, match="figure 'mine' is registered already"):
+            register_figure(title="Again")(mine)
     finally:
-        del FIGURES["mine"]
+        FIGURES.remove("mine")
 
 
 def test_drawing_leaves_matplotlib_as_it_was(results: Results) -> None:

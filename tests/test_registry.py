@@ -7,37 +7,50 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from initstats.registry import Registry, Value, keyword_defaults, name_of, split_names, unknown
+from initstats.registry import (
+    Catalog,
+    Family,
+    Value,
+    keyword_defaults,
+    name_of,
+    plain,
+    split_names,
+    unknown,
+)
 
 Made = tuple[str, dict[str, Value]]
 DEFAULTS: dict[str, Value] = {"leak": 0.1, "sub": 0.4, "count": 3, "fast": False, "mode": "fan_in"}
 
 
 @pytest.fixture
-def registry() -> Registry[Made]:
-    registry: Registry[Made] = Registry("shape")
-    registry.add("general", lambda spelling, **parameters: (spelling, parameters), DEFAULTS)
-    registry.add("plain", lambda spelling: (spelling, {}), {})
-    return registry
+def catalog() -> Catalog[Made]:
+    catalog: Catalog[Made] = Catalog("shape")
+    catalog.add(
+        Family(
+            "general", lambda spelling, **parameters: (spelling, parameters), DEFAULTS, module="one"
+        )
+    )
+    catalog.add(Family("plain", lambda spelling: (spelling, {}), module="one"))
+    return catalog
 
 
-def test_defaults_are_filled_in_and_not_spelled(registry: Registry[Made]) -> None:
-    assert registry.get("general") == ("general", DEFAULTS)
-    assert registry.get(" general( sub = 0.40, mode=fan_in ) ") == ("general", DEFAULTS)
-    assert registry.get("plain()") == ("plain", {})
+def test_defaults_are_filled_in_and_not_spelled(catalog: Catalog[Made]) -> None:
+    assert catalog["general"] == ("general", DEFAULTS)
+    assert catalog[" general( sub = 0.40, mode=fan_in ) "] == ("general", DEFAULTS)
+    assert catalog["plain()"] == ("plain", {})
 
 
 def test_a_spelling_names_what_differs_in_the_order_of_declaration(
-    registry: Registry[Made],
+    catalog: Catalog[Made],
 ) -> None:
-    name, parameters = registry.get("general(mode=fan_out,fast=true,count=5,leak=2)")
+    name, parameters = catalog["general(mode=fan_out,fast=true,count=5,leak=2)"]
     assert name == "general(leak=2,count=5,fast=true,mode=fan_out)"
     assert parameters == {"leak": 2.0, "sub": 0.4, "count": 5, "fast": True, "mode": "fan_out"}
     assert isinstance(parameters["leak"], float)
 
 
-def test_every_spelling_of_an_entry_gives_the_same_object(registry: Registry[Made]) -> None:
-    assert registry.get("general(leak=0.2)") is registry.get("general( leak=2e-1 , sub=0.4)")
+def test_every_spelling_of_an_entry_gives_the_same_object(catalog: Catalog[Made]) -> None:
+    assert catalog["general(leak=0.2)"] is catalog["general( leak=2e-1 , sub=0.4)"]
 
 
 numbers = st.floats(allow_nan=False)
@@ -55,26 +68,27 @@ parameters = st.fixed_dictionaries(
 
 @given(parameters)
 def test_spelling_and_reading_are_inverse(given_parameters: dict[str, Value]) -> None:
-    registry: Registry[Any] = Registry("shape")
-    registry.add("general", lambda spelling, **_: spelling, DEFAULTS)
-    spelling = registry.spell("general", given_parameters)
-    name, read = registry.parse(spelling)
-    assert (name, read) == ("general", {**DEFAULTS, **given_parameters})
-    assert registry.spell(name, read) == spelling
+    catalog: Catalog[Any] = Catalog("shape")
+    catalog.add(Family("general", lambda spelling, **_: spelling, DEFAULTS))
+    spelling = catalog.spell("general", given_parameters)
+    name, read = catalog.parse(spelling)
+    tidy = {k: plain(v) if isinstance(v, float) else v for k, v in given_parameters.items()}
+    assert (name, read) == ("general", {**DEFAULTS, **tidy})
+    assert catalog.spell(name, read) == spelling
     assert " " not in spelling
     assert split_names(f"a,{spelling},b") == ["a", spelling, "b"]
 
 
-def test_zero_has_no_sign(registry: Registry[Made]) -> None:
-    assert registry.get("general(leak=-0)") is registry.get("general(leak=0)")
-    assert math.copysign(1, float(registry.get("general(leak=-0.0)")[1]["leak"])) == 1
-    assert registry.spell("general", {"leak": -0.0}) == "general(leak=0)"
+def test_zero_has_no_sign(catalog: Catalog[Made]) -> None:
+    assert catalog["general(leak=-0)"] is catalog["general(leak=0)"]
+    assert math.copysign(1, float(catalog["general(leak=-0.0)"][1]["leak"])) == 1
+    assert catalog.spell("general", {"leak": -0.0}) == "general(leak=0)"
 
 
-def test_infinity_is_a_number_and_nan_is_not(registry: Registry[Made]) -> None:
-    assert registry.get("general(leak=inf)")[1]["leak"] == math.inf
+def test_infinity_is_a_number_and_nan_is_not(catalog: Catalog[Made]) -> None:
+    assert catalog["general(leak=inf)"][1]["leak"] == math.inf
     with pytest.raises(ValueError, match=r"leak must be a number, got 'nan'"):
-        registry.get("general(leak=nan)")
+        catalog["general(leak=nan)"]
 
 
 @pytest.mark.parametrize(
@@ -100,20 +114,96 @@ def test_infinity_is_a_number_and_nan_is_not(registry: Registry[Made]) -> None:
     ],
 )
 def test_a_faulty_spelling_says_what_is_wrong(
-    registry: Registry[Made], spelling: str, message: str
+    catalog: Catalog[Made], spelling: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        registry.get(spelling)
+        catalog[spelling]
 
 
-def test_faulty_registrations_are_refused(registry: Registry[Made]) -> None:
-    with pytest.raises(ValueError, match="shape 'plain' is registered already"):
-        registry.add("plain", lambda spelling: (spelling, {}), {})
+def test_faulty_registrations_are_refused(catalog: Catalog[Made]) -> None:
+    with pytest.raises(ValueError, match="shape 'plain' is registered already, by one: choose"):
+        catalog.add(Family("plain", lambda spelling: (spelling, {}), module="two"))
     with pytest.raises(ValueError, match="shape '<lambda>' cannot be spelled"):
-        registry.add("<lambda>", lambda spelling: (spelling, {}), {})
+        catalog.add(Family("<lambda>", lambda spelling: (spelling, {})))
     with pytest.raises(ValueError, match="default of 'a' must be a number.*got None"):
-        registry.add("new", lambda spelling, **_: (spelling, {}), {"a": None})  # type: ignore[dict-item]
-    assert list(registry) == ["general", "plain"]
+        catalog.add(Family("new", lambda spelling, **_: (spelling, {}), {"a": None}))  # type: ignore[dict-item]
+    assert list(catalog) == ["general", "plain"]
+
+
+def test_the_module_that_defined_a_name_may_define_it_again(catalog: Catalog[Made]) -> None:
+    before = catalog["general(leak=0.2)"], catalog["plain"]
+    new: Made = ("new", {})
+    catalog.add(Family("general", lambda spelling, **_: new, {"leak": 1.0}, module="one"))
+    assert before[0] == ("general(leak=0.2)", {**DEFAULTS, "leak": 0.2})
+    assert catalog["general(leak=0.2)"] is new
+    assert catalog["plain"] is before[1]
+    with pytest.raises(ValueError, match="unknown parameter of shape 'general' 'sub'"):
+        catalog["general(sub=1)"]
+    assert list(catalog) == ["general", "plain"]
+
+
+def test_an_entry_can_be_removed(catalog: Catalog[Made]) -> None:
+    made = catalog["plain"]
+    catalog.remove("plain")
+    assert list(catalog) == ["general"]
+    assert "plain" not in catalog
+    with pytest.raises(ValueError, match="unknown shape 'plain'"):
+        catalog.remove("plain")
+    catalog.add_one("plain", ("again", {}), meaning="", module="two")
+    assert catalog["plain"] is not made
+
+
+@pytest.mark.parametrize(
+    ("spelling", "values"),
+    [
+        ("general(leak=0:0.4:5)", [0.0, 0.1, 0.2, 0.3, 0.4]),
+        ("general(leak=0.4:0:3)", [0.4, 0.2, 0.0]),
+        ("general(leak=-1:1:3)", [-1.0, 0.0, 1.0]),
+        ("general(leak=0.999:1.001:5)", [0.999, 0.9995, 1.0, 1.0005, 1.001]),
+        ("general(leak=1e-30:1e30:3log)", [1e-30, 1.0, 1e30]),
+        ("general(leak=0.5:4:8log)", [0.5, 0.673, 0.9057, 1.219, 1.641, 2.208, 2.972, 4.0]),
+        ("general(leak=0.3)", [0.3]),
+    ],
+)
+def test_a_range_is_several_values(
+    catalog: Catalog[Made], spelling: str, values: list[float]
+) -> None:
+    spellings = catalog.expand(spelling)
+    assert [catalog[each][1]["leak"] for each in spellings] == values
+    assert max(map(len, spellings)) <= len("general(leak=0.9995)")
+
+
+def test_ranges_of_two_parameters_make_every_combination(catalog: Catalog[Made]) -> None:
+    spellings = catalog.expand("general(leak=1:3:3,count=4:5:2,mode=fan_out)")
+    assert spellings[:2] == [
+        "general(leak=1,count=4,mode=fan_out)",
+        "general(leak=1,count=5,mode=fan_out)",
+    ]
+    assert len(spellings) == 6
+    assert isinstance(catalog[spellings[0]][1]["count"], int)
+
+
+@pytest.mark.parametrize(
+    "text", ["0:1", "0:1:1", "a:b:3", "0:4:3log", "1:1:3", "0:inf:3", "0:1:2:3", "0:1:3lin"]
+)
+def test_a_faulty_range_is_refused(catalog: Catalog[Made], text: str) -> None:
+    with pytest.raises(ValueError, match=f"leak: cannot read the range '{text}': write low:high"):
+        catalog.expand(f"general(leak={text})")
+    with pytest.raises(ValueError, match="leak must be a number"):
+        catalog[f"general(leak={text})"]
+
+
+def test_varied_parameters_have_values_from_the_defaults(catalog: Catalog[Made]) -> None:
+    names = ["general", "general(leak=0.2)", "plain", "somebody's own"]
+    assert catalog.varied(names) == {"leak": {"general": 0.1, "general(leak=0.2)": 0.2}}
+    assert catalog.varied(["general(leak=0.2)", "plain"]) == {}
+
+
+def test_numbers_are_spelled_as_a_person_would(catalog: Catalog[Made]) -> None:
+    assert catalog.spell("general", {"leak": 0.1 + 0.2}) == "general(leak=0.3)"
+    assert catalog["general(leak=1.2000000000000002)"] is catalog["general(leak=1.2)"]
+    assert plain(math.sqrt(2)) == math.sqrt(2)
+    assert plain(1 + 1e-12) != 1
 
 
 def test_parameters_are_keyword_only_with_defaults() -> None:

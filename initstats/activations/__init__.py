@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from initstats.activations import families as families
 from initstats.activations.comparison import TorchGain, torch_gain
-from initstats.activations.entry import ACTIVATIONS, Activation, Facts, activation, gain, get
+from initstats.activations.entry import (
+    ACTIVATIONS,
+    Activation,
+    Facts,
+    activation,
+    gain,
+    get,
+    register_activation,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -18,5 +26,6 @@ __all__ = [
     "activation",
     "gain",
     "get",
+    "register_activation",
     "torch_gain",
 ]

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from initstats import gaussian
 from initstats.gaussian import Function, Gain
-from initstats.registry import Entry, Registry, keyword_defaults, name_of, summary_of
+from initstats.registry import Catalog, Entry, Family, keyword_defaults, meaning_of, name_of
 
 OfQ = Callable[[float], float]
 Out = Callable[[Tensor, Tensor], object]
 OutBackward = Callable[[Tensor, Tensor, Tensor], object]
 Decorated = TypeVar("Decorated", bound=Callable[..., Tensor])
 
-ACTIVATIONS: Registry[Activation] = Registry("activation")
+ACTIVATIONS: Catalog[Activation] = Catalog("activation")
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Activation(Entry):
         mean: E phi(x) for x ~ N(0, q) as a function of q, where a closed form is known.
         second_moment: E phi(x)^2, the G(q) of the length map.
         derivative_second_moment: E phi'(x)^2.
-        summary: one line.
+        meaning: one line.
         module: where a registered family is defined; empty for any other callable.
     """
 
-    registry: ClassVar[Registry[Activation]] = ACTIVATIONS
+    catalog: ClassVar[Catalog[Activation]] = ACTIVATIONS
 
     name: str
     function: Function
@@ -67,7 +67,7 @@ class Activation(Entry):
     mean: OfQ | None = field(default=None, repr=False)
     second_moment: OfQ | None = field(default=None, repr=False)
     derivative_second_moment: OfQ | None = field(default=None, repr=False)
-    summary: str = ""
+    meaning: str = ""
     module: str = field(default="", repr=False)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -96,14 +96,14 @@ def get(activation: str | Activation | Function) -> Activation:
     if isinstance(activation, Activation):
         return activation
     if isinstance(activation, str):
-        return ACTIVATIONS.get(activation)
+        return ACTIVATIONS[activation]
     if not callable(activation):
         raise ValueError(f"an activation is a name or a callable, not {activation!r}")
     name = name_of(activation)
     found = _made(name, activation, Facts())
     if name not in ACTIVATIONS:
         return found
-    registered = ACTIVATIONS.get(name)
+    registered = ACTIVATIONS[name]
     x = torch.linspace(-8, 8, 129, dtype=torch.float64)
     if torch.allclose(found(x), registered(x), rtol=1e-12, atol=1e-15):
         return registered
@@ -125,7 +125,7 @@ def gain(activation: str | Activation | Function) -> Gain:
     return get(activation).gain
 
 
-def activation(
+def register_activation(
     facts: Facts | Callable[..., Facts] = Facts(),
 ) -> Callable[[Decorated], Decorated]:
     """Register a function of a tensor and keyword parameters as a family of activations.
@@ -134,12 +134,12 @@ def activation(
     returns when called with the parameters, adds what is known; without it the derivative is
     autograd's::
 
-        @activation()
+        @register_activation()
         def cube(x, *, scale=1.0):
             return scale * x**3
 
     Raises:
-        ValueError: the name is taken, or a parameter is not keyword-only with a default.
+        ValueError: another module took the name, or a parameter is not keyword-only with a default.
     """
 
     def register(function: Decorated) -> Decorated:
@@ -149,22 +149,33 @@ def activation(
             except (ArithmeticError, ValueError) as error:
                 raise ValueError(f"activation {spelling!r}: {error}") from error
             at_parameters = partial(function, **parameters) if parameters else function
-            return _made(spelling, at_parameters, known, summary_of(function), function.__module__)
+            return _made(spelling, at_parameters, known, meaning_of(function), function.__module__)
 
-        ACTIVATIONS.add(function.__name__, make, keyword_defaults(function))
+        ACTIVATIONS.add(
+            Family(
+                function.__name__,
+                make,
+                keyword_defaults(function),
+                meaning_of(function),
+                function.__module__,
+            )
+        )
         return function
 
     return register
 
 
+activation = register_activation
+
+
 def _made(
-    name: str, function: Function, facts: Facts, summary: str | None = None, module: str = ""
+    name: str, function: Function, facts: Facts, meaning: str | None = None, module: str = ""
 ) -> Activation:
     _try(name, function)
     derivative = facts.derivative or _slope(facts.out_backward) or gaussian.derivative_of(function)
     known = {**vars(facts), "derivative": derivative}
-    summary = summary_of(function) if summary is None else summary
-    return Activation(name, function, **known, summary=summary, module=module)
+    meaning = meaning_of(function) if meaning is None else meaning
+    return Activation(name, function, **known, meaning=meaning, module=module)
 
 
 def _slope(out_backward: OutBackward | None) -> Function | None:

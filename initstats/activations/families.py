@@ -17,7 +17,7 @@ from torch import Tensor
 
 from initstats.activations import closed_forms
 from initstats.activations.closed_forms import exponential, piecewise
-from initstats.activations.entry import Facts, OutBackward, activation
+from initstats.activations.entry import Facts, OutBackward, register_activation
 from initstats.gaussian import tailored_slope
 
 aten = torch.ops.aten
@@ -33,7 +33,7 @@ def _kernel(backward: Any, *options: float, **more: str) -> OutBackward:
 _threshold = _kernel(aten.threshold_backward, 0.0)
 
 
-@activation(
+@register_activation(
     piecewise(
         (), [(0.0, 1.0)], lambda x, out: out.copy_(x), lambda gradient, x, out: out.copy_(gradient)
     )
@@ -43,7 +43,7 @@ def identity(x: Tensor) -> Tensor:
     return x
 
 
-@activation(
+@register_activation(
     piecewise(
         (0.0,), [(0.0,), (0.0, 1.0)], lambda x, out: torch.clamp_min(x, 0.0, out=out), _threshold
     )
@@ -53,7 +53,7 @@ def relu(x: Tensor) -> Tensor:
     return torch.relu(x)
 
 
-@activation(
+@register_activation(
     lambda shift: piecewise(
         (0.0,),
         [(-shift,), (-shift, 1.0)],
@@ -83,7 +83,7 @@ def _leaky(negative_slope: float, factor: float = 1.0) -> Facts:
     return piecewise((0.0,), pieces, function, backward)
 
 
-@activation(_leaky)
+@register_activation(_leaky)
 def leaky_relu(x: Tensor, *, negative_slope: float = 0.01) -> Tensor:
     """x above zero, negative_slope * x below."""
     return F.leaky_relu(x, negative_slope)
@@ -114,19 +114,19 @@ def _general(leak: float, sub: float, maxv: float) -> Facts:
     )
 
 
-@activation(_general)
+@register_activation(_general)
 def general_relu(x: Tensor, *, leak: float = 0.1, sub: float = 0.4, maxv: float = 6.0) -> Tensor:
     """min(leaky_relu(x) - sub, maxv): subtracts first, then clamps."""
     return torch.clamp_max(F.leaky_relu(x, leak) - sub, maxv)
 
 
-@activation(lambda slope: _leaky(slope))
+@register_activation(lambda slope: _leaky(slope))
 def prelu(x: Tensor, *, slope: float = 0.25) -> Tensor:
     """leaky_relu at the slope where PReLU starts to learn; fixed here."""
     return F.leaky_relu(x, slope)
 
 
-@activation(lambda lower, upper: _leaky((lower + upper) / 2))
+@register_activation(lambda lower, upper: _leaky((lower + upper) / 2))
 def rrelu(x: Tensor, *, lower: float = 1 / 8, upper: float = 1 / 3) -> Tensor:
     """leaky_relu at the mean of the random slopes, as RReLU evaluates: nothing random here."""
     return F.leaky_relu(x, (lower + upper) / 2)
@@ -144,7 +144,7 @@ def _tailored_facts(depth: float) -> Facts:
     return _leaky(slope, factor)
 
 
-@activation(_tailored_facts)
+@register_activation(_tailored_facts)
 def tailored_relu(x: Tensor, *, depth: int = 50) -> Tensor:
     """leaky_relu of gain 1 with a slope that keeps inputs apart through so many layers (TAT)."""
     slope, factor = _tailored(depth)
@@ -160,31 +160,31 @@ def _clamp(low: float, high: float) -> Facts:
     )
 
 
-@activation(_clamp(0.0, 6.0))
+@register_activation(_clamp(0.0, 6.0))
 def relu6(x: Tensor) -> Tensor:
     """relu that stops at 6."""
     return F.relu6(x)
 
 
-@activation(exponential)
+@register_activation(exponential)
 def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     """x above zero, alpha (exp(x) - 1) below."""
     return F.elu(x, alpha)
 
 
-@activation(lambda alpha: exponential(alpha, 1 / alpha))
+@register_activation(lambda alpha: exponential(alpha, 1 / alpha))
 def celu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     """x above zero, alpha (exp(x / alpha) - 1) below: smooth for every alpha."""
     return F.celu(x, alpha)
 
 
-@activation(exponential(1.6732632423543772848, 1.0, 1.0507009873554804934))
+@register_activation(exponential(1.6732632423543772848, 1.0, 1.0507009873554804934))
 def selu(x: Tensor) -> Tensor:
     """elu scaled so that mean 0 and second moment 1 reproduce themselves."""
     return F.selu(x)
 
 
-@activation(
+@register_activation(
     Facts(
         out_function=lambda x, out: aten.gelu.out(x, out=out),
         out_backward=_kernel(aten.gelu_backward),
@@ -198,7 +198,7 @@ def gelu(x: Tensor) -> Tensor:
     return F.gelu(x)
 
 
-@activation(
+@register_activation(
     Facts(
         out_function=lambda x, out: aten.gelu.out(x, approximate="tanh", out=out),
         out_backward=_kernel(aten.gelu_backward, approximate="tanh"),
@@ -209,7 +209,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-@activation(
+@register_activation(
     Facts(
         out_function=lambda x, out: aten.silu.out(x, out=out),
         out_backward=_kernel(aten.silu_backward),
@@ -234,7 +234,7 @@ def _mish_out(x: Tensor, out: Tensor) -> None:
     torch.div(x, out, out=out)
 
 
-@activation(Facts(_mish_derivative, out_function=_mish_out))
+@register_activation(Facts(_mish_derivative, out_function=_mish_out))
 def mish(x: Tensor) -> Tensor:
     """x times tanh of softplus of x."""
     # 1 / tanh(log(1 + e^x)) is 1 / (s - s^2 / 2) - 1; F.mish takes four times as long
@@ -242,7 +242,7 @@ def mish(x: Tensor) -> Tensor:
     return x / (torch.addcmul(s, s, s, value=-0.5).reciprocal() - 1)
 
 
-@activation(
+@register_activation(
     lambda beta: Facts(
         lambda x: (beta * x).sigmoid_(),
         out_function=lambda x, out: aten.softplus.out(x, beta, out=out),
@@ -254,7 +254,7 @@ def softplus(x: Tensor, *, beta: float = 1.0) -> Tensor:
     return F.softplus(x, beta)
 
 
-@activation(
+@register_activation(
     piecewise(
         (-3.0, 3.0),
         [(0.0,), (0.0, 1 / 2, 1 / 6), (0.0, 1.0)],
@@ -267,7 +267,7 @@ def hardswish(x: Tensor) -> Tensor:
     return F.hardswish(x)
 
 
-@activation(
+@register_activation(
     piecewise(
         (0.0,),
         [(0.0,), (0.0, 0.0, 1.0)],
@@ -292,7 +292,7 @@ def _tanh_backward(gradient: Tensor, x: Tensor, out: Tensor) -> None:
     aten.tanh_backward.grad_input(gradient, _tanh(x, out), grad_input=out)
 
 
-@activation(
+@register_activation(
     Facts(
         out_function=_tanh,
         out_backward=_tanh_backward,
@@ -308,7 +308,7 @@ def _sigmoid_backward(gradient: Tensor, x: Tensor, out: Tensor) -> None:
     aten.sigmoid_backward.grad_input(gradient, torch.sigmoid(x, out=out), grad_input=out)
 
 
-@activation(
+@register_activation(
     Facts(
         out_function=lambda x, out: torch.sigmoid(x, out=out),
         out_backward=_sigmoid_backward,
@@ -320,13 +320,13 @@ def sigmoid(x: Tensor) -> Tensor:
     return torch.sigmoid(x)
 
 
-@activation(lambda min_val, max_val: _clamp(min_val, max_val))
+@register_activation(lambda min_val, max_val: _clamp(min_val, max_val))
 def hardtanh(x: Tensor, *, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
     """x between min_val and max_val, constant outside."""
     return F.hardtanh(x, min_val, max_val)
 
 
-@activation(
+@register_activation(
     Facts(
         lambda x: (1 + x.abs()).square().reciprocal(),
         out_function=lambda x, out: torch.div(x, torch.abs(x, out=out).add_(1), out=out),
@@ -338,7 +338,7 @@ def softsign(x: Tensor) -> Tensor:
     return F.softsign(x)
 
 
-@activation(
+@register_activation(
     Facts(
         lambda x: torch.exp(-x * x) * (2 / math.sqrt(math.pi)),
         out_function=lambda x, out: torch.erf(x, out=out),
@@ -352,7 +352,7 @@ def erf(x: Tensor) -> Tensor:
     return torch.erf(x)
 
 
-@activation(
+@register_activation(
     Facts(
         torch.cos,
         out_function=lambda x, out: torch.sin(x, out=out),

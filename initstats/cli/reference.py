@@ -48,10 +48,10 @@ def list_(plugin: Plugins = None) -> None:
     from initstats.sweep import load_plugins
 
     load_plugins(plugin or ())
-    print_meanings("inits", {_signature(INITS, name): INITS.get(name).summary for name in INITS})
+    print_meanings("inits", {_signature(INITS, name): INITS[name].meaning for name in INITS})
     print_meanings(
         "activations",
-        {_signature(ACTIVATIONS, name): ACTIVATIONS.get(name).summary for name in ACTIVATIONS},
+        {_signature(ACTIVATIONS, name): ACTIVATIONS[name].meaning for name in ACTIVATIONS},
     )
     print_meanings("networks", NETWORKS)
     print_meanings("statistics", {name: entry.meaning for name, entry in STATISTICS.items()})
@@ -59,7 +59,7 @@ def list_(plugin: Plugins = None) -> None:
 
 def _signature(registry: Any, name: str) -> str:
     """A name with its parameters and their defaults."""
-    parameters = registry.defaults(name)
+    parameters = registry.family(name).defaults
     inside = ",".join(
         f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in parameters.items()

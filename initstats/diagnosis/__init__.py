@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from initstats.diagnosis.findings import diagnose
 from initstats.diagnosis.profile import GAINS, Profile
-from initstats.diagnosis.rules import RULES, Finding, Rule, rule
+from initstats.diagnosis.rules import RULES, Finding, Rule, register_rule
 from initstats.diagnosis.summary import (
     CONFIGURATION,
     VERDICTS,
@@ -28,8 +28,8 @@ __all__ = [
     "Rule",
     "Verdict",
     "diagnose",
+    "register_rule",
     "require",
-    "rule",
     "seed_interval",
     "summarize",
 ]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initstats.moments.histogram import BINS, QUANTILES, bin_edges, quantiles
+from initstats.registry import Catalog
 
 __all__ = [
     "BINS",
@@ -23,7 +24,7 @@ __all__ = [
     "Statistic",
     "Summary",
     "bin_edges",
-    "statistic",
+    "register_statistic",
     "summarize_units",
 ]
 
@@ -141,24 +142,23 @@ class Statistic:
     integer: bool = False
 
 
-STATISTICS: dict[str, Statistic] = {}
+STATISTICS: Catalog[Statistic] = Catalog("statistic")
 """Every statistic, in the order of the table's columns."""
 
 Reader = Callable[[Summary], Array]
 
 
-def statistic(*, integer: bool = False) -> Callable[[Reader], Reader]:
+def register_statistic(*, integer: bool = False) -> Callable[[Reader], Reader]:
     """Add a column: the function's name is the column's, its docstring the meaning.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: another module took the name.
     """
 
     def add(read: Reader) -> Reader:
-        name = read.__name__.rstrip("_")
-        if name in STATISTICS:
-            raise ValueError(f"statistic {name!r} is registered already: choose another name")
-        STATISTICS[name] = Statistic(name, (read.__doc__ or "").strip(), read, integer)
+        name, meaning = read.__name__.rstrip("_"), (read.__doc__ or "").strip()
+        entry = Statistic(name, meaning, read, integer)
+        STATISTICS.add_one(name, entry, meaning=meaning, module=read.__module__)
         return read
 
     return add
@@ -178,82 +178,82 @@ def summarize_units(units: Array, histogram: NDArray[np.int64]) -> Array:
     return table
 
 
-@statistic(integer=True)
+@register_statistic(integer=True)
 def count(s: Summary) -> Array:
     """entries seen (samples x units x positions)"""
     return s.count + s.total("nonfinite")
 
 
-@statistic(integer=True)
+@register_statistic(integer=True)
 def nonfinite(s: Summary) -> Array:
     """entries that are NaN or infinite; no other statistic sees them"""
     return s.total("nonfinite")
 
 
-@statistic(integer=True)
+@register_statistic(integer=True)
 def infinite(s: Summary) -> Array:
     """entries that are infinite"""
     return s.total("infinite")
 
 
-@statistic()
+@register_statistic()
 def mean(s: Summary) -> Array:
     """mean of all entries"""
     return s.mean
 
 
-@statistic()
+@register_statistic()
 def std(s: Summary) -> Array:
     """standard deviation of all entries (ddof=1, as torch)"""
     scale, m2, *_ = s.central
     return np.sqrt(_ratio(m2, s.count - 1)) * scale
 
 
-@statistic()
+@register_statistic()
 def second_moment(s: Summary) -> Array:
     """mean of x^2, the q of mean-field theory: compare this with theory, not the std"""
     return s.root_mean_square**2
 
 
-@statistic()
+@register_statistic()
 def skewness(s: Summary) -> Array:
     """asymmetry: third standardized moment (population); 0 for a symmetric distribution"""
     _, m2, m3, _ = s.central
     return _ratio(np.sqrt(s.count) * m3, m2**1.5)
 
 
-@statistic()
+@register_statistic()
 def kurtosis(s: Summary) -> Array:
     """heaviness of the tails: fourth standardized moment minus 3 (population); 0 for a Gaussian"""
     _, m2, _, m4 = s.central
     return _ratio(s.count * m4, m2**2) - 3.0
 
 
-@statistic()
+@register_statistic()
 def min_(s: Summary) -> Array:
     """smallest entry"""
     return s.min
 
 
-@statistic()
+@register_statistic()
 def max_(s: Summary) -> Array:
     """largest entry"""
     return s.max
 
 
-@statistic()
+@register_statistic()
 def negative_fraction(s: Summary) -> Array:
     """share of entries below 0"""
     return _ratio(s.total("negative"), s.count)
 
 
-@statistic()
+@register_statistic()
 def zero_fraction(s: Summary) -> Array:
     """share of entries that are exactly 0"""
     return _ratio(s.total("zero"), s.count)
 
 
-@statistic()
+@register_statistic()
 def dead_fraction(s: Summary) -> Array:
     """share of units with one value for every sample: they tell nothing about the input"""
     entries = s.unit("count") + s.unit("nonfinite")
@@ -262,25 +262,25 @@ def dead_fraction(s: Summary) -> Array:
     return _ratio(dead.sum(axis=1), judged.sum(axis=1))
 
 
-@statistic()
+@register_statistic()
 def unit_mean_std(s: Summary) -> Array:
     """spread across units of the unit's mean (population)"""
     return _spread(np.where(s.seen, s.unit("mean"), np.nan))
 
 
-@statistic()
+@register_statistic()
 def unit_std_mean(s: Summary) -> Array:
     """mean over units of the unit's standard deviation (population)"""
     return _average(s.unit_std)
 
 
-@statistic()
+@register_statistic()
 def unit_std_std(s: Summary) -> Array:
     """spread across units of the unit's standard deviation (population)"""
     return _spread(s.unit_std)
 
 
-@statistic()
+@register_statistic()
 def sample_correlation(s: Summary) -> Array:
     """mean kernel of pairs of samples over q: 1 when every input looks the same to the layer"""
     relative = _ratio(s.unit("mean"), s.root_mean_square[:, None])
@@ -297,7 +297,7 @@ def _quantile(name: str, p: float) -> Reader:
 
 
 for _name, _p in QUANTILES.items():
-    statistic()(_quantile(_name, _p))
+    register_statistic()(_quantile(_name, _p))
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:

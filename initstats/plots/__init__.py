@@ -9,7 +9,7 @@ report; `Results` is what they are drawn from.
 from __future__ import annotations
 
 from initstats.plots.bands import band_of, banded
-from initstats.plots.catalog import FIGURES, Need, Picture, figure
+from initstats.plots.catalog import FIGURES, Need, Picture, register_figure
 from initstats.plots.results import Results
 
 # each of these adds its figures to the catalog, which is the order of a report
@@ -23,8 +23,8 @@ __all__ = [
     "band_of",
     "banded",
     "distribution",
-    "figure",
     "lines",
     "maps",
+    "register_figure",
     "story",
 ]

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from initstats.plots.results import Results
 from initstats.plots.style import STYLE
+from initstats.registry import Catalog
 
 Draw = Callable[[Results], Figure]
 
@@ -67,19 +68,18 @@ class Picture:
             return self.function(results)
 
 
-FIGURES: dict[str, Picture] = {}
+FIGURES: Catalog[Picture] = Catalog("figure")
 """Every figure by name, in the order of a report."""
 
 
-def figure(*, title: str, needs: Sequence[Need] = ()) -> Callable[[Draw], Draw]:
+def register_figure(*, title: str, needs: Sequence[Need] = ()) -> Callable[[Draw], Draw]:
     """Add a figure: the function's name is the figure's, its docstring the caption."""
 
     def add(function: Draw) -> Draw:
         name = function.__name__
-        if name in FIGURES:
-            raise ValueError(f"figure {name!r} is there already: choose another name")
         caption = " ".join((inspect.getdoc(function) or "").split())
-        FIGURES[name] = Picture(name, title, caption, tuple(needs), function)
+        entry = Picture(name, title, caption, tuple(needs), function)
+        FIGURES.add_one(name, entry, meaning=title, module=function.__module__)
         return function
 
     return add

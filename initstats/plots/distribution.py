@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from initstats.plots.bands import BANDS, DECADES, OVERFLOW, ZERO
-from initstats.plots.catalog import HISTOGRAMS, figure
+from initstats.plots.catalog import HISTOGRAMS, register_figure
 from initstats.plots.matrix import Matrix
 from initstats.plots.results import Block, Results
 from initstats.plots.style import ABOVE, INK, PALETTE, fade, power_of_ten
@@ -22,7 +22,7 @@ SCALE = (6, 2)
 """Pixels of a layer across, and of a band up: what enlarges the picture cannot blur it."""
 
 
-@figure(title="Distributions by depth", needs=[HISTOGRAMS])
+@register_figure(title="Distributions by depth", needs=[HISTOGRAMS])
 def distribution_by_depth(results: Results) -> Figure:
     """Distribution of the activations of every configuration, all seeds together: layers from left
     to right, values upwards on an axis that is logarithmic to both sides of zero. The stronger the

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from initstats.diagnosis import CONFIGURATION, seed_interval
 from initstats.plots.bands import Key
-from initstats.plots.catalog import DEPTH, GRADIENTS, figure
+from initstats.plots.catalog import DEPTH, GRADIENTS, register_figure
 from initstats.plots.matrix import LETTER
 from initstats.plots.results import Results
 from initstats.plots.style import INK, PAGE, Stroke, decimal, fade, power_of_ten, strokes, wrapped
@@ -74,7 +74,7 @@ DOTTED = Stroke(INK, (1.2, 2.2))
 _HEIGHTS = ("height", "low", "high")
 
 
-@figure(title="Spread against depth", needs=[DEPTH])
+@register_figure(title="Spread against depth", needs=[DEPTH])
 def std_by_depth(results: Results) -> Figure:
     """Standard deviation of the activations, layer by layer: geometric mean over seeds with its 95%
     Student-t interval. A straight line is a constant factor a layer. The band is a factor of ten
@@ -85,7 +85,7 @@ def std_by_depth(results: Results) -> Figure:
     return _panels(results, "std", "activation", "forward", LOG, "standard deviation")
 
 
-@figure(title="Mean against depth", needs=[DEPTH])
+@register_figure(title="Mean against depth", needs=[DEPTH])
 def mean_by_depth(results: Results) -> Figure:
     """Mean of the activations, layer by layer, over seeds with its 95% Student-t interval. A mean
     that stays away from zero is the same push for every input, which the next layer turns into an
@@ -95,7 +95,7 @@ def mean_by_depth(results: Results) -> Figure:
     return _panels(results, "mean", "activation", "forward", LINEAR, "mean")
 
 
-@figure(title="Do inputs stay distinguishable?", needs=[DEPTH])
+@register_figure(title="Do inputs stay distinguishable?", needs=[DEPTH])
 def sample_correlation(results: Results) -> Figure:
     """Mean correlation of the pre-activations of two samples, over seeds with its 95% Student-t
     interval. At 1 every input looks the same to the layer, whatever the standard deviation says:
@@ -107,7 +107,7 @@ def sample_correlation(results: Results) -> Figure:
     )
 
 
-@figure(title="Gradient against depth", needs=[DEPTH, GRADIENTS])
+@register_figure(title="Gradient against depth", needs=[DEPTH, GRADIENTS])
 def gradient_by_depth(results: Results) -> Figure:
     """Standard deviation of the gradient with respect to the pre-activations, for a cotangent of
     standard deviation 1 at the last activation: geometric mean over seeds with its 95% Student-t

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from initstats.plots.catalog import Need, figure
+from initstats.plots.catalog import Need, register_figure
 from initstats.plots.lines import Scale, by_depth, decorate, draw_curve
 from initstats.plots.results import Block, Results
 from initstats.plots.style import INK, PAGE, decimal, fade, strokes
@@ -46,7 +46,7 @@ RELU_AND_SHIFTED = Need(
 )
 
 
-@figure(title="Does subtracting a constant bring the mean back?", needs=[RELU_AND_SHIFTED])
+@register_figure(title="Does subtracting a constant bring the mean back?", needs=[RELU_AND_SHIFTED])
 def shifted_relu_story(results: Results) -> Figure:
     """Mean and standard deviation of the activations under relu and under relu minus a constant,
     for one init: every seed (thin), their mean and its 95% Student-t interval, with the values at

@@ -5,9 +5,19 @@ Adding one is writing one decorated function.
 
 from __future__ import annotations
 
-from initstats.diagnosis.rules.rule import RULES, Finding, Need, Rule, rule
+from initstats.diagnosis.rules.rule import RULES, Finding, Need, Rule, register_rule
 
 # each of these adds its rules, in the order of a report
 from initstats.diagnosis.rules import values, trends, weights, units  # isort: skip
 
-__all__ = ["RULES", "Finding", "Need", "Rule", "rule", "trends", "units", "values", "weights"]
+__all__ = [
+    "RULES",
+    "Finding",
+    "Need",
+    "Rule",
+    "register_rule",
+    "trends",
+    "units",
+    "values",
+    "weights",
+]

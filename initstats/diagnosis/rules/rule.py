@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from initstats.diagnosis.profile import Profile
+from initstats.registry import Catalog, meaning_of
 
 Severity = Literal["error", "warning", "note"]
 ENOUGH = 16
@@ -58,23 +58,23 @@ class Rule:
         return next((need.otherwise for need in self.needs if not need.met(profile)), "")
 
 
-RULES: dict[str, Rule] = {}
+RULES: Catalog[Rule] = Catalog("rule")
 """Every rule by name, in the order of a report."""
 
 
-def rule(*, threshold: float, source: str, needs: Sequence[Need] = ()) -> Callable[[Check], Check]:
+def register_rule(
+    *, threshold: float, source: str, needs: Sequence[Need] = ()
+) -> Callable[[Check], Check]:
     """Register a rule; the docstring's first line says what holds when all is well.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: another module took the name.
     """
 
     def register(check: Check) -> Check:
-        name = check.__name__
-        if name in RULES:
-            raise ValueError(f"rule {name!r} is registered already: choose another name")
-        meaning = (inspect.getdoc(check) or "").partition("\n")[0]
-        RULES[name] = Rule(name, meaning, threshold, source, tuple(needs), check)
+        name, meaning = check.__name__, meaning_of(check)
+        entry = Rule(name, meaning, threshold, source, tuple(needs), check)
+        RULES.add_one(name, entry, meaning=meaning, module=check.__module__)
         return check
 
     return register

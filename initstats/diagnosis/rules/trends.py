@@ -11,12 +11,12 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.rule import DEEP, GRADIENTS, OPERATIONS, Finding, rule
+from initstats.diagnosis.rules.rule import DEEP, GRADIENTS, OPERATIONS, Finding, register_rule
 from initstats.diagnosis.rules.wording import number
 from initstats.diagnosis.summary import DECADE
 
 
-@rule(
+@register_rule(
     threshold=2 * math.log(DECADE),
     source="Schoenholz et al. 2017: q grows or shrinks by a factor a layer; He et al. 2015",
     needs=[DEEP],
@@ -26,7 +26,7 @@ def signal(profile: Profile, threshold: float) -> Iterator[Finding]:
     yield from _drift(profile, profile.linear, threshold, "signal", profile.linear["second_moment"])
 
 
-@rule(
+@register_rule(
     threshold=2 * math.log(DECADE),
     source="Glorot & Bengio 2010; Schoenholz et al. 2017: chi_1, on sums of squares",
     needs=[GRADIENTS],
@@ -37,7 +37,7 @@ def gradient(profile: Profile, threshold: float) -> Iterator[Finding]:
     yield from _drift(profile, rows, threshold, "gradient", rows["second_moment"] * rows["count"])
 
 
-@rule(
+@register_rule(
     threshold=10.0,
     source="Zhang et al. 2019 (Fixup); Radford et al. 2019: branches scaled by 1 / sqrt(2 blocks)",
     needs=[OPERATIONS],

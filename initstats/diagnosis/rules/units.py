@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from initstats.diagnosis.profile import Profile, numbers
-from initstats.diagnosis.rules.rule import BATCH, ENOUGH, Finding, rule
+from initstats.diagnosis.rules.rule import BATCH, ENOUGH, Finding, register_rule
 from initstats.diagnosis.rules.wording import number, places
 from initstats.diagnosis.summary import SAME
 
 
-@rule(
+@register_rule(
     threshold=0.3,
     source="Lu et al. 2020 (dying ReLU): the share of units that are constant over the batch",
     needs=[BATCH],
@@ -50,7 +50,7 @@ _BOUNDS = {"tanh": (0.0, 1.0), "sigmoid": (0.5, 0.5), "hardtanh": (0.0, 1.0), "s
 """Centre and half range of what saturates."""
 
 
-@rule(
+@register_rule(
     threshold=0.7,
     source="Glorot & Bengio 2010; 0.39 is tanh's at unit pre-activations, 1 all at the bounds",
 )
@@ -76,7 +76,7 @@ def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
         )
 
 
-@rule(
+@register_rule(
     threshold=1.0,
     source="LeCun et al. 1998: inputs of a layer should average near zero",
 )
@@ -98,7 +98,7 @@ def mean_shift(profile: Profile, threshold: float) -> Iterator[Finding]:
         )
 
 
-@rule(
+@register_rule(
     threshold=SAME,
     source="Schoenholz et al. 2017: in the ordered phase all correlations go to 1",
     needs=[BATCH],

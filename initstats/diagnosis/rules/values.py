@@ -8,11 +8,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from initstats.diagnosis.profile import Profile, numbers
-from initstats.diagnosis.rules.rule import Finding, Severity, rule
+from initstats.diagnosis.rules.rule import Finding, Severity, register_rule
 from initstats.diagnosis.rules.wording import places
 
 
-@rule(threshold=0, source="IEEE 754; whatever overflows once stays so")
+@register_rule(threshold=0, source="IEEE 754; whatever overflows once stays so")
 def nonfinite(profile: Profile, threshold: float) -> Iterator[Finding]:
     """every entry is a finite number"""
     bad = profile.signal[profile.signal["nonfinite"] > threshold]
@@ -54,7 +54,7 @@ _FORMATS = {
 """Largest number and smallest normal one of the formats of low precision."""
 
 
-@rule(
+@register_rule(
     threshold=0.5,
     source="Micikevicius et al. 2018, 2022: what is below a format's normal numbers loses digits, "
     "what is above overflows",

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.rule import WEIGHTS, Finding, rule
+from initstats.diagnosis.rules.rule import WEIGHTS, Finding, register_rule
 from initstats.diagnosis.rules.wording import line, modules, number
 
 
-@rule(
+@register_rule(
     threshold=5.0,
     source="beyond the largest gain of a common activation (4.8: sigmoid's, where the mean is "
     "removed; Brock et al. 2021)",
@@ -43,7 +43,7 @@ def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
         )
 
 
-@rule(
+@register_rule(
     threshold=3,
     source="torch.nn.Linear and Conv call kaiming_uniform_(a=sqrt(5)), std 1 / sqrt(3 fan_in)",
     needs=[WEIGHTS],
@@ -72,7 +72,7 @@ def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
     )
 
 
-@rule(
+@register_rule(
     threshold=4.0,
     source="He et al. 2015; THEORY: fan_out in a layer that is not square changes q by "
     "fan_in / fan_out",
@@ -104,7 +104,7 @@ def fan_mode(profile: Profile, threshold: float) -> Iterator[Finding]:
         )
 
 
-@rule(
+@register_rule(
     threshold=0,
     source="Ioffe & Szegedy 2015: a batch normalization subtracts whatever the bias adds",
     needs=[WEIGHTS],

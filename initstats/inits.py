@@ -209,6 +209,35 @@ def fans(shape: Shape) -> tuple[int, int]:
     return inputs * receptive, out * receptive
 
 
+def fit_std(
+    std: Callable[[], float],
+    divide: Callable[[float], None],
+    *,
+    target: float = 1.0,
+    tolerance: float,
+    rounds: int,
+) -> float:
+    """Scale a layer until its output has a standard deviation (Mishkin & Matas 2016: LSUV).
+
+    Args:
+        std: measures the output.
+        divide: divides the weights by a number.
+        target: the standard deviation to reach.
+        tolerance: relative to the target.
+        rounds: the weights are divided at most so often.
+
+    Returns:
+        The last measurement. It is outside the tolerance where the rounds did not suffice, or the
+        output is constant or not finite, which no scale can mend.
+    """
+    for left in range(rounds, -1, -1):
+        size = std()
+        if not (left and 0 < size < math.inf and abs(size / target - 1) > tolerance):
+            break
+        divide(size / target)
+    return size
+
+
 def _tried(entry: Init) -> Init:
     """The entry, if it can draw: bad parameters are told at once and not amid a sweep."""
     if "generator" not in inspect.signature(entry.fill).parameters:

@@ -248,9 +248,10 @@ def test_gpt2_reads_its_activation() -> None:
     torch.manual_seed(0)
     model, inputs = gpt2()
     table = reinitialize_(model, "matched", inputs).set_index("name")
-    assert table.loc["transformer.h.0.mlp.c_fc", "activation"] == "NewGELUActivation"
-    weight = model.get_parameter("transformer.h.0.mlp.c_fc.weight").detach().double()
-    expected = 1.5335**2 / 32
+    assert table.loc["transformer.h.0.mlp.c_fc", "activation"] == "identity"  # a layer norm
+    assert table.loc["transformer.h.0.mlp.c_proj", "activation"] == "NewGELUActivation"
+    weight = model.get_parameter("transformer.h.0.mlp.c_proj.weight").detach().double()
+    expected = 1.5335**2 / 128
     assert weight.square().mean().item() == pytest.approx(expected, rel=4 * (2 / 4096) ** 0.5)
 
 

@@ -101,7 +101,7 @@ def _rescale(profile: Profile, factor: float) -> str:
         )
     return (
         'initstats.reinitialize_(model, "matched", x), which gives each layer the gain of the '
-        "activation behind it; or initstats.lsuv_(model, x); or a normalization between layers"
+        "activation that it reads; or initstats.lsuv_(model, x); or a normalization between layers"
     )
 
 

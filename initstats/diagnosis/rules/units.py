@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from initstats.diagnosis.profile import Profile, numbers
+from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.rule import BATCH, ENOUGH, Finding, register_rule
 from initstats.diagnosis.rules.wording import number, places
 from initstats.diagnosis.summary import SAME
+from initstats.probe.kinds import numbers
 
 
 @register_rule(

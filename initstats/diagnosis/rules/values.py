@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from initstats.diagnosis.profile import Profile, numbers
+from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.rule import Finding, Severity, register_rule
 from initstats.diagnosis.rules.wording import places
+from initstats.probe.kinds import numbers
 
 
 @register_rule(threshold=0, source="IEEE 754; whatever overflows once stays so")

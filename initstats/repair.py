@@ -21,8 +21,8 @@ from initstats import activations, inits
 from initstats.activations import ACTIVATIONS, Activation
 from initstats.inits import Init, fit_std
 from initstats.probe import measure
+from initstats.probe.batch import called, unmoved
 from initstats.probe.kinds import LINEAR, MIXING, NORMALIZATIONS, source
-from initstats.probe.measuring import called, unmoved
 
 __all__ = ["lsuv_", "reinitialize_"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from initstats.plots import probed
 from initstats.plots.bands import BANDS, OVERFLOW, ZERO
-from initstats.probe import Probe, examine
+from initstats.probe import Probe
 from initstats.report.model import write_model_report
 
 
@@ -32,7 +32,7 @@ class Strange(nn.Module):
 @pytest.fixture(scope="module")
 def strange() -> Probe:
     torch.manual_seed(0)
-    return examine(Strange(), torch.randn(40, 6), backward=True)
+    return Probe(Strange(), backward=True).run(torch.randn(40, 6))
 
 
 @pytest.fixture(scope="module")

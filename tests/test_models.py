@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from initstats import lsuv_, reinitialize_
 from initstats.diagnosis import diagnose
 from initstats.moments import warm_up
-from initstats.probe import Probe, examine, measure
+from initstats.probe import Probe, measure
 
 transformers: Any = pytest.importorskip(
     "transformers", reason="the optional group `models` is not installed"
@@ -199,7 +199,7 @@ def test_agrees_with_hooks_in_float64(built: tuple[nn.Module, dict[str, Tensor]]
 def test_coverage(built: tuple[nn.Module, dict[str, Tensor]]) -> None:
     """All that is missed is known by its reason, and nearly nothing is."""
     model, inputs = built
-    probe = examine(model, inputs, backward=True)
+    probe = Probe(model, backward=True).run(inputs)
     missed = probe.missed()
     fused = missed["reason"].str.contains("fused kernel")
     assert set(missed.loc[~fused, "reason"]) <= HIDDEN

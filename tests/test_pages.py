@@ -12,7 +12,7 @@ from torch import nn
 
 import initstats as ist
 from initstats.foundations import Evidence, measure, timings, write_lesson
-from initstats.probe import examine
+from initstats.probe import Probe
 from initstats.report.folder import claim
 from initstats.report.model import write_model_report
 from initstats.report.theory import write_theory
@@ -27,7 +27,7 @@ EARLIER = """<!doctype html><head><meta name="generator" content="initstats 0.0.
 def writers(toy: ist.Dataset) -> dict[str, Callable[[Path], Path]]:
     """What writes a page of each kind into a folder."""
     grid = ist.Grid(inits=["matched"], activations=["relu"], widths=[5], depth=2, seeds=2)
-    probe = examine(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), torch.ones(20, 4))
+    probe = Probe(nn.Sequential(nn.Linear(4, 4), nn.Tanh())).run(torch.ones(20, 4))
     read = probe.table(), probe.histograms(), probe.missed()
     phases = diagram("identity")
     with pytest.MonkeyPatch.context() as patch:

@@ -63,7 +63,7 @@ def source(layer: int, values: Mapping[int, pd.Series[Any]]) -> pd.Series[Any] |
     """The value that the operation at a layer reads, looked for behind pooling and dropout.
 
     Args:
-        layer: place in the order of execution.
+        layer: number of the operation in the order of execution.
         values: rows of a probe's table by their layer; the model's input (layer 0) is not in it.
 
     Returns:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from initstats.diagnosis.summary import CONFIGURATION
+from initstats.diagnosis.summary import CONFIGURATION, in_order
 from initstats.probe.kinds import LINEAR, NORMALIZATIONS, numbers, source
 
 GAINS = {
@@ -180,7 +180,7 @@ def profiles(table: pd.DataFrame) -> list[Profile]:
         )
     return [
         Profile(_spelled(rows.iloc[0]), _medians(rows), 0, False)
-        for _, rows in table.groupby(CONFIGURATION, observed=True, sort=True)
+        for _, rows in in_order(table).groupby(CONFIGURATION, observed=True, sort=True)
     ]
 
 

@@ -24,6 +24,7 @@ FLOORS = {
     "moments": 1,
     "theory": 2,
     "backprop": 2,
+    "networks": 2,
     "stack": 2,
     "probe": 2,
     "machine": 0,

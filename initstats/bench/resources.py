@@ -22,6 +22,7 @@ from initstats import machine as described
 from initstats.bench.timing import ACTIVATIONS, INIT, SEED, WORKLOADS
 from initstats.data import Dataset, load_data
 from initstats.moments import warm_up
+from initstats.networks import get
 from initstats.registry import unknown
 from initstats.stack import Settings, run_stack
 from initstats.sweep import Grid, Progress, run_sweep
@@ -164,7 +165,8 @@ def added(samples: int, workload: str) -> float:
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
     before = _peak()
-    for _ in run_stack(chosen.network, init, entries, chosen.width, [SEED], split, None, settings):
+    network = get(chosen.network).on(split.shape, chosen.width, chosen.depth)
+    for _ in run_stack(network, init, entries, [SEED], split, None, settings):
         pass
     return _peak() - before
 

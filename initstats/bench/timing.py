@@ -19,6 +19,7 @@ from torch import Tensor
 from initstats import activations, inits
 from initstats.bench.plain import FUNCTIONS, course_set, hooked, networks, whole_set
 from initstats.data import Split, load_data
+from initstats.networks import get
 from initstats.registry import unknown
 from initstats.stack import Settings, run_stack
 from initstats.sweep import Progress
@@ -180,8 +181,8 @@ def _calls(workload: Workload, split: Split) -> dict[str, Callable[[int], object
     init, entries = inits.get(INIT), [activations.get(name) for name in ACTIVATIONS]
 
     def engine(settings: Settings, number: int) -> None:
-        network, width = workload.network, workload.width
-        for _ in run_stack(network, init, entries, width, [SEED], split, None, settings):
+        network = get(workload.network).on(split.shape, workload.width, workload.depth)
+        for _ in run_stack(network, init, entries, [SEED], split, None, settings):
             pass
 
     def forward(batch: int, number: int) -> None:

@@ -166,7 +166,7 @@ def _compare(grid: Any, data: Any, folder: Path, *, predicting: bool) -> None:
         return
     import pandas as pd
 
-    from initstats.prediction import KEYS, compare, predict
+    from initstats.prediction import KEYS, compare_with_theory, predict
 
     parts = [] if known is None else [known.drop(columns=["z", "seeds"])]
     there = {tuple(key) for part in parts for key in part[["init", "activation", "width"]].values}
@@ -182,7 +182,8 @@ def _compare(grid: Any, data: Any, folder: Path, *, predicting: bool) -> None:
             parts.append(predict(alone, data, progress=bar.show))
     names = {name: "int64" if name in ("width", "layer") else "str" for name in KEYS}
     predicted = pd.concat([part.astype(names) for part in parts]).drop_duplicates(KEYS)
-    scored = compare(load_table(folder), predicted).query("statistic == 'second_moment'")
+    scored = compare_with_theory(load_table(folder), predicted)
+    scored = scored.query("statistic == 'second_moment'")
     scores = scored[[*KEYS, "z", "seeds"]]
     save_predictions(folder, predicted.merge(scores, on=KEYS, how="left"))
 

@@ -44,7 +44,7 @@ def list_(plugin: Plugins = None) -> None:
     from initstats.activations import ACTIVATIONS
     from initstats.inits import INITS
     from initstats.moments.table import STATISTICS
-    from initstats.stack import NETWORKS
+    from initstats.networks import NETWORKS
     from initstats.sweep import load_plugins
 
     load_plugins(plugin or ())
@@ -53,7 +53,9 @@ def list_(plugin: Plugins = None) -> None:
         "activations",
         {_signature(ACTIVATIONS, name): ACTIVATIONS[name].meaning for name in ACTIVATIONS},
     )
-    print_meanings("networks", NETWORKS)
+    print_meanings(
+        "networks", {_signature(NETWORKS, name): NETWORKS[name].meaning for name in NETWORKS}
+    )
     print_meanings("statistics", {name: entry.meaning for name, entry in STATISTICS.items()})
 
 

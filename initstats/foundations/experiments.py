@@ -14,7 +14,8 @@ from initstats import activations, inits
 from initstats.data import Split
 from initstats.foundations.steps import INPUTS, UNITS, kaiming
 from initstats.moments import STATISTICS
-from initstats.stack import Settings, row_keys, run_stack
+from initstats.networks import get
+from initstats.stack import Settings, run_stack
 
 SAMPLES = 500
 LEAKS = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, math.sqrt(5), 3.0)
@@ -93,11 +94,13 @@ def _stacks(
 ) -> pd.DataFrame:
     """The rows of `run_stack` for some seeds, on the first samples of a split."""
     some, entries = split.first(settings.samples), [activations.get(name) for name in names]
-    keys = pd.DataFrame(row_keys(settings), columns=["layer", "tensor", "direction"])
+    net = get(network).on(some.shape, width, settings.depth)
+    places = net.places(backward=settings.backward)
+    keys = pd.DataFrame(places, columns=["layer", "tensor", "direction"])
     tables = []
     for seed in range(seeds):
         scheme = inits.get(init)
-        results = run_stack(network, scheme, entries, width, [seed], some, None, settings)
+        results = run_stack(net, scheme, entries, [seed], some, None, settings)
         for name, result in zip(names, results, strict=True):
             statistics = pd.DataFrame(result.statistics, columns=list(STATISTICS))
             tables.append(keys.join(statistics).assign(activation=name, seed=seed))

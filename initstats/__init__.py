@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from initstats.inits import register_init as register_init
     from initstats.prediction import compare as compare
     from initstats.prediction import predict as predict
+    from initstats.prediction import predict_run as predict_run
     from initstats.probe import Probe as Probe
     from initstats.probe import measure as measure
     from initstats.repair import lsuv_ as lsuv_
@@ -59,7 +60,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "inits": ("init", "register_init"),
     "moments": (),
     "plots": (),
-    "prediction": ("compare", "predict"),
+    "prediction": ("compare", "predict", "predict_run"),
     "probe": ("Probe", "measure"),
     "repair": ("lsuv_", "reinitialize_"),
     "report": ("write_report",),

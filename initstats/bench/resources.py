@@ -1,8 +1,7 @@
-"""What a run takes beside time: memory, and what a second worker adds; and on which machine."""
+"""What whole runs take: memory, and time with one worker, with two, and on a GPU."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -18,13 +17,15 @@ import numpy as np
 import pandas as pd
 
 from initstats import activations, inits
-from initstats import machine as described
 from initstats.bench.timing import ACTIVATIONS, INIT, SEED, WORKLOADS
 from initstats.data import Dataset, load_data
 from initstats.moments import warm_up
 from initstats.registry import unknown
 from initstats.stack import Settings, run_stack
 from initstats.sweep import Grid, Progress, run_sweep
+
+GOALS = {"speedup": 1.8, "megabytes": 60, "seconds": 45}
+"""At least so much faster with two workers; at most so much memory, so long a default study."""
 
 
 def memory(samples: Iterable[int] = (1_000, 10_000, 50_000), workload: str = "S") -> pd.DataFrame:
@@ -123,9 +124,17 @@ def _speedups(
     return pd.DataFrame(rows, columns=["round", *ways, "speedup"])
 
 
-def machine() -> dict[str, str | int | float]:
-    """What timings depend on: the machine, and how busy it is."""
-    return {**described.machine(), "load": round(os.getloadavg()[0], 2)}
+def study(*, quick: bool = False) -> float:
+    """Seconds by the clock that the default study takes from the command line, its report too.
+
+    Args:
+        quick: a smaller study.
+    """
+    small = ["--depth", "4", "--seeds", "2", "--samples", "500"] if quick else []
+    with TemporaryDirectory() as folder:
+        began = perf_counter()
+        _elsewhere("the default study", "-m", "initstats", "sweep", "--out", folder, *small)
+        return perf_counter() - began
 
 
 def _rate(grid: Grid, data: Dataset, workers: int) -> float:
@@ -147,11 +156,16 @@ def _rate(grid: Grid, data: Dataset, workers: int) -> float:
 
 def _added_elsewhere(samples: int, workload: str) -> float:
     code = f"from initstats.bench.resources import added; print(added({samples}, {workload!r}))"
-    command = [sys.executable, "-c", code]
+    return float(_elsewhere("measuring memory", "-c", code))
+
+
+def _elsewhere(what: str, *arguments: str) -> str:
+    """What another interpreter prints."""
+    command = [sys.executable, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ChildProcessError(f"measuring memory failed: {done.stderr.strip()}")
-    return float(done.stdout)
+        raise ChildProcessError(f"{what} failed: {done.stderr.strip()}")
+    return done.stdout
 
 
 def added(samples: int, workload: str) -> float:

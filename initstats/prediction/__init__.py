@@ -9,6 +9,7 @@ arXiv:1812.05994).
 from __future__ import annotations
 
 from initstats.prediction.comparison import COMPARED, compare
+from initstats.prediction.kept import predict_run
 from initstats.prediction.rows import KEYS, predict
 
-__all__ = ["COMPARED", "KEYS", "compare", "predict"]
+__all__ = ["COMPARED", "KEYS", "compare", "predict", "predict_run"]

@@ -78,7 +78,7 @@ def run_sweep(
     if workers > 1 and executor is None:
         _check_portable(grid)
     config = {"data": source or data.name, **grid.config, "plugins": list(plugins)}
-    asked = _run(config, data, engine)
+    asked = _run(config, data.name, fingerprint(grid, data), engine)
     notify = progress or (lambda done, total: None)
 
     with Store.open(out, asked, {**machine(), "workers": workers}) as store:
@@ -112,9 +112,25 @@ def chosen_samples(grid: Grid, data: Dataset) -> Split:
     return split.first(grid.samples or len(split))
 
 
+def fingerprint(grid: Grid, data: Dataset) -> str:
+    """What tells the data of a run from others: the whole split, as `samples` says how much of it
+    is seen, and the samples that an init is fitted on.
+
+    Raises:
+        ValueError: as `chosen_samples`.
+    """
+    chosen_samples(grid, data)
+    seen = f"{getattr(data, grid.split).fingerprint} {_fit(data).fingerprint}"
+    return hashlib.sha256(seen.encode()).hexdigest()[:16]
+
+
+def _fit(data: Dataset) -> Split:
+    """The samples that an init is fitted on."""
+    return data.train.first(min(FIT_SAMPLES, len(data.train)))
+
+
 def _engine(grid: Grid, data: Dataset) -> Engine:
     split = chosen_samples(grid, data)
-    fit = data.train.first(min(FIT_SAMPLES, len(data.train)))
     settings = Settings.suited(
         grid.depth,
         len(split),
@@ -123,21 +139,18 @@ def _engine(grid: Grid, data: Dataset) -> Engine:
         device=grid.device,
         seeds=min(len(grid.seeds), grid.check_memory(split.shape)),
     )
-    return Engine(split, fit, settings)
+    return Engine(split, _fit(data), settings)
 
 
-def _run(config: dict[str, Any], data: Dataset, engine: Engine) -> Run:
+def _run(config: dict[str, Any], dataset: str, data: str, engine: Engine) -> Run:
     """What the store is to know of a sweep."""
     settings = asdict(engine.settings)
-    # of the whole split, since `samples` tells how much of it; and of what lsuv is fitted on
-    seen = f"{getattr(data, config['split']).fingerprint} {engine.fit.fingerprint}"
     fixed = {name: config[name] for name in ("network", "split")}
     asked = ("depth", "samples", "backward", "dtype", "device")
     fixed |= {name: settings.pop(name) for name in asked}
     return Run(
         config=config,
-        settings={"dataset": data.name, "data": hashlib.sha256(seen.encode()).hexdigest()[:16]}
-        | fixed,
+        settings={"dataset": dataset, "data": data} | fixed,
         engine=settings,
         rows=row_keys(engine.settings),
         statistics={name: entry.integer for name, entry in STATISTICS.items()},

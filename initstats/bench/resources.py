@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
@@ -175,21 +172,11 @@ def added(samples: int, workload: str) -> float:
     entries = [activations.get(name) for name in ACTIVATIONS]
     init = inits.get(INIT)
     warm_up()
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
-    before = _peak()
-    for _ in run_stack(chosen.network, init, entries, chosen.width, [SEED], split, None, settings):
-        pass
-    return _peak() - before
 
+    def run() -> None:
+        for _ in run_stack(
+            chosen.network, init, entries, chosen.width, [SEED], split, None, settings
+        ):
+            pass
 
-def _peak() -> float:
-    """The process's largest memory so far, in megabytes."""
-    with suppress(OSError, TypeError):
-        # getrusage remembers the process that started this one
-        status = Path("/proc/self/status").read_text()
-        return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024 / 1e6  # type: ignore[index]
-    import resource
-
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest / 1e6 if sys.platform == "darwin" else largest * 1024 / 1e6
+    return described.added_memory(run)

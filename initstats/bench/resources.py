@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ import pandas as pd
 from initstats import activations, inits
 from initstats.bench.timing import ACTIVATIONS, INIT, SEED, WORKLOADS
 from initstats.data import Dataset, load_data
+from initstats.machine import added_memory
 from initstats.moments import warm_up
 from initstats.registry import unknown
 from initstats.stack import Settings, run_stack
@@ -44,10 +46,12 @@ def memory(samples: Iterable[int] = (1_000, 10_000, 50_000), workload: str = "S"
     """
     if workload not in WORKLOADS:
         raise unknown("workload", workload, WORKLOADS)
-    return pd.DataFrame(
-        [(number, _added_elsewhere(number, workload)) for number in samples],
-        columns=["samples", "megabytes"],
-    )
+    code = "from initstats.bench.resources import added; print(added({}, {!r}))".format
+    rows = [
+        (number, float(_elsewhere("measuring memory", "-c", code(number, workload))))
+        for number in samples
+    ]
+    return pd.DataFrame(rows, columns=["samples", "megabytes"])
 
 
 def efficiency(
@@ -151,11 +155,6 @@ def _rate(grid: Grid, data: Dataset, workers: int) -> float:
     return float(1 / np.polyfit(np.arange(len(middle)), middle, 1)[0])
 
 
-def _added_elsewhere(samples: int, workload: str) -> float:
-    code = f"from initstats.bench.resources import added; print(added({samples}, {workload!r}))"
-    return float(_elsewhere("measuring memory", "-c", code))
-
-
 def _elsewhere(what: str, *arguments: str) -> str:
     """What another interpreter prints."""
     command = [sys.executable, *arguments]
@@ -172,11 +171,5 @@ def added(samples: int, workload: str) -> float:
     entries = [activations.get(name) for name in ACTIVATIONS]
     init = inits.get(INIT)
     warm_up()
-
-    def run() -> None:
-        for _ in run_stack(
-            chosen.network, init, entries, chosen.width, [SEED], split, None, settings
-        ):
-            pass
-
-    return described.added_memory(run)
+    stack = (chosen.network, init, entries, chosen.width, [SEED], split, None, settings)
+    return added_memory(lambda: deque(run_stack(*stack), maxlen=0))

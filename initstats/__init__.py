@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from initstats.plots import register_figure as register_figure
     from initstats.prediction import compare_with_theory as compare_with_theory
     from initstats.prediction import predict as predict
+    from initstats.prediction import predict_run as predict_run
     from initstats.probe import Probe as Probe
     from initstats.probe import measure as measure
     from initstats.repair import lsuv_ as lsuv_
@@ -65,7 +66,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "moments": ("register_statistic",),
     "networks": ("register_network",),
     "plots": ("register_figure",),
-    "prediction": ("compare_with_theory", "predict"),
+    "prediction": ("compare_with_theory", "predict", "predict_run"),
     "probe": ("Probe", "measure"),
     "repair": ("lsuv_", "reinitialize_"),
     "report": ("write_report",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ import initstats as ist
 from initstats import inits
 from initstats.prediction import COMPARED, KEYS, compare_with_theory, predict
 from initstats.prediction.samples import Samples
+from initstats.store import load_predictions
 
 SEEDS = 80
 
@@ -326,3 +328,58 @@ def test_tables_that_do_not_match() -> None:
         compare_with_theory(table, table)
     with pytest.raises(ValueError, match="table lacks seed: is it from run_sweep"):
         compare_with_theory(predicted, predicted)
+
+
+# kept with a run
+
+
+def test_a_run_keeps_its_predictions_and_only_adds_to_them(
+    toy: ist.Dataset, tmp_path: Path
+) -> None:
+    relu = ist.Grid(inits=["matched", "zeros"], activations=["relu"], widths=[6], depth=2, seeds=3)
+    ist.run_sweep(relu, toy, out=tmp_path)
+    told: list[tuple[int, int]] = []
+    kept = ist.predict_run(tmp_path, toy, progress=lambda *now: told.append(now))
+    assert told[-1] == (2, 2)
+    pd.testing.assert_frame_equal(kept[[*predicted(relu, toy)]], predicted(relu, toy))
+    scored = ist.compare_with_theory(ist.load_table(tmp_path), kept).query(
+        "statistic == 'second_moment'"
+    )
+    assert kept["z"].tolist() == pytest.approx(scored["z"].tolist(), nan_ok=True)
+    assert (kept["seeds"] == 3).all()
+    both = relu.model_copy(
+        update={"activations": ist.Grid(activations=["relu", "tanh"]).activations}
+    )
+    more = both.model_copy(update={"seeds": tuple(range(5))})
+    ist.run_sweep(more, toy, out=tmp_path)
+    told.clear()
+    again = ist.predict_run(tmp_path, toy, progress=lambda *now: told.append(now))
+    assert told[-1] == (2, 2)  # tanh alone
+    assert (again["seeds"] == 5).all()
+    there = load_predictions(tmp_path)
+    assert there is not None
+    pd.testing.assert_frame_equal(again, there, check_dtype=False)
+    told.clear()
+    ist.predict_run(tmp_path, toy, progress=lambda *now: told.append(now))
+    assert told == []
+
+
+def predicted(grid: ist.Grid, data: ist.Dataset) -> pd.DataFrame:
+    """As the folder keeps words and whole numbers."""
+    rows = ist.predict(grid, data)
+    return rows.astype({name: "str" for name in KEYS if rows[name].dtype == "category"})
+
+
+def test_a_run_whose_data_are_not_at_hand(toy: ist.Dataset, tmp_path: Path) -> None:
+    grid = ist.Grid(
+        inits=["matched"], activations=["relu"], widths=[6], depth=2, seeds=2, samples=30
+    )
+    ist.run_sweep(grid, toy, out=tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be loaded again \(.*\): pass them, predict_run"):
+        ist.predict_run(tmp_path)
+    other = ist.Dataset.from_arrays(
+        (toy.train.raw + 1, toy.train.y), (toy.valid.raw, toy.valid.y), name="toy"
+    )
+    with pytest.raises(ValueError, match="was measured with other data than these of 'toy'"):
+        ist.predict_run(tmp_path, other)
+    assert load_predictions(tmp_path) is None

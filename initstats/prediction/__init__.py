@@ -9,6 +9,7 @@ arXiv:1812.05994).
 from __future__ import annotations
 
 from initstats.prediction.comparison import COMPARED, compare_with_theory
+from initstats.prediction.kept import predict_run
 from initstats.prediction.predicting import KEYS, predict
 
-__all__ = ["COMPARED", "KEYS", "compare_with_theory", "predict"]
+__all__ = ["COMPARED", "KEYS", "compare_with_theory", "predict", "predict_run"]

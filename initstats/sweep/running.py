@@ -80,7 +80,8 @@ def run_sweep(
         _check_portable(grid)
     config = {"data": source or data.name, **grid.config, "plugins": list(plugins)}
     network = grid.networks[0].on(engine.split.shape, grid.widths[0], grid.depth)
-    asked = _run(config, data, engine, network.places(backward=grid.backward))
+    places = network.places(backward=grid.backward)
+    asked = _run(config, data.name, fingerprint(grid, data), engine, places)
     notify = progress or (lambda done, total: None)
 
     with Store.open(out, asked, {**machine(), "workers": workers}) as store:
@@ -114,9 +115,25 @@ def chosen_samples(grid: Grid, data: Dataset) -> Split:
     return split.first(grid.samples or len(split))
 
 
+def fingerprint(grid: Grid, data: Dataset) -> str:
+    """What tells the data of a run from others: the whole split, as `samples` says how much of it
+    is seen, and the samples that an init is fitted on.
+
+    Raises:
+        ValueError: as `chosen_samples`.
+    """
+    chosen_samples(grid, data)
+    seen = f"{getattr(data, grid.split).fingerprint} {_fit(data).fingerprint}"
+    return hashlib.sha256(seen.encode()).hexdigest()[:16]
+
+
+def _fit(data: Dataset) -> Split:
+    """The samples that an init is fitted on."""
+    return data.train.first(min(FIT_SAMPLES, len(data.train)))
+
+
 def _engine(grid: Grid, data: Dataset) -> Engine:
     split = chosen_samples(grid, data)
-    fit = data.train.first(min(FIT_SAMPLES, len(data.train)))
     settings = Settings.suited(
         grid.depth,
         len(split),
@@ -125,21 +142,18 @@ def _engine(grid: Grid, data: Dataset) -> Engine:
         device=grid.device,
         seeds=min(len(grid.seeds), grid.check_memory(split.shape)),
     )
-    return Engine(split, fit, settings)
+    return Engine(split, _fit(data), settings)
 
 
-def _run(config: dict[str, Any], data: Dataset, engine: Engine, rows: list[Place]) -> Run:
+def _run(config: dict[str, Any], dataset: str, data: str, engine: Engine, rows: list[Place]) -> Run:
     """What the store is to know of a sweep."""
     settings = asdict(engine.settings)
-    # of the whole split, since `samples` tells how much of it; and of what lsuv is fitted on
-    seen = f"{getattr(data, config['split']).fingerprint} {engine.fit.fingerprint}"
-    fixed = {name: config[name] for name in ("split",)}
+    fixed = {"split": config["split"]}
     asked = ("depth", "samples", "backward", "dtype", "device")
     fixed |= {name: settings.pop(name) for name in asked}
     return Run(
         config=config,
-        settings={"dataset": data.name, "data": hashlib.sha256(seen.encode()).hexdigest()[:16]}
-        | fixed,
+        settings={"dataset": dataset, "data": data} | fixed,
         engine=settings,
         rows=rows,
         statistics={name: entry.integer for name, entry in STATISTICS.items()},

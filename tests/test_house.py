@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = {
     "registry": 0,
+    "lazy": 0,
     "gaussian": 0,
     "data": 1,
     "activations": 1,

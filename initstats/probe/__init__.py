@@ -8,18 +8,12 @@ first use.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from initstats.lazy import attach
+
 if TYPE_CHECKING:
-    from initstats.probe.probe import Probe, measure
-
-__all__ = ["Probe", "measure"]
-
-if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> object:
-        """Load the probe when one of its names is first used."""
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.probe"), name)
+    from initstats.probe.probe import Probe as Probe
+    from initstats.probe.probe import measure as measure
+else:
+    __getattr__, __dir__, __all__ = attach(__name__, {"probe": "Probe measure"})

@@ -33,10 +33,6 @@ class Ratio:
         """Such as ``engine / plain``."""
         return f"{self.above} / {self.below}"
 
-    def reached(self, value: float, goal: float) -> bool:
-        """Whether a value is as good as a goal, or better."""
-        return value <= goal if self.at_most else value >= goal
-
 
 def _by_size(*goals: float) -> dict[str, float]:
     return dict(zip(SIZES, goals, strict=True))
@@ -91,7 +87,9 @@ def ratios(timings: pd.DataFrame) -> pd.DataFrame:
                 continue
             paired = (rounds[ratio.above] / rounds[ratio.below]).dropna()
             median, goal = paired.median(), ratio.goals.get(str(name))
-            reached = None if goal is None else ratio.reached(median, goal)
+            reached = (
+                None if goal is None else (median <= goal if ratio.at_most else median >= goal)
+            )
             rows.append((name, ratio.name, median, paired.min(), paired.max(), goal, reached))
     columns = ["workload", "ratio", "median", "low", "high", "goal", "reached"]
     kinds = {"workload": timings["workload"].dtype, "goal": "float64", "reached": "boolean"}

@@ -26,13 +26,11 @@ CAPTION = (
 
 def as_json(results: Mapping[str, Any]) -> str:
     """Results as JSON: a table is a list of records."""
-    values = {
-        name: part.astype(object).where(part.notna(), None).to_dict("records")
-        if isinstance(part, pd.DataFrame)
-        else part
-        for name, part in results.items()
-    }
-    return json.dumps(values, indent=1)
+
+    def records(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
+        return table.astype(object).where(table.notna(), None).to_dict("records")
+
+    return json.dumps(results, indent=1, default=records)
 
 
 def from_json(text: str) -> dict[str, Any]:
@@ -41,11 +39,8 @@ def from_json(text: str) -> dict[str, Any]:
     Raises:
         ValueError: something else, or the results of `initstats bench --foundations`.
     """
-    values = json.loads(text)
-    parts = {
-        name: pd.DataFrame(part) if isinstance(part, list) else part
-        for name, part in values.items()
-    }
+    parts: dict[str, Any] = json.loads(text)
+    parts |= {name: pd.DataFrame(part) for name, part in parts.items() if isinstance(part, list)}
     if "ratios" not in parts:
         raise ValueError("no timings of the engine: write them with initstats bench --json FILE")
     for name in ("workload", "variant"):

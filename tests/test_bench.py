@@ -20,8 +20,9 @@ from initstats import activations, bench, cli, inits
 from initstats.bench import plain, resources, timing
 from initstats.moments import STATISTICS
 from initstats.moments.histogram import QUANTILES
+from initstats.networks import get
 from initstats.plots.timings import timings as draw_timings
-from initstats.stack import Settings, row_keys, run_stack
+from initstats.stack import Settings, run_stack
 
 TINY = bench.Workload("tiny", "mlp", 6, 3, 40)
 SHAPES = {"mlp": (64,), "cnn": (1, 8, 8)}
@@ -36,8 +37,10 @@ def engine(toy: ist.Dataset, network: str) -> dict[str, list[dict[str, float]]]:
     settings = Settings(depth=3, samples=len(toy.valid), histogram_every=plain.EVERY)
     entries = [activations.get(name) for name in bench.ACTIVATIONS]
     init = inits.get("kaiming_normal")
-    results = run_stack(network, init, entries, 6, [4], toy.valid, None, settings)
-    assert [key[1] for key in row_keys(settings)] == ["preactivation", "activation"] * 3
+    placed = get(network).on(toy.shape, 6, 3)
+    results = run_stack(placed, init, entries, [4], toy.valid, None, settings)
+    tensors = [tensor for _, tensor, _ in placed.places(backward=False)]
+    assert tensors == ["preactivation", "activation"] * 3
     return {
         entry.name: [dict(zip(STATISTICS, row, strict=True)) for row in result.statistics]
         for entry, result in zip(entries, results, strict=True)

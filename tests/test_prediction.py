@@ -13,8 +13,8 @@ import torch
 
 import initstats as ist
 from initstats import inits
-from initstats.prediction import COMPARED, KEYS, compare, predict
-from initstats.prediction.dense import Inputs
+from initstats.prediction import COMPARED, KEYS, compare_with_theory, predict
+from initstats.prediction.samples import Samples
 from initstats.store import load_predictions
 
 SEEDS = 80
@@ -51,7 +51,7 @@ def test_rows_are_the_sweeps(measured: tuple[pd.DataFrame, pd.DataFrame]) -> Non
 
 
 def test_second_moments_agree_with_theory(measured: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    scored = compare(*measured)
+    scored = compare_with_theory(*measured)
     z = _select(scored, statistic="second_moment")["z"]
     assert z.notna().all()
     assert z.abs().max() < 4
@@ -74,7 +74,7 @@ def test_the_spread_of_draws_is_theorys(measured: tuple[pd.DataFrame, pd.DataFra
 
 
 def test_spread_over_units_and_samples(measured: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    scored = compare(*measured)
+    scored = compare_with_theory(*measured)
     for name in ("std", "unit_mean_std", "sample_correlation", "negative_fraction"):
         rows = _select(scored, statistic=name, init="matched", layer=2)
         assert len(rows) == 8
@@ -105,7 +105,7 @@ def test_first_layer_is_exact(toy: ist.Dataset) -> None:
 def test_samples_of_nearly_one_length_go_together() -> None:
     x = np.random.default_rng(3).uniform(0, 255, (5000, 6)).astype(np.uint8)
     data = ist.Dataset.from_arrays((x, np.zeros(5000, dtype=int)), (x[:9], np.zeros(9, dtype=int)))
-    inputs, x = Inputs(data.train), data.train.x.double().numpy()
+    inputs, x = Samples(data.train), data.train.x.double().numpy()
     exact = (x**2).mean(1)
     assert len(inputs.q) == 1024
     assert inputs.weights.sum() == pytest.approx(1)
@@ -141,7 +141,9 @@ def test_gradients(toy: ist.Dataset) -> None:
         backward=True,
     )
     predicted = predict(grid, toy)
-    scored = _select(compare(ist.run_sweep(grid, toy), predicted), statistic="second_moment")
+    scored = _select(
+        compare_with_theory(ist.run_sweep(grid, toy), predicted), statistic="second_moment"
+    )
     backward = _select(scored, direction="backward")
     assert len(backward) == 4 * 6 * 2
     exact = backward["activation"] != "tanh"
@@ -165,7 +167,9 @@ def test_convolutions(toy: ist.Dataset) -> None:
         backward=True,
     )
     predicted = predict(grid, toy)
-    scored = _select(compare(ist.run_sweep(grid, toy), predicted), statistic="second_moment")
+    scored = _select(
+        compare_with_theory(ist.run_sweep(grid, toy), predicted), statistic="second_moment"
+    )
     relu = _select(scored, activation="relu")
     assert (relu["note"] == "").all()
     assert relu["z"].abs().max() < 4
@@ -191,7 +195,9 @@ def test_where_theory_says_nothing(toy: ist.Dataset) -> None:
         backward=True,
     )
     predicted = predict(grid, toy)
-    scored = _select(compare(ist.run_sweep(grid, toy), predicted), statistic="second_moment")
+    scored = _select(
+        compare_with_theory(ist.run_sweep(grid, toy), predicted), statistic="second_moment"
+    )
     fitted = _select(scored, init="lsuv")
     assert fitted["note"].str.contains("fitted to data").all()
     assert fitted[["predicted", "z"]].isna().all().all()
@@ -296,7 +302,7 @@ def _frames(measured: list[float], spread: float, left_out: float) -> list[pd.Da
     ],
 )
 def test_z_is_arithmetic(spread: float, left_out: float, variance: float) -> None:
-    scored = compare(*_frames([2.0, 3.0, 4.0], spread, left_out)).set_index("statistic")
+    scored = compare_with_theory(*_frames([2.0, 3.0, 4.0], spread, left_out)).set_index("statistic")
     assert list(scored.index) == list(COMPARED)
     assert scored.loc["second_moment", "z"] == pytest.approx(1 / math.sqrt(variance), rel=1e-4)
     assert scored.loc["mean", "z"] == pytest.approx(math.sqrt(3), rel=1e-4)
@@ -307,17 +313,21 @@ def test_z_is_arithmetic(spread: float, left_out: float, variance: float) -> Non
 
 
 def test_one_seed_has_theorys_error_only() -> None:
-    scored = compare(*_frames([3.0], 0.5, 0.0)).set_index("statistic")
+    scored = compare_with_theory(*_frames([3.0], 0.5, 0.0)).set_index("statistic")
     assert scored.loc["second_moment", "z"] == pytest.approx(2, rel=1e-4)
     assert scored["z"].isna()["mean"]
 
 
 def test_tables_that_do_not_match() -> None:
     table, predicted = _frames([3.0], 0.5, 0.0)
-    with pytest.raises(ValueError, match="table lacks layer"):
-        compare(table.drop(columns="layer"), predicted)
+    with pytest.raises(ValueError, match="table lacks layer: is it from run_sweep"):
+        compare_with_theory(table.drop(columns="layer"), predicted)
     with pytest.raises(ValueError, match="no row of the table was predicted"):
-        compare(table.assign(width=6), predicted)
+        compare_with_theory(table.assign(width=6), predicted)
+    with pytest.raises(ValueError, match="predicted lacks second_moment_spread, .*from predict"):
+        compare_with_theory(table, table)
+    with pytest.raises(ValueError, match="table lacks seed: is it from run_sweep"):
+        compare_with_theory(predicted, predicted)
 
 
 # kept with a run
@@ -332,7 +342,9 @@ def test_a_run_keeps_its_predictions_and_only_adds_to_them(
     kept = ist.predict_run(tmp_path, toy, progress=lambda *now: told.append(now))
     assert told[-1] == (2, 2)
     pd.testing.assert_frame_equal(kept[[*predicted(relu, toy)]], predicted(relu, toy))
-    scored = ist.compare(ist.load_table(tmp_path), kept).query("statistic == 'second_moment'")
+    scored = ist.compare_with_theory(ist.load_table(tmp_path), kept).query(
+        "statistic == 'second_moment'"
+    )
     assert kept["z"].tolist() == pytest.approx(scored["z"].tolist(), nan_ok=True)
     assert (kept["seeds"] == 3).all()
     both = relu.model_copy(

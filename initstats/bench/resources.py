@@ -19,6 +19,7 @@ from initstats.bench.timing import ACTIVATIONS, INIT, SEED, WORKLOADS
 from initstats.data import Dataset, load_data
 from initstats.machine import added_memory
 from initstats.moments import warm_up
+from initstats.networks import get
 from initstats.registry import unknown
 from initstats.stack import Settings, run_stack
 from initstats.sweep import Grid, Progress, run_sweep
@@ -171,5 +172,6 @@ def added(samples: int, workload: str) -> float:
     entries = [activations.get(name) for name in ACTIVATIONS]
     init = inits.get(INIT)
     warm_up()
-    stack = (chosen.network, init, entries, chosen.width, [SEED], split, None, settings)
+    network = get(chosen.network).on(split.shape, chosen.width, chosen.depth)
+    stack = (network, init, entries, [SEED], split, None, settings)
     return added_memory(lambda: deque(run_stack(*stack), maxlen=0))

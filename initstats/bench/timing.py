@@ -17,6 +17,7 @@ from initstats import activations, inits
 from initstats.bench.plain import FUNCTIONS, course_set, hooked, networks, whole_set
 from initstats.data import Split, load_data
 from initstats.gaussian import one_thread
+from initstats.networks import get
 from initstats.registry import unknown
 from initstats.stack import Settings, run_stack
 from initstats.sweep import Progress
@@ -167,8 +168,8 @@ def _calls(workload: Workload, split: Split) -> dict[str, Callable[[int], object
     init, entries = inits.get(INIT), [activations.get(name) for name in ACTIVATIONS]
 
     def engine(settings: Settings, number: int) -> None:
-        network, width = workload.network, workload.width
-        for _ in run_stack(network, init, entries, width, [SEED], split, None, settings):
+        network = get(workload.network).on(split.shape, workload.width, workload.depth)
+        for _ in run_stack(network, init, entries, [SEED], split, None, settings):
             pass
 
     def forward(batch: int, number: int) -> None:

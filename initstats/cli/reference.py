@@ -101,13 +101,10 @@ def _catalogs() -> list[Catalog[Any]]:
     from initstats.diagnosis import RULES
     from initstats.inits import INITS
     from initstats.moments import STATISTICS
+    from initstats.networks import NETWORKS
     from initstats.plots import FIGURES
-    from initstats.stack import NETWORKS
 
-    networks: Catalog[None] = Catalog("network")
-    for name, meaning in NETWORKS.items():
-        networks.add_one(name, None, meaning=meaning, module="initstats.stack")
-    return [INITS, ACTIVATIONS, networks, STATISTICS, RULES, FIGURES]
+    return [INITS, ACTIVATIONS, NETWORKS, STATISTICS, RULES, FIGURES]
 
 
 def _parameters(defaults: Mapping[str, Any]) -> str:

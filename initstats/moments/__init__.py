@@ -11,12 +11,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from initstats.moments.table import BINS, STATISTICS, bin_edges
+from initstats.moments.table import BINS, STATISTICS, bin_edges, register_statistic
 
 if TYPE_CHECKING:
     from initstats.moments.accumulator import Kernels, Moments, warm_up
 
-__all__ = ["BINS", "STATISTICS", "Kernels", "Moments", "bin_edges", "warm_up"]
+__all__ = [
+    "BINS",
+    "STATISTICS",
+    "Kernels",
+    "Moments",
+    "bin_edges",
+    "register_statistic",
+    "warm_up",
+]
 
 if not TYPE_CHECKING:
 

@@ -8,8 +8,8 @@ import pandas as pd
 
 from initstats.activations import Activation
 from initstats.data import Dataset, load_data
-from initstats.prediction.comparison import compare
-from initstats.prediction.rows import KEYS, predict
+from initstats.prediction.comparison import compare_with_theory
+from initstats.prediction.predicting import KEYS, predict
 from initstats.store import Run, load_predictions, load_run, load_table, save_predictions
 from initstats.sweep import Grid, Progress, fingerprint
 
@@ -49,7 +49,8 @@ def predict_run(
         parts.append(predict(alone, data, progress=progress))
     kinds = {name: "int64" if name in ("width", "layer") else "str" for name in KEYS}
     predicted = pd.concat([part.astype(kinds) for part in parts]).drop_duplicates(KEYS)
-    scored = compare(load_table(folder), predicted).query("statistic == 'second_moment'")
+    scored = compare_with_theory(load_table(folder), predicted)
+    scored = scored.query("statistic == 'second_moment'")
     predicted = predicted.merge(scored[[*KEYS, "z", "seeds"]], on=KEYS, how="left")
     save_predictions(folder, predicted)
     return predicted

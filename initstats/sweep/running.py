@@ -17,7 +17,8 @@ import pandas as pd
 from initstats.data import Dataset, Split
 from initstats.machine import machine
 from initstats.moments import STATISTICS, bin_edges
-from initstats.stack import FIT_SAMPLES, Settings, row_keys
+from initstats.networks import Place
+from initstats.stack import FIT_SAMPLES, Settings
 from initstats.store import Run, Store
 from initstats.sweep.grid import Grid
 from initstats.sweep.work import Engine, outcomes, tasks
@@ -78,7 +79,9 @@ def run_sweep(
     if workers > 1 and executor is None:
         _check_portable(grid)
     config = {"data": source or data.name, **grid.config, "plugins": list(plugins)}
-    asked = _run(config, data.name, fingerprint(grid, data), engine)
+    network = grid.networks[0].on(engine.split.shape, grid.widths[0], grid.depth)
+    places = network.places(backward=grid.backward)
+    asked = _run(config, data.name, fingerprint(grid, data), engine, places)
     notify = progress or (lambda done, total: None)
 
     with Store.open(out, asked, {**machine(), "workers": workers}) as store:
@@ -142,24 +145,24 @@ def _engine(grid: Grid, data: Dataset) -> Engine:
     return Engine(split, _fit(data), settings)
 
 
-def _run(config: dict[str, Any], dataset: str, data: str, engine: Engine) -> Run:
+def _run(config: dict[str, Any], dataset: str, data: str, engine: Engine, rows: list[Place]) -> Run:
     """What the store is to know of a sweep."""
     settings = asdict(engine.settings)
-    fixed = {name: config[name] for name in ("network", "split")}
+    fixed = {"split": config["split"]}
     asked = ("depth", "samples", "backward", "dtype", "device")
     fixed |= {name: settings.pop(name) for name in asked}
     return Run(
         config=config,
         settings={"dataset": dataset, "data": data} | fixed,
         engine=settings,
-        rows=row_keys(engine.settings),
+        rows=rows,
         statistics={name: entry.integer for name, entry in STATISTICS.items()},
         bins=(bin_edges()[0].tolist(), bin_edges()[1].tolist()),
     )
 
 
 def _check_portable(grid: Grid) -> None:
-    for entry in (*grid.inits, *grid.activations):
+    for entry in (*grid.networks, *grid.inits, *grid.activations):
         try:
             pickle.dumps(entry)
         except pickle.PicklingError as error:

@@ -35,9 +35,9 @@ def from_json(text: str) -> dict[str, Any]:
     parts |= {name: pd.DataFrame(part) for name, part in parts.items() if isinstance(part, list)}
     if "ratios" not in parts:
         raise ValueError("no timings of the engine: write them with initstats bench --json FILE")
-    for name in ("workload", "variant"):
-        values = parts["timings"][name]
-        parts["timings"][name] = pd.Categorical(values, values.unique())
+    timings = parts["timings"]
+    timings["workload"] = pd.Categorical(timings["workload"], timings["workload"].unique())
+    timings["variant"] = pd.Categorical(timings["variant"], list(VARIANTS))
     return parts
 
 

@@ -245,7 +245,7 @@ def test_every_field_of_a_grid_is_an_option() -> None:
 def test_options_become_the_fields_of_a_grid(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     seen: dict[str, object] = {}
     monkeypatch.setattr("initstats.cli.study._sweep", lambda fields, *_: seen.update(fields))
-    monkeypatch.setattr("initstats.cli.study._report", lambda *_: "page")
+    monkeypatch.setattr("initstats.report.write_report", lambda *_, **__: "page")
     names = ("--inits", "zeros, mean_field(sigma_w=0.5:4:8log,sigma_b=0:1:2)", "--inits", "lsuv")
     numbers = ("--widths", "5,7", "--widths", "9", "--seeds", "4", "--depth", "0")
     assert run("sweep", *names, *numbers, "--no-backward", "--network", "cnn").code == 0

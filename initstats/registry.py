@@ -273,12 +273,7 @@ class Entry:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         noun = self.catalog.noun
-        if self.module == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
-            raise pickle.PicklingError(
-                f"{noun} {self.name!r} is defined in a notebook or at a prompt, which other "
-                "processes cannot read: put it into a module (a file.py) and import that, or use "
-                "workers=1"
-            )
+        check_importable(noun, self.name, self.module)
         if self.module:
             return _recall, (type(self), self.name, self.module)
         state = tuple(getattr(self, field.name) for field in dataclasses.fields(self))  # type: ignore[arg-type]
@@ -290,6 +285,19 @@ class Entry:
                 f"that can be imported, with @register_{noun}(), or use workers=1"
             ) from error
         return type(self), state
+
+
+def check_importable(noun: str, name: str, module: str) -> None:
+    """Refuse what another process cannot import.
+
+    Raises:
+        pickle.PicklingError: it is defined in a notebook, or at a prompt.
+    """
+    if module == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
+        raise pickle.PicklingError(
+            f"{noun} {name!r} is defined in a notebook or at a prompt, which other processes "
+            "cannot read: put it into a module (a file.py) and import that, or use workers=1"
+        )
 
 
 def _recall(kind: type[Entry], name: str, module: str) -> Any:

@@ -26,6 +26,7 @@ FLOORS = {
     "backprop": 2,
     "stack": 2,
     "probe": 2,
+    "workers": 2,
     "machine": 0,
     "sweep": 3,
     "store": 3,

@@ -44,13 +44,19 @@ class Source:
             return cls(Results.of(run))
         settings = load_run(run)
         histograms = (
-            ((cell.network, cell.init, cell.activation, cell.width), counts)
-            for cell, counts in iterate_histograms(run)
+            ((str(network), str(init), str(activation), int(width)), counts)
+            for (network, init, activation, width, _), counts in iterate_histograms(run)
         )
         table = load_table(run)
         bands = banded(band_of(*settings.bins), histograms)
         results = Results.of(table, bands, load_predictions(run))
         return cls(results, settings, load_sessions(run))
+
+    @property
+    def measured(self) -> int:
+        """How many cells of the run there are."""
+        keys = list(self.run.keys) if self.run else []
+        return len(self.results.table[keys].drop_duplicates())
 
     @property
     def dataset(self) -> str:

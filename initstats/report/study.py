@@ -64,7 +64,7 @@ def compose(source: Source, drawings: Sequence[Drawing], missing: Mapping[str, s
 def _unfinished(source: Source) -> str:
     """A warning where the page shows a part of what was asked for."""
     cells = len(source.run.cells) if source.run else 0
-    there = len(source.results.table) // len(source.run.rows) if source.run else 0
+    there = source.measured
     if there >= cells:
         return ""
     return f"Unfinished: {there:,} of {cells:,} cells are measured. The sweep's command goes on."
@@ -144,11 +144,10 @@ def _facts(source: Source) -> dict[str, str]:
     if run is None or source.sessions is None:
         return {term: fact for term, fact in facts.items() if fact}
     settings, sessions = run.settings, source.sessions
-    cells = len(results.table) // len(run.rows)
     facts |= {
         "data": f"{source.dataset}, {settings['samples']:,} of the {settings['split']} split",
         "data fingerprint": f"SHA-256 {settings['data'][:16]}…",
-        "finished": f"{cells:,} of {len(run.cells):,} cells",
+        "finished": f"{source.measured:,} of {len(run.cells):,} cells",
         "duration": f"{sessions['seconds'].sum():.0f} s of computation"
         + (f" in {len(sessions)} sessions" if len(sessions) > 1 else ""),
         "started": f"{sessions['started'].iloc[0]:%Y-%m-%d %H:%M} UTC",

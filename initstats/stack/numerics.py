@@ -8,7 +8,6 @@ from threading import Lock, local
 
 import torch
 
-
 _lock, _own = Lock(), local()
 _inside: list[tuple[int, str]] = []
 """For each thread inside: torch's threads and the precision, before the first thread came in."""

@@ -6,8 +6,9 @@ of the run's settings, so the grid's order, workers and interruptions change not
 
 from __future__ import annotations
 
-from initstats.store import Cell
-from initstats.sweep.grid import Grid, load_plugins, read_config
+from initstats.sweep.cell import Cell
+from initstats.sweep.grid import Grid
+from initstats.sweep.plugins import load_config, load_plugins, read_config
 from initstats.sweep.running import Progress, chosen_samples, run_sweep
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Grid",
     "Progress",
     "chosen_samples",
+    "load_config",
     "load_plugins",
     "read_config",
     "run_sweep",

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import operator
 import re
-import sys
-import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -33,7 +30,9 @@ from initstats.inits import Init
 from initstats.moments import BINS
 from initstats.registry import unknown
 from initstats.stack import NETWORKS, DType, architecture
-from initstats.store import Cell, to_toml
+from initstats.store import to_toml
+from initstats.sweep.cell import Cell
+from initstats.sweep.plugins import load_config
 
 DEFAULT_INITS = (
     "normal",
@@ -175,6 +174,8 @@ class Grid(BaseModel):
     device: _Device = "cpu"
 
     def __init__(self, **fields: Any) -> None:
+        if "networks" in fields:
+            (fields["network"],) = fields.pop("networks")
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -186,16 +187,14 @@ class Grid(BaseModel):
         return cls()
 
     @classmethod
-    def from_toml(cls, path: str | Path) -> Self:
-        """The grid of a TOML file, once its plugins are imported; see `read_config`.
+    def from_toml(cls, path: str | Path, *, trusted: bool | Collection[str] = False) -> Self:
+        """The grid of a TOML file, once its plugins are imported; see `load_config`.
 
         Raises:
-            ValueError: as `read_config`, `load_plugins` and `Grid`.
+            ValueError: as `load_config` and `Grid`.
         """
-        config = read_config(path)
-        load_plugins(config.pop("plugins", ()))
-        config.pop("data", None)
-        return cls(**config)
+        config = load_config(path, trusted=trusted)
+        return cls(**{name: config[name] for name in config if name not in ("data", "plugins")})
 
     def to_toml(self) -> str:
         """The grid as TOML, which `from_toml` reads."""
@@ -251,38 +250,6 @@ class Grid(BaseModel):
                 f"need some {needed / 1e9:.0f} GB of memory, and at most {MAX_GIGABYTES} can be had"
             )
         return int(MAX_GIGABYTES * 1e9 // needed)
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The content of a configuration: the fields of `Grid`, and maybe `data` and `plugins`.
-
-    Raises:
-        ValueError: the file cannot be read, or is not TOML.
-    """
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-
-
-def load_plugins(plugins: Iterable[str]) -> None:
-    """Import modules, or files that end in .py, which register inits and activations.
-
-    A file's folder is added to the module search path, where workers look too.
-
-    Raises:
-        ValueError: one cannot be imported.
-    """
-    for plugin in plugins:
-        name = plugin
-        if plugin.endswith(".py"):
-            folder, name = str(Path(plugin).resolve().parent), Path(plugin).stem
-            if folder not in sys.path:
-                sys.path.append(folder)
-        try:
-            importlib.import_module(name)
-        except (ImportError, SyntaxError, ValueError) as error:
-            raise ValueError(f"cannot import plugin {plugin!r}: {error}") from error
 
 
 def _fault(error: Mapping[str, Any]) -> str:

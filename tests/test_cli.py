@@ -122,7 +122,7 @@ def test_a_plugin_registers_what_the_grid_names(run: Run, tmp_path: Path) -> Non
     )
     assert said.code == 0, said.err
     assert (
-        'plugins = [\n    "mine_to_try.py",\n]'
+        f'plugins = [\n    "{tmp_path}/mine_to_try.py",\n]'
         in (tmp_path / "reports/mnist/grid.toml").read_text()
     )
     assert "cubed(scale=0.1)" in run("list", "--plugin", "mine_to_try.py").out

@@ -83,7 +83,8 @@ def against_theory(results: Results) -> Agreement | None:
     rows = results.predicted
     if rows is None:
         return None
-    z = rows.loc[(rows["note"] == "") & rows["z"].notna(), "z"].abs()
+    scores = rows.get("z", pd.Series(math.nan, rows.index))
+    z = scores[(rows["note"] == "") & scores.notna()].abs()
     notes = rows.loc[rows["note"] != "", [*CONFIGURATION, "note"]]
     reasons = notes["note"].map(lambda note: _NUMBER.sub("#", note))
     doubts = []
@@ -92,7 +93,9 @@ def against_theory(results: Results) -> Agreement | None:
         lines = f"{len(group):,} rows of {count} configuration{'s' * (count != 1)}"
         doubts.append((len(group), _ranged(str(reason), group["note"]), lines))
     doubts.sort(reverse=True)
-    if len(z) == 0:
+    if "z" not in rows:
+        answer = Markup("Predictions are drawn; how far off they are was not computed.")
+    elif len(z) == 0:
         answer = Markup("Theory applies to no second moment that was measured.")
     else:
         answer = Markup(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from initstats import gaussian as gaussian
     from initstats import inits as inits
     from initstats import moments as moments
+    from initstats import networks as networks
     from initstats import plots as plots
     from initstats import prediction as prediction
     from initstats import probe as probe
@@ -31,11 +32,16 @@ if TYPE_CHECKING:
     from initstats.data import Dataset as Dataset
     from initstats.data import load_data as load_data
     from initstats.diagnosis import diagnose as diagnose
+    from initstats.diagnosis import register_rule as register_rule
     from initstats.diagnosis import summarize as summarize
     from initstats.inits import init as init
     from initstats.inits import register_init as register_init
-    from initstats.prediction import compare as compare
+    from initstats.moments import register_statistic as register_statistic
+    from initstats.networks import register_network as register_network
+    from initstats.plots import register_figure as register_figure
+    from initstats.prediction import compare_with_theory as compare_with_theory
     from initstats.prediction import predict as predict
+    from initstats.prediction import predict_run as predict_run
     from initstats.probe import Probe as Probe
     from initstats.probe import measure as measure
     from initstats.repair import lsuv_ as lsuv_
@@ -53,13 +59,14 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "activations": ("activation", "gain", "register_activation"),
     "backprop": (),
     "data": ("Dataset", "load_data"),
-    "diagnosis": ("diagnose", "summarize"),
+    "diagnosis": ("diagnose", "register_rule", "summarize"),
     "foundations": (),
     "gaussian": (),
     "inits": ("init", "register_init"),
-    "moments": (),
-    "plots": (),
-    "prediction": ("compare", "predict"),
+    "moments": ("register_statistic",),
+    "networks": ("register_network",),
+    "plots": ("register_figure",),
+    "prediction": ("compare_with_theory", "predict", "predict_run"),
     "probe": ("Probe", "measure"),
     "repair": ("lsuv_", "reinitialize_"),
     "report": ("write_report",),

@@ -58,6 +58,14 @@ class Split:
         return self._normalized(torch.from_numpy(self.raw))
 
     @property
+    def images(self) -> Tensor:
+        """Normalized values as a conv net takes them, (samples, channels, height, width).
+
+        Flat samples stay (samples, features). The memory is that of `x`.
+        """
+        return self.x.view(-1, *self.shape)
+
+    @property
     def y(self) -> Tensor:
         """Class of each sample, (samples,), int64."""
         return torch.from_numpy(self.labels)

@@ -50,7 +50,8 @@ class Init(Entry):
     Attributes:
         name: the canonical spelling, or the name of the callable that it was made from.
         fill: ``fill(weight, generator=...)`` draws in place; it is also given ``bias`` (out,) and
-            ``activation`` where it takes arguments of these names.
+            ``activation`` where it takes arguments of these names. The activation is the one that
+            the layer reads: the identity for the first layer, which reads data.
         std: the standard deviation of a weight, ``std(shape)``; NaN where weights are not
             independent draws of one scale. Also given ``activation`` where `fill` is.
         bias_std: the same for the biases.
@@ -60,6 +61,7 @@ class Init(Entry):
             the weights do not add as much chance to the length of a signal as independent ones do.
         uniform_bias: biases are uniformly distributed, and so many inputs do not make
             pre-activations Gaussian.
+        note: why no variance is declared for some shapes, in words.
         module: where a registered scheme is defined; empty for a bare callable.
     """
 
@@ -73,6 +75,7 @@ class Init(Entry):
     fitted: bool = False
     orthogonal: bool = False
     uniform_bias: bool = False
+    note: str = ""
     module: str = field(default="", repr=False)
 
     @cached_property
@@ -90,7 +93,7 @@ class Init(Entry):
         """Draw float32 weights of `shape` (out, in[, kh, kw]) and biases (out,).
 
         Biases are zero unless the scheme draws them. With groups, in is the number of inputs of
-        one group.
+        one group. The activation is the one that the layer reads.
         """
         weight = torch.zeros(tuple(shape), dtype=torch.float32, device=generator.device)
         bias = weight.new_zeros(weight.shape[0])
@@ -113,6 +116,13 @@ class Init(Entry):
     def sigma_b2(self, shape: Shape, activation: Activation) -> float:
         """Var b; zero for schemes without biases."""
         return self._declared(self.bias_std, shape, activation) ** 2
+
+    @property
+    def unpredicted(self) -> str:
+        """Why theory says nothing where no variance is declared."""
+        if self.fitted:
+            return "weights are fitted to data: nothing is left to predict"
+        return self.note or f"init {self.name!r} declares no variance"
 
     def _declared(self, std: Std, shape: Shape, activation: Activation) -> float:
         return std(shape, activation=activation) if self.follows_activation else std(shape)
@@ -147,13 +157,14 @@ def register_init(
     fitted: bool = False,
     orthogonal: bool = False,
     uniform_bias: bool = False,
+    note: str = "",
 ) -> Callable[[Decorated], Decorated]:
     """Register a function that fills weights in place as a family of initializations.
 
     The function's name and the first line of its docstring are the entry's; its parameters are
     keyword-only, beside `generator`, `bias` and `activation`. `std` and `bias_std`, called with a
-    shape and the parameters, declare the scale that theory should expect; the flags are those of
-    `Init`::
+    shape and the parameters, declare the scale that theory should expect; the flags and the note
+    are those of `Init`::
 
         @register_init(lambda shape, std: std)
         def flat(weight, *, generator, std=0.1):
@@ -175,6 +186,7 @@ def register_init(
                     fitted,
                     orthogonal,
                     uniform_bias,
+                    note,
                     fill.__module__,
                 )
             )
@@ -376,7 +388,11 @@ def _identity_std(shape: Shape) -> float:
     return math.nan if shape[0] == shape[1] else _orthogonal_std(shape, 1.0)
 
 
-@register_init(_identity_std, orthogonal=True)
+@register_init(
+    _identity_std,
+    orthogonal=True,
+    note="the layer passes its input on: no draw of weights to take a mean over",
+)
 def identity(weight: Tensor, *, generator: Generator) -> None:
     """Passes its input on where the layer is square (conv: by the centre), else orthogonal."""
     if weight.shape[0] != weight.shape[1]:
@@ -421,11 +437,77 @@ def _matched_std(shape: Shape, gain: str, activation: Activation) -> float:
 def matched(
     weight: Tensor, *, generator: Generator, activation: Activation, gain: str = "forward"
 ) -> None:
-    """kaiming_normal with the exact gain of the activation in use, by quadrature."""
+    """kaiming_normal with the exact gain of the activation that the layer reads; 1 for data."""
     weight.normal_(0, _matched_std(weight.shape, gain, activation), generator=generator)
+
+
+def _mean_field_std(shape: Shape, sigma_w: float, sigma_b: float) -> float:
+    return sigma_w * _lecun_std(shape)
+
+
+def _mean_field_bias_std(shape: Shape, sigma_w: float, sigma_b: float) -> float:
+    return sigma_b
+
+
+@register_init(_mean_field_std, _mean_field_bias_std)
+def mean_field(
+    weight: Tensor,
+    *,
+    generator: Generator,
+    bias: Tensor,
+    sigma_w: float = 1.0,
+    sigma_b: float = 0.0,
+) -> None:
+    """Normal with variance sigma_w^2 / fan_in, biases with sigma_b^2: the papers' parameters."""
+    weight.normal_(0, _mean_field_std(weight.shape, sigma_w, sigma_b), generator=generator)
+    bias.normal_(0, sigma_b, generator=generator)
+
+
+@register_init(_mean_field_std, _mean_field_bias_std, orthogonal=True)
+def mean_field_orthogonal(
+    weight: Tensor,
+    *,
+    generator: Generator,
+    bias: Tensor,
+    sigma_w: float = 1.0,
+    sigma_b: float = 0.0,
+) -> None:
+    """Orthogonal with the variance of mean_field, biases normal with sigma_b^2."""
+    out, inputs = weight.shape[0], math.prod(weight.shape[1:])
+    nn.init.orthogonal_(weight, sigma_w * math.sqrt(max(out / inputs, 1)), generator)
+    bias.normal_(0, sigma_b, generator=generator)
 
 
 @register_init(fitted=True)
 def lsuv(weight: Tensor, *, generator: Generator) -> None:
     """Orthogonal, then rescaled layer by layer until a batch of data comes out with std 1."""
     nn.init.orthogonal_(weight, generator=generator)
+
+
+def fit_std(
+    std: Callable[[], float],
+    divide: Callable[[float], None],
+    *,
+    target: float = 1.0,
+    tolerance: float,
+    rounds: int,
+) -> float:
+    """Divide a layer's weights until its output has the std that is wanted, as LSUV does.
+
+    Args:
+        std: measures the output.
+        divide: divides the weights by a factor.
+        target: the std wanted.
+        tolerance: on it, relative.
+        rounds: divisions at most.
+
+    Returns:
+        The last std measured; 0 or not finite where the weights cannot be fitted.
+    """
+    size = std()
+    for _ in range(rounds):
+        if not 0 < size < math.inf or abs(size / target - 1) <= tolerance:
+            break
+        divide(size / target)
+        size = std()
+    return size

@@ -377,7 +377,8 @@ def test_functions_of_a_module_travel_and_lambdas_do_not() -> None:
     assert copy == entry or copy.function is _elementwise
     assert copy.derivative(torch.tensor([3.0])).item() == 6
     with pytest.raises(
-        pickle.PicklingError, match="activation 'lambda' cannot be sent.*@register_activation.*workers=1"
+        pickle.PicklingError,
+        match="activation 'lambda' cannot be sent.*@register_activation.*workers=1",
     ):
         pickle.dumps(activations.get(lambda x: x + 1))
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -27,15 +28,9 @@ from initstats.backprop import (
     normalize,
 )
 from initstats.moments import STATISTICS, Moments
+from initstats.networks import get
 from initstats.probe import measure
-from initstats.stack import (
-    Settings,
-    architecture,
-    draw,
-    generator_for,
-    row_keys,
-    run_stack,
-)
+from initstats.stack import Settings, generator_for, run_stack
 
 LOSSES: dict[str, tuple[Callable[[], Module], int]] = {
     "mse": (MSE, 1),
@@ -338,19 +333,20 @@ def test_stack_hand_and_autograd_agree_on_all_statistics(
     depth, width, seed, split = 4, 6, 3, toy.valid
     activation, scheme = activations.get(name), inits.get(init)
     settings = Settings(depth, len(split), backward=True, histogram_every=1)
-    (result,) = run_stack("mlp", scheme, [activation], width, [seed], split, None, settings)
+    network = get("mlp").on(split.shape, width, depth)
+    (result,) = run_stack(network, scheme, [activation], [seed], split, None, settings)
+    drawn = network.draw(scheme, activation, partial(generator_for, seed))
     layers = [
         Linear(matrix.T, torch.zeros(width) if bias is None else bias[:, 0])
-        for matrix, bias in draw(
-            scheme, activation, architecture("mlp", width, depth, split.shape), seed
-        )
+        for matrix, bias in drawn.values()
     ]
-    drawn = torch.randn(64, width, generator=generator_for(seed, "cotangent"))
-    cotangent = drawn[: len(split)]
+    places = network.places(backward=True)
+    gradient = torch.randn(64, width, generator=generator_for(seed, "cotangent"))
+    cotangent = gradient[: len(split)]
     for tensors_by in (tensors_by_hand, tensors_by_autograd):
         tensors = tensors_by(layers, name, split.x, cotangent)
-        assert tensors.keys() == set(row_keys(settings))
-        for key, row in zip(row_keys(settings), result.statistics, strict=True):
+        assert tensors.keys() == set(places)
+        for key, row in zip(places, result.statistics, strict=True):
             moments = Moments(1, width)
             moments.add(0, tensors[key].T)
             size = float(tensors[key].square().mean()) ** 0.5
@@ -381,19 +377,21 @@ def test_the_probe_reads_the_same_statistics_off_the_same_stack(
     depth, width, seed, split = 4, 6, 3, toy.valid
     activation, scheme = activations.get(name), inits.get("torch_default")
     settings = Settings(depth, len(split), backward=True, histogram_every=1)
-    (result,) = run_stack("mlp", scheme, [activation], width, [seed], split, None, settings)
+    network = get("mlp").on(split.shape, width, depth)
+    (result,) = run_stack(network, scheme, [activation], [seed], split, None, settings)
     model = nn.Sequential()
-    shapes = architecture("mlp", width, depth, split.shape)
-    for matrix, bias in draw(scheme, activation, shapes, seed):
+    drawn = network.draw(scheme, activation, partial(generator_for, seed))
+    for matrix, bias in drawn.values():
         linear = nn.Linear(matrix.shape[1], width)
         linear.weight.data, linear.bias.data = matrix, torch.as_tensor(bias)[:, 0]
         model.extend([linear, Phi(name)])
-    drawn = torch.randn(64, width, generator=generator_for(seed, "cotangent"))
-    cotangent = drawn[: len(split)]
+    gradient = torch.randn(64, width, generator=generator_for(seed, "cotangent"))
+    cotangent = gradient[: len(split)]
     table = measure(model, split.x, backward=True, loss=lambda out: (out * cotangent).sum())
     rows = table[table["tensor"] != "weight"].to_dict("records")
     seen = {(row["name"], row["direction"]): row for row in rows}  # of several, the last
-    for (layer, tensor, direction), row in zip(row_keys(settings), result.statistics, strict=True):
+    places = network.places(backward=True)
+    for (layer, tensor, direction), row in zip(places, result.statistics, strict=True):
         module = str(2 * layer - 2 + (tensor == "activation"))
         found, size = seen[module, direction], float(row[list(STATISTICS).index("max")])
         for statistic, expected in zip(STATISTICS, row, strict=True):

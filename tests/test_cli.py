@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pandas as pd
@@ -15,6 +16,7 @@ import pytest
 
 import initstats as ist
 from initstats import cli
+from initstats.cli import options
 
 
 class Said(NamedTuple):
@@ -125,7 +127,9 @@ def test_a_plugin_registers_what_the_grid_names(run: Run, tmp_path: Path) -> Non
         'plugins = [\n    "mine_to_try.py",\n]'
         in (tmp_path / "reports/mnist/grid.toml").read_text()
     )
-    assert "cubed(scale=0.1)" in run("list", "--plugin", "mine_to_try.py").out
+    assert re.search(
+        r"^cubed +scale=0.1", run("list", "--plugin", "mine_to_try.py").out, re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,10 +195,22 @@ def test_the_report_is_drawn_again_elsewhere(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere" / "index.html").exists()
 
 
-def test_list_names_everything(run: Run) -> None:
-    said = run("list")
-    for name in ("kaiming_normal(", "general_relu(", "dead_fraction", "cnn"):
-        assert name in said.out
+def test_list_shows_names_as_the_table_has_them(run: Run) -> None:
+    lines = run("list").out.splitlines()
+    for name, *parameters in (
+        ("normal", "std=0.01"),
+        ("general_relu", "leak=0.1,sub=0.4,maxv=6"),
+        ("dead_fraction",),
+        ("cnn",),
+        ("saturation",),
+        ("verdicts",),
+    ):
+        (line,) = (line.split() for line in lines if line.split()[:1] == [name])
+        assert line[1 : 1 + len(parameters)] == parameters
+    grid = ist.Grid(inits=["normal(std=0.01)"], activations=["general_relu(sub=0.4)"])
+    assert [grid.inits[0].name, grid.activations[0].name] == ["normal", "general_relu"]
+    titles = ["inits", "activations", "networks", "statistics", "rules", "figures"]
+    assert [line.strip() for line in lines if line.strip() in titles] == titles
 
 
 def test_gain_says_which_to_use_and_what_torch_says(run: Run, tmp_path: Path) -> None:
@@ -219,6 +235,61 @@ def test_theory_draws_and_says_where_the_edge_is(run: Run, tmp_path: Path) -> No
     said = run("theory", "rellu")
     assert (said.code, said.err.count("\n")) == (2, 1)
     assert "did you mean 'relu'?" in said.err
+
+
+def test_every_field_of_a_grid_is_an_option() -> None:
+    """The help cannot ask `Grid`, which takes torch; `network` is the one-entry form."""
+    assert {*options.GRID} ^ {*ist.Grid.model_fields} <= {"network", "networks"}
+
+
+def test_options_become_the_fields_of_a_grid(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    seen: dict[str, object] = {}
+    monkeypatch.setattr("initstats.cli.study._sweep", lambda fields, *_: seen.update(fields))
+    monkeypatch.setattr("initstats.cli.study._report", lambda *_: "page")
+    names = ("--inits", "zeros, mean_field(sigma_w=0.5:4:8log,sigma_b=0:1:2)", "--inits", "lsuv")
+    numbers = ("--widths", "5,7", "--widths", "9", "--seeds", "4", "--depth", "0")
+    assert run("sweep", *names, *numbers, "--no-backward", "--network", "cnn").code == 0
+    assert seen == {
+        "inits": ["zeros", "mean_field(sigma_w=0.5:4:8log,sigma_b=0:1:2)", "lsuv"],
+        "networks": ["cnn"],
+        "widths": [5, 7, 9],
+        "depth": 0,
+        "seeds": 4,
+        "backward": False,
+    }
+    seen.clear()
+    assert run("sweep", "--widths", "50", "--seeds", "3,5", "--networks", "mlp,cnn").code == 0
+    assert seen == {"widths": [50], "seeds": [3, 5], "networks": ["mlp", "cnn"]}
+
+
+def test_a_config_holds_what_the_help_says(run: Run, tmp_path: Path) -> None:
+    for key in ("out", "theory", "workers"):
+        (tmp_path / "mine.toml").write_text(f"{key} = 1\n")
+        said = run("sweep", "--config", "mine.toml")
+        assert said.code == 2
+        assert f"unknown field '{key}'" in said.err
+
+
+def test_a_mistake_of_ours_can_be_traced(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words are no format for a mean: nobody wrote a message for that."""
+    broken = SimpleNamespace(name="broken", mean="dark", std=1.0, valid=[0])
+    monkeypatch.setattr("initstats.data.load_data", lambda source: broken)
+    said = run(*TINY)
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "format code 'f'" in said.err
+    assert "initstats --traceback" in said.err
+    monkeypatch.setattr(sys, "argv", ["initstats", "--traceback", *TINY])
+    with pytest.raises(ValueError, match="format code 'f'"):
+        cli.main()
+
+
+def test_an_error_that_says_what_to_do_needs_no_trace(run: Run) -> None:
+    for arguments in (
+        (*TINY, "--depth", "0"),
+        ("report", "nowhere"),
+        ("bench", "--from", "no.json"),
+    ):
+        assert "--traceback" not in run(*arguments).err
 
 
 def test_version_and_help(run: Run) -> None:

@@ -226,7 +226,7 @@ def test_a_leak_and_its_formula(evidence: Evidence) -> None:
 
 
 def test_subtracting_a_half_overshoots_below_the_first_layer(mnist: ist.Dataset) -> None:
-    means = deep_means(mnist.valid, seeds=20).groupby(["activation", "layer"])["mean"].mean()
+    means = deep_means(mnist, seeds=20).groupby(["activation", "layer"])["mean"].mean()
     assert abs(means["relu - 0.5", 1]) < 0.1
     assert means["relu - 0.5", 20] == pytest.approx(-0.25, abs=0.05)
     assert means["relu", 1] - means["relu - 0.5", 1] == pytest.approx(0.5, abs=1e-5)

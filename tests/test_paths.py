@@ -19,6 +19,7 @@ import initstats as ist
 from initstats import activations, inits
 from initstats.moments import STATISTICS, Kernels
 from initstats.moments.histogram import QUANTILES
+from initstats.networks import get
 from initstats.stack import Result, Settings, products, run_stack
 from initstats.stack.products import Product, fastest_product
 from initstats.stack.products import product as multiply
@@ -69,7 +70,8 @@ def run(
     entries = [activations.get(name) for name in names]
     width = 40 if network == "mlp" else 6
     split, init = data.valid.first(settings.samples), inits.get("kaiming_normal")
-    return list(run_stack(network, init, entries, width, [5], split, None, settings))
+    placed = get(network).on(split.shape, width, settings.depth)
+    return list(run_stack(placed, init, entries, [5], split, None, settings))
 
 
 def unit(name: str, result: Result) -> Array:

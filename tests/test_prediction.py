@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,9 @@ import torch
 
 import initstats as ist
 from initstats import inits
-from initstats.prediction import COMPARED, KEYS, compare, predict
-from initstats.prediction.dense import Inputs
+from initstats.prediction import COMPARED, KEYS, compare_with_theory, predict
+from initstats.prediction.samples import Samples
+from initstats.store import load_predictions
 
 SEEDS = 80
 
@@ -49,7 +51,7 @@ def test_rows_are_the_sweeps(measured: tuple[pd.DataFrame, pd.DataFrame]) -> Non
 
 
 def test_second_moments_agree_with_theory(measured: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    scored = compare(*measured)
+    scored = compare_with_theory(*measured)
     z = _select(scored, statistic="second_moment")["z"]
     assert z.notna().all()
     assert z.abs().max() < 4
@@ -72,7 +74,7 @@ def test_the_spread_of_draws_is_theorys(measured: tuple[pd.DataFrame, pd.DataFra
 
 
 def test_spread_over_units_and_samples(measured: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    scored = compare(*measured)
+    scored = compare_with_theory(*measured)
     for name in ("std", "unit_mean_std", "sample_correlation", "negative_fraction"):
         rows = _select(scored, statistic=name, init="matched", layer=2)
         assert len(rows) == 8
@@ -103,7 +105,7 @@ def test_first_layer_is_exact(toy: ist.Dataset) -> None:
 def test_samples_of_nearly_one_length_go_together() -> None:
     x = np.random.default_rng(3).uniform(0, 255, (5000, 6)).astype(np.uint8)
     data = ist.Dataset.from_arrays((x, np.zeros(5000, dtype=int)), (x[:9], np.zeros(9, dtype=int)))
-    inputs, x = Inputs(data.train), data.train.x.double().numpy()
+    inputs, x = Samples(data.train), data.train.x.double().numpy()
     exact = (x**2).mean(1)
     assert len(inputs.q) == 1024
     assert inputs.weights.sum() == pytest.approx(1)
@@ -139,7 +141,9 @@ def test_gradients(toy: ist.Dataset) -> None:
         backward=True,
     )
     predicted = predict(grid, toy)
-    scored = _select(compare(ist.run_sweep(grid, toy), predicted), statistic="second_moment")
+    scored = _select(
+        compare_with_theory(ist.run_sweep(grid, toy), predicted), statistic="second_moment"
+    )
     backward = _select(scored, direction="backward")
     assert len(backward) == 4 * 6 * 2
     exact = backward["activation"] != "tanh"
@@ -163,7 +167,9 @@ def test_convolutions(toy: ist.Dataset) -> None:
         backward=True,
     )
     predicted = predict(grid, toy)
-    scored = _select(compare(ist.run_sweep(grid, toy), predicted), statistic="second_moment")
+    scored = _select(
+        compare_with_theory(ist.run_sweep(grid, toy), predicted), statistic="second_moment"
+    )
     relu = _select(scored, activation="relu")
     assert (relu["note"] == "").all()
     assert relu["z"].abs().max() < 4
@@ -189,7 +195,9 @@ def test_where_theory_says_nothing(toy: ist.Dataset) -> None:
         backward=True,
     )
     predicted = predict(grid, toy)
-    scored = _select(compare(ist.run_sweep(grid, toy), predicted), statistic="second_moment")
+    scored = _select(
+        compare_with_theory(ist.run_sweep(grid, toy), predicted), statistic="second_moment"
+    )
     fitted = _select(scored, init="lsuv")
     assert fitted["note"].str.contains("fitted to data").all()
     assert fitted[["predicted", "z"]].isna().all().all()
@@ -294,7 +302,7 @@ def _frames(measured: list[float], spread: float, left_out: float) -> list[pd.Da
     ],
 )
 def test_z_is_arithmetic(spread: float, left_out: float, variance: float) -> None:
-    scored = compare(*_frames([2.0, 3.0, 4.0], spread, left_out)).set_index("statistic")
+    scored = compare_with_theory(*_frames([2.0, 3.0, 4.0], spread, left_out)).set_index("statistic")
     assert list(scored.index) == list(COMPARED)
     assert scored.loc["second_moment", "z"] == pytest.approx(1 / math.sqrt(variance), rel=1e-4)
     assert scored.loc["mean", "z"] == pytest.approx(math.sqrt(3), rel=1e-4)
@@ -305,14 +313,73 @@ def test_z_is_arithmetic(spread: float, left_out: float, variance: float) -> Non
 
 
 def test_one_seed_has_theorys_error_only() -> None:
-    scored = compare(*_frames([3.0], 0.5, 0.0)).set_index("statistic")
+    scored = compare_with_theory(*_frames([3.0], 0.5, 0.0)).set_index("statistic")
     assert scored.loc["second_moment", "z"] == pytest.approx(2, rel=1e-4)
     assert scored["z"].isna()["mean"]
 
 
 def test_tables_that_do_not_match() -> None:
     table, predicted = _frames([3.0], 0.5, 0.0)
-    with pytest.raises(ValueError, match="table lacks layer"):
-        compare(table.drop(columns="layer"), predicted)
+    with pytest.raises(ValueError, match="table lacks layer: is it from run_sweep"):
+        compare_with_theory(table.drop(columns="layer"), predicted)
     with pytest.raises(ValueError, match="no row of the table was predicted"):
-        compare(table.assign(width=6), predicted)
+        compare_with_theory(table.assign(width=6), predicted)
+    with pytest.raises(ValueError, match="predicted lacks second_moment_spread, .*from predict"):
+        compare_with_theory(table, table)
+    with pytest.raises(ValueError, match="table lacks seed: is it from run_sweep"):
+        compare_with_theory(predicted, predicted)
+
+
+# kept with a run
+
+
+def test_a_run_keeps_its_predictions_and_only_adds_to_them(
+    toy: ist.Dataset, tmp_path: Path
+) -> None:
+    relu = ist.Grid(inits=["matched", "zeros"], activations=["relu"], widths=[6], depth=2, seeds=3)
+    ist.run_sweep(relu, toy, out=tmp_path)
+    told: list[tuple[int, int]] = []
+    kept = ist.predict_run(tmp_path, toy, progress=lambda *now: told.append(now))
+    assert told[-1] == (2, 2)
+    pd.testing.assert_frame_equal(kept[[*predicted(relu, toy)]], predicted(relu, toy))
+    scored = ist.compare_with_theory(ist.load_table(tmp_path), kept).query(
+        "statistic == 'second_moment'"
+    )
+    assert kept["z"].tolist() == pytest.approx(scored["z"].tolist(), nan_ok=True)
+    assert (kept["seeds"] == 3).all()
+    both = relu.model_copy(
+        update={"activations": ist.Grid(activations=["relu", "tanh"]).activations}
+    )
+    more = both.model_copy(update={"seeds": tuple(range(5))})
+    ist.run_sweep(more, toy, out=tmp_path)
+    told.clear()
+    again = ist.predict_run(tmp_path, toy, progress=lambda *now: told.append(now))
+    assert told[-1] == (2, 2)  # tanh alone
+    assert (again["seeds"] == 5).all()
+    there = load_predictions(tmp_path)
+    assert there is not None
+    pd.testing.assert_frame_equal(again, there, check_dtype=False)
+    told.clear()
+    ist.predict_run(tmp_path, toy, progress=lambda *now: told.append(now))
+    assert told == []
+
+
+def predicted(grid: ist.Grid, data: ist.Dataset) -> pd.DataFrame:
+    """As the folder keeps words and whole numbers."""
+    rows = ist.predict(grid, data)
+    return rows.astype({name: "str" for name in KEYS if rows[name].dtype == "category"})
+
+
+def test_a_run_whose_data_are_not_at_hand(toy: ist.Dataset, tmp_path: Path) -> None:
+    grid = ist.Grid(
+        inits=["matched"], activations=["relu"], widths=[6], depth=2, seeds=2, samples=30
+    )
+    ist.run_sweep(grid, toy, out=tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be loaded again \(.*\): pass them, predict_run"):
+        ist.predict_run(tmp_path)
+    other = ist.Dataset.from_arrays(
+        (toy.train.raw + 1, toy.train.y), (toy.valid.raw, toy.valid.y), name="toy"
+    )
+    with pytest.raises(ValueError, match="was measured with other data than these of 'toy'"):
+        ist.predict_run(tmp_path, other)
+    assert load_predictions(tmp_path) is None

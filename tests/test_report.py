@@ -17,7 +17,7 @@ from PIL import Image
 
 import initstats as ist
 from initstats import report
-from initstats.plots import FIGURES, Results
+from initstats.plots import FIGURES, Results, of_page
 from initstats.plots.bands import ZERO
 from initstats.plots.style import FIT, INK, PALETTE
 from initstats.report import drawing, write_report
@@ -36,7 +36,7 @@ from initstats.store import load_run, load_sessions
 EVIL = "<script>alert('x')</script>&\"'"
 OURS = """<meta name="generator" content="initstats 0.0.1">
 <figcaption id="gradient_by_depth-caption">"""
-FORWARD = [name for name in FIGURES if name != "gradient_by_depth"]
+FORWARD = [picture.name for picture in of_page("study") if picture.name != "gradient_by_depth"]
 
 
 class Page(HTMLParser):

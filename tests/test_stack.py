@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -16,18 +17,8 @@ import initstats as ist
 from initstats import activations, inits
 from initstats.data import Split
 from initstats.moments import STATISTICS, Kernels
-from initstats.stack import (
-    DType,
-    Layer,
-    Settings,
-    Weights,
-    architecture,
-    draw,
-    exact_numerics,
-    generator_for,
-    row_keys,
-    run_stack,
-)
+from initstats.networks import Conv, Dense, Linear, Signal, Weights, get
+from initstats.stack import DType, Settings, exact_numerics, generator_for, run_stack
 from initstats.stack.numerics import flushes_denormals
 from initstats.stack.passes import Passes
 
@@ -46,11 +37,13 @@ def run(
 ) -> list[dict[tuple[int, str, str], dict[str, float]]]:
     """The rows of each seed and activation as dictionaries of statistics."""
     entries = [activations.get(name) for name in names]
-    results = run_stack(network, inits.get(init), entries, width, seeds, split, fit, settings)
+    placed = get(network).on(split.shape, width, settings.depth)
+    places = placed.places(backward=settings.backward)
+    results = run_stack(placed, inits.get(init), entries, seeds, split, fit, settings)
     return [
         {
             key: dict(zip(STATISTICS, row, strict=True))
-            for key, row in zip(row_keys(settings), result.statistics, strict=True)
+            for key, row in zip(places, result.statistics, strict=True)
         }
         for result in results
     ]
@@ -60,14 +53,15 @@ def reference(
     split: Split, name: str, init: str, network: str, width: int = 6, seed: int = 3
 ) -> dict[tuple[int, str, str], Tensor]:
     """Every tensor of the same stack, (units, entries), by torch's layers and autograd, float64."""
-    activation = activations.get(name)
-    layers = architecture(network, width, SETTINGS.depth, split.shape)
+    activation, read = activations.get(name), activations.get("identity")
+    layers = get(network).on(split.shape, width, SETTINGS.depth).layers
     a = split.x.double().reshape(len(split), *(split.shape if network == "cnn" else (-1,)))
     tensors: dict[tuple[int, str, str], Tensor] = {}
     for number, layer in enumerate(layers, 1):
         generator = generator_for(seed, number)
-        weight, bias = inits.get(init).sample(layer.weight, generator, activation)
-        if network == "cnn":
+        weight, bias = inits.get(init).sample(layer.weight, generator, read)
+        read = activation
+        if isinstance(layer, Conv):
             h = F.conv2d(a, weight.double(), bias.double(), layer.stride, layer.padding)
         else:
             h = F.linear(a, weight.double(), bias.double())
@@ -77,7 +71,7 @@ def reference(
         a.retain_grad()
         tensors[number, "preactivation", "forward"] = h
         tensors[number, "activation", "forward"] = a
-    drawn = torch.randn(48, layers[-1].size, generator=generator_for(seed, "cotangent"))
+    drawn = torch.randn(48, layers[-1].outputs.size, generator=generator_for(seed, "cotangent"))
     torch.autograd.backward(a, drawn[: len(split)].reshape(a.shape).double())
     for (number, tensor, _), value in list(tensors.items()):
         assert value.grad is not None
@@ -210,72 +204,73 @@ def test_the_callers_state_changes_nothing_and_is_restored(toy: ist.Dataset) -> 
 
 def test_weights_of_a_layer_depend_on_seed_and_layer_alone() -> None:
     activation = activations.get("relu")
-    layers = architecture("mlp", 5, 3, (7,))
-    one = draw(inits.get("kaiming_normal"), activation, layers, 0)
-    again = draw(inits.get("kaiming_normal"), activation, layers[:2], 0)
-    lecun = draw(inits.get("lecun_normal"), activation, layers, 0)
-    other = draw(inits.get("kaiming_normal"), activation, layers, 1)
-    for a, b in zip(one, again, strict=False):
-        assert torch.equal(a.matrix, b.matrix)
-    for a, b, c in zip(one, lecun, other, strict=True):
-        torch.testing.assert_close(a.matrix, b.matrix * 2**0.5)
-        assert not torch.equal(a.matrix, c.matrix)
-    assert not torch.equal(one[1].matrix, one[2].matrix)
+    one, again, lecun, other = (
+        get("mlp")
+        .on((7,), 5, depth)
+        .draw(inits.get(init), activation, partial(generator_for, seed))
+        for init, depth, seed in (
+            ("kaiming_normal", 3, 0),
+            ("kaiming_normal", 2, 0),
+            ("lecun_normal", 3, 0),
+            ("kaiming_normal", 3, 1),
+        )
+    )
+    assert (list(one), list(again)) == ([1, 2, 3], [1, 2])
+    for layer, weights in again.items():
+        assert torch.equal(one[layer].matrix, weights.matrix)
+    for layer, weights in one.items():
+        torch.testing.assert_close(weights.matrix, lecun[layer].matrix * 2**0.5)
+        assert not torch.equal(weights.matrix, other[layer].matrix)
+    assert not torch.equal(one[2].matrix, one[3].matrix)
 
 
 def test_an_activation_that_works_in_place_is_refused(toy: ist.Dataset) -> None:
     activation = activations.get(torch.relu_)
+    placed = get("mlp").on(toy.shape, 6, SETTINGS.depth)
     with pytest.raises(ValueError, match=r"activation 'relu_' changed its input in place"):
-        run_stack("mlp", inits.get("lsuv"), [activation], 6, [0], toy.valid, toy.train, SETTINGS)
+        run_stack(placed, inits.get("lsuv"), [activation], [0], toy.valid, toy.train, SETTINGS)
 
 
 LAYERS = [
-    Layer((4, 3, 3, 3), (5, 6), 1),
-    Layer((4, 3, 3, 3), (7, 6), 2),
-    Layer((4, 3, 5, 5), (8, 8), 2),
-    Layer((4, 3, 3, 3), (1, 1), 1),
-    Layer((4, 3, 5, 5), (2, 3), 2),
-    Layer((4, 30), (1, 1), 1),
+    Conv(4, 3).on(Signal(3, (5, 6))),
+    Conv(4, 3, 2).on(Signal(3, (7, 6))),
+    Conv(4, 5, 2).on(Signal(3, (8, 8))),
+    Conv(4, 3).on(Signal(3, (1, 1))),
+    Conv(4, 5, 2).on(Signal(3, (2, 3))),
+    Conv(4, 1).on(Signal(3, (2, 3))),
+    Conv(4, 2).on(Signal(3, (4, 3))),
 ]
 
 
+def padding(layer: Conv) -> int:
+    return layer.kernel // 2
+
+
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
-def test_patches_are_those_of_unfold_and_folding_is_their_transpose(layer: Layer) -> None:
+def test_patches_are_those_of_unfold_and_folding_is_their_transpose(layer: Conv) -> None:
     generator = torch.Generator().manual_seed(1)
-    channels, (height, width), samples = layer.weight[1], layer.inputs, 3
+    channels, (height, width), samples = layer.weight[1], layer.reads.plane or (0, 0), 3
     x = torch.randn(channels * height * width, samples, generator=generator, dtype=torch.float64)
     images = x.view(channels, height, width, samples).permute(3, 0, 1, 2)
-    unfolded = F.unfold(images, layer.kernel, padding=layer.padding, stride=layer.stride)
-    patches = layer.patches(x)
+    unfolded = F.unfold(images, layer.kernel, padding=padding(layer), stride=layer.stride)
+    patches = layer.gather(x)
     torch.testing.assert_close(patches, unfolded.permute(1, 2, 0).flatten(1), rtol=0, atol=0)
     y = torch.randn(patches.shape, generator=generator, dtype=torch.float64)
     torch.testing.assert_close((patches * y).sum(), (x.flatten() * layer.folded(y).flatten()).sum())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("layer", LAYERS, ids=str)
-def test_patches_of_seeds_are_those_of_each(layer: Layer, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("layer", [*LAYERS, Dense(4).on(Signal(3, (5, 2)))], ids=str)
+def test_patches_of_seeds_are_those_of_each(layer: Linear, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(1)
-    channels, inputs = layer.weight[1], math.prod(layer.inputs)
-    x = torch.randn(3, channels, inputs * 2, generator=generator).to(dtype)
-    entries = 3 * math.prod(layer.weight[1:]) * layer.positions * 2
-    patches = layer.patches(x, torch.full((entries + 5,), math.nan, dtype=dtype))
+    channels, positions = layer.reads.units, layer.reads.positions
+    x = torch.randn(3, channels, positions * 2, generator=generator).to(dtype)
+    patches = layer.gather(x, torch.full((3 * layer.copied * 2 + 5,), math.nan, dtype=dtype))
     folded = layer.folded(patches)
     for seed in range(3):
-        alone = layer.patches(x[seed])
+        alone = layer.gather(x[seed])
         assert torch.equal(patches[seed], alone)  # NaN, where nothing was written, equals nothing
         assert torch.equal(folded[seed], layer.folded(alone))
-
-
-def test_the_conv_net_is_the_lessons() -> None:
-    layers = architecture("cnn", 8, 4, (1, 28, 28))
-    assert [layer.weight[:2] for layer in layers] == [(8, 1), (16, 8), (32, 16), (32, 32)]
-    assert [layer.outputs for layer in layers] == [(14, 14), (7, 7), (4, 4), (2, 2)]
-
-
-def test_a_conv_net_needs_images() -> None:
-    with pytest.raises(ValueError, match=r"needs images .* shape \(784,\): use network 'mlp'"):
-        architecture("cnn", 8, 4, (784,))
 
 
 # several seeds at once, other types, other devices
@@ -348,15 +343,18 @@ def test_passes_never_wait_for_the_device(toy: ist.Dataset, network: str) -> Non
     """Tensors on `meta` have no values: whoever looks at one raises."""
     entries = [activations.get(name) for name in activations.ACTIVATIONS]
     settings = replace(SETTINGS, device="meta", kernels="torch", batch=2, tile=2**20)
-    layers = architecture(network, 6, settings.depth, toy.shape)
-    weights = [
-        Weights(torch.empty(2, *shape, device="meta"), torch.empty(2, shape[0], 1, device="meta"))
-        for shape in ((layer.units, math.prod(layer.weight[1:])) for layer in layers)
-    ]
-    passes = Passes(layers, entries, [weights] * len(entries), (0, 1), settings)
+    placed = get(network).on(toy.shape, 6, settings.depth)
+    weights = {
+        layer.layer: Weights(
+            torch.empty(2, layer.weight[0], math.prod(layer.weight[1:]), device="meta"),
+            torch.empty(2, layer.weight[0], 1, device="meta"),
+        )
+        for layer in placed.layers
+    }
+    passes = Passes(placed, entries, [weights] * len(entries), (0, 1), settings)
     passes.run(toy.valid)
     slots = sum(len(moments.histogram) for moments in passes.moments.values())
-    assert slots == len(layers) * 4 * 2 * len(entries)
+    assert slots == len(placed.layers) * 4 * 2 * len(entries)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")

@@ -67,7 +67,8 @@ def test_the_default_study_tells_the_story() -> None:
     grid = ist.Grid.default()
     assert 10 <= len(grid.inits) <= 12
     assert 12 <= len(grid.activations) <= 14
-    assert (grid.network, grid.widths, grid.depth, grid.split) == ("mlp", (50,), 20, "valid")
+    assert [network.name for network in grid.networks] == ["mlp"]
+    assert (grid.widths, grid.depth, grid.split) == ((50,), 20, "valid")
     assert grid.seeds == tuple(range(10))
     assert len(grid) == len(list(grid)) == 10 * len(grid.inits) * len(grid.activations)
 
@@ -102,7 +103,7 @@ def test_entries_and_callables_are_names_too() -> None:
         ({"activations": "relu"}, "^activations: a list is expected, not 'relu'$"),
         ({"activations": ["relu", "relu()"]}, "^activations: named twice: relu$"),
         ({"inits": [3]}, "^inits: an init is a name or a callable, not 3$"),
-        ({"network": "rnn"}, "^network: unknown network 'rnn': .* available: mlp, cnn$"),
+        ({"network": "rnn"}, "^networks: unknown network 'rnn': .* available: mlp, cnn$"),
         ({"widths": [50, -1]}, "^widths: -1 is not between 1 and 1000000$"),
         ({"widths": [5, 5]}, "^widths: named twice: 5$"),
         ({"widths": [2.5]}, "^widths: 2.5 is not a whole number$"),

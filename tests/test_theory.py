@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import mpmath as mp
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+import initstats as ist
 from initstats import activations, gaussian, theory
 from initstats.sweep import Grid
 from initstats.theory.integrals import Integrand, adaptively, by_rule
@@ -20,6 +23,22 @@ from initstats.theory.panels import Panels
 Array = NDArray[np.float64]
 
 LEAK = 0.3
+
+
+def propagated(*args: Any, **options: Any) -> pd.DataFrame:
+    """A row for each layer: `q` and all else of pre-activations, `mean`, `std`, `square` behind."""
+    table = theory.propagate(*args, **options)
+    before, behind = (
+        table[table["tensor"] == tensor].set_index("layer")
+        for tensor in ("preactivation", "activation")
+    )
+    kept = ["second_moment", "chi_1", "chi_q", "V", "g", *table.columns[10:]]
+    names = {"second_moment": "q", "sample_correlation": "c"}
+    return (
+        before[kept]
+        .rename(columns=names)
+        .assign(mean=behind["mean"], std=behind["std"], square=behind["second_moment"])
+    )
 
 
 def _gelu_square(q: float) -> float:
@@ -105,7 +124,7 @@ def test_correlations_over_thirty_layers_are_the_closed_forms(name: str) -> None
         expected.append(k / q)
         k = w2 * KERNELS[name](q, k / q) + b2
         q = w2 * SQUARES[name](q) + b2
-    table = theory.propagate(name, w2, b2, 30, q0, c0)
+    table = propagated(name, w2, b2, 30, q0, c0)
     np.testing.assert_allclose(table["c"], expected, rtol=0, atol=1e-8)
 
 
@@ -158,53 +177,83 @@ def test_series_of_pairs_follow_the_exact_kernel(name: str) -> None:
     np.testing.assert_allclose(found.radial, of_length, atol=1e-3)
 
 
-COLUMNS = "q pre_mean pre_std act_mean act_second_moment act_std chi_1 chi_q V g"
+COLUMNS = "layer tensor direction mean std second_moment chi_1 chi_q V g"
 
 
 def test_propagate_keeps_its_promises() -> None:
     table = theory.propagate("relu", depth=3)
     assert list(table) == COLUMNS.split()
-    assert list(table.index) == [1, 2, 3]
-    assert table.index.name == "layer"
-    assert list(theory.propagate("relu", depth=3, c0=0.5)) == [*COLUMNS.split(), "c"]
-    row = theory.propagate("relu", sigma_w2=[2.0, 3.0], sigma_b2=[0.5, 0.0], depth=2).loc[1]
-    expected = [2.5, 0, math.sqrt(2.5), math.sqrt(2.5 / 2 / math.pi), 1.25]
-    np.testing.assert_allclose(row.iloc[:5], expected, rtol=1e-10)
-    assert row["act_std"] == pytest.approx(math.sqrt(1.25 - 2.5 / 2 / math.pi))
-    assert row["chi_1"] == pytest.approx(3 / 2)  # with the next layer's weights
-    assert row["chi_q"] == pytest.approx(3 / 2)
+    assert table["layer"].tolist() == [1, 1, 2, 2, 3, 3]
+    assert table["tensor"].tolist() == ["preactivation", "activation"] * 3
+    assert set(table["direction"]) == {"forward"}
+    with_pair = theory.propagate("relu", depth=3, c0=0.5)
+    assert list(with_pair) == [*COLUMNS.split(), "sample_correlation"]
+    before, behind = (
+        theory.propagate("relu", sigma_w2=[2.0, 3.0], sigma_b2=[0.5, 0.0], depth=2).iloc[number]
+        for number in (0, 1)
+    )
+    moments = ["mean", "std", "second_moment"]
+    np.testing.assert_allclose(before[moments].tolist(), [0, math.sqrt(2.5), 2.5], rtol=1e-10)
+    mean = math.sqrt(2.5 / 2 / math.pi)
+    expected = [mean, math.sqrt(1.25 - mean**2), 1.25]
+    np.testing.assert_allclose(behind[moments].tolist(), expected, rtol=1e-10)
+    for row in (before, behind):
+        assert row["chi_1"] == pytest.approx(3 / 2)  # with the next layer's weights
+        assert row["chi_q"] == pytest.approx(3 / 2)
+
+
+def test_propagate_merges_with_a_study(toy: ist.Dataset) -> None:
+    grid = Grid(inits=["lecun_normal"], activations=["tanh"], widths=[200], depth=3, seeds=4)
+    measured = ist.run_sweep(grid, toy)
+    q0 = toy.valid.x.double().square().mean(1).numpy()
+    merged = measured.merge(
+        theory.propagate("tanh", 1.0, depth=3, q0=q0), on=["layer", "tensor", "direction"]
+    )
+    assert len(merged) == len(measured) == 24
+    ratio = merged["second_moment_x"] / merged["second_moment_y"]
+    assert ratio.between(0.8, 1.25).all()
+
+
+def test_correlations_behind_the_activation() -> None:
+    table = theory.propagate("relu", 2.0, depth=4, c0=0.3)
+    before, behind = (
+        table.loc[table["tensor"] == tensor, "sample_correlation"].to_numpy()
+        for tensor in ("preactivation", "activation")
+    )
+    np.testing.assert_allclose(behind, [_arc(c) for c in before], rtol=1e-9)
+    np.testing.assert_allclose(before[1:], behind[:-1], rtol=1e-9)  # no biases: weights keep it
 
 
 def test_propagate_averages_samples_behind_the_activation() -> None:
     q0 = np.array([0.3, 0.9, 1.8])
-    table = theory.propagate("tanh", 1.4, 0.1, 4, q0)
-    each = [theory.propagate("tanh", 1.4, 0.1, 4, q) for q in q0]
-    for name in ("q", "act_mean", "act_second_moment", "chi_1", "chi_q", "V", "g"):
+    table = propagated("tanh", 1.4, 0.1, 4, q0)
+    each = [propagated("tanh", 1.4, 0.1, 4, q) for q in q0]
+    for name in ("q", "mean", "square", "chi_1", "chi_q", "V", "g"):
         np.testing.assert_allclose(
             table[name], np.mean([one[name] for one in each], axis=0), atol=1e-12
         )
-    roots = theory.propagate("relu", 2.0, depth=1, q0=q0)
-    assert roots["act_mean"].item() == pytest.approx(np.sqrt(q0 / math.pi).mean())
+    roots = propagated("relu", 2.0, depth=1, q0=q0)
+    assert roots["mean"].item() == pytest.approx(np.sqrt(q0 / math.pi).mean())
     spread = q0.mean() - np.sqrt(q0 / math.pi).mean() ** 2
-    assert roots["act_std"].item() == pytest.approx(math.sqrt(spread))
+    assert roots["std"].item() == pytest.approx(math.sqrt(spread))
 
 
 def test_known_depths() -> None:
-    shifted = theory.propagate("shifted_relu", 2.0, depth=40).iloc[-1]
-    expected = {"q": math.pi / 8, "act_mean": -0.25, "act_std": 0.36585, "chi_1": 1.0}
+    shifted = propagated("shifted_relu", 2.0, depth=40).iloc[-1]
+    expected = {"q": math.pi / 8, "mean": -0.25, "std": 0.36585, "chi_1": 1.0}
     for name, value in expected.items():
         assert shifted[name] == pytest.approx(value, abs=5e-6)
     assert shifted["chi_q"] == pytest.approx(1 - 2 / math.pi)
-    general = theory.propagate("general_relu", 2 / 1.01, depth=40).iloc[-1]
-    assert (general["q"], general["act_mean"]) == pytest.approx((0.3103, -0.2), abs=5e-5)
-    tanh = theory.propagate("tanh", 1.0, depth=80).iloc[-1]
+    general = propagated("general_relu", 2 / 1.01, depth=40).iloc[-1]
+    assert (general["q"], general["mean"]) == pytest.approx((0.3103, -0.2), abs=5e-5)
+    tanh = propagated("tanh", 1.0, depth=80).iloc[-1]
     assert 160 * tanh["q"] == pytest.approx(1, abs=0.06)
 
 
 def test_torchs_biases_are_uniform() -> None:
     b2 = [1 / (3 * 784), *[1 / 3000] * 9]
     means = [
-        theory.propagate("relu", 1 / 3, b2, 10, bias=bias)["act_mean"].iloc[-1]
+        propagated("relu", 1 / 3, b2, 10, bias=bias)["mean"].iloc[-1]
         for bias in ("uniform", "normal")
     ]
     # measured at width 1000: 0.00840 with a standard error of 0.00005
@@ -212,12 +261,12 @@ def test_torchs_biases_are_uniform() -> None:
 
 
 def test_signals_that_leave_float64() -> None:
-    exploding = theory.propagate("relu", 1e6, depth=80)
+    exploding = propagated("relu", 1e6, depth=80)
     assert math.isinf(exploding["q"].iloc[-1])
-    vanishing = theory.propagate("relu", 1e-6, depth=60)
+    vanishing = propagated("relu", 1e-6, depth=60)
     assert vanishing["q"].iloc[-1] == 0
-    silent = theory.propagate("sigmoid", 0.0, depth=2)
-    assert silent[["q", "act_mean", "act_second_moment"]].iloc[-1].tolist() == [0, 0.5, 0.25]
+    silent = propagated("sigmoid", 0.0, depth=2)
+    assert silent[["q", "mean", "square"]].iloc[-1].tolist() == [0, 0.5, 0.25]
 
 
 # the integrals behind all this
@@ -320,7 +369,7 @@ def test_finite_width_is_simulated(name: str, w2: float, weights: theory.Weights
         lengths.append(w2 * x.square().mean((1, 2)))  # q of the next layer, given this one
         x = phi(math.sqrt(w2 / width) * (weight @ x))
     measured = torch.stack(lengths[1:]).numpy()
-    table = theory.propagate(name, w2, depth=depth, weights=weights).iloc[1:]
+    table = propagated(name, w2, depth=depth, weights=weights).iloc[1:]
     error = measured.std(1) / math.sqrt(nets)
     shift = table["g"] / width
     assert abs((measured.mean(1) - table["q"] - shift) / error).max() < 4
@@ -340,7 +389,7 @@ def test_relative_variance_of_rectifiers() -> None:
         ("leaky_relu(negative_slope=0.5)", "independent", 6 * (1 + 0.5**4) / 1.25**2 - 1),
     ):
         gain = activations.gain(name).forward
-        table = theory.propagate(name, gain**2, depth=4, weights=weights)  # type: ignore[arg-type]
+        table = propagated(name, gain**2, depth=4, weights=weights)
         np.testing.assert_allclose(table["V"] / table["q"] ** 2, step * steps, atol=1e-9)
         np.testing.assert_allclose(table["g"], 0, atol=1e-9)
 
@@ -458,7 +507,7 @@ def test_fixed_points_that_are_none_or_many() -> None:
 def test_depth_scales_are_those_of_the_maps() -> None:
     w2, b2 = 3.0, 0.1
     point = theory.fixed_point("tanh", w2, b2)
-    table = theory.propagate("tanh", w2, b2, 40, q0=0.3, c0=0.1)
+    table = propagated("tanh", w2, b2, 40, q0=0.3, c0=0.1)
     gap = abs(table["q"] - point.q_star)
     assert math.log(gap.loc[6] / gap.loc[7]) == pytest.approx(1 / point.xi_q, rel=1e-2)
     gap = abs(table["c"] - point.c_star)
@@ -495,7 +544,7 @@ def test_tailored_slopes() -> None:
     for depth, slope in published.items():
         assert theory.tailored_slope(depth) == pytest.approx(slope, abs=5e-7)
     assert theory.tailored_slope(10) == 0.0
-    table = theory.propagate("tailored_relu(depth=30)", 1.0, depth=31, c0=0.0)
+    table = propagated("tailored_relu(depth=30)", 1.0, depth=31, c0=0.0)
     assert table["c"].iloc[-1] == pytest.approx(0.9, abs=1e-9)
     assert table["q"].iloc[-1] == pytest.approx(1.0)
     assert theory.tailored_slope(10, eta=0.5) > 0

@@ -2,15 +2,15 @@
 
 `run` times the variants in turn, round by round; `ratios` compares them pair by pair, as a busy
 machine slows both halves of a pair alike, but not the first and the last hour of a day. `memory`,
-`efficiency` and `gpu` tell what a run takes and what more of a machine adds, `machine` where all of
-this was measured.
+`efficiency`, `gpu` and `study` measure whole runs; `write_benchmark` puts all on a page.
 """
 
 from __future__ import annotations
 
 from initstats.bench.comparison import RATIOS, Ratio, milliseconds, ratios, table
-from initstats.bench.resources import efficiency, gpu, machine, memory
-from initstats.bench.timing import ACTIVATIONS, VARIANTS, WORKLOADS, Workload, as_json, run
+from initstats.bench.page import as_json, from_json, whole_runs, write_benchmark
+from initstats.bench.resources import efficiency, gpu, memory, study
+from initstats.bench.timing import ACTIVATIONS, VARIANTS, WORKLOADS, Workload, run
 
 __all__ = [
     "ACTIVATIONS",
@@ -21,11 +21,14 @@ __all__ = [
     "Workload",
     "as_json",
     "efficiency",
+    "from_json",
     "gpu",
-    "machine",
     "memory",
     "milliseconds",
     "ratios",
     "run",
+    "study",
     "table",
+    "whole_runs",
+    "write_benchmark",
 ]

@@ -87,7 +87,7 @@ def ratios(timings: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name, rounds in seconds.groupby(level="workload", observed=True):
         for ratio in RATIOS:
-            if not {ratio.above, ratio.below} <= {*rounds.columns}:
+            if not {ratio.above, ratio.below} <= {*rounds.dropna(axis=1, how="all").columns}:
                 continue
             paired = (rounds[ratio.above] / rounds[ratio.below]).dropna()
             median, goal = paired.median(), ratio.goals.get(str(name))
@@ -105,21 +105,23 @@ def milliseconds(timings: pd.DataFrame) -> pd.DataFrame:
 
 
 def table(timings: pd.DataFrame) -> pd.DataFrame:
-    """Ratios and, below them, milliseconds as text: a row a comparison, a column a workload.
+    """The ratios as text: a row for each, a column for each workload, and a row for its goals.
 
-    A ratio reads ``0.48 (0.45-0.52) <= 0.45``: its median, its range over the rounds, its goal.
+    A ratio reads ``0.47 (0.45 to 0.52)``, its median and its range over the rounds; a goal that
+    the median misses reads ``0.45, missed``.
     """
     compared = ratios(timings)
-    bounds = {ratio.name: "<=" if ratio.at_most else ">=" for ratio in RATIOS}
-    columns = (compared[name] for name in ("ratio", "median", "low", "high", "goal"))
-    compared["text"] = [
-        f"{median:.3g} ({low:.3g}-{high:.3g})"
-        + ("" if math.isnan(goal) else f" {bounds[name]} {goal:g}")
-        for name, median, low, high, goal in zip(*columns, strict=True)
+    compared["value"] = [
+        "{:.3g} ({:.3g} to {:.3g})".format(*row)
+        for row in compared[["median", "low", "high"]].itertuples(index=False)
     ]
-    order = [name for name in bounds if name in set(compared["ratio"])]
-    text = compared.pivot(index="ratio", columns="workload", values="text").loc[order]
-    text.index = pd.Index([ratio.meaning for ratio in RATIOS if ratio.name in order])
-    times = milliseconds(timings).map("{:.0f}".format).reindex(columns=text.columns)
-    times.index = pd.Index([f"{variant}, ms" for variant in times.index])
-    return pd.concat([text.fillna(""), times]).rename_axis(columns=None)
+    compared["held"] = [
+        None if math.isnan(goal) else f"{goal:g}" if reached else f"{goal:g}, missed"
+        for goal, reached in zip(compared["goal"], compared["reached"], strict=True)
+    ]
+    rows = []
+    for ratio in RATIOS:
+        found = compared[compared["ratio"] == ratio.name].set_index("workload")
+        goal = f"goal, at {'most' if ratio.at_most else 'least'}"
+        rows += [found["value"].rename(ratio.meaning), found["held"].rename(goal)]
+    return pd.DataFrame(rows).dropna(how="all").fillna("").rename_axis(columns=None)

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from initstats import activations, inits
-from initstats.stack import Layer, architecture, generator_for
+from initstats.networks import Conv, Linear, get
+from initstats.stack import generator_for
 
 Seen = TypeVar("Seen")
 
@@ -58,8 +59,8 @@ def networks(
     for an `mlp`, (samples, channels, height, width) for a `cnn`.
     """
     layers = [
-        _module(layer, init, generator_for(seed, number))
-        for number, layer in enumerate(architecture(network, width, depth, shape), 1)
+        _module(layer, init, generator_for(seed, layer.layer))
+        for layer in get(network).on(shape, width, depth).layers
     ]
     return {
         name: nn.Sequential(*(part for layer in layers for part in (layer, Function(function))))
@@ -67,12 +68,12 @@ def networks(
     }
 
 
-def _module(layer: Layer, init: str, generator: torch.Generator) -> nn.Module:
-    out, channels, *kernel = layer.weight
+def _module(layer: Linear, init: str, generator: torch.Generator) -> nn.Module:
+    out, channels = layer.weight[:2]
     # on meta, as what layers draw on their own comes from the global random state
     module = (
         nn.Conv2d(channels, out, layer.kernel, layer.stride, layer.padding, device="meta")
-        if kernel
+        if isinstance(layer, Conv)
         else nn.Linear(channels, out, device="meta")
     )
     weight, bias = inits.get(init).sample(layer.weight, generator, activations.get("relu"))

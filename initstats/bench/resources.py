@@ -1,15 +1,12 @@
-"""What a run takes beside time: memory, and what a second worker adds; and on which machine."""
+"""What whole runs take: memory, and time with one worker, with two, and on a GPU."""
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
@@ -18,13 +15,17 @@ import numpy as np
 import pandas as pd
 
 from initstats import activations, inits
-from initstats import machine as described
 from initstats.bench.timing import ACTIVATIONS, INIT, SEED, WORKLOADS
 from initstats.data import Dataset, load_data
+from initstats.machine import added_memory
 from initstats.moments import warm_up
+from initstats.networks import get
 from initstats.registry import unknown
 from initstats.stack import Settings, run_stack
 from initstats.sweep import Grid, Progress, run_sweep
+
+GOALS = {"speedup": 1.8, "megabytes": 60, "seconds": 45}
+"""At least so much faster with two workers; at most so much memory, so long a default study."""
 
 
 def memory(samples: Iterable[int] = (1_000, 10_000, 50_000), workload: str = "S") -> pd.DataFrame:
@@ -46,10 +47,12 @@ def memory(samples: Iterable[int] = (1_000, 10_000, 50_000), workload: str = "S"
     """
     if workload not in WORKLOADS:
         raise unknown("workload", workload, WORKLOADS)
-    return pd.DataFrame(
-        [(number, _added_elsewhere(number, workload)) for number in samples],
-        columns=["samples", "megabytes"],
-    )
+    code = "from initstats.bench.resources import added; print(added({}, {!r}))".format
+    rows = [
+        (number, float(_elsewhere("measuring memory", "-c", code(number, workload))))
+        for number in samples
+    ]
+    return pd.DataFrame(rows, columns=["samples", "megabytes"])
 
 
 def efficiency(
@@ -123,9 +126,17 @@ def _speedups(
     return pd.DataFrame(rows, columns=["round", *ways, "speedup"])
 
 
-def machine() -> dict[str, str | int | float]:
-    """What timings depend on: the machine, and how busy it is."""
-    return {**described.machine(), "load": round(os.getloadavg()[0], 2)}
+def study(*, quick: bool = False) -> float:
+    """Seconds by the clock that the default study takes from the command line, its report too.
+
+    Args:
+        quick: a smaller study.
+    """
+    small = ["--depth", "4", "--seeds", "2", "--samples", "500"] if quick else []
+    with TemporaryDirectory() as folder:
+        began = perf_counter()
+        _elsewhere("the default study", "-m", "initstats", "sweep", "--out", folder, *small)
+        return perf_counter() - began
 
 
 def _rate(grid: Grid, data: Dataset, workers: int) -> float:
@@ -145,13 +156,13 @@ def _rate(grid: Grid, data: Dataset, workers: int) -> float:
     return float(1 / np.polyfit(np.arange(len(middle)), middle, 1)[0])
 
 
-def _added_elsewhere(samples: int, workload: str) -> float:
-    code = f"from initstats.bench.resources import added; print(added({samples}, {workload!r}))"
-    command = [sys.executable, "-c", code]
+def _elsewhere(what: str, *arguments: str) -> str:
+    """What another interpreter prints."""
+    command = [sys.executable, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ChildProcessError(f"measuring memory failed: {done.stderr.strip()}")
-    return float(done.stdout)
+        raise ChildProcessError(f"{what} failed: {done.stderr.strip()}")
+    return done.stdout
 
 
 def added(samples: int, workload: str) -> float:
@@ -161,21 +172,6 @@ def added(samples: int, workload: str) -> float:
     entries = [activations.get(name) for name in ACTIVATIONS]
     init = inits.get(INIT)
     warm_up()
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
-    before = _peak()
-    for _ in run_stack(chosen.network, init, entries, chosen.width, [SEED], split, None, settings):
-        pass
-    return _peak() - before
-
-
-def _peak() -> float:
-    """The process's largest memory so far, in megabytes."""
-    with suppress(OSError, TypeError):
-        # getrusage remembers the process that started this one
-        status = Path("/proc/self/status").read_text()
-        return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024 / 1e6  # type: ignore[index]
-    import resource
-
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest / 1e6 if sys.platform == "darwin" else largest * 1024 / 1e6
+    network = get(chosen.network).on(split.shape, chosen.width, chosen.depth)
+    stack = (network, init, entries, [SEED], split, None, settings)
+    return added_memory(lambda: deque(run_stack(*stack), maxlen=0))

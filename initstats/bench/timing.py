@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from operator import itemgetter
 from time import process_time
-from typing import Any
 
 import pandas as pd
 import torch
@@ -19,6 +16,8 @@ from torch import Tensor
 from initstats import activations, inits
 from initstats.bench.plain import FUNCTIONS, course_set, hooked, networks, whole_set
 from initstats.data import Split, load_data
+from initstats.gaussian import one_thread
+from initstats.networks import get
 from initstats.registry import unknown
 from initstats.stack import Settings, run_stack
 from initstats.sweep import Progress
@@ -119,7 +118,7 @@ def run(
     split = load_data().valid
     plan = _plan(rounds)
     timings = []
-    with _one_thread():
+    with one_thread():
         for workload in chosen:
             for timing in _timings(workload, split, plan):
                 timings.append((workload.name, *timing))
@@ -128,17 +127,6 @@ def run(
     table = pd.DataFrame(timings, columns=["workload", "variant", "round", "seconds"])
     orders = {"workload": [workload.name for workload in chosen], "variant": list(VARIANTS)}
     return table.astype({name: pd.CategoricalDtype(order) for name, order in orders.items()})
-
-
-def as_json(**parts: pd.DataFrame | dict[str, Any]) -> str:
-    """Tables, a list of records each, and dictionaries as one JSON object."""
-    values = {
-        name: part.astype(object).where(part.notna(), None).to_dict("records")
-        if isinstance(part, pd.DataFrame)
-        else part
-        for name, part in parts.items()
-    }
-    return json.dumps(values, indent=1)
 
 
 def _workload(workload: str | Workload) -> Workload:
@@ -180,8 +168,8 @@ def _calls(workload: Workload, split: Split) -> dict[str, Callable[[int], object
     init, entries = inits.get(INIT), [activations.get(name) for name in ACTIVATIONS]
 
     def engine(settings: Settings, number: int) -> None:
-        network, width = workload.network, workload.width
-        for _ in run_stack(network, init, entries, width, [SEED], split, None, settings):
+        network = get(workload.network).on(split.shape, workload.width, workload.depth)
+        for _ in run_stack(network, init, entries, [SEED], split, None, settings):
             pass
 
     def forward(batch: int, number: int) -> None:
@@ -207,13 +195,3 @@ def _calls(workload: Workload, split: Split) -> dict[str, Callable[[int], object
         "course_hooks": partial(record, "course_hooks", course_set),
         "whole_hooks": partial(record, "whole_hooks", whole_set),
     }
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -5,7 +5,7 @@ Heavy modules are imported inside the commands, so that `--help` answers at once
 
 from __future__ import annotations
 
-from initstats.cli import measure, model, reference, teaching, theory, timing
+from initstats.cli import bench, foundations, measure, reference, study
 from initstats.cli.app import app, main
 
-__all__ = ["app", "main", "measure", "model", "reference", "teaching", "theory", "timing"]
+__all__ = ["app", "bench", "foundations", "main", "measure", "reference", "study"]

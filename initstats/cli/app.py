@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from traceback import extract_tb
 from typing import Annotated, NoReturn
 
 import typer
@@ -27,7 +28,7 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="MODULE",
-        help="Import this module (or file.py) first: it registers your own inits and activations.",
+        help="Import this module (or file.py) first: it registers inits and activations of yours.",
     ),
 ]
 Workers = Annotated[
@@ -46,7 +47,9 @@ def main() -> None:
     except typer.TyperException as error:
         _fail(_usage(error))
     except (ValueError, OSError) as error:
-        _fail(str(error))
+        if "--traceback" in sys.argv:
+            raise
+        _fail(f"{error}{'' if _is_foreseen(error) else ' (initstats --traceback ... shows where)'}")
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
         sys.exit(130)
@@ -64,8 +67,18 @@ def _initstats(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where an error came from, not only what.")
+    ] = False,
 ) -> None:
     pass
+
+
+def _is_foreseen(error: Exception) -> bool:
+    """Whether we wrote the message for users; any other ValueError may be a mistake of ours."""
+    place = extract_tb(error.__traceback__)[-1]
+    ours = Path(place.filename).is_relative_to(Path(__file__).parents[1])
+    return isinstance(error, OSError) or (ours and (place.line or "").startswith("raise"))
 
 
 def _fail(message: str) -> NoReturn:

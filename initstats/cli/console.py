@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import Literal
 
 
 class Bar:
@@ -52,50 +53,22 @@ class Bar:
         self.stop()
 
 
-def print_meanings(title: str, meanings: dict[str, str]) -> None:
-    """Names, and what each of them means."""
+def print_table(
+    columns: Iterable[str],
+    rows: Iterable[Iterable[str]],
+    *,
+    numbers: Collection[str] = (),
+    title: str | None = None,
+) -> None:
+    """Rows of text under the names of their columns; those of numbers stand on the right."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column()
-    for name, meaning in meanings.items():
-        table.add_row(name, meaning)
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in columns:
+        justify: Literal["left", "right"] = "right" if name in numbers else "left"
+        table.add_column(name, justify=justify, no_wrap=not table.columns)
+    for row in rows:
+        table.add_row(*map(Text, row))
     Console().print(table, "")
-
-
-def print_gains(entries: list[Any]) -> None:
-    """The gains of activations, a row each."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from initstats.activations import torch_gain
-
-    columns = ("forward", "variance", "backward", "chi_1", "chi_q")
-    table = Table("activation", *columns, "torch", "which is", box=None, pad_edge=False)
-    for column in table.columns[1:-1]:
-        column.justify = "right"
-    for entry in entries:
-        torchs = torch_gain(entry)
-        numbers = (f"{getattr(entry.gain, column):.5f}" for column in columns)
-        compared = (f"{torchs.number:.5f}", torchs.verdict) if torchs else ("-", "")
-        table.add_row(entry.name, *numbers, *compared)
-    Console().print(table)
-
-
-def print_lesson(lesson: Any) -> None:
-    """The published numbers of the lesson beside ours."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("step", "quantity", box=None, pad_edge=False)
-    for column in ("published", "mean", "low", "high"):
-        table.add_column(column, justify="right")
-    table.add_column("inside")
-    for row in lesson.itertuples():
-        numbers = (row.published, row.mean, row.low, row.high)
-        cells = ("" if x != x else f"{x:.4g}" for x in numbers)
-        inside = {True: "yes", False: "no"}.get(row.inside, "")
-        table.add_row(row.step, row.quantity, *cells, inside)
-    Console().print(table)

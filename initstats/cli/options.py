@@ -1,29 +1,72 @@
-"""Options that hold lists, and functions by name."""
+"""Options that a grid's fields make, options that hold lists, and functions by name."""
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+
+from initstats.registry import split_names
+
+NAMES, NUMBERS = "NAMES", "NUMBERS"
+
+GRID: dict[str, tuple[Any, str]] = {
+    "inits": (NAMES, "Initializations: comma-separated, or repeat the option."),
+    "activations": (NAMES, 'Activations, e.g. "relu,general_relu(leak=0.2,sub=0.3)".'),
+    "networks": (NAMES, "mlp or cnn."),
+    "widths": (NUMBERS, "Units of a layer, e.g. 50,200; of a cnn, channels of the first."),
+    "depth": (int, "Layers."),
+    "seeds": (NUMBERS, "How many seeds, or which: 10 means 0 to 9; 3,5,8."),
+    "split": (str, "train, valid or test."),
+    "samples": (int, "How many of the split's first samples. \\[default: all]"),
+    "backward": (bool, "Measure gradients too."),
+    "dtype": (str, "float32, float64 or bfloat16: of weights and tensors."),
+    "device": (str, "cpu, cuda or cuda:NUMBER."),
+}
+"""Every field of `Grid`: what it holds, and what the help says of it. It is written down here
+because the help must not wait for `Grid`, which takes torch."""
 
 
-def listed(values: list[str] | None, numbers: str | None = None) -> list[Any] | int | None:
-    """The items of an option given once or more, each comma-separated.
+def takes_grid(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that has an option for each of `GRID`, and gets those given as a dictionary."""
 
-    `numbers` names an option whose items are whole numbers; a single seed is how many.
+    @wraps(command)
+    def filled(**values: Any) -> None:
+        given = {name: _read(name, values.pop(name)) for name in GRID}
+        command({name: value for name, value in given.items() if value is not None}, **values)
+
+    _, *others = inspect.signature(command, eval_str=True).parameters.values()
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    options = [
+        inspect.Parameter(name, kind, default=None, annotation=_option(name)) for name in GRID
+    ]
+    vars(filled)["__signature__"] = inspect.Signature([*options, *others])
+    return filled
+
+
+def names(values: Sequence[str]) -> list[str]:
+    """The names that an option holds, given once or more, each time comma-separated."""
+    return [name for value in values for name in split_names(value)]
+
+
+def numbers(option: str, values: Sequence[str]) -> list[int]:
+    """The whole numbers that an option holds; it is named where one is none.
+
+    Raises:
+        ValueError: something else than whole numbers.
     """
-    from initstats.registry import split_names
-
-    if values is None:
-        return None
-    items: list[Any] = [item for value in values for item in split_names(value)]
-    if numbers:
-        for index, item in enumerate(items):
-            try:
-                items[index] = int(item)
-            except ValueError:
-                raise ValueError(f"{numbers}: {item!r} is not a whole number") from None
-    return items[0] if numbers == "seeds" and len(items) == 1 else items
+    found = []
+    for item in names(values):
+        try:
+            found.append(int(item))
+        except ValueError:
+            raise ValueError(f"{option}: {item!r} is not a whole number") from None
+    return found
 
 
 def named_function(path: str) -> Any:
@@ -38,3 +81,23 @@ def named_function(path: str) -> Any:
     if found is None:
         raise ValueError(f"module {module!r} has no function {name!r}")
     return found
+
+
+def _option(name: str) -> Any:
+    """A field of a grid as typer wants it."""
+    kind, text = GRID[name]
+    spellings = {"networks": ("--networks", "--network"), "backward": ("--backward/--no-backward",)}
+    many = kind in (NAMES, NUMBERS)
+    option = typer.Option(*spellings.get(name, ()), metavar=kind if many else None, help=text)
+    return Annotated[(list[str] if many else kind) | None, option]
+
+
+def _read(name: str, value: Any) -> Any:
+    """The value of an option as `Grid` takes it; a single number of seeds is how many."""
+    kind, _ = GRID[name]
+    if value is None or kind not in (NAMES, NUMBERS):
+        return value
+    if kind == NAMES:
+        return names(value)
+    listed = numbers(name, value)
+    return listed[0] if name == "seeds" and len(listed) == 1 else listed

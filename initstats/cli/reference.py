@@ -1,14 +1,17 @@
-"""What there is, and what is known of it."""
+"""What there is, what is known of it, and what theory says should happen."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from initstats.cli.app import Plugins, app
-from initstats.cli.console import print_gains, print_meanings
+from initstats.cli.console import Bar, print_table
 from initstats.cli.options import named_function
+from initstats.registry import Catalog
 
 
 @app.command(rich_help_panel="Look up")
@@ -29,7 +32,7 @@ def gain(
     load_plugins(plugin or ())
     entries = [activations.get(named_function(name) if ":" in name else name) for name in names]
     if table:
-        print_gains(entries)
+        _print_gains(entries)
         return
     for entry in entries:
         torchs = activations.torch_gain(entry)
@@ -40,28 +43,81 @@ def gain(
 
 @app.command("list", rich_help_panel="Look up")
 def list_(plugin: Plugins = None) -> None:
-    """Say what there is: inits, activations, networks and statistics, a line each."""
-    from initstats.activations import ACTIVATIONS
-    from initstats.inits import INITS
-    from initstats.moments.table import STATISTICS
-    from initstats.stack import NETWORKS
+    """Say what there is, a line each: inits, activations, networks, statistics, rules, figures.
+
+    Names are those of the table; parameters are shown with their defaults.
+    """
     from initstats.sweep import load_plugins
 
     load_plugins(plugin or ())
-    print_meanings("inits", {_signature(INITS, name): INITS[name].meaning for name in INITS})
-    print_meanings(
-        "activations",
-        {_signature(ACTIVATIONS, name): ACTIVATIONS[name].meaning for name in ACTIVATIONS},
-    )
-    print_meanings("networks", NETWORKS)
-    print_meanings("statistics", {name: entry.meaning for name, entry in STATISTICS.items()})
+    for catalog in _catalogs():
+        families = [catalog.family(name) for name in catalog]
+        columns = {
+            "name": [family.name for family in families],
+            "parameters": [_parameters(family.defaults) for family in families],
+            "meaning": [family.meaning for family in families],
+        }
+        shown = {name: cells for name, cells in columns.items() if any(cells)}
+        print_table(shown, zip(*shown.values(), strict=True), title=f"{catalog.noun}s")
 
 
-def _signature(registry: Any, name: str) -> str:
-    """A name with its parameters and their defaults."""
-    parameters = registry.family(name).defaults
-    inside = ",".join(
-        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
-        for key, value in parameters.items()
+@app.command(rich_help_panel="Look up")
+def theory(
+    names: Annotated[list[str], typer.Argument(metavar="NAMES...", help="Activations.")],
+    sigma_b2: Annotated[
+        float, typer.Option("--sigma-b2", help="Variance of the biases, for the maps.")
+    ] = 0.0,
+    out: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("reports/theory"),
+    plugin: Plugins = None,
+) -> None:
+    """Draw the phase diagrams of activations: order, chaos, and where each init lies."""
+    from initstats import activations
+    from initstats.report.theory import write_theory
+    from initstats.sweep import load_plugins
+    from initstats.theory.diagram import diagram
+
+    load_plugins(plugin or ())
+    entries = list(dict.fromkeys(map(activations.get, names)))
+    diagrams = []
+    with Bar("activations") as bar:
+        for done, entry in enumerate(entries):
+            bar.show(done, len(entries))
+            diagrams.append(diagram(entry, sigma_b2))
+    for each in diagrams:
+        typer.echo(each.words)
+    typer.echo(f"page: {write_theory(out, diagrams)}")
+
+
+def _catalogs() -> list[Catalog[Any]]:
+    """All of them; other libraries take their time to load."""
+    from initstats.activations import ACTIVATIONS
+    from initstats.diagnosis import RULES
+    from initstats.inits import INITS
+    from initstats.moments import STATISTICS
+    from initstats.networks import NETWORKS
+    from initstats.plots import FIGURES
+
+    return [INITS, ACTIVATIONS, NETWORKS, STATISTICS, RULES, FIGURES]
+
+
+def _parameters(defaults: Mapping[str, Any]) -> str:
+    """Parameters and their defaults, as they are spelled after a name."""
+    return ",".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in defaults.items()
     )
-    return f"{name}({inside})" if inside else name
+
+
+def _print_gains(entries: Iterable[Any]) -> None:
+    """The gains of activations, a row each."""
+    from initstats.activations import torch_gain
+
+    names = ("forward", "variance", "backward", "chi_1", "chi_q")
+    rows = []
+    for entry in entries:
+        torchs = torch_gain(entry)
+        compared = (f"{torchs.number:.5f}", torchs.verdict) if torchs else ("-", "")
+        numbers = (f"{getattr(entry.gain, name):.5f}" for name in names)
+        rows.append((entry.name, *numbers, *compared))
+    columns = ("activation", *names, "torch", "which is")
+    print_table(columns, rows, numbers=(*names, "torch"))

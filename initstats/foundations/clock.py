@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import pandas as pd
 import torch
@@ -20,6 +17,7 @@ from initstats.foundations.steps import (
     INPUTS,
     OUTPUTS,
     UNITS,
+    Weights,
     backward,
     forward,
     kaiming,
@@ -27,23 +25,13 @@ from initstats.foundations.steps import (
     mse,
     torch_layers,
 )
+from initstats.machine import added_memory
 from initstats.stack import exact_numerics
 
-Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 TORCH = "torch"
 SLICE, SHARE = 500, 20
-
-
-@dataclass(frozen=True)
-class Implementation:
-    """A way to compute the network: ``forward(x, y)``, and ``backward(x, y, passed)`` with what
-    forward returned; `sliced` where all samples at once would need too much memory.
-    """
-
-    name: str
-    forward: Callable[[Tensor, Tensor], Any]
-    backward: Callable[[Tensor, Tensor, Any], object]
-    sliced: bool = False
+Way = Callable[[Tensor, Tensor], Callable[[], object]]
+"""A forward pass of samples and labels, which returns the backward pass that belongs to it."""
 
 
 def timings(samples: int = 50_000, rounds: int = 5) -> pd.DataFrame:
@@ -64,8 +52,7 @@ def timings(samples: int = 50_000, rounds: int = 5) -> pd.DataFrame:
         One row for each `implementation` and `direction`: `ms` (median), `ms_low` and `ms_high`
         (least and most); `ratio`, `ratio_low` and `ratio_high`, the same of the time over that of
         torch in the same round; `at_once`, the samples of a slice; `peak_mib`, what a forward and a
-        backward pass of a slice add to the memory of the process, NaN where the system does not
-        tell.
+        backward pass of a slice add to the memory of the process, in MiB (see `added_memory`).
 
     Raises:
         ValueError: fewer than one sample or round.
@@ -75,107 +62,81 @@ def timings(samples: int = 50_000, rounds: int = 5) -> pd.DataFrame:
     generator = Generator().manual_seed(0)
     x = torch.randn(samples, INPUTS, generator=generator)
     y = torch.randint(0, 10, (samples,), generator=generator)
-    ways = _implementations(generator)
+    ways, few = _ways(generator), -(-samples // SHARE)
+    slices = {
+        name: list(zip(*(torch.split(t[:few], SLICE) for t in (x, y)), strict=True))
+        if "outer" in name
+        else [(x, y)]
+        for name in ways
+    }
+    spent = []
     with exact_numerics():
-        spent = [
-            (way.name, direction, number, 1e3 * seconds)
-            for number in range(rounds + 1)
-            for way in ways
-            for direction, seconds in _timed(way, x, y).items()
-            if number
-        ]
-        peaks = {way.name: _peak(way, x, y) for way in ways}
+        for number in range(rounds + 1):
+            for name, way in ways.items():
+                scale = 1e3 * samples / (few if "outer" in name else samples)
+                for direction, seconds in _timed(way, slices[name]).items():
+                    spent.append((name, direction, number, scale * seconds))
+        peaks = {name: _peak_mib(way, *slices[name][0]) for name, way in ways.items()}
     table = pd.DataFrame(spent, columns=["implementation", "direction", "round", "ms"])
+    table = table[table["round"] > 0]  # the first round warms up
     reference = table[table["implementation"] == TORCH].drop(columns="implementation")
     table = table.merge(reference, on=["direction", "round"], suffixes=("", "_torch"))
     table["ratio"] = table["ms"] / table["ms_torch"]
     grouped = table.groupby(["implementation", "direction"], sort=False)[["ms", "ratio"]]
     summary = grouped.agg(["median", "min", "max"])
     summary.columns = ["ms", "ms_low", "ms_high", "ratio", "ratio_low", "ratio_high"]
-    at_once = {way.name: min(samples, SLICE) if way.sliced else samples for way in ways}
-    return summary.reset_index().assign(
-        at_once=lambda rows: rows["implementation"].map(at_once),
-        peak_mib=lambda rows: rows["implementation"].map(peaks),
-    )
+    summary = summary.reset_index()
+    summary["at_once"] = [len(slices[name][0][0]) for name in summary["implementation"]]
+    summary["peak_mib"] = summary["implementation"].map(peaks)
+    return summary
 
 
-def _implementations(generator: Generator) -> list[Implementation]:
+def _ways(generator: Generator) -> dict[str, Way]:
+    """The implementations, by name."""
     w1, w2 = (kaiming(*shape, generator) for shape in ((INPUTS, UNITS), (UNITS, OUTPUTS)))
-    weights = w1, torch.zeros(UNITS), w2, torch.zeros(OUTPUTS)
-
-    def by_functions(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        passed = forward(x, *weights)
-        mse(passed[-1], y)
-        return passed
-
-    def by_layers(name: str, weight_gradient: str) -> Implementation:
-        def run(x: Tensor, y: Tensor) -> object:
-            model = layers(*weights, weight_gradient)
-            model(x, y)
-            return model
-
-        sliced = weight_gradient == "outer"
-        return Implementation(name, run, lambda x, y, model: model.backward(), sliced)
-
+    weights: Weights = w1, torch.zeros(UNITS), w2, torch.zeros(OUTPUTS)
     net = torch_layers(*weights)
 
+    def by_functions(x: Tensor, y: Tensor) -> Callable[[], object]:
+        passed = forward(x, *weights)
+        mse(passed[-1], y)
+        return lambda: backward(x, y, passed, w1, w2)
+
+    def by_layers(weight_gradient: str, x: Tensor, y: Tensor) -> Callable[[], object]:
+        model = layers(*weights, weight_gradient)
+        model(x, y)
+        return model.backward
+
     @torch.enable_grad()
-    def by_torch(x: Tensor, y: Tensor) -> Tensor:
+    def by_torch(x: Tensor, y: Tensor) -> Callable[[], object]:
         net.zero_grad()
         output = net(x.detach().requires_grad_())
-        return functional.mse_loss(output.squeeze(-1), y.float())
+        return functional.mse_loss(output.squeeze(-1), y.float()).backward
 
-    return [
-        Implementation(
-            "functions, outer product",
-            by_functions,
-            lambda x, y, passed: backward(x, y, passed, w1, w2),
-            sliced=True,
-        ),
-        by_layers("classes, outer product", "outer"),
-        by_layers("Module, einsum", "einsum"),
-        by_layers("Module, matmul", "matmul"),
-        Implementation(TORCH, by_torch, lambda x, y, loss: loss.backward()),
-    ]
+    return {
+        "functions, outer product": by_functions,
+        "classes, outer product": partial(by_layers, "outer"),
+        "Module, einsum": partial(by_layers, "einsum"),
+        "Module, matmul": partial(by_layers, "matmul"),
+        TORCH: by_torch,
+    }
 
 
-def _timed(way: Implementation, x: Tensor, y: Tensor) -> dict[str, float]:
-    """Seconds forward and backward, of all samples."""
-    samples = len(x)
-    if way.sliced:
-        x, y = x[: -(-samples // SHARE)], y[: -(-samples // SHARE)]
+def _timed(way: Way, slices: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Seconds forward and backward over all slices."""
     seconds = {"forward": 0.0, "backward": 0.0}
-    for x_slice, y_slice in _slices(way, x, y):
+    for x, y in slices:
         start = time.process_time()
-        passed = way.forward(x_slice, y_slice)
+        back = way(x, y)
         between = time.process_time()
-        way.backward(x_slice, y_slice, passed)
+        back()
         seconds["backward"] += time.process_time() - between
         seconds["forward"] += between - start
-    return {direction: spent * samples / len(x) for direction, spent in seconds.items()}
+    return seconds
 
 
-def _slices(way: Implementation, x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
-    size = SLICE if way.sliced else len(x)
-    return [(x[at : at + size], y[at : at + size]) for at in range(0, len(x), size)]
-
-
-def _peak(way: Implementation, x: Tensor, y: Tensor) -> float:
-    """MiB that the two passes of a slice add to the process at their peak."""
-    x, y = _slices(way, x, y)[0]
+def _peak_mib(way: Way, x: Tensor, y: Tensor) -> float:
+    """MiB that the two passes of a slice add to the memory of the process."""
     with suppress(OSError, AttributeError, TypeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)  # what was freed earlier would be taken again, unseen
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # forget earlier peaks
-        before = _kib("VmHWM")
-        way.backward(x, y, way.forward(x, y))
-        return (_kib("VmHWM") - before) / 1024
-    except (OSError, LookupError):  # not Linux
-        return float("nan")
-
-
-def _kib(field: str) -> int:
-    found = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
-    if found is None:
-        raise LookupError(field)
-    return int(found[1])
+    return added_memory(lambda: way(x, y)()) * 1e6 / 2**20

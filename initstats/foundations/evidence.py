@@ -15,13 +15,14 @@ from torch.nn import functional
 from initstats.backprop import assert_near_zero, normalize
 from initstats.data import Dataset, load_data
 from initstats.foundations import experiments
-from initstats.foundations.clock import Weights, timings
+from initstats.foundations.clock import timings
 from initstats.foundations.draws import repeat_draws
 from initstats.foundations.published import PUBLISHED
 from initstats.foundations.steps import (
     INPUTS,
     OUTPUTS,
     UNITS,
+    Weights,
     backward,
     forward,
     get_data,
@@ -94,8 +95,8 @@ def measure(seeds: int = 4000, workers: int | None = None) -> Evidence:
         drawn,
         timed,
         leaks,
-        experiments.deep_means(data.valid, few),
-        experiments.defaults(data.valid, few),
+        experiments.deep_means(data, few),
+        experiments.defaults(data, few),
     )
 
 

@@ -10,16 +10,17 @@ import math
 import pandas as pd
 from torch import Generator, Tensor
 
-from initstats import activations, inits
-from initstats.data import Split
+from initstats import activations
+from initstats.data import Dataset
 from initstats.foundations.steps import INPUTS, UNITS, kaiming
-from initstats.moments import STATISTICS
-from initstats.stack import Settings, row_keys, run_stack
+from initstats.sweep import Grid, run_sweep
 
 SAMPLES = 500
 LEAKS = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, math.sqrt(5), 3.0)
-DEEP = {"relu": "relu", "relu - 0.5": "shifted_relu"}
+DEEP = {"relu": "relu", "shifted_relu": "relu - 0.5"}
 DEFAULTS = ("torch_default", "kaiming_normal")
+NETWORKS = {"mlp": UNITS, "cnn": 8}
+"""The networks that have a default init, with their widths."""
 
 
 def leaks(x: Tensor, seeds: int) -> pd.DataFrame:
@@ -46,21 +47,27 @@ def leaks(x: Tensor, seeds: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["leak", "seed", "std", "formula", "activation"])
 
 
-def deep_means(split: Split, seeds: int, depth: int = 20) -> pd.DataFrame:
+def deep_means(data: Dataset, seeds: int, depth: int = 20) -> pd.DataFrame:
     """relu and relu - 0.5 in a stack of kaiming layers of 50 units.
 
     Returns:
         Columns `activation`, `seed`, `layer`, `mean` and `std` of the activations.
     """
-    settings = Settings(depth, SAMPLES)
-    table = _stacks("mlp", "kaiming_normal", list(DEEP.values()), UNITS, split, seeds, settings)
-    names = {spelling: name for name, spelling in DEEP.items()}
-    table["activation"] = table["activation"].map(names)
+    grid = Grid(
+        inits=["kaiming_normal"],
+        activations=list(DEEP),
+        widths=[UNITS],
+        depth=depth,
+        seeds=seeds,
+        samples=SAMPLES,
+    )
+    table = run_sweep(grid, data)
+    table["activation"] = table["activation"].astype(str).map(DEEP)
     columns = ["activation", "seed", "layer", "mean", "std"]
     return table.loc[table["tensor"] == "activation", columns]
 
 
-def defaults(split: Split, seeds: int, depth: int = 4) -> pd.DataFrame:
+def defaults(data: Dataset, seeds: int, depth: int = 4) -> pd.DataFrame:
     """torch's default, kaiming_uniform with a = sqrt 5, beside kaiming, under relu.
 
     For nn.Linear: layers of 50 units. For nn.Conv2d: the lesson's small conv net, 8 channels wide.
@@ -69,36 +76,11 @@ def defaults(split: Split, seeds: int, depth: int = 4) -> pd.DataFrame:
         Columns `network`, `init`, `seed`, `layer`, `tensor`, `direction` and `size`: the root mean
         square of the tensor, or of the gradient with respect to it.
     """
-    settings = Settings(depth, SAMPLES, backward=True)
-    tables = [
-        _stacks(network, init, ["relu"], width, split, seeds, settings).assign(
-            network=network, init=init
-        )
-        for network, width in (("mlp", UNITS), ("cnn", 8))
-        for init in DEFAULTS
+    fixed = {"inits": DEFAULTS, "activations": ["relu"], "depth": depth, "backward": True}
+    grids = [
+        Grid(network=network, widths=[width], seeds=seeds, samples=SAMPLES, **fixed)
+        for network, width in NETWORKS.items()
     ]
-    table = pd.concat(tables, ignore_index=True)
+    table = pd.concat([run_sweep(grid, data) for grid in grids], ignore_index=True)
     table["size"] = table["second_moment"] ** 0.5
     return table[["network", "init", "seed", "layer", "tensor", "direction", "size"]]
-
-
-def _stacks(
-    network: str,
-    init: str,
-    names: list[str],
-    width: int,
-    split: Split,
-    seeds: int,
-    settings: Settings,
-) -> pd.DataFrame:
-    """The rows of `run_stack` for some seeds, on the first samples of a split."""
-    some, entries = split.first(settings.samples), [activations.get(name) for name in names]
-    keys = pd.DataFrame(row_keys(settings), columns=["layer", "tensor", "direction"])
-    tables = []
-    for seed in range(seeds):
-        scheme = inits.get(init)
-        results = run_stack(network, scheme, entries, width, [seed], some, None, settings)
-        for name, result in zip(names, results, strict=True):
-            statistics = pd.DataFrame(result.statistics, columns=list(STATISTICS))
-            tables.append(keys.join(statistics).assign(activation=name, seed=seed))
-    return pd.concat(tables, ignore_index=True)

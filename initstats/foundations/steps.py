@@ -14,6 +14,8 @@ from initstats.backprop import MSE, Linear, Model, ReLU
 from initstats.data import load_data
 
 INPUTS, UNITS, OUTPUTS = 784, 50, 1
+Weights = tuple[Tensor, Tensor, Tensor, Tensor]
+"""w1, b1, w2 and b2."""
 
 
 def get_data() -> tuple[Tensor, Tensor, Tensor, Tensor]:

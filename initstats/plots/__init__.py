@@ -1,4 +1,4 @@
-"""Figures of a sweep's table: one function a figure, drawn with seaborn and matplotlib.
+"""Figures of all pages: for each a tidy frame, and its drawing with seaborn and matplotlib.
 
 A figure is drawn once for three readers: its ink is one colour, which a page replaces by the
 colour of its own text, and its other colours keep their meaning on white and on black. What
@@ -9,22 +9,21 @@ report; `Results` is what they are drawn from.
 from __future__ import annotations
 
 from initstats.plots.bands import band_of, banded
-from initstats.plots.catalog import FIGURES, Need, Picture, register_figure
-from initstats.plots.results import Results
+from initstats.plots.catalog import FIGURES, Need, Picture, figure, of_page, register_figure
+from initstats.plots.results import Probed, Results
 
 # each of these adds its figures to the catalog, which is the order of a report
-from initstats.plots import maps, lines, story, distribution  # isort: skip
+from initstats.plots import maps, lines, story, distribution, probed, phases, timings  # isort: skip # noqa: F401
 
 __all__ = [
     "FIGURES",
     "Need",
     "Picture",
+    "Probed",
     "Results",
     "band_of",
     "banded",
-    "distribution",
-    "lines",
-    "maps",
+    "figure",
+    "of_page",
     "register_figure",
-    "story",
 ]

@@ -1,26 +1,39 @@
-"""The catalog of figures: adding one is writing one decorated function."""
+"""The catalogue of figures, those of every page: adding one is writing one decorated function.
+
+A figure is two functions: one from results to a tidy frame, one from that frame to a drawing. The
+frame is what a figure shows, for other programs and other pages.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.figure import Figure
 
-from initstats.plots.results import Results
+from initstats.plots.results import Probed, Results
 from initstats.plots.style import STYLE
-from initstats.registry import Catalog
+from initstats.registry import Catalog, unknown
 
-Draw = Callable[[Results], Figure]
+PAGES: dict[str, Callable[[Any], Any]] = {
+    "study": Results.of,
+    "model": Probed.of,
+    "theory": lambda diagram: diagram,
+    "lesson": lambda evidence: evidence,
+    "bench": lambda ratios: ratios,
+}
+"""The pages that show figures, and what makes the results of each page from what users have."""
 
 
 @dataclass(frozen=True)
 class Need:
     """What a figure asks of the results, and what to say where they lack it."""
 
-    met: Callable[[Results], bool]
+    met: Callable[[Any], bool]
     otherwise: str
 
 
@@ -37,49 +50,104 @@ GRADIENTS = Need(
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the catalog.
+    """A figure of the catalogue.
 
     Attributes:
-        name: of the function, and of the files.
+        name: of the drawing function, and of the files.
+        page: the page that shows it, one of `PAGES`.
         title: a short heading.
         caption: what to see in it.
         needs: what the results must hold.
+        data: the function from results to the frame.
+        drawing: the function from the frame, and a width in inches, to a figure.
     """
 
     name: str
+    page: str
     title: str
     caption: str
     needs: Sequence[Need]
-    function: Draw
+    data: Callable[[Any], pd.DataFrame]
+    drawing: Callable[..., Figure]
 
-    def missing(self, results: Results) -> str:
+    def missing(self, results: Any) -> str:
         """Why it cannot be drawn from these results; empty where it can."""
         return next((need.otherwise for need in self.needs if not need.met(results)), "")
 
-    def draw(self, results: Results) -> Figure:
-        """Draw it.
+    def frame(self, results: Any) -> pd.DataFrame:
+        """What the figure shows, as a tidy table.
 
         Raises:
             ValueError: the results lack what it needs.
         """
         if reason := self.missing(results):
             raise ValueError(f"cannot draw {self.name}: {reason}")
+        return self.data(results)
+
+    def draw(self, results: Any, width: float | None = None) -> Figure:
+        """Draw it, as wide as it likes to be or `width` inches wide; see `frame`."""
+        return self.draw_frame(self.frame(results), width)
+
+    def draw_frame(self, frame: pd.DataFrame, width: float | None = None) -> Figure:
+        """Draw what `frame` returned."""
         with mpl.rc_context(STYLE):
-            return self.function(results)
+            return self.drawing(frame) if width is None else self.drawing(frame, width)
 
 
 FIGURES: Catalog[Picture] = Catalog("figure")
-"""Every figure by name, in the order of a report."""
+"""Every figure by name; those of a page are in the order of that page."""
 
 
-def register_figure(*, title: str, needs: Sequence[Need] = ()) -> Callable[[Draw], Draw]:
-    """Add a figure: the function's name is the figure's, its docstring the caption."""
+def of_page(page: str) -> list[Picture]:
+    """The figures of a page, in its order."""
+    return [picture for picture in FIGURES.values() if picture.page == page]
 
-    def add(function: Draw) -> Draw:
+
+def register_figure(
+    *,
+    title: str,
+    data: Callable[[Any], pd.DataFrame],
+    page: str = "study",
+    needs: Sequence[Need] = (),
+) -> Callable[[Callable[..., Figure]], Callable[..., Figure]]:
+    """Add a figure: the function's name is the figure's, its docstring the caption.
+
+    Args:
+        title: a short heading.
+        data: from the page's results (a study's `Results`) to the frame that is drawn.
+        page: the page that shows it, one of `PAGES`.
+        needs: what the results must hold.
+
+    Returns:
+        A decorator of the function that draws: `def mine(frame, width=9.0) -> Figure`.
+
+    Raises:
+        ValueError: no such page, or the name is another module's figure.
+    """
+    if page not in PAGES:
+        raise unknown("page", page, PAGES)
+
+    def add(function: Callable[..., Figure]) -> Callable[..., Figure]:
         name = function.__name__
         caption = " ".join((inspect.getdoc(function) or "").split())
-        entry = Picture(name, title, caption, tuple(needs), function)
+        entry = Picture(name, page, title, caption, tuple(needs), data, function)
         FIGURES.add_one(name, entry, meaning=title, module=function.__module__)
         return function
 
     return add
+
+
+def figure(name: str, results: Any, width: float = 3.3) -> Figure:
+    """A figure of the catalogue for a paper, as wide as its column.
+
+    Args:
+        name: of the figure, see `FIGURES`.
+        results: what the figure's page shows: for a study its table, the folder of its run or
+            `Results`; for a model its probe or the probe's table.
+        width: inches.
+
+    Raises:
+        ValueError: no such figure, or the results lack what it needs.
+    """
+    picture = FIGURES[name]
+    return picture.draw(PAGES[picture.page](results), width)

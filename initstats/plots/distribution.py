@@ -22,7 +22,7 @@ SCALE = (6, 2)
 """Pixels of a layer across, and of a band up: what enlarges the picture cannot blur it."""
 
 
-@register_figure(title="Distributions by depth", needs=[HISTOGRAMS])
+@register_figure(title="Distributions by depth", data=lambda results: results, needs=[HISTOGRAMS])
 def distribution_by_depth(results: Results) -> Figure:
     """Distribution of the activations of every configuration, all seeds together: layers from left
     to right, values upwards on an axis that is logarithmic to both sides of zero. The stronger the

@@ -74,7 +74,7 @@ DOTTED = Stroke(INK, (1.2, 2.2))
 _HEIGHTS = ("height", "low", "high")
 
 
-@register_figure(title="Spread against depth", needs=[DEPTH])
+@register_figure(title="Spread against depth", data=lambda results: results, needs=[DEPTH])
 def std_by_depth(results: Results) -> Figure:
     """Standard deviation of the activations, layer by layer: geometric mean over seeds with its 95%
     Student-t interval. A straight line is a constant factor a layer. The band is a factor of ten
@@ -85,7 +85,7 @@ def std_by_depth(results: Results) -> Figure:
     return _panels(results, "std", "activation", "forward", LOG, "standard deviation")
 
 
-@register_figure(title="Mean against depth", needs=[DEPTH])
+@register_figure(title="Mean against depth", data=lambda results: results, needs=[DEPTH])
 def mean_by_depth(results: Results) -> Figure:
     """Mean of the activations, layer by layer, over seeds with its 95% Student-t interval. A mean
     that stays away from zero is the same push for every input, which the next layer turns into an
@@ -95,7 +95,9 @@ def mean_by_depth(results: Results) -> Figure:
     return _panels(results, "mean", "activation", "forward", LINEAR, "mean")
 
 
-@register_figure(title="Do inputs stay distinguishable?", needs=[DEPTH])
+@register_figure(
+    title="Do inputs stay distinguishable?", data=lambda results: results, needs=[DEPTH]
+)
 def sample_correlation(results: Results) -> Figure:
     """Mean correlation of the pre-activations of two samples, over seeds with its 95% Student-t
     interval. At 1 every input looks the same to the layer, whatever the standard deviation says:
@@ -107,7 +109,9 @@ def sample_correlation(results: Results) -> Figure:
     )
 
 
-@register_figure(title="Gradient against depth", needs=[DEPTH, GRADIENTS])
+@register_figure(
+    title="Gradient against depth", data=lambda results: results, needs=[DEPTH, GRADIENTS]
+)
 def gradient_by_depth(results: Results) -> Figure:
     """Standard deviation of the gradient with respect to the pre-activations, for a cotangent of
     standard deviation 1 at the last activation: geometric mean over seeds with its 95% Student-t

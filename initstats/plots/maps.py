@@ -57,7 +57,7 @@ class Map(NamedTuple):
     labels: pd.DataFrame
 
 
-@register_figure(title="What becomes of the signal")
+@register_figure(title="What becomes of the signal", data=lambda results: results)
 def verdicts(results: Results) -> Figure:
     """Each cell says what became of the signal at the last layer, in the word that most seeds
     deserve; a smaller line says how many, where they disagree. Read a column to choose an init for
@@ -78,7 +78,7 @@ def verdicts(results: Results) -> Figure:
     return _maps(results, content, colours, (-0.5, len(words) - 0.5), row=0.31)
 
 
-@register_figure(title="Spread of the last layer's activations")
+@register_figure(title="Spread of the last layer's activations", data=lambda results: results)
 def last_layer_std(results: Results) -> Figure:
     """The power of ten of the standard deviation of the last layer's activations, median over
     seeds: 0 is a spread of 1, −3 a thousandth. Blue has shrunk, red has grown, and beyond
@@ -99,7 +99,7 @@ def last_layer_std(results: Results) -> Figure:
     return figure
 
 
-@register_figure(title="Dead units in the last layer")
+@register_figure(title="Dead units in the last layer", data=lambda results: results)
 def dead_units(results: Results) -> Figure:
     """Share of the last layer's units that give one and the same value for every sample, in
     percent, median over seeds: rectifiers that never fire, units that saturated, or, where the

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from initstats.plots.catalog import register_figure
 from initstats.plots.style import ABOVE, BELOW, INK, PAGE, fade, power_of_ten, strokes
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ FARTHEST = 100.0
 """Layers from which on a reach is drawn as the deepest."""
 
 
+@register_figure(page="theory", title="Order, chaos, and the edge", data=lambda given: given)
 def phases(diagram: Diagram) -> Figure:
     """Weights' and biases' standard deviations, and how many layers deep two inputs can be told
     apart: the stronger the colour, the more. Blue is order: inputs become the same, and gradients
@@ -49,6 +51,7 @@ def phases(diagram: Diagram) -> Figure:
     return figure
 
 
+@register_figure(page="theory", title="A layer's maps", data=lambda given: given)
 def maps(diagram: Diagram) -> Figure:
     """What a layer makes of a second moment q (left), and of the correlation c of two inputs
     (right), for some scales of the weights. A signal goes up to its curve, over to the diagonal,

@@ -12,7 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from initstats.plots.bands import BANDS, band_of
+from initstats.plots.catalog import register_figure
 from initstats.plots.distribution import picture
+from initstats.plots.results import Probed
 from initstats.plots.style import ABOVE, BELOW, INK, PAGE, PALETTE, fade, power_of_ten, sequential
 from initstats.probe.kinds import LINEAR
 
@@ -22,6 +24,7 @@ FOLLOWED = 12
 """So many layers, evenly taken, are followed through training."""
 
 
+@register_figure(page="model", title="Depth profile", data=lambda probed: probed.table)
 def depth_profile(table: pd.DataFrame) -> Figure:
     """Every value of the forward pass in the order of execution: its standard deviation, how far
     its mean is from zero in units of that, the share of units that are constant and, where
@@ -50,11 +53,14 @@ def depth_profile(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def distribution_profile(table: pd.DataFrame, histograms: pd.DataFrame) -> Figure:
+@register_figure(page="model", title="Distributions by depth", data=lambda given: given)
+def distribution_profile(probed: Probed) -> Figure:
     """The distribution of every value of the forward pass: layers from left to right, values
     upwards on an axis that is logarithmic to both sides of zero. The stronger the colour, the more
     entries; exact zeros are red on the middle line, a red column holds entries that are not finite.
     """
+    table, histograms = probed.table, probed.histograms
+    assert histograms is not None
     rows = values(table, "forward")
     counts = banded_counts(histograms, rows)
     figure = Figure(figsize=(PAGE, 2.6))
@@ -68,6 +74,7 @@ def distribution_profile(table: pd.DataFrame, histograms: pd.DataFrame) -> Figur
     return figure
 
 
+@register_figure(page="model", title="Through training", data=lambda probed: probed.table)
 def training_lines(table: pd.DataFrame) -> Figure:
     """Standard deviation of some layers with weights over the steps of a training, how far the
     mean is from zero in units of that, and the share of units that are constant: the fainter the
@@ -97,11 +104,14 @@ def training_lines(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def training_distributions(table: pd.DataFrame, histograms: pd.DataFrame) -> Figure:
+@register_figure(page="model", title="The colourful dimension", data=lambda given: given)
+def training_distributions(probed: Probed) -> Figure:
     """The colourful dimension: of some layers the distribution at every measured step, steps from
     left to right, values upwards as in the distribution by depth. A layer that dies turns into a
     red line; one that saturates, into two bands.
     """
+    table, histograms = probed.table, probed.histograms
+    assert histograms is not None
     followed = followed_values(table)
     columns = min(3, len(followed))
     rows = -(-len(followed) // columns)

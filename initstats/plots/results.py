@@ -1,18 +1,20 @@
-"""What figures are drawn from: a sweep's table, its summary, and the histograms of its run."""
+"""What figures are drawn from: a sweep's table with its summary, or what a probe measured."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from initstats.diagnosis import summarize
-from initstats.plots.bands import Key
+from initstats.plots.bands import Key, band_of, banded
+from initstats.store import iterate_histograms, load_predictions, load_run, load_table
 
 
 class Block(NamedTuple):
@@ -43,16 +45,30 @@ class Results:
     @classmethod
     def of(
         cls,
-        table: pd.DataFrame,
+        run: Results | pd.DataFrame | str | Path,
         bands: Mapping[Key, NDArray[np.int64]] | None = None,
         predicted: pd.DataFrame | None = None,
     ) -> Results:
-        """The results that a table holds.
+        """The results that a sweep's table or the folder of its run holds.
+
+        Args:
+            run: a table, a folder, or results, which are returned as they are.
+            bands, predicted: what belongs to a table; a folder has its own.
 
         Raises:
-            ValueError: not the table of one sweep.
+            ValueError: not the table of one sweep, or not a run's folder.
         """
-        return cls(table, summarize(table), bands, predicted)
+        if isinstance(run, Results):
+            return run
+        if isinstance(run, pd.DataFrame):
+            return cls(run, summarize(run), bands, predicted)
+        histograms = (
+            ((cell.network, cell.init, cell.activation, cell.width), counts)
+            for cell, counts in iterate_histograms(run)
+        )
+        table = load_table(run)
+        bands = banded(band_of(*load_run(run).bins), histograms)
+        return cls(table, summarize(table), bands, load_predictions(run))
 
     @cached_property
     def inits(self) -> list[str]:
@@ -102,6 +118,40 @@ class Results:
             index="init", columns="activation", values=column
         )
         return matrix.reindex(index=self.inits, columns=self.activations)
+
+
+class Measured(Protocol):
+    """A probe, as far as figures need it."""
+
+    def table(self) -> pd.DataFrame:
+        """The statistics, one row a value."""
+        ...
+
+    def histograms(self) -> pd.DataFrame:
+        """The histograms, one row a bin that is not empty."""
+        ...
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a probe measured of a model.
+
+    Attributes:
+        table: one row per step, value and direction.
+        histograms: one row per bin that is not empty; None where only a table is at hand.
+    """
+
+    table: pd.DataFrame
+    histograms: pd.DataFrame | None = None
+
+    @classmethod
+    def of(cls, measured: Probed | Measured | pd.DataFrame) -> Probed:
+        """What a probe, or the table of one, holds."""
+        if isinstance(measured, Probed):
+            return measured
+        if isinstance(measured, pd.DataFrame):
+            return cls(measured)
+        return cls(measured.table(), measured.histograms())
 
 
 def _in_order(names: pd.Series) -> list[str]:

@@ -46,7 +46,11 @@ RELU_AND_SHIFTED = Need(
 )
 
 
-@register_figure(title="Does subtracting a constant bring the mean back?", needs=[RELU_AND_SHIFTED])
+@register_figure(
+    title="Does subtracting a constant bring the mean back?",
+    data=lambda results: results,
+    needs=[RELU_AND_SHIFTED],
+)
 def shifted_relu_story(results: Results) -> Figure:
     """Mean and standard deviation of the activations under relu and under relu minus a constant,
     for one init: every seed (thin), their mean and its 95% Student-t interval, with the values at

@@ -8,12 +8,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from initstats.plots.catalog import register_figure
 from initstats.plots.style import ABOVE, FIT, INK, PAGE, STYLE, fade
 
 ACROSS = 4
 """Panels in a row."""
 
 
+@register_figure(page="bench", title="Ratios of times", data=lambda given: given)
 def timings(ratios: pd.DataFrame) -> Figure:
     """A panel a ratio: each workload's median (dot) and range over the rounds (line).
 

@@ -8,7 +8,8 @@ arXiv:1812.05994).
 
 from __future__ import annotations
 
-from initstats.prediction.comparison import COMPARED, compare
-from initstats.prediction.rows import KEYS, predict
+from initstats.prediction.comparison import COMPARED, compare_with_theory
+from initstats.prediction.kept import predict_run
+from initstats.prediction.predicting import KEYS, predict
 
-__all__ = ["COMPARED", "KEYS", "compare", "predict"]
+__all__ = ["COMPARED", "KEYS", "compare_with_theory", "predict", "predict_run"]

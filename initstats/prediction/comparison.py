@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from initstats.prediction.rows import KEYS
+from initstats.prediction.predicting import EXTRA, KEYS
 
 Array = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ _SCORED = ("second_moment", "mean")  # those predicted to first order in 1 / wid
 _ROUNDING = 1e-5  # of float32 sums of products, relative
 
 
-def compare(table: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
+def compare_with_theory(table: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
     """How far a sweep is from theory.
 
     Args:
@@ -44,9 +44,12 @@ def compare(table: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: a column is missing, or no row was predicted.
     """
-    for name, frame in (("table", table), ("predicted", predicted)):
-        if missing := [column for column in (*KEYS, *COMPARED) if column not in frame]:
-            raise ValueError(f"{name} lacks {', '.join(missing)}: is it a sweep's?")
+    for name, frame, needed, source in (
+        ("table", table, ["seed"], "run_sweep"),
+        ("predicted", predicted, EXTRA, "predict"),
+    ):
+        if missing := [column for column in [*KEYS, *COMPARED, *needed] if column not in frame]:
+            raise ValueError(f"{name} lacks {', '.join(missing)}: is it from {source}?")
     found = _over_seeds(table)
     plain = predicted.astype(dict.fromkeys(KEYS, object))
     joined = plain.merge(found, on=KEYS, suffixes=("", "_measured"))
@@ -72,7 +75,7 @@ def _scored(joined: pd.DataFrame, name: str) -> pd.DataFrame:
     z = error = np.full(len(joined), np.nan)
     if name in _SCORED:
         error = _error(joined, name)
-        exact = np.where(difference == 0, 0.0, np.nan)  # where nothing is, nothing differs
+        exact = np.where(difference == 0, 0.0, np.nan)  # two zeros are equal
         z = np.divide(difference, error, out=exact, where=error > 0)
     return joined[KEYS].assign(
         statistic=name,

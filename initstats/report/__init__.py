@@ -49,7 +49,11 @@ def write_report(
     with Studio(workers) as studio:
         source = Source.of(run)
         with drafted(folder) as draft:
-            missing = {name: figure.missing(source.results) for name, figure in FIGURES.items()}
+            missing = {
+                name: figure.missing(source.results)
+                for name, figure in FIGURES.items()
+                if figure.page == "study"
+            }
             wanted = [name for name, reason in missing.items() if not reason]
             pending = studio.begin(wanted, source.results)
             _write_tables(source, draft)

@@ -107,7 +107,7 @@ class Studio:
         with suppress(BrokenExecutor):
             for name in names:
                 # a figure of the user's own may not be known to another process
-                if FIGURES[name].function.__module__.startswith("initstats."):
+                if FIGURES[name].drawing.__module__.startswith("initstats."):
                     futures[name] = self._pool.submit(_draw_from, file, name)
         return [partial(_finish, name, results, futures.get(name)) for name in names]
 

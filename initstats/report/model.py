@@ -16,6 +16,7 @@ from initstats.plots.probed import (
     training_distributions,
     training_lines,
 )
+from initstats.plots.results import Probed
 from initstats.probe.summary import summarize_values
 from initstats.report.drawing import rendered
 from initstats.report.folder import PAGE, drafted, fill
@@ -68,19 +69,19 @@ def write_model_report(
 def _figures(table: pd.DataFrame, histograms: pd.DataFrame) -> list[Shown]:
     """Those that the table has the rows for."""
 
-    def draw(function: Callable[..., Figure], title: str, *given: pd.DataFrame) -> Shown:
+    def draw(function: Callable[..., Figure], title: str, *given: object) -> Shown:
         return shown(rendered(function.__name__, partial(function, *given)), title, function)
 
     if table.empty:
         return []
     figures = [
         draw(depth_profile, "Depth profile", table),
-        draw(distribution_profile, "Distributions by depth", table, histograms),
+        draw(distribution_profile, "Distributions by depth", Probed(table, histograms)),
     ]
     if table["step"].nunique() > 1:
         figures += [
             draw(training_lines, "Through training", table),
-            draw(training_distributions, "The colourful dimension", table, histograms),
+            draw(training_distributions, "The colourful dimension", Probed(table, histograms)),
         ]
     return figures
 

@@ -12,8 +12,6 @@ from initstats.stack.products import Product, fastest_product
 
 DType = Literal["float32", "float64", "bfloat16"]
 
-FORWARD = (("preactivation", "forward"), ("activation", "forward"))
-BACKWARD = (("preactivation", "backward"), ("activation", "backward"))
 SEEDS_AT_ONCE = 16
 """How many seeds share a pass on a GPU, whose kernels would be over too soon for one."""
 
@@ -82,17 +80,6 @@ class Settings:
     def place(self) -> dict[str, Any]:
         """Device and type of a tensor, as keywords for torch."""
         return {"device": self.device, "dtype": getattr(torch, self.dtype)}
-
-    @property
-    def kinds(self) -> tuple[tuple[str, str], ...]:
-        """The (tensor, direction) that are measured at a layer."""
-        return FORWARD + BACKWARD if self.backward else FORWARD
-
-
-def row_keys(settings: Settings) -> list[tuple[int, str, str]]:
-    """The (layer, tensor, direction) of each row of a `Result`; layers count from 1."""
-    layers = range(1, settings.depth + 1)
-    return [(layer, *kind) for layer in layers for kind in settings.kinds]
 
 
 def _check_usable(device: str) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from initstats.activations import Activation
 from initstats.data import Split
-from initstats.inits import Init
-from initstats.stack.layers import Layer
+from initstats.inits import Init, fit_std
+from initstats.networks import Direction, Leaf, Linear, Serial, Weights
 from initstats.stack.products import Product, product
 from initstats.stack.settings import Settings
 
@@ -21,20 +21,8 @@ FIT_SAMPLES = 256
 """How many training images a data-dependent init is fitted on."""
 FIT_ROUNDS, FIT_TOLERANCE = 10, 1e-3
 
-
-class Weights(NamedTuple):
-    """A layer's weight as a matrix (units, inputs), and its bias (units, 1), None where all 0.
-
-    Those of several seeds have an axis of seeds before.
-    """
-
-    matrix: Tensor
-    bias: Tensor | None
-
-    def applied(self, patches: Tensor, *, by: Product = "torch") -> Tensor:
-        """Pre-activations (units, entries) of patches (inputs, entries)."""
-        h = product(by, self.matrix, patches)
-        return h if self.bias is None else h.add_(self.bias)
+ByLayer = dict[int, Weights]
+"""The weights of a network, by the number of the layer."""
 
 
 def generator_for(seed: int, *purpose: object) -> torch.Generator:
@@ -47,40 +35,40 @@ def generator_for(seed: int, *purpose: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-def draw(init: Init, activation: Activation, layers: Sequence[Layer], seed: int) -> list[Weights]:
-    """The weights of a stack, each layer's from its own generator."""
-    drawn = []
-    for number, layer in enumerate(layers, 1):
-        weight, bias = init.sample(layer.weight, generator_for(seed, number), activation)
-        drawn.append(Weights(weight.flatten(1), bias[:, None] if bias.any() else None))
-    return drawn
+def applied(weights: Weights, patches: Tensor, *, by: Product = "torch") -> Tensor:
+    """Pre-activations ([seeds,] units, entries) of patches ([seeds,] inputs, entries)."""
+    h = product(by, weights.matrix, patches)
+    return h if weights.bias is None else h.add_(weights.bias)
 
 
 def weights_by_activation(
     init: Init,
     activations: Sequence[Activation],
-    layers: Sequence[Layer],
+    network: Serial,
     seeds: Sequence[int],
     fit: Split | None,
     settings: Settings,
-) -> list[list[Weights]]:
-    """The weights under each activation: the same object where the init does not look at it.
+) -> list[ByLayer]:
+    """The weights under each activation: the same objects where they do not depend on it.
 
-    Drawn and fitted in float32 on the CPU, then moved to where the passes run.
+    They are drawn and fitted in float32 on the CPU, then moved to where the passes run.
     """
     if init.fitted and not (fit and len(fit)):
         raise ValueError(f"init {init.name!r} is fitted on training samples; none were given")
     tile = fit.tile(0, len(fit)) if init.fitted and fit else None
 
-    def under(activation: Activation) -> list[Weights]:
-        drawn = [draw(init, activation, layers, seed) for seed in seeds]
+    def under(activation: Activation) -> ByLayer:
+        drawn = [network.draw(init, activation, partial(generator_for, seed)) for seed in seeds]
         if tile is not None:
-            drawn = [_fitted(weights, activation, layers, tile) for weights in drawn]
-        return [_together(weights, settings) for weights in zip(*drawn, strict=True)]
+            for weights in drawn:
+                network.forward(tile, _Fit(activation, weights))
+        return {layer: _together([each[layer] for each in drawn], settings) for layer in drawn[0]}
 
-    if init.fitted or init.follows_activation:
-        return [under(activation) for activation in activations]
-    return [under(activations[0])] * len(activations)
+    first = under(activations[0])
+    if not (init.fitted or init.follows_activation):
+        return [first] * len(activations)
+    shared = {layer.layer: first[layer.layer] for layer in network.split()[0].layers}
+    return [first, *(under(activation) | shared for activation in activations[1:])]
 
 
 def _together(drawn: Sequence[Weights], settings: Settings) -> Weights:
@@ -93,21 +81,45 @@ def _together(drawn: Sequence[Weights], settings: Settings) -> Weights:
     return Weights(matrix.to(**place), bias.to(**place) if bias.any() else None)
 
 
-def _fitted(
-    drawn: Sequence[Weights], activation: Activation, layers: Sequence[Layer], x: Tensor
-) -> list[Weights]:
-    """LSUV (Mishkin & Matas 2016): each layer scaled until its pre-activation has std 1.
+@dataclass(frozen=True)
+class _Fit:
+    """A run that fits weights on its way: LSUV (Mishkin & Matas 2016).
 
-    A layer whose pre-activation is constant or not finite cannot be scaled, and stays as drawn.
+    Each layer is scaled until its pre-activation has std 1. A layer whose pre-activation is
+    constant or not finite cannot be scaled, and stays as drawn.
     """
-    fitted = []
-    for layer, (matrix, bias) in zip(layers, drawn, strict=True):
-        patches = layer.patches(x)
-        for _ in range(FIT_ROUNDS):
-            std = float(Weights(matrix, bias).applied(patches).to(torch.float64).std())
-            if abs(std - 1) <= FIT_TOLERANCE or not 0 < std < math.inf:
-                break
-            matrix = matrix / std
-        fitted.append(Weights(matrix, bias))
-        x = activation(fitted[-1].applied(patches))
-    return fitted
+
+    activation: Activation
+    weights: ByLayer
+
+    def gathered(self, block: Linear, x: Tensor) -> Tensor:
+        return block.gather(x)
+
+    def applied(self, block: Linear, patches: Tensor) -> Tensor:
+        def std() -> float:
+            return float(applied(self.weights[block.layer], patches).to(torch.float64).std())
+
+        def divide(size: float) -> None:
+            matrix, bias = self.weights[block.layer]
+            self.weights[block.layer] = Weights(matrix / size, bias)
+
+        fit_std(std, divide, tolerance=FIT_TOLERANCE, rounds=FIT_ROUNDS)
+        return applied(self.weights[block.layer], patches)
+
+    def transposed(self, block: Linear, delta: Tensor) -> Tensor:
+        raise NotImplementedError("weights are fitted on the way forward")
+
+    def activated(self, h: Tensor) -> Tensor:
+        return self.activation(h)
+
+    def pulled_back(self, gradient: Tensor, h: Tensor) -> Tensor:
+        raise NotImplementedError("weights are fitted on the way forward")
+
+    def emit(self, block: Leaf, direction: Direction, x: Tensor) -> None:
+        pass
+
+    def keep(self, x: Tensor) -> None:
+        pass
+
+    def kept(self) -> Tensor:
+        raise NotImplementedError("weights are fitted on the way forward")

@@ -170,7 +170,7 @@ def _keys(
     by_place = pd.DataFrame(run.rows, columns=PLACE)
     orders = {
         "dataset": [run.settings["dataset"]],
-        "network": [run.config["network"]],
+        "network": run.config["networks"],
         "init": run.config["inits"],
         "activation": run.config["activations"],
         "tensor": by_place["tensor"].unique(),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import tomli_w
 
-LISTS = ("inits", "activations", "widths", "seeds")
+LISTS = ("networks", "inits", "activations", "widths", "seeds")
 """The lists of a configuration whose product are the cells."""
 PLACE = ("layer", "tensor", "direction")
 """The key columns that tell the rows of a cell apart."""
@@ -49,7 +49,7 @@ class Run:
     def cells(self) -> list[Cell]:
         """Every cell of the run, computed or not, in the order of the table."""
         lists = (self.config[name] for name in LISTS)
-        return [Cell(self.config["network"], *key) for key in product(*lists)]
+        return [Cell(*key) for key in product(*lists)]
 
     def extended(self, asked: Run) -> Run:
         """This run with what the lists of another one add."""

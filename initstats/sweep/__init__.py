@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from initstats.store import Cell
 from initstats.sweep.grid import Grid, load_plugins, read_config
-from initstats.sweep.running import Progress, chosen_samples, run_sweep
+from initstats.sweep.running import Progress, chosen_samples, fingerprint, run_sweep
 
 __all__ = [
     "Cell",
     "Grid",
     "Progress",
     "chosen_samples",
+    "fingerprint",
     "load_plugins",
     "read_config",
     "run_sweep",

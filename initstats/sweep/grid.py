@@ -1,4 +1,4 @@
-"""What a study varies: a grid of inits, activations, widths and seeds, checked at once."""
+"""What a study varies: networks, inits, activations, widths and seeds, checked at once."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import re
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from html import escape
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args
@@ -28,11 +30,13 @@ from pydantic import (
 
 from initstats import activations as activation_entries
 from initstats import inits as init_entries
+from initstats import networks as network_entries
 from initstats.activations import Activation
 from initstats.inits import Init
 from initstats.moments import BINS
-from initstats.registry import unknown
-from initstats.stack import NETWORKS, DType, architecture
+from initstats.networks import Network
+from initstats.registry import Entry, Value, unknown
+from initstats.stack import DType
 from initstats.store import Cell, to_toml
 
 DEFAULT_INITS = (
@@ -73,11 +77,29 @@ Item = TypeVar("Item")
 
 
 def _listed(values: object) -> list[Any]:
-    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
+    """The items of a list; a number or another single value that is no text is a list of one."""
+    if isinstance(values, str):
         raise ValueError(f"a list is expected, not {values!r}")
-    if not (items := list(values)):
+    items = list(values) if isinstance(values, Iterable) else [values]
+    if not items:
         raise ValueError("the list is empty: name at least one")
     return items
+
+
+def _entries(kind: type[Entry], get: Callable[[Any], Any], values: object) -> list[Any]:
+    """The entries that names, ranges of names, callables, and mappings of names to these mean."""
+    found: list[Any] = []
+    for value in [values] if isinstance(values, Mapping) else _listed(values):
+        if isinstance(value, Mapping):
+            for name, of in value.items():
+                if name in kind.catalog:
+                    raise ValueError(f"{name!r} is a registered {kind.catalog.noun}: rename yours")
+                found.append(replace(get(of), name=str(name), module=""))
+        elif isinstance(value, str) and ":" in value:
+            found += [kind.catalog[spelling] for spelling in kind.catalog.expand(value)]
+        else:
+            found.append(get(value))
+    return found
 
 
 def _distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
@@ -116,16 +138,15 @@ def _counted(seeds: object) -> list[Any]:
 
 
 _Distinct = AfterValidator(_distinct)
-_List = (BeforeValidator(_listed), _Distinct)
-_Inits = Annotated[tuple[Annotated[Init, BeforeValidator(init_entries.get)], ...], *_List]
-_Activations = Annotated[
-    tuple[Annotated[Activation, BeforeValidator(activation_entries.get)], ...], *_List
-]
+
+
+_Networks = BeforeValidator(partial(_entries, Network, network_entries.get))
+_Inits = BeforeValidator(partial(_entries, Init, init_entries.get))
+_Activations = BeforeValidator(partial(_entries, Activation, activation_entries.get))
 _Width = Annotated[int, BeforeValidator(partial(_whole, 1, MAX_WIDTH))]
 _Depth = Annotated[int, BeforeValidator(partial(_whole, 1, MAX_DEPTH))]
 _Seed = Annotated[int, BeforeValidator(partial(_whole, 0, 2**63 - 1))]
 _Samples = Annotated[int, BeforeValidator(partial(_whole, 1, 2**63 - 1))]
-_Network = Annotated[str, BeforeValidator(partial(_choice, "network", tuple(NETWORKS)))]
 _Part = Annotated[str, BeforeValidator(partial(_choice, "split", SPLITS))]
 _DType = Annotated[DType, BeforeValidator(partial(_choice, "dtype", get_args(DType)))]
 _Device = Annotated[str, BeforeValidator(_device)]
@@ -136,11 +157,15 @@ class Grid(BaseModel):
 
     Iterating it gives its cells; `len` is their number.
 
+    In a list of names, a range such as ``leaky_relu(negative_slope=0:0.4:5)`` stands for several
+    entries (five slopes from 0 to 0.4; ``sigma_w=0.5:4:8log`` for eight by equal factors), and a
+    mapping ``{"my name": function}`` names a callable of one's own.
+
     Attributes:
+        networks: names, `Network` entries or callables. `network` instead of it names a single one.
         inits: names, `Init` entries or callables.
         activations: names, `Activation` entries or callables.
-        network: `mlp` or `cnn`.
-        widths: units of a layer; of a `cnn`, channels of the first.
+        widths: units of a layer; of a `cnn`, channels of the first. A number is a list of one.
         depth: layers.
         seeds: how many, from 0, or a list of them.
         split: `train`, `valid` or `test`.
@@ -160,12 +185,16 @@ class Grid(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    inits: _Inits = Field(default_factory=lambda: tuple(map(init_entries.get, DEFAULT_INITS)))
-    activations: _Activations = Field(
+    networks: Annotated[tuple[Network, ...], _Networks, _Distinct] = Field(
+        default_factory=lambda: (network_entries.get("mlp"),)
+    )
+    inits: Annotated[tuple[Init, ...], _Inits, _Distinct] = Field(
+        default_factory=lambda: tuple(map(init_entries.get, DEFAULT_INITS))
+    )
+    activations: Annotated[tuple[Activation, ...], _Activations, _Distinct] = Field(
         default_factory=lambda: tuple(map(activation_entries.get, DEFAULT_ACTIVATIONS))
     )
-    network: _Network = "mlp"
-    widths: Annotated[tuple[_Width, ...], *_List] = (50,)
+    widths: Annotated[tuple[_Width, ...], BeforeValidator(_listed), _Distinct] = (50,)
     depth: _Depth = 20
     seeds: Annotated[tuple[_Seed, ...], BeforeValidator(_counted), _Distinct] = tuple(range(10))
     split: _Part = "valid"
@@ -175,6 +204,11 @@ class Grid(BaseModel):
     device: _Device = "cpu"
 
     def __init__(self, **fields: Any) -> None:
+        if "network" in fields:
+            if "networks" in fields:
+                raise ValueError("network and networks are both given: name one of them")
+            network = fields.pop("network")
+            fields["networks"] = network if isinstance(network, Mapping) else [network]
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -211,13 +245,42 @@ class Grid(BaseModel):
         return fields
 
     def __iter__(self) -> Iterator[Cell]:  # type: ignore[override]
-        keys = product(self.inits, self.activations, self.widths, self.seeds)
+        keys = product(self.networks, self.inits, self.activations, self.widths, self.seeds)
         return (
-            Cell(self.network, init.name, phi.name, width, seed) for init, phi, width, seed in keys
+            Cell(network.name, init.name, phi.name, width, seed)
+            for network, init, phi, width, seed in keys
         )
 
     def __len__(self) -> int:
-        return math.prod(map(len, (self.inits, self.activations, self.widths, self.seeds)))
+        lists = (self.networks, self.inits, self.activations, self.widths, self.seeds)
+        return math.prod(map(len, lists))
+
+    def __repr__(self) -> str:
+        return f"Grid of {len(self):,} cells: {'; '.join(map(': '.join, self._facts()))}"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align: left'>{name}</th>"
+            f"<td style='text-align: left'>{escape(value)}</td></tr>"
+            for name, value in self._facts()
+        )
+        return f"<p>Grid of {len(self):,} cells</p><table>{rows}</table>"
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """Each field and its value, as a reader wants to see them."""
+        config = self.config
+        facts = [
+            (name if len(config[name]) > 1 else name[:-1], ", ".join(map(str, config.pop(name))))
+            for name in ("networks", "inits", "activations", "widths")
+        ]
+        seeds = config.pop("seeds")
+        count = len(seeds)
+        run = seeds == list(range(count)) and count > 2
+        facts.insert(4, ("seeds", f"0 to {count - 1}" if run else ", ".join(map(str, seeds))))
+        config["samples"] = config["samples"] or "all"
+        return facts + [(name, str(value)) for name, value in config.items()]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -225,6 +288,26 @@ class Grid(BaseModel):
             raise ValueError(f"{len(self)} cells are asked for, and at most {MAX_CELLS} can be")
         self.check_memory((1, 28, 28))
         return self
+
+    @property
+    def parameters(self) -> dict[str, dict[str, Value]]:
+        """The parameters that differ between entries of one family: by column, their values.
+
+        A column is ``init_``, ``activation_`` or ``network_`` and the parameter's name; its values
+        are by the entry's name, for all entries that have the parameter.
+
+        >>> Grid(activations=["leaky_relu", "leaky_relu(negative_slope=0.2)"]).parameters
+        {'activation_negative_slope': {'leaky_relu': 0.01, 'leaky_relu(negative_slope=0.2)': 0.2}}
+        """
+        return {
+            f"{catalog.noun}_{key}": values
+            for catalog, entries in (
+                (Network.catalog, self.networks),
+                (Init.catalog, self.inits),
+                (Activation.catalog, self.activations),
+            )
+            for key, values in catalog.varied(e.name for e in entries if e.module).items()
+        }
 
     def check_memory(self, shape: tuple[int, ...]) -> int:
         """Refuse a grid whose widest cells would not fit into memory.
@@ -236,15 +319,17 @@ class Grid(BaseModel):
             How many draws of weights would fit at once.
 
         Raises:
-            ValueError: naming what is needed and the limit; or samples that the network cannot
-                take.
+            ValueError: naming what is needed and the limit; or samples that a network cannot take.
         """
-        width = max(self.widths)
-        layers = architecture(self.network, width, self.depth, shape)
-        several = any(init.follows_activation or init.fitted for init in self.inits)
-        weights = 4 * sum(math.prod(layer.weight) for layer in layers)
-        rows = self.depth * (4 if self.backward else 2) * len(self.activations)
-        needed = weights * (len(self.activations) if several else 1) + 8 * BINS * rows
+        width, several = max(self.widths), len(self.activations)
+        if not any(init.follows_activation or init.fitted for init in self.inits):
+            several = 1
+        needed = 0
+        for entry in self.networks:
+            network = entry.on(shape, width, self.depth)
+            weights = 4 * sum(math.prod(layer.weight) for layer in network.layers)
+            rows = len(network.places(backward=self.backward)) * len(self.activations)
+            needed = max(needed, weights * several + 8 * BINS * rows)
         if needed > MAX_GIGABYTES * 1e9:
             raise ValueError(
                 f"width {width} and depth {self.depth} under {len(self.activations)} activations "

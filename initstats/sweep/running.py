@@ -17,7 +17,8 @@ import pandas as pd
 from initstats.data import Dataset, Split
 from initstats.machine import machine
 from initstats.moments import STATISTICS, bin_edges
-from initstats.stack import FIT_SAMPLES, Settings, row_keys
+from initstats.networks import Place
+from initstats.stack import FIT_SAMPLES, Settings
 from initstats.store import Run, Store
 from initstats.sweep.grid import Grid
 from initstats.sweep.work import Engine, outcomes, tasks
@@ -78,7 +79,9 @@ def run_sweep(
     if workers > 1 and executor is None:
         _check_portable(grid)
     config = {"data": source or data.name, **grid.config, "plugins": list(plugins)}
-    asked = _run(config, data, engine)
+    network = grid.networks[0].on(engine.split.shape, grid.widths[0], grid.depth)
+    places = network.places(backward=grid.backward)
+    asked = _run(config, data.name, fingerprint(grid, data), engine, places)
     notify = progress or (lambda done, total: None)
 
     with Store.open(out, asked, {**machine(), "workers": workers}) as store:
@@ -112,9 +115,25 @@ def chosen_samples(grid: Grid, data: Dataset) -> Split:
     return split.first(grid.samples or len(split))
 
 
+def fingerprint(grid: Grid, data: Dataset) -> str:
+    """What tells the data of a run from others: the whole split, as `samples` says how much of it
+    is seen, and the samples that an init is fitted on.
+
+    Raises:
+        ValueError: as `chosen_samples`.
+    """
+    chosen_samples(grid, data)
+    seen = f"{getattr(data, grid.split).fingerprint} {_fit(data).fingerprint}"
+    return hashlib.sha256(seen.encode()).hexdigest()[:16]
+
+
+def _fit(data: Dataset) -> Split:
+    """The samples that an init is fitted on."""
+    return data.train.first(min(FIT_SAMPLES, len(data.train)))
+
+
 def _engine(grid: Grid, data: Dataset) -> Engine:
     split = chosen_samples(grid, data)
-    fit = data.train.first(min(FIT_SAMPLES, len(data.train)))
     settings = Settings.suited(
         grid.depth,
         len(split),
@@ -123,30 +142,27 @@ def _engine(grid: Grid, data: Dataset) -> Engine:
         device=grid.device,
         seeds=min(len(grid.seeds), grid.check_memory(split.shape)),
     )
-    return Engine(split, fit, settings)
+    return Engine(split, _fit(data), settings)
 
 
-def _run(config: dict[str, Any], data: Dataset, engine: Engine) -> Run:
+def _run(config: dict[str, Any], dataset: str, data: str, engine: Engine, rows: list[Place]) -> Run:
     """What the store is to know of a sweep."""
     settings = asdict(engine.settings)
-    # of the whole split, since `samples` tells how much of it; and of what lsuv is fitted on
-    seen = f"{getattr(data, config['split']).fingerprint} {engine.fit.fingerprint}"
-    fixed = {name: config[name] for name in ("network", "split")}
+    fixed = {"split": config["split"]}
     asked = ("depth", "samples", "backward", "dtype", "device")
     fixed |= {name: settings.pop(name) for name in asked}
     return Run(
         config=config,
-        settings={"dataset": data.name, "data": hashlib.sha256(seen.encode()).hexdigest()[:16]}
-        | fixed,
+        settings={"dataset": dataset, "data": data} | fixed,
         engine=settings,
-        rows=row_keys(engine.settings),
+        rows=rows,
         statistics={name: entry.integer for name, entry in STATISTICS.items()},
         bins=(bin_edges()[0].tolist(), bin_edges()[1].tolist()),
     )
 
 
 def _check_portable(grid: Grid) -> None:
-    for entry in (*grid.inits, *grid.activations):
+    for entry in (*grid.networks, *grid.inits, *grid.activations):
         try:
             pickle.dumps(entry)
         except pickle.PicklingError as error:

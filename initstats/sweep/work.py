@@ -25,6 +25,7 @@ from initstats.activations import Activation
 from initstats.data import Split
 from initstats.inits import Init
 from initstats.moments import warm_up
+from initstats.networks import Network
 from initstats.stack import Settings, run_stack
 from initstats.store import Cell, pack
 from initstats.sweep.grid import Grid
@@ -36,7 +37,7 @@ Outcome = list[tuple[NDArray[np.float64], bytes]]
 class Task(NamedTuple):
     """Cells that are measured together: those of the activations share their draws of weights."""
 
-    network: str
+    network: Network
     init: Init
     activations: tuple[Activation, ...]
     width: int
@@ -46,7 +47,7 @@ class Task(NamedTuple):
     def cells(self) -> list[Cell]:
         """Their keys: all activations of a seed, then the next seed."""
         return [
-            Cell(self.network, self.init.name, activation.name, self.width, seed)
+            Cell(self.network.name, self.init.name, activation.name, self.width, seed)
             for seed, activation in product(self.seeds, self.activations)
         ]
 
@@ -67,7 +68,10 @@ class Engine:
 
     def run(self, task: Task) -> Outcome:
         """Measure the cells of a task, in their order."""
-        results = run_stack(*task, self.split, self.fit, self.settings)
+        network = task.network.on(self.split.shape, task.width, self.settings.depth)
+        results = run_stack(
+            network, task.init, task.activations, task.seeds, self.split, self.fit, self.settings
+        )
         return [(result.statistics, pack(result.histograms)) for result in results]
 
 
@@ -85,8 +89,10 @@ def tasks(grid: Grid, missing: Collection[Cell], batch: int) -> list[Task]:
     for seed in grid.seeds:
         sharing.setdefault(seed // batch, []).append(seed)
     whole = (
-        Task(grid.network, init, grid.activations, width, tuple(seeds))
-        for seeds, width, init in product(sharing.values(), grid.widths, grid.inits)
+        Task(network, init, grid.activations, width, tuple(seeds))
+        for seeds, network, width, init in product(
+            sharing.values(), grid.networks, grid.widths, grid.inits
+        )
     )
     return [rest for task in whole for rest in _missing_of(task, missing)]
 

@@ -11,21 +11,17 @@ from initstats.activations.tailoring import leaky_correlation, tailored_slope
 from initstats.theory.maps import correlation_map, length_map, patch_mean, product_moment
 from initstats.theory.pairs import Correlations, correlations
 from initstats.theory.phases import Edge, FixedPoint, depth_scale, edge_of_chaos, fixed_point
-from initstats.theory.propagation import (
-    Weights,
-    gradient_factors,
-    propagate,
-    radial_noise,
-    relu_log_length,
-    unit_noise,
-)
+from initstats.theory.propagation import Weights, gradient_factors, propagate, relu_log_length
 from initstats.theory.response import Response, response
+from initstats.theory.state import Law, State
 
 __all__ = [
     "Correlations",
     "Edge",
     "FixedPoint",
+    "Law",
     "Response",
+    "State",
     "Weights",
     "correlation_map",
     "correlations",
@@ -38,9 +34,7 @@ __all__ = [
     "patch_mean",
     "product_moment",
     "propagate",
-    "radial_noise",
     "relu_log_length",
     "response",
     "tailored_slope",
-    "unit_noise",
 ]

@@ -1,4 +1,4 @@
-"""A signal through many layers: lengths, moments, gradients, and what a finite width adds.
+"""A signal through many layers: moments, gradients, and what a finite width adds.
 
 Infinite width: Poole et al. 2016 (arXiv:1606.05340), Schoenholz et al. 2017 (arXiv:1611.01232).
 To first order in 1/width: Yaida 2019 (arXiv:1910.00019). The log-normal length of rectifier nets:
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from scipy.stats import binom
 
 from initstats import activations
 from initstats.activations import Activation
+from initstats.gaussian import one_thread
 from initstats.registry import unknown
 from initstats.theory.maps import (
     Bias,
@@ -28,13 +30,15 @@ from initstats.theory.maps import (
     product_moment,
     uniform_share,
 )
-from initstats.theory.response import Response, response
+from initstats.theory.response import Response
+from initstats.theory.state import Activated, Joint, Law, State
 
 Array = NDArray[np.float64]
 Weights = Literal["independent", "orthogonal"]
 PerLayer = float | Sequence[float] | NDArray[np.float64]
 
 
+@one_thread()
 def propagate(
     fn: Phi,
     sigma_w2: PerLayer = 2.0,
@@ -50,23 +54,29 @@ def propagate(
 
     Args:
         fn: the activation: a name, an entry, or a callable Tensor -> Tensor.
-        sigma_w2: fan_in times the variance of a weight; one for all layers, or one a layer.
+        sigma_w2: fan_in times the variance of a weight; one for all layers, or one for each.
         sigma_b2: variance of a bias; likewise.
         depth: how many layers.
-        q0: second moment |x|^2 / n_0 of the input; one, or one a sample: then every column is the
-            mean over the samples.
+        q0: second moment |x|^2 / n_0 of the input; one, or one for each sample: then every column
+            is the mean over the samples.
         c0: correlation of two inputs of that second moment.
         bias: how biases are distributed: `normal`, or `uniform` as torch's own are.
         weights: `independent`, or `orthogonal`: square layers, whose weights keep lengths exactly.
 
     Returns:
-        One row a layer, index `layer` from 1. Of pre-activations: `q` (second moment), `pre_mean`,
-        `pre_std`; of activations: `act_mean`, `act_second_moment`, `act_std`, over samples and
-        draws of the weights. `chi_1`: by what a gradient's squared norm is multiplied on its way
-        back from the next layer (hence with the next layer's sigma_w2; the last with its own);
-        `chi_q`: by what an error in q is multiplied on its way there. At width H the variance of
-        q over draws is `V` / H and its mean is off by `g` / H, to first order and for one sample;
-        over many samples V is an upper bound. With `c0`, `c`: the correlation of two samples.
+        Two rows for each layer, of its `preactivation` and its `activation`, with the names of a
+        study's table, so that both merge: `layer`, `tensor`, `direction` (forward), `mean`, `std`
+        and `second_moment` (the q of theory) over samples and draws of the weights. At width H the
+        variance of the second moment over draws is `V` / H and its mean is off by `g` / H, to first
+        order and for one sample; over many samples V is an upper bound. Of the layer, on both of
+        its rows: `chi_1`, by what a gradient's squared norm is multiplied on its way back from the
+        next layer (hence with the next layer's sigma_w2; the last with its own), and `chi_q`, by
+        what an error in q is multiplied on its way there. With `c0`, `sample_correlation`: the
+        product moment of two samples over the second moment.
+
+    >>> table = propagate("relu", sigma_w2=1.0, depth=3)
+    >>> table.query("tensor == 'preactivation'")["second_moment"].round(9).tolist()
+    [1.0, 0.5, 0.25]
 
     Raises:
         ValueError: an argument is out of range; E phi(h)^2 does not exist.
@@ -74,15 +84,15 @@ def propagate(
     entry = activations.get(fn)
     if c0 is not None and np.ndim(q0):
         raise ValueError("c0 is the correlation of two samples of one length: give one q0")
+    if c0 is not None and not -1 <= c0 <= 1:
+        raise ValueError(f"c0 is a correlation, between -1 and 1: got {c0}")
     with np.errstate(over="ignore", invalid="ignore"):  # a signal may leave float64
-        layers = list(_layers(entry, sigma_w2, sigma_b2, depth, q0, bias, weights))
-        rows = [_row(layer) for layer in layers]
-    if c0 is not None:
-        correlations = _correlations(entry, layers, float(np.asarray(q0)), c0)
-        rows = [{**row, "c": c} for row, c in zip(rows, correlations, strict=True)]
-    return pd.DataFrame(rows, index=pd.RangeIndex(1, depth + 1, name="layer"))
+        layers = list(_layers(entry, sigma_w2, sigma_b2, depth, q0, c0, bias, weights))
+        rows = [row for number, layer in enumerate(layers, 1) for row in _rows(number, layer)]
+    return pd.DataFrame(rows)
 
 
+@one_thread()
 def gradient_factors(
     fn: Phi,
     sigma_w2: PerLayer = 2.0,
@@ -105,8 +115,9 @@ def gradient_factors(
     Raises:
         ValueError: as `propagate`.
     """
-    layers = list(_layers(activations.get(fn), sigma_w2, sigma_b2, depth, q0, bias, "independent"))
-    factors = np.ones((depth, *layers[0].q.shape))
+    entry = activations.get(fn)
+    layers = list(_layers(entry, sigma_w2, sigma_b2, depth, q0, None, bias, "independent"))
+    factors = np.ones((depth, *layers[0].activated.square.shape))
     for number in range(depth - 2, -1, -1):
         factors[number] = layers[number].chi_1 * factors[number + 1]
     return np.asarray(factors.reshape(depth, -1).mean(axis=1))
@@ -145,18 +156,27 @@ def relu_log_length(widths: Sequence[int], sigma_w2: float = 2.0) -> tuple[float
     return mean, variance
 
 
-class Layer(NamedTuple):
-    """A layer's state, arrays of the shape of q0."""
+@dataclass(frozen=True)
+class _Layer:
+    """A layer's activations, and the factors of the way to the next layer, shaped as q0."""
 
-    q: Array
-    response: Response
+    activated: Activated
     chi_1: Array
     chi_q: Array
-    V: Array
-    g: Array
-    sigma_w2: float
-    sigma_b2: float
-    uniform: float
+
+
+@dataclass(frozen=True)
+class _OnePair:
+    """Two samples of one length, whose kernel is integrated exactly."""
+
+    def behind(self, activation: Activation, state: State, r: Response) -> Joint:
+        q, k = float(state.square), float(state.k)
+        found = np.array(np.nan)
+        if 0 < q < math.inf and not math.isnan(k):
+            k = min(max(k, -q), q)  # beyond which only rounding could carry it
+            uniform = state.law.uniform_bias
+            found = np.array(product_moment(activation.function, q, k, uniform, activation.kinks))
+        return Joint(found, found - r.mean**2, np.array(np.nan))
 
 
 def _layers(
@@ -165,30 +185,25 @@ def _layers(
     sigma_b2: PerLayer,
     depth: int,
     q0: ArrayLike,
+    c0: float | None,
     bias: Bias,
     weights: Weights,
-) -> Iterator[Layer]:
+) -> Iterator[_Layer]:
+    """Every layer, by the step that studies are predicted by."""
     if depth < 1:
         raise ValueError(f"depth is a number of layers, at least 1: got {depth}")
     if weights not in get_args(Weights):
         raise unknown("weights", weights, get_args(Weights))
     w2, b2 = _per_layer("sigma_w2", sigma_w2, depth), _per_layer("sigma_b2", sigma_b2, depth)
-    q = w2[0] * positive("q0", q0) + b2[0]
-    V = g = np.zeros_like(q)
-    for number in range(depth):
-        following = w2[min(number + 1, depth - 1)]
-        uniform = uniform_share(bias, b2[number])
-        r = response(entry, q, uniform)
-        slope_square = np.full_like(q, math.inf) if jumps(entry) else r.slope_square
-        chi_q = following * r.square_1
-        yield Layer(q, r, following * slope_square, chi_q, V, g, w2[number], b2[number], uniform)
-        kept = float(weights == "orthogonal")  # of a length, which then does not fluctuate
-        w = q - uniform
-        noise = unit_noise(r) - kept * radial_noise(r, w)
-        g = chi_q * g + following * r.square_2 * (V / 2 - kept * w**2)
-        V = following**2 * noise + chi_q**2 * V
-        square = np.where(np.isinf(q), math.inf, r.square)
-        q = following * square + b2[min(number + 1, depth - 1)]
+    radial = float(weights == "independent")
+    laws = [Law(w, b, uniform_share(bias, b), radial) for w, b in zip(w2, b2, strict=True)]
+    q = positive("q0", q0)
+    state = State.of_data(q) if c0 is None else State.of_data(q, np.asarray(c0 * q), _OnePair())
+    for number, law in enumerate(laws):
+        state = activated = state.through(law, 1).activated(entry)
+        r, following = activated.response, laws[min(number + 1, depth - 1)].sigma_w2
+        slope_square = np.full_like(r.square, math.inf) if jumps(entry) else r.slope_square
+        yield _Layer(activated, following * slope_square, following * r.square_1)
 
 
 def jumps(entry: Activation) -> bool:
@@ -199,50 +214,27 @@ def jumps(entry: Activation) -> bool:
         return False
 
 
-def unit_noise(r: Response) -> Array:
-    """Var phi(h)^2: over units, what makes the next q fluctuate."""
-    return r.fourth - r.square**2
-
-
-def radial_noise(r: Response, w: Array) -> Array:
-    """The part of `unit_noise` that comes with the length of h: orthogonal weights have none."""
-    return 2 * (w * r.square_1) ** 2
-
-
-def _row(layer: Layer) -> dict[str, float]:
-    r = layer.response
-    mean, square = np.mean(r.mean), np.mean(r.square)
-    row = {
-        "q": np.mean(layer.q),
-        "pre_mean": 0.0,
-        "pre_std": np.sqrt(np.mean(layer.q)),
-        "act_mean": mean,
-        "act_second_moment": square,
-        "act_std": np.sqrt(np.maximum(square - mean**2, 0.0)),
-        "chi_1": np.mean(layer.chi_1),
-        "chi_q": np.mean(layer.chi_q),
-        "V": np.mean(layer.V),
-        "g": np.mean(layer.g),
-    }
-    return {name: float(value) for name, value in row.items()}
-
-
-def _correlations(
-    entry: Activation, layers: Sequence[Layer], q0: float, c0: float
-) -> Iterator[float]:
-    """c of every layer."""
-    if not -1 <= c0 <= 1:
-        raise ValueError(f"c0 is a correlation, between -1 and 1: got {c0}")
-    shared = c0 * q0  # the product moment of the layer's inputs
-    for layer in layers:
-        q = float(layer.q)
-        k = layer.sigma_w2 * shared + layer.sigma_b2
-        if not 0 < q < math.inf:
-            yield math.nan
-            continue
-        k = min(max(k, -q), q)  # beyond which only rounding could carry it
-        yield k / q
-        shared = product_moment(entry.function, q, k, layer.uniform, entry.kinks)
+def _rows(number: int, layer: _Layer) -> Iterator[dict[str, object]]:
+    factors = {"chi_1": float(np.mean(layer.chi_1)), "chi_q": float(np.mean(layer.chi_q))}
+    both = {"preactivation": layer.activated.before, "activation": layer.activated}
+    for tensor, state in both.items():
+        mean, square = (float(np.mean(values)) for values in (state.mean, state.square))
+        row = {
+            "layer": number,
+            "tensor": tensor,
+            "direction": "forward",
+            "mean": mean,
+            "std": math.sqrt(max(square - mean**2, 0.0)) if math.isfinite(square) else square,
+            "second_moment": square,
+            **factors,
+            "V": float(np.mean(state.V)),
+            "g": float(np.mean(state.g)),
+        }
+        if state.pairs is not None:
+            known = 0 < square < math.inf
+            c = float(state.k) / square if known else math.nan
+            row["sample_correlation"] = min(max(c, -1.0), 1.0)
+        yield row
 
 
 def _per_layer(name: str, values: PerLayer, depth: int) -> list[float]:

@@ -1,0 +1,109 @@
+"""How fast everything is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from initstats.cli.app import app
+from initstats.cli.console import Bar
+from initstats.cli.options import names
+
+
+@app.command(rich_help_panel="Time")
+def bench(
+    workloads: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Of S10, S (width 50, depth 10, 50), M, M512 (256, 512; depth 20), C (conv net).",
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Paired, interleaved rounds.")] = 5,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Seconds instead of minutes: small sizes, two rounds.")
+    ] = False,
+    lesson: Annotated[
+        bool, typer.Option("--foundations", help="Time the lesson's implementations instead.")
+    ] = False,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures as JSON.")
+    ] = None,
+    earlier: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Time nothing: take what --json wrote."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a page into this folder.", show_default=False)
+    ] = None,
+) -> None:
+    """Time the engine against the plain forward, against hooks and against its own limit.
+
+    Ratios of paired runs come first, with the goals they are held against; milliseconds second.
+    """
+    from initstats import bench
+    from initstats.report.folder import claim
+
+    if json and not json.parent.is_dir():
+        raise ValueError(f"cannot write {json}: there is no folder {json.parent}")
+    if out and lesson:
+        raise ValueError("--out is for the engine: initstats foundations writes the lesson's page")
+    if out:
+        claim(out)  # before the minutes of work, not after them
+    if earlier:
+        results = bench.from_json(earlier.read_text(encoding="utf-8"))
+    elif lesson:
+        results = _time_lesson(quick)
+    else:
+        results = _time_engine(names(workloads or ()), rounds, quick)
+    if json:
+        json.write_text(bench.as_json(results), encoding="utf-8")
+    if out:
+        typer.echo(f"page: {bench.write_benchmark(out, results)}")
+
+
+def _time_engine(workloads: list[str], rounds: int, quick: bool) -> dict[str, Any]:
+    """Print what the benchmark finds; all of it as tables."""
+    import torch
+
+    from initstats import bench
+
+    results: dict[str, Any] = {"machine": _machine()}
+    with Bar("timings") as bar:
+        timings = bench.run(
+            workloads or tuple(bench.WORKLOADS), rounds=rounds, quick=quick, progress=bar.show
+        )
+    results |= {"timings": timings, "ratios": bench.ratios(timings)}
+    typer.echo(bench.table(timings).to_string())
+    typer.echo(bench.milliseconds(timings).map("{:.0f} ms".format).to_string())
+    with Bar("studies") as bar:
+        results["efficiency"] = bench.efficiency(quick=quick, progress=bar.show)
+    if torch.cuda.is_available():
+        with Bar("studies") as bar:
+            results["gpu"] = bench.gpu(quick=quick, progress=bar.show)
+    results["memory"] = bench.memory((1_000, 10_000) if quick else (1_000, 10_000, 50_000))
+    results["study"] = bench.study(quick=quick)
+    for term, fact in bench.whole_runs(results).items():
+        typer.echo(f"{term}: {fact}")
+    return results
+
+
+def _time_lesson(quick: bool) -> dict[str, Any]:
+    from initstats.foundations import timings
+
+    machine = _machine()
+    table = timings(5_000, 2) if quick else timings()
+    typer.echo(table.to_string(index=False, float_format="{:.3g}".format))
+    return {"machine": machine, "timings": table}
+
+
+def _machine() -> dict[str, Any]:
+    """The machine, and how busy it is; printed."""
+    from initstats.machine import machine
+
+    found = {**machine(), "load": round(os.getloadavg()[0], 2)}
+    typer.echo(", ".join(f"{key} {value}" for key, value in found.items()))
+    return found

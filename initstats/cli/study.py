@@ -1,0 +1,132 @@
+"""Studies: measure a grid, and draw what came of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from initstats.cli.app import Plugins, Workers, app
+from initstats.cli.console import Bar
+from initstats.cli.options import takes_grid
+
+
+@app.command(rich_help_panel="Measure")
+@takes_grid
+def sweep(
+    given: dict[str, Any],
+    theory: Annotated[
+        bool,
+        typer.Option("--theory", help="Predict the same rows, and draw them too (some seconds)."),
+    ] = False,
+    data: Annotated[
+        str | None, typer.Option(metavar="mnist|FOLDER", help="mnist, or a folder of IDX files.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The run's folder; an unfinished run there goes on. \\[default: reports/DATA]"
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A TOML file, such as a run's grid.toml: the options above --theory, data and "
+            "plugins as keys. Options win."
+        ),
+    ] = None,
+    workers: Workers = None,
+    plugin: Plugins = None,
+) -> None:
+    """Measure every init with every activation, and write the report.
+
+    Without options: the default study of MNIST, into reports/mnist.
+    The same command again computes only what is missing; longer lists extend it.
+    A parameter takes a range: "general_relu(leak=0:0.4:5)" is five activations,
+    "mean_field(sigma_w=0.5:4:8log)" eight inits with equal factors between them.
+    """
+    began = time.perf_counter()
+    from initstats.sweep import read_config
+
+    given |= {name: value for name, value in (("data", data), ("plugins", plugin)) if value}
+    fields = read_config(config) if config else {}
+    if "networks" in given:
+        fields.pop("network", None)
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    folder = _sweep(fields | given, out, workers, theory)
+    typer.echo(f"report: {_report(folder, folder, workers)}")
+    typer.echo(f"{time.perf_counter() - began:.1f} s in all")
+
+
+@app.command(rich_help_panel="Measure")
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where the page goes. \\[default: the run's folder]")
+    ] = None,
+    workers: Workers = None,
+) -> None:
+    """Draw the report of a run again: index.html, figures and tables."""
+    typer.echo(f"report: {_report(run, out or run, workers or os.cpu_count() or 1)}")
+
+
+def _sweep(fields: dict[str, Any], out: Path | None, workers: int, theory: bool) -> Path:
+    """Run the grid that the fields describe into its folder, and say what came of it."""
+    from initstats.data import load_data
+    from initstats.diagnosis import summarize
+    from initstats.prediction import predict_run
+    from initstats.store import load_predictions
+    from initstats.sweep import Grid, load_plugins, run_sweep
+
+    source, plugins = fields.pop("data", "mnist"), fields.pop("plugins", [])
+    load_plugins(plugins)
+    if "networks" not in Grid.model_fields and "networks" in fields:
+        fields["network"] = ",".join(fields.pop("networks"))
+    grid = Grid(**fields)
+    data = load_data(source)
+    folder = out or Path("reports") / data.name
+    typer.echo(
+        f"{data.name}: {grid.samples or len(getattr(data, grid.split)):,} images of the "
+        f"{grid.split} split, normalized with the training mean {data.mean:.4f} and "
+        f"std {data.std:.4f}"
+    )
+    with Bar("cells") as bar:
+        try:
+            table = run_sweep(
+                grid,
+                data,
+                out=folder,
+                workers=workers,
+                progress=bar.show,
+                source=source,
+                plugins=plugins,
+            )
+        except KeyboardInterrupt:
+            bar.stop()
+            typer.echo(
+                f"interrupted: {bar.done:,} of {bar.total:,} cells are kept in {folder}; "
+                "the same command goes on from there",
+                err=True,
+            )
+            sys.exit(130)
+    verdicts = summarize(table)["verdict"].value_counts()
+    typer.echo(
+        f"{bar.total:,} cells ({bar.total - bar.first:,} new) in {folder}; "
+        f"of {verdicts.sum()} configurations"
+    )
+    for verdict, count in verdicts[verdicts > 0].items():
+        typer.echo(f"  {count:>4}  {verdict}")
+    if theory or load_predictions(folder) is not None:
+        with Bar("predictions") as bar:
+            predict_run(folder, data, progress=bar.show)
+    return folder
+
+
+def _report(run: Path, folder: Path, workers: int) -> Path:
+    from initstats.report import write_report
+
+    return write_report(run, folder, workers=workers)

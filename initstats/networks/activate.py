@@ -1,0 +1,57 @@
+"""The activation in use, as a step of a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from torch import Tensor
+
+from initstats.networks.block import Expectation, Leaf, Run, Signal
+from initstats.theory.state import Cotangent, State
+
+
+@dataclass(frozen=True)
+class Activate(Leaf):
+    """Applies the activation that the study varies to every entry."""
+
+    def on(self, inputs: Signal) -> Self:
+        """An activation reads what a layer with weights gives."""
+        if inputs.layer == 0:
+            raise ValueError("an activation needs a layer with weights before it, such as Dense")
+        return replace(self, inputs=inputs)
+
+    @property
+    def tensor(self) -> str:
+        """It gives activations."""
+        return "activation"
+
+    @property
+    def outputs(self) -> Signal:
+        """As many entries as it reads."""
+        return self.reads._replace(activated=True)
+
+    def forward(self, x: Tensor, at: Run) -> Tensor:
+        """phi(x)."""
+        at.keep(x)
+        a = at.activated(x)
+        at.emit(self, "forward", a)
+        return a
+
+    def backward(self, gradient: Tensor, at: Run, *, inward: bool = True) -> Tensor:
+        """phi'(x) times the gradient."""
+        at.emit(self, "backward", gradient)
+        return at.pulled_back(gradient, at.kept())
+
+    def expect(self, state: State, at: Expectation) -> State:
+        """The moments of phi."""
+        activated = state.activated(at.activation)
+        at.keep(activated)
+        at.emit(self, activated)
+        return activated
+
+    def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
+        """E phi'^2 times the gradient's square."""
+        at.emit_gradient(self, cotangent)
+        slope_square = at.kept().response.slope_square
+        return replace(cotangent, square=cotangent.square * slope_square, given=False)

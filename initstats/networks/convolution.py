@@ -1,0 +1,184 @@
+"""A convolution as a product with gathered patches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import conv_transpose2d
+
+from initstats.networks.block import Linear, Signal
+from initstats.networks.dense import check_sizes
+from initstats.theory.maps import patch_mean
+from initstats.theory.state import Cotangent, Law, State
+
+Index = tuple[Any, ...]
+WHOLE = slice(None)
+
+
+@dataclass(frozen=True)
+class Conv(Linear):
+    """Square kernels over an image, padded by half a kernel, so that stride 1 keeps the size.
+
+    Attributes:
+        channels: how many come out.
+        kernel: side of the patch that a position sees.
+        stride: step from one position to the next.
+
+    Raises:
+        ValueError: a size is no whole number above 0.
+    """
+
+    channels: int
+    kernel: int = 3
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        check_sizes("Conv", channels=self.channels, kernel=self.kernel, stride=self.stride)
+
+    def on(self, inputs: Signal) -> Self:
+        """A convolution reads images."""
+        if inputs.plane is None:
+            raise ValueError(
+                "a convolution needs images of shape (channels, height, width); what it is given "
+                f"has shape ({inputs.units},): use dense layers, such as network 'mlp'"
+            )
+        return replace(self, inputs=inputs)
+
+    @property
+    def outputs(self) -> Signal:
+        """Channels over the plane behind the layer."""
+        height, width = (
+            (side + 2 * self.padding - self.kernel) // self.stride + 1 for side in self._plane_read
+        )
+        return Signal(self.channels, (height, width), self.reads.layer + 1)
+
+    @property
+    def weight(self) -> tuple[int, int, int, int]:
+        """(channels, input channels, kernel, kernel)."""
+        return self.channels, self.reads.units, self.kernel, self.kernel
+
+    @property
+    def padding(self) -> int:
+        """Zeros at every side of the plane."""
+        return self.kernel // 2
+
+    @property
+    def copied(self) -> int:
+        """Entries of the patches of one sample."""
+        return math.prod(self.weight[1:]) * self.outputs.positions
+
+    def gather(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Patches: ([seeds,] channels x kernel x kernel, positions x samples)."""
+        plane = self._plane(x)
+        entries = self.outputs.positions * plane.shape[-1]
+        shape = (*x.shape[:-2], math.prod(self.weight[1:]), entries)
+        out = x.new_empty(shape) if out is None else out[: math.prod(shape)].view(shape)
+        taps, plane = _fast(self._by_tap(out)), _fast(plane)
+        for tap, window in self._windows:
+            taps[tap] = plane[window]
+        for padding in self._paddings:
+            taps[padding] = 0
+        return out
+
+    def folded(self, columns: Tensor) -> Tensor:
+        """Gradients of patches summed to those of the input."""
+        samples = columns.shape[-1] // self.outputs.positions
+        shape = (*columns.shape[:-2], self.reads.units, self.reads.positions * samples)
+        result = columns.new_zeros(shape)
+        taps, plane = self._by_tap(columns), self._plane(result)
+        for tap, window in self._windows:
+            plane[window].add_(taps[tap])
+        return result
+
+    def seen(self, state: State) -> State:
+        """The mean over patches (He et al. 2015, arXiv:1502.01852)."""
+
+        def patches(values: np.ndarray[Any, np.dtype[np.float64]]) -> Any:
+            power = torch.from_numpy(np.ascontiguousarray(values))
+            seen = patch_mean(power, self.kernel, stride=self.stride, padding=self.padding)
+            return seen.numpy()
+
+        return state.over_positions(patches)
+
+    def heard(self, cotangent: Cotangent, law: Law) -> Cotangent:
+        """Every position hears from the patches that it is in."""
+        behind = self.outputs.plane or (1, 1)
+        margin = [
+            side + 2 * self.padding - self.kernel - self.stride * (after - 1)
+            for side, after in zip(self._plane_read, behind, strict=True)
+        ]
+        square = torch.from_numpy(np.ascontiguousarray(cotangent.square))
+        kernel = square.new_ones(1, 1, self.kernel, self.kernel)
+        heard = conv_transpose2d(square[:, None], kernel, None, self.stride, self.padding, margin)
+        variance = law.sigma_w2 / np.prod(self.weight[1:])
+        return replace(cotangent, square=(heard[:, 0] * self.channels * variance).numpy())
+
+    @property
+    def _plane_read(self) -> tuple[int, int]:
+        return self.reads.plane or (1, 1)
+
+    def _plane(self, x: Tensor) -> Tensor:
+        """([seeds,] channels, height, width, samples) of an input."""
+        return x.view(*x.shape[:-2], self.reads.units, *self._plane_read, -1)
+
+    def _by_tap(self, columns: Tensor) -> Tensor:
+        """([seeds,] channels, kernel, kernel, rows, across, samples) of patches."""
+        plane = self.outputs.plane or (1, 1)
+        return columns.view(*columns.shape[:-2], *self.weight[1:], *plane, -1)
+
+    @cached_property
+    def _windows(self) -> list[tuple[Index, Index]]:
+        """For each tap of the kernel: where in the patches it sees the plane, and what of it.
+
+        A tap that sees nothing but padding is left out.
+        """
+        down, along = self._seen(0), self._seen(1)
+        return [
+            ((..., i, j, rows, across, WHOLE), (..., from_rows, from_across, WHOLE))
+            for (i, (rows, from_rows)), (j, (across, from_across)) in product(
+                enumerate(down), enumerate(along)
+            )
+            if rows.start < rows.stop and across.start < across.stop
+        ]
+
+    @cached_property
+    def _paddings(self) -> list[Index]:
+        """Where in the patches the taps see padding."""
+        outputs = self.outputs.plane or (1, 1)
+        down, along = (
+            [
+                (tap, unseen)
+                for tap, (seen, _) in enumerate(self._seen(axis))
+                for unseen in (slice(0, seen.start), slice(seen.stop, outputs[axis]))
+                if unseen.start < unseen.stop
+            ]
+            for axis in (0, 1)
+        )
+        return [
+            *((..., i, WHOLE, rows, WHOLE, WHOLE) for i, rows in down),
+            *((..., j, WHOLE, across, WHOLE) for j, across in along),
+        ]
+
+    def _seen(self, axis: int) -> list[tuple[slice, slice]]:
+        """For each tap along an axis: the outputs where it sees the plane, and which inputs."""
+        outputs, inputs = (self.outputs.plane or (1, 1))[axis], self._plane_read[axis]
+        seen, step = [], self.stride
+        for tap in range(self.kernel):
+            shift = tap - self.padding
+            first = min(max(0, -(shift // step)), outputs)
+            stop = max(min(outputs, (inputs - 1 - shift) // step + 1), first)
+            window = slice(first * step + shift, (stop - 1) * step + shift + 1, step)
+            seen.append((slice(first, stop), window))
+        return seen
+
+
+def _fast(x: Tensor) -> Any:
+    """The same memory as a numpy array where there is one: numpy copies twice as fast."""
+    return x.numpy() if x.device.type == "cpu" and x.dtype != torch.bfloat16 else x

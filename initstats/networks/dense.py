@@ -1,0 +1,73 @@
+"""A fully connected layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from torch import Tensor
+
+from initstats.networks.block import Linear, Signal
+from initstats.theory.state import Cotangent, Law, State
+
+
+@dataclass(frozen=True)
+class Dense(Linear):
+    """Every unit reads all of its input, the positions of an image one by one.
+
+    Attributes:
+        units: how many.
+
+    Raises:
+        ValueError: units is no whole number above 0.
+    """
+
+    units: int
+
+    def __post_init__(self) -> None:
+        check_sizes("Dense", units=self.units)
+
+    def on(self, inputs: Signal) -> Self:
+        """Dense reads anything."""
+        return replace(self, inputs=inputs)
+
+    @property
+    def outputs(self) -> Signal:
+        """Units without positions."""
+        return Signal(self.units, None, self.reads.layer + 1)
+
+    @property
+    def weight(self) -> tuple[int, int]:
+        """(units, entries of one sample)."""
+        return self.units, self.reads.size
+
+    def gather(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """The input itself, positions counted as units."""
+        return x.view(*x.shape[:-2], self.reads.size, -1)
+
+    def folded(self, columns: Tensor) -> Tensor:
+        """The same entries, positions apart again."""
+        return columns.reshape(*columns.shape[:-2], self.reads.units, -1)
+
+    def seen(self, state: State) -> State:
+        """The mean over positions, where there are any."""
+        if self.reads.plane is None or state.square.ndim == 1:
+            return state
+        return state.over_positions(lambda values: values.mean((-2, -1)))
+
+    def heard(self, cotangent: Cotangent, law: Law) -> Cotangent:
+        """Every entry hears from all units (Schoenholz et al. 2017: sums over units)."""
+        out, fan_in = self.weight
+        square = cotangent.square * law.sigma_w2 * out / fan_in
+        if self.reads.plane is not None:
+            square = np.broadcast_to(square[:, None, None], (*square.shape, *self.reads.plane))
+        return replace(cotangent, square=square)
+
+
+def check_sizes(block: str, **sizes: float) -> None:
+    """Refuse a size that is no whole number above 0."""
+    for name, size in sizes.items():
+        if not (size >= 1 and math.isfinite(size) and float(size).is_integer()):
+            raise ValueError(f"{block}: {name} is a whole number, at least 1: got {size}")

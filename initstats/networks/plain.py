@@ -1,0 +1,28 @@
+"""Plain stacks: a layer, the activation, a layer, the activation, to the depth."""
+
+from __future__ import annotations
+
+from initstats.networks.activate import Activate
+from initstats.networks.block import Block
+from initstats.networks.convolution import Conv
+from initstats.networks.dense import Dense
+from initstats.networks.entry import register_network
+from initstats.networks.serial import Serial
+
+
+@register_network()
+def mlp(width: int, depth: int) -> Block:
+    """Fully connected: features - width - width ..."""
+    return Serial(*(block for _ in range(depth) for block in (Dense(width), Activate())))
+
+
+@register_network()
+def cnn(
+    width: int, depth: int, *, kernel: int = 3, first_kernel: int = 5, strided: int = 4
+) -> Block:
+    """The lesson's conv net: w, 2w, 4w, 4w channels at stride 2, then stride 1 to the depth."""
+    blocks: list[Block] = []
+    for index in range(depth):
+        side, stride = kernel if index else first_kernel, 2 if index < strided else 1
+        blocks += [Conv(width * min(2**index, 4), side, stride), Activate()]
+    return Serial(*blocks)

@@ -1,0 +1,103 @@
+"""Blocks one after the other: what a network is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Self
+
+from torch import Tensor
+
+from initstats.networks.activate import Activate
+from initstats.networks.block import Block, Expectation, Leaf, Linear, Place, Run, Signal
+from initstats.theory.state import Cotangent, State
+
+
+@dataclass(frozen=True, init=False)
+class Serial(Block):
+    """Blocks one after the other.
+
+    Attributes:
+        blocks: in the order in which they run; at least one.
+
+    >>> from initstats.networks import Activate, Dense
+    >>> network = Serial(Dense(50), Activate(), Dense(10)).on(Signal(784))
+    >>> [leaf.tensor for leaf in network.leaves()], network.outputs.units
+    (['preactivation', 'activation', 'preactivation'], 10)
+    """
+
+    blocks: tuple[Block, ...]
+
+    def __init__(self, *blocks: Block, inputs: Signal | None = None) -> None:
+        object.__setattr__(self, "blocks", blocks)
+        object.__setattr__(self, "inputs", inputs)
+
+    def on(self, inputs: Signal) -> Self:
+        """Each block behind the one before it."""
+        placed: list[Block] = []
+        for block in self.blocks:
+            placed.append(block.on(placed[-1].outputs if placed else inputs))
+        return type(self)(*placed, inputs=inputs)
+
+    @property
+    def outputs(self) -> Signal:
+        """What the last block gives."""
+        return self.blocks[-1].outputs if self.blocks else self.reads
+
+    def leaves(self) -> Iterator[Leaf]:
+        """Those of every block."""
+        for block in self.blocks:
+            yield from block.leaves()
+
+    def forward(self, x: Tensor, at: Run) -> Tensor:
+        """From the first block to the last."""
+        for block in self.blocks:
+            x = block.forward(x, at)
+        return x
+
+    def backward(self, gradient: Tensor, at: Run, *, inward: bool = True) -> Tensor:
+        """From the last block to the first."""
+        for block in reversed(self.blocks):
+            further = inward or block is not self.blocks[0]
+            gradient = block.backward(gradient, at, inward=further)
+        return gradient
+
+    def expect(self, state: State, at: Expectation) -> State:
+        """From the first block to the last."""
+        for block in self.blocks:
+            state = block.expect(state, at)
+        return state
+
+    def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
+        """From the last block to the first."""
+        for block in reversed(self.blocks):
+            further = inward or block is not self.blocks[0]
+            cotangent = block.pull(cotangent, at, inward=further)
+        return cotangent
+
+    @property
+    def layers(self) -> list[Linear]:
+        """The layers with weights, in the order in which they run."""
+        return [leaf for leaf in self.leaves() if isinstance(leaf, Linear)]
+
+    def places(self, *, backward: bool) -> list[Place]:
+        """Where the rows of the table belong, in their order: layer by layer, forward first."""
+        directions = ("forward", "backward") if backward else ("forward",)
+        return [
+            (layer, tensor, direction)
+            for layer, leaves in groupby(self.leaves(), key=lambda leaf: leaf.layer)
+            for tensors in [[leaf.tensor for leaf in leaves]]
+            for direction in directions
+            for tensor in tensors
+        ]
+
+    def split(self) -> tuple[Serial, Serial]:
+        """The blocks before the first activation, and the others.
+
+        What the former give does not depend on the activation.
+        """
+        curved = [any(isinstance(leaf, Activate) for leaf in b.leaves()) for b in self.blocks]
+        first = curved.index(True) if True in curved else len(self.blocks)
+        head = Serial(*self.blocks[:first], inputs=self.inputs)
+        return head, Serial(*self.blocks[first:], inputs=head.outputs)

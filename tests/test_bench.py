@@ -289,7 +289,7 @@ def test_the_page_says_what_was_found_and_what_limits_it(tmp_path: Path) -> None
     assert "28 s (goal 45 s)" in page
     assert "A &lt;processor&gt;" in page
     assert "S: mlp, width 50, depth 50, 10,000 images." in page
-    for name in ("figures/ratios.png", "figures/ratios.svg", "bench.json"):
+    for name in ("figures/timings.png", "figures/timings.svg", "bench.json"):
         assert (tmp_path / name).exists()
     reached = timings({"engine": [1.0], "plain": [2.0], "whole_hooks": [40.0]})
     page = bench.write_benchmark(tmp_path, results(reached)).read_text()

@@ -124,7 +124,7 @@ def test_a_plugin_registers_what_the_grid_names(run: Run, tmp_path: Path) -> Non
     )
     assert said.code == 0, said.err
     assert (
-        'plugins = [\n    "mine_to_try.py",\n]'
+        f'plugins = [\n    "{tmp_path}/mine_to_try.py",\n]'
         in (tmp_path / "reports/mnist/grid.toml").read_text()
     )
     assert re.search(
@@ -245,7 +245,7 @@ def test_every_field_of_a_grid_is_an_option() -> None:
 def test_options_become_the_fields_of_a_grid(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     seen: dict[str, object] = {}
     monkeypatch.setattr("initstats.cli.study._sweep", lambda fields, *_: seen.update(fields))
-    monkeypatch.setattr("initstats.cli.study._report", lambda *_: "page")
+    monkeypatch.setattr("initstats.report.write_report", lambda *_, **__: "page")
     names = ("--inits", "zeros, mean_field(sigma_w=0.5:4:8log,sigma_b=0:1:2)", "--inits", "lsuv")
     numbers = ("--widths", "5,7", "--widths", "9", "--seeds", "4", "--depth", "0")
     assert run("sweep", *names, *numbers, "--no-backward", "--network", "cnn").code == 0

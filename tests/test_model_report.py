@@ -58,7 +58,8 @@ def write(probe: Probe, folder: Path) -> str:
 def test_page_holds_findings_values_and_misses(strange: Probe, tmp_path: Path) -> None:
     html = write(strange, tmp_path)
     assert "<h1>Strange</h1>" in html
-    assert strange.coverage in html
+    coverage = strange.coverage.removesuffix(" measured")
+    assert f"{coverage} tensors and modules were measured" in html
     assert "body.&lt;b&gt;&amp;" in html
     assert "<b>&" not in html
     assert "NaN or infinite" in html  # the finding

@@ -50,6 +50,7 @@ def sweep(
     "mean_field(sigma_w=0.5:4:8log)" eight inits with equal factors between them.
     """
     began = time.perf_counter()
+    from initstats.report import write_report
     from initstats.sweep import read_config
 
     given |= {name: value for name, value in (("data", data), ("plugins", plugin)) if value}
@@ -58,7 +59,7 @@ def sweep(
         fields.pop("network", None)
     workers = (os.cpu_count() or 1) if workers is None else workers
     folder = _sweep(fields | given, out, workers, theory)
-    typer.echo(f"report: {_report(folder, folder, workers)}")
+    typer.echo(f"report: {write_report(folder, workers=workers)}")
     typer.echo(f"{time.perf_counter() - began:.1f} s in all")
 
 
@@ -71,7 +72,9 @@ def report(
     workers: Workers = None,
 ) -> None:
     """Draw the report of a run again: index.html, figures and tables."""
-    typer.echo(f"report: {_report(run, out or run, workers or os.cpu_count() or 1)}")
+    from initstats.report import write_report
+
+    typer.echo(f"report: {write_report(run, out, workers=workers or os.cpu_count() or 1)}")
 
 
 def _sweep(fields: dict[str, Any], out: Path | None, workers: int, theory: bool) -> Path:
@@ -124,9 +127,3 @@ def _sweep(fields: dict[str, Any], out: Path | None, workers: int, theory: bool)
         with Bar("predictions") as bar:
             predict_run(folder, data, progress=bar.show)
     return folder
-
-
-def _report(run: Path, folder: Path, workers: int) -> Path:
-    from initstats.report import write_report
-
-    return write_report(run, folder, workers=workers)

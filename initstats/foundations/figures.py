@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,14 +11,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from initstats.foundations.published import PUBLISHED
+from initstats.plots.catalog import register_figure
 from initstats.plots.style import ABOVE, BELOW, FIT, INK, PAGE, decimal, fade, sequential
+
+if TYPE_CHECKING:
+    from initstats.foundations.evidence import Evidence
 
 DRAWN = ("simplified kaiming", "relu", "kaiming", "relu - 0.5")
 NEAR = 0.06
 """Marks closer than this share of an axis are written above each other."""
 
 
-def published_draws(draws: pd.DataFrame, lesson: pd.DataFrame) -> Figure:
+@register_figure(page="lesson", title="Where the published draws lie", data=lambda given: given)
+def published_draws(evidence: Evidence) -> Figure:
     """Mean and standard deviation of the first layer's output over all our draws, in the four
     steps of the lesson; shaded, the middle 99.9% of them. Marked are the published draws: (a) of
     the notes, (b) of the notebook, and torch for the notebook's draw by torch's own function. The
@@ -24,9 +31,10 @@ def published_draws(draws: pd.DataFrame, lesson: pd.DataFrame) -> Figure:
     shift only.
     """
     figure = Figure(figsize=(PAGE, 6.0), layout="constrained")
+    lesson = evidence.lesson
     for row, axes in zip(DRAWN, figure.subplots(len(DRAWN), 2), strict=True):
         for ax, quantity in zip(axes, ("mean", "std"), strict=True):
-            _histogram(ax, draws[row, quantity])
+            _histogram(ax, evidence.draws[row, quantity])
             interval = lesson[(lesson["step"] == row) & (lesson["quantity"] == quantity)].iloc[0]
             ax.axvspan(interval["low"], interval["high"], color=fade(FIT, 0.08), lw=0)
             ax.set_title(f"{_minus(row)}: {_word(quantity)}")
@@ -34,6 +42,9 @@ def published_draws(draws: pd.DataFrame, lesson: pd.DataFrame) -> Figure:
     return figure
 
 
+@register_figure(
+    page="lesson", title="The printed numbers, in pairs", data=lambda given: given.draws
+)
 def published_pairs(draws: pd.DataFrame) -> Figure:
     """The same draws, two numbers at a time. Left, the mean before and after relu: the notebook
     printed both for one draw, which went far to the right in both. Right, mean and standard
@@ -58,6 +69,11 @@ def published_pairs(draws: pd.DataFrame) -> Figure:
     return figure
 
 
+@register_figure(
+    page="lesson",
+    title="relu and relu - 0.5, twenty layers deep",
+    data=lambda given: given.deep_means,
+)
 def relu_and_shifted(deep_means: pd.DataFrame) -> Figure:
     """Means and standard deviations of the activations, layer by layer, in twenty layers of 50
     units under kaiming: every seed (thin) and their mean. Subtracting a half centres the first
@@ -81,6 +97,9 @@ def relu_and_shifted(deep_means: pd.DataFrame) -> Figure:
     return figure
 
 
+@register_figure(
+    page="lesson", title="A kaiming layer against its leak", data=lambda given: given.leaks
+)
 def leak(leaks: pd.DataFrame) -> Figure:
     """The standard deviation of a layer drawn for a leaky relu of slope a: the line is the
     formula, √(2 / (1 + a²)) times the size of the input, the bars are the middle 95% of our
@@ -111,6 +130,7 @@ def leak(leaks: pd.DataFrame) -> Figure:
     return figure
 
 
+@register_figure(page="lesson", title="What a = √5 does", data=lambda given: given.defaults)
 def sqrt_five(defaults: pd.DataFrame) -> Figure:
     """Four layers as torch makes them, kaiming_uniform with a = √5, and the same layers under
     kaiming: root mean square of the activations, and of the gradients with respect to the

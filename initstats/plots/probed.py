@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from initstats.plots.bands import BANDS, band_of
-from initstats.plots.catalog import register_figure
+from initstats.plots.catalog import Need, register_figure
 from initstats.plots.distribution import picture
 from initstats.plots.results import Probed
 from initstats.plots.style import ABOVE, BELOW, INK, PAGE, PALETTE, fade, power_of_ten, sequential
@@ -22,9 +22,15 @@ Array = NDArray[np.float64]
 
 FOLLOWED = 12
 """So many layers, evenly taken, are followed through training."""
+VALUES = Need(lambda probed: not probed.table.empty, "nothing was measured")
+STEPS = Need(
+    lambda probed: probed.table["step"].nunique() > 1, "it needs several steps of a training"
+)
 
 
-@register_figure(page="model", title="Depth profile", data=lambda probed: probed.table)
+@register_figure(
+    page="model", title="Depth profile", data=lambda probed: probed.table, needs=[VALUES]
+)
 def depth_profile(table: pd.DataFrame) -> Figure:
     """Every value of the forward pass in the order of execution: its standard deviation, how far
     its mean is from zero in units of that, the share of units that are constant and, where
@@ -53,7 +59,9 @@ def depth_profile(table: pd.DataFrame) -> Figure:
     return figure
 
 
-@register_figure(page="model", title="Distributions by depth", data=lambda given: given)
+@register_figure(
+    page="model", title="Distributions by depth", data=lambda given: given, needs=[VALUES]
+)
 def distribution_profile(probed: Probed) -> Figure:
     """The distribution of every value of the forward pass: layers from left to right, values
     upwards on an axis that is logarithmic to both sides of zero. The stronger the colour, the more
@@ -74,7 +82,9 @@ def distribution_profile(probed: Probed) -> Figure:
     return figure
 
 
-@register_figure(page="model", title="Through training", data=lambda probed: probed.table)
+@register_figure(
+    page="model", title="Through training", data=lambda probed: probed.table, needs=[STEPS]
+)
 def training_lines(table: pd.DataFrame) -> Figure:
     """Standard deviation of some layers with weights over the steps of a training, how far the
     mean is from zero in units of that, and the share of units that are constant: the fainter the
@@ -104,7 +114,9 @@ def training_lines(table: pd.DataFrame) -> Figure:
     return figure
 
 
-@register_figure(page="model", title="The colourful dimension", data=lambda given: given)
+@register_figure(
+    page="model", title="The colourful dimension", data=lambda given: given, needs=[STEPS]
+)
 def training_distributions(probed: Probed) -> Figure:
     """The colourful dimension: of some layers the distribution at every measured step, steps from
     left to right, values upwards as in the distribution by depth. A layer that dies turns into a

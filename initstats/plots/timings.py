@@ -17,15 +17,8 @@ ACROSS = 4
 
 @register_figure(page="bench", title="Ratios of times", data=lambda given: given)
 def timings(ratios: pd.DataFrame) -> Figure:
-    """A panel a ratio: each workload's median (dot) and range over the rounds (line).
-
-    Goals are upright marks: reached, dots are green; missed, red.
-
-    Args:
-        ratios: `workload ratio median low high goal reached`, a row per workload and ratio.
-
-    Raises:
-        ValueError: no ratios.
+    """One panel for each ratio, one row for each workload: the median (dot), the range over the
+    rounds (line) and the goal (upright mark). Green reaches its goal, red does not.
     """
     if ratios.empty:
         raise ValueError("there are no ratios to draw: time two variants of a workload at least")

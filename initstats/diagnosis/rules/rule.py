@@ -38,12 +38,12 @@ class Rule:
     """A fault to look for.
 
     Attributes:
-        name: of the function that looks for it.
-        meaning: what it is when all is well.
-        threshold: beyond which it is a fault.
-        source: where the fault, or the threshold, is described.
+        name: the name of `check`.
+        meaning: one line that is true when all is well.
+        threshold: the value from which on it is a fault.
+        source: the work that describes the fault, or the threshold.
         needs: what the profile must hold.
-        check: yields findings; none where all is well.
+        check: yields findings; none when all is well.
     """
 
     name: str

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from initstats import lsuv_, reinitialize_
 from initstats.diagnosis import diagnose
 from initstats.moments import warm_up
-from initstats.probe import Probe, examine, measure
+from initstats.probe import Probe, measure
 
 transformers: Any = pytest.importorskip(
     "transformers", reason="the optional group `models` is not installed"
@@ -199,7 +199,7 @@ def test_agrees_with_hooks_in_float64(built: tuple[nn.Module, dict[str, Tensor]]
 def test_coverage(built: tuple[nn.Module, dict[str, Tensor]]) -> None:
     """All that is missed is known by its reason, and nearly nothing is."""
     model, inputs = built
-    probe = examine(model, inputs, backward=True)
+    probe = Probe(model, backward=True).run(inputs)
     missed = probe.missed()
     fused = missed["reason"].str.contains("fused kernel")
     assert set(missed.loc[~fused, "reason"]) <= HIDDEN
@@ -248,9 +248,10 @@ def test_gpt2_reads_its_activation() -> None:
     torch.manual_seed(0)
     model, inputs = gpt2()
     table = reinitialize_(model, "matched", inputs).set_index("name")
-    assert table.loc["transformer.h.0.mlp.c_fc", "activation"] == "NewGELUActivation"
-    weight = model.get_parameter("transformer.h.0.mlp.c_fc.weight").detach().double()
-    expected = 1.5335**2 / 32
+    assert table.loc["transformer.h.0.mlp.c_fc", "activation"] == "identity"  # a layer norm
+    assert table.loc["transformer.h.0.mlp.c_proj", "activation"] == "NewGELUActivation"
+    weight = model.get_parameter("transformer.h.0.mlp.c_proj.weight").detach().double()
+    expected = 1.5335**2 / 128
     assert weight.square().mean().item() == pytest.approx(expected, rel=4 * (2 / 4096) ** 0.5)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 import initstats as ist
 from initstats.moments import BINS, STATISTICS, Kernels, Moments, bin_edges, kernels_torch
 from initstats.moments.histogram import QUANTILES, finite_bins
-from initstats.moments.table import FIELDS, Summary, register_statistic
+from initstats.moments.table import FIELDS, Field, Summary, register_statistic
 
 Array = NDArray[Any]
 BOTH: list[Kernels] = ["numba", "torch"]
@@ -101,10 +101,10 @@ def read(moments: Moments, slot: int = 0) -> dict[str, float]:
 
 
 def check(moments: Moments, tiles: Sequence[Tensor], tol: float, higher: float) -> None:
-    """Every column against the oracle."""
+    """Every built-in column against the oracle."""
     seen, true = read(moments), truth(tiles)
     allowed = tolerances(true, tol, higher)
-    for name in set(STATISTICS) - set(QUANTILES):
+    for name in set(true) - set(QUANTILES):
         a, b = seen[name], true[name]
         close = a == b or (np.isnan(a) and np.isnan(b)) or abs(a - b) <= allowed.get(name, 0)
         assert close, f"{name}: {a!r}, oracle {b!r}, allowed {allowed.get(name, 0):.1e}"
@@ -702,6 +702,89 @@ def test_a_statistic_is_added_by_one_definition() -> None:
         STATISTICS.remove("peak")
     with pytest.raises(ValueError, match="unknown statistic 'peak'"):
         moments.read("peak")
+
+
+@pytest.fixture
+def own_fields() -> Iterator[None]:
+    """Two statistics that each bring a field: a sum, and an extreme."""
+
+    @register_statistic(field=Field(lambda x: (x.abs() > 1).sum(-1)))
+    def beyond_one(s: Summary) -> Array:
+        """share of entries beyond -1 or 1"""
+        return s.total("beyond_one") / s.count
+
+    @register_statistic(field=Field(lambda x: x.abs().amax(-1), torch.maximum, start=-INF))
+    def largest(s: Summary) -> Array:
+        """largest magnitude"""
+        return np.asarray(s.unit("largest").max(axis=1))
+
+    yield
+    for name in ("beyond_one", "largest"):
+        STATISTICS.remove(name)
+
+
+@pytest.mark.usefixtures("own_fields")
+@pytest.mark.parametrize("kernels", BOTH)
+def test_a_statistic_may_bring_a_field_of_its_own(kernels: Kernels) -> None:
+    rng = np.random.default_rng(0)
+    tiles = [torch.from_numpy(rng.normal(size=(2, 3, n))) for n in (40, 2, 700)]
+    many = Moments(2, 3, kernels=kernels)
+    for tile in tiles:
+        many.add(slice(0, 2), tile)
+    for slot in range(2):
+        whole = torch.cat(tiles, dim=-1)[slot].abs()
+        parts = merged([measured([tile[slot]], kernels) for tile in tiles])
+        for moments, place in ((many, slot), (parts, 0)):
+            assert moments.read("largest")[place] == whole.max()
+            assert moments.read("beyond_one")[place] == pytest.approx(
+                float((whole > 1).double().mean())
+            )
+        check(parts, [tile[slot] for tile in tiles], 1e-12, 1e-10)
+
+
+def test_a_field_is_kept_from_its_registration_on(request: pytest.FixtureRequest) -> None:
+    tile = torch.tensor([[1.0, -3.0]])
+    before = measured([tile])
+    request.getfixturevalue("own_fields")
+    assert np.isnan(before.read("beyond_one"))
+    assert before.read("mean") == -1
+    assert measured([tile]).read("beyond_one") == 0.5
+    with pytest.raises(ValueError, match=r"fields .*'beyond_one'.* cannot be merged into"):
+        before.merge(measured([tile]))
+
+
+def test_a_field_that_does_not_fit() -> None:
+    def count(s: Summary) -> Array:
+        """a name that is taken"""
+        return s.total("count")
+
+    with pytest.raises(ValueError, match="'count' is a field already: rename the statistic"):
+        register_statistic(field=Field(torch.sum))(count)
+
+    def whole(s: Summary) -> Array:
+        """a sum over units"""
+        return s.total("wohle")
+
+    register_statistic(field=Field(torch.sum))(whole)
+    try:
+        with pytest.raises(ValueError, match=r"'whole' has shape \(\), \(3,\) is expected"):
+            measured([torch.ones(3, 5)])
+        with pytest.raises(ValueError, match="unknown field 'wohle': did you mean 'whole'"):
+            Moments(1, 3).statistics()
+    finally:
+        STATISTICS.remove("whole")
+
+
+@pytest.mark.usefixtures("own_fields")
+def test_a_study_and_a_model_keep_the_field(toy: ist.Dataset) -> None:
+    grid = ist.Grid(inits=["kaiming_normal"], activations=["tanh"], widths=[10], depth=2, seeds=1)
+    table = ist.run_sweep(grid, toy)
+    tanh = table[table["tensor"] == "activation"]
+    assert (tanh["beyond_one"] == 0).all()
+    np.testing.assert_allclose(tanh["largest"], np.maximum(tanh["max"], -tanh["min"]))
+    model, x = torch.nn.Linear(64, 20), torch.randn(30, 64)
+    row = ist.measure(model, x).query("op == 'linear'").iloc[0]
+    assert row["beyond_one"] == pytest.approx(float((model(x).abs() > 1).double().mean()))
 
 
 def test_reading_the_table_needs_no_torch() -> None:

@@ -99,7 +99,9 @@ def page(folder: Path) -> Page:
 def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     """A catalog with little to draw, for tests about something else."""
     names = ("verdicts", "gradient_by_depth", "distribution_by_depth")
-    monkeypatch.setattr(study, "of_page", lambda page: [FIGURES[name] for name in names])
+    monkeypatch.setattr(
+        "initstats.report.page.of_page", lambda page: [FIGURES[name] for name in names]
+    )
 
 
 def listing(folder: Path) -> set[str]:
@@ -297,7 +299,7 @@ def test_parameters_that_vary_are_columns(table: pd.DataFrame) -> None:
         init_sigma=table["init"].astype(str).map(sigmas),
         init=table["init"].cat.rename_categories(spellings),
     )
-    page = compose(Source(Results.of(varied)), [], {})
+    page = compose(Source(Results.of(varied)), [])
     columns, rows = page.values["summary"]
     assert [column.title for column in columns][:4] == [
         "init",
@@ -309,7 +311,7 @@ def test_parameters_that_vary_are_columns(table: pd.DataFrame) -> None:
     assert [(row[0], row[2]) for row in rows[::3]] == list(
         zip(names, ["0.5", "1", "—"], strict=True)
     )
-    plain = compose(Source(Results.of(table)), [], {}).values["summary"]
+    plain = compose(Source(Results.of(table)), []).values["summary"]
     assert [row[3:] for row in rows] == [row[2:] for row in plain.rows]
 
 
@@ -451,7 +453,7 @@ def made_up(rows: list[tuple[str, str, str, float, float]], depth: int = 20) -> 
 
 def said(results: Results) -> str:
     """The answer of the page, as text; the first sentence is the lead's."""
-    html = compose(Source(results), [], {}).html()
+    html = compose(Source(results), []).html()
     return Page(html.partition('<p class="lead">')[2].partition("</section>")[0]).text
 
 
@@ -600,7 +602,7 @@ def test_the_page_counts_what_agrees_with_theory(table: pd.DataFrame) -> None:
 
 
 def theory_said(results: Results) -> str:
-    html = compose(Source(results), [], {}).html()
+    html = compose(Source(results), []).html()
     return Page(html.partition('<h2 id="theory">')[2].partition("</section>")[0]).text
 
 

@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-from initstats.diagnosis.findings import diagnose
+from initstats.diagnosis.findings import Findings, diagnose
 from initstats.diagnosis.profile import GAINS, Profile
 from initstats.diagnosis.rules import RULES, Finding, Rule, register_rule
 from initstats.diagnosis.summary import (
     CONFIGURATION,
     VERDICTS,
     Verdict,
+    in_order,
     require,
     seed_interval,
     summarize,
@@ -24,10 +25,12 @@ __all__ = [
     "RULES",
     "VERDICTS",
     "Finding",
+    "Findings",
     "Profile",
     "Rule",
     "Verdict",
     "diagnose",
+    "in_order",
     "register_rule",
     "require",
     "seed_interval",

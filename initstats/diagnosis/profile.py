@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from initstats.diagnosis.summary import CONFIGURATION
-from initstats.probe.kinds import LINEAR, NORMALIZATIONS, PASSING
+from initstats.diagnosis.summary import CONFIGURATION, in_order
+from initstats.probe.kinds import LINEAR, NORMALIZATIONS, numbers, source
 
 GAINS = {
     "relu": 1.414213562,
@@ -115,14 +115,9 @@ class Profile:
         return [] if row is None else numbers(row["inputs"])
 
     def activation_before(self, layer: int) -> str:
-        """The operation that made what a layer reads, looked for behind pooling and dropout."""
-        for source in self.inputs(layer):
-            row = self.row(source)
-            if row is not None and row["op"] in PASSING:
-                return self.activation_before(source)
-            if row is not None:
-                return str(row["op"]).rstrip("_")
-        return ""
+        """The operation that made what a layer reads; empty for the model's input."""
+        row = source(layer, self._by_layer)
+        return "" if row is None else str(row["op"]).rstrip("_")
 
     def is_normalized(self, layer: int) -> bool:
         """Whether a layer's output goes into a normalization, at once or by a residual sum."""
@@ -144,8 +139,8 @@ class Profile:
     def _readers(self) -> dict[int, list[int]]:
         readers: dict[int, list[int]] = {}
         for layer, row in self._by_layer.items():
-            for source in numbers(row["inputs"]):
-                readers.setdefault(source, []).append(layer)
+            for read in numbers(row["inputs"]):
+                readers.setdefault(read, []).append(layer)
         return readers
 
     def _in_direction(self, direction: str) -> pd.DataFrame:
@@ -185,13 +180,8 @@ def profiles(table: pd.DataFrame) -> list[Profile]:
         )
     return [
         Profile(_spelled(rows.iloc[0]), _medians(rows), 0, False)
-        for _, rows in table.groupby(CONFIGURATION, observed=True, sort=True)
+        for _, rows in in_order(table).groupby(CONFIGURATION, observed=True, sort=True)
     ]
-
-
-def numbers(text: str) -> list[int]:
-    """The layers in a list with commas."""
-    return [int(number) for number in text.split(",")] if text else []
 
 
 def _spelled(row: pd.Series[Any]) -> str:

@@ -13,7 +13,15 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-__all__ = ["CONFIGURATION", "VERDICTS", "Verdict", "require", "seed_interval", "summarize"]
+__all__ = [
+    "CONFIGURATION",
+    "VERDICTS",
+    "Verdict",
+    "in_order",
+    "require",
+    "seed_interval",
+    "summarize",
+]
 
 CONFIGURATION = ["network", "init", "activation", "width"]
 """What one row of a summary is about; a cell is one configuration under one seed."""
@@ -21,12 +29,12 @@ CONFIGURATION = ["network", "init", "activation", "width"]
 DECADE = 10.0
 """Normalized inputs have length 1: a factor of ten up or down is a signal that left its scale."""
 SAME = 0.99
-"""At this correlation nine tenths of what a unit says (its rms) is the same for every input."""
+"""At this correlation, what differs between inputs is a tenth of a unit's rms."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A word about one cell: what it means, and the condition on the cell's measures."""
+    """A word for one cell: what it means, and the condition on the cell's measures."""
 
     name: str
     meaning: str
@@ -41,8 +49,8 @@ VERDICTS = (
     ),
     Verdict(
         "collapses",
-        "every input looks the same to the last layer: correlation of the pre-activations of two "
-        "samples at least 0.99 (the ordered phase of Schoenholz et al. 2017)",
+        "different inputs give nearly the same output: the correlation of the last layer's "
+        "pre-activations is at least 0.99 (the ordered phase of Schoenholz et al. 2017)",
         lambda cell: cell["correlation"] >= SAME,
     ),
     Verdict(
@@ -79,7 +87,7 @@ VERDICTS = (
     ),
     Verdict("healthy", "none of the above", lambda cell: cell["depth"] > 0),
 )
-"""The words, gravest first: a cell gets the first that holds."""
+"""The verdicts, gravest first: a cell gets the first that holds."""
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
@@ -92,7 +100,8 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
         table: as `run_sweep` or `load_table` give it.
 
     Returns:
-        The columns of `CONFIGURATION`, in the grid's order, and
+        The columns of `CONFIGURATION`, in the grid's order (that of the first rows if the table
+        was read from a file that keeps no order), those of parameters, as `init_sigma_w`, and
 
         - `depth`, `seeds`: layers, and how many seeds were measured;
         - `growth`, `growth_low`, `growth_high`: factor by which a layer multiplies the rms of the
@@ -112,9 +121,11 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
         ValueError: not the table of one sweep.
     """
     require(table)
+    table = in_order(table)
     cells = _judge(_measures(table))
     groups = cells.groupby(CONFIGURATION, observed=True, sort=True)
-    summary = groups[["depth"]].max()
+    summary = _parameters(table)
+    summary["depth"] = groups["depth"].max()
     summary["seeds"] = groups.size()
     growth = seed_interval(cells, "log_growth")
     for name, column in (("growth", "mean"), ("growth_low", "low"), ("growth_high", "high")):
@@ -157,6 +168,16 @@ def seed_interval(
     return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
 
 
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its names as categories: those of plain text in the order of appearance.
+
+    Sorting by them then keeps the grid's order, also in a table that was read from a CSV file.
+    """
+    plain = [name for name in CONFIGURATION if pd.api.types.is_string_dtype(table[name].dtype)]
+    order = {name: pd.CategoricalDtype([*table[name].unique()]) for name in plain}
+    return table.astype(order)
+
+
 def require(table: pd.DataFrame) -> None:
     """Check that a table is one sweep's.
 
@@ -175,6 +196,13 @@ def require(table: pd.DataFrame) -> None:
     if "dataset" in table.columns and table["dataset"].nunique() > 1:
         names = ", ".join(map(str, table["dataset"].unique()))
         raise ValueError(f"the table mixes the data sets {names}: take one of them at a time")
+
+
+def _parameters(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns of parameters, as `init_sigma_w`, which are constant within a configuration."""
+    kinds = tuple(f"{name}_" for name in CONFIGURATION)
+    names = [name for name in table.columns if str(name).startswith(kinds)]
+    return table.groupby(CONFIGURATION, observed=True, sort=True)[names].first()
 
 
 def _measures(table: pd.DataFrame) -> pd.DataFrame:

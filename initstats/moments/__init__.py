@@ -2,34 +2,29 @@
 
 One implementation serves the deep stacks and the probe. `table` says what each statistic means,
 `histogram` how values are binned, `accumulator` takes the tiles; two sets of kernels keep the same
-contract, numba on the CPU and torch anywhere. What only reads tables needs no torch, so the
-accumulator loads on first use.
+contract, numba on the CPU and torch anywhere. Whatever only reads tables needs no torch: the names
+load on first use.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from initstats.moments.table import BINS, STATISTICS, bin_edges, register_statistic
+from initstats.lazy import attach
 
 if TYPE_CHECKING:
-    from initstats.moments.accumulator import Kernels, Moments, warm_up
-
-__all__ = [
-    "BINS",
-    "STATISTICS",
-    "Kernels",
-    "Moments",
-    "bin_edges",
-    "register_statistic",
-    "warm_up",
-]
-
-if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> object:
-        """Load the accumulator when one of its names is first used."""
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.accumulator"), name)
+    from initstats.moments.accumulator import Kernels as Kernels
+    from initstats.moments.accumulator import Moments as Moments
+    from initstats.moments.accumulator import warm_up as warm_up
+    from initstats.moments.table import BINS as BINS
+    from initstats.moments.table import STATISTICS as STATISTICS
+    from initstats.moments.table import bin_edges as bin_edges
+    from initstats.moments.table import register_statistic as register_statistic
+else:
+    __getattr__, __dir__, __all__ = attach(
+        __name__,
+        {
+            "accumulator": "Kernels Moments warm_up",
+            "table": "BINS STATISTICS bin_edges register_statistic",
+        },
+    )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from initstats.moments import kernels_torch
-from initstats.moments.table import BINS, FIELDS, STATISTICS, summarize_units
+from initstats.moments.table import BINS, FIELDS, STATISTICS, own_fields, summarize_units
 from initstats.registry import unknown
 
 Kernels = Literal["numba", "torch", "off"]
@@ -25,9 +25,9 @@ class Moments:
     Args:
         slots: how many tensors.
         units: rows of each tensor.
-        every: of each unit one entry in `every` goes into the histogram, with that weight,
-            neighbouring units taking different entries; how entries come in tiles is of no
-            matter. All other statistics are of all entries.
+        every: one entry in `every` of each unit goes into the histogram, with that weight.
+            Neighbouring units give different entries, the same ones however the entries are split
+            into tiles. All other statistics see all entries.
         kernels: `numba` (CPU), `torch` (any device), or `off`, which measures nothing.
         device: where the tensors are.
 
@@ -58,9 +58,13 @@ class Moments:
             raise ValueError(f"numba kernels run on the CPU, not on {device}: use kernels='torch'")
         self.every = every
         self.kernels = kernels
-        self.units = torch.zeros(slots, units, len(FIELDS), dtype=torch.float64, device=device)
-        self.units[..., FIELDS.index("min")] = torch.inf
-        self.units[..., FIELDS.index("max")] = -torch.inf
+        self.own = own_fields()
+        self.fields = (*FIELDS, *self.own)
+        starts = {"min": torch.inf, "max": -torch.inf}
+        starts |= {name: field.start for name, field in self.own.items()}
+        self.units = torch.tensor(
+            [starts.get(name, 0.0) for name in self.fields], dtype=torch.float64, device=device
+        ).repeat(slots, units, 1)
         # fresh from the system, a page takes memory once it is written, and most bins never are
         fresh = mmap(-1, slots * BINS * torch.int64.itemsize, access=ACCESS_COPY)
         self.histogram = torch.frombuffer(fresh, dtype=torch.int64).view(slots, BINS).to(device)
@@ -88,30 +92,37 @@ class Moments:
             return
         x = x.detach().contiguous()
         x = x if x.dtype == torch.float64 else x.float()
+        self._merge_own(slot, {name: field.of(x) for name, field in self.own.items()})
         if self.kernels == "torch":
-            kernels_torch.add(self.units[slot], self.histogram[slot], x, self.every)
-        elif slots is not None:
-            for one, tile in zip(slots, x, strict=True):
-                self.add(one, tile)
-        else:
-            units, histogram = self.units.numpy()[slot], self.histogram.numpy()[slot]
-            _numba().add(units, histogram, x.numpy(), self.every)
+            fixed = self.units[slot][..., : len(FIELDS)]
+            kernels_torch.add(fixed, self.histogram[slot], x, self.every)
+            return
+        units, histogram, tiles = self.units.numpy(), self.histogram.numpy(), x.numpy()
+        for one, tile in zip(slots, tiles, strict=True) if slots else [(slot, tiles)]:
+            _numba().add(units[one], histogram[one], tile, self.every)
 
     def merge(self, other: Moments) -> None:
         """Add all that another accumulator of as many slots and units has seen.
 
         Raises:
-            ValueError: the slots or units differ in number.
+            ValueError: the slots or units differ in number, or statistics with a field of their
+                own were registered in between.
         """
-        if other.units.shape != self.units.shape:
+        if other.units.shape[:2] != self.units.shape[:2]:
             ours, theirs = tuple(self.units.shape[:2]), tuple(other.units.shape[:2])
             raise ValueError(f"(slots, units) {theirs} cannot be merged into {ours}")
-        self.units.copy_(kernels_torch.merge(self.units, other.units.to(self.units.device)))
+        if other.fields != self.fields:
+            raise ValueError(f"fields {other.fields} cannot be merged into {self.fields}")
+        added, fixed = other.units.to(self.units.device), self.units[..., : len(FIELDS)]
+        fixed.copy_(kernels_torch.merge(fixed, added[..., : len(FIELDS)]))
+        own = enumerate(self.own, len(FIELDS))
+        self._merge_own(slice(None), {name: added[..., place] for place, name in own})
         self.histogram += other.histogram.to(self.histogram.device)
 
     def statistics(self) -> NDArray[np.float64]:
         """(slots, statistics), columns in the order of `STATISTICS`."""
-        return summarize_units(self.units.cpu().numpy(), self.histogram.cpu().numpy())
+        units, histogram = self.units.cpu().numpy(), self.histogram.cpu().numpy()
+        return summarize_units(units, histogram, self.fields)
 
     def read(self, name: str) -> NDArray[np.float64]:
         """One statistic of every slot, (slots,), by name.
@@ -123,6 +134,21 @@ class Moments:
             raise unknown("statistic", name, STATISTICS)
         column: NDArray[np.float64] = self.statistics()[:, list(STATISTICS).index(name)]
         return column
+
+    def _merge_own(self, slot: int | slice, added: dict[str, Tensor]) -> None:
+        """Merge numbers of a tile, ([slots,] units) each, with those of the statistics' own fields.
+
+        Raises:
+            ValueError: another shape.
+        """
+        for place, (name, field) in enumerate(self.own.items(), len(FIELDS)):
+            kept = self.units[slot][..., place]
+            if added[name].shape != kept.shape:
+                raise ValueError(
+                    f"the field of statistic {name!r} has shape {tuple(added[name].shape)}, "
+                    f"{tuple(kept.shape)} is expected: one number a unit, as x.sum(-1) gives"
+                )
+            kept.copy_(field.merge(kept, added[name]))
 
 
 def warm_up() -> None:

@@ -72,7 +72,7 @@ def quantiles(counts: NDArray[np.int64], minimum: Array, maximum: Array) -> dict
     if not len(used):
         return {name: np.full(len(counts), np.nan) for name in QUANTILES}
     rows = np.arange(len(counts))[:, None]
-    cumulative = counts[:, used].cumsum()  # through all rows: ascending, so that one search does
+    cumulative = counts[:, used].cumsum()  # one ascending row, so that one search serves all
     ends = cumulative[len(used) - 1 :: len(used), None]
     before = np.concatenate([ends[:1] * 0, ends[:-1]])
     target = (ends - before) * np.array(list(QUANTILES.values()))
@@ -91,13 +91,13 @@ def quantiles(counts: NDArray[np.int64], minimum: Array, maximum: Array) -> dict
 
 
 def _position(share: Array, density: Array, width: Array) -> Array:
-    """How far into its bin (0 to 1) a share of a bin's entries reaches, the density being linear.
+    """How far into its bin (0 to 1) a share of the bin's entries reaches, for a linear density.
 
     Args:
-        share: (...) of the entries.
-        density, width: (3, ...), of the bin in the middle and of its neighbours. The slope is
-            that between the neighbours, at most twice the smaller to either side, and none at a
-            peak or a trough (van Leer's limiter, 1977).
+        share: (...), the share of the entries.
+        density, width: (3, ...), those of the bin in the middle and of its neighbours. The slope
+            is that between the neighbours, but at most twice the smaller of the slopes to either
+            side, and 0 at a peak or a trough (van Leer's limiter, 1977).
     """
     step, gap = np.diff(density, axis=0), (width[:-1] + width[1:]) / 2
     limit = np.where(step.prod(axis=0) > 0, 2 * np.abs(step / gap).min(axis=0), 0.0)

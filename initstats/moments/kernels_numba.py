@@ -1,9 +1,10 @@
 """Statistics kernels for the CPU: every row is visited while it is in the first-level cache.
 
-A row is read in blocks. Of a block a first visit takes sum and extremes, a second the powers of
-(x - shift) / scale in the input's own precision, in runs short enough that rounding does not pile
-up; everything across runs is float64. Blocks that hold NaN, infinities or magnitudes at the ends of
-the exponent's range go through a float64 path.
+A row is read in blocks. The first visit to a block takes sum and extremes. The second takes powers
+of (x - shift) / scale in the input's own precision, in runs that are short, so that little rounding
+adds up; all that goes beyond a run is float64. A block takes a slower path in float64 if it holds
+NaN, infinities, magnitudes at the ends of the exponent's range, or one entry in whose rounding all
+others are lost.
 
 Positions are unsigned: an index that cannot be negative needs no check, and loops over it become
 vectors. Functions are given a row and where to start and stop, as a slice would be counted.
@@ -96,7 +97,7 @@ def _powers(x, start, stop, shift, inverse):  # type: ignore[no-untyped-def]
 
 @_compiled()
 def _careful(x):  # type: ignore[no-untyped-def]
-    """The same numbers in float64, of the finite entries, for blocks of any content."""
+    """Everything that a block adds to a row, in float64, for entries of any kind."""
     n = nonfinite = infinite = negative = zeros = 0
     largest = 0.0
     low, high = math.inf, -math.inf
@@ -168,12 +169,24 @@ def _merge(row, n, scale, mean, m2, m3, m4):  # type: ignore[no-untyped-def]
 
 
 @_compiled()
+def _swallows(low, high, total):  # type: ignore[no-untyped-def]
+    """Whether one entry is so large that its rounding hides the other extreme and the sum of all.
+
+    The other entries then all deviate from the mean by the same number, so that adding their powers
+    up in float32 would round each time in the same direction.
+    """
+    large, small = max(-low, high), min(abs(low), abs(high))
+    return abs(total) == large and small > 0 and large + small == large
+
+
+@_compiled()
 def _add_block(row, x, start, stop, layout):  # type: ignore[no-untyped-def]
     """The entries of one unit from start on into its fields, `row`."""
     signed, unsigned, smallest, largest = layout
     low, high, total = _survey(x, start, stop, signed, unsigned)
     n = np.int64(stop - start)
-    if -largest <= low < high <= largest and max(-low, high) >= smallest:
+    ordinary = -largest <= low < high <= largest and max(-low, high) >= smallest
+    if ordinary and not _swallows(low, high, total):
         low, high, shift = float(low), float(high), total / x.dtype.type(n)
         scale = _power_above(max(high - float(shift), float(shift) - low))
         inverse = x.dtype.type(1.0 / scale)
@@ -214,8 +227,7 @@ def _merge_sums(row, n, scale, shift, s1, s2, s3, s4):  # type: ignore[no-untype
 def _count_bins(even, odd, patterns, first, every):  # type: ignore[no-untyped-def]
     """Every `every`-th entry from the `first` on, into the bins of its leading bits.
 
-    Two tables in turn, so that a run of equal values does not wait for its own last store;
-    unsigned indices, which need no check for negative ones.
+    Two tables take turns, so that a run of equal values does not wait for its own last store.
     """
     shift, one = np.uint32(SHIFT), np.uint32(1)
     i, step, length = np.uint64(first), np.uint64(every), np.uint64(len(patterns))
@@ -228,8 +240,8 @@ def _count_bins(even, odd, patterns, first, every):  # type: ignore[no-untyped-d
 
 
 @_compiled()
-def _pour(histogram, even, odd, every):  # type: ignore[no-untyped-def]
-    """Both tables into the histogram; what is empty is left alone, and out of the cache."""
+def _add_counts(histogram, even, odd, every):  # type: ignore[no-untyped-def]
+    """Add both tables to the histogram. Empty bins are not written, and so take no memory."""
     for k in range(BINS):
         hits = np.int64(even[k]) + odd[k]
         if hits:
@@ -246,7 +258,7 @@ def _add(units, histogram, x, patterns, layout, every):  # type: ignore[no-untyp
         row, entries = units[u], x[u]
         for start in range(np.uint64(0), length, BLOCK):
             _add_block(row, entries, start, min(start + BLOCK, length), layout)
-    _pour(histogram, even, odd, every)
+    _add_counts(histogram, even, odd, every)
 
 
 _LAYOUTS = {

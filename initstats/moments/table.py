@@ -7,20 +7,23 @@ Pebay (2008). No torch here: a report is drawn from tables alone.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from initstats.moments.histogram import BINS, QUANTILES, bin_edges, quantiles
-from initstats.registry import Catalog
+from initstats.registry import Catalog, unknown
 
 __all__ = [
     "BINS",
     "FIELDS",
     "STATISTICS",
+    "Field",
     "Statistic",
     "Summary",
     "bin_edges",
@@ -55,14 +58,22 @@ class Summary:
     Args:
         units: (slots, units, fields).
         histogram: (slots, BINS).
+        fields: names of the fields.
     """
 
     units: Array
     histogram: NDArray[np.int64]
+    fields: tuple[str, ...] = FIELDS
 
     def unit(self, field: str) -> Array:
-        """One field of every unit, (slots, units)."""
-        values: Array = self.units[..., FIELDS.index(field)]
+        """One field of every unit, (slots, units).
+
+        Raises:
+            ValueError: no such field.
+        """
+        if field not in self.fields:
+            raise unknown("field", field, self.fields)
+        values: Array = self.units[..., self.fields.index(field)]
         return values
 
     def total(self, field: str) -> Array:
@@ -133,6 +144,24 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Field:
+    """A number to keep of every unit for one statistic, where `FIELDS` do not suffice.
+
+    It goes by the statistic's name: ``summary.unit(name)``, ``summary.total(name)``.
+
+    Args:
+        of: the number in one tile, (..., units), from the tile, a torch tensor (..., units,
+            entries) of float32 or float64 that may hold NaN and infinities.
+        merge: what two numbers of a unit become together; a sum by default.
+        start: the number before the first entry.
+    """
+
+    of: Callable[[Any], Any]
+    merge: Callable[[Any, Any], Any] = operator.add
+    start: float = 0.0
+
+
+@dataclass(frozen=True)
 class Statistic:
     """One column of the table: its name, its meaning in a line, how to read it off a `Summary`."""
 
@@ -140,6 +169,7 @@ class Statistic:
     meaning: str
     read: Callable[[Summary], Array]
     integer: bool = False
+    field: Field | None = None
 
 
 STATISTICS: Catalog[Statistic] = Catalog("statistic")
@@ -148,32 +178,65 @@ STATISTICS: Catalog[Statistic] = Catalog("statistic")
 Reader = Callable[[Summary], Array]
 
 
-def register_statistic(*, integer: bool = False) -> Callable[[Reader], Reader]:
+def register_statistic(
+    *, integer: bool = False, field: Field | None = None
+) -> Callable[[Reader], Reader]:
     """Add a column: the function's name is the column's, its docstring the meaning.
 
+    A statistic that needs more of a tile than `FIELDS` brings its own field::
+
+        @register_statistic(field=Field(lambda x: (x.abs() > 0.99).sum(-1)))
+        def saturated_fraction(s):
+            'share of entries beyond -0.99 or 0.99'
+            return s.total("saturated_fraction") / s.count
+
+    Args:
+        integer: whether its values are whole numbers.
+        field: what is kept of every unit besides `FIELDS`, from then on.
+
     Raises:
-        ValueError: another module took the name.
+        ValueError: another module took the name, or one of `FIELDS` has it.
     """
 
     def add(read: Reader) -> Reader:
         name, meaning = read.__name__.rstrip("_"), (read.__doc__ or "").strip()
-        entry = Statistic(name, meaning, read, integer)
+        if field and name in FIELDS:
+            raise ValueError(f"{name!r} is a field already: rename the statistic")
+        entry = Statistic(name, meaning, read, integer, field)
         STATISTICS.add_one(name, entry, meaning=meaning, module=read.__module__)
         return read
 
     return add
 
 
-def summarize_units(units: Array, histogram: NDArray[np.int64]) -> Array:
-    """All statistics of all slots, (slots, statistics), columns in the order of `STATISTICS`."""
+def own_fields() -> dict[str, Field]:
+    """The fields that registered statistics bring along, by name."""
+    return {name: entry.field for name, entry in STATISTICS.items() if entry.field}
+
+
+def summarize_units(
+    units: Array, histogram: NDArray[np.int64], fields: tuple[str, ...] = FIELDS
+) -> Array:
+    """All statistics of all slots, (slots, statistics), columns in the order of `STATISTICS`.
+
+    NaN where a statistic's own field was not kept, as it was registered later.
+
+    Args:
+        units, histogram, fields: see `Summary`.
+    """
     # as many at once as stay in cache, units and histograms
     size = max(1, min(2**15 // units.shape[1], 256))
-    table = np.empty((len(units), len(STATISTICS)))
+    table = np.full((len(units), len(STATISTICS)), np.nan)
+    readable = [
+        (column, entry)
+        for column, entry in enumerate(STATISTICS.values())
+        if entry.field is None or entry.name in fields
+    ]
     with np.errstate(all="ignore"):
         for start in range(0, len(units), size):
             part = slice(start, start + size)
-            summary = Summary(units[part], histogram[part])
-            for column, entry in enumerate(STATISTICS.values()):
+            summary = Summary(units[part], histogram[part], fields)
+            for column, entry in readable:
                 table[part, column] = entry.read(summary)
     return table
 

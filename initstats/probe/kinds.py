@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 def words(text: str) -> frozenset[str]:
     """The words of a text."""
@@ -29,8 +35,13 @@ LINEAR = words("addbmm addmm baddbmm bmm conv1d conv2d conv3d linear matmul mm")
 """Calls that, given weights, are the linear maps of mean-field theory."""
 NORMALIZATIONS = words("batch_norm group_norm instance_norm layer_norm rms_norm rsqrt")
 """What normalizes; `rsqrt` is what those have in common that are written out."""
-PASSING = words("adaptive_avg_pool2d avg_pool2d dropout flatten max_pool2d")
-"""What may come between a layer and its activation."""
+PASSING = words(
+    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d "
+    "adaptive_max_pool2d adaptive_max_pool3d alpha_dropout avg_pool1d avg_pool2d avg_pool3d "
+    "dropout dropout1d dropout2d dropout3d feature_alpha_dropout feature_dropout flatten "
+    "max_pool1d max_pool2d max_pool3d"
+)
+"""What may come between an activation and the layer that reads it."""
 FUSED = {
     "scaled_dot_product_attention": "attention scores and weights stay inside a fused kernel: ask "
     'the model for its plain attention (transformers: attn_implementation="eager")',
@@ -41,3 +52,25 @@ FUSED = {
 }
 """Calls that keep float tensors to themselves, and what."""
 CHANNELS_SECOND = words("batch_norm group_norm instance_norm")
+
+
+def numbers(text: str) -> list[int]:
+    """The layers in the column `inputs`, which has commas between them."""
+    return [int(number) for number in text.split(",")] if text else []
+
+
+def source(layer: int, values: Mapping[int, pd.Series[Any]]) -> pd.Series[Any] | None:
+    """The value that the operation at a layer reads, looked for behind pooling and dropout.
+
+    Args:
+        layer: number of the operation in the order of execution.
+        values: rows of a probe's table by their layer; the model's input (layer 0) is not in it.
+
+    Returns:
+        The row; None where the operation reads the model's input.
+    """
+    for number in numbers(values[layer]["inputs"]):
+        if number in values:
+            found = values[number]
+            return source(number, values) if found["op"].rstrip("_") in PASSING else found
+    return None

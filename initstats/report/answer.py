@@ -70,16 +70,17 @@ def keepers(results: Results) -> Facts | None:
 def contrast(results: Results) -> Facts | None:
     """What a factor per layer comes to, for one activation: with its best init and a failing one.
 
-    ReLU where it has both, else the first activation that has; growth at depth 1 is none.
+    The activation is relu where it has both, else the first one that has. The failing init changes
+    the signal tenfold or more from the first layer to the last, by the smallest factor.
     """
-    summary = results.summary
+    summary, steps = results.summary, results.depth - 1
     names = ["relu", *results.activations]
     for activation in dict.fromkeys(name for name in names if name in results.activations):
         rows = summary[summary["activation"] == activation]
         healthy = rows[rows["verdict"] == "healthy"]
-        off = rows[rows["verdict"].isin(["vanishes", "explodes"]) & (rows["std"] > 0)]
-        off = off[np.isfinite(off["std"]) & (off["growth"] > 0)]
-        if len(healthy) and len(off) and results.depth > 1:
+        off = rows[rows["verdict"].isin(["vanishes", "explodes"]) & np.isfinite(rows["std"])]
+        off = off[(off["growth"] > 0) & (np.log10(off["growth"].clip(1e-300)).abs() * steps >= 1)]
+        if len(healthy) and len(off):
             best, other = steadiest_first(healthy).iloc[0], steadiest_first(off).iloc[0]
             return {"activation": activation, "best": best, "other": other}
     return None

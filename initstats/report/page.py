@@ -19,7 +19,7 @@ from jinja2.meta import find_referenced_templates
 from markupsafe import Markup
 
 from initstats import __version__
-from initstats.plots import Picture, of_page
+from initstats.plots import of_page
 from initstats.plots.style import decimal
 from initstats.report.drawing import Drawing, draw
 from initstats.report.folder import PAGE, PICTURES, drafted
@@ -54,29 +54,37 @@ class Shown:
         return Markup(self.drawing.inline)
 
 
-def shown(
-    picture: Picture, results: Any, finish: Callable[[], Drawing] | None = None, suffix: str = ""
-) -> Shown:
-    """A figure of the catalogue.
+def figures_of(
+    page: str,
+    results: Any,
+    *,
+    suffix: str = "",
+    begin: Callable[[Sequence[str], Any], Sequence[Callable[[], Drawing]]] | None = None,
+) -> list[Shown]:
+    """All figures of a page that can be drawn from these results.
 
     Args:
-        picture: the figure.
-        results: what it is drawn from.
-        finish: what draws it; None draws it here.
-        suffix: of its name, where a page shows the figure several times.
+        page: its kind.
+        results: what the figures are drawn from.
+        suffix: an end of their names, where a page shows them several times.
+        begin: a method of a `Studio`, which draws them; None draws them here.
     """
-    name = picture.name + suffix
-    finish = finish or partial(draw, picture.name, results, name)
-    return Shown(name, typeset(picture.title), typeset(picture.caption), finish)
-
-
-def figures_of(page: str, results: Any, suffix: str = "") -> list[Shown]:
-    """All figures of a page that can be drawn from these results."""
+    pictures = [picture for picture in of_page(page) if not picture.missing(results)]
+    finish = (
+        begin([picture.name for picture in pictures], results)
+        if begin
+        else [partial(draw, each.name, results, each.name + suffix) for each in pictures]
+    )
     return [
-        shown(picture, results, suffix=suffix)
-        for picture in of_page(page)
-        if not picture.missing(results)
+        Shown(picture.name + suffix, typeset(picture.title), typeset(picture.caption), drawn)
+        for picture, drawn in zip(pictures, finish, strict=True)
     ]
+
+
+def left_out(page: str, results: Any) -> dict[str, str]:
+    """Titles of the figures of a page that cannot be drawn from these results, and why not."""
+    reasons = {picture.title: picture.missing(results) for picture in of_page(page)}
+    return {typeset(title): typeset(reason) for title, reason in reasons.items() if reason}
 
 
 @dataclass(frozen=True)

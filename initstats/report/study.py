@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 
 from initstats.diagnosis import VERDICTS
-from initstats.plots import FIGURES, Results, of_page
+from initstats.plots import Results
 from initstats.plots.style import decimal
 from initstats.report import answer
 from initstats.report.drawing import Studio
-from initstats.report.page import Page, Shown, names, shown
+from initstats.report.page import Page, Shown, figures_of, left_out, names
 from initstats.report.printed import (
     Column,
     Table,
@@ -91,17 +91,8 @@ def write_report(
         raise ValueError("a table does not say where its report goes: name a folder")
     with Studio(workers) as studio:
         source = Source.of(run)
-        missing = {picture.name: picture.missing(source.results) for picture in of_page("study")}
-        wanted = [name for name, reason in missing.items() if not reason]
-        pending = studio.begin(wanted, source.results)
-        figures = [
-            shown(FIGURES[name], source.results, finish)
-            for name, finish in zip(wanted, pending, strict=True)
-        ]
-        left_out = {
-            typeset(FIGURES[name].title): typeset(why) for name, why in missing.items() if why
-        }
-        return compose(source, figures, left_out, rows=rows).publish(folder)
+        figures = figures_of("study", source.results, begin=studio.begin)
+        return compose(source, figures, rows=rows).publish(folder)
 
 
 @dataclass(frozen=True)
@@ -152,15 +143,12 @@ class Source:
         return to_toml(config)
 
 
-def compose(
-    source: Source, figures: Sequence[Shown], left_out: dict[str, str], *, rows: bool = True
-) -> Page:
+def compose(source: Source, figures: Sequence[Shown], *, rows: bool = True) -> Page:
     """The page of a study.
 
     Args:
         source: what is reported.
         figures: the figures, in their order.
-        left_out: by title, why the others could not be drawn.
         rows: whether all rows of the table lie beside the page.
     """
     results, run = source.results, source.run
@@ -189,7 +177,7 @@ def compose(
         "shift": answer.shift_story(results),
         "best": printed(answer.best_by_activation(results), best),
         "theory": answer.agreement(results),
-        "left_out": left_out,
+        "left_out": left_out("study", results),
         "verdicts": {word.name: typeset(word.meaning) for word in VERDICTS if met[word.name]},
         "unmet": [name for name, there in met.items() if not there],
         "summary": _summary(results),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from initstats.report.page import Page, figures_of
-from initstats.report.printed import Column, printed, significant
+from initstats.report.printed import Column, printed, significant, typeset
 
 if TYPE_CHECKING:
     from initstats.theory.diagram import Diagram
@@ -37,8 +37,8 @@ def write_theory(folder: str | Path, diagrams: Sequence[Diagram]) -> Path:
         chapters[name] = {
             "id": name,
             "name": diagram.name,
-            "words": diagram.words,
-            "figures": figures_of("theory", diagram, f"_{name}"),
+            "words": typeset(diagram.words),
+            "figures": figures_of("theory", diagram, suffix=f"_{name}"),
             "inits": printed(known, INITS),
             "absent": diagram.inits[diagram.inits["note"] != ""].to_dict("records"),
         }

@@ -1,4 +1,4 @@
-"""What a rule is, what it may ask of a profile, and all there are by name."""
+"""What a rule is, what it asks of a profile, and the catalogue of all rules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from initstats.registry import Catalog, meaning_of
 
 Severity = Literal["error", "warning", "note"]
 ENOUGH = 16
-"""Samples times positions: so many in a row leave a live rectifier at zero once in 2**16."""
+"""Samples times positions: a live rectifier is at zero for all of so many once in 2**16."""
 
 
 class Finding(NamedTuple):
@@ -26,8 +26,8 @@ class Finding(NamedTuple):
 Check = Callable[[Profile, float], Iterator[Finding]]
 
 
-class Need(NamedTuple):
-    """What a rule asks of a profile, and what to say where it lacks it."""
+class Requirement(NamedTuple):
+    """What a rule asks of a profile, and what to say of a profile that lacks it."""
 
     met: Callable[[Profile], bool]
     otherwise: str
@@ -50,7 +50,7 @@ class Rule:
     meaning: str
     threshold: float
     source: str
-    needs: Sequence[Need]
+    needs: Sequence[Requirement]
     check: Check
 
     def missing(self, profile: Profile) -> str:
@@ -63,7 +63,7 @@ RULES: Catalog[Rule] = Catalog("rule")
 
 
 def register_rule(
-    *, threshold: float, source: str, needs: Sequence[Need] = ()
+    *, threshold: float, source: str, needs: Sequence[Requirement] = ()
 ) -> Callable[[Check], Check]:
     """Register a rule; the docstring's first line says what holds when all is well.
 
@@ -80,22 +80,22 @@ def register_rule(
     return register
 
 
-DEEP = Need(
+DEEP = Requirement(
     lambda profile: len(profile.linear) > 3,
-    "a trend needs four layers with weights or more, one after the other",
+    "a trend needs at least four layers with weights, one after the other",
 )
-GRADIENTS = Need(
+GRADIENTS = Requirement(
     lambda profile: len(profile.linear_gradients) > 3,
     "gradients were not measured (backward=True), or the model has fewer than four layers",
 )
-WEIGHTS = Need(
+WEIGHTS = Requirement(
     lambda profile: profile.probed and not profile.weights.empty,
     "no weights of linear maps were measured; measure the model itself, with weights=True",
 )
-BATCH = Need(
+BATCH = Requirement(
     lambda profile: bool((profile.linear["entries"] >= ENOUGH).any()),
-    f"it takes {ENOUGH} samples (times positions) to tell a unit that is constant",
+    f"at least {ENOUGH} samples (times positions) are needed to know that a unit is constant",
 )
-OPERATIONS = Need(
+OPERATIONS = Requirement(
     lambda profile: profile.probed, "a study's table does not say which operations follow which"
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
+import importlib.util
 import inspect
 import math
 import pickle
@@ -20,10 +20,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
+from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Generic, TypeVar
 
 T = TypeVar("T")
 Value = bool | int | float | str
+Members = Mapping[str, Mapping[str, Mapping[str, Value]]]
+"""The parameters of entries, by family and by spelling."""
 
 _SPELLING = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\(([^()]*)\))?\s*")
 _WORD = re.compile(r"[A-Za-z_][\w.-]*")
@@ -163,7 +167,7 @@ class Catalog(Mapping[str, T]):
         'ramp(low=0.3,high=8)'
         """
         given = [
-            f"{key}={_text(parameters[key])}"
+            f"{key}={spelled(parameters[key])}"
             for key, default in self.family(name).defaults.items()
             if parameters.get(key, default) != default
         ]
@@ -209,24 +213,22 @@ class Catalog(Mapping[str, T]):
         >>> demo.varied(["ramp", "ramp(high=8)"])
         {'high': {'ramp': 6.0, 'ramp(high=8)': 8.0}}
         """
-        parsed = {
-            spelling: self.parse(spelling)
-            for spelling in spellings
-            if spelling.partition("(")[0] in self
-        }
-        values: dict[str, dict[str, set[Value]]] = {}
-        for name, parameters in parsed.values():
-            for key, value in parameters.items():
-                values.setdefault(key, {}).setdefault(name, set()).add(value)
-        return {
-            key: {
-                spelling: parameters[key]
-                for spelling, (_, parameters) in parsed.items()
-                if key in parameters
-            }
-            for key, by_family in values.items()
-            if any(len(different) > 1 for different in by_family.values())
-        }
+        return varied(self.members(spellings))
+
+    def members(self, spellings: Iterable[str]) -> dict[str, dict[str, dict[str, Value]]]:
+        """All parameters of entries, by family and by spelling; bare callables are left out.
+
+        >>> demo = Catalog[str]("demo")
+        >>> demo.add(Family("ramp", lambda spelling, **_: spelling, {"low": 0.0, "high": 6.0}))
+        >>> demo.members(["ramp(high=8)", "lambda"])
+        {'ramp': {'ramp(high=8)': {'low': 0.0, 'high': 8.0}}}
+        """
+        found: dict[str, dict[str, dict[str, Value]]] = {}
+        for spelling in spellings:
+            if spelling.partition("(")[0] in self:
+                name, parameters = self.parse(spelling)
+                found.setdefault(name, {})[spelling] = parameters
+        return found
 
     def _forget(self, name: str) -> None:
         """Let go of the members that were built."""
@@ -271,12 +273,7 @@ class Entry:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         noun = self.catalog.noun
-        if self.module == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
-            raise pickle.PicklingError(
-                f"{noun} {self.name!r} is defined in a notebook or at a prompt, which other "
-                "processes cannot read: put it into a module (a file.py) and import that, or use "
-                "workers=1"
-            )
+        check_importable(noun, self.name, self.module)
         if self.module:
             return _recall, (type(self), self.name, self.module)
         state = tuple(getattr(self, field.name) for field in dataclasses.fields(self))  # type: ignore[arg-type]
@@ -290,10 +287,69 @@ class Entry:
         return type(self), state
 
 
+def check_importable(noun: str, name: str, module: str) -> None:
+    """Refuse what another process cannot import.
+
+    Raises:
+        pickle.PicklingError: it is defined in a notebook, or at a prompt.
+    """
+    if module == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
+        raise pickle.PicklingError(
+            f"{noun} {name!r} is defined in a notebook or at a prompt, which other processes "
+            "cannot read: put it into a module (a file.py) and import that, or use workers=1"
+        )
+
+
 def _recall(kind: type[Entry], name: str, module: str) -> Any:
     if name.partition("(")[0] not in kind.catalog:
-        importlib.import_module(module)
+        import_module(module)
     return kind.catalog[name]
+
+
+def varied(members: Members) -> dict[str, dict[str, Value]]:
+    """The parameters that differ between entries of one family; see `Catalog.varied`."""
+    differing = {
+        key: None
+        for family in members.values()
+        for key in {key: None for parameters in family.values() for key in parameters}
+        if len({parameters.get(key) for parameters in family.values()}) > 1
+    }
+    every = {name: found for family in members.values() for name, found in family.items()}
+    return {
+        key: {name: parameters[key] for name, parameters in every.items() if key in parameters}
+        for key in differing
+    }
+
+
+def import_module(name: str) -> ModuleType:
+    """Import a module by its name, or a file that ends in .py by its path, once.
+
+    A file's module is named by its absolute path, so that files of one name are told apart, and
+    another process finds the file by the name of its module. Its folder is added at the end of the
+    search path, for what it imports itself.
+
+    Raises:
+        ImportError, OSError, SyntaxError: there is no such module or file, or it is no Python.
+    """
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    path = Path(name).resolve()
+    for known in (str(path), path.stem, "__main__"):
+        module = sys.modules.get(known)
+        if module and Path(getattr(module, "__file__", None) or "").resolve() == path:
+            return module
+    spec = importlib.util.spec_from_file_location(str(path), path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module
 
 
 def unknown(noun: str, name: str, available: Collection[str]) -> ValueError:
@@ -381,7 +437,8 @@ def plain(number: float) -> float:
     return short if abs(short - number) <= 4 * math.ulp(number) else number
 
 
-def _text(value: Value) -> str:
+def spelled(value: Value) -> str:
+    """A parameter's value as it is written in a name."""
     if isinstance(value, bool):
         return str(value).lower()
     return repr(plain(value) + 0).removesuffix(".0") if isinstance(value, float) else str(value)

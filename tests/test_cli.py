@@ -124,7 +124,7 @@ def test_a_plugin_registers_what_the_grid_names(run: Run, tmp_path: Path) -> Non
     )
     assert said.code == 0, said.err
     assert (
-        'plugins = [\n    "mine_to_try.py",\n]'
+        f'plugins = [\n    "{tmp_path}/mine_to_try.py",\n]'
         in (tmp_path / "reports/mnist/grid.toml").read_text()
     )
     assert re.search(

@@ -20,7 +20,7 @@ ORDER = (
     *("lazy", "registry", "machine", "gaussian"),
     *("data", "activations", "inits", "moments"),
     *("theory", "backprop", "networks", "stack", "probe"),
-    *("store", "workers", "sweep", "prediction", "repair", "audit"),
+    *("workers", "store", "sweep", "prediction", "repair", "audit"),
     *("diagnosis", "plots", "report"),  # tables into words, figures and pages
     *("foundations", "training", "bench", "cli", "__main__"),
 )

@@ -635,6 +635,17 @@ def test_theory_stays_with_its_run(run: Path, table: pd.DataFrame, tmp_path: Pat
     )
 
 
+@pytest.mark.usefixtures("one_figure")
+def test_predictions_that_were_not_compared_are_drawn(
+    run: Path, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    ist.store.save_predictions(folder, predicted(table).drop(columns=["z", "seeds"]))
+    write_report(folder)
+    assert "Predictions are drawn" in (folder / "index.html").read_text()
+
+
 def test_predictions_belong_to_a_run(table: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a run's folder"):
         ist.store.save_predictions(tmp_path, predicted(table))

@@ -63,8 +63,8 @@ class Results:
         if isinstance(run, pd.DataFrame):
             return cls(run, summarize(run), bands, predicted)
         histograms = (
-            ((cell.network, cell.init, cell.activation, cell.width), counts)
-            for cell, counts in iterate_histograms(run)
+            ((str(network), str(init), str(activation), int(width)), counts)
+            for (network, init, activation, width, _), counts in iterate_histograms(run)
         )
         table = load_table(run)
         bands = banded(band_of(*load_run(run).bins), histograms)

@@ -130,7 +130,8 @@ class Source:
     @property
     def cells(self) -> int:
         """Cells that are measured, for a run."""
-        return len(self.results.table) // len(self.run.rows) if self.run else 0
+        keys = list(self.run.keys) if self.run else []
+        return len(self.results.table[keys].drop_duplicates()) if keys else 0
 
     @property
     def public_grid(self) -> str:

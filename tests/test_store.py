@@ -261,6 +261,12 @@ def test_a_run_of_other_keys_and_places(tmp_path: Path) -> None:
         load_histograms(tmp_path, layers=1)
 
 
+@pytest.mark.parametrize("name", ["seed", "epoch", "dataset", "place"])
+def test_a_statistic_cannot_be_called_like_a_key(name: str) -> None:
+    with pytest.raises(ValueError, match=f"a statistic cannot be called '{name}', .*: rename it"):
+        replace(TRAINING, statistics={name: False})
+
+
 def test_cells_have_places_of_their_own(tmp_path: Path) -> None:
     normed = [(1, "norm", "forward"), *ROWS]
     with Store.open(tmp_path, RUN, {}) as store:

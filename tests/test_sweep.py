@@ -573,7 +573,9 @@ def test_workers_leave_with_a_killed_driver(tmp_path: Path) -> None:
     script = tmp_path / "study.py"
     script.write_text(KILLED_WITH_WORKERS)
     command = [sys.executable, str(script), str(tmp_path / "run")]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    (tmp_path / "temporary").mkdir()
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
     assert done.returncode == -9
     workers = [int(pid) for pid in done.stdout.split()]
     assert len(workers) == 2
@@ -581,6 +583,7 @@ def test_workers_leave_with_a_killed_driver(tmp_path: Path) -> None:
     while any(map(is_alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(is_alive, workers))
+    assert not list((tmp_path / "temporary").glob("*.pickle"))
     assert len(ist.load_table(tmp_path / "run")) == 4
 
 

@@ -87,8 +87,6 @@ def _sweep(fields: dict[str, Any], out: Path | None, workers: int, theory: bool)
 
     source, plugins = fields.pop("data", "mnist"), fields.pop("plugins", [])
     load_plugins(plugins)
-    if "networks" not in Grid.model_fields and "networks" in fields:
-        fields["network"] = ",".join(fields.pop("networks"))
     grid = Grid(**fields)
     data = load_data(source)
     folder = out or Path("reports") / data.name

@@ -115,7 +115,12 @@ def iterate_histograms(
     """
     with reading(folder) as (connection, run):
         places = numbered(connection, "place", run.places)
-        keep = [number for place, number in places.items() if place[1:] == (tensor, direction)]
+        wanted = {("tensor", tensor), ("direction", direction)}
+        keep = [
+            number
+            for place, number in places.items()
+            if wanted <= set(zip(run.places, place, strict=True))
+        ]
         for cell, number in _committed(connection, run).items():
             at, histograms = _histograms_of(connection, run, number)
             yield cell, histograms[np.isin(at, keep)]

@@ -34,6 +34,9 @@ class Run:
         statistics: the columns of a row, and whether they are integers.
         bins: lower and upper edges of the histograms' bins.
         parameters: of the entries that key columns name.
+
+    Raises:
+        ValueError: a statistic has the name of a key.
     """
 
     config: dict[str, Any]
@@ -44,6 +47,13 @@ class Run:
     statistics: dict[str, bool]
     bins: tuple[list[float], list[float]]
     parameters: Entries = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        taken = {"dataset", "cell", "position", "place", *self.keys, *self.places}
+        if names := sorted(taken & set(self.statistics)):
+            raise ValueError(
+                f"a statistic cannot be called {names[0]!r}, which the table calls a key: rename it"
+            )
 
     @property
     def lists(self) -> dict[str, list[Any]]:

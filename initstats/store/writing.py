@@ -76,7 +76,7 @@ class Store:
 
         Args:
             cell: its key; not yet committed.
-            places: of its rows, each another one.
+            places: one for each of its rows, all different.
             statistics: (rows, statistics), in the order of those that were asked for.
             histograms: (rows, bins), packed.
 

@@ -165,7 +165,7 @@ def _run(config: dict[str, Any], grid: Grid, data: Dataset, engine: Engine) -> R
 
 
 def _entries(grid: Grid) -> list[Entry]:
-    """Whatever of a grid is registered somewhere."""
+    """The entries of all lists of a grid."""
     lists = [value for value in vars(grid).values() if isinstance(value, tuple)]
     return [entry for entries in lists for entry in entries if isinstance(entry, Entry)]
 

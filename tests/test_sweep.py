@@ -629,7 +629,7 @@ def test_work_is_estimated(
     assert seconds[0] < estimated_seconds(work, engine) < seconds[1]
 
 
-def test_workers_are_hired_for_work_that_pays_for_them(
+def test_workers_start_for_work_that_pays_for_them(
     mnist: ist.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)

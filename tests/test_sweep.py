@@ -770,7 +770,7 @@ def test_a_cnn_needs_images(tmp_path: Path) -> None:
     flat = torch.rand(6, 5, generator=torch.Generator().manual_seed(0))
     data = ist.Dataset.from_arrays((flat, [0] * 6), (flat, [0] * 6))
     grid = ist.Grid(inits=["zeros"], activations=["relu"], network="cnn", depth=1, seeds=1)
-    with pytest.raises(ValueError, match="network 'cnn': a convolution needs images .* as network 'mlp'"):
+    with pytest.raises(ValueError, match=r"network 'cnn': a convolution needs images .*\(5,\)"):
         ist.run_sweep(grid, data, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -256,10 +256,37 @@ def test_options_become_the_fields_of_a_grid(monkeypatch: pytest.MonkeyPatch, ru
         "depth": 0,
         "seeds": 4,
         "backward": False,
+        "plugins": [],
     }
     seen.clear()
     assert run("sweep", "--widths", "50", "--seeds", "3,5", "--networks", "mlp,cnn").code == 0
-    assert seen == {"widths": [50], "seeds": [3, 5], "networks": ["mlp", "cnn"]}
+    assert seen == {
+        "widths": [50],
+        "seeds": [3, 5],
+        "networks": ["mlp", "cnn"],
+        "plugins": [],
+    }
+
+
+def test_code_that_a_config_names_runs_when_it_is_trusted(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "theirs.py").write_text(
+        "import initstats as ist\nfrom pathlib import Path\nPath('ran').touch()\n\n"
+        "@ist.register_activation()\ndef doubled(x):\n    return 2 * x\n"
+    )
+    (tmp_path / "theirs" / "grid.toml").write_text(
+        'inits = ["zeros"]\nactivations = ["doubled"]\ndepth = 2\nseeds = 1\nsamples = 20\n'
+        'plugins = ["theirs.py"]\n'
+    )
+    sweep = ("sweep", "--config", "theirs/grid.toml", "--out", "run", "--workers", "1")
+    refused = run(*sweep)
+    assert refused.code == 2
+    assert "--trust-plugins" in refused.err
+    assert not (tmp_path / "ran").exists()
+    assert run(*sweep, "--plugin", "theirs/theirs.py").code == 0
+    assert (tmp_path / "ran").exists()
+    assert run(*sweep, "--trust-plugins").code == 0
+    assert (tmp_path / "run/grid.toml").read_text().count("theirs.py") == 1
 
 
 def test_a_config_holds_what_the_help_says(run: Run, tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ def sweep(
     ] = None,
     workers: Workers = None,
     plugin: Plugins = None,
+    trust: Annotated[
+        bool, typer.Option("--trust-plugins", help="Import the plugins that the config names, too.")
+    ] = False,
 ) -> None:
     """Measure every init with every activation, and write the report.
 
@@ -51,15 +54,16 @@ def sweep(
     """
     began = time.perf_counter()
     from initstats.report import write_report
-    from initstats.sweep import read_config
+    from initstats.sweep.plugins import absolute_plugin, load_config, load_plugins
 
-    given |= {name: value for name, value in (("data", data), ("plugins", plugin)) if value}
-    fields = read_config(config) if config else {}
+    load_plugins(plugin or ())
+    fields = load_config(config, trusted=trust or plugin or ()) if config else {}
     if "networks" in given:
         fields.pop("network", None)
-    workers = (os.cpu_count() or 1) if workers is None else workers
-    folder = _sweep(fields | given, out, workers, theory)
-    typer.echo(f"report: {write_report(folder, workers=workers)}")
+    plugins = map(absolute_plugin, [*fields.get("plugins", ()), *(plugin or ())])
+    fields |= given | {"plugins": [*dict.fromkeys(plugins)]} | ({"data": data} if data else {})
+    folder = _sweep(fields, out, workers, theory)
+    typer.echo(f"report: {write_report(folder, workers=workers or os.cpu_count() or 1)}")
     typer.echo(f"{time.perf_counter() - began:.1f} s in all")
 
 
@@ -77,16 +81,15 @@ def report(
     typer.echo(f"report: {write_report(run, out, workers=workers or os.cpu_count() or 1)}")
 
 
-def _sweep(fields: dict[str, Any], out: Path | None, workers: int, theory: bool) -> Path:
+def _sweep(fields: dict[str, Any], out: Path | None, workers: int | None, theory: bool) -> Path:
     """Run the grid that the fields describe into its folder, and say what came of it."""
     from initstats.data import load_data
     from initstats.diagnosis import summarize
     from initstats.prediction import predict_run
     from initstats.store import load_predictions
-    from initstats.sweep import Grid, load_plugins, run_sweep
+    from initstats.sweep import Grid, run_sweep
 
-    source, plugins = fields.pop("data", "mnist"), fields.pop("plugins", [])
-    load_plugins(plugins)
+    source, plugins = fields.pop("data", "mnist"), fields.pop("plugins")
     grid = Grid(**fields)
     data = load_data(source)
     folder = out or Path("reports") / data.name

@@ -73,22 +73,22 @@ def register_rule(
     return register
 
 
-DEEP = Need(
+DEEP = Need[Profile](
     lambda profile: len(profile.linear) > 3,
     "a trend needs at least four layers with weights, one after the other",
 )
-GRADIENTS = Need(
+GRADIENTS = Need[Profile](
     lambda profile: len(profile.linear_gradients) > 3,
     "gradients were not measured (backward=True), or the model has fewer than four layers",
 )
-WEIGHTS = Need(
+WEIGHTS = Need[Profile](
     lambda profile: profile.probed and not profile.weights.empty,
     "no weights of linear maps were measured; measure the model itself, with weights=True",
 )
-BATCH = Need(
+BATCH = Need[Profile](
     lambda profile: bool((profile.linear["entries"] >= ENOUGH).any()),
     f"at least {ENOUGH} samples (times positions) are needed to know that a unit is constant",
 )
-OPERATIONS = Need(
+OPERATIONS = Need[Profile](
     lambda profile: profile.probed, "a study's table does not say which operations follow which"
 )

@@ -66,9 +66,9 @@ def _time_engine(workloads: Any, rounds: int, quick: bool, plot: Path | None) ->
     typer.echo(", ".join(f"{key} {value}" for key, value in machine.items()))
     typer.echo(bench.table(timings).to_string())
     if plot:
-        from initstats.plots.timings import timings as drawn
+        from initstats.plots import figure
 
-        drawn(ratios).savefig(plot)
+        figure("timings", ratios, width=9.0).savefig(plot)
     with Bar("studies") as bar:
         efficiency = bench.efficiency(quick=quick, progress=bar.show)
     speedup = efficiency["speedup"]

@@ -13,45 +13,16 @@ from typing import Any
 import pandas as pd
 import torch
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
-from initstats.foundations import figures
 from initstats.foundations.chapters import CHAPTERS, Chapter
 from initstats.foundations.evidence import LEVEL, Evidence, measure
 from initstats.foundations.published import PUBLISHED, Published
+from initstats.plots import FIGURES
 from initstats.plots.style import decimal
 from initstats.report.drawing import rendered
 from initstats.report.folder import PAGE, drafted, fill
 from initstats.report.frame import Shown, render, shown
 from initstats.report.words import DASH, significant, typeset
-
-FIGURES: dict[str, tuple[str, Callable[..., Figure], Callable[[Evidence], tuple[Any, ...]]]] = {
-    "published_draws": (
-        "Where the published draws lie",
-        figures.published_draws,
-        lambda evidence: (evidence.draws, evidence.lesson),
-    ),
-    "leak": (
-        "A kaiming layer against its leak",
-        figures.leak,
-        lambda evidence: (evidence.leaks,),
-    ),
-    "published_pairs": (
-        "The printed numbers, in pairs",
-        figures.published_pairs,
-        lambda evidence: (evidence.draws,),
-    ),
-    "relu_and_shifted": (
-        "relu and relu − 0.5, twenty layers deep",
-        figures.relu_and_shifted,
-        lambda evidence: (evidence.deep_means,),
-    ),
-    "sqrt_five": (
-        "What a = √5 does",
-        figures.sqrt_five,
-        lambda evidence: (evidence.defaults,),
-    ),
-}
 
 
 def write_lesson(folder: str | Path, evidence: Evidence | None = None) -> Path:
@@ -208,8 +179,8 @@ def _timings(timings: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _figure(name: str, evidence: Evidence) -> Shown:
-    title, function, of = FIGURES[name]
-    return shown(rendered(name, partial(function, *of(evidence))), title, function)
+    picture = FIGURES[name]
+    return shown(rendered(name, partial(picture.draw, evidence)), picture.title, picture.drawing)
 
 
 def _prose(text: str) -> Markup:

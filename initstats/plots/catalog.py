@@ -39,7 +39,7 @@ class Need:
 
 DEPTH = Need(lambda results: results.depth > 1, "it needs a stack of at least two layers")
 HISTOGRAMS = Need(
-    lambda results: results.bands is not None,
+    lambda results: bool(results.bands),
     "it needs the histograms that a run's folder keeps; a bare table has none",
 )
 GRADIENTS = Need(
@@ -91,7 +91,9 @@ class Picture:
     def draw_frame(self, frame: pd.DataFrame, width: float | None = None) -> Figure:
         """Draw what `frame` returned."""
         with mpl.rc_context(STYLE):
-            return self.drawing(frame) if width is None else self.drawing(frame, width)
+            figure = self.drawing(frame) if width is None else self.drawing(frame, width)
+            settle(figure)
+        return figure
 
 
 FIGURES: Catalog[Picture] = Catalog("figure")
@@ -135,6 +137,13 @@ def register_figure(
         return function
 
     return add
+
+
+def settle(figure: Figure) -> None:
+    """Lay a figure out now, and not again each time that it is saved."""
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def figure(name: str, results: Any, width: float = 3.3) -> Figure:

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from initstats.diagnosis import diagnose
-from initstats.plots.probed import (
-    depth_profile,
-    distribution_profile,
-    training_distributions,
-    training_lines,
-)
-from initstats.plots.results import Probed
+from initstats.plots import Probed, of_page
 from initstats.probe.summary import summarize_values
 from initstats.report.drawing import rendered
 from initstats.report.folder import PAGE, drafted, fill
@@ -68,22 +60,12 @@ def write_model_report(
 
 def _figures(table: pd.DataFrame, histograms: pd.DataFrame) -> list[Shown]:
     """Those that the table has the rows for."""
-
-    def draw(function: Callable[..., Figure], title: str, *given: object) -> Shown:
-        return shown(rendered(function.__name__, partial(function, *given)), title, function)
-
-    if table.empty:
-        return []
-    figures = [
-        draw(depth_profile, "Depth profile", table),
-        draw(distribution_profile, "Distributions by depth", Probed(table, histograms)),
+    probed = Probed(table, histograms)
+    return [
+        shown(rendered(picture.name, partial(picture.draw, probed)), picture.title, picture.drawing)
+        for picture in of_page("model")
+        if not picture.missing(probed)
     ]
-    if table["step"].nunique() > 1:
-        figures += [
-            draw(training_lines, "Through training", table),
-            draw(training_distributions, "The colourful dimension", Probed(table, histograms)),
-        ]
-    return figures
 
 
 def _answer(found: pd.DataFrame) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from initstats.plots.phases import maps, phases
+from initstats.plots import Picture, of_page
 from initstats.report.drawing import rendered
 from initstats.report.folder import PAGE, drafted, fill
 from initstats.report.frame import Shown, render, shown
@@ -17,7 +17,6 @@ from initstats.report.words import DASH, significant
 if TYPE_CHECKING:
     from initstats.theory.diagram import Diagram
 
-_FIGURES = {"Order, chaos, and the edge": phases, "A layer's maps": maps}
 _NUMBERS = ("sigma_w2", "sigma_b2", "q_star", "chi_1", "chi_q", "xi_c", "c_star")
 
 
@@ -61,16 +60,15 @@ def _chapter(diagram: Diagram, name: str) -> dict[str, Any]:
         "id": name,
         "name": diagram.name,
         "words": diagram.words,
-        "figures": [_figure(title, name, diagram) for title in _FIGURES],
+        "figures": [_figure(picture, name, diagram) for picture in of_page("theory")],
         "rows": _rows(diagram),
         "absent": dict(zip(absent["init"], absent["note"], strict=True)),
     }
 
 
-def _figure(title: str, name: str, diagram: Diagram) -> Shown:
-    function = _FIGURES[title]
-    drawing = rendered(f"{function.__name__}_{name}", partial(function, diagram))
-    return shown(drawing, title, function)
+def _figure(picture: Picture, name: str, diagram: Diagram) -> Shown:
+    drawing = rendered(f"{picture.name}_{name}", partial(picture.draw, diagram))
+    return shown(drawing, picture.title, picture.drawing)
 
 
 def _rows(diagram: Diagram) -> list[dict[str, str]]:

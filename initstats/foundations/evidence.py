@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from initstats.backprop import assert_near_zero, normalize
 from initstats.data import Dataset, load_data
-from initstats.foundations import experiments
+from initstats.foundations import experiments, figures  # noqa: F401 (figures enter the catalogue)
 from initstats.foundations.clock import timings
 from initstats.foundations.draws import repeat_draws
 from initstats.foundations.published import PUBLISHED

@@ -11,15 +11,13 @@ from pathlib import Path
 import pandas as pd
 
 from initstats import backprop
-from initstats.foundations import figures, steps
+from initstats.foundations import steps
 from initstats.foundations.evidence import LEVEL, Evidence, measure
 from initstats.foundations.published import PUBLISHED
 from initstats.machine import machine
 from initstats.plots.style import decimal
 from initstats.report.page import Page, figures_of
 from initstats.report.printed import DASH, Column, Table, printed, significant, typeset
-
-__all__ = ["figures", "write_lesson"]
 
 
 def write_lesson(folder: str | Path, evidence: Evidence | None = None) -> Path:

@@ -152,51 +152,6 @@ def kinks(f: Function, q: float = 1.0) -> tuple[float, ...]:
     return tuple(sorted(scale * kink for kink in found))
 
 
-def leaky_correlation(c: float, slope: float) -> float:
-    """Correlation of leaky_relu(u) and leaky_relu(v) for u, v of correlation c (Cho & Saul 2009).
-
-    By second moments, E phi(u) phi(v) / E phi(u)^2, so that it is the correlation map of a layer
-    without biases, whatever sigma_w2 and q.
-
-    >>> leaky_correlation(0.0, 0.0) == 1 / math.pi
-    True
-    """
-    arc = math.sqrt(1 - c * c) + c * (math.pi - math.acos(c))
-    return ((1 - slope) ** 2 * arc / math.pi + 2 * slope * c) / (1 + slope * slope)
-
-
-def tailored_slope(depth: float, eta: float = 0.9) -> float:
-    """The negative slope at which leaky relus take a correlation of 0 to eta in `depth` layers.
-
-    Without it a deep rectifier net makes all inputs look alike (Zhang et al. 2022,
-    arXiv:2203.08120). 0.0 where relu itself stays below eta.
-
-    >>> round(tailored_slope(50), 6)
-    0.430523
-
-    Raises:
-        ValueError: depth is no number of layers, or eta not between 0 and 1.
-    """
-    if not (depth >= 1 and float(depth).is_integer() and 0 < eta < 1):
-        raise ValueError(
-            "a slope is tailored to a whole number of layers, at least 1, and an eta between 0 "
-            f"and 1: got depth {depth} and eta {eta}"
-        )
-
-    def excess(slope: float) -> float:
-        c = 0.0
-        for _ in range(int(depth)):
-            c = min(leaky_correlation(c, slope), 1.0)
-        return c - eta
-
-    low, high = 0.0, 1.0  # excess falls with the slope
-    if excess(low) <= 0:
-        return 0.0
-    while (middle := (low + high) / 2) not in (low, high):
-        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
-    return high
-
-
 def derivative_of(f: Function) -> Function:
     """The almost-everywhere derivative of an elementwise `f` by autograd, in the input's dtype.
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -49,15 +50,15 @@ def lsuv_(
             (`weight_norm`) through their parameters. Weights that are used without a module of
             their own, as in `nn.MultiheadAttention`, stay.
         inputs: the batch; as `measure` takes it.
-        std: wanted of each output.
-        tolerance: on it, relative.
-        rounds: at most so many divisions a layer.
-        orthogonal: draw anew first; else keep weights and biases, and only scale.
+        std: the standard deviation that each output is to have.
+        tolerance: relative to that.
+        rounds: largest number of divisions for each layer.
+        orthogonal: draw the weights anew first; else keep weights and biases, and only scale.
         seed: names the draw.
 
     Returns:
-        One row a layer and call: `layer`, `name`, `op`, `call`, and `mean` and `std` of the output
-        and `weight_std`, each `_before` and `_after`.
+        One row for each call of a layer: `layer`, `name`, `op`, `call`, and `mean` and `std` of
+        the output and `weight_std`, each `_before` and `_after`.
 
     Raises:
         ValueError: a layer whose output is constant or not finite on the batch, or that does not
@@ -165,7 +166,7 @@ def _activation_of(value: pd.Series[Any] | None, modules: dict[str, nn.Module]) 
 
 
 def _bare(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What a module computes, without the hooks on it."""
+    """The function that a module computes, without the hooks on it."""
 
     def function(x: Tensor) -> Tensor:
         y: Tensor = module.forward(x)
@@ -198,7 +199,7 @@ def _fit(
     """Fit each layer when its first call has an output, and go on with the fitted output."""
     fitted: set[str] = set()
 
-    def fit(layer: _Layer, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
+    def fit(layer: _Layer, _: nn.Module, args: Any, kwargs: Any, y: Tensor) -> Tensor:
         def divide(by: float) -> None:
             nonlocal y
             layer.set_weight(layer.weight * (1 / by))
@@ -225,13 +226,7 @@ def _fit(
 
     with unmoved(model), torch.no_grad(), ExitStack() as stack:
         for layer in layers:
-
-            def hook(
-                _: nn.Module, args: Any, kwargs: Any, y: Tensor, layer: _Layer = layer
-            ) -> Tensor:
-                return fit(layer, args, kwargs, y)
-
-            handle = layer.module.register_forward_hook(hook, with_kwargs=True)
+            handle = layer.module.register_forward_hook(partial(fit, layer), with_kwargs=True)
             stack.callback(handle.remove)
         called(model, inputs)
 
@@ -250,7 +245,7 @@ def _restored_on_error(layers: list[_Layer]) -> Iterator[None]:
 
 
 def _compared(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """What the layers give and what they weigh, before and after."""
+    """The outputs and weights of the layers before and after, one row for each call."""
     keys = ["layer", "name", "op", "call"]
 
     def rows(table: pd.DataFrame) -> pd.DataFrame:

@@ -172,7 +172,8 @@ def test_published_pages_are_what_todays_code_writes(page: Path) -> None:
 
     foundations: `initstats foundations --out reports/gallery/foundations`;
     mnist: `initstats sweep`, and then in Python
-    `initstats.write_report("reports/mnist", "reports/gallery/mnist", rows=False)`.
+    `initstats.write_report("reports/mnist", "reports/gallery/mnist", rows=False)`;
+    bench: `initstats bench --out reports/gallery/bench`.
     """
     found = re.search(r'<meta name="initstats-page" content="((\w+) \w+)">', page.read_text())
     assert found

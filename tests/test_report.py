@@ -630,7 +630,7 @@ def test_theory_stays_with_its_run(run: Path, table: pd.DataFrame, tmp_path: Pat
     # as `predict` gives them
     ist.store.save_predictions(folder, rows.drop(columns=["z", "seeds"]))
     assert (
-        "have not been compared with this measurement"
+        "Predictions are drawn, but they were not compared"
         in Page(write_report(folder).read_text()).text
     )
 

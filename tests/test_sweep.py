@@ -629,7 +629,7 @@ def test_work_is_estimated(
     assert seconds[0] < estimated_seconds(work, engine) < seconds[1]
 
 
-def test_workers_are_hired_for_work_that_pays_for_them(
+def test_workers_start_for_work_that_pays_for_them(
     mnist: ist.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
@@ -770,7 +770,7 @@ def test_a_cnn_needs_images(tmp_path: Path) -> None:
     flat = torch.rand(6, 5, generator=torch.Generator().manual_seed(0))
     data = ist.Dataset.from_arrays((flat, [0] * 6), (flat, [0] * 6))
     grid = ist.Grid(inits=["zeros"], activations=["relu"], network="cnn", depth=1, seeds=1)
-    with pytest.raises(ValueError, match="network 'cnn' needs images .* use network 'mlp'"):
+    with pytest.raises(ValueError, match=r"network 'cnn': a convolution needs images .*\(5,\)"):
         ist.run_sweep(grid, data, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

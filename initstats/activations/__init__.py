@@ -1,7 +1,6 @@
-"""Activations: each is its function, its derivative, its kinks and its known Gaussian moments.
+"""Activations: each is its function, its derivative, its kinks, and how to compute them in place.
 
-Add one in `families`: a function of a tensor, decorated. Moments are for x ~ N(0, q), the
-pre-activations of a wide layer (Poole et al. 2016, arXiv:1606.05340).
+Add one in `families`: a function of a tensor, decorated.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from initstats import gaussian
 from initstats.gaussian import Function, Gain
 from initstats.registry import Catalog, Entry, Family, keyword_defaults, meaning_of, name_of
 
-OfQ = Callable[[float], float]
 Out = Callable[[Tensor, Tensor], object]
 OutBackward = Callable[[Tensor, Tensor, Tensor], object]
 Decorated = TypeVar("Decorated", bound=Callable[..., Tensor])
@@ -30,9 +29,6 @@ class Facts:
     kinks: tuple[float, ...] = ()
     out_function: Out | None = None
     out_backward: OutBackward | None = None
-    mean: OfQ | None = None
-    second_moment: OfQ | None = None
-    derivative_second_moment: OfQ | None = None
 
 
 @dataclass(frozen=True)
@@ -49,9 +45,6 @@ class Activation(Entry):
             nothing.
         out_backward: ``out_backward(gradient, x, result)`` writes the gradient with respect to x,
             from that with respect to phi(x), into a tensor of x's shape that overlaps neither.
-        mean: E phi(x) for x ~ N(0, q) as a function of q, where a closed form is known.
-        second_moment: E phi(x)^2, the G(q) of the length map.
-        derivative_second_moment: E phi'(x)^2.
         meaning: one line.
         module: where a registered family is defined; empty for any other callable.
     """
@@ -64,9 +57,6 @@ class Activation(Entry):
     kinks: tuple[float, ...] = field(default=(), repr=False)
     out_function: Out | None = field(default=None, repr=False)
     out_backward: OutBackward | None = field(default=None, repr=False)
-    mean: OfQ | None = field(default=None, repr=False)
-    second_moment: OfQ | None = field(default=None, repr=False)
-    derivative_second_moment: OfQ | None = field(default=None, repr=False)
     meaning: str = ""
     module: str = field(default="", repr=False)
 
@@ -179,13 +169,13 @@ def _made(
 
 
 def _slope(out_backward: OutBackward | None) -> Function | None:
-    """The derivative, which a gradient of one everywhere becomes."""
+    """The derivative: what a gradient of 1 becomes on its way back."""
     if out_backward is None:
         return None
 
     def derivative(x: Tensor) -> Tensor:
         result = torch.empty_like(x)
-        out_backward(torch.ones_like(x), x, result)
+        out_backward(torch.ones_like(x), x.detach(), result)
         return result
 
     return derivative

@@ -1,7 +1,7 @@
 """The activations themselves, in the order of their kind: linear pieces, smooth, saturating.
 
-`torch.ops.aten` reaches torch's own kernels with a tensor to write to, where torch gives no other
-door to that.
+`torch.ops.aten` are torch's own kernels. They write into a given tensor where torch's public
+functions cannot.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from initstats.activations import closed_forms
-from initstats.activations.closed_forms import exponential, piecewise
 from initstats.activations.entry import Facts, OutBackward, register_activation
-from initstats.gaussian import tailored_slope
+from initstats.activations.tailoring import tailored_slope
 
 aten = torch.ops.aten
 
@@ -34,8 +32,9 @@ _threshold = _kernel(aten.threshold_backward, 0.0)
 
 
 @register_activation(
-    piecewise(
-        (), [(0.0, 1.0)], lambda x, out: out.copy_(x), lambda gradient, x, out: out.copy_(gradient)
+    Facts(
+        out_function=lambda x, out: out.copy_(x),
+        out_backward=lambda gradient, x, out: out.copy_(gradient),
     )
 )
 def identity(x: Tensor) -> Tensor:
@@ -44,8 +43,10 @@ def identity(x: Tensor) -> Tensor:
 
 
 @register_activation(
-    piecewise(
-        (0.0,), [(0.0,), (0.0, 1.0)], lambda x, out: torch.clamp_min(x, 0.0, out=out), _threshold
+    Facts(
+        kinks=(0.0,),
+        out_function=lambda x, out: torch.clamp_min(x, 0.0, out=out),
+        out_backward=_threshold,
     )
 )
 def relu(x: Tensor) -> Tensor:
@@ -54,11 +55,10 @@ def relu(x: Tensor) -> Tensor:
 
 
 @register_activation(
-    lambda shift: piecewise(
-        (0.0,),
-        [(-shift,), (-shift, 1.0)],
-        lambda x, out: torch.clamp_min(x, 0.0, out=out).sub_(shift),
-        _threshold,
+    lambda shift: Facts(
+        kinks=(0.0,),
+        out_function=lambda x, out: torch.clamp_min(x, 0.0, out=out).sub_(shift),
+        out_backward=_threshold,
     )
 )
 def shifted_relu(x: Tensor, *, shift: float = 0.5) -> Tensor:
@@ -79,8 +79,7 @@ def _leaky(negative_slope: float, factor: float = 1.0) -> Facts:
         if factor != 1:
             out.mul_(factor)
 
-    pieces = [(0.0, factor * negative_slope), (0.0, factor)]
-    return piecewise((0.0,), pieces, function, backward)
+    return Facts(None, (0.0,), function, backward)
 
 
 @register_activation(_leaky)
@@ -93,10 +92,8 @@ def _general(leak: float, sub: float, maxv: float) -> Facts:
     top = maxv + sub
     if not top > 0:
         raise ValueError(f"maxv must be above -sub, or nothing passes: got {maxv:g}, {sub:g}")
-    clamped = [(top, (maxv,))] if math.isfinite(top) else []
-    bottom = top / leak if leak < 0 else -math.inf
-    mirrored = [((maxv,), bottom)] if clamped and leak < 0 else []  # as in |x|
-
+    bottom = top / leak if leak < 0 else -math.inf  # clamped there too, as in |x|
+    kinks = tuple(kink for kink in (bottom, 0.0, top) if math.isfinite(kink))
     leaky, stopped = (
         _kernel(aten.leaky_relu_backward, leak, False),
         _kernel(aten.hardtanh_backward, bottom, top),
@@ -106,12 +103,10 @@ def _general(leak: float, sub: float, maxv: float) -> Facts:
         leaky(gradient, x, out)
         stopped(out, x, out)
 
-    return piecewise(
-        (*(kink for _, kink in mirrored), 0.0, *(kink for kink, _ in clamped)),
-        (*(p for p, _ in mirrored), (-sub, leak), (-sub, 1.0), *(p for _, p in clamped)),
-        lambda x, out: aten.leaky_relu.out(x, leak, out=out).sub_(sub).clamp_max_(maxv),
-        backward,
-    )
+    def function(x: Tensor, out: Tensor) -> None:
+        aten.leaky_relu.out(x, leak, out=out).sub_(sub).clamp_max_(maxv)
+
+    return Facts(None, kinks, function, backward)
 
 
 @register_activation(_general)
@@ -152,11 +147,10 @@ def tailored_relu(x: Tensor, *, depth: int = 50) -> Tensor:
 
 
 def _clamp(low: float, high: float) -> Facts:
-    return piecewise(
-        (low, high),
-        [(low,), (0.0, 1.0), (high,)],
-        lambda x, out: torch.clamp(x, low, high, out=out),
-        _kernel(aten.hardtanh_backward, low, high),
+    return Facts(
+        kinks=(low, high),
+        out_function=lambda x, out: torch.clamp(x, low, high, out=out),
+        out_backward=_kernel(aten.hardtanh_backward, low, high),
     )
 
 
@@ -166,19 +160,32 @@ def relu6(x: Tensor) -> Tensor:
     return F.relu6(x)
 
 
-@register_activation(exponential)
+def _exponential(alpha: float, rate: float = 1.0, size: float = 1.0) -> Facts:
+    """What is known of size * (x above zero, alpha (exp(rate x) - 1) below), the elu family."""
+
+    def backward(gradient: Tensor, x: Tensor, out: Tensor) -> None:
+        aten.elu_backward.grad_input(gradient, alpha, size, rate, False, x, grad_input=out)
+
+    return Facts(
+        kinks=() if alpha * rate == 1 else (0.0,),
+        out_function=lambda x, out: aten.elu.out(x, alpha, size, rate, out=out),
+        out_backward=backward,
+    )
+
+
+@register_activation(_exponential)
 def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     """x above zero, alpha (exp(x) - 1) below."""
     return F.elu(x, alpha)
 
 
-@register_activation(lambda alpha: exponential(alpha, 1 / alpha))
+@register_activation(lambda alpha: _exponential(alpha, 1 / alpha))
 def celu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     """x above zero, alpha (exp(x / alpha) - 1) below: smooth for every alpha."""
     return F.celu(x, alpha)
 
 
-@register_activation(exponential(1.6732632423543772848, 1.0, 1.0507009873554804934))
+@register_activation(_exponential(1.6732632423543772848, 1.0, 1.0507009873554804934))
 def selu(x: Tensor) -> Tensor:
     """elu scaled so that mean 0 and second moment 1 reproduce themselves."""
     return F.selu(x)
@@ -188,9 +195,6 @@ def selu(x: Tensor) -> Tensor:
     Facts(
         out_function=lambda x, out: aten.gelu.out(x, out=out),
         out_backward=_kernel(aten.gelu_backward),
-        mean=closed_forms.gelu_mean,
-        second_moment=closed_forms.gelu_second_moment,
-        derivative_second_moment=closed_forms.gelu_derivative_second_moment,
     )
 )
 def gelu(x: Tensor) -> Tensor:
@@ -255,11 +259,11 @@ def softplus(x: Tensor, *, beta: float = 1.0) -> Tensor:
 
 
 @register_activation(
-    piecewise(
-        (-3.0, 3.0),
-        [(0.0,), (0.0, 1 / 2, 1 / 6), (0.0, 1.0)],
-        lambda x, out: aten.hardswish.out(x, out=out),
-        lambda gradient, x, out: aten.hardswish_backward.out(gradient, x, out=out),
+    Facts(
+        lambda x: torch.where(x > 3, 1.0, torch.where(x > -3, x * (1 / 3) + 0.5, 0.0)),
+        kinks=(-3.0, 3.0),
+        out_function=lambda x, out: aten.hardswish.out(x, out=out),
+        out_backward=lambda gradient, x, out: aten.hardswish_backward.out(gradient, x, out=out),
     )
 )
 def hardswish(x: Tensor) -> Tensor:
@@ -268,11 +272,12 @@ def hardswish(x: Tensor) -> Tensor:
 
 
 @register_activation(
-    piecewise(
-        (0.0,),
-        [(0.0,), (0.0, 0.0, 1.0)],
-        lambda x, out: torch.clamp_min(x, 0.0, out=out).square_(),
-        lambda gradient, x, out: torch.clamp_min(x, 0.0, out=out).mul_(2).mul_(gradient),
+    Facts(
+        kinks=(0.0,),
+        out_function=lambda x, out: torch.clamp_min(x, 0.0, out=out).square_(),
+        out_backward=lambda gradient, x, out: (
+            torch.clamp_min(x, 0.0, out=out).mul_(2).mul_(gradient)
+        ),
     )
 )
 def squared_relu(x: Tensor) -> Tensor:
@@ -296,7 +301,6 @@ def _tanh_backward(gradient: Tensor, x: Tensor, out: Tensor) -> None:
     Facts(
         out_function=_tanh,
         out_backward=_tanh_backward,
-        mean=lambda q: 0.0,
     )
 )
 def tanh(x: Tensor) -> Tensor:
@@ -312,7 +316,6 @@ def _sigmoid_backward(gradient: Tensor, x: Tensor, out: Tensor) -> None:
     Facts(
         out_function=lambda x, out: torch.sigmoid(x, out=out),
         out_backward=_sigmoid_backward,
-        mean=lambda q: 0.5,
     )
 )
 def sigmoid(x: Tensor) -> Tensor:
@@ -330,7 +333,6 @@ def hardtanh(x: Tensor, *, min_val: float = -1.0, max_val: float = 1.0) -> Tenso
     Facts(
         lambda x: (1 + x.abs()).square().reciprocal(),
         out_function=lambda x, out: torch.div(x, torch.abs(x, out=out).add_(1), out=out),
-        mean=lambda q: 0.0,
     )
 )
 def softsign(x: Tensor) -> Tensor:
@@ -342,9 +344,6 @@ def softsign(x: Tensor) -> Tensor:
     Facts(
         lambda x: torch.exp(-x * x) * (2 / math.sqrt(math.pi)),
         out_function=lambda x, out: torch.erf(x, out=out),
-        mean=lambda q: 0.0,
-        second_moment=lambda q: 2 / math.pi * math.asin(2 * q / (1 + 2 * q)),
-        derivative_second_moment=lambda q: 4 / (math.pi * math.sqrt(1 + 4 * q)),
     )
 )
 def erf(x: Tensor) -> Tensor:
@@ -356,9 +355,6 @@ def erf(x: Tensor) -> Tensor:
     Facts(
         torch.cos,
         out_function=lambda x, out: torch.sin(x, out=out),
-        mean=lambda q: 0.0,
-        second_moment=lambda q: -math.expm1(-2 * q) / 2,
-        derivative_second_moment=lambda q: (1 + math.exp(-2 * q)) / 2,
     )
 )
 def sin(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""From a table to words: what becomes of the signal, what is wrong, and what to do about it.
+"""Tables in words: what becomes of the signal, what is wrong, and what to do about it.
 
 `summary` gives each configuration of a study its verdict; `rules` look for one fault each, and
 `findings` puts together what they have to say about a study, a measured model or a training.

@@ -1,4 +1,4 @@
-"""What all rules have to say about a table."""
+"""The findings of all rules about a table."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def diagnose(table: pd.DataFrame) -> Findings:
     Args:
         table: of `run_sweep` or `load_table` (each configuration is judged by the medians over its
             seeds), of `measure`, or of a `Probe` that watched a training (a fault is told once,
-            with the steps at which it was there).
+            with the steps at which it was found).
 
     Returns:
         A DataFrame that is printed in full, with one row per finding, the gravest first:
@@ -72,7 +72,7 @@ def diagnose(table: pd.DataFrame) -> Findings:
         - `severity`: `error` (the network will hardly train), `warning`, `note` (worth knowing), or
           `healthy` where a rule was checked and holds, `unchecked` where it could not be;
         - `rule`: a name of `RULES`; `subject`: the model's class, or the study's configuration;
-        - `where`, `evidence`: the place, and the numbers; for `unchecked` why;
+        - `where`, `evidence`: the place, and the numbers; for `unchecked` the reason;
         - `remedy`: what to do about it.
 
     Raises:
@@ -106,7 +106,7 @@ def _listed(rules: pd.Series[str], subjects: int) -> str:
 
 
 def _told(rule: Rule, group: list[Profile]) -> list[tuple[str, ...]]:
-    """What a rule says about one network at all its steps."""
+    """The findings of a rule about one network at all its steps."""
     subject = group[0].subject
     reasons = [rule.missing(profile) for profile in group]
     if all(reasons):

@@ -1,4 +1,4 @@
-"""From a table to words: does the signal survive, and if not, how is it lost?
+"""The verdict on each configuration of a study: does the signal survive, and if not, why?
 
 The vocabulary is that of mean-field theory: the length q (second moment) of the pre-activations
 and the correlation c of two samples, after Schoenholz et al. (2017).
@@ -13,21 +13,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-__all__ = [
-    "CONFIGURATION",
-    "VERDICTS",
-    "Verdict",
-    "in_order",
-    "require",
-    "seed_interval",
-    "summarize",
-]
-
 CONFIGURATION = ["network", "init", "activation", "width"]
-"""What one row of a summary is about; a cell is one configuration under one seed."""
+"""The columns that name a row of a summary; a cell is one configuration with one seed."""
 
 DECADE = 10.0
-"""Normalized inputs have length 1: a factor of ten up or down is a signal that left its scale."""
+"""Normalized inputs have an rms of 1: ten times more or less has left their scale."""
 SAME = 0.99
 """At this correlation, what differs between inputs is a tenth of a unit's rms."""
 
@@ -97,25 +87,26 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     or NaN entries counts as infinitely large.
 
     Args:
-        table: as `run_sweep` or `load_table` give it.
+        table: the rows of one sweep, from `run_sweep` or `load_table`.
 
     Returns:
         The columns of `CONFIGURATION`, in the grid's order (that of the first rows if the table
         was read from a file that keeps no order), those of parameters, as `init_sigma_w`, and
 
         - `depth`, `seeds`: layers, and how many seeds were measured;
-        - `growth`, `growth_low`, `growth_high`: factor by which a layer multiplies the rms of the
-          pre-activations, sqrt(q), from the first layer to the last: geometric mean over seeds and
-          its 95% Student-t interval. 1 keeps the signal, 0 means that some seed lost it entirely;
-          NaN at depth 1. The end points are used, since log q walks randomly with depth
-          (Hanin & Nica 2018) and they hold all that such a walk tells about its drift;
-        - `std`, `mean`, `dead`: of the last layer's activations;
-        - `correlation`: of two samples' pre-activations at the last layer, 1 = indistinguishable;
-          it, `mean` and `dead` are NaN where the signal overflows;
-        - `gradient_growth`: as `growth`, for the norm of the gradient and towards the input;
-          NaN where gradients were not measured;
-        - `verdict`, `agreement`: the word of `VERDICTS` that most seeds deserve (of equally many
-          the gravest), and the share of seeds that do.
+        - `growth`, `growth_low`, `growth_high`: the factor by which each layer multiplies the rms
+          of the pre-activations, sqrt(q), on average from the first layer to the last: geometric
+          mean over seeds and its 95% Student-t interval. 1 keeps the signal, 0 means that some
+          seed lost it entirely; NaN at depth 1. It is taken from the two ends, since log q walks
+          randomly with depth (Hanin & Nica 2018), and the ends hold all that a walk tells about
+          its drift;
+        - `std`, `mean`, `dead`: statistics of the last layer's activations;
+        - `correlation`: that of two samples' pre-activations in the last layer, 1 means that they
+          are the same; `correlation`, `mean` and `dead` are NaN where the signal overflows;
+        - `gradient_growth`: the same factor for the norm of the gradient, from the last layer
+          towards the first; NaN where gradients were not measured;
+        - `verdict`, `agreement`: the commonest verdict among the seeds (of two that are equally
+          common the graver), and the share of seeds that have it.
 
     Raises:
         ValueError: not the table of one sweep.
@@ -206,11 +197,11 @@ def _parameters(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _measures(table: pd.DataFrame) -> pd.DataFrame:
-    """What verdicts are about, one row a cell (configuration and seed)."""
+    """The numbers that verdicts are about, one row for each cell (configuration and seed)."""
     keys = [*CONFIGURATION, "seed"]
 
     def rows(tensor: str, direction: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The first and the last layer's."""
+        """The rows of the first and of the last layer."""
         here = table[(table["tensor"] == tensor) & (table["direction"] == direction)]
         cells = here.sort_values("layer").groupby(keys, observed=True)
         return cells.head(1).set_index(keys), cells.tail(1).set_index(keys)

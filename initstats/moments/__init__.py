@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from initstats.moments.accumulator import warm_up as warm_up
     from initstats.moments.table import BINS as BINS
     from initstats.moments.table import STATISTICS as STATISTICS
+    from initstats.moments.table import Field as Field
     from initstats.moments.table import bin_edges as bin_edges
     from initstats.moments.table import register_statistic as register_statistic
 else:
@@ -25,6 +26,6 @@ else:
         __name__,
         {
             "accumulator": "Kernels Moments warm_up",
-            "table": "BINS STATISTICS bin_edges register_statistic",
+            "table": "BINS STATISTICS Field bin_edges register_statistic",
         },
     )

@@ -1,4 +1,4 @@
-"""What operations are, by their names in a table. No torch here: what reads tables asks too."""
+"""Kinds of operations, by their names in a table. No torch here: tables are read without it."""
 
 from __future__ import annotations
 
@@ -34,14 +34,12 @@ MADE_LAST = words("addbmm addmm baddbmm bmm embedding embedding_bag matmul mm rm
 LINEAR = words("addbmm addmm baddbmm bmm conv1d conv2d conv3d linear matmul mm")
 """Calls that, given weights, are the linear maps of mean-field theory."""
 NORMALIZATIONS = words("batch_norm group_norm instance_norm layer_norm rms_norm rsqrt")
-"""What normalizes; `rsqrt` is what those have in common that are written out."""
-PASSING = words(
-    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d "
-    "adaptive_max_pool2d adaptive_max_pool3d alpha_dropout avg_pool1d avg_pool2d avg_pool3d "
-    "dropout dropout1d dropout2d dropout3d feature_alpha_dropout feature_dropout flatten "
-    "max_pool1d max_pool2d max_pool3d"
-)
-"""What may come between an activation and the layer that reads it."""
+"""Calls that normalize; a normalization that is written out in operations has `rsqrt`."""
+POOLING = {
+    f"{kind}_pool{n}d" for kind in words("avg max adaptive_avg adaptive_max") for n in (1, 2, 3)
+}
+PASSING = POOLING | words("alpha_dropout dropout feature_alpha_dropout feature_dropout flatten")
+"""Calls that may come between an activation and the layer that reads it."""
 FUSED = {
     "scaled_dot_product_attention": "attention scores and weights stay inside a fused kernel: ask "
     'the model for its plain attention (transformers: attn_implementation="eager")',
@@ -50,7 +48,7 @@ FUSED = {
         "gates and the states of lower layers stay inside a fused kernel",
     ),
 }
-"""Calls that keep float tensors to themselves, and what."""
+"""Calls that keep tensors of floats to themselves, and which."""
 CHANNELS_SECOND = words("batch_norm group_norm instance_norm")
 
 
@@ -69,7 +67,7 @@ def source(layer: int, values: Mapping[int, pd.Series[Any]]) -> pd.Series[Any] |
     Returns:
         The row; None where the operation reads the model's input.
     """
-    for number in numbers(values[layer]["inputs"]):
+    for number in numbers(values[layer]["inputs"] if layer in values else ""):
         if number in values:
             found = values[number]
             return source(number, values) if found["op"].rstrip("_") in PASSING else found

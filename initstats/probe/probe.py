@@ -51,10 +51,10 @@ class Probe:
         backward: measure the gradients of whatever is backpropagated meanwhile, too.
         weights: measure parameters, when they are first used at a step.
         include: measure only modules whose qualified name matches one of these shell patterns.
-        exclude: of those, leave these out.
-        every: measure one step in so many.
-        unit_axis: dimension of the units in what the modules of a pattern make, where it is not
-            the channels' (after convolutions) or the last.
+        exclude: do not measure modules whose name matches one of these.
+        every: measure every n-th step.
+        unit_axis: by pattern, the dimension of the units in what these modules make; otherwise it
+            is that of the channels (after convolutions) or the last.
 
     Raises:
         ValueError: `every` below 1, or patterns that match no module.
@@ -161,7 +161,7 @@ class Probe:
                 error.add_note(f"raised in {where}; what ran before it is in the error's `table`")
 
     def table(self) -> pd.DataFrame:
-        """What was measured, a row for each tensor and direction (and step), in order.
+        """The statistics, one row for each tensor, direction and step, in the order of execution.
 
         Returns:
             The columns
@@ -206,7 +206,7 @@ class Probe:
         return keys.assign(low=low[bins], high=high[bins], count=counts)
 
     def missed(self) -> pd.DataFrame:
-        """What was not measured, and why: modules, tensors, parameters and gradients, one a row.
+        """What was not measured, and why: modules, tensors, parameters and gradients, one per row.
 
         Returns:
             `kind`, `name` of the module or parameter, `op` and `reason`.
@@ -216,7 +216,7 @@ class Probe:
 
     @property
     def coverage(self) -> str:
-        """How much was measured: `N of M measured`, of tensors and of what is missed."""
+        """`N of M measured`, where M counts the tensors that were measured and what was missed."""
         measured = sum(slot.has("forward") for slot in self._recorder.slots.values())
         return f"{measured} of {measured + len(self.missed())} measured"
 
@@ -263,7 +263,7 @@ class Probe:
         return keys.astype({name: pd.CategoricalDtype(order) for name, order in ORDERS.items()})
 
     def _unused(self) -> Iterator[Miss]:
-        """Modules that never ran, and what other modules hold of parameters that nothing used."""
+        """Modules that never ran, and unused parameters of the other modules."""
         ran, idle = self._watch.entered if self._watch else set(), set()
         for module in self.model.modules():
             leaf = not any(True for _ in module.children())

@@ -155,7 +155,7 @@ class Recorder:
         first argument of the leading kind decides where the units are.
 
         Args:
-            call: of the module that runs it.
+            call: the call of the module that runs it.
             op: its name.
             outputs: what it made.
             given: the tensors among its arguments.

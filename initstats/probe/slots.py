@@ -1,4 +1,4 @@
-"""Where the statistics of one tensor of a model are gathered."""
+"""The statistics of one tensor of a model, gathered over batches and steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from initstats.probe.operations import by_unit
 
 Direction = Literal["forward", "backward"]
 HISTOGRAM_ALL = 2**17
-"""Tensors of more entries than this put one in eight of them into the histogram."""
+"""Of a tensor with more entries than this, every eighth goes into the histogram."""
 
 
 class Address(NamedTuple):
@@ -54,7 +54,7 @@ class Slot:
         address: which tensor.
         layer: its number in the order of execution.
         inputs: the layers whose values the operation read.
-        shape, dtype: as first seen.
+        shape, dtype: those of the tensor when it was first seen.
         axis: dimension of the units.
         attached: whether its gradient is waited for.
         detached: whether it was made while gradients were disabled.
@@ -72,7 +72,7 @@ class Slot:
     _past: list[Reading] = field(default_factory=list)
 
     def add(self, direction: Direction, x: Tensor) -> None:
-        """Take a tile of the tensor or of its gradient, on its own device."""
+        """Add a tile of the tensor or of its gradient, on its own device."""
         with torch._C.DisableTorchFunction(), torch.no_grad():
             rows = by_unit(x.detach().resolve_neg(), self.axis)
             if direction not in self._current:

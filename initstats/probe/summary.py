@@ -15,15 +15,15 @@ SPARKS = 12
 
 
 def summarize_values(table: pd.DataFrame, histograms: pd.DataFrame) -> pd.DataFrame:
-    """What one looks at first, of the values of the last step.
+    """The statistics of the last step that one looks at first.
 
     Args:
-        table, histograms: of a probe.
+        table, histograms: what a probe's methods of these names give.
 
     Returns:
-        `layer name op shape mean std` and `distribution`: a sparkline of the entries from the
-        5% quantile less half the distance to that of 95%, to as far above it; `dead`, the share
-        of units that are constant, and `nonfinite`, the number of entries.
+        `layer name op shape mean std`; `distribution`, a sparkline over the range between the 5%
+        and the 95% quantile, widened by half of it on each side; `dead`, the share of units that
+        are constant; `nonfinite`, the number of entries that are NaN or infinite.
     """
     rows = _values(table)
     counts = _values(histograms).groupby(KEPT, observed=True, sort=False)

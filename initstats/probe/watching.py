@@ -18,7 +18,7 @@ from initstats.probe.recording import Call, Recorder
 
 
 class Failure(NamedTuple):
-    """Where a pass broke off."""
+    """An error in a pass, and the module and operation that raised it."""
 
     error: Exception
     name: str
@@ -32,7 +32,7 @@ class Watch(TorchFunctionMode):
     hooks.
 
     Attributes:
-        recorder: what follows the signal.
+        recorder: it follows the signal.
         entered: the modules (by id) whose calls were seen.
         failure: the operation that raised, if one did.
     """

@@ -62,9 +62,7 @@ def with_parameters(keys: pd.DataFrame, entries: Entries) -> pd.DataFrame:
 def _column(names: pd.Series, values: Mapping[str, Value]) -> Any:
     """The value of each row, by the name of its entry."""
     names = names.astype("category")
-    if all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in values.values()
-    ):
+    if {type(value) for value in values.values()} <= {int, float}:
         numbers = np.array([values.get(name, np.nan) for name in names.cat.categories], np.float64)
         return numbers[names.cat.codes]
     texts = {name: spelled(value) for name, value in values.items()}

@@ -88,17 +88,28 @@ def _listed(values: object) -> list[Any]:
 def _entries(kind: type[Entry], get: Callable[[Any], Any], values: object) -> list[Any]:
     """The entries that names, ranges of names, callables, and mappings of names to these mean."""
     found: list[Any] = []
+    faults: list[str] = []
     for value in [values] if isinstance(values, Mapping) else _listed(values):
-        if isinstance(value, Mapping):
-            for name, of in value.items():
-                if name in kind.catalog:
-                    raise ValueError(f"{name!r} is a registered {kind.catalog.noun}: rename yours")
-                found.append(replace(get(of), name=str(name), module=""))
-        elif isinstance(value, str) and ":" in value:
-            found += [kind.catalog[spelling] for spelling in kind.catalog.expand(value)]
-        else:
-            found.append(get(value))
+        try:
+            if isinstance(value, Mapping):
+                found += [_named(kind, name, get(of)) for name, of in value.items()]
+            elif isinstance(value, str) and ":" in value:
+                found += [kind.catalog[spelling] for spelling in kind.catalog.expand(value)]
+            else:
+                found.append(get(value))
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError(f"; {kind.catalog.noun}s: ".join(faults))
     return found
+
+
+def _named(kind: type[Entry], name: object, entry: Any) -> Any:
+    """An entry under a name of the user's own."""
+    if str(name) in kind.catalog:
+        noun = kind.catalog.noun
+        raise ValueError(f"{name!r} is the name of a registered {noun}: choose another")
+    return replace(entry, name=str(name), module="")
 
 
 def _distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:

@@ -7,7 +7,7 @@ Everything here works on paper: an activation, variances, lengths, no data and n
 
 from __future__ import annotations
 
-from initstats.gaussian import leaky_correlation, tailored_slope
+from initstats.activations.tailoring import leaky_correlation, tailored_slope
 from initstats.theory.maps import correlation_map, length_map, patch_mean, product_moment
 from initstats.theory.pairs import Correlations, correlations
 from initstats.theory.phases import Edge, FixedPoint, depth_scale, edge_of_chaos, fixed_point

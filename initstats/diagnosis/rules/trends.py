@@ -23,8 +23,8 @@ from initstats.diagnosis.summary import DECADE
 )
 def signal(profile: Profile, threshold: float) -> Iterator[Finding]:
     """the length of the signal neither grows nor shrinks from layer to layer"""
-    size = profile.linear["second_moment"]
-    yield from _drift(profile, profile.linear, threshold, size, "signal", "rms")
+    rows = profile.linear
+    yield from _drift(profile, rows, rows["second_moment"], threshold, "signal")
 
 
 @register_rule(
@@ -35,8 +35,7 @@ def signal(profile: Profile, threshold: float) -> Iterator[Finding]:
 def gradient(profile: Profile, threshold: float) -> Iterator[Finding]:
     """the gradient keeps its size on the way back to the input"""
     rows = profile.linear_gradients.iloc[::-1]
-    size = rows["second_moment"] * rows["count"]
-    yield from _drift(profile, rows, threshold, size, "gradient", "norm")
+    yield from _drift(profile, rows, rows["second_moment"] * rows["count"], threshold, "gradient")
 
 
 @register_rule(
@@ -62,22 +61,11 @@ def residual_growth(profile: Profile, threshold: float) -> Iterator[Finding]:
 
 
 def _drift(
-    profile: Profile,
-    rows: pd.DataFrame,
-    threshold: float,
-    size: pd.Series[float],
-    what: str,
-    measure: str,
+    profile: Profile, rows: pd.DataFrame, size: pd.Series[float], threshold: float, what: str
 ) -> Iterator[Finding]:
-    """A trend of log `size` along the rows: the 95% interval of the mean step leaves out 0.
+    """A trend of `size`, a square, along the rows.
 
-    Args:
-        profile: the network.
-        rows: its layers.
-        threshold: the smallest change of log `size` from the first row to the last.
-        size: the square of a layer's measure.
-        what: is measured, `signal` or `gradient`.
-        measure: `rms` or `norm`.
+    Its log changes by more than the threshold, and the 95% interval of the mean step excludes 0.
     """
     if (lost := size == 0).any():
         place = rows["place"][lost].iloc[0]
@@ -99,7 +87,9 @@ def _drift(
         return
     low, high = (number(math.exp((mean + sign * half) / 2)) for sign in (-1, 1))
     word = "explodes" if total > 0 else "vanishes"
-    direction = "from the output back to the input" if what == "gradient" else "through the layers"
+    measure, direction = "rms", "through the layers"
+    if what == "gradient":
+        measure, direction = "norm", "from the output back to the input"
     yield Finding(
         "error" if abs(total) > 3 * threshold else "warning",
         f"{rows['place'].iloc[0]} to {rows['place'].iloc[-1]}",

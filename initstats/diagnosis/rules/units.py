@@ -8,7 +8,7 @@ import numpy as np
 
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.rule import BATCH, ENOUGH, Finding, register_rule
-from initstats.diagnosis.rules.wording import number, places
+from initstats.diagnosis.rules.wording import listed, number
 from initstats.diagnosis.summary import SAME
 from initstats.probe.kinds import numbers
 
@@ -38,7 +38,7 @@ def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
             worst = found.sort_values("dead_fraction").iloc[-1]
             yield Finding(
                 "error" if severity == "error" else "warning",
-                places(found),
+                listed(found["place"]),
                 f"{worst['dead_fraction']:.0%} of the units of {worst['place']} give one value for "
                 "every sample, and so tell nothing about it",
                 "shift or shrink the biases before it, initialize the weights before it to the "
@@ -68,7 +68,7 @@ def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
         op = str(worst["op"]).rstrip("_")
         yield Finding(
             "warning",
-            places(found),
+            listed(found["place"]),
             f"the mean square at {worst['place']} is {filled.max():.2f} of the bound's: its "
             "derivative is near 0 for most entries",
             "make the pre-activation smaller: "
@@ -91,7 +91,7 @@ def mean_shift(profile: Profile, threshold: float) -> Iterator[Finding]:
         worst = rows.loc[ratio[found.index].sort_values().index[-1]]
         yield Finding(
             "warning" if ratio[found.index].max() > 10 * threshold else "note",
-            places(found),
+            listed(found["place"]),
             f"the mean at {worst['place']} is {number(worst['mean'])}, the std "
             f"{number(worst['std'])}: a layer that reads it mostly sees a constant",
             "subtract the mean: normalize the input, put a normalization before the layer, or "
@@ -113,7 +113,7 @@ def collapse(profile: Profile, threshold: float) -> Iterator[Finding]:
         many = len(found) >= max(3, len(rows) / 4)
         yield Finding(
             "warning" if many and rows.index[-1] in found.index else "note",
-            places(found),
+            listed(found["place"]),
             "different samples give nearly the same output: their correlation is "
             f"{found['sample_correlation'].iloc[-1]:.4f} at {found['place'].iloc[-1]}, and "
             f"{threshold} or more in {len(found)} of {len(rows)} layers",

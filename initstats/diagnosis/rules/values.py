@@ -9,7 +9,7 @@ import pandas as pd
 
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.rule import Finding, Severity, register_rule
-from initstats.diagnosis.rules.wording import places
+from initstats.diagnosis.rules.wording import listed
 from initstats.probe.kinds import numbers
 
 
@@ -36,7 +36,7 @@ def nonfinite(profile: Profile, threshold: float) -> Iterator[Finding]:
     elif first:
         yield Finding(
             "note",
-            places(pd.DataFrame(first)),
+            listed(pd.DataFrame(first)["place"]),
             "it has NaN or infinite entries, and whatever reads it has none, as with a mask",
             "nothing, if it is a mask on purpose",
         )
@@ -73,7 +73,7 @@ def low_precision(profile: Profile, threshold: float) -> Iterator[Finding]:
         below = rows[(middle < limits.smallest) & (rows["zero_fraction"] < threshold)]
         if len(above) + len(below):
             count = [_tensors(len(above), "overflow"), _tensors(len(below), "lose", " precision")]
-            place = places(pd.concat([above, below]))
+            place = listed(pd.concat([above, below])["place"])
             line = f"{name}: {', '.join(filter(None, count))}"
             told["warning" if name in used else "note"].append((place, line))
     for severity, lines in told.items():

@@ -10,7 +10,7 @@ import pandas as pd
 
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.rule import WEIGHTS, Finding, register_rule
-from initstats.diagnosis.rules.wording import line, modules, number
+from initstats.diagnosis.rules.wording import line, listed, number
 
 
 @register_rule(
@@ -27,7 +27,7 @@ def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
         worst = large.sort_values("sigma_w2").iloc[-1]
         yield Finding(
             "warning" if large["normalized"].all() else "error",
-            modules(large),
+            listed(large["module"]),
             f"std {number(worst['std'])} at {worst['module']} multiplies the rms by "
             f"{number(math.sqrt(worst['sigma_w2']))}; a layer that reads "
             f"{worst['activation'] or 'the input'} keeps the signal with {worst['gain']:.3f}",
@@ -37,7 +37,7 @@ def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
     if len(dead):
         yield Finding(
             "note",
-            modules(dead),
+            listed(dead["module"]),
             "all weights are 0: nothing passes until they are trained",
             "nothing, if a residual branch starts at zero on purpose; else " + line(dead.iloc[0]),
         )
@@ -65,7 +65,7 @@ def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
     shrink = 1 / (math.sqrt(3) * float(np.median(weights.loc[default, "gain"])))
     yield Finding(
         "warning" if longest >= threshold else "note",
-        modules(weights[default]),
+        listed(weights[default]["module"]),
         f"the weights are uniform in +-1/sqrt(fan_in), as torch leaves them: each layer multiplies "
         f"the rms by about {shrink:.2f}; {longest} in a row have no normalization after them",
         line(first),
@@ -96,7 +96,7 @@ def fan_mode(profile: Profile, threshold: float) -> Iterator[Finding]:
         grave = np.maximum(ratio[wrong.index], 1 / ratio[wrong.index]).max() >= threshold
         yield Finding(
             "warning" if grave else "note",
-            modules(wrong),
+            listed(wrong["module"]),
             f"the variance is a squared gain over fan_out, {wrong['fan_out'].iloc[0]:.0f}, and not "
             f"over fan_in, {wrong['fan_in'].iloc[0]:.0f}: the second moment becomes "
             f"{number(change)} times what it should be",
@@ -120,7 +120,7 @@ def useless_bias(profile: Profile, threshold: float) -> Iterator[Finding]:
     if sum(useless) > threshold:
         yield Finding(
             "note",
-            modules(profile.weights[useless]),
+            listed(profile.weights[useless]["module"]),
             "a normalization of each channel follows, which subtracts the bias",
             "set bias=False in these layers",
         )

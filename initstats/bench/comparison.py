@@ -1,4 +1,4 @@
-"""From timings to ratios: pair by pair, with the goals that they are held against."""
+"""Ratios of timings, formed within each round, and the goals that they are held against."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Ratio:
 
     @property
     def name(self) -> str:
-        """Such as ``engine / plain``."""
+        """The ratio as it is printed, such as ``engine / plain``."""
         return f"{self.above} / {self.below}"
 
 

@@ -26,7 +26,7 @@ INIT, SEED = "kaiming_normal", 0
 ACTIVATIONS = tuple(FUNCTIONS)
 """The twelve that every workload runs under one init."""
 BATCH = 512
-"""Samples of a batch, where the plain forward takes several."""
+"""Samples in a batch of `plain_batched`."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ report; `Results` is what they are drawn from.
 from __future__ import annotations
 
 from initstats.plots.bands import band_of, banded
-from initstats.plots.catalog import FIGURES, Need, Picture, figure, of_page, register_figure
+from initstats.plots.catalog import FIGURES, Picture, figure, of_page, register_figure
 from initstats.plots.parameter import against
 from initstats.plots.results import Probed, Results
+from initstats.registry import Need
 
 # each of these adds its figures to the catalog, which is the order of a report
 from initstats.plots import parameter, maps, lines, story, distribution, probed, phases, timings  # isort: skip # noqa: F401

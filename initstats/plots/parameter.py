@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from initstats.plots.catalog import Need, register_figure
+from initstats.plots.catalog import register_figure
 from initstats.plots.curves import (
     DOTTED,
     THEORY,
@@ -25,7 +25,7 @@ from initstats.plots.curves import (
 from initstats.plots.grid import panels
 from initstats.plots.results import Results, Sweep, headings, order
 from initstats.plots.style import STYLE, strokes
-from initstats.registry import unknown
+from initstats.registry import Need, unknown
 
 VALUES = 3
 """Values of a parameter from which on the page of a study shows the figure."""

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from initstats.plots.bands import BANDS, band_of, counts_of, tidy
-from initstats.plots.catalog import Need, register_figure
+from initstats.plots.catalog import register_figure
 from initstats.plots.distribution import TICKS, picture
 from initstats.plots.grid import panels
 from initstats.plots.results import Probed
@@ -28,6 +28,7 @@ from initstats.plots.style import (
     sequential,
 )
 from initstats.probe.kinds import LINEAR
+from initstats.registry import Need
 
 Array = NDArray[np.float64]
 

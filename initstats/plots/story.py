@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from initstats.diagnosis import CONFIGURATION
-from initstats.plots.catalog import Need, register_figure
+from initstats.plots.catalog import register_figure
 from initstats.plots.curves import (
     Curve,
     Scale,
@@ -27,6 +27,7 @@ from initstats.plots.curves import (
 from initstats.plots.grid import parts_of
 from initstats.plots.results import Results, headings, order
 from initstats.plots.style import INK, PAGE, StyledFigure, decimal, fade, strokes
+from initstats.registry import Need
 
 LESSON = "kaiming_normal"
 """The lesson's init."""

@@ -9,9 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from initstats.plots.catalog import Need, register_figure
+from initstats.plots.catalog import register_figure
 from initstats.plots.grid import panels
 from initstats.plots.style import ABOVE, FIT, INK, PAGE, fade
+from initstats.registry import Need
 
 SOME = Need[Any](
     lambda ratios: len(ratios) > 0,

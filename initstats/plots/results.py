@@ -137,7 +137,7 @@ class Results:
                     continue
                 pairs = self.table[[kind, column]].dropna().drop_duplicates()
                 entries = pd.Series(order(pairs[kind]))
-                for family, names in entries.groupby(entries.str.partition("(")[0], sort=False):
+                for family, names in entries.groupby(entries.str.split("(").str[0], sort=False):
                     if pairs.loc[pairs[kind].isin(names), column].nunique() > 1:
                         found.append(Sweep(kind, str(family), column, tuple(names)))
         return sorted(found, key=lambda sweep: -len(sweep.entries))

@@ -5,8 +5,11 @@ Importing the package is cheap: a public name loads its module when it is first 
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from initstats.lazy import attach
+
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from initstats import activations as activations
@@ -52,44 +55,27 @@ if TYPE_CHECKING:
     from initstats.sweep import Grid as Grid
     from initstats.sweep import run_sweep as run_sweep
 
-__version__ = "0.1.0"
-
-# module -> the names it lends to the package
-_PUBLIC: dict[str, tuple[str, ...]] = {
-    "activations": ("activation", "gain", "register_activation"),
-    "backprop": (),
-    "data": ("Dataset", "load_data"),
-    "diagnosis": ("diagnose", "register_rule", "summarize"),
-    "foundations": (),
-    "gaussian": (),
-    "inits": ("init", "register_init"),
-    "moments": ("register_statistic",),
-    "networks": ("register_network",),
-    "plots": ("register_figure",),
-    "prediction": ("compare_with_theory", "predict", "predict_run"),
-    "probe": ("Probe", "measure"),
-    "repair": ("lsuv_", "reinitialize_"),
-    "report": ("write_report",),
-    "store": ("load_histograms", "load_table"),
-    "sweep": ("Grid", "run_sweep"),
-    "theory": (),
-}
-_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
-
-__all__ = sorted([*_HOME, *_PUBLIC])
-
-if not TYPE_CHECKING:  # a type checker sees the imports above, and so finds misspelled names
-
-    def __getattr__(name: str) -> object:
-        """Load a public name's module on first use."""
-        if name in _HOME:
-            value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-        elif name in _PUBLIC:
-            value = import_module(f"{__name__}.{name}")
-        else:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = value
-        return value
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+    __all__: list[str]
+else:  # a type checker sees the imports above, and so finds misspelled names
+    __getattr__, __dir__, __all__ = attach(
+        __name__,
+        {
+            "activations": "activations activation gain register_activation",
+            "backprop": "backprop",
+            "data": "data Dataset load_data",
+            "diagnosis": "diagnosis diagnose register_rule summarize",
+            "foundations": "foundations",
+            "gaussian": "gaussian",
+            "inits": "inits init register_init",
+            "moments": "moments register_statistic",
+            "networks": "networks register_network",
+            "plots": "plots register_figure",
+            "prediction": "prediction compare_with_theory predict predict_run",
+            "probe": "probe Probe measure",
+            "repair": "repair lsuv_ reinitialize_",
+            "report": "report write_report",
+            "store": "store load_histograms load_table",
+            "sweep": "sweep Grid run_sweep",
+            "theory": "theory",
+        },
+    )

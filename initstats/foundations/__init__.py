@@ -8,28 +8,18 @@ implementations, `figures` draws and `page` writes it all up. The rooms load on 
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from initstats.lazy import attach
+
 if TYPE_CHECKING:
-    from initstats.foundations.clock import timings
-    from initstats.foundations.evidence import Evidence, lesson, measure
-    from initstats.foundations.page import write_lesson
-
-_HOME = {
-    "Evidence": "evidence",
-    "lesson": "evidence",
-    "measure": "evidence",
-    "timings": "clock",
-    "write_lesson": "page",
-}
-
-__all__ = ["Evidence", "lesson", "measure", "timings", "write_lesson"]
-
-if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> object:
-        """Load a name's module when it is first used."""
-        if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    from initstats.foundations.clock import timings as timings
+    from initstats.foundations.evidence import Evidence as Evidence
+    from initstats.foundations.evidence import lesson as lesson
+    from initstats.foundations.evidence import measure as measure
+    from initstats.foundations.page import write_lesson as write_lesson
+else:
+    __getattr__, __dir__, __all__ = attach(
+        __name__,
+        {"clock": "timings", "evidence": "Evidence lesson measure", "page": "write_lesson"},
+    )

@@ -24,8 +24,8 @@ SOME = Need[Any](
     page="bench", title="Ratios of times", data=lambda ratios: ratios.copy(), needs=[SOME]
 )
 def timings(frame: pd.DataFrame, width: float = PAGE) -> Figure:
-    """A panel for each ratio: each workload's median (dot) and range over the rounds (line). Goals
-    are upright marks: dots are green where they are reached, red where they are missed.
+    """One panel for each ratio, one row for each workload: the median (dot), the range over the
+    rounds (line) and the goal (upright mark). Green reaches its goal, red does not.
     """
     names, workloads = list(frame["ratio"].unique()), list(frame["workload"].unique())
     height = 0.2 * len(workloads) + 0.1

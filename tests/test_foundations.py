@@ -324,9 +324,9 @@ def test_means_over_seeds_stand_beside_the_seeds(evidence: Evidence) -> None:
 
 
 def test_bars_are_the_middle_of_the_draws(evidence: Evidence) -> None:
-    frame = FIGURES["leak"].frame(evidence).set_index(["quantity", "leak"])
+    frame = FIGURES["leak"].frame(evidence)
     draws = evidence.leaks[evidence.leaks["leak"] == 0.5]
-    row = frame.loc["rms", 0.5]
+    row = frame[(frame["quantity"] == "rms") & (frame["leak"] == 0.5)].iloc[0]
     assert row["mean"] == pytest.approx(draws["activation"].mean())
     assert row["high"] == pytest.approx(draws["activation"].quantile(0.975))
     assert row["formula"] == draws["formula"].iloc[0]

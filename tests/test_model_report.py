@@ -101,7 +101,7 @@ def test_page_of_nothing(tmp_path: Path) -> None:
 def test_profile_shows_what_was_measured(strange: Probe) -> None:
     table = strange.table()
     std, shift, dead, gradient = FIGURES["depth_profile"].draw(Probed(table)).axes
-    rows = probed.by_layer(Probed(table))
+    rows = probed.last_step(Probed(table))
     rows = rows[rows["direction"] == "forward"]
     drawn = np.concatenate([line.get_xydata() for line in std.get_lines()[:2]])
     low = std.get_ylim()[0] + 0.1
@@ -133,7 +133,7 @@ def test_bands_count_every_entry(strange: Probe) -> None:
 
 
 def test_training_follows_activations(trained: Probe) -> None:
-    followed = dict(list(probed.followed(trained.table()).groupby("value", sort=False)))
+    followed = dict(list(probed.followed(Probed.of(trained)).groupby("value", sort=False)))
     assert list(followed) == ["1 (relu)", "2 (linear)"]
     assert followed["1 (relu)"]["step"].tolist() == [0, 2, 4, 6]
     std, shift, dead = FIGURES["training_lines"].draw(Probed.of(trained)).axes
@@ -156,9 +156,9 @@ def test_no_text_is_cut_or_overlaps(
 
 def test_a_distribution_is_drawn_from_its_frame(trained: Probe) -> None:
     frame = FIGURES["training_distributions"].frame(Probed.of(trained))
-    rows = trained.table()
-    followed = rows[(rows["layer"] == 1) & (rows["direction"] == "forward")]
-    counts = frame[frame["layer"] == 1].groupby("step")["count"].sum()
-    assert counts.tolist() == followed["count"].tolist()
+    followed = probed.followed(Probed.of(trained))
+    counts = frame.groupby(["layer", "step"])["count"].sum()
+    assert counts.tolist() == followed.sort_values(["layer", "step"])["count"].tolist()
+    assert len(counts) == 8
     with pytest.raises(ValueError, match="it needs the probe's histograms, too"):
         figure("distribution_profile", trained.table())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from initstats.plots import FIGURES, Probed, figure, of_page, probed
 from initstats.plots.bands import BANDS, OVERFLOW, ZERO
-from initstats.probe import Probe
+from initstats.probe import Probe, examine
 from initstats.report.model import write_model_report
 
 
@@ -34,7 +34,7 @@ class Strange(nn.Module):
 @pytest.fixture(scope="module")
 def strange() -> Probe:
     torch.manual_seed(0)
-    return Probe(Strange(), backward=True).run(torch.randn(40, 6))
+    return examine(Strange(), torch.randn(40, 6), backward=True)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,7 @@ def write(probe: Probe, folder: Path) -> str:
 def test_page_holds_findings_values_and_misses(strange: Probe, tmp_path: Path) -> None:
     html = write(strange, tmp_path)
     assert "<h1>Strange</h1>" in html
-    coverage = strange.coverage.removesuffix(" measured")
-    assert f"{coverage} tensors and modules were measured" in html
+    assert strange.coverage in html
     assert "body.&lt;b&gt;&amp;" in html
     assert "<b>&" not in html
     assert "NaN or infinite" in html  # the finding
@@ -102,7 +101,7 @@ def test_page_of_nothing(tmp_path: Path) -> None:
 def test_profile_shows_what_was_measured(strange: Probe) -> None:
     table = strange.table()
     std, shift, dead, gradient = FIGURES["depth_profile"].draw(Probed(table)).axes
-    rows = probed.by_layer(Probed(table))
+    rows = probed.last_step(Probed(table))
     rows = rows[rows["direction"] == "forward"]
     drawn = np.concatenate([line.get_xydata() for line in std.get_lines()[:2]])
     low = std.get_ylim()[0] + 0.1
@@ -134,7 +133,7 @@ def test_bands_count_every_entry(strange: Probe) -> None:
 
 
 def test_training_follows_activations(trained: Probe) -> None:
-    followed = dict(list(probed.followed(trained.table()).groupby("value", sort=False)))
+    followed = dict(list(probed.followed(Probed.of(trained)).groupby("value", sort=False)))
     assert list(followed) == ["1 (relu)", "2 (linear)"]
     assert followed["1 (relu)"]["step"].tolist() == [0, 2, 4, 6]
     std, shift, dead = FIGURES["training_lines"].draw(Probed.of(trained)).axes
@@ -157,11 +156,9 @@ def test_no_text_is_cut_or_overlaps(
 
 def test_a_distribution_is_drawn_from_its_frame(trained: Probe) -> None:
     frame = FIGURES["training_distributions"].frame(Probed.of(trained))
-    rows = trained.table()
-    layer = frame["layer"].iloc[0]
-    followed = rows[(rows["layer"] == layer) & (rows["direction"] == "forward")]
-    followed = followed[followed["tensor"] != "weight"]
-    counts = frame[frame["layer"] == layer].groupby("step")["count"].sum()
-    assert counts.tolist() == followed["count"].tolist()
+    followed = probed.followed(Probed.of(trained))
+    counts = frame.groupby(["layer", "step"])["count"].sum()
+    assert counts.tolist() == followed.sort_values(["layer", "step"])["count"].tolist()
+    assert len(counts) == 8
     with pytest.raises(ValueError, match="it needs the probe's histograms, too"):
         figure("distribution_profile", trained.table())

@@ -127,6 +127,19 @@ def test_figures_have_titles_and_captions() -> None:
         assert len(entry.caption) > 80
 
 
+@pytest.mark.parametrize("name", STUDY)
+def test_captions_are_plain_words(name: str) -> None:
+    for words in (
+        "a layer.",
+        "cotangent",
+        "same push",
+        "deserve",
+        "ribbon does not tell",
+        "trusted",
+    ):
+        assert words not in FIGURES[name].caption
+
+
 def test_every_page_has_its_figures_in_one_catalogue() -> None:
     pages = {page: [picture.name for picture in of_page(page)] for page in PAGES}
     assert sum(map(len, pages.values())) == len(FIGURES)

@@ -31,7 +31,11 @@ from initstats.store import load_run, load_sessions
 EVIL = "<script>alert('x')</script>&\"'"
 OURS = """<meta name="generator" content="initstats 0.0.1">
 <figcaption id="gradient_by_depth-caption">"""
-FORWARD = [picture.name for picture in of_page("study") if picture.name != "gradient_by_depth"]
+FORWARD = [
+    picture.name
+    for picture in of_page("study")
+    if picture.name not in ("gradient_by_depth", "statistic_against_parameter")
+]
 
 
 class Page(HTMLParser):

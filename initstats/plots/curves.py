@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from initstats.diagnosis import CONFIGURATION, seed_interval
-from initstats.plots.results import Results
-from initstats.plots.style import INK, Stroke, decimal, fade, power_of_ten
+from initstats.plots.grid import panels
+from initstats.plots.results import Results, headings, order
+from initstats.plots.style import INK, Stroke, decimal, fade, power_of_ten, strokes
 
 Array = NDArray[np.float64]
 
@@ -151,6 +153,8 @@ class Curve(NamedTuple):
         return cls(rows[x].to_numpy(dtype=float), *heights)
 
 
+Drawn = tuple[Curve, Stroke, bool]
+"""A curve, its stroke, and whether it is to stand out."""
 THEORY = "theory, where it applies"
 """The name of its lines in a key."""
 DOTTED = Stroke(INK, (1.2, 2.2), 0.9)
@@ -175,6 +179,55 @@ def layer_ticks(depth: int) -> list[int]:
     return [1, *between, depth] if depth > 2 else list(range(1, depth + 1))
 
 
+def panels_of_lines(
+    frame: pd.DataFrame,
+    statistic: str,
+    width: float | None,
+    *,
+    x: str,
+    panel: str,
+    line: str,
+    labels: tuple[str, str],
+    draw: Callable[[Axes, Sequence[Drawn], tuple[float, float]], None],
+) -> tuple[Figure, Axes]:
+    """A figure with a panel for each block and value of a column, and lines in each.
+
+    Args:
+        frame: as `over_seeds` gives it, in the order of the lines' points.
+        statistic: the column that is drawn.
+        width: of the figure, inches.
+        x, panel, line: columns: the flat axis, what has a panel, what has a line.
+        labels: of the axes.
+        draw: draws the curves of a panel, whose limits are given.
+
+    Returns:
+        The figure and its first panel, whose flat axis is that of all.
+    """
+    scale = scale_of(statistic)
+    # what explodes would flatten all others where heights are not logarithms
+    shown = (frame["verdict"] == "healthy") | scale.logarithmic
+    measured = frame["source"] == "measured"
+    limits = scale.limits([scale.height(frame.loc[shown & measured, statistic].to_numpy())])
+    styles, theory = strokes(order(frame[line])), {} if measured.all() else {THEORY: DOTTED}
+    names, blocks = order(frame[panel]), headings(frame)
+    figure, grid = panels(
+        names, width, blocks=list(blocks.values()), labels=labels, key=styles | theory
+    )
+    decorate([axes for part in grid for axes in part], scale, limits)
+    for block, part in zip(blocks, grid, strict=True):
+        here = frame[(frame["network"] == block.network) & (frame["width"] == block.width)]
+        for name, axes in zip(names, part, strict=True):
+            curves: dict[str, list[Drawn]] = {"measured": [], "theory": []}
+            groups = here[here[panel] == name].groupby([line, "source"], observed=True)
+            for (key, source), rows in groups:
+                strong = bool(rows["verdict"].iloc[0] == "healthy")
+                curve = Curve.of(rows, x, statistic, scale)
+                curves[str(source)].append((curve, styles[str(key)], strong))
+            draw(axes, curves["measured"], limits)
+            draw_theory(axes, [curve for curve, *_ in curves["theory"]])
+    return figure, grid[0][0]
+
+
 def draw_theory(axes: Axes, curves: Sequence[Curve]) -> None:
     """What theory says: thin dotted lines on bands, none in an init's colour."""
     add_bands(axes, curves, [fade(INK, 0.1)])
@@ -187,18 +240,8 @@ def draw_theory(axes: Axes, curves: Sequence[Curve]) -> None:
     )
 
 
-def draw_curves(
-    axes: Axes,
-    curves: Sequence[tuple[Curve, Stroke, bool]],
-    limits: tuple[float, float],
-) -> None:
-    """Means with their intervals, marked where they leave the panel or end.
-
-    Args:
-        axes: of the panel.
-        curves: each with its stroke, and whether it is to stand out.
-        limits: of the panel.
-    """
+def draw_curves(axes: Axes, curves: Sequence[Drawn], limits: tuple[float, float]) -> None:
+    """Means with their intervals, marked where they leave the panel or end."""
     drawn = []
     for curve, stroke, strong in curves:
         mean = within(curve, limits).mean
@@ -215,16 +258,14 @@ def draw_curves(
     )
 
 
-def draw_points(
-    axes: Axes, curves: Sequence[tuple[Curve, Stroke]], limits: tuple[float, float]
-) -> None:
+def draw_points(axes: Axes, curves: Sequence[Drawn], limits: tuple[float, float]) -> None:
     """Means with their intervals, a dot for each; marked where one lies outside the panel."""
-    drawn = [within(curve, limits) for curve, _ in curves]
+    drawn = [within(curve, limits) for curve, *_ in curves]
     for _, mean, low, high in drawn:  # what lies outside is marked, and has no band
         outside = (mean < limits[0]) | (mean > limits[1])
         low[outside], high[outside] = np.nan, np.nan
-    add_bands(axes, drawn, [fade(stroke.color, 0.18) for _, stroke in curves])
-    for (at, mean, *_), (_, stroke) in zip(drawn, curves, strict=True):
+    add_bands(axes, drawn, [fade(stroke.color, 0.18) for _, stroke, _ in curves])
+    for (at, mean, *_), (_, stroke, _) in zip(drawn, curves, strict=True):
         axes.plot(at, mean, "o", color=stroke.color, linestyle=stroke.linestyle, lw=1.2, ms=2.6)
         for outside, edge, marker in (
             (mean < limits[0], limits[0], "v"),

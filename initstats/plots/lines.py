@@ -8,20 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from initstats.plots.catalog import DEPTH, GRADIENTS, register_figure
-from initstats.plots.curves import (
-    DOTTED,
-    THEORY,
-    Curve,
-    decorate,
-    draw_curves,
-    draw_theory,
-    layer_ticks,
-    over_seeds,
-    scale_of,
-)
-from initstats.plots.grid import panels
-from initstats.plots.results import Results, headings, order
-from initstats.plots.style import strokes
+from initstats.plots.curves import draw_curves, layer_ticks, over_seeds, panels_of_lines
+from initstats.plots.results import Results
 
 
 def by_layer(
@@ -89,44 +77,18 @@ def gradient_by_depth(frame: pd.DataFrame, width: float | None = None) -> Figure
 
 
 def lines(frame: pd.DataFrame, statistic: str, label: str, width: float | None) -> Figure:
-    """A panel for each activation and block, in which each init has a line.
-
-    Args:
-        frame: as `over_seeds` gives it.
-        statistic: the column to draw.
-        label: its name on the axis.
-        width: of the figure, inches.
-    """
-    scale, depth = scale_of(statistic), int(frame["layer"].max())
-    frame = frame.sort_values("layer", ascending=bool((frame["direction"] == "forward").all()))
-    healthy = frame["verdict"] == "healthy"
-    # what explodes would flatten all others where heights are not logarithms
-    shown = (frame["source"] == "measured") & (healthy | scale.logarithmic)
-    limits = scale.limits([scale.height(frame.loc[shown, statistic].to_numpy())])
-    styles = strokes(order(frame["init"]))
-    expected = {THEORY: DOTTED} if (frame["source"] == "theory").any() else {}
-    activations, blocks = order(frame["activation"]), headings(frame)
-    figure, grid = panels(
-        activations,
+    """A panel for each activation and block, in which each init has a line."""
+    depth, forward = int(frame["layer"].max()), frame["direction"].iloc[0] == "forward"
+    frame = frame.sort_values(["activation", "layer"], ascending=[True, forward], kind="stable")
+    figure, axes = panels_of_lines(
+        frame,
+        statistic,
         width,
-        blocks=list(blocks.values()),
+        x="layer",
+        panel="activation",
+        line="init",
         labels=("layer", label),
-        key=styles | expected,
+        draw=draw_curves,
     )
-    decorate([axes for part in grid for axes in part], scale, limits)
-    grid[0][0].set(xlim=(0.5, depth + 0.5), xticks=layer_ticks(depth))
-    for block, part in zip(blocks, grid, strict=True):
-        here = frame[(frame["network"] == block.network) & (frame["width"] == block.width)]
-        for activation, axes in zip(activations, part, strict=True):
-            drawn, theory = [], []
-            rows = here[here["activation"] == activation]
-            for (init, source), row in rows.groupby(["init", "source"], observed=True):
-                curve = Curve.of(row, "layer", statistic, scale)
-                if source == "theory":
-                    theory.append(curve)
-                else:
-                    strong = row["verdict"].iloc[0] == "healthy"
-                    drawn.append((curve, styles[str(init)], strong))
-            draw_curves(axes, drawn, limits)
-            draw_theory(axes, theory)
+    axes.set(xlim=(0.5, depth + 0.5), xticks=layer_ticks(depth))
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -12,84 +13,55 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from initstats.plots.catalog import register_figure
-from initstats.plots.curves import (
-    DOTTED,
-    THEORY,
-    Curve,
-    decorate,
-    draw_points,
-    draw_theory,
-    over_seeds,
-    scale_of,
-)
-from initstats.plots.grid import panels
-from initstats.plots.results import Results, Sweep, headings, order
-from initstats.plots.style import STYLE, strokes
+from initstats.plots.curves import draw_points, over_seeds, panels_of_lines
+from initstats.plots.results import Results, Sweep
+from initstats.plots.style import STYLE
 from initstats.registry import Need, unknown
 
-VALUES = 3
-"""Values of a parameter from which on the page of a study shows the figure."""
 SWEPT = Need[Any](
-    lambda results: any(len(sweep.entries) >= VALUES for sweep in results.sweeps),
+    lambda results: any(len(sweep.entries) > 2 for sweep in results.sweeps),
     "no parameter takes three values or more; a range does: inits=['normal(std=0.01:1:7log)']",
 )
-_ONE_OF_EACH = {"init": "activation", "activation": "init"}
+LABELS = {"std": "standard deviation"}
 
 
 def by_parameter(
     results: Results,
     statistic: str = "std",
-    *,
     layers: Sequence[int] = (),
-    tensor: str = "",
     direction: str = "forward",
     parameter: str = "",
 ) -> pd.DataFrame:
-    """A statistic of the entries of one family, at some layers, as `over_seeds` gives it.
-
-    Args:
-        results: of a sweep.
-        statistic: a column of the table.
-        layers: by default the first, the middle and the last.
-        tensor: by default the pre-activations for the sample correlation, else the activations.
-        direction: "forward" or "backward".
-        parameter: a column of the table, `init_sigma_w`; by default the one with most values.
+    """A statistic of the entries of one family, at some layers; arguments as of `against`.
 
     Returns:
-        One more column for each swept parameter, the chosen one first.
+        The columns of `over_seeds`, and one for each parameter of the family that was swept, the
+        chosen one first. Sample correlations are those of pre-activations, all other statistics
+        those of activations.
 
     Raises:
-        ValueError: no such statistic or parameter, or none was swept.
+        ValueError: no such statistic, layer or parameter, or none was swept.
     """
     if statistic not in results.table:
         raise unknown("statistic", statistic, list(results.table.columns))
-    sweep = _sweep(results, parameter)
-    depth = results.depth
+    sweep, depth = _sweep(results, parameter), results.depth
     wanted = list(layers) or sorted({1, (1 + depth) // 2, depth})
     if absent := sorted(set(wanted) - set(range(1, depth + 1))):
         raise ValueError(f"there is no layer {absent[0]}: give layers from 1 to {depth}")
     kind, entries = sweep.kind, list(sweep.entries)
-
-    def chosen(rows: pd.DataFrame) -> pd.DataFrame:
-        return rows[rows[kind].isin(entries) & rows["layer"].isin(wanted)]
-
-    part = replace(
-        results,
-        table=chosen(results.table),
-        summary=results.summary[results.summary[kind].isin(entries)],
-        predicted=None if results.predicted is None else chosen(results.predicted),
+    summary = results.summary[results.summary[kind].isin(entries)]
+    table, predicted = (
+        None if rows is None else rows[rows[kind].isin(entries) & rows["layer"].isin(wanted)]
+        for rows in (results.table, results.predicted)
     )
-    tensor = tensor or ("preactivation" if statistic == "sample_correlation" else "activation")
+    assert table is not None
+    part = replace(results, table=table, summary=summary, predicted=predicted)
+    tensor = "preactivation" if statistic == "sample_correlation" else "activation"
     frame = over_seeds(part, statistic, tensor, direction)
-    others = [other.column for other in results.sweeps if _same_family(other, sweep)]
-    columns = list(dict.fromkeys([sweep.column, *others]))
-    values = part.table[[kind, *columns]].drop_duplicates().astype({kind: str})
-    frame = frame.astype({kind: str}).merge(values, on=kind)
-    return frame.astype({kind: pd.CategoricalDtype(entries)})
-
-
-def _same_family(one: Sweep, other: Sweep) -> bool:
-    return (one.kind, one.family) == (other.kind, other.family)
+    family = [s.column for s in results.sweeps if (s.kind, s.family) == (kind, sweep.family)]
+    columns = list(dict.fromkeys([sweep.column, *family]))
+    values = table[[kind, *columns]].drop_duplicates().astype({kind: str})
+    return frame.astype({kind: str}).merge(values, on=kind)
 
 
 def _sweep(results: Results, parameter: str) -> Sweep:
@@ -99,11 +71,12 @@ def _sweep(results: Results, parameter: str) -> Sweep:
             "no parameter differs between the entries of a family: sweep one, as in "
             "inits=['normal(std=0.01:1:7log)']"
         )
-    by_values = sorted(results.sweeps, key=lambda s: -results.table[s.column].nunique())
-    named = {sweep.column: sweep for sweep in reversed(by_values)}
-    if parameter and parameter not in named:
+    if not parameter:
+        return max(results.sweeps, key=lambda sweep: results.table[sweep.column].nunique())
+    named = {sweep.column: sweep for sweep in reversed(results.sweeps)}
+    if parameter not in named:
         raise unknown("swept parameter", parameter, list(named))
-    return named[parameter] if parameter else by_values[0]
+    return named[parameter]
 
 
 @register_figure(title="Spread against a parameter", data=by_parameter, needs=[SWEPT])
@@ -113,15 +86,14 @@ def statistic_against_parameter(frame: pd.DataFrame, width: float | None = None)
     a value of the parameter suits a depth where its point lies within. ▾ marks a point below the
     panel (or a spread of exactly zero), ▴ one above it (or an overflow).
     """
-    return _lines(frame, "std", width)
+    return _draw(frame, "std", width)
 
 
 def against(
-    results: Results | pd.DataFrame | str,
+    results: Results | pd.DataFrame | str | Path,
     statistic: str = "std",
     *,
     layers: Sequence[int] = (),
-    tensor: str = "",
     direction: str = "forward",
     parameter: str = "",
     width: float | None = None,
@@ -130,88 +102,49 @@ def against(
 
     Args:
         results: of a sweep, its table or the folder of its run.
-        statistic, layers, tensor, direction, parameter: as `by_parameter` takes them.
+        statistic: a column of the table.
+        layers: by default the first, the middle and the last.
+        direction: "forward" or "backward".
+        parameter: a column of the table, `init_sigma_w`; by default the one with most values.
         width: of the figure, inches.
 
     Raises:
-        ValueError: no such statistic or parameter, or none was swept.
+        ValueError: no such statistic, layer or parameter, or none was swept.
     """
-    frame = by_parameter(
-        Results.of(results),
-        statistic,
-        layers=layers,
-        tensor=tensor,
-        direction=direction,
-        parameter=parameter,
-    )
+    frame = by_parameter(Results.of(results), statistic, layers, direction, parameter)
     with mpl.rc_context(STYLE):
-        return _lines(frame, statistic, width)
+        return _draw(frame, statistic, width)
 
 
-def _lines(frame: pd.DataFrame, statistic: str, width: float | None) -> Figure:
+def _draw(frame: pd.DataFrame, statistic: str, width: float | None) -> Figure:
     """A panel for each layer and block; a line for each activation, or init."""
-    after = list(frame.columns)[list(frame.columns).index("verdict") + 1 :]
-    x, others = after[0], after[1:]
+    columns = [str(name) for name in frame]
+    x, *others = columns[columns.index("verdict") + 1 :]
     kind, _, parameter = x.partition("_")
-    hue = _ONE_OF_EACH[kind]
     family = str(frame[kind].iloc[0]).partition("(")[0]
-    frame = frame.sort_values(x).assign(line=frame[hue].astype(str))
+    hue = "activation" if kind == "init" else "init"
+    line = frame[hue].astype(str)
     for other in others:
         name = other.removeprefix(f"{kind}_")
-        frame["line"] += frame[other].map(f", {name}={{:g}}".format)
-    logarithmic = _log_spaced(frame[x].unique())
-    if logarithmic:
-        frame[x] = np.log10(frame[x])
-    scale = scale_of(statistic)
-    measured = frame["source"] == "measured"
-    limits = scale.limits([scale.height(frame.loc[measured, statistic].to_numpy())])
-    names = [line for name in order(frame[hue]) for line in _of(frame, hue, name)]
-    styles, expected = strokes(names), {} if measured.all() else {THEORY: DOTTED}
-    layers, blocks = sorted(frame["layer"].unique()), headings(frame)
-    figure, grid = panels(
-        [f"layer {layer}" for layer in layers],
-        width,
-        blocks=list(blocks.values()),
-        labels=(f"{parameter} of {family}", _LABELS.get(statistic, statistic.replace("_", " "))),
-        key=styles | expected,
+        line += [f", {name}={value:g}" for value in frame[other]]
+    frame = frame.assign(line=line, panel="layer " + frame["layer"].astype(str))
+    frame = frame.sort_values(["layer", hue, *others, x], kind="stable")
+    values = np.unique(frame[x])
+    if logarithmic := _log_spaced(values):
+        frame[x], values = np.log10(frame[x]), np.log10(values)
+    labels = f"{parameter} of {family}", LABELS.get(statistic, statistic.replace("_", " "))
+    figure, axes = panels_of_lines(
+        frame, statistic, width, x=x, panel="panel", line="line", labels=labels, draw=draw_points
     )
-    decorate([axes for part in grid for axes in part], scale, limits)
-    values = np.sort(frame[x].unique())
-    ticks = values[
-        np.unique(np.linspace(0, len(values) - 1, min(5, len(values))).round().astype(int))
-    ]
-    margin = 0.04 * np.ptp(values)
-    grid[0][0].set_xlim(values[0] - margin, values[-1] + margin)
-    grid[0][0].set_xticks(ticks, [f"{10**tick if logarithmic else tick:.3g}" for tick in ticks])
-    for block, part in zip(blocks, grid, strict=True):
-        for layer, axes in zip(layers, part, strict=True):
-            here = frame[
-                (frame["network"] == block.network)
-                & (frame["width"] == block.width)
-                & (frame["layer"] == layer)
-            ]
-            drawn, theory = [], []
-            for (name, source), rows in here.groupby(["line", "source"], sort=False):
-                curve = Curve.of(rows, x, statistic, scale)
-                if source == "theory":
-                    theory.append(curve)
-                else:
-                    drawn.append((curve, styles[str(name)]))
-            draw_points(axes, drawn, limits)
-            draw_theory(axes, theory)
+    picked = np.linspace(0, len(values) - 1, min(5, len(values))).round().astype(int)
+    ticks, margin = values[picked], 0.04 * np.ptp(values)
+    axes.set_xlim(values[0] - margin, values[-1] + margin)
+    axes.set_xticks(ticks, [f"{10**tick if logarithmic else tick:.3g}" for tick in ticks])
     return figure
 
 
-_LABELS = {"std": "standard deviation"}
-
-
-def _of(frame: pd.DataFrame, hue: str, name: str) -> list[str]:
-    return list(frame.loc[frame[hue] == name, "line"].unique())
-
-
 def _log_spaced(values: np.ndarray) -> bool:
-    """Whether values differ by equal factors rather than by equal steps."""
-    values = np.sort(values)
+    """Whether sorted values differ by equal factors rather than by equal steps."""
     if len(values) < 3 or values[0] <= 0:
         return False
     steps, factors = np.diff(values), np.diff(np.log(values))

@@ -47,28 +47,38 @@ HISTOGRAMS = Need[Any](
 )
 
 
-def by_layer(probed: Probed) -> pd.DataFrame:
-    """Statistics of the values (not weights) of the last step, in the order of execution."""
-    return _with_shift(_last_step(probed.table))
+def last_step(probed: Probed) -> pd.DataFrame:
+    """The values (not weights) of the last step in the order of execution, forward ones first."""
+    table = probed.table
+    rows = table[(table["tensor"] != "weight") & (table["step"] == table["step"].max())]
+    ordered: pd.DataFrame = rows.sort_values(
+        ["direction", "layer"], ascending=[False, True], kind="stable"
+    )
+    return ordered
 
 
-def layers_by_band(probed: Probed) -> pd.DataFrame:
-    """Distributions of the values of the forward pass at the last step, by layer and band."""
-    rows = _last_step(probed.table)
-    return _by_band(probed, rows[rows["direction"] == "forward"])
+def profile(rows: pd.DataFrame) -> pd.DataFrame:
+    """The columns of a profile, and the mean in units of the standard deviation."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shift = rows["mean"] / rows["std"]
+    columns = [*KEYS, "value", "nonfinite", "mean", "std", "dead_fraction"]
+    return rows[[name for name in columns if name in rows]].assign(mean_over_std=shift)
 
 
-def by_step(probed: Probed) -> pd.DataFrame:
-    """Statistics of the followed layers at every step; `value` names a layer."""
-    return _with_shift(followed(probed.table))
+def by_band(probed: Probed, rows: pd.DataFrame) -> pd.DataFrame:
+    """The distributions of the forward values among some rows of the table, by band."""
+    rows = rows[rows["direction"] == "forward"]
+    assert probed.histograms is not None
+    keys = [name for name in (*KEYS, "value") if name in rows]
+    return tidy(rows[keys], banded_counts(probed.histograms, rows))
 
 
-def steps_by_band(probed: Probed) -> pd.DataFrame:
-    """Distributions of the followed layers, by step and band; `value` names a layer."""
-    return _by_band(probed, followed(probed.table))
-
-
-@register_figure(page="model", title="Depth profile", data=by_layer, needs=[SOME])
+@register_figure(
+    page="model",
+    title="Depth profile",
+    data=lambda probed: profile(last_step(probed)),
+    needs=[SOME],
+)
 def depth_profile(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     """Every value of the forward pass in the order of execution: its standard deviation, how far
     its mean is from zero in units of that, the share of units that are constant and, where
@@ -89,7 +99,10 @@ def depth_profile(frame: pd.DataFrame, width: float = PAGE) -> Figure:
 
 
 @register_figure(
-    page="model", title="Distributions by depth", data=layers_by_band, needs=[SOME, HISTOGRAMS]
+    page="model",
+    title="Distributions by depth",
+    data=lambda probed: by_band(probed, last_step(probed)),
+    needs=[SOME, HISTOGRAMS],
 )
 def distribution_profile(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     """The distribution of every value of the forward pass: layers from left to right, values
@@ -109,7 +122,12 @@ def distribution_profile(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     return figure
 
 
-@register_figure(page="model", title="Through training", data=by_step, needs=[SOME, TRAINING])
+@register_figure(
+    page="model",
+    title="Through training",
+    data=lambda probed: profile(followed(probed)),
+    needs=[SOME, TRAINING],
+)
 def training_lines(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     """Standard deviation of some layers with weights over the steps of a training, how far the
     mean is from zero in units of that, and the share of units that are constant: the fainter the
@@ -131,7 +149,7 @@ def training_lines(frame: pd.DataFrame, width: float = PAGE) -> Figure:
 @register_figure(
     page="model",
     title="The colourful dimension",
-    data=steps_by_band,
+    data=lambda probed: by_band(probed, followed(probed)),
     needs=[SOME, TRAINING, HISTOGRAMS],
 )
 def training_distributions(frame: pd.DataFrame, width: float = PAGE) -> Figure:
@@ -150,8 +168,12 @@ def training_distributions(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     return figure
 
 
-def followed(table: pd.DataFrame) -> pd.DataFrame:
-    """The layers that training is shown of: what reads a layer with weights, else itself."""
+def followed(probed: Probed) -> pd.DataFrame:
+    """The layers that training is shown of: what reads a layer with weights, else itself.
+
+    The column `value` names each of them.
+    """
+    table = probed.table
     forward = table[(table["tensor"] != "weight") & (table["direction"] == "forward")]
     last = forward.drop_duplicates("layer")
     weighted = last[last["op"].isin(LINEAR) & (last["tensor"] == "preactivation")]["layer"]
@@ -183,30 +205,6 @@ def banded_counts(histograms: pd.DataFrame, rows: pd.DataFrame) -> NDArray[np.in
     counts = np.zeros((len(rows), BANDS + 1), np.int64)
     np.add.at(counts, (row[known].astype(int), band[known]), histograms["count"].to_numpy()[known])
     return counts
-
-
-def _by_band(probed: Probed, rows: pd.DataFrame) -> pd.DataFrame:
-    keys = [*KEYS, "value"] if "value" in rows else KEYS
-    assert probed.histograms is not None
-    return tidy(rows[keys], banded_counts(probed.histograms, rows))
-
-
-def _last_step(table: pd.DataFrame) -> pd.DataFrame:
-    """The values (not weights) of the last step in the order of execution, forward ones first."""
-    rows = table[(table["tensor"] != "weight") & (table["step"] == table["step"].max())]
-    ordered: pd.DataFrame = rows.sort_values(
-        ["direction", "layer"], ascending=[False, True], kind="stable"
-    )
-    return ordered
-
-
-def _with_shift(rows: pd.DataFrame) -> pd.DataFrame:
-    """The columns of a profile; the mean is given in units of the standard deviation, too."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shift = rows["mean"] / rows["std"]
-    names = [name for name in (*KEYS, "value", "nonfinite", "mean", "std") if name in rows]
-    shown: pd.DataFrame = rows[[*names, "dead_fraction"]].assign(mean_over_std=shift)
-    return shown
 
 
 def _stack(count: int, width: float) -> tuple[Figure, list[Axes]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -42,11 +42,6 @@ class Sweep:
     family: str
     column: str
     entries: tuple[str, ...]
-
-    @property
-    def parameter(self) -> str:
-        """The parameter's own name."""
-        return self.column.removeprefix(f"{self.kind}_")
 
     @property
     def few(self) -> list[str]:
@@ -172,31 +167,14 @@ class Results:
 
         Configurations that were not measured are left out.
         """
-        place = {
-            "network": [block.network for block in self.blocks],
-            "init": self.inits,
-            "activation": self.activations,
-        }
-        kinds = {
-            name: pd.CategoricalDtype(list(dict.fromkeys(names))) for name, names in place.items()
-        }
+        names = {"init": self.inits, "activation": self.activations}
+        names["network"] = list(dict.fromkeys(block.network for block in self.blocks))
+        kinds = {kind: pd.CategoricalDtype(entries) for kind, entries in names.items()}
         measured = self.summary[CONFIGURATION].astype(kinds)
         rows = rows.astype(kinds).merge(measured, on=CONFIGURATION)
         by = ["network", "width", "init", "activation"]
         ordered: pd.DataFrame = rows.sort_values(by, kind="stable", ignore_index=True)
         return ordered
-
-
-class Measured(Protocol):
-    """A probe, as far as figures need it."""
-
-    def table(self) -> pd.DataFrame:
-        """The statistics, one row per value."""
-        ...
-
-    def histograms(self) -> pd.DataFrame:
-        """The histograms, one row per bin that is not empty."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -212,8 +190,8 @@ class Probed:
     histograms: pd.DataFrame | None = None
 
     @classmethod
-    def of(cls, measured: Probed | Measured | pd.DataFrame) -> Probed:
-        """The results that a probe, or the table of one, holds."""
+    def of(cls, measured: Any) -> Probed:
+        """The results that a `Probe`, or the table of one, holds."""
         if isinstance(measured, Probed):
             return measured
         if isinstance(measured, pd.DataFrame):

@@ -38,8 +38,8 @@ def _plain(shown: tuple[float, float], bounds: tuple[float, float]) -> Scale:
 
 
 PANELS = {
-    "mean": ("mean", _plain((-0.25, 0.75), (-1.5, 2.0))),
-    "std": ("standard deviation", _plain((0, 1), (0, 2.0))),
+    "mean": ("mean", _plain((-0.25, 0.75), (-3.0, 6.0))),
+    "std": ("standard deviation", _plain((0, 1), (0, 6.0))),
 }
 
 
@@ -145,9 +145,9 @@ def _value(mean: float) -> str:
 
 
 def _apart(heights: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[np.float64]:
-    """Heights of labels near these, moved up until they do not overlap."""
+    """Heights of labels near these and within limits, moved until they do not overlap."""
     room = 0.18 * (limits[1] - limits[0])
     placed = heights.copy()
     for below, above in pairwise(np.argsort(heights, kind="stable")):
         placed[above] = max(placed[above], placed[below] + room)
-    return placed
+    return np.asarray(placed - max(0.0, placed.max() - limits[1]))

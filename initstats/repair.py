@@ -1,7 +1,7 @@
 """Repair of a model's initialization, in place: layer-sequential unit variance, and any init.
 
 LSUV is that of Mishkin & Matas (2016, arXiv:1511.06422). Which layers there are, in which order
-they run and what follows them is measured, not read off the model's structure.
+they run and what they read is measured, not guessed from the model's structure.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -19,10 +20,10 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from initstats import activations, inits
 from initstats.activations import ACTIVATIONS, Activation
-from initstats.inits import Init
+from initstats.inits import Init, fit_std
 from initstats.probe import measure
-from initstats.probe.kinds import LINEAR, NORMALIZATIONS, PASSING
-from initstats.probe.measuring import called, unmoved
+from initstats.probe.batch import called, unmoved
+from initstats.probe.kinds import LINEAR, MIXING, NORMALIZATIONS, source
 
 __all__ = ["lsuv_", "reinitialize_"]
 
@@ -49,15 +50,15 @@ def lsuv_(
             (`weight_norm`) through their parameters. Weights that are used without a module of
             their own, as in `nn.MultiheadAttention`, stay.
         inputs: the batch; as `measure` takes it.
-        std: wanted of each output.
-        tolerance: on it, relative.
-        rounds: at most so many divisions a layer.
-        orthogonal: draw anew first; else keep weights and biases, and only scale.
+        std: the standard deviation that each output is to have.
+        tolerance: relative to that.
+        rounds: largest number of divisions for each layer.
+        orthogonal: draw the weights anew first; else keep weights and biases, and only scale.
         seed: names the draw.
 
     Returns:
-        One row a layer and call: `layer`, `name`, `op`, `call`, and `mean` and `std` of the output
-        and `weight_std`, each `_before` and `_after`.
+        One row for each call of a layer: `layer`, `name`, `op`, `call`, and `mean` and `std` of
+        the output and `weight_std`, each `_before` and `_after`.
 
     Raises:
         ValueError: a layer whose output is constant or not finite on the batch, or that does not
@@ -79,14 +80,16 @@ def reinitialize_(
 
     Args:
         model: any module; layers as in `lsuv_`.
-        init: as `initstats.inits.get`. `matched` takes the gain of the activation that follows the
-            layer in the measured order of execution, behind normalization, pooling and dropout,
-            whatever function it is; of the identity where none follows.
+        init: as `initstats.inits.get`. `matched` takes the gain of the activation that a layer
+            reads, whatever function it is and also through pooling and dropout. A layer that reads
+            anything else (the model's input, a normalization, an embedding, a residual sum) gets
+            gain 1. So the second moment of every pre-activation stays at that of the input, if
+            that is 1.
         inputs: a batch to run the model on; as `measure` takes it.
         seed: names the draw; a layer's does not depend on the others'.
 
     Returns:
-        As `lsuv_`, with the `activation` that was found to follow.
+        As `lsuv_`, and the `activation` that the layer reads; `identity` where it reads none.
 
     Raises:
         ValueError: an unknown init, or one that is fitted to data (use `lsuv_`).
@@ -99,13 +102,13 @@ def reinitialize_(
     with _restored_on_error(layers):
         _draw(layers, entry, seed)
     table = _compared(before, measure(model, inputs))
-    follows = {layer.name: layer.activation.name for layer in layers}
-    return table.assign(activation=table["name"].map(follows))
+    read = {layer.name: layer.activation.name for layer in layers}
+    return table.assign(activation=table["name"].map(read))
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A module with a weight matrix or kernel, and the activation behind it.
+    """A module with a weight matrix or kernel, and the activation that it reads.
 
     Attributes:
         transposed: whether the weight is kept as (in, out).
@@ -131,40 +134,39 @@ class _Layer:
 
 def _layers(model: nn.Module, table: pd.DataFrame) -> list[_Layer]:
     """The layers with weights in the order in which they first run."""
-    here = table[(table["direction"] == "forward") & table["op"].isin(LINEAR)]
-    axes = dict(zip(here["name"], here["unit_axis"], strict=True))
+    here = table[table["direction"] == "forward"]
+    linear = here[here["op"].isin(LINEAR)]
+    axes = dict(zip(linear["name"], linear["unit_axis"], strict=True))
+    values = here[(here["tensor"] != "weight") & (here["layer"] > 0)]
+    by_layer = {int(row["layer"]): row for _, row in values.iterrows()}
     modules = dict(model.named_modules())
-    rows = here[here["tensor"] == "preactivation"].drop_duplicates("name")
+    rows = linear[linear["tensor"] == "preactivation"].drop_duplicates("name")
     found = []
     for name, layer in zip(rows["name"], rows["layer"], strict=True):
         module = modules.get(name, model)
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.ndim > 1:
             transposed = weight.ndim == 2 and axes.get(f"{name}.weight", 0) == 1
-            activation = _activation_after(layer, table, modules)
+            activation = _activation_of(source(layer, by_layer), modules)
             found.append(_Layer(name, module, activation, transposed))
     return found
 
 
-def _activation_after(layer: int, table: pd.DataFrame, modules: dict[str, nn.Module]) -> Activation:
-    """The first elementwise function that reads a layer's output."""
-    values = table[(table["direction"] == "forward") & (table["tensor"] != "weight")]
-    reads = [str(layer) in inputs.split(",") for inputs in values["inputs"]]
-    readers = values[reads]
-    for name, op, place in zip(readers["name"], readers["op"], readers["layer"], strict=True):
-        if op in NORMALIZATIONS | PASSING:
-            return _activation_after(place, table, modules)
-        module = modules.get(name)
-        if op not in LINEAR and module is not None and not any(True for _ in module.children()):
-            with suppress(ValueError):  # not elementwise, but it may begin with what is
+def _activation_of(value: pd.Series[Any] | None, modules: dict[str, nn.Module]) -> Activation:
+    """The elementwise function that made a value; the identity where something else did."""
+    op = "" if value is None else value["op"].rstrip("_")
+    if value is not None and op not in LINEAR | MIXING | NORMALIZATIONS:
+        module = modules.get(value["name"])
+        if module is not None and not any(True for _ in module.children()):
+            with suppress(Exception):  # whatever a module raises that is no elementwise function
                 return activations.get(_bare(module))
-        if op.rstrip("_") in ACTIVATIONS:
-            return activations.get(op.rstrip("_"))
+        if op in ACTIVATIONS:
+            return activations.get(op)
     return activations.get("identity")
 
 
 def _bare(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What a module computes, without the hooks on it."""
+    """The function that a module computes, without the hooks on it."""
 
     def function(x: Tensor) -> Tensor:
         y: Tensor = module.forward(x)
@@ -197,38 +199,34 @@ def _fit(
     """Fit each layer when its first call has an output, and go on with the fitted output."""
     fitted: set[str] = set()
 
-    def fit(layer: _Layer, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Tensor:
+    def fit(layer: _Layer, _: nn.Module, args: Any, kwargs: Any, y: Tensor) -> Tensor:
+        def divide(by: float) -> None:
+            nonlocal y
+            layer.set_weight(layer.weight * (1 / by))
+            y = layer.module.forward(*args, **kwargs)
+
         if layer.name in fitted:
             return y
         fitted.add(layer.name)
-        for _ in range(rounds):
-            size = float(y.double().std())
-            if not 0 < size < math.inf:
-                raise ValueError(
-                    f"layer {layer.name!r} gives an output of std {size:g} on this batch: is what "
-                    "comes before it dead, or the batch constant? Nothing was changed"
-                )
-            if abs(size / std - 1) <= tolerance:
-                return y
-            layer.set_weight(layer.weight * (std / size))
-            y = layer.module.forward(*args, **kwargs)
-        size = float(y.double().std())
-        if abs(size / std - 1) <= tolerance:
-            return y
-        raise ValueError(
-            f"layer {layer.name!r} has std {size:.4g} after {rounds} rounds, not {std:g}: is its "
-            "bias large, or its weight normalized? Exclude it, or allow more. Nothing was changed"
+        size = fit_std(
+            lambda: float(y.double().std()), divide, target=std, tolerance=tolerance, rounds=rounds
         )
+        if not 0 < size < math.inf:
+            raise ValueError(
+                f"layer {layer.name!r} gives an output of std {size:g} on this batch: is what "
+                "comes before it dead, or the batch constant? Nothing was changed"
+            )
+        if abs(size / std - 1) > tolerance:
+            raise ValueError(
+                f"layer {layer.name!r} has std {size:.4g} after {rounds} rounds, not {std:g}: is "
+                "its bias large, or its weight normalized? Exclude it, or allow more. Nothing was "
+                "changed"
+            )
+        return y
 
     with unmoved(model), torch.no_grad(), ExitStack() as stack:
         for layer in layers:
-
-            def hook(
-                _: nn.Module, args: Any, kwargs: Any, y: Tensor, layer: _Layer = layer
-            ) -> Tensor:
-                return fit(layer, args, kwargs, y)
-
-            handle = layer.module.register_forward_hook(hook, with_kwargs=True)
+            handle = layer.module.register_forward_hook(partial(fit, layer), with_kwargs=True)
             stack.callback(handle.remove)
         called(model, inputs)
 
@@ -247,7 +245,7 @@ def _restored_on_error(layers: list[_Layer]) -> Iterator[None]:
 
 
 def _compared(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """What the layers give and what they weigh, before and after."""
+    """The outputs and weights of the layers before and after, one row for each call."""
     keys = ["layer", "name", "op", "call"]
 
     def rows(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 import initstats as ist
 
@@ -35,3 +43,35 @@ def toy() -> ist.Dataset:
     return ist.Dataset.from_arrays(
         (images[:96], labels[:96]), (images[96:], labels[96:]), name="toy"
     )
+
+
+@pytest.fixture(scope="session")
+def faults() -> Callable[[Figure], list[str]]:
+    """What is wrong with a figure: texts that leave it, and texts that overlap by two pixels."""
+    return _faults
+
+
+def _faults(figure: Figure) -> list[str]:
+    boxes: list[tuple[str, Any]] = []
+    draw = Text.draw
+
+    def recorded(text: Text, renderer: Any, *args: Any, **kwargs: Any) -> None:
+        if text.get_visible() and text.get_text().strip():
+            # the extent of an annotation would hold the point that it is about, too
+            boxes.append((text.get_text(), Text.get_window_extent(text, renderer)))
+        draw(text, renderer, *args, **kwargs)
+
+    with mock.patch.object(Text, "draw", recorded):
+        figure.draw(FigureCanvasAgg(figure).get_renderer())  # type: ignore[no-untyped-call]
+    page = figure.bbox
+    assert boxes
+    cut = [
+        f"{text!r} is cut"
+        for text, box in boxes
+        if min(box.x0 - page.x0, page.x1 - box.x1, box.y0 - page.y0, page.y1 - box.y1) < -1
+    ]
+    return cut + [
+        f"{text!r} overlaps {other!r}"
+        for (text, a), (other, b) in itertools.combinations(boxes, 2)
+        if min(a.x1, b.x1) - max(a.x0, b.x0) > 2 and min(a.y1, b.y1) - max(a.y0, b.y0) > 2
+    ]

@@ -21,7 +21,7 @@ from initstats.bench import plain, resources, timing
 from initstats.moments import STATISTICS
 from initstats.moments.histogram import QUANTILES
 from initstats.networks import get
-from initstats.plots.timings import timings as draw_timings
+from initstats.plots import FIGURES
 from initstats.stack import Settings, run_stack
 
 TINY = bench.Workload("tiny", "mlp", 6, 3, 40)
@@ -289,7 +289,7 @@ def test_the_page_says_what_was_found_and_what_limits_it(tmp_path: Path) -> None
     assert "28 s (goal 45 s)" in page
     assert "A &lt;processor&gt;" in page
     assert "S: mlp, width 50, depth 50, 10,000 images." in page
-    for name in ("figures/ratios.png", "figures/ratios.svg", "bench.json"):
+    for name in ("figures/timings.png", "figures/timings.svg", "bench.json"):
         assert (tmp_path / name).exists()
     reached = timings({"engine": [1.0], "plain": [2.0], "whole_hooks": [40.0]})
     page = bench.write_benchmark(tmp_path, results(reached)).read_text()
@@ -316,13 +316,13 @@ def test_the_page_is_drawn_from_an_earlier_file(
 
 def test_the_figure_shows_every_ratio(timed: pd.DataFrame) -> None:
     found = bench.ratios(pd.concat([timed, timings({"engine": [1, 0.5], "plain": [2, 2]})]))
-    drawn = draw_timings(found)
+    drawn = FIGURES["timings"].draw(found)
     titles = [axes.get_title(loc="left") for axes in drawn.axes if axes.get_title(loc="left")]
     assert titles == [ratio.name for ratio in bench.RATIOS]
     offsets = np.asarray(drawn.axes[0].collections[1].get_offsets())
     assert offsets[:, 0].tolist() == found.query("ratio == 'engine / plain'")["median"].tolist()
     with pytest.raises(ValueError, match="no ratios to draw"):
-        draw_timings(found.iloc[:0])
+        FIGURES["timings"].draw(found.iloc[:0])
 
 
 # resources

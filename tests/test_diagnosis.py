@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from scipy import stats
 
 import initstats as ist
-from initstats.diagnosis import CONFIGURATION, VERDICTS, seed_interval
+from initstats.diagnosis import CONFIGURATION, VERDICTS, diagnose, seed_interval
 from initstats.moments.table import STATISTICS
 
 WORDS = [verdict.name for verdict in VERDICTS]
@@ -205,6 +206,50 @@ def test_rows_follow_the_grid_whatever_the_order_of_the_table() -> None:
         [0.5 + 0.01 * number for number in range(len(keys))]
     )
     pd.testing.assert_frame_equal(summary, shuffled)
+
+
+def test_a_table_from_a_file_is_summarized_alike(tmp_path: Path) -> None:
+    """Alphabetically, tanh comes after relu, and a before b."""
+    grid = [(n, i, a) for n in ("mlp", "cnn") for i in ("b", "a") for a in ("tanh", "relu")]
+    table = pd.concat(
+        cell([1, 2], network=network, init=init, activation=activation, width=width)
+        for network, init, activation in grid
+        for width in (50, 9)
+    )
+    order = {"network": ["mlp", "cnn"], "init": ["b", "a"], "activation": ["tanh", "relu"]}
+    table = table.astype({name: pd.CategoricalDtype(names) for name, names in order.items()})
+    table.to_csv(tmp_path / "table.csv", index=False)
+    summary = ist.summarize(pd.read_csv(tmp_path / "table.csv"))
+    pd.testing.assert_frame_equal(summary, ist.summarize(table))
+    assert list(zip(*(summary[name][::2] for name in order), strict=True)) == grid
+    found = diagnose(pd.read_csv(tmp_path / "table.csv"))
+    subjects = [f"{n} of width {w}, {i}, {a}" for n, i, a in grid for w in (9, 50)]
+    assert found.query("rule == 'nonfinite'")["subject"].tolist() == subjects
+
+
+def test_findings_tell_subjects_apart() -> None:
+    found = diagnose(pd.concat([cell([1] * 5), cell([1, 0.1, 0.01, 1e-3, 1e-4], init="b")]))
+    printed = " ".join(str(found).split())
+    assert "signal at layer 1 to layer 5 (mlp of width 50, b, relu)" in printed
+    assert "healthy: nonfinite, " in printed
+    assert "signal (1 of 2)" in printed
+
+
+def test_parameters_are_carried_along() -> None:
+    gains = {"normal(std=1)": 1.0, "normal(std=2)": 2.0, "xavier": np.nan}
+    table = pd.concat(
+        cell([1, 1], init=init, seed=seed, init_std=std, activation_mode="a" if std > 1 else None)
+        for init, std in gains.items()
+        for seed in range(2)
+    )
+    summary = ist.summarize(table)
+    assert summary.columns[:7].tolist() == [
+        *CONFIGURATION,
+        *("init_std", "activation_mode"),
+        "depth",
+    ]
+    assert summary["init_std"].tolist() == pytest.approx([1, 2, np.nan], nan_ok=True)
+    assert summary["activation_mode"].fillna("-").tolist() == ["-", "a", "-"]
 
 
 def test_an_unfinished_run() -> None:

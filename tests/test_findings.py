@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import initstats as ist
-from initstats.diagnosis import GAINS, RULES, Finding, Profile, diagnose, register_rule
+from initstats.diagnosis import GAINS, RULES, Finding, Findings, Profile, diagnose, register_rule
 from initstats.probe import Probe, measure
 
 DEPTH, WIDTH = 20, 100
@@ -172,8 +174,11 @@ def test_trend_is_found_in_both_directions(factor: float, word: str) -> None:
         row = of(found, name)
         assert row["severity"] == "error"
         assert word in row["evidence"]
-        times = float(row["evidence"].partition("rms times ")[2].split()[0])
+        measure = "rms" if name == "signal" else "norm"
+        times = float(row["evidence"].partition(f"each layer multiplies the {measure} by ")[2][:5])
+        layers, total = row["evidence"].rpartition("), ")[2].split(" layers by ")
         assert times == pytest.approx(factor, rel=0.1)
+        assert times ** int(layers) == pytest.approx(float(total), rel=0.1)
         assert "matched" in row["remedy"]
     assert of(found, "signal")["where"] == "0 (linear) to 40 (linear)"
     assert of(found, "gradient")["where"] == "40 (linear) to 0 (linear)"
@@ -270,7 +275,7 @@ def test_low_precision(dtype: torch.dtype, severity: str) -> None:
     table = measure(Tiny(), batch().to(dtype))
     rows = diagnose(table).query("rule == 'low_precision'")
     assert severity in rows["severity"].tolist()
-    assert "in float16 0 values overflow and 1 lose digits" in rows["evidence"].iloc[0]
+    assert rows["evidence"].iloc[0].startswith("float16: 1 tensor loses precision")
 
 
 def test_training_tells_when() -> None:
@@ -312,6 +317,69 @@ def test_study(mnist: ist.Dataset) -> None:
 def test_other_tables_are_refused() -> None:
     with pytest.raises(ValueError, match="neither a study's table .* nor a probed model's"):
         diagnose(pd.DataFrame({"std": [1.0]}))
+
+
+# findings as a frame
+
+
+REMEDY = "turn " + "and turn " * 21 + "again."
+
+
+def planted() -> Findings:
+    """Findings of a table in which rules were found to hold, not to hold, and unchecked."""
+    model = healthy()
+    large_weights(model)
+    found = diagnose(measure(model, batch()))
+    found.loc[0, "remedy"] = REMEDY
+    return found
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_findings_are_printed_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    found = planted()
+    assert len(REMEDY) == 200
+    print(found)  # noqa: T201
+    printed = capsys.readouterr().out
+    assert words(REMEDY) in words(printed)
+    first = found.iloc[0]
+    assert printed.startswith(f"{first['severity']}: {first['rule']} at {first['where']}\n  ")
+    assert words(first["evidence"]) in words(printed)
+    assert "\nhealthy: nonfinite, " in printed
+    assert "\nunchecked: gradient: gradients were not measured" in printed
+    assert max(map(len, printed.splitlines())) <= pd.get_option("display.width")
+    with pd.option_context("display.width", 300):
+        assert f"  remedy: {REMEDY}\n" in repr(found)
+    shown = found._repr_html_()
+    assert f"<td>{REMEDY}</td>" in shown
+    assert "<p>healthy: nonfinite, " in shown
+
+
+def test_findings_are_a_frame(tmp_path: Path) -> None:
+    found = planted()
+    assert isinstance(found, Findings)
+    some = found.query("severity <= 'warning'")
+    assert words(REMEDY) in words(str(some))
+    assert "healthy" not in str(some)
+    assert str(some.head(0)) == "no findings"
+    for other in (found[["rule", "remedy"]], found.assign(more=1)):
+        assert str(other) == str(pd.DataFrame(other))
+        assert other._repr_html_() == pd.DataFrame(other)._repr_html_()  # type: ignore[operator]
+    assert found.groupby("severity", observed=True).size()["healthy"] > 5
+    assert len(found.groupby("rule").head(1)) == found["rule"].nunique()
+    both = pd.concat([found, found])
+    assert len(both) == 2 * len(found)
+    assert REMEDY in both["remedy"].tolist()
+    meanings = pd.DataFrame({"rule": list(RULES), "source": [r.source for r in RULES.values()]})
+    assert len(found.merge(meanings, on="rule")) == len(found)
+    found.to_csv(tmp_path / "found.csv", index=False)
+    again = pd.read_csv(tmp_path / "found.csv", keep_default_na=False)
+    assert again.to_numpy().tolist() == found.to_numpy().tolist()
+    back = pickle.loads(pickle.dumps(found))
+    pd.testing.assert_frame_equal(back, found)
+    assert str(back) == str(found)
 
 
 # the rules

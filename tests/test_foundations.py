@@ -3,22 +3,24 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Generator
 
 import initstats as ist
 from initstats.foundations import Evidence, lesson, measure, steps, timings, write_lesson
-from initstats.foundations.chapters import CHAPTERS
 from initstats.foundations.draws import repeat_draws
 from initstats.foundations.experiments import deep_means
 from initstats.foundations.published import PUBLISHED, Published
+from initstats.plots import FIGURES, of_page
 
 ROOT = Path(ist.__file__).parents[1]
 STEPS = ["simplified kaiming", "relu", "kaiming", "torch's kaiming", "relu - 0.5"]
@@ -99,8 +101,6 @@ def test_every_row_of_the_lesson(evidence: Evidence) -> None:
     measured = table[table["step"] != "the open question"]
     assert measured[["mean", "low", "high"]].notna().to_numpy().all()
     assert (measured["low"] <= measured["high"]).all()
-    shown = {step for chapter in CHAPTERS for step in chapter.steps}
-    assert shown == set(table["step"])
 
 
 def test_what_is_compared_and_what_is_not(evidence: Evidence) -> None:
@@ -242,13 +242,18 @@ def test_torchs_default_loses_the_signal(evidence: Evidence) -> None:
     assert q == pytest.approx(0.985 / 6, rel=0.1)  # sigma_w^2 / 2 = 1/6, and the images' size
 
 
+def _plain(html: str) -> str:
+    """HTML with a typist's apostrophes and minuses."""
+    return unescape(html).replace("’", "'").replace("−", "-")
+
+
 def test_the_page(evidence: Evidence, tmp_path: Path) -> None:
     page = write_lesson(tmp_path / "new" / "lesson", evidence)
     html = page.read_text()
-    for chapter in CHAPTERS:
-        assert f"{chapter.title}</h2>" in html
-        for paragraph in chapter.text:
-            assert len(paragraph) > 40
+    table = evidence.lesson
+    for step, quantity in table.loc[table["mean"].notna(), ["step", "quantity"]].to_numpy():
+        assert f'<td class="text">{step}</td><td class="text">{quantity}' in _plain(html)
+    assert html.count("<h2") == 11
     assert "def simplified_kaiming(inputs: int, units: int, generator: Generator)" in html
     assert "class Module:" in html
     assert "Attributes:" not in html  # docstrings are cut, code is not
@@ -272,7 +277,7 @@ def test_the_page_says_what_was_measured(evidence: Evidence, tmp_path: Path) -> 
     table.loc[table["step"] == "kaiming", "inside"] = False
     html = write_lesson(tmp_path, evidence._replace(lesson=table)).read_text()
     inside = int(table[table["step"].isin(STEPS)]["inside"].sum())
-    assert f"Of 18 published numbers that are draws, {inside} lie inside" in html
+    assert f"{inside} of the 18 published numbers that are random draws lie in" in html
     assert html.count('<td class="word is-no">no</td>') >= 4
 
 
@@ -285,3 +290,55 @@ def test_names_load_on_first_use() -> None:
 def test_figures_are_drawn_from_tables_alone() -> None:
     code = "import sys, initstats.foundations.figures; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+# figures
+
+
+def test_the_histograms_hold_every_draw_and_every_mark(evidence: Evidence) -> None:
+    frame = FIGURES["published_draws"].frame(evidence)
+    for (step, quantity), rows in frame.groupby(["step", "quantity"]):
+        draws = evidence.draws[step, quantity]
+        bins = rows[rows["kind"] == "draws"]
+        assert bins["count"].sum() == len(draws)
+        assert (bins["low"].min(), bins["high"].max()) == (draws.min(), draws.max())
+        own = evidence.lesson[evidence.lesson["step"] == step]
+        middle = rows[rows["kind"] == "middle"].iloc[0]
+        assert middle["low"] == own.loc[own["quantity"] == quantity, "low"].iloc[0]
+    marks = frame[frame["kind"] == "published"]
+    assert len(marks) == 18
+    assert marks["source"].str.endswith("(torch)").sum() == 2
+
+
+def test_means_over_seeds_stand_beside_the_seeds(evidence: Evidence) -> None:
+    frame = FIGURES["relu_and_shifted"].frame(evidence)
+    means = frame[frame["seed"].isna()].set_index(["activation", "quantity", "layer"])["value"]
+    rows = evidence.deep_means
+    here = rows[(rows["activation"] == "relu - 0.5") & (rows["layer"] == 7)]
+    assert means["relu - 0.5", "std", 7] == pytest.approx(here["std"].mean())
+    sizes = FIGURES["sqrt_five"].frame(evidence)
+    middle = sizes[sizes["seed"].isna()].set_index(["network", "passes", "init", "layer"])["value"]
+    table = evidence.defaults.query(
+        "network == 'cnn' and init == 'torch_default' and layer == 2 "
+        "and tensor == 'preactivation' and direction == 'backward'"
+    )
+    expected = np.exp(np.log(table["size"]).mean())
+    assert middle["cnn", "gradients", "torch_default", 2] == pytest.approx(expected)
+
+
+def test_bars_are_the_middle_of_the_draws(evidence: Evidence) -> None:
+    frame = FIGURES["leak"].frame(evidence)
+    draws = evidence.leaks[evidence.leaks["leak"] == 0.5]
+    row = frame[(frame["quantity"] == "rms") & (frame["leak"] == 0.5)].iloc[0]
+    assert row["mean"] == pytest.approx(draws["activation"].mean())
+    assert row["high"] == pytest.approx(draws["activation"].quantile(0.975))
+    assert row["formula"] == draws["formula"].iloc[0]
+
+
+@pytest.mark.parametrize("width", [3.3, 5, 9])
+def test_no_text_is_cut_or_overlaps(
+    width: float, evidence: Evidence, faults: Callable[[Figure], list[str]]
+) -> None:
+    found = {picture.name: faults(picture.draw(evidence, width)) for picture in of_page("lesson")}
+    assert len(found) == 5
+    assert not any(found.values()), found

@@ -20,7 +20,7 @@ ORDER = (
     *("lazy", "registry", "machine", "gaussian"),
     *("data", "activations", "inits", "moments"),
     *("theory", "backprop", "networks", "stack", "probe"),
-    *("store", "workers", "sweep", "prediction", "repair", "audit"),
+    *("workers", "store", "sweep", "prediction", "repair", "audit"),
     *("diagnosis", "plots", "report"),  # tables into words, figures and pages
     *("foundations", "training", "bench", "cli", "__main__"),
 )
@@ -176,8 +176,9 @@ def test_import_is_cheap() -> None:
     assert not HEAVY & loaded("import initstats; initstats.__version__; dir(initstats)")
 
 
-def test_help_is_cheap() -> None:
-    asked = "sys.argv = ['initstats', '--help']"
+@pytest.mark.parametrize("command", ["", "'sweep', ", "'bench', "])
+def test_help_is_cheap(command: str) -> None:
+    asked = f"sys.argv = ['initstats', {command}'--help']"
     code = (
         f"import sys; from initstats.cli import main; {asked}\ntry: main()\nexcept SystemExit: pass"
     )

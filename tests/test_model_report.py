@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from initstats.plots import probed
+from initstats.plots import FIGURES, Probed, figure, of_page, probed
 from initstats.plots.bands import BANDS, OVERFLOW, ZERO
-from initstats.probe import Probe, examine
+from initstats.probe import Probe
 from initstats.report.model import write_model_report
 
 
@@ -32,7 +34,7 @@ class Strange(nn.Module):
 @pytest.fixture(scope="module")
 def strange() -> Probe:
     torch.manual_seed(0)
-    return examine(Strange(), torch.randn(40, 6), backward=True)
+    return Probe(Strange(), backward=True).run(torch.randn(40, 6))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,8 @@ def write(probe: Probe, folder: Path) -> str:
 def test_page_holds_findings_values_and_misses(strange: Probe, tmp_path: Path) -> None:
     html = write(strange, tmp_path)
     assert "<h1>Strange</h1>" in html
-    assert strange.coverage in html
+    coverage = strange.coverage.removesuffix(" measured")
+    assert f"{coverage} tensors and modules were measured" in html
     assert "body.&lt;b&gt;&amp;" in html
     assert "<b>&" not in html
     assert "NaN or infinite" in html  # the finding
@@ -98,8 +101,9 @@ def test_page_of_nothing(tmp_path: Path) -> None:
 
 def test_profile_shows_what_was_measured(strange: Probe) -> None:
     table = strange.table()
-    std, shift, dead, gradient = probed.depth_profile(table).axes
-    rows = probed.values(table, "forward")
+    std, shift, dead, gradient = FIGURES["depth_profile"].draw(Probed(table)).axes
+    rows = probed.by_layer(Probed(table))
+    rows = rows[rows["direction"] == "forward"]
     drawn = np.concatenate([line.get_xydata() for line in std.get_lines()[:2]])
     low = std.get_ylim()[0] + 0.1
     for layer, value in rows[["layer", "std"]].itertuples(index=False):
@@ -115,11 +119,12 @@ def test_profile_shows_what_was_measured(strange: Probe) -> None:
     marked = [line.get_xdata()[0] for line in shift.get_lines() if len(line.get_xdata()) == 2]  # type: ignore[arg-type, index]
     assert set(broken) <= set(marked)
     assert dead.get_ylabel() == "dead units"
-    assert gradient.get_ylabel() == "std of gradient"
+    assert gradient.get_ylabel() == "gradient's std"
 
 
 def test_bands_count_every_entry(strange: Probe) -> None:
-    rows = probed.values(strange.table(), "forward")
+    table = strange.table()
+    rows = table[(table["tensor"] != "weight") & (table["direction"] == "forward")]
     counts = probed.banded_counts(strange.histograms(), rows)
     assert counts.shape == (len(rows), BANDS + 1)
     assert counts.sum(axis=1).tolist() == rows["count"].tolist()
@@ -129,10 +134,10 @@ def test_bands_count_every_entry(strange: Probe) -> None:
 
 
 def test_training_follows_activations(trained: Probe) -> None:
-    followed = dict(probed.followed_values(trained.table()))
+    followed = dict(list(probed.followed(trained.table()).groupby("value", sort=False)))
     assert list(followed) == ["1 (relu)", "2 (linear)"]
     assert followed["1 (relu)"]["step"].tolist() == [0, 2, 4, 6]
-    std, shift, dead = probed.training_lines(trained.table()).axes
+    std, shift, dead = FIGURES["training_lines"].draw(Probed.of(trained)).axes
     rows = followed["1 (relu)"]
     for panel, heights in (
         (std, np.log10(rows["std"])),
@@ -140,3 +145,23 @@ def test_training_follows_activations(trained: Probe) -> None:
         (dead, rows["dead_fraction"]),
     ):
         assert panel.get_lines()[0].get_ydata() == pytest.approx(heights.tolist())
+
+
+@pytest.mark.parametrize("width", [3.3, 9])
+@pytest.mark.parametrize("name", [picture.name for picture in of_page("model")])
+def test_no_text_is_cut_or_overlaps(
+    name: str, width: float, trained: Probe, faults: Callable[[Figure], list[str]]
+) -> None:
+    assert faults(figure(name, trained, width)) == []
+
+
+def test_a_distribution_is_drawn_from_its_frame(trained: Probe) -> None:
+    frame = FIGURES["training_distributions"].frame(Probed.of(trained))
+    rows = trained.table()
+    layer = frame["layer"].iloc[0]
+    followed = rows[(rows["layer"] == layer) & (rows["direction"] == "forward")]
+    followed = followed[followed["tensor"] != "weight"]
+    counts = frame[frame["layer"] == layer].groupby("step")["count"].sum()
+    assert counts.tolist() == followed["count"].tolist()
+    with pytest.raises(ValueError, match="it needs the probe's histograms, too"):
+        figure("distribution_profile", trained.table())

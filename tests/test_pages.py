@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -8,16 +9,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from jinja2 import Environment
+from matplotlib.figure import Figure
 from torch import nn
 
 import initstats as ist
 from initstats.foundations import Evidence, measure, timings, write_lesson
-from initstats.probe import examine
+from initstats.plots import FIGURES, register_figure
+from initstats.probe import Probe
 from initstats.report.folder import claim
 from initstats.report.model import write_model_report
+from initstats.report.page import LOADER, edition
 from initstats.report.theory import write_theory
 from initstats.theory.diagram import diagram
 
+ROOT = Path(__file__).parents[1]
+GALLERY = sorted((ROOT / "reports" / "gallery").glob("*/index.html"))
 KINDS = ["study", "model", "theory", "lesson"]
 EARLIER = """<!doctype html><head><meta name="generator" content="initstats 0.0.1"></head>
 <figcaption id="dropped_relu_a=0.2_-caption">old</figcaption>"""
@@ -27,7 +34,7 @@ EARLIER = """<!doctype html><head><meta name="generator" content="initstats 0.0.
 def writers(toy: ist.Dataset) -> dict[str, Callable[[Path], Path]]:
     """What writes a page of each kind into a folder."""
     grid = ist.Grid(inits=["matched"], activations=["relu"], widths=[5], depth=2, seeds=2)
-    probe = examine(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), torch.ones(20, 4))
+    probe = Probe(nn.Sequential(nn.Linear(4, 4), nn.Tanh())).run(torch.ones(20, 4))
     read = probe.table(), probe.histograms(), probe.missed()
     phases = diagram("identity")
     with pytest.MonkeyPatch.context() as patch:
@@ -57,6 +64,7 @@ def test_frame(kind: str, pages: dict[str, Path]) -> None:
     html = pages[kind].read_text(encoding="utf-8")
     assert html.startswith("<!doctype html>")
     assert f'<meta name="generator" content="initstats {ist.__version__}">' in html
+    assert f'<meta name="initstats-page" content="{edition(kind)}">' in html
     assert html.count("<h1>") == html.count("</main>") == html.count("<footer>") == 1
     assert "prefers-color-scheme: dark" in html
     assert "{{" not in html
@@ -136,3 +144,60 @@ def test_activations_of_one_name_have_pictures_of_their_own(tmp_path: Path) -> N
     assert len(list((tmp_path / "figures").iterdir())) == 12
     ids = re.findall(r'<\w+[^>]* id="([^"]+)"', page.read_text())
     assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_links_lead_to_files_beside_the_page(kind: str, pages: dict[str, Path]) -> None:
+    page = pages[kind]
+    links = set(re.findall(r'href="([^#":]+)"', page.read_text()))
+    assert all((page.parent / link).is_file() for link in links)
+    assert kind == "theory" or links
+
+
+@pytest.mark.xfail(strict=True, reason="the gallery is published anew at the end of this change")
+@pytest.mark.parametrize("page", GALLERY, ids=lambda page: page.parent.name)
+def test_published_pages_link_to_what_is_published(page: Path) -> None:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", "."]
+    listing = subprocess.run(command, capture_output=True, text=True, cwd=page.parent)
+    if listing.returncode:
+        pytest.skip("not a git checkout: what is published is not known")
+    links = set(re.findall(r'(?:href|src)="([^#":]+)"', page.read_text()))
+    assert links <= set(listing.stdout.splitlines())
+
+
+@pytest.mark.xfail(strict=True, reason="the gallery is published anew at the end of this change")
+@pytest.mark.parametrize("page", GALLERY, ids=lambda page: page.parent.name)
+def test_published_pages_are_what_todays_code_writes(page: Path) -> None:
+    """A page that fails here is published anew, from the repository's root.
+
+    foundations: `initstats foundations --out reports/gallery/foundations`;
+    mnist: `initstats sweep`, and then in Python
+    `initstats.write_report("reports/mnist", "reports/gallery/mnist", rows=False)`;
+    bench: `initstats bench --out reports/gallery/bench`.
+    """
+    found = re.search(r'<meta name="initstats-page" content="((\w+) \w+)">', page.read_text())
+    assert found
+    assert found[1] == edition(found[2])
+
+
+def test_an_edition_changes_with_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {kind: edition(kind) for kind in KINDS}
+    assert before == {kind: edition(kind) for kind in KINDS}
+
+    @register_figure(title="Mine", page="theory", data=lambda given: given)
+    def mine(frame: object) -> Figure:
+        """What to see."""
+        return Figure()
+
+    try:
+        assert {kind for kind in KINDS if edition(kind) != before[kind]} == {"theory"}
+    finally:
+        FIGURES.remove("mine")
+    read = LOADER.get_source
+
+    def changed(environment: Environment, name: str) -> tuple[str, None, None]:
+        source = read(environment, name)[0]
+        return source + "/**/" if name == "frame.css" else source, None, None
+
+    monkeypatch.setattr(LOADER, "get_source", changed)
+    assert all(edition(kind) != before[kind] for kind in KINDS)

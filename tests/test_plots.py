@@ -3,24 +3,37 @@ from __future__ import annotations
 import io
 import itertools
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from scipy import stats
 
 import initstats as ist
 from initstats.moments.table import bin_edges
-from initstats.plots import FIGURES, Results, band_of, banded, of_page, register_figure
-from initstats.plots.bands import BANDS, OVERFLOW, ZERO
-from initstats.plots.catalog import GRADIENTS
+from initstats.plots import (
+    FIGURES,
+    Results,
+    against,
+    band_of,
+    banded,
+    figure,
+    of_page,
+    register_figure,
+)
+from initstats.plots.bands import BANDS, EDGES, OVERFLOW, ZERO, counts_of, tidy
+from initstats.plots.catalog import GRADIENTS, PAGES
+from initstats.plots.curves import LINEAR, LOG, SHARE, layer_ticks
 from initstats.plots.distribution import picture
-from initstats.plots.lines import LINEAR, LOG, SHARE, THEORY, layer_ticks, theory_by_depth
+from initstats.plots.grid import rows_of
+from initstats.plots.parameter import by_parameter
 from initstats.plots.style import INK, PALETTE, STYLE, strokes, wrapped
 
 INITS = ["normal(std=1e-05)", "normal(std=1000000)", "kaiming_normal", "torch_default"]
@@ -103,13 +116,236 @@ def test_every_figure_draws_every_table(name: str, kind: str, table: pd.DataFram
 
 def missing_by_nature() -> set[tuple[str, str]]:
     deep = [name for name, entry in FIGURES.items() if "two layers" in str(entry.needs)]
-    return {("one layer", name) for name in deep} | {("one configuration", "shifted_relu_story")}
+    lacking = {("one layer", name) for name in deep}
+    lacking |= {("one configuration", n) for n in ("shifted_relu_story", "distribution_by_depth")}
+    return lacking | {(kind, "statistic_against_parameter") for kind in VARIANTS}
 
 
 def test_figures_have_titles_and_captions() -> None:
     for entry in FIGURES.values():
         assert entry.title
         assert len(entry.caption) > 80
+
+
+def test_every_page_has_its_figures_in_one_catalogue() -> None:
+    pages = {page: [picture.name for picture in of_page(page)] for page in PAGES}
+    assert sum(map(len, pages.values())) == len(FIGURES)
+    assert pages["theory"] == ["phases", "maps"]
+    assert pages["model"][0] == "depth_profile"
+    assert pages["bench"] == ["timings"]
+    assert "verdicts" in pages["study"]
+    with pytest.raises(ValueError, match="unknown page 'studies': did you mean 'study'"):
+        register_figure(title="Mine", data=lambda given: given, page="studies")
+
+
+def test_a_frame_is_all_that_is_drawn(results: Results, tmp_path: Path) -> None:
+    for entry in of_page("study"):
+        if not entry.missing(results):
+            frame = entry.frame(results)
+            assert {"network", "init", "activation", "width"} <= set(frame.columns)
+            frame.to_csv(tmp_path / "frame.csv", index=False)
+            read = pd.read_csv(tmp_path / "frame.csv")
+            read = read.astype({name: frame[name].dtype for name in ("init", "activation")})
+            drawn, again = (entry.draw_frame(each) for each in (frame, read))
+            assert [len(axes.texts) for axes in drawn.axes] == [len(a.texts) for a in again.axes]
+            assert [len(axes.lines) for axes in drawn.axes] == [len(a.lines) for a in again.axes]
+
+
+# figures for papers
+
+
+def renamed(table: pd.DataFrame, inits: list[str], activations: list[str]) -> pd.DataFrame:
+    """A table of more configurations than were run; `init_size` is the number of each ramp."""
+    measured = table.astype({"init": str, "activation": str})
+    parts = [
+        measured[
+            (measured["init"] == ("kaiming_normal", "normal(std=1e-05)")[n % 2])
+            & (measured["activation"] == ACTIVATIONS[m % 4])
+        ].assign(init=init, activation=activation)
+        for n, init in enumerate(inits)
+        for m, activation in enumerate(activations)
+    ]
+    kinds = {"init": pd.CategoricalDtype(inits), "activation": pd.CategoricalDtype(activations)}
+    whole = pd.concat(parts, ignore_index=True).astype(kinds)
+    sizes = {name: float(name[10:-1]) for name in inits if name.startswith("ramp")}
+    return whole.assign(init_size=whole["init"].astype(str).map(sizes))
+
+
+@pytest.fixture(scope="module")
+def large(table: pd.DataFrame) -> Results:
+    """As many inits and activations as the default study has, with long names among them."""
+    inits = ["kaiming_normal(mode=fan_out)", *(f"ramp(size={n})" for n in (1, 2, 4, 8, 16, 32))]
+    inits += ["kaiming_normal", "torch_default", "orthogonal", "trunc_normal"]
+    activations = ["relu", "shifted_relu", "general_relu(leak=0.2,sub=0.3)"]
+    activations += [f"function_{n}" for n in range(11)]
+    whole = renamed(table, inits, activations)
+    predicted = whole[whole["seed"] == 0].assign(note="", second_moment_spread=1.0)
+    return Results.of(whole, made_up_bands(whole), predicted)
+
+
+@pytest.mark.parametrize("width", [3.3, 5, 9])
+@pytest.mark.parametrize("name", STUDY)
+def test_no_text_is_cut_or_overlaps(
+    name: str, width: float, large: Results, faults: Callable[[Figure], list[str]]
+) -> None:
+    drawn = figure(name, large, width)
+    assert drawn.get_figwidth() == pytest.approx(width)
+    assert faults(drawn) == []
+
+
+@pytest.mark.parametrize("width", [3.3, 9])
+@pytest.mark.parametrize("name", STUDY)
+def test_blocks_do_not_overlap(
+    name: str, width: float, table: pd.DataFrame, faults: Callable[[Figure], list[str]]
+) -> None:
+    both = pd.concat([table.assign(width=width) for width in (6, 50)])
+    results = Results.of(both, made_up_bands(both))
+    if not FIGURES[name].missing(results):
+        assert faults(figure(name, results, width)) == []
+
+
+@pytest.mark.parametrize("count", range(1, 41))
+@pytest.mark.parametrize("width", [2.0, 3.3, 5.0, 9.0])
+def test_rows_of_panels_are_full(count: int, width: float) -> None:
+    rows = rows_of(count, width)
+    assert sum(rows) == count
+    assert max(rows) - min(rows) <= 1
+    assert max(rows) == 1 or (width - 0.45) / max(rows) >= 1.15
+
+
+def test_a_pdf_holds_the_fonts_of_its_text(results: Results, tmp_path: Path) -> None:
+    figure("std_by_depth", results).savefig(tmp_path / "figure.pdf")  # in no style but its own
+    pdf = (tmp_path / "figure.pdf").read_bytes()
+    assert b"/FontFile2" in pdf  # TrueType
+    assert b"/Type3" not in pdf
+
+
+def results_of(table: pd.DataFrame) -> list[str]:
+    """The verdicts on a table's configurations, which all seeds agree on."""
+    return ist.summarize(table)["verdict"].astype(str).tolist()
+
+
+def test_a_figure_takes_a_table_a_folder_or_results(
+    toy: ist.Dataset, tmp_path: Path, faults: Callable[[Figure], list[str]]
+) -> None:
+    grid = ist.Grid(inits=INITS[2:], activations=["relu"], widths=[6], depth=3, seeds=2)
+    table = ist.run_sweep(grid, toy, out=tmp_path / "run")
+    for given in (table, str(tmp_path / "run"), Results.of(table)):
+        labels = [text.get_text() for text in figure("verdicts", given).axes[0].texts]
+        assert labels == results_of(table)
+    assert faults(figure("distribution_by_depth", tmp_path / "run")) == []
+    with pytest.raises(ValueError, match="a bare table has none"):
+        figure("distribution_by_depth", table)
+    with pytest.raises(ValueError, match="unknown figure 'verdict': did you mean 'verdicts'"):
+        figure("verdict", table)
+
+
+# parameters
+
+
+@pytest.fixture(scope="module")
+def swept(table: pd.DataFrame) -> Results:
+    """Thirteen members of one family beside another init."""
+    sizes = [round(0.1 * 2**n, 3) for n in range(13)]
+    return Results.of(
+        renamed(table, ["orthogonal", *(f"ramp(size={n})" for n in sizes)], ["relu", "tanh"])
+    )
+
+
+def test_of_a_long_sweep_figures_of_all_entries_show_some(swept: Results) -> None:
+    (sweep,) = swept.sweeps
+    assert (sweep.kind, sweep.family, sweep.column) == ("init", "ramp", "init_size")
+    assert len(sweep.entries) == 13
+    shown = ["orthogonal", "ramp(size=0.1)", "ramp(size=0.4)", "ramp(size=3.2)"]
+    assert swept.few.inits == [*shown, "ramp(size=12.8)", "ramp(size=102.4)", "ramp(size=409.6)"]
+    for name in ("verdicts", "std_by_depth"):
+        assert set(FIGURES[name].frame(swept)["init"]) == set(swept.few.inits)
+    assert swept.left_out == "Figures of all entries show 6 of 13 ramp, evenly taken."
+
+
+def test_nothing_is_left_out_of_a_short_sweep(large: Results, results: Results) -> None:
+    assert large.few.inits == large.inits
+    assert large.left_out == results.left_out == ""
+    assert len(large.sweeps[0].entries) == 6
+    assert [len(sweep.entries) for sweep in results.sweeps] == [2]
+
+
+def test_a_statistic_against_a_parameter(swept: Results) -> None:
+    frame = FIGURES["statistic_against_parameter"].frame(swept)
+    assert set(frame["layer"]) == {1, 3, 5}
+    assert frame["init"].nunique() == 13
+    table = swept.table
+    for size, layer, activation in ((0.1, 1, "relu"), (0.2, 5, "tanh"), (409.6, 3, "relu")):
+        of_frame = frame[
+            (frame["init_size"] == size)
+            & (frame["layer"] == layer)
+            & (frame["activation"] == activation)
+        ]
+        stds = table.loc[
+            (table["init_size"] == size)
+            & (table["layer"] == layer)
+            & (table["activation"] == activation)
+            & (table["tensor"] == "activation")
+            & (table["direction"] == "forward"),
+            "std",
+        ]
+        assert len(stds) == 3
+        assert of_frame["std"].to_numpy() == pytest.approx([stats.gmean(stds)])
+    axes = axes_of(FIGURES["statistic_against_parameter"].draw_frame(frame))
+    assert list(axes) == ["layer 1", "layer 3", "layer 5"]
+    line = next(line for line in axes["layer 1"].lines if np.size(line.get_xdata()) == 13)
+    places = np.asarray(line.get_xdata())
+    np.testing.assert_allclose(np.diff(places), np.log10(2), atol=0.01)  # equal factors
+    assert axes["layer 1"].get_xticklabels()[0].get_text() == "0.1"
+
+
+def test_any_statistic_at_any_layers_against_a_parameter(swept: Results) -> None:
+    drawn = against(swept, "sample_correlation", layers=[2, 4], width=5)
+    assert [axes.get_title(loc="left") for axes in drawn.axes] == ["layer 2", "layer 4"]
+    assert drawn.get_figwidth() == 5
+    frame = by_parameter(swept, "dead_fraction", layers=[4], direction="backward")
+    assert set(frame["direction"]) == {"backward"}
+    with pytest.raises(ValueError, match="there is no layer 6: give layers from 1 to 5"):
+        against(swept, layers=[1, 6])
+    with pytest.raises(ValueError, match="unknown statistic 'stdev': did you mean 'std'"):
+        against(swept, "stdev")
+    with pytest.raises(ValueError, match="unknown swept parameter 'size': .*init_size"):
+        against(swept, parameter="size")
+
+
+def test_a_parameter_of_activations_has_a_line_for_each_init(swept: Results) -> None:
+    names = {name: name.replace("ramp", "steep") for name in swept.inits}
+    turned = swept.table.astype({"init": str, "activation": str}).rename(
+        columns={"init": "activation", "activation": "init", "init_size": "activation_size"}
+    )
+    turned["activation"] = turned["activation"].map(names)
+    (key,) = against(turned, layers=[1]).legends
+    assert [text.get_text() for text in key.get_texts()] == ["relu", "tanh"]
+
+
+def test_a_second_parameter_tells_lines_apart(swept: Results) -> None:
+    table = swept.table.assign(init_shift=np.where(swept.table["init_size"] > 1, 0.5, 0.0))
+    (key,) = against(table, layers=[1]).legends
+    names = [text.get_text() for text in key.get_texts()]
+    assert names == [
+        f"{name}, shift={shift}" for name in ("relu", "tanh") for shift in ("0", "0.5")
+    ]
+
+
+def test_without_a_sweep_there_is_nothing_to_draw_against(results: Results) -> None:
+    results = Results.of(results.table.drop(columns="init_std"))
+    with pytest.raises(ValueError, match="no parameter differs between the entries of a family"):
+        against(results)
+    assert "a range does" in FIGURES["statistic_against_parameter"].missing(results)
+
+
+def test_points_outside_are_marked_and_the_line_comes_back(swept: Results) -> None:
+    frame = FIGURES["statistic_against_parameter"].frame(swept)
+    frame.loc[frame["init_size"] == 0.1, ["std", "low", "high"]] = 0.0
+    axes = axes_of(FIGURES["statistic_against_parameter"].draw_frame(frame))["layer 1"]
+    assert [kind for kind, _ in markers(axes, PALETTE[0])].count("v") == 1
+    line = next(line for line in axes.lines if np.size(line.get_xdata()) == 13)
+    assert np.isfinite(np.asarray(line.get_ydata())).all()
 
 
 def test_a_figure_says_what_it_lacks(table: pd.DataFrame) -> None:
@@ -158,7 +394,7 @@ def test_std_map_marks_what_vanished_and_overflowed(results: Results, table: pd.
     axes = FIGURES["last_layer_std"].draw(results).axes[0]
     labels = pd.DataFrame(texts(axes, 4), index=INITS, columns=ACTIVATIONS)
     assert str(labels.loc["normal(std=1e-05)", "relu"]).startswith("−2")
-    assert labels.loc["normal(std=1e-05)", "squared_relu"] == "0"
+    assert labels.loc["normal(std=1e-05)", "squared_relu"] == "−∞"
     assert labels.loc["normal(std=1000000)", "squared_relu"] == "∞"
     last = table[
         (table["layer"] == 5)
@@ -229,6 +465,16 @@ def line_data(axes: Axes, color: str) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
 
 
+def bands(axes: Axes, color: str) -> list[np.ndarray]:
+    """The corners of the intervals of a colour."""
+    return [
+        np.asarray(path.vertices)
+        for drawn in axes.collections
+        for face, path in zip(np.asarray(drawn.get_facecolor()), drawn.get_paths(), strict=False)
+        if tuple(face[:3]) == pytest.approx(to_rgb(color))
+    ]
+
+
 def markers(axes: Axes, color: str) -> list[tuple[str, float]]:
     """Marker and layer of what is marked in a colour."""
     return [
@@ -256,12 +502,7 @@ def test_std_curve_is_the_geometric_mean_with_its_interval(
     low, high = stats.t.interval(
         0.95, 2, np.log10(stds).mean(axis=1), stats.sem(np.log10(stds), axis=1)
     )
-    (band,) = [
-        band
-        for band in axes.collections
-        if tuple(np.asarray(band.get_facecolor())[0][:3]) == pytest.approx(to_rgb(color))
-    ]
-    edges = np.asarray(band.get_paths()[0].vertices)
+    (edges,) = bands(axes, color)
     for layer, bottom, top in zip(layers, low, high, strict=True):
         drawn = edges[edges[:, 0] == layer][:, 1]
         assert (drawn.min(), drawn.max()) == (pytest.approx(bottom), pytest.approx(top))
@@ -346,6 +587,22 @@ def test_every_finite_bin_has_the_band_of_its_values() -> None:
         else:
             at = np.flatnonzero((low == 0) & (high == 0))[0]
         assert band[at] == expected
+
+
+def test_a_value_lies_between_the_edges_of_its_band() -> None:
+    for value in (-2e3, -1.05, -1e-30, 0.0, 1e-30, 1e-3, 0.5, 999.0, 1e30):
+        (band,) = band_of([value], [value])
+        assert EDGES[0][band] <= value <= EDGES[1][band]
+    assert np.isnan(EDGES[:, OVERFLOW]).all()
+
+
+def test_bands_as_a_table_and_back() -> None:
+    counts = np.random.default_rng(3).integers(0, 2, (4, BANDS + 1)) * 7
+    counts[2] = 0
+    keys = pd.DataFrame({"layer": [3, 1, 2, 9], "name": list("abcd")})
+    frame = tidy(keys, counts)
+    np.testing.assert_array_equal(counts_of(frame, ["layer", "name"]), counts)
+    assert (frame["count"] > 0).sum() == (counts > 0).sum()
 
 
 def test_banding_keeps_every_count_and_adds_up_equal_keys() -> None:
@@ -442,19 +699,22 @@ def test_theory_is_drawn_where_it_applies(table: pd.DataFrame) -> None:
         note=np.where(layer > 3, "not beyond layer 3", ""),
     )
     results = Results.of(table, predicted=predicted)
-    curves = theory_by_depth(results, "std", "activation", "forward", LOG)
-    curve = curves["mlp", "kaiming_normal", "relu", 6]
-    np.testing.assert_allclose(curve.mean, np.log10([2, 2, 2, np.nan, np.nan]))
-    ends = np.log10(2 * np.exp([-0.25 - 0.5, -0.25 + 0.5]))
-    np.testing.assert_allclose([curve.low[0], curve.high[0]], ends)
-    axes = axes_of(FIGURES["std_by_depth"].draw(results))["relu"]
-    dotted = [line for line in axes.lines if to_rgb(line.get_color()) == to_rgb(INK)]
-    heights = [np.asarray(line.get_ydata()) for line in dotted if np.size(line.get_xdata()) == 5]
+    frame = FIGURES["std_by_depth"].frame(results)
+    theory = frame[(frame["source"] == "theory") & (frame["activation"] == "relu")]
+    curve = theory[theory["init"] == "kaiming_normal"]
+    np.testing.assert_allclose(curve["std"], [2, 2, 2, np.nan, np.nan])
+    ends = 2 * np.exp([-0.25 - 0.5, -0.25 + 0.5])
+    np.testing.assert_allclose(curve[["low", "high"]].iloc[0], ends)
+    axes = axes_of(FIGURES["std_by_depth"].draw_frame(frame))["relu"]
+    (dotted,) = [lines for lines in axes.collections if isinstance(lines, LineCollection)]
+    heights = [np.asarray(line)[:, 1] for line in dotted.get_segments()]
     assert len(heights) == len(INITS)
+    np.testing.assert_allclose(heights[0][:3], np.log10(2))
     assert np.isnan(heights[0][3:]).all()
 
 
 def test_without_predictions_nothing_is_said_of_theory(results: Results) -> None:
-    assert theory_by_depth(results, "std", "activation", "forward", LOG) == {}
-    drawn = FIGURES["std_by_depth"].draw(results)
-    assert THEORY not in [text.get_text() for text in drawn.texts]
+    frame = FIGURES["std_by_depth"].frame(results)
+    assert set(frame["source"]) == {"measured"}
+    (key,) = FIGURES["std_by_depth"].draw_frame(frame).legends
+    assert [text.get_text() for text in key.get_texts()] == INITS

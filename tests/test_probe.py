@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 import initstats as ist
 from initstats.moments import STATISTICS
-from initstats.probe import Probe, examine, measure
+from initstats.probe import Probe, measure
 
 SIZED = ("mean", "unit_mean_std", "unit_std_std")
 
@@ -545,7 +545,7 @@ def test_steps_follow_the_weights(every: int) -> None:
 
 def test_histograms_hold_every_entry() -> None:
     model, x = nn.Linear(3, 4), uneven(9, 3)
-    histograms = examine(model, x).histograms()
+    histograms = Probe(model).run(x).histograms()
     entries = model(x).flatten()
     here = histograms[histograms["tensor"] == "preactivation"]
     for low, high, count in here[["low", "high", "count"]].itertuples(index=False):
@@ -572,12 +572,12 @@ def test_lengths_that_change_get_rows_of_their_own() -> None:
 def test_include_and_exclude() -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), nn.Linear(3, 2))
     x = uneven(4, 3)
-    probe = examine(model, x, include="0.*", exclude=["*.1"])
+    probe = Probe(model, include="0.*", exclude=["*.1"]).run(x)
     names = set(probe.table()["name"])
     assert names == {"0.0", "0.0.weight", "0.0.bias"}
     missed = probe.missed().set_index("name")["reason"]
     assert missed.to_dict() == {"0.1": "excluded", "1": "excluded"}
-    assert examine(model, x, weights=False).table()["tensor"].tolist().count("weight") == 0
+    assert Probe(model, weights=False).run(x).table()["tensor"].tolist().count("weight") == 0
 
 
 @pytest.mark.parametrize(
@@ -597,8 +597,28 @@ def test_opens_once() -> None:
     model = nn.Linear(2, 2)
     with Probe(model) as probe:
         pass
-    with pytest.raises(RuntimeError, match="opens once"), probe:
+    with pytest.raises(RuntimeError, match="opens or runs once"), probe:
         pass
+    with pytest.raises(RuntimeError, match="opens or runs once"):
+        probe.run(uneven(3, 2))
+
+
+def test_options_are_attributes() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    probe = Probe(model, include=(name for name in ("0", "1")), exclude="1")
+    assert (probe.model, probe.backward, probe.every, probe.exclude) == (model, False, 1, "1")
+    assert [probe.selected(name) for name in ("0", "1", "0")] == [True, False, True]
+    with pytest.raises(TypeError, match="positional argument"):
+        Probe(model, True)  # type: ignore[call-arg]
+
+
+def test_run_gives_the_probe() -> None:
+    model, x = Functional().eval(), uneven(5, 3, 7, 8)
+    probe = Probe(model, backward=True)
+    assert probe.run(x, loss=lambda y: y["y"].square().sum()) is probe
+    again = measure(model, x, backward=True, loss=lambda y: y["y"].square().sum())
+    pd.testing.assert_frame_equal(probe.table(), again)
+    assert "backward" in probe.table()["direction"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -670,7 +690,7 @@ def test_custom_autograd_function() -> None:
 
     torch.manual_seed(0)
     model, x = Custom(), uneven(4, 3)
-    probe = examine(model, x, backward=True)
+    probe = Probe(model, backward=True).run(x)
     t = model.fc(x).tanh()
     check(one(probe.table(), op="exp"), t.exp())
     check(one(probe.table(), op="mul"), t.exp() * t)
@@ -687,7 +707,7 @@ def test_scripted_module_is_missed() -> None:
     with pytest.warns(DeprecationWarning, match="jit.script"):
         scripted = torch.jit.script(nn.Sequential(nn.Linear(3, 4), nn.ReLU()))
     model, x = nn.Sequential(nn.Tanh(), scripted, nn.Sigmoid()), uneven(4, 3)
-    probe = examine(model, x)
+    probe = Probe(model).run(x)
     assert probe.table()["op"].tolist() == ["input", "tanh", "output", "sigmoid"]
     check(one(probe.table(), op="output"), scripted(x.tanh()))
     reasons = probe.missed().set_index("name")["reason"]
@@ -705,7 +725,7 @@ def test_idle_modules_and_parameters_are_missed() -> None:
             y: Tensor = self.used(x) + torch.ones(3) * 2
             return y
 
-    probe = examine(Idle(), uneven(4, 3))
+    probe = Probe(Idle()).run(uneven(4, 3))
     missed = probe.missed()
     assert missed[["kind", "name"]].to_numpy().tolist() == [
         ["tensor", "Idle"],
@@ -738,7 +758,7 @@ def test_gradients_that_never_came_are_missed() -> None:
             y: Tensor = self.a(x)
             return y
 
-    missed = examine(Side(), uneven(4, 3), backward=True).missed()
+    missed = Probe(Side(), backward=True).run(uneven(4, 3)).missed()
     assert missed.set_index("name")["reason"].to_dict() == {
         "b": "the loss does not depend on it",
         "c": "made while gradients were off (no_grad, or a custom autograd function)",
@@ -748,7 +768,7 @@ def test_gradients_that_never_came_are_missed() -> None:
 def test_fused_attention_says_what_it_hides() -> None:
     torch.manual_seed(0)
     model, x = nn.MultiheadAttention(8, 2, batch_first=True), uneven(3, 5, 8)
-    probe = examine(model, (x, x, x), backward=True)
+    probe = Probe(model, backward=True).run((x, x, x))
     assert probe.missed().empty  # weights were asked for: the plain attention runs
     table = probe.table()
     check(
@@ -768,7 +788,7 @@ def test_fused_attention_says_what_it_hides() -> None:
     check(linear[linear["direction"] == "forward"].iloc[-1], model.out_proj(out))
     assert (linear["direction"] == "backward").sum() == 2
 
-    fused = examine(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval(), x)
+    fused = Probe(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()).run(x)
     assert fused.missed()["op"].tolist() == ["scaled_dot_product_attention"]
     ops = fused.table()["op"].tolist()
     assert [op for op in ops if op in ("add", "relu", "layer_norm")].count("add") == 2
@@ -777,7 +797,7 @@ def test_fused_attention_says_what_it_hides() -> None:
 def test_recurrent() -> None:
     torch.manual_seed(0)
     model, x = nn.LSTM(3, 5, num_layers=2, batch_first=True), uneven(4, 6, 3)
-    probe = examine(model, x, backward=True)
+    probe = Probe(model, backward=True).run(x)
     y, (h, c) = model(x)
     generator = torch.Generator().manual_seed(0)
     for op, value in (("lstm", y), ("lstm[1]", h), ("lstm[2]", c)):
@@ -973,7 +993,7 @@ def test_what_has_no_order_is_missed() -> None:
             total: Tensor = torch.view_as_real(z).square().sum() + z.abs().sum()
             return total
 
-    probe = examine(Complex(), x := uneven(3, 4))
+    probe = Probe(Complex()).run(x := uneven(3, 4))
     missed = probe.missed()
     assert missed["op"].tolist() == ["fft_fft"]
     assert "complex" in missed["reason"][0]
@@ -985,7 +1005,7 @@ def test_transforms_are_missed() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.func.vmap(torch.tanh)(x) * 2
 
-    probe = examine(Mapped(), uneven(3, 4))
+    probe = Probe(Mapped()).run(uneven(3, 4))
     assert "torch.func" in " ".join(probe.missed()["reason"])
 
 
@@ -996,7 +1016,7 @@ def test_printed_table() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 300), nn.ReLU())
     nn.init.constant_(model[0].bias[:150], -100.0)  # type: ignore[index]
-    probe = examine(model, torch.randn(500, 4, generator=torch.Generator().manual_seed(0)))
+    probe = Probe(model).run(torch.randn(500, 4, generator=torch.Generator().manual_seed(0)))
     lines = str(probe).splitlines()
     assert lines[0].split() == ["layer", "name", "op", "shape", "mean", "std", "dead"]
     assert lines[-1] == "5 of 5 measured"
@@ -1015,7 +1035,20 @@ def test_printed_table() -> None:
 
 def test_printed_table_tells_what_is_not_finite() -> None:
     x = torch.tensor([[1.0, float("inf")], [float("nan"), 3.0]])
-    assert str(examine(Negate(), x)).splitlines()[2].endswith("2 not finite")
+    assert str(Probe(Negate()).run(x)).splitlines()[2].endswith("2 not finite")
+
+
+def test_shown_in_a_notebook() -> None:
+    model = nn.Sequential()
+    model.add_module("of a name with <b> and more than fifty characters, all of them", Negate())
+    probe = Probe(model)
+    assert repr(probe) == "<Probe of Sequential: 0 of 1 measured>"
+    probe.run(torch.tensor([[1.0, float("inf")], [float("nan"), 3.0]]))
+    assert repr(probe) == "<Probe of Sequential: 2 of 2 measured>"
+    shown = probe._repr_html_()
+    assert "of a name with &lt;b&gt; and more than fifty characters, all of them" in shown
+    assert "2 not finite" in shown
+    assert shown.endswith("<p>2 of 2 measured</p>")
 
 
 def test_public_names() -> None:

@@ -16,6 +16,7 @@ from initstats.registry import (
     plain,
     split_names,
     unknown,
+    varied,
 )
 
 Made = tuple[str, dict[str, Value]]
@@ -195,8 +196,9 @@ def test_a_faulty_range_is_refused(catalog: Catalog[Made], text: str) -> None:
 
 def test_varied_parameters_have_values_from_the_defaults(catalog: Catalog[Made]) -> None:
     names = ["general", "general(leak=0.2)", "plain", "somebody's own"]
-    assert catalog.varied(names) == {"leak": {"general": 0.1, "general(leak=0.2)": 0.2}}
-    assert catalog.varied(["general(leak=0.2)", "plain"]) == {}
+    leaks = {"general": 0.1, "general(leak=0.2)": 0.2}
+    assert varied(catalog.members(names)) == {"leak": leaks}
+    assert varied(catalog.members(["general(leak=0.2)", "plain"])) == {}
 
 
 def test_numbers_are_spelled_as_a_person_would(catalog: Catalog[Made]) -> None:

@@ -171,16 +171,16 @@ def assert_gain(weight: Tensor, gain: float, fan_in: int) -> None:
     assert abs(ratio - 1) < 4 * math.sqrt(2 / weight.numel())
 
 
-def test_matched_reads_the_activation_behind_each_layer() -> None:
+def test_matched_takes_the_gain_of_what_a_layer_reads() -> None:
     torch.manual_seed(0)
     model, x = Net().eval(), uneven(8, 3, 8, 8)
     table = reinitialize_(model, "matched", x)
-    assert_gain(model.conv.weight, math.sqrt(2), 27)  # behind the batch norm
-    assert_gain(model.wide.weight, math.sqrt(2 / (1 + 0.3**2)), 16)
-    assert_gain(model.shared.weight, ist.gain("tanh").forward, 60)
-    assert_gain(model.head.weight, 1.0, 60)
+    assert_gain(model.conv.weight, 1.0, 27)  # the input
+    assert_gain(model.wide.weight, 1.0, 16)  # a mean over positions
+    assert_gain(model.shared.weight, math.sqrt(2 / (1 + 0.3**2)), 60)
+    assert_gain(model.head.weight, ist.gain("tanh").forward, 60)
     names = dict(zip(table["name"], table["activation"], strict=True))
-    assert names == {"conv": "relu", "wide": "LeakyReLU", "shared": "tanh", "head": "identity"}
+    assert names == {"conv": "identity", "wide": "identity", "shared": "LeakyReLU", "head": "tanh"}
     assert not model.wide.bias.any()
     assert table.columns.tolist() == [
         *("layer", "name", "op", "call", "mean_before", "std_before", "weight_std_before"),
@@ -188,15 +188,80 @@ def test_matched_reads_the_activation_behind_each_layer() -> None:
     ]
 
 
+def test_matched_looks_through_pooling_and_dropout() -> None:
+    class Convolutional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 20, 3), nn.Conv2d(20, 20, 3), nn.Conv2d(20, 8, 3)
+            self.drop, self.head = nn.Dropout2d(), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.drop(F.max_pool2d(F.silu(self.a(x)), 2))
+            x = F.adaptive_avg_pool2d(self.c(F.elu(self.b(x))), 1).flatten(1)
+            y: Tensor = self.head(x)
+            return y
+
+    torch.manual_seed(0)
+    model = Convolutional()
+    table = reinitialize_(model, "matched", uneven(4, 3, 16, 16))
+    assert table["activation"].tolist() == ["identity", "silu", "elu", "identity"]
+    assert_gain(model.b.weight, ist.gain("silu").forward, 180)
+    assert_gain(model.c.weight, ist.gain("elu").forward, 180)
+
+
+def test_matched_has_gain_one_behind_norms_embeddings_and_sums() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.norm = nn.Embedding(9, 16), nn.LayerNorm(16)
+            self.q, self.up, self.down, self.head = (nn.Linear(16, 16) for _ in range(4))
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            x = self.embed(tokens)
+            x = x + self.q(x)
+            x = x + self.down(F.gelu(self.up(self.norm(x))))
+            y: Tensor = self.head(x)
+            return y
+
+    table = reinitialize_(Block(), "matched", torch.arange(9).view(3, 3))
+    read = dict(zip(table["name"], table["activation"], strict=True))
+    assert read == {"q": "identity", "up": "identity", "down": "gelu", "head": "identity"}
+
+
+@pytest.mark.parametrize("activation", [nn.GELU, nn.SiLU])
+def test_matched_keeps_the_input_s_length(activation: type[nn.Module]) -> None:
+    """A unit input is at the fixed point q = 1 of the length map, and stays there."""
+    x = torch.randn(128, 512, generator=torch.Generator().manual_seed(99))
+    logs = []
+    for seed in range(4):
+        model = nn.Sequential()
+        for _ in range(10):
+            model.append(nn.Linear(512, 512)).append(activation())
+        reinitialize_(model, "matched", x, seed=seed)
+        last = preactivations(model, x)["18", 1]
+        logs.append(last.square().mean().sqrt().log().item())
+    error = torch.tensor(logs).std().item() / 2
+    assert abs(sum(logs) / 4) < 4 * error < math.log(2)  # an rms of 2.7 and more before
+
+
 def test_matched_takes_any_function() -> None:
     class Own(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return (x.clamp_min(0) - 0.5) * 2
 
-    model = nn.Sequential(nn.Linear(100, 100), nn.Dropout(0.1), Own(), nn.Linear(100, 100))
+    class Sized(nn.Module):
+        """Cannot be tried on a tensor of another size; its operation has a name."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.shape[1] == 100
+            return torch.tanh(x)
+
+    model = nn.Sequential(nn.Linear(100, 100), Own(), nn.Dropout(0.1), nn.Linear(100, 100))
+    model.extend([Sized(), nn.Linear(100, 100)])
     reinitialize_(model, "matched", uneven(20, 100))
     own = ist.gain(lambda x: (x.clamp_min(0) - 0.5) * 2).forward
-    assert_gain(model[0].weight, own, 100)  # type: ignore[arg-type]
+    assert_gain(model[3].weight, own, 100)  # type: ignore[arg-type]
+    assert_gain(model[5].weight, ist.gain("tanh").forward, 100)  # type: ignore[arg-type]
 
 
 def test_reinitialize_knows_which_side_is_the_input() -> None:

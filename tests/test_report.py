@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -16,21 +17,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import initstats as ist
-from initstats import report
 from initstats.plots import FIGURES, Results, of_page
 from initstats.plots.bands import ZERO
 from initstats.plots.style import FIT, INK, PALETTE
-from initstats.report import drawing, write_report
+from initstats.report import drawing, study, write_report
+from initstats.report.answer import agreement, best_by_activation
 from initstats.report.drawing import Drawing, Studio, draw, rendered
-from initstats.report.source import Source
-from initstats.report.words import (
-    against_theory,
-    best_by_activation,
-    factor,
-    findings,
-    significant,
-    standfirst,
-)
+from initstats.report.page import names
+from initstats.report.printed import factor, significant
+from initstats.report.study import Source, compose
 from initstats.store import load_run, load_sessions
 
 EVIL = "<script>alert('x')</script>&\"'"
@@ -104,7 +99,9 @@ def page(folder: Path) -> Page:
 def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     """A catalog with little to draw, for tests about something else."""
     names = ("verdicts", "gradient_by_depth", "distribution_by_depth")
-    monkeypatch.setattr(report, "FIGURES", {name: FIGURES[name] for name in names})
+    monkeypatch.setattr(
+        "initstats.report.page.of_page", lambda page: [FIGURES[name] for name in names]
+    )
 
 
 def listing(folder: Path) -> set[str]:
@@ -157,7 +154,7 @@ def test_by_default_a_report_joins_its_run(toy: ist.Dataset, tmp_path: Path) -> 
 def test_without_pyarrow_there_is_no_parquet(
     table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    monkeypatch.setattr(study, "find_spec", lambda name: None)
     write_report(table, tmp_path)
     tables = {path for path in listing(tmp_path) if not path.startswith("figures")}
     assert tables == {"index.html", "table.csv", "summary.csv"}
@@ -172,7 +169,7 @@ def test_an_earlier_report_is_replaced_and_the_rest_left_alone(
     stale.write_bytes(b"old")
     mine.write_bytes(b"mine")
     (tmp_path / "index.html").write_text(OURS)
-    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    monkeypatch.setattr(study, "find_spec", lambda name: None)
     write_report(table, tmp_path)
     assert not stale.exists()
     assert mine.read_bytes() == b"mine"
@@ -184,7 +181,11 @@ def test_a_failure_leaves_the_earlier_report(
     table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "index.html").write_text(OURS)
-    monkeypatch.setattr(report, "compose", lambda *_: 1 / 0)
+
+    def fail(*_: object) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("initstats.report.page.Page.html", fail)
     with pytest.raises(ZeroDivisionError):
         write_report(table, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"index.html"}
@@ -232,7 +233,7 @@ def test_ids_are_unique_and_every_reference_is_met(page: Page, folder: Path) -> 
 
 def test_the_page_tells_nothing_of_the_machine(folder: Path, run: Path) -> None:
     html = (folder / "index.html").read_text(encoding="utf-8")
-    for path in (folder, run, Path.cwd(), Path.home(), Path(report.__file__).parent):
+    for path in (folder, run, Path.cwd(), Path.home(), Path(study.__file__).parent):
         assert f"{path}/" not in html
         assert str(path) not in html or str(path) == "/"
 
@@ -291,6 +292,36 @@ def test_the_page_holds_the_whole_summary(page: Page, table: pd.DataFrame) -> No
     assert page.tags.count("tr") == (1 + 3) + (1 + 9)
 
 
+def test_parameters_that_vary_are_columns(table: pd.DataFrame) -> None:
+    sigmas = {"torch_default": 0.5, "xavier_normal": 1.0, "kaiming_normal": math.nan}
+    spellings = {"torch_default": "field(b=1,sigma=0.5)", "xavier_normal": "field(b=1)"}
+    varied = table.assign(
+        init_sigma=table["init"].astype(str).map(sigmas),
+        init=table["init"].cat.rename_categories(spellings),
+    )
+    page = compose(Source(Results.of(varied)), [])
+    columns, rows = page.values["summary"]
+    assert [column.title for column in columns][:4] == [
+        "init",
+        "activation",
+        "init_sigma",
+        "verdict",
+    ]
+    names = ["field(b=1)", "field(b=1)", "kaiming_normal"]
+    assert [(row[0], row[2]) for row in rows[::3]] == list(
+        zip(names, ["0.5", "1", "—"], strict=True)
+    )
+    plain = compose(Source(Results.of(table)), []).values["summary"]
+    assert [row[3:] for row in rows] == [row[2:] for row in plain.rows]
+
+
+@pytest.mark.usefixtures("one_figure")
+def test_rows_are_left_out_where_they_are_not_wanted(table: pd.DataFrame, tmp_path: Path) -> None:
+    page = Page(write_report(table, tmp_path, rows=False).read_text(encoding="utf-8"))
+    assert [link for link in page.links if not link.startswith("#")] == ["summary.csv"]
+    assert not list(tmp_path.glob("table.*"))
+
+
 def test_names_are_escaped(table: pd.DataFrame, tmp_path: Path) -> None:
     evil = table.astype({"activation": str, "init": str, "dataset": str}).replace(
         {"activation": {"tanh": EVIL}, "init": {"kaiming_normal": EVIL}, "dataset": {"toy": EVIL}}
@@ -304,7 +335,7 @@ def test_names_are_escaped(table: pd.DataFrame, tmp_path: Path) -> None:
 def test_a_bare_table_says_what_needs_a_run(table: pd.DataFrame, tmp_path: Path) -> None:
     page = Page(write_report(table, tmp_path).read_text(encoding="utf-8"))
     assert "Distributions by depth – it needs the histograms that a run’s" in page.text
-    assert "The same again" not in page.text
+    assert "Repeat this study" not in page.text
     assert not (tmp_path / "grid.toml").exists()
     assert not (tmp_path / "figures" / "distribution_by_depth.png").exists()
 
@@ -411,16 +442,19 @@ def made_up(rows: list[tuple[str, str, str, float, float]], depth: int = 20) -> 
     """Results with a summary of init, activation, verdict, growth, std."""
     columns = ["init", "activation", "verdict", "growth", "std"]
     summary = pd.DataFrame(rows, columns=columns).assign(
-        network="mlp", width=50, depth=depth, seeds=10, agreement=1.0
+        network="mlp", width=50, depth=depth, seeds=10, agreement=1.0, mean=0, dead=0, correlation=0
     )
     summary = summary.assign(growth_low=summary["growth"] - 0.01, growth_high=summary["growth"])
     names = {name: list(summary[name].unique()) for name in ("init", "activation")}
     summary = summary.astype({name: pd.CategoricalDtype(order) for name, order in names.items()})
-    return Results(pd.DataFrame(columns=["tensor", "direction", *columns]), summary)
+    keys = ["network", "init", "activation", "width", "seed", "layer", "tensor", "direction"]
+    return Results(pd.DataFrame(columns=keys), summary)
 
 
 def said(results: Results) -> str:
-    return re.sub(r"</?code>", "", " ".join(findings(results)))
+    """The answer of the page, as text; the first sentence is the lead's."""
+    html = compose(Source(results), []).html()
+    return Page(html.partition('<p class="lead">')[2].partition("</section>")[0]).text
 
 
 def test_the_answer_names_the_best_and_the_worst() -> None:
@@ -434,43 +468,67 @@ def test_the_answer_names_the_best_and_the_worst() -> None:
             ("c", "tanh", "collapses", 0.9, 0.5),
         ]
     )
-    assert standfirst(results) == (
-        "Through all 20 layers, three of six configurations of init and activation keep the "
-        "signal healthy."
-    )
     words = said(results)
-    assert "b keeps it for two of two activations, c for one; a keeps it for none." in words
-    assert (
-        "Under c, a layer of relu multiplies the rms of the pre-activations by 1.010 (95% interval "
-        "1.000 to 1.010), and the last activations have a standard deviation of 0.80. Under a the "
-        "factor is 0.700; compounded over 20 layers it makes that 8.0×10⁻⁴."
-    ) in words
-    assert "in one configuration the standard deviation stays between 0.1 and 10" in words
-    best = {best.activation: (best.kept, best.lost) for best in best_by_activation(results)}
-    assert best == {
-        "relu": (["c", "b"], {"vanishes": 1}),
-        "tanh": (["b"], {"vanishes": 1, "collapses": 1}),
+    for sentence in (
+        "3 of 6 combinations of init and activation keep the signal healthy through 20 layers.",
+        "b keeps the signal healthy for 2 of 2 activations, c for 1; a for none.",
+        "With c, each layer of relu multiplies the rms of the pre-activations by 1.010 (95% "
+        "interval 1.000 to 1.010): over the 19 steps from the first layer to the last, by 1.2. "
+        "With a the factor is 0.700; over 19 steps, 0.0011.",
+        "in 1 combination the last layer’s is between 0.1 and 10, and yet different inputs give",
+    ):
+        assert sentence in words
+    assert "PyTorch’s default" not in words
+    assert "No init works" not in words
+    best = best_by_activation(results).set_index("activation")
+    assert best["kept"].to_dict() == {"relu": ["c", "b"], "tanh": ["b"]}
+    assert best["lost"].to_dict() == {
+        "relu": {"vanishes": 1},
+        "tanh": {"vanishes": 1, "collapses": 1},
     }
+    assert best[["growth", "std"]].to_numpy().tolist() == [[1.01, 0.8], [0.99, 0.6]]
 
 
 def test_the_answer_admits_defeat() -> None:
     results = made_up(
-        [("a", "relu", "vanishes", 0.7, 0.0), ("b", "relu", "overflows", float("inf"), 1.0)]
+        [
+            ("a", "relu", "vanishes", 0.7, 0.0),
+            ("b", "relu", "overflows", float("inf"), 1.0),
+            ("a", "tanh", "dead", 0.7, 0.0),
+            ("b", "tanh", "dead", 0.7, 1.0),
+        ]
     )
-    assert "none of two configurations of init and activation keeps" in standfirst(results)
-    assert "No init keeps it for any activation." in said(results)
-    assert "No init keeps relu (vanishes under 1 of 2)." in said(results)
+    words = said(results)
+    assert "None of 4 combinations of init and activation keeps the signal healthy" in words
+    assert "No init keeps the signal healthy for any activation." in words
+    assert (
+        "No init works for relu: it vanishes with 1 of 2; nor for tanh: its units die with all 2."
+    ) in words
 
 
 def test_leaders_share_the_lead() -> None:
     results = made_up([(init, "tanh", "healthy", 1.0, 1.0) for init in ("a", "b", "c")])
-    assert said(results).startswith("a, b and c keep it for one of one activation")
+    assert "a, b and c keep the signal healthy for this activation." in said(results)
+
+
+def test_what_was_fitted_says_so() -> None:
+    results = made_up([("a", "tanh", "shifted", 1.0, 1.0), ("lsuv", "tanh", "healthy", 1.0, 1.0)])
+    words = said(results)
+    assert "lsuv, which is fitted to data, keeps the signal healthy for this activation" in words
+
+
+def test_long_lists_of_names_are_cut() -> None:
+    assert names("abc") == "<code>a</code>, <code>b</code> and <code>c</code>"
+    assert names("abcdefgh").endswith("<code>e</code> and 3 more")
+    assert names("<") == "<code>&lt;</code>"
+    assert names([]) == "none"
 
 
 def test_a_single_configuration_has_little_to_compare() -> None:
     results = made_up([("a", "tanh", "healthy", 1.0, 1.0)], depth=1)
-    assert standfirst(results).startswith("Through the first layer, one of one configuration")
-    assert said(results) == ""
+    assert said(results).endswith(
+        "1 of 1 combination of init and activation keeps the signal healthy through one layer."
+    )
 
 
 def test_the_lesson_is_told_from_the_table(table: pd.DataFrame) -> None:
@@ -482,9 +540,9 @@ def test_the_lesson_is_told_from_the_table(table: pd.DataFrame) -> None:
     means = rows.groupby("layer")["mean"].mean()
     first, last = (f"{means[layer]:.2f}".replace("-", "−") for layer in (1, 6))
     words = said(Results.of(table))
-    assert f"to {first} under kaiming_normal; at layer 6 it is {last}, " in words
-    expected = "further from" if abs(means[6]) > abs(means[1]) else "nearer to"
-    assert f"{expected} zero than that." in words
+    assert f"to {first} with kaiming_normal; at layer 6 it is {last}, " in words
+    expected = "farther from" if abs(means[6]) > abs(means[1]) else "nearer to"
+    assert f"{expected} zero than at layer 1." in words
 
 
 @pytest.mark.parametrize(
@@ -531,23 +589,27 @@ def predicted(table: pd.DataFrame) -> pd.DataFrame:
 
 def test_the_page_counts_what_agrees_with_theory(table: pd.DataFrame) -> None:
     rows = predicted(table)
-    test = against_theory(Results.of(table, predicted=rows))
+    test = agreement(Results.of(table, predicted=rows))
     assert test is not None
     applies = rows[rows["note"] == ""]
-    share = (applies["z"].abs() < 3).mean()
-    assert test.answer.startswith(f"{share:.1%} of {len(applies):,} second moments")
+    assert test["rows"] == len(applies)
+    assert test["three"] == (applies["z"].abs() < 3).mean()
     last = 1 + (len(rows) - 1) // 3 * 3 / 100
-    assert test.doubts == [
-        (f"beta = 1.00 to {last:.2f} is not small: so", "36 rows of 9 configurations")
-    ]
+    assert test["doubts"] == [(f"beta = 1.00 to {last:.2f} is not small: so", 36, 9)]
+    words = theory_said(Results.of(table, predicted=rows))
+    assert f"{test['three']:.1%} of {len(applies):,} second moments lie within three" in words
+    assert "is not small: so (36 rows of 9 combinations)" in words
+
+
+def theory_said(results: Results) -> str:
+    html = compose(Source(results), []).html()
+    return Page(html.partition('<h2 id="theory">')[2].partition("</section>")[0]).text
 
 
 def test_theory_without_a_row_to_count(table: pd.DataFrame) -> None:
     lost = predicted(table).assign(note="lost", z=np.nan)
-    test = against_theory(Results.of(table, predicted=lost))
-    assert test is not None
-    assert "applies to no second moment" in test.answer
-    assert against_theory(Results.of(table)) is None
+    assert "applies to no second moment" in theory_said(Results.of(table, predicted=lost))
+    assert theory_said(Results.of(table)) == ""
 
 
 @pytest.mark.usefixtures("one_figure")
@@ -565,6 +627,23 @@ def test_theory_stays_with_its_run(run: Path, table: pd.DataFrame, tmp_path: Pat
     assert "Measured against theory" in html
     assert "&lt;i&gt;" in html
     assert ist.load_table(folder).equals(table)
+    # as `predict` gives them
+    ist.store.save_predictions(folder, rows.drop(columns=["z", "seeds"]))
+    assert (
+        "Predictions are drawn, but they were not compared"
+        in Page(write_report(folder).read_text()).text
+    )
+
+
+@pytest.mark.usefixtures("one_figure")
+def test_predictions_that_were_not_compared_are_drawn(
+    run: Path, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    ist.store.save_predictions(folder, predicted(table).drop(columns=["z", "seeds"]))
+    write_report(folder)
+    assert "Predictions are drawn" in (folder / "index.html").read_text()
 
 
 def test_predictions_belong_to_a_run(table: pd.DataFrame, tmp_path: Path) -> None:

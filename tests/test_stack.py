@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -174,6 +176,42 @@ def test_overflow_is_data(toy: ist.Dataset) -> None:
     assert last["std"] == 0  # what a rectifier leaves of minus infinity
     first_bad = next(row for row in rows.values() if row["nonfinite"])
     assert first_bad["infinite"] > 0
+
+
+def test_threads_that_overlap_compute_exactly() -> None:
+    together, first_left = threading.Barrier(3), threading.Event()
+
+    def settings() -> tuple[int, str, bool, bool]:
+        precision = torch.get_float32_matmul_precision()
+        return torch.get_num_threads(), precision, flushes_denormals(), torch.is_grad_enabled()
+
+    def inside(number: int) -> list[tuple[int, str, bool, bool]]:
+        seen = []
+        with exact_numerics():
+            together.wait()
+            seen.append(settings())
+            with exact_numerics():
+                pass
+            if number:
+                first_left.wait()
+            seen.append(settings())
+        first_left.set()
+        return [*seen, settings()]
+
+    torch.set_num_threads(2)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        before = settings()
+        with ThreadPoolExecutor(3) as executor:
+            found = list(executor.map(inside, range(3)))
+        with ThreadPoolExecutor(1) as executor:  # a thread that begins afterwards
+            assert executor.submit(settings).result() == before == settings()
+    finally:
+        torch.set_num_threads(1)
+        torch.set_float32_matmul_precision("highest")
+    exact = (1, "highest", True, False)
+    assert [seen[:2] for seen in found] == [[exact, exact]] * 3
+    assert {seen[2][:1] + seen[2][2:] for seen in found} == {(2, False, True)}
 
 
 def test_the_callers_state_changes_nothing_and_is_restored(toy: ist.Dataset) -> None:

@@ -21,18 +21,23 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from initstats.store import (
-    Cell,
+    Key,
     Run,
     Store,
     StoreError,
+    iterate_histograms,
     load_histograms,
+    load_predictions,
     load_run,
     load_sessions,
     load_table,
     pack,
+    save_predictions,
     unpack,
+    with_parameters,
 )
 from initstats.store.file import write_ahead
+from initstats.sweep.cell import KEYS, PLACES
 
 ROWS = [(1, "preactivation", "forward"), (1, "activation", "forward")]
 RUN = Run(
@@ -40,7 +45,7 @@ RUN = Run(
         "data": "toy",
         "inits": ["zeros", "normal"],
         "activations": ["tanh", "relu"],
-        "network": "mlp",
+        "networks": ["mlp"],
         "widths": [50, 20],
         "depth": 1,
         "seeds": [0, 1],
@@ -51,7 +56,8 @@ RUN = Run(
     },
     settings={"dataset": "toy", "data": "1f00", "depth": 1},
     engine={"tile": 128},
-    rows=ROWS,
+    keys=KEYS,
+    places=PLACES,
     statistics={"count": True, "mean": False, "min": False},
     bins=([-np.inf, -1.0, 0.0, 1.0], [-1.0, 0.0, 0.0, np.inf]),
 )
@@ -68,12 +74,12 @@ def histograms(index: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.random.default_rng(index).integers(0, 3, (2, 4))
 
 
-def fill(folder: Path | None, run: Run = RUN, cells: list[Cell] | None = None) -> Store:
+def fill(folder: Path | None, run: Run = RUN, cells: list[Key] | None = None) -> Store:
     """A store, closed again, with these cells (by default all) committed last to first."""
     with Store.open(folder, run, {"torch": "2"}) as store:
         for cell in reversed(run.cells if cells is None else cells):
             index = RUN.cells.index(cell)
-            store.add(cell, statistics(index), pack(histograms(index)))
+            store.add(cell, ROWS, statistics(index), pack(histograms(index)))
     return store
 
 
@@ -113,7 +119,7 @@ def test_floats_survive_bit_for_bit(tmp_path: Path) -> None:
 def test_table_is_in_the_order_of_the_lists(tmp_path: Path) -> None:
     fill(tmp_path)
     table = load_table(tmp_path)
-    keys = table[[*Cell._fields, "layer", "tensor", "direction"]].itertuples(index=False, name=None)
+    keys = table[[*KEYS, "layer", "tensor", "direction"]].itertuples(index=False, name=None)
     assert list(keys) == [(*cell, *row) for cell in RUN.cells for row in ROWS]
     assert list(table["init"].cat.categories) == ["zeros", "normal"]
     assert list(table["tensor"].cat.categories) == ["preactivation", "activation"]
@@ -145,7 +151,7 @@ def test_without_a_folder_the_table_is_the_same(tmp_path: Path) -> None:
     fill(tmp_path)
     with Store.open(None, RUN, {}) as store:
         for index, cell in enumerate(RUN.cells):
-            store.add(cell, statistics(index), pack(histograms(index)))
+            store.add(cell, ROWS, statistics(index), pack(histograms(index)))
         pd.testing.assert_frame_equal(store.table(RUN), load_table(tmp_path), check_exact=True)
 
 
@@ -156,7 +162,7 @@ def test_unfinished_and_empty_runs_load(tmp_path: Path) -> None:
     fill(tmp_path, cells=RUN.cells[3:5])
     some = load_table(tmp_path)
     assert list(some["mean"].isna()) == list(np.isnan(np.r_[statistics(3), statistics(4)][:, 1]))
-    pd.testing.assert_series_equal(empty.dtypes, some.dtypes)
+    pd.testing.assert_series_equal(empty.dtypes.astype(str), some.dtypes.astype(str))
 
 
 @given(arrays(np.int64, (3, 40), elements=st.integers(0, 2**62)), st.integers(0, 3))
@@ -182,9 +188,8 @@ def test_histograms_of_some_cells_and_rows(tmp_path: Path) -> None:
         tmp_path, inits=["normal"], widths=20, seeds=[1, 0], tensors="activation", layers=[1]
     )
     wanted = whole.query("init == 'normal' and width == 20 and tensor == 'activation'")
-    pd.testing.assert_frame_equal(
-        part.astype({"init": "str"}), wanted.reset_index(drop=True).astype({"init": "str"})
-    )
+    kinds = {"init": "str", "tensor": "str"}  # only the categories that are kept
+    pd.testing.assert_frame_equal(part.astype(kinds), wanted.reset_index(drop=True).astype(kinds))
     with pytest.raises(ValueError, match="unknown activation 'tan': did you mean 'tanh'"):
         load_histograms(tmp_path, activations="tan")
     with pytest.raises(ValueError, match="unknown layer '2': available: 1"):
@@ -193,9 +198,9 @@ def test_histograms_of_some_cells_and_rows(tmp_path: Path) -> None:
 
 def test_a_cell_is_committed_whole_or_not_at_all(tmp_path: Path) -> None:
     with Store.open(tmp_path, RUN, {}) as store:
-        store.add(RUN.cells[0], statistics(0), pack(histograms(0)))
+        store.add(RUN.cells[0], ROWS, statistics(0), pack(histograms(0)))
         with pytest.raises(ValueError, match="zip"):
-            store.add(RUN.cells[1], statistics(1)[:, :2], pack(histograms(1)))
+            store.add(RUN.cells[1], ROWS, statistics(1)[:, :2], pack(histograms(1)))
         assert store.done() == {RUN.cells[0]}
     assert len(load_table(tmp_path)) == 2
 
@@ -220,6 +225,171 @@ def test_seeds_from_zero_are_written_as_a_number(tmp_path: Path) -> None:
     assert "seeds = 2\n" in (tmp_path / "grid.toml").read_text()
 
 
+# keys and places are data
+
+TRAINING = Run(
+    config={"variants": ["plain", "lsuv"], "seeds": [3, 1], "epochs": 2},
+    settings={"dataset": "toy"},
+    engine={},
+    keys={"variant": "text", "seed": "integer"},
+    places={"epoch": "integer"},
+    statistics={"steps": True, "loss": False},
+    bins=([], []),
+)
+NOTHING = pack(np.zeros((2, 0), np.int64))
+
+
+def test_a_run_of_other_keys_and_places(tmp_path: Path) -> None:
+    assert TRAINING.cells == [("plain", 3), ("plain", 1), ("lsuv", 3), ("lsuv", 1)]
+    with Store.open(tmp_path, TRAINING, {}) as store:
+        for index, cell in enumerate(reversed(TRAINING.cells)):
+            rows = np.array([[10.0, index], [20.0, -index]])
+            store.add(cell, [(1,), (2,)], rows, NOTHING)
+        with pytest.raises(StoreError, match="UNIQUE constraint failed: cell.variant, cell.seed"):
+            store.add(TRAINING.cells[0], [(1,), (2,)], rows, NOTHING)
+    table = load_table(tmp_path)
+    assert list(table.columns) == ["dataset", "variant", "seed", "epoch", "steps", "loss"]
+    assert list(table["variant"].cat.categories) == ["plain", "lsuv"]
+    assert list(zip(table["variant"], table["seed"], table["epoch"], strict=True)) == [
+        (*cell, epoch) for cell in TRAINING.cells for epoch in (1, 2)
+    ]
+    assert list(table["loss"]) == [3, -3, 2, -2, 1, -1, 0, 0]
+    assert list(table["steps"]) == [10, 20] * 4
+    with pytest.raises(StoreError, match="keys: variant, seed, epoch there, variant, seed asked"):
+        Store.open(tmp_path, replace(TRAINING, places={}), {})
+    with pytest.raises(ValueError, match="unknown key column 'layer': .*available: variant, seed,"):
+        load_histograms(tmp_path, layers=1)
+
+
+@pytest.mark.parametrize("name", ["seed", "epoch", "dataset", "place"])
+def test_a_statistic_cannot_be_called_like_a_key(name: str) -> None:
+    with pytest.raises(ValueError, match=f"a statistic cannot be called '{name}', .*: rename it"):
+        replace(TRAINING, statistics={name: False})
+
+
+def test_cells_have_places_of_their_own(tmp_path: Path) -> None:
+    normed = [(1, "norm", "forward"), *ROWS]
+    with Store.open(tmp_path, RUN, {}) as store:
+        store.add(RUN.cells[9], ROWS, statistics(9), pack(histograms(9)))
+        three = np.concatenate([statistics(8)[:1], statistics(0)])
+        counts = np.concatenate([histograms(8)[:1], histograms(0)])
+        store.add(RUN.cells[0], normed, three, pack(counts))
+    table = load_table(tmp_path)
+    places = list(zip(table["layer"], table["tensor"], table["direction"], strict=True))
+    assert places == [*normed, *ROWS]
+    assert list(table["tensor"].cat.categories) == ["norm", "preactivation", "activation"]
+    rows = np.concatenate([three, statistics(9)])
+    assert table["mean"].to_numpy().tobytes() == np.ascontiguousarray(rows[:, 1]).tobytes()
+    bins = load_histograms(tmp_path, tensors=["activation"])
+    expected = [count for index in (0, 9) for count in histograms(index)[1] if count]
+    assert list(bins["count"]) == expected
+    found = list(iterate_histograms(tmp_path, tensor="norm"))
+    assert [cell for cell, _ in found] == [RUN.cells[0], RUN.cells[9]]
+    assert [len(counts) for _, counts in found] == [1, 0]
+    assert (found[0][1] == histograms(8)[:1]).all()
+
+
+# statistics come and go
+
+
+def test_a_new_statistic_is_nan_in_old_rows(tmp_path: Path) -> None:
+    fill(tmp_path, cells=RUN.cells[:1])
+    asked = replace(RUN, statistics={"count": True, "peaks": True, "mean": False, "min": False})
+    peaked = np.insert(statistics(1), 1, [5, 6], axis=1)
+    with Store.open(tmp_path, asked, {}) as store:
+        store.add(RUN.cells[1], ROWS, peaked, pack(histograms(1)))
+        assert list(store.table(asked)["peaks"].isna()) == [True, True, False, False]
+    table = load_table(tmp_path)
+    assert list(table.columns[-4:]) == ["count", "peaks", "mean", "min"]
+    assert table["peaks"].tolist()[2:] == [5, 6]
+    assert list(map(str, table[["count", "peaks"]].dtypes)) == ["int64", "float64"]
+    assert table["mean"].tolist()[3:] == [statistics(1)[1, 1]]
+    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection:
+        shown = pd.read_sql("SELECT * FROM tidy", connection)
+    assert list(shown.columns) == list(table.columns[1:])
+
+
+def test_a_statistic_that_is_gone_stays_in_old_rows(tmp_path: Path) -> None:
+    fill(tmp_path, cells=RUN.cells[:1])
+    asked = replace(RUN, statistics={"min": False, "count": True})
+    with Store.open(tmp_path, asked, {}) as store:
+        store.add(RUN.cells[1], ROWS, statistics(1)[:, [2, 0]], pack(histograms(1)))
+        assert list(store.table(asked).columns[-2:]) == ["min", "count"]
+    table = load_table(tmp_path)
+    assert list(table.columns[-3:]) == ["min", "count", "mean"]
+    expected = np.concatenate([statistics(0), statistics(1)])
+    expected[2:, 1] = np.nan
+    for column, name in enumerate(["count", "mean", "min"]):
+        values = table[name].to_numpy(np.float64)
+        assert values.tobytes() == np.ascontiguousarray(expected[:, column]).tobytes()
+    # and comes back
+    with Store.open(tmp_path, RUN, {}) as store:
+        store.add(RUN.cells[2], ROWS, statistics(2), pack(histograms(2)))
+    assert list(load_table(tmp_path).columns[-3:]) == ["count", "mean", "min"]
+
+
+# parameters
+
+NORMALS: Any = {
+    "init": {
+        "normal": {"normal": {"std": 0.01}, "normal(std=1)": {"std": 1.0}},
+        "zeros": {"zeros": {}},
+    },
+    "activation": {"relu": {"relu": {"mode": "soft"}}},
+}
+
+
+def test_parameters_that_vary_are_columns() -> None:
+    names = ["zeros", "normal", "normal(std=1)", "mine", "normal"]
+    keys = pd.DataFrame({"init": pd.Categorical(names), "activation": "relu"})
+    table = with_parameters(keys, NORMALS)
+    assert list(table.columns) == ["init", "activation", "init_std"]
+    assert table["init_std"].dtype == "float64"
+    assert repr(table["init_std"].tolist()) == "[nan, 0.01, 1.0, nan, 0.01]"
+    modes: Any = {"f": {"f": {"mode": "b"}, "f(mode=a)": {"mode": "a"}}}
+    table = with_parameters(pd.DataFrame({"init": ["f(mode=a)", "g", "f"]}), {"init": modes})
+    assert table["init_mode"].dtype == pd.CategoricalDtype(["b", "a"])
+    assert list(table["init_mode"].astype(object).fillna("none")) == ["a", "none", "b"]
+    flags: Any = {"f": {"f": {"flag": True}, "g": {"flag": False}}}
+    table = with_parameters(pd.DataFrame({"init": ["f", "g"]}), {"init": flags})
+    assert list(table["init_flag"]) == ["true", "false"]
+
+
+def test_a_parameter_that_begins_to_vary_has_values_in_old_rows(tmp_path: Path) -> None:
+    families = {"normal": {"normal": {"std": 0.01}}}
+    fill(tmp_path, replace(RUN, parameters={"init": families}), cells=RUN.cells[-1:])
+    assert "init_std" not in load_table(tmp_path)
+    config = RUN.config | {"inits": ["normal(std=1)"]}
+    families = {"normal": {"normal(std=1)": {"std": 1.0}}}
+    asked = replace(RUN, config=config, parameters={"init": families})
+    with Store.open(tmp_path, asked, {}) as store:
+        store.add(("mlp", "normal(std=1)", "relu", 20, 1), ROWS, statistics(1), pack(histograms(1)))
+        assert "init_std" not in store.table(asked)
+    table = load_table(tmp_path)
+    assert list(table.columns[8:11]) == ["direction", "init_std", "count"]
+    assert list(table["init_std"]) == [0.01, 0.01, 1, 1]
+    bins = load_histograms(tmp_path, inits="normal")
+    assert list(bins.columns[8:11]) == ["direction", "init_std", "low"]
+    assert set(bins["init_std"]) == {0.01}
+
+
+def test_predictions_have_the_parameters_of_their_run(tmp_path: Path) -> None:
+    run = replace(
+        RUN, config=RUN.config | {"inits": ["normal", "normal(std=1)"]}, parameters=NORMALS
+    )
+    fill(tmp_path, run, cells=[])
+    rows = pd.DataFrame(
+        {"init": ["normal", "normal(std=1)"], "width": [5, 7], "init_std": [8.0, 9.0]}
+    ).assign(mean=[np.nan, -0.0], note=["", "far"])
+    save_predictions(tmp_path, rows)
+    read = load_predictions(tmp_path)
+    assert read is not None
+    expected = rows.assign(init_std=[0.01, 1.0])
+    pd.testing.assert_frame_equal(read, expected[read.columns], check_exact=True)
+    assert list(read.columns) == ["init", "width", "init_std", "mean", "note"]
+    assert np.signbit(read["mean"][1])
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [
@@ -227,10 +397,6 @@ def test_seeds_from_zero_are_written_as_a_number(tmp_path: Path) -> None:
         (
             {"settings": RUN.settings | {"data": "2e00", "dataset": "mine"}},
             "dataset: toy there, mine asked; data: 1f00 there, 2e00 asked",
-        ),
-        (
-            {"statistics": {"count": True}},
-            "statistics: count, mean, min there, count asked",
         ),
         ({"bins": ([0.0], [1.0])}, "bins: 4 there, 1 asked"),
         ({"engine": {"backend": 1}}, "engine: tile there, backend asked"),
@@ -256,11 +422,11 @@ def test_sessions_tell_who_worked(tmp_path: Path) -> None:
 
 def test_one_driver_at_a_time_and_any_reader(tmp_path: Path) -> None:
     with Store.open(tmp_path, RUN, {}) as store:
-        store.add(RUN.cells[0], statistics(0), pack(histograms(0)))
+        store.add(RUN.cells[0], ROWS, statistics(0), pack(histograms(0)))
         assert len(load_table(tmp_path)) == 2
         with pytest.raises(StoreError, match="is in use by another run: wait for it"):
             Store.open(tmp_path, RUN, {})
-        store.add(RUN.cells[1], statistics(1), pack(histograms(1)))
+        store.add(RUN.cells[1], ROWS, statistics(1), pack(histograms(1)))
     with Store.open(tmp_path, RUN, {}) as store:
         assert len(store.done()) == 2
     assert sorted(content(tmp_path)) == ["grid.toml", "run.sqlite"]
@@ -271,9 +437,9 @@ def test_a_killed_driver_frees_the_folder(tmp_path: Path, journal: str) -> None:
     code = f"""
 import os, sys
 sys.path.insert(0, sys.argv[2])
-from test_store import RUN, Store, histograms, pack, statistics
+from test_store import ROWS, RUN, Store, histograms, pack, statistics
 store = Store.open(sys.argv[1], RUN, {{}})
-store.add(RUN.cells[0], statistics(0), pack(histograms(0)))
+store.add(RUN.cells[0], ROWS, statistics(0), pack(histograms(0)))
 execute = store._connection.execute
 execute("PRAGMA journal_mode = {journal}")
 execute("PRAGMA cache_size = 1")  # so that half of it is in the file
@@ -392,12 +558,12 @@ def test_a_run_on_a_read_only_disk_can_be_read(folder: Path) -> None:
 
 def test_a_full_disk_loses_no_commit(tmp_path: Path) -> None:
     with Store.open(tmp_path, RUN, {}) as store:
-        store.add(RUN.cells[0], statistics(0), pack(histograms(0)))
+        store.add(RUN.cells[0], ROWS, statistics(0), pack(histograms(0)))
         pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
         store._connection.execute(f"PRAGMA max_page_count = {pages}")
         big = bytes(10 * 4096)
         with pytest.raises(StoreError, match="disk is full; what was committed is safe"):
-            store.add(RUN.cells[1], statistics(1), big)
+            store.add(RUN.cells[1], ROWS, statistics(1), big)
         assert store.done() == {RUN.cells[0]}
     fill(tmp_path, cells=RUN.cells[1:])
     assert len(load_table(tmp_path)) == 2 * len(RUN.cells)

@@ -21,8 +21,10 @@ import initstats as ist
 from initstats import activations, inits
 from initstats.moments import STATISTICS, bin_edges
 from initstats.stack import Settings
-from initstats.store import Cell, StoreError, load_run, load_sessions
-from initstats.sweep import load_plugins, read_config
+from initstats.store import StoreError, load_run, load_sessions
+from initstats.sweep import Cell, load_plugins, running
+from initstats.sweep.work import SECONDS_EACH, Engine, estimated_seconds, suited_workers, tasks
+from initstats.workers import ThisProcess, Workers
 
 SMALL = ist.Grid(
     inits=["kaiming_normal", "matched", "lsuv", "torch_default"],
@@ -146,19 +148,6 @@ def test_a_grid_survives_its_file(tmp_path: Path, grid: ist.Grid) -> None:
     assert ist.Grid.from_toml(tmp_path / "grid.toml") == grid
 
 
-def test_a_file_that_is_no_configuration(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cannot read .*none.toml: .*No such file"):
-        read_config(tmp_path / "none.toml")
-    (tmp_path / "bad.toml").write_text("depth = \n")
-    with pytest.raises(ValueError, match=r"cannot read .*bad.toml: Invalid value .at line 1"):
-        read_config(tmp_path / "bad.toml")
-    with pytest.raises(ValueError, match="cannot import plugin 'no_such': No module named"):
-        load_plugins(["no_such"])
-    (tmp_path / "broken.py").write_text("def (\n")
-    with pytest.raises(ValueError, match=r"cannot import plugin .*broken.py.: invalid syntax"):
-        load_plugins([str(tmp_path / "broken.py")])
-
-
 # the table
 
 
@@ -233,14 +222,18 @@ def test_cnn_cells_depend_on_their_key_alone(toy: ist.Dataset) -> None:
 
 
 def test_any_executor_gives_the_same_bits(whole: pd.DataFrame, toy: ist.Dataset) -> None:
-    with ThreadPoolExecutor(1) as executor:
-        assert_same(ist.run_sweep(SMALL, toy, executor=executor), whole)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with ThreadPoolExecutor(3) as executor:
+            assert_same(ist.run_sweep(SMALL, toy, executor=executor), whole)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_two_workers_give_the_same_bits(
-    whole: pd.DataFrame, toy: ist.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: pd.DataFrame, toy: ist.Dataset, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "my_relus.py").write_text(
         textwrap.dedent(
             '''
@@ -261,7 +254,12 @@ def test_two_workers_give_the_same_bits(
     table = ist.run_sweep(
         grid, toy, out=tmp_path / "run", workers=2, progress=lambda *now: seen.append(now)
     )
+    shares = dict(zip(table["activation"], table.pop("activation_share"), strict=True))
+    assert shares["half_relu"] == 0.5
+    assert shares["half_relu(share=0.1)"] == 0.1
+    assert np.isnan(shares["gelu"])
     assert_same(rows_of(table, SMALL), whole)
+    table.insert(9, "activation_share", table["activation"].astype("str").map(shares))
     assert_same(table, ist.run_sweep(grid, toy))
     assert_same(table, ist.load_table(tmp_path / "run"))
     assert seen == [(done, len(grid)) for done in range(len(grid) + 1)]
@@ -286,10 +284,11 @@ def test_the_world_stays_as_it_was(toy: ist.Dataset) -> None:
 def test_a_folder_keeps_what_is_needed_to_do_it_again(
     whole: pd.DataFrame, toy: ist.Dataset, tmp_path: Path
 ) -> None:
-    ist.run_sweep(SMALL, toy, out=tmp_path, source="a/folder", plugins=["mine"])
+    ist.run_sweep(SMALL, toy, out=tmp_path, source="a/folder", plugins=["mine", "more.py"])
     assert_same(ist.load_table(tmp_path), whole)
     config = tomllib.loads((tmp_path / "grid.toml").read_text())
-    assert (config.pop("data"), config.pop("plugins")) == ("a/folder", ["mine"])
+    assert config.pop("data") == str(Path("a/folder").resolve())
+    assert config.pop("plugins") == ["mine", str(Path("more.py").resolve())]
     assert ist.Grid(**config) == SMALL
     assert load_run(tmp_path).settings["samples"] == 41
     assert set(load_sessions(tmp_path)) >= {"cells", "seconds", "torch", "workers", "cores"}
@@ -328,6 +327,38 @@ def test_a_longer_list_computes_only_what_is_missing(
     assert list(load_sessions(tmp_path)["cells"]) == [len(first), len(SMALL) - len(first), 0]
 
 
+def test_a_network_extends_a_run(toy: ist.Dataset, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"inits": ["zeros", "normal"], "activations": ["relu"], "seeds": 1}
+    dense = ist.run_sweep(ist.Grid(**fields, depth=2), toy, out=tmp_path)
+    images = ist.Grid(**fields, depth=2, network="cnn", widths=[2])
+    conv = ist.run_sweep(images, toy, out=tmp_path)
+    both = ist.load_table(tmp_path)
+    assert list(both["network"].cat.categories) == ["mlp", "cnn"]
+    kinds = {"network": "str"}
+    pd.testing.assert_frame_equal(
+        both.astype(kinds), pd.concat([dense, conv], ignore_index=True).astype(kinds)
+    )
+    bins = ist.load_histograms(tmp_path, networks="cnn", layers=1)
+    assert set(bins["network"]) == {"cnn"}
+
+
+def test_parameters_that_vary_are_columns(toy: ist.Dataset, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"activations": ["leaky_relu", torch.sin], "depth": 1, "seeds": 1}
+    first = ist.run_sweep(ist.Grid(**fields, inits=["normal"]), toy, out=tmp_path)
+    assert list(first.columns) == [*KEYS, *STATISTICS]
+    table = ist.run_sweep(
+        ist.Grid(**fields, inits=["normal(std=1)", "kaiming_normal", "normal(std=0.010)"]),
+        toy,
+        out=tmp_path,
+    )
+    assert list(table.columns) == [*KEYS, "init_std", *STATISTICS]
+    stds = [1.0, np.nan, 0.01]
+    assert table["init_std"].equals(pd.Series(np.repeat(stds, 4)))
+    stored = ist.load_table(tmp_path)
+    assert list(stored["init"].cat.categories) == ["normal", "normal(std=1)", "kaiming_normal"]
+    assert stored["init_std"].equals(pd.Series(np.repeat([0.01, 1.0, np.nan], 4)))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -338,7 +369,6 @@ def test_a_longer_list_computes_only_what_is_missing(
             "data: .* asked; split: valid there, train asked; samples: 41 there, 96",
         ),
         ({"backward": False}, r"\(backward: True there, False asked\)"),
-        ({"network": "cnn", "widths": [1]}, r"\(network: mlp there, cnn asked\)"),
     ],
 )
 def test_other_settings_are_refused(
@@ -543,7 +573,9 @@ def test_workers_leave_with_a_killed_driver(tmp_path: Path) -> None:
     script = tmp_path / "study.py"
     script.write_text(KILLED_WITH_WORKERS)
     command = [sys.executable, str(script), str(tmp_path / "run")]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    (tmp_path / "temporary").mkdir()
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
     assert done.returncode == -9
     workers = [int(pid) for pid in done.stdout.split()]
     assert len(workers) == 2
@@ -551,13 +583,11 @@ def test_workers_leave_with_a_killed_driver(tmp_path: Path) -> None:
     while any(map(is_alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(is_alive, workers))
+    assert not list((tmp_path / "temporary").glob("*.pickle"))
     assert len(ist.load_table(tmp_path / "run")) == 4
 
 
-def test_a_dead_worker_is_told_of(
-    toy: ist.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "path", [*sys.path])
+def test_a_dead_worker_is_told_of(toy: ist.Dataset, tmp_path: Path) -> None:
     (tmp_path / "deadly.py").write_text(
         textwrap.dedent(
             f"""
@@ -576,6 +606,63 @@ def test_a_dead_worker_is_told_of(
     grid = ist.Grid(inits=["zeros"], activations=["relu", "deadly"], depth=1, seeds=2)
     with pytest.raises(ChildProcessError, match="a worker process died: .* memory"):
         ist.run_sweep(grid, toy, workers=2)
+
+
+# how many workers
+
+
+@pytest.mark.parametrize(
+    ("fields", "samples", "seconds"),
+    [
+        ({"activations": ["relu", "tanh"], "inits": ["normal"], "seeds": 1}, 10_000, (0.05, 1)),
+        ({}, 10_000, (40, 200)),  # the default study
+        ({"network": "cnn", "widths": [8], "seeds": 4}, 10_000, (100, 5_000)),
+        ({}, 10, (0.01, 1)),
+    ],
+)
+def test_work_is_estimated(
+    fields: dict[str, Any], samples: int, seconds: tuple[float, float], mnist: ist.Dataset
+) -> None:
+    grid = ist.Grid(**fields)
+    engine = Engine(mnist.valid, mnist.train, Settings(grid.depth, samples))
+    work = tasks(grid, set(grid), 1)
+    assert seconds[0] < estimated_seconds(work, engine) < seconds[1]
+
+
+def test_workers_start_for_work_that_pays_for_them(
+    mnist: ist.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    grid = ist.Grid()
+    work = tasks(grid, set(grid), 1)
+    engine = Engine(mnist.valid, mnist.train, Settings(grid.depth, 10_000))
+    assert suited_workers(work[:1], engine) == 1
+    each = estimated_seconds(work[:1], engine)
+    two = round(2.5 * SECONDS_EACH / each)
+    assert suited_workers(work[:two], engine) == 2
+    assert suited_workers(work, engine) == 8
+    assert suited_workers(work, replace(engine, settings=Settings(20, 10_000, device="cuda"))) == 1
+    assert suited_workers([], engine) == 1
+
+
+def test_workers_are_chosen_by_the_work(
+    toy: ist.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = ist.Grid(inits=["zeros"], activations=["relu"], depth=1, seeds=2)
+    ist.run_sweep(grid, toy, workers=None, out=tmp_path)
+    assert list(load_sessions(tmp_path)["workers"]) == [1]
+    monkeypatch.setattr(running, "suited_workers", lambda work, engine: 2)
+    asked: list[int] = []
+
+    def started(count: int) -> Workers:
+        asked.append(count)
+        return ThisProcess()
+
+    monkeypatch.setattr(running, "_own_workers", started)
+    ist.run_sweep(grid, toy, workers=None)
+    by_hand = ist.Grid(inits=["zeros"], activations=[lambda x: x * 2], depth=1, seeds=2)
+    ist.run_sweep(by_hand, toy, workers=None)  # which no other process can read
+    assert asked == [2, 1]
 
 
 # what is refused before anything starts
@@ -607,11 +694,83 @@ def test_what_cannot_be_measured_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
+NOTEBOOK = """
+import sys
+from pathlib import Path
+import torch
+import initstats as ist
+from initstats.activations import register_activation
+from initstats.inits import register_init
+from initstats.moments.table import register_statistic
+
+@register_{noun}()
+def mine({arguments}):
+    return {result}
+
+x = torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
+data = ist.Dataset.from_arrays((x, [0] * 20), (x, [0] * 20))
+grid = ist.Grid(**dict(inits=["zeros"], activations=["relu"], depth=1, seeds=2) | {fields})
+ist.run_sweep(grid, data, workers=1)
+try:
+    ist.run_sweep(grid, data, workers=2, out=sys.argv[1])
+except ValueError as error:
+    print(error)
+assert not Path(sys.argv[1]).exists()
+"""
+
+
+@pytest.mark.parametrize(
+    ("noun", "arguments", "result", "fields"),
+    [
+        ("activation", "x", "x * 1", {"activations": ["mine"]}),
+        ("init", "weight, generator", "weight.normal_(generator=generator)", {"inits": ["mine"]}),
+        ("statistic", "s", "s.count", {}),
+    ],
+)
+def test_entries_of_a_notebook_are_refused(
+    tmp_path: Path, noun: str, arguments: str, result: str, fields: dict[str, Any]
+) -> None:
+    code = NOTEBOOK.format(noun=noun, arguments=arguments, result=result, fields=fields)
+    told = run_script(code, tmp_path / "run")
+    assert told.startswith(f"{noun} 'mine' is defined in a notebook or at a prompt")
+    assert "put it into a module (a file.py) and import that, or use workers=1" in told
+
+
+def test_statistics_of_a_plugin_reach_the_workers(toy: ist.Dataset, tmp_path: Path) -> None:
+    plugin = tmp_path / "my_statistics.py"
+    plugin.write_text(
+        textwrap.dedent(
+            '''
+            from initstats.moments.table import register_statistic
+
+            @register_statistic(integer=True)
+            def extremes(s):
+                """how many units touch the largest entry"""
+                return (s.unit("max") == s.max[:, None]).sum(axis=1)
+            '''
+        )
+    )
+    grid = ist.Grid(inits=["normal"], activations=["relu"], depth=1, seeds=1)
+    more = ist.Grid(inits=["normal"], activations=["relu"], depth=1, seeds=3)
+    ist.run_sweep(grid, toy, out=tmp_path / "run")
+    load_plugins([str(plugin)])
+    try:
+        table = ist.run_sweep(more, toy, out=tmp_path / "run", workers=2)
+        assert_same(table[table["seed"] > 0], ist.run_sweep(more, toy)[2:].astype(table.dtypes))
+        assert list(table.columns[-1:]) == ["extremes"]
+        assert (table["extremes"][2:] >= 1).all()
+    finally:
+        STATISTICS.remove("extremes")
+    old = ist.run_sweep(more, toy, out=tmp_path / "run")
+    assert_same(old, table.drop(columns="extremes"))
+    assert list(ist.load_table(tmp_path / "run")["extremes"].isna()) == [True] * 2 + [False] * 4
+
+
 def test_a_cnn_needs_images(tmp_path: Path) -> None:
     flat = torch.rand(6, 5, generator=torch.Generator().manual_seed(0))
     data = ist.Dataset.from_arrays((flat, [0] * 6), (flat, [0] * 6))
     grid = ist.Grid(inits=["zeros"], activations=["relu"], network="cnn", depth=1, seeds=1)
-    with pytest.raises(ValueError, match="network 'cnn' needs images .* use network 'mlp'"):
+    with pytest.raises(ValueError, match=r"network 'cnn': a convolution needs images .*\(5,\)"):
         ist.run_sweep(grid, data, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

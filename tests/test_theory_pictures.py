@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import initstats as ist
+from initstats.plots import FIGURES, figure
 from initstats.report.theory import write_theory
 from initstats.theory.diagram import Diagram, diagram
 
@@ -68,6 +71,34 @@ def test_every_init_lies_where_it_says(relu: Diagram) -> None:
     assert default["q_star"] == pytest.approx(0.4 / 50)
     assert placed.loc["kaiming_normal", "sigma_w2"] == pytest.approx(2)
     assert placed.loc["lsuv", "note"] == "fitted to data"
+
+
+def test_a_frame_holds_the_diagram_and_the_maps(tanh: Diagram) -> None:
+    frame = FIGURES["phases"].frame(tanh)
+    cells = frame[frame["kind"] == "cell"].set_index(["sigma_b", "sigma_w"])
+    for row, column in ((3, 70), (60, 20)):
+        cell = cells.loc[(tanh.sigma_b[row], tanh.sigma_w[column])]
+        assert cell["xi_c"] == tanh.xi_c[row, column]
+        assert cell["chi_1"] == tanh.chi_1[row, column]
+    assert set(frame.loc[frame["kind"] == "init", "init"]) == set(tanh.inits["init"])
+    maps = FIGURES["maps"].frame(tanh)
+    kaiming = maps[(maps["weights"] == "kaiming") & (maps["quantity"] == "q")]
+    fixed = kaiming[kaiming["fixed"]]
+    assert fixed["before"].tolist() == fixed["after"].tolist()
+    expected = ist.theory.fixed_point("tanh", 2.0, 0.04).q_star
+    assert fixed["before"].iloc[0] == pytest.approx(expected, rel=1e-6)
+    curve = kaiming[~kaiming["fixed"]]
+    np.testing.assert_array_equal(curve["after"], tanh.lengths["kaiming"])
+
+
+@pytest.mark.parametrize("width", [3.3, 5, 9])
+@pytest.mark.parametrize("name", ["phases", "maps"])
+def test_no_text_is_cut_or_overlaps(
+    name: str, width: float, tanh: Diagram, faults: Callable[[Figure], list[str]]
+) -> None:
+    drawn = figure(name, tanh, width)
+    assert drawn.get_figwidth() == pytest.approx(width)
+    assert faults(drawn) == []
 
 
 def test_the_page_is_whole(tanh: Diagram, relu: Diagram, tmp_path: Path) -> None:

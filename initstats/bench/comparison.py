@@ -1,4 +1,4 @@
-"""From timings to ratios: pair by pair, with the goals that they are held against."""
+"""Ratios of timings, formed within each round, and the goals that they are held against."""
 
 from __future__ import annotations
 
@@ -30,12 +30,8 @@ class Ratio:
 
     @property
     def name(self) -> str:
-        """Such as ``engine / plain``."""
+        """The ratio as it is printed, such as ``engine / plain``."""
         return f"{self.above} / {self.below}"
-
-    def reached(self, value: float, goal: float) -> bool:
-        """Whether a value is as good as a goal, or better."""
-        return value <= goal if self.at_most else value >= goal
 
 
 def _by_size(*goals: float) -> dict[str, float]:
@@ -46,28 +42,33 @@ RATIOS = (
     Ratio(
         "engine",
         "plain",
-        "times the plain forward that records nothing",
+        "the engine over the plain forward pass, which records nothing",
         _by_size(0.45, 0.70, 0.50, 0.45, 0.35),
     ),
-    Ratio("engine", "plain_batched", "times the plain forward in batches that stay in cache"),
+    Ratio("engine", "plain_batched", "the engine over the plain forward pass in cached batches"),
     Ratio(
         "engine",
         "engine_off",
-        "times the engine without statistics",
+        "the engine over itself without statistics",
         _by_size(1.4, 1.5, 1.2, 1.15, 1.4),
     ),
-    Ratio("course_hooks", "engine", "faster than hooks with mean, std, histogram", at_most=False),
+    Ratio(
+        "course_hooks",
+        "engine",
+        "hooks with mean, std and histogram over the engine",
+        at_most=False,
+    ),
     Ratio(
         "whole_hooks",
         "engine",
-        "faster than hooks with the whole set",
+        "hooks with the same statistics over the engine",
         _by_size(17, 18, 11, 10, 25),
         at_most=False,
     ),
     Ratio(
         "engine_backward", "engine", "a study with gradients over one without", _by_size(*5 * [2.1])
     ),
-    Ratio("engine_torch", "engine", "torch kernels over numba's", _by_size(*5 * [2.0])),
+    Ratio("engine_torch", "engine", "kernels in pure torch over numba's", _by_size(*5 * [2.0])),
 )
 """What is compared."""
 
@@ -91,7 +92,9 @@ def ratios(timings: pd.DataFrame) -> pd.DataFrame:
                 continue
             paired = (rounds[ratio.above] / rounds[ratio.below]).dropna()
             median, goal = paired.median(), ratio.goals.get(str(name))
-            reached = None if goal is None else ratio.reached(median, goal)
+            reached = (
+                None if goal is None else (median <= goal if ratio.at_most else median >= goal)
+            )
             rows.append((name, ratio.name, median, paired.min(), paired.max(), goal, reached))
     columns = ["workload", "ratio", "median", "low", "high", "goal", "reached"]
     kinds = {"workload": timings["workload"].dtype, "goal": "float64", "reached": "boolean"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,17 @@ import pandas as pd
 from initstats.bench.comparison import milliseconds, ratios, table
 from initstats.bench.resources import GOALS
 from initstats.bench.timing import VARIANTS, WORKLOADS
-from initstats.plots.timings import timings as draw
-from initstats.report.drawing import rendered
-from initstats.report.folder import PAGE, drafted, fill
-from initstats.report.frame import Shown, render
-
-CAPTION = (
-    "One panel for each ratio, one row for each workload: the median (dot), the range over the "
-    "rounds (line) and the goal (upright mark). Green reaches its goal, red does not."
-)
+from initstats.report.page import Page, figures_of
+from initstats.report.printed import Column, Table, printed
 
 
 def as_json(results: Mapping[str, Any]) -> str:
     """Results as JSON: a table is a list of records."""
-    values = {
-        name: part.astype(object).where(part.notna(), None).to_dict("records")
-        if isinstance(part, pd.DataFrame)
-        else part
-        for name, part in results.items()
-    }
-    return json.dumps(values, indent=1)
+
+    def records(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
+        return table.astype(object).where(table.notna(), None).to_dict("records")
+
+    return json.dumps(results, indent=1, default=records)
 
 
 def from_json(text: str) -> dict[str, Any]:
@@ -41,16 +31,13 @@ def from_json(text: str) -> dict[str, Any]:
     Raises:
         ValueError: something else, or the results of `initstats bench --foundations`.
     """
-    values = json.loads(text)
-    parts = {
-        name: pd.DataFrame(part) if isinstance(part, list) else part
-        for name, part in values.items()
-    }
+    parts: dict[str, Any] = json.loads(text)
+    parts |= {name: pd.DataFrame(part) for name, part in parts.items() if isinstance(part, list)}
     if "ratios" not in parts:
         raise ValueError("no timings of the engine: write them with initstats bench --json FILE")
-    for name in ("workload", "variant"):
-        values = parts["timings"][name]
-        parts["timings"][name] = pd.Categorical(values, values.unique())
+    timings = parts["timings"]
+    timings["workload"] = pd.Categorical(timings["workload"], timings["workload"].unique())
+    timings["variant"] = pd.Categorical(timings["variant"], list(VARIANTS))
     return parts
 
 
@@ -92,22 +79,19 @@ def write_benchmark(folder: str | Path, results: Mapping[str, Any]) -> Path:
     compared, timings = ratios(results["timings"]), results["timings"]
     workloads = list(timings["workload"].unique())
     values = {
-        "figure": Shown(rendered("ratios", partial(draw, compared)), "The ratios", CAPTION),
         "medians": compared.set_index(["ratio", "workload"])["median"].unstack().to_dict("index"),
         "missed": {*compared.loc[compared["reached"].eq(False), "ratio"]},
-        "columns": {"": "text"} | dict.fromkeys(workloads, "number"),
-        "ratios": _records(table(timings)),
-        "times": _records(milliseconds(timings).map("{:,.0f}".format).rename(index=VARIANTS)),
+        "ratios": _printed(table(timings)),
+        "times": _printed(milliseconds(timings).map("{:,.0f}".format).rename(index=VARIANTS)),
         "workloads": [WORKLOADS[name] for name in workloads if name in WORKLOADS],
         "whole_runs": whole_runs(results),
         "machine": results["machine"],
     }
-    with drafted(folder) as draft:
-        (draft / "bench.json").write_text(as_json(results), encoding="utf-8")
-        fill(draft, render("bench.html", values), [values["figure"].drawing])
-    return Path(folder) / PAGE
+    files = {"bench.json": as_json(results)}
+    return Page("bench", values, figures_of("bench", compared), files).publish(folder)
 
 
-def _records(rows: pd.DataFrame) -> list[dict[Hashable, str]]:
-    """The rows of a table for a page, whose first column are the names."""
-    return rows.rename_axis("").reset_index().to_dict("records")
+def _printed(rows: pd.DataFrame) -> Table:
+    """A table whose first column are the names of its rows."""
+    columns = [Column("", "text"), *(Column(str(name), "number") for name in rows)]
+    return printed(rows.rename_axis("").reset_index(), columns)

@@ -35,7 +35,8 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 SHIFT, HALF, EVERY = 20, 2**11, 8
-"""Sign, exponent and three fraction bits of a float32 are its bin; of one entry in eight."""
+"""The leading bits of a float32 (sign, exponent, three of the fraction) are its bin; one entry in
+eight is counted."""
 
 
 class Function(nn.Module):

@@ -107,7 +107,7 @@ def gpu(
 
 
 def _study(**fields: Any) -> Grid:
-    """As workload S, at half its depth."""
+    """A grid like workload S, of half its depth."""
     return Grid(inits=[INIT], activations=ACTIVATIONS, **{"samples": 10_000, **fields})
 
 

@@ -26,7 +26,7 @@ INIT, SEED = "kaiming_normal", 0
 ACTIVATIONS = tuple(FUNCTIONS)
 """The twelve that every workload runs under one init."""
 BATCH = 512
-"""Samples of a batch, where the plain forward takes several."""
+"""Samples in a batch of `plain_batched`."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ VARIANTS = {
     "engine_off": "the engine, measuring nothing",
     "engine_torch": "the engine with the pure-torch kernels",
     "engine_backward": "the engine, measuring gradients too",
-    "plain": "an nn.Sequential for each activation, all samples in one batch, recording nothing",
-    "plain_batched": f"the same in batches of {BATCH}, whose tensors stay in cache",
+    "plain": "plain: an nn.Sequential for each activation, one batch, recording nothing",
+    "plain_batched": f"plain, in batches of {BATCH}, whose tensors stay in the cache",
     "course_hooks": "plain, with hooks that append mean, std and a histogram to lists",
     "whole_hooks": "plain, with hooks that compute the whole statistics set by torch calls",
 }

@@ -32,7 +32,8 @@ Plugins = Annotated[
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Worker processes. \\[default: one a core]", show_default=False)
+    int | None,
+    typer.Option(help="Worker processes. \\[default: what the work is worth]", show_default=False),
 ]
 
 

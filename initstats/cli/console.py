@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any
 
 
 class Bar:
@@ -55,20 +55,30 @@ class Bar:
 
 def print_table(
     columns: Iterable[str],
-    rows: Iterable[Iterable[str]],
+    rows: Iterable[Iterable[Any]],
     *,
-    numbers: Collection[str] = (),
+    digits: int = 4,
     title: str | None = None,
 ) -> None:
-    """Rows of text under the names of their columns; those of numbers stand on the right."""
+    """Rows under the names of their columns: text, truths, and numbers to so many digits."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in columns:
-        justify: Literal["left", "right"] = "right" if name in numbers else "left"
-        table.add_column(name, justify=justify, no_wrap=not table.columns)
+    rows = [list(row) for row in rows]
+    for name, *cells in zip(columns, *rows, strict=True):
+        numbers = isinstance(cells[0], float)
+        keep = numbers or not table.columns  # in one line
+        table.add_column(name, justify="right" if numbers else "left", no_wrap=keep)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(_printed(value, digits)) for value in row))
     Console().print(table, "")
+
+
+def _printed(value: Any, digits: int) -> str:
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -25,17 +25,7 @@ def foundations(
 
     claim(out)  # before the minute of work, not after it
     evidence = measure(seeds, workers)
-    _print(evidence.lesson)
+    lesson = evidence.lesson.to_dict("split", index=False)
+    print_table(lesson["columns"], lesson["data"])
     typer.echo(f"page: {write_lesson(out, evidence)}")
     typer.echo(f"{time.perf_counter() - began:.1f} s in all")
-
-
-def _print(lesson: Any) -> None:
-    """The published numbers of the lesson beside ours."""
-    numbers = ("published", "mean", "low", "high")
-    rows = []
-    for row in lesson.to_dict("records"):
-        printed = ("" if row[name] != row[name] else f"{row[name]:.4g}" for name in numbers)
-        inside = {True: "yes", False: "no"}.get(row["inside"], "")
-        rows.append((row["step"], row["quantity"], *printed, inside))
-    print_table(("step", "quantity", *numbers, "inside"), rows, numbers=numbers)

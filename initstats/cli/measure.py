@@ -38,12 +38,12 @@ def measure(
 ) -> None:
     """Measure every operation of a model of your own, and say what is wrong with it."""
     from initstats.diagnosis import diagnose
-    from initstats.probe import examine
+    from initstats.probe import Probe
 
     inputs = _inputs(shape, data, tokens)
     model = named_function(factory)()
     try:
-        probe = examine(model, inputs, backward=backward)
+        probe = Probe(model, backward=backward).run(inputs)
     except RuntimeError as error:
         place = "".join(f" ({note.split(';')[0]})" for note in getattr(error, "__notes__", []))
         raise ValueError(f"the model cannot take this input: {error}{place}") from error

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -74,10 +72,8 @@ def named_function(path: str) -> Any:
     from initstats.sweep import load_plugins
 
     module, _, name = path.partition(":")
-    load_plugins([module])
-    found = getattr(
-        sys.modules[Path(module).stem if module.endswith(".py") else module], name, None
-    )
+    (loaded,) = load_plugins([module])
+    found = getattr(loaded, name, None)
     if found is None:
         raise ValueError(f"module {module!r} has no function {name!r}")
     return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,11 +32,17 @@ def gain(
 
     load_plugins(plugin or ())
     entries = [activations.get(named_function(name) if ":" in name else name) for name in names]
+    compared = [(entry, activations.torch_gain(entry)) for entry in entries]
     if table:
-        _print_gains(entries)
+        columns = ("forward", "variance", "backward", "chi_1", "chi_q")
+        rows = (
+            [entry.name, *(getattr(entry.gain, column) for column in columns)]
+            + ([torchs.number, torchs.verdict] if torchs else [math.nan, ""])
+            for entry, torchs in compared
+        )
+        print_table(("activation", *columns, "torch", "which is"), rows, digits=6)
         return
-    for entry in entries:
-        torchs = activations.torch_gain(entry)
+    for entry, torchs in compared:
         typer.echo(f"{entry.name}: {entry.gain.advice}")
         if torchs:
             typer.echo(f"  torch's calculate_gain says {torchs.number:.5g}: {torchs.verdict}")
@@ -106,18 +113,3 @@ def _parameters(defaults: Mapping[str, Any]) -> str:
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in defaults.items()
     )
-
-
-def _print_gains(entries: Iterable[Any]) -> None:
-    """The gains of activations, a row each."""
-    from initstats.activations import torch_gain
-
-    names = ("forward", "variance", "backward", "chi_1", "chi_q")
-    rows = []
-    for entry in entries:
-        torchs = torch_gain(entry)
-        compared = (f"{torchs.number:.5f}", torchs.verdict) if torchs else ("-", "")
-        numbers = (f"{getattr(entry.gain, name):.5f}" for name in names)
-        rows.append((entry.name, *numbers, *compared))
-    columns = ("activation", *names, "torch", "which is")
-    print_table(columns, rows, numbers=(*names, "torch"))

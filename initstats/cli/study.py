@@ -41,6 +41,9 @@ def sweep(
     ] = None,
     workers: Workers = None,
     plugin: Plugins = None,
+    trust: Annotated[
+        bool, typer.Option("--trust-plugins", help="Import the plugins that the config names, too.")
+    ] = False,
 ) -> None:
     """Measure every init with every activation, and write the report.
 
@@ -50,15 +53,17 @@ def sweep(
     "mean_field(sigma_w=0.5:4:8log)" eight inits with equal factors between them.
     """
     began = time.perf_counter()
-    from initstats.sweep import read_config
+    from initstats.report import write_report
+    from initstats.sweep.plugins import absolute_plugin, load_config, load_plugins
 
-    given |= {name: value for name, value in (("data", data), ("plugins", plugin)) if value}
-    fields = read_config(config) if config else {}
+    load_plugins(plugin or ())
+    fields = load_config(config, trusted=trust or plugin or ()) if config else {}
     if "networks" in given:
         fields.pop("network", None)
-    workers = (os.cpu_count() or 1) if workers is None else workers
-    folder = _sweep(fields | given, out, workers, theory)
-    typer.echo(f"report: {_report(folder, folder, workers)}")
+    plugins = map(absolute_plugin, [*fields.get("plugins", ()), *(plugin or ())])
+    fields |= given | {"plugins": [*dict.fromkeys(plugins)]} | ({"data": data} if data else {})
+    folder = _sweep(fields, out, workers, theory)
+    typer.echo(f"report: {write_report(folder, workers=workers or os.cpu_count() or 1)}")
     typer.echo(f"{time.perf_counter() - began:.1f} s in all")
 
 
@@ -71,21 +76,20 @@ def report(
     workers: Workers = None,
 ) -> None:
     """Draw the report of a run again: index.html, figures and tables."""
-    typer.echo(f"report: {_report(run, out or run, workers or os.cpu_count() or 1)}")
+    from initstats.report import write_report
+
+    typer.echo(f"report: {write_report(run, out, workers=workers or os.cpu_count() or 1)}")
 
 
-def _sweep(fields: dict[str, Any], out: Path | None, workers: int, theory: bool) -> Path:
+def _sweep(fields: dict[str, Any], out: Path | None, workers: int | None, theory: bool) -> Path:
     """Run the grid that the fields describe into its folder, and say what came of it."""
     from initstats.data import load_data
     from initstats.diagnosis import summarize
     from initstats.prediction import predict_run
     from initstats.store import load_predictions
-    from initstats.sweep import Grid, load_plugins, run_sweep
+    from initstats.sweep import Grid, run_sweep
 
-    source, plugins = fields.pop("data", "mnist"), fields.pop("plugins", [])
-    load_plugins(plugins)
-    if "networks" not in Grid.model_fields and "networks" in fields:
-        fields["network"] = ",".join(fields.pop("networks"))
+    source, plugins = fields.pop("data", "mnist"), fields.pop("plugins")
     grid = Grid(**fields)
     data = load_data(source)
     folder = out or Path("reports") / data.name
@@ -124,9 +128,3 @@ def _sweep(fields: dict[str, Any], out: Path | None, workers: int, theory: bool)
         with Bar("predictions") as bar:
             predict_run(folder, data, progress=bar.show)
     return folder
-
-
-def _report(run: Path, folder: Path, workers: int) -> Path:
-    from initstats.report import write_report
-
-    return write_report(run, folder, workers=workers)

@@ -1,4 +1,4 @@
-"""From a table to words: what becomes of the signal, what is wrong, and what to do about it.
+"""Tables in words: what becomes of the signal, what is wrong, and what to do about it.
 
 `summary` gives each configuration of a study its verdict; `rules` look for one fault each, and
 `findings` puts together what they have to say about a study, a measured model or a training.
@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-from initstats.diagnosis.findings import diagnose
+from initstats.diagnosis.findings import Findings, diagnose
 from initstats.diagnosis.profile import GAINS, Profile
 from initstats.diagnosis.rules import RULES, Finding, Rule, register_rule
 from initstats.diagnosis.summary import (
     CONFIGURATION,
     VERDICTS,
     Verdict,
+    in_order,
     require,
     seed_interval,
     summarize,
@@ -24,10 +25,12 @@ __all__ = [
     "RULES",
     "VERDICTS",
     "Finding",
+    "Findings",
     "Profile",
     "Rule",
     "Verdict",
     "diagnose",
+    "in_order",
     "register_rule",
     "require",
     "seed_interval",

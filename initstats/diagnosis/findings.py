@@ -1,31 +1,78 @@
-"""What all rules have to say about a table."""
+"""The findings of all rules about a table."""
 
 from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Iterator
 
 import pandas as pd
 
 from initstats.diagnosis.profile import Profile, profiles
 from initstats.diagnosis.rules import RULES, Rule
 
-SEVERITIES = ["error", "warning", "note", "healthy", "unchecked"]
+FAULTS = ["error", "warning", "note"]
+SEVERITIES = [*FAULTS, "healthy", "unchecked"]
 COLUMNS = ["severity", "rule", "subject", "where", "evidence", "remedy"]
 
 
-def diagnose(table: pd.DataFrame) -> pd.DataFrame:
+class Findings(pd.DataFrame):
+    """A DataFrame that prints each finding in full, until its columns are others."""
+
+    @property
+    def _constructor(self) -> type[Findings]:
+        return Findings
+
+    def __str__(self) -> str:
+        if list(self.columns) != COLUMNS:
+            return str(pd.DataFrame(self))
+        width = pd.get_option("display.width") or 80
+        several = self["subject"].nunique() > 1
+        lines = []
+        for finding in self._faults().itertuples():
+            about = f" ({finding.subject})" if several else ""
+            lines.append(f"{finding.severity}: {finding.rule} at {finding.where}{about}")
+            lines += [f"  {finding.evidence}", f"  remedy: {finding.remedy}"]
+        lines = [part for line in (*lines, *self._others()) for part in _wrapped(line, width)]
+        return "\n".join(lines) or "no findings"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        if list(self.columns) != COLUMNS:
+            return str(pd.DataFrame(self)._repr_html_())  # type: ignore[operator]
+        with pd.option_context("display.max_colwidth", None):
+            table = pd.DataFrame(self._faults()).to_html(index=False, border=0)
+        return table + "".join(f"<p>{html.escape(text)}</p>" for text in self._others())
+
+    def _faults(self) -> pd.DataFrame:
+        return self[self["severity"].isin(FAULTS)]
+
+    def _others(self) -> Iterator[str]:
+        """One line about the rules that hold, and one for each reason not to check a rule."""
+        healthy = self[self["severity"] == "healthy"]
+        if len(healthy):
+            yield f"healthy: {_listed(healthy['rule'], self['subject'].nunique())}"
+        unchecked = self[self["severity"] == "unchecked"]
+        for reason, rows in unchecked.groupby("evidence", sort=False):
+            yield f"unchecked: {_listed(rows['rule'], self['subject'].nunique())}: {reason}"
+
+
+def diagnose(table: pd.DataFrame) -> Findings:
     """Look for every fault that the rules know, in a study, a measured model or a training.
 
     Args:
         table: of `run_sweep` or `load_table` (each configuration is judged by the medians over its
             seeds), of `measure`, or of a `Probe` that watched a training (a fault is told once,
-            with the steps at which it was there).
+            with the steps at which it was found).
 
     Returns:
-        One row a finding, the gravest first:
+        A DataFrame that is printed in full, with one row per finding, the gravest first:
 
         - `severity`: `error` (the network will hardly train), `warning`, `note` (worth knowing), or
           `healthy` where a rule was checked and holds, `unchecked` where it could not be;
         - `rule`: a name of `RULES`; `subject`: the model's class, or the study's configuration;
-        - `where`, `evidence`: the place, and the numbers; for `unchecked` why;
+        - `where`, `evidence`: the place, and the numbers; for `unchecked` the reason;
         - `remedy`: what to do about it.
 
     Raises:
@@ -39,11 +86,27 @@ def diagnose(table: pd.DataFrame) -> pd.DataFrame:
     ]
     found = pd.DataFrame(rows, columns=COLUMNS)
     found["severity"] = pd.Categorical(found["severity"], categories=SEVERITIES, ordered=True)
-    return found.sort_values("severity", kind="stable", ignore_index=True)
+    return Findings(found.sort_values("severity", kind="stable", ignore_index=True))
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """A line in lines of some width; names and numbers are not broken."""
+    return textwrap.wrap(
+        line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _listed(rules: pd.Series[str], subjects: int) -> str:
+    """Names of rules, each with the number of subjects if it is not said of all."""
+    counts = rules.value_counts(sort=False)
+    return ", ".join(
+        str(name) if count == subjects else f"{name} ({count} of {subjects})"
+        for name, count in counts.items()
+    )
 
 
 def _told(rule: Rule, group: list[Profile]) -> list[tuple[str, ...]]:
-    """What a rule says about one network at all its steps."""
+    """The findings of a rule about one network at all its steps."""
     subject = group[0].subject
     reasons = [rule.missing(profile) for profile in group]
     if all(reasons):

@@ -1,4 +1,4 @@
-"""What the rules read: one network at one time, its values in the order of execution."""
+"""A network at one time, as the rules read it: its values in the order of execution."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from initstats.diagnosis.summary import CONFIGURATION
-from initstats.probe.kinds import LINEAR, NORMALIZATIONS, PASSING
+from initstats.diagnosis.summary import CONFIGURATION, in_order
+from initstats.probe.kinds import LINEAR, NORMALIZATIONS, numbers, source
 
 GAINS = {
     "relu": 1.414213562,
@@ -39,9 +39,9 @@ class Profile:
     """The rows of a table that belong to one network at one time.
 
     Attributes:
-        subject: what they are about: a model's class, or a configuration of a study.
-        rows: as in the table of a probe; of a study, medians over its seeds, with `name`, `op` and
-            `inputs` filled in and each value at a place of its own.
+        subject: the model's class, or the configuration of a study.
+        rows: those of a probe's table. A study has medians over its seeds instead, with `name`,
+            `op` and `inputs` filled in and each value at a layer of its own.
         step: updates of the weights before it; 0 for a study.
         probed: whether operations were seen one by one.
     """
@@ -55,7 +55,7 @@ class Profile:
     def signal(self) -> pd.DataFrame:
         """The values of the forward pass, in order.
 
-        With their `place` in words, and `entries`: how many a unit has, that is samples times
+        `place` names each in words; `entries` is the number of entries of a unit: samples times
         positions.
         """
         return self._in_direction("forward")
@@ -67,7 +67,7 @@ class Profile:
 
     @cached_property
     def linear(self) -> pd.DataFrame:
-        """What linear maps with weights give: the pre-activations of mean-field theory."""
+        """The outputs of linear maps with weights: the pre-activations of mean-field theory."""
         return self._linear(self.signal)
 
     @cached_property
@@ -77,17 +77,18 @@ class Profile:
 
     @cached_property
     def weights(self) -> pd.DataFrame:
-        """The weights of linear maps: `fan_in`, `fan_out`, their operation's `layer`, `module`.
+        """The weights of linear maps, with `fan_in`, `fan_out` and their `module`.
 
-        `sigma_w2` is fan_in times their second moment, by which a layer multiplies that of its
-        input; `gain` keeps the signal behind the activation that the layer reads.
+        `sigma_w2` is fan_in times the weights' second moment, by which a layer multiplies the
+        second moment of its input; `gain` is that of the `activation` that the layer reads;
+        `normalized` says whether a normalization reads the layer.
         """
         rows = self.rows[(self.rows["tensor"] == "weight") & (self.rows["direction"] == "forward")]
         rows = rows[rows["op"].isin(LINEAR) & rows["shape"].str.contains("x")].copy()
         shapes = [tuple(map(int, shape.split("x"))) for shape in rows["shape"]]
         units = [shape[axis] for shape, axis in zip(shapes, rows["unit_axis"], strict=True)]
         rows["fan_in"] = rows["count"] / units
-        # channels of a kernel: as many outputs read an entry as the kernel has places
+        # as many positions of the output read an entry as the kernel has positions
         rows["fan_out"] = [
             out * math.prod(shape[2:]) for out, shape in zip(units, shapes, strict=True)
         ]
@@ -99,33 +100,28 @@ class Profile:
         return rows.sort_values("layer")
 
     def row(self, layer: int) -> pd.Series[Any] | None:
-        """The value at a place; None where it was not measured."""
+        """The value at a layer; None where it was not measured."""
         return self._by_layer.get(layer)
 
     def readers(self, layer: int) -> Iterator[pd.Series[Any]]:
-        """The values that are made of the one at a place."""
+        """The values that are made of the one at a layer."""
         for reader in self._readers.get(layer, ()):
             row = self.row(reader)
             if row is not None:
                 yield row
 
     def inputs(self, layer: int) -> list[int]:
-        """The places that the operation at a place reads."""
+        """The layers that the operation at a layer reads."""
         row = self.row(layer)
         return [] if row is None else numbers(row["inputs"])
 
     def activation_before(self, layer: int) -> str:
-        """The operation that made what a layer reads, looked for behind pooling and dropout."""
-        for source in self.inputs(layer):
-            row = self.row(source)
-            if row is not None and row["op"] in PASSING:
-                return self.activation_before(source)
-            if row is not None:
-                return str(row["op"]).rstrip("_")
-        return ""
+        """The operation that made what a layer reads; empty for the model's input."""
+        row = source(layer, self._by_layer)
+        return "" if row is None else str(row["op"]).rstrip("_")
 
     def is_normalized(self, layer: int) -> bool:
-        """Whether a layer's output goes into a normalization, at once or by a residual sum."""
+        """Whether a normalization reads a layer's output, directly or through a residual sum."""
         pending, seen = [layer], {layer}
         while pending:
             for row in self.readers(pending.pop()):
@@ -144,8 +140,8 @@ class Profile:
     def _readers(self) -> dict[int, list[int]]:
         readers: dict[int, list[int]] = {}
         for layer, row in self._by_layer.items():
-            for source in numbers(row["inputs"]):
-                readers.setdefault(source, []).append(layer)
+            for read in numbers(row["inputs"]):
+                readers.setdefault(read, []).append(layer)
         return readers
 
     def _in_direction(self, direction: str) -> pd.DataFrame:
@@ -160,14 +156,14 @@ class Profile:
             ]
             place = rows["name"] + " (" + rows["op"] + call + ")"
             return rows.assign(place=place, entries=rows["count"] / np.maximum(units, 1))
-        return rows.assign(place=rows["name"], entries=np.inf)  # a study is of thousands
+        return rows.assign(place=rows["name"], entries=np.inf)  # a study has thousands of samples
 
     def _linear(self, rows: pd.DataFrame) -> pd.DataFrame:
         return rows[(rows["tensor"] == "preactivation") & rows["op"].isin(LINEAR)]
 
 
 def profiles(table: pd.DataFrame) -> list[Profile]:
-    """The networks in a table, in its order: of a probe its steps, of a study its configurations.
+    """The networks in a table, in its order: the steps of a probe, the configurations of a study.
 
     Raises:
         ValueError: neither the table of a study nor that of a probe.
@@ -185,13 +181,8 @@ def profiles(table: pd.DataFrame) -> list[Profile]:
         )
     return [
         Profile(_spelled(rows.iloc[0]), _medians(rows), 0, False)
-        for _, rows in table.groupby(CONFIGURATION, observed=True, sort=True)
+        for _, rows in in_order(table).groupby(CONFIGURATION, observed=True, sort=True)
     ]
-
-
-def numbers(text: str) -> list[int]:
-    """The layers in a list with commas."""
-    return [int(number) for number in text.split(",")] if text else []
 
 
 def _spelled(row: pd.Series[Any]) -> str:

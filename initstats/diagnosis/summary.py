@@ -1,4 +1,4 @@
-"""From a table to words: does the signal survive, and if not, how is it lost?
+"""The verdict on each configuration of a study: does the signal survive, and if not, why?
 
 The vocabulary is that of mean-field theory: the length q (second moment) of the pre-activations
 and the correlation c of two samples, after Schoenholz et al. (2017).
@@ -13,20 +13,18 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-__all__ = ["CONFIGURATION", "VERDICTS", "Verdict", "require", "seed_interval", "summarize"]
-
 CONFIGURATION = ["network", "init", "activation", "width"]
-"""What one row of a summary is about; a cell is one configuration under one seed."""
+"""The columns that name a row of a summary; a cell is one configuration with one seed."""
 
 DECADE = 10.0
-"""Normalized inputs have length 1: a factor of ten up or down is a signal that left its scale."""
+"""Normalized inputs have an rms of 1: ten times more or less has left their scale."""
 SAME = 0.99
-"""At this correlation nine tenths of what a unit says (its rms) is the same for every input."""
+"""At this correlation, what differs between inputs is a tenth of a unit's rms."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A word about one cell: what it means, and the condition on the cell's measures."""
+    """A word for one cell: what it means, and the condition on the cell's measures."""
 
     name: str
     meaning: str
@@ -41,8 +39,8 @@ VERDICTS = (
     ),
     Verdict(
         "collapses",
-        "every input looks the same to the last layer: correlation of the pre-activations of two "
-        "samples at least 0.99 (the ordered phase of Schoenholz et al. 2017)",
+        "different inputs give nearly the same output: the correlation of the last layer's "
+        "pre-activations is at least 0.99 (the ordered phase of Schoenholz et al. 2017)",
         lambda cell: cell["correlation"] >= SAME,
     ),
     Verdict(
@@ -79,7 +77,7 @@ VERDICTS = (
     ),
     Verdict("healthy", "none of the above", lambda cell: cell["depth"] > 0),
 )
-"""The words, gravest first: a cell gets the first that holds."""
+"""The verdicts, gravest first: a cell gets the first that holds."""
 
 
 def summarize(table: pd.DataFrame) -> pd.DataFrame:
@@ -89,32 +87,36 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     or NaN entries counts as infinitely large.
 
     Args:
-        table: as `run_sweep` or `load_table` give it.
+        table: the rows of one sweep, from `run_sweep` or `load_table`.
 
     Returns:
-        The columns of `CONFIGURATION`, in the grid's order, and
+        The columns of `CONFIGURATION`, in the grid's order (that of the first rows if the table
+        was read from a file that keeps no order), those of parameters, as `init_sigma_w`, and
 
         - `depth`, `seeds`: layers, and how many seeds were measured;
-        - `growth`, `growth_low`, `growth_high`: factor by which a layer multiplies the rms of the
-          pre-activations, sqrt(q), from the first layer to the last: geometric mean over seeds and
-          its 95% Student-t interval. 1 keeps the signal, 0 means that some seed lost it entirely;
-          NaN at depth 1. The end points are used, since log q walks randomly with depth
-          (Hanin & Nica 2018) and they hold all that such a walk tells about its drift;
-        - `std`, `mean`, `dead`: of the last layer's activations;
-        - `correlation`: of two samples' pre-activations at the last layer, 1 = indistinguishable;
-          it, `mean` and `dead` are NaN where the signal overflows;
-        - `gradient_growth`: as `growth`, for the norm of the gradient and towards the input;
-          NaN where gradients were not measured;
-        - `verdict`, `agreement`: the word of `VERDICTS` that most seeds deserve (of equally many
-          the gravest), and the share of seeds that do.
+        - `growth`, `growth_low`, `growth_high`: the factor by which each layer multiplies the rms
+          of the pre-activations, sqrt(q), on average from the first layer to the last: geometric
+          mean over seeds and its 95% Student-t interval. 1 keeps the signal, 0 means that some
+          seed lost it entirely; NaN at depth 1. It is taken from the two ends, since log q walks
+          randomly with depth (Hanin & Nica 2018), and the ends hold all that a walk tells about
+          its drift;
+        - `std`, `mean`, `dead`: statistics of the last layer's activations;
+        - `correlation`: that of two samples' pre-activations in the last layer, 1 means that they
+          are the same; `correlation`, `mean` and `dead` are NaN where the signal overflows;
+        - `gradient_growth`: the same factor for the norm of the gradient, from the last layer
+          towards the first; NaN where gradients were not measured;
+        - `verdict`, `agreement`: the commonest verdict among the seeds (of two that are equally
+          common the graver), and the share of seeds that have it.
 
     Raises:
         ValueError: not the table of one sweep.
     """
     require(table)
+    table = in_order(table)
     cells = _judge(_measures(table))
     groups = cells.groupby(CONFIGURATION, observed=True, sort=True)
-    summary = groups[["depth"]].max()
+    summary = _parameters(table)
+    summary["depth"] = groups["depth"].max()
     summary["seeds"] = groups.size()
     growth = seed_interval(cells, "log_growth")
     for name, column in (("growth", "mean"), ("growth_low", "low"), ("growth_high", "high")):
@@ -157,6 +159,16 @@ def seed_interval(
     return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
 
 
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its names as categories: those of plain text in the order of appearance.
+
+    Sorting by them then keeps the grid's order, also in a table that was read from a CSV file.
+    """
+    plain = [name for name in CONFIGURATION if pd.api.types.is_string_dtype(table[name].dtype)]
+    order = {name: pd.CategoricalDtype([*table[name].unique()]) for name in plain}
+    return table.astype(order)
+
+
 def require(table: pd.DataFrame) -> None:
     """Check that a table is one sweep's.
 
@@ -177,12 +189,19 @@ def require(table: pd.DataFrame) -> None:
         raise ValueError(f"the table mixes the data sets {names}: take one of them at a time")
 
 
+def _parameters(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns of parameters, as `init_sigma_w`, which are constant within a configuration."""
+    kinds = tuple(f"{name}_" for name in CONFIGURATION)
+    names = [name for name in table.columns if str(name).startswith(kinds)]
+    return table.groupby(CONFIGURATION, observed=True, sort=True)[names].first()
+
+
 def _measures(table: pd.DataFrame) -> pd.DataFrame:
-    """What verdicts are about, one row a cell (configuration and seed)."""
+    """The numbers that verdicts are about, one row for each cell (configuration and seed)."""
     keys = [*CONFIGURATION, "seed"]
 
     def rows(tensor: str, direction: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The first and the last layer's."""
+        """The rows of the first and of the last layer."""
         here = table[(table["tensor"] == tensor) & (table["direction"] == direction)]
         cells = here.sort_values("layer").groupby(keys, observed=True)
         return cells.head(1).set_index(keys), cells.tail(1).set_index(keys)

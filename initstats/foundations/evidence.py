@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from initstats.backprop import assert_near_zero, normalize
 from initstats.data import Dataset, load_data
-from initstats.foundations import experiments
+from initstats.foundations import experiments, figures  # noqa: F401 (figures enter the catalogue)
 from initstats.foundations.clock import timings
 from initstats.foundations.draws import repeat_draws
 from initstats.foundations.published import PUBLISHED
@@ -33,27 +33,26 @@ from initstats.foundations.steps import (
 from initstats.stack import exact_numerics
 
 LEVEL = 0.999
-"""Of the intervals: with some twenty published draws, one outside 99% would be unremarkable."""
+"""Level of the intervals: of some twenty published draws, one outside 99% would mean nothing."""
 EVERY = 3
-"""Of the validation images one in so many is used: that moves a seed's numbers by 2 to 4% of their
-spread. An even number would not do, as the file's even and odd images differ."""
+"""One validation image in so many is used, which moves a seed's numbers by 2 to 4% of their spread.
+The number is odd, because the file's even and odd images differ."""
 TIMED = {
     "layers as classes": "classes, outer product",
     "Module": "Module, einsum",
     "without einsum": "Module, matmul",
     "torch": "torch",
 }
-
+"""Which implementation of `timings` a step of the lesson is."""
 FEW = 500
 """Images that the gradients are compared on."""
 Interval = tuple[float, float, float]
 
 
 class Evidence(NamedTuple):
-    """Everything that the lesson's page is made of, as tables.
+    """Everything that the lesson's page is made of: what the functions of these names return.
 
-    `lesson` as `lesson` returns it, `draws` by `repeat_draws`, `timings` by `timings`, the others
-    by the functions of their name in `experiments`.
+    `draws` is what `repeat_draws` returns.
     """
 
     lesson: pd.DataFrame
@@ -74,10 +73,9 @@ def lesson(seeds: int = 4000, workers: int | None = None) -> pd.DataFrame:
     Returns:
         One published number a row: `step`, `quantity`, `published` (NaN where nothing was
         printed), our `mean`, `low` and `high`, and `inside`: whether the published number lies
-        between them, to its printed digits. Of what is drawn, low and high bound 99.9% of the
-        draws; what is not drawn has one value. Times (ms: median, least and most) are another
-        machine's, and residues of rounding another order's of summation: their `inside` is
-        missing.
+        between them, to its printed digits. For a drawn number, low and high bound the middle
+        99.9% of the draws; what is not drawn has one value. `inside` is missing for times (ms:
+        median, least and most), which are another machine's, and for rounding errors.
     """
     data = load_data("mnist")
     return _table(_draws(data, seeds, workers), timings(rounds=3))
@@ -117,7 +115,7 @@ def _table(draws: pd.DataFrame, timed: pd.DataFrame) -> pd.DataFrame:
 
 
 def _intervals(draws: pd.DataFrame) -> dict[tuple[str, str], Interval]:
-    """Of each drawn quantity: mean, and the bounds of the middle 99.9% of the draws."""
+    """Mean of each drawn quantity, and the bounds of the middle 99.9% of its draws."""
     low, high = (draws.quantile(p) for p in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     middle = draws.mean()
     return {
@@ -140,7 +138,7 @@ def _times(timed: pd.DataFrame) -> dict[tuple[str, str], Interval]:
 
 
 def _facts() -> dict[tuple[str, str], Interval]:
-    """What is not drawn: the data, the shapes, and whether the gradients are right."""
+    """The numbers that are not drawn: the data, the shapes, and how right the gradients are."""
     x_train, y_train, x_valid, _ = get_data()
     mean, std = x_train.mean(), x_train.std()
     facts = {("data", "train mean"): float(mean), ("data", "train std"): float(std)}

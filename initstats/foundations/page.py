@@ -1,57 +1,23 @@
-"""The lesson as a page: words, code from the source itself, numbers and figures."""
+"""The lesson as a page: the template has the words; code, numbers and figures come from here."""
 
 from __future__ import annotations
 
 import inspect
-import platform
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import torch
-from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
-from initstats.foundations import figures
-from initstats.foundations.chapters import CHAPTERS, Chapter
+from initstats import backprop
+from initstats.foundations import steps
 from initstats.foundations.evidence import LEVEL, Evidence, measure
-from initstats.foundations.published import PUBLISHED, Published
+from initstats.foundations.published import PUBLISHED
+from initstats.machine import machine
 from initstats.plots.style import decimal
-from initstats.report.drawing import rendered
-from initstats.report.folder import PAGE, drafted, fill
-from initstats.report.frame import Shown, render, shown
-from initstats.report.words import DASH, significant, typeset
-
-FIGURES: dict[str, tuple[str, Callable[..., Figure], Callable[[Evidence], tuple[Any, ...]]]] = {
-    "published_draws": (
-        "Where the published draws lie",
-        figures.published_draws,
-        lambda evidence: (evidence.draws, evidence.lesson),
-    ),
-    "leak": (
-        "A kaiming layer against its leak",
-        figures.leak,
-        lambda evidence: (evidence.leaks,),
-    ),
-    "published_pairs": (
-        "The printed numbers, in pairs",
-        figures.published_pairs,
-        lambda evidence: (evidence.draws,),
-    ),
-    "relu_and_shifted": (
-        "relu and relu − 0.5, twenty layers deep",
-        figures.relu_and_shifted,
-        lambda evidence: (evidence.deep_means,),
-    ),
-    "sqrt_five": (
-        "What a = √5 does",
-        figures.sqrt_five,
-        lambda evidence: (evidence.defaults,),
-    ),
-}
+from initstats.report.page import Page, figures_of
+from initstats.report.printed import DASH, Column, Table, printed, significant, typeset
 
 
 def write_lesson(folder: str | Path, evidence: Evidence | None = None) -> Path:
@@ -71,148 +37,85 @@ def write_lesson(folder: str | Path, evidence: Evidence | None = None) -> Path:
         OSError: the folder cannot be written.
     """
     evidence = evidence or measure()
-    with drafted(folder) as draft:
-        evidence.lesson.to_csv(draft / "lesson.csv", index=False)
-        evidence.timings.to_csv(draft / "timings.csv", index=False)
-        _flat(evidence.draws).to_csv(draft / "draws.csv", float_format="%.6g")
-        chapters = [_chapter(chapter, evidence) for chapter in CHAPTERS]
-        values = {
-            "findings": _findings(evidence),
-            "chapters": chapters,
-            "columns": _COLUMNS,
-            "timing_columns": _TIMING_COLUMNS,
-            "facts": _facts(evidence),
-        }
-        drawings = [figure.drawing for chapter in chapters for figure in chapter["figures"]]
-        fill(draft, render("lesson.html", values), drawings)
-    return Path(folder) / PAGE
-
-
-def _flat(draws: pd.DataFrame) -> pd.DataFrame:
-    """One line of column names."""
-    return draws.set_axis([": ".join(column) for column in draws.columns], axis=1)
-
-
-def _facts(evidence: Evidence) -> dict[str, str]:
-    return {
-        "draws": f"{len(evidence.draws):,} seeds, 0 to {len(evidence.draws) - 1:,}",
-        "intervals": f"the middle {LEVEL:.1%} of the draws",
-        "torch": torch.__version__,
-        "Python": platform.python_version(),
-        "machine": f"{platform.system()}, {platform.machine()}",
+    table, draws, times = evidence.lesson, evidence.draws, evidence.timings
+    drawn = table[[(row.step, row.quantity) in draws for row in table.itertuples()]]
+    backward = times[times["direction"] == "backward"].set_index("implementation")
+    ratios = [f"ratio{end}" for end in ("", "_low", "_high")]
+    values = {
+        "drawn": len(drawn),
+        "inside": int(drawn["inside"].sum()),
+        "level": f"{LEVEL:.1%}",
+        "draws": f"{len(draws):,}",
+        "gradients": table.loc[table["step"] == "gradients by hand", "mean"].iloc[0],
+        "matmul": _range(*backward.loc["Module, matmul", ratios]),
+        "outer": _range(*backward.loc["classes, outer product", ratios]),
+        "lesson": partial(_rows, evidence),
+        "source": _source,
+        "timings": printed(times, TIMES),
+        "facts": {
+            "draws": f"{len(draws):,} seeds, 0 to {len(draws) - 1:,}",
+            "intervals": f"the middle {LEVEL:.1%} of the draws",
+            **{name: str(value) for name, value in machine().items()},
+        },
     }
-
-
-def _findings(evidence: Evidence) -> list[str]:
-    """What came out, in sentences."""
-    lesson = evidence.lesson
-    drawn = lesson[[(row.step, row.quantity) in evidence.draws for row in lesson.itertuples()]]
-    inside = int(drawn["inside"].sum())
-    gradients = float(lesson.loc[lesson["step"] == "gradients by hand", "mean"].iloc[0])
-    backward = evidence.timings[evidence.timings["direction"] == "backward"]
-    matmul, outer = (
-        backward[backward["implementation"] == name].iloc[0]
-        for name in ("Module, matmul", "classes, outer product")
-    )
-    return [
-        f"Of {len(drawn)} published numbers that are draws, {inside} lie inside the middle "
-        f"{LEVEL:.1%} of {len(evidence.draws):,} draws of ours.",
-        f"The gradients by hand are autograd’s to {significant(gradients, 1)} of their norm.",
-        f"Backward, layers written by hand take {_range(matmul, 'ratio', 2)} times as long as "
-        f"torch if the weight gradient is a matrix product, and "
-        f"{_range(outer, 'ratio', 0)} times as long if it is one giant outer product.",
-    ]
-
-
-def _range(row: pd.Series, name: str, digits: int) -> str:
-    """A median with what it ranges over."""
-    low, middle, high = (decimal(row[f"{name}{end}"], digits) for end in ("_low", "", "_high"))
-    return f"{middle} ({low} to {high})"
-
-
-def _chapter(chapter: Chapter, evidence: Evidence) -> dict[str, Any]:
-    rows = [
-        _row(published, row)
-        for published, row in zip(PUBLISHED, evidence.lesson.to_dict("records"), strict=True)
-        if published.step in chapter.steps and not pd.isna(row["mean"])
-    ]
-    return {
-        "id": re.sub(r"\W+", "-", chapter.title.lower()).strip("-"),
-        "title": chapter.title,
-        "text": [_prose(paragraph) for paragraph in chapter.text],
-        "code": "\n\n".join(map(_source, chapter.code)),
-        "rows": rows,
-        "figures": [_figure(name, evidence) for name in chapter.figures],
-        "timings": _timings(evidence.timings) if "torch" in chapter.steps else [],
+    flat = draws.set_axis([": ".join(column) for column in draws.columns], axis=1)
+    tables: dict[str, pd.DataFrame | str] = {
+        "lesson.csv": table,
+        "timings.csv": times,
+        "draws.csv": flat.to_csv(float_format="%.6g"),
     }
+    return Page("lesson", values, figures_of("lesson", evidence), tables).publish(folder)
 
 
-def _source(thing: Callable[..., object]) -> str:
-    """The source of a function or class, each docstring cut to its first line."""
-    source = inspect.getsource(thing).rstrip()
+def _rows(evidence: Evidence, wanted: Sequence[str]) -> Table:
+    """The measured rows of some steps of the lesson's table, as printed."""
+    printed_as = {"printed": [row.printed for row in PUBLISHED]}
+    printed_as["source"] = [row.source for row in PUBLISHED]
+    table = evidence.lesson.assign(**printed_as)
+    return printed(table[table["step"].isin(wanted) & table["mean"].notna()], LESSON)
+
+
+def _source(names: Sequence[str]) -> str:
+    """The source of some functions and classes, each docstring cut to its first line."""
+    things = [getattr(steps if hasattr(steps, name) else backprop, name) for name in names]
+    source = "\n\n".join(inspect.getsource(thing).rstrip() for thing in things)
     return re.sub(r'("""[^\n"]+)\n.*?"""', r'\1"""', source, flags=re.DOTALL)
 
 
-_COLUMNS = {
-    "step": "text",
-    "quantity": "text",
-    "published": "number",
-    "source": "name",
-    "ours": "number",
-    "from … to": "number",
-    "inside": "word",
-}
-_TIMING_COLUMNS = {
-    "implementation": "text",
-    "pass": "text",
-    "ms": "number",
-    "times torch’s (range)": "number",
-    "samples at once": "number",
-    "peak memory, MiB": "number",
-}
+def _range(middle: float, low: float, high: float) -> str:
+    """A ratio with what it ranges over."""
+    digits = 2 if high < 10 else 0
+    return f"{decimal(middle, digits)} ({decimal(low, digits)} to {decimal(high, digits)})"
 
 
-def _row(published: Published, row: dict[Hashable, Any]) -> dict[str, str]:
-    """A row of the lesson's table, as printed: ours to the digits of the published number."""
-    low, high = (_like(published.printed, row[end]) for end in ("low", "high"))
-    return {
-        "step": typeset(published.step),
-        "quantity": typeset(published.quantity),
-        "published": published.printed.replace("-", "−") or DASH,
-        "source": published.source,
-        "ours": _like(published.printed, row["mean"]),
-        "from … to": DASH if row["low"] == row["high"] else f"{low} to {high}",
-        "inside": DASH if pd.isna(row["inside"]) else ("yes" if row["inside"] else "no"),
-    }
-
-
-def _like(printed: str, value: float) -> str:
-    """A number to as many digits as another."""
-    if not printed or "e" in printed:
+def _like(value: float, published: str) -> str:
+    """A number to as many digits as the published one."""
+    if not published or "e" in published:
         return significant(value, 2)
-    return decimal(value, len(printed.partition(".")[2]))
+    return decimal(value, len(published.partition(".")[2]))
 
 
-def _timings(timings: pd.DataFrame) -> list[dict[str, str]]:
-    return [
-        {
-            "implementation": row["implementation"],
-            "pass": row["direction"],
-            "ms": significant(row["ms"], 3),
-            "times torch’s (range)": _range(row, "ratio", 2 if row["ratio_high"] < 10 else 0),
-            "samples at once": f"{row['at_once']:,}",
-            "peak memory, MiB": DASH if pd.isna(row["peak_mib"]) else decimal(row["peak_mib"], 0),
-        }
-        for _, row in timings.iterrows()
-    ]
+def _between(low: float, high: float, published: str) -> str:
+    """The interval of what is drawn or timed."""
+    if low == high:
+        return DASH
+    return f"{_like(low, published)} to {_like(high, published)}"
 
 
-def _figure(name: str, evidence: Evidence) -> Shown:
-    title, function, of = FIGURES[name]
-    return shown(rendered(name, partial(function, *of(evidence))), title, function)
-
-
-def _prose(text: str) -> Markup:
-    """A paragraph: `code` in backticks, *stress* in asterisks."""
-    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(typeset(text))))
-    return Markup(re.sub(r"\*([^*]+)\*", r"<em>\1</em>", html))
+LESSON = [
+    Column("step", "text", typeset),
+    Column("quantity", "text", typeset),
+    Column("published", "number", lambda text: text.replace("-", "−") or DASH, ("printed",)),
+    Column("source"),
+    Column("ours", "number", _like, ("mean", "printed")),
+    Column("from … to", "number", _between, ("low", "high", "printed")),
+    Column("inside", "word", lambda inside: "yes" if inside else "no"),
+]
+TIMES = [
+    Column("implementation", "text"),
+    Column("pass", "text", str, ("direction",)),
+    Column("ms", "number", partial(significant, digits=3)),
+    Column("times torch’s (range)", "number", _range, ("ratio", "ratio_low", "ratio_high")),
+    Column("samples at once", "number", "{:,}".format, ("at_once",)),
+    Column("peak memory, MiB", "number", lambda mib: decimal(mib, 0), ("peak_mib",)),
+]

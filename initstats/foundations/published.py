@@ -13,12 +13,12 @@ class Published(NamedTuple):
     """A quantity of the lesson, and what was printed for it.
 
     Attributes:
-        step: of the lesson.
+        step: the step of the lesson.
         quantity: what is measured; times are in milliseconds.
         printed: the digits; empty where the lesson asks for no number, or prints none.
         source: a, b or both.
-        comparable: whether the number could be ours: not so a time on another machine, nor a
-            residue of rounding.
+        comparable: whether the number could be ours; false for a time on another machine and for
+            a rounding error.
     """
 
     step: str
@@ -33,7 +33,7 @@ class Published(NamedTuple):
         return float(self.printed or "nan")
 
     def inside(self, low: float, high: float) -> bool | None:
-        """Whether it lies between them, to the digits printed; None where there is no saying."""
+        """Whether low <= number <= high, to its printed digits; None if it is not comparable."""
         if not self.printed or not self.comparable:
             return None
         half = 0.5 * 10.0 ** int(Decimal(self.printed).as_tuple().exponent)

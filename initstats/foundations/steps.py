@@ -36,59 +36,59 @@ def lin(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 
 def relu(x: Tensor) -> Tensor:
-    """Everything below zero removed."""
+    """x where it is positive, else 0."""
     return x.clamp_min(0.0)
 
 
 def kaiming(inputs: int, units: int, generator: Generator, a: float = 0.0) -> Tensor:
-    """The same with a two on the top, for what relu removes; `a` is the slope of a leaky relu."""
+    """The same with a 2 in the numerator, for what relu removes; `a`: slope of a leaky relu."""
     return torch.randn(inputs, units, generator=generator) * math.sqrt(2 / ((1 + a**2) * inputs))
 
 
 def torch_kaiming(inputs: int, units: int, generator: Generator) -> Tensor:
-    """torch reads a weight as (units, inputs): the fan_in of this one is its fan_out."""
+    """The same by torch, which reads a weight as (units, inputs): our inputs are its fan_out."""
     w = torch.zeros(inputs, units)
     return nn.init.kaiming_normal_(w, mode="fan_out", generator=generator)
 
 
 def shifted_relu(x: Tensor) -> Tensor:
-    """What if ...?"""
+    """relu less a half."""
     return x.clamp_min(0.0) - 0.5
 
 
 def forward(
     x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Linear, relu, linear; all that the way back needs."""
+    """Linear, relu, linear; returns all that the backward pass needs."""
     l1 = lin(x, w1, b1)
     l2 = relu(l1)
     return l1, l2, lin(l2, w2, b2)
 
 
 def mse(output: Tensor, target: Tensor) -> Tensor:
-    """Never a bare squeeze(): a batch of one would lose its batch, too."""
+    """Mean squared error. A bare squeeze() would take the samples axis of a batch of one, too."""
     return (output.squeeze(-1) - target).pow(2).mean()
 
 
 def mse_gradient(output: Tensor, target: Tensor) -> Tensor:
-    """Of the loss, with respect to the output."""
+    """Gradient of the loss with respect to the output."""
     return 2 * (output.squeeze(-1) - target).unsqueeze(-1) / len(output)
 
 
 def relu_gradient(x: Tensor, behind: Tensor) -> Tensor:
-    """What comes from behind passes where something went forward."""
+    """Gradient with respect to x; `behind` is that with respect to relu(x)."""
     return (x > 0) * behind
 
 
 def linear_gradients(x: Tensor, w: Tensor, behind: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """With respect to input, weight and bias: the weight's as one giant outer product, summed."""
+    """Gradients of input, weight and bias; the weight's is one giant outer product, summed."""
     return behind @ w.t(), (x.unsqueeze(-1) * behind.unsqueeze(1)).sum(0), behind.sum(0)
 
 
 def backward(
     x: Tensor, y: Tensor, passed: tuple[Tensor, Tensor, Tensor], w1: Tensor, w2: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The chain rule, from the back: the gradients of x, w1, b1, w2 and b2."""
+    """The chain rule, from the output: the gradients of x, w1, b1, w2 and b2."""
     l1, l2, output = passed
     l2_gradient, w2_gradient, b2_gradient = linear_gradients(l2, w2, mse_gradient(output, y))
     x_gradient, w1_gradient, b1_gradient = linear_gradients(x, w1, relu_gradient(l1, l2_gradient))

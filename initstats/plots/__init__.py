@@ -9,11 +9,13 @@ report; `Results` is what they are drawn from.
 from __future__ import annotations
 
 from initstats.plots.bands import band_of, banded
-from initstats.plots.catalog import FIGURES, Need, Picture, figure, of_page, register_figure
+from initstats.plots.catalog import FIGURES, Picture, figure, of_page, register_figure
+from initstats.plots.parameter import against
 from initstats.plots.results import Probed, Results
+from initstats.registry import Need
 
 # each of these adds its figures to the catalog, which is the order of a report
-from initstats.plots import maps, lines, story, distribution, probed, phases, timings  # isort: skip # noqa: F401
+from initstats.plots import parameter, maps, lines, story, distribution, probed, phases, timings  # isort: skip # noqa: F401
 
 __all__ = [
     "FIGURES",
@@ -21,6 +23,7 @@ __all__ = [
     "Picture",
     "Probed",
     "Results",
+    "against",
     "band_of",
     "banded",
     "figure",

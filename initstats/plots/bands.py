@@ -1,24 +1,26 @@
-"""Histograms in few bins, for the eye: bands of equal height, with zero in their middle."""
+"""Histograms in few bins for figures: bands of equal height, with zero in their middle."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 Key = tuple[str, str, str, int]
-"""Network, init, activation, width."""
+"""A network, an init, an activation and a width."""
 
 DECADES = (-3, 3)
-"""Magnitudes that are told apart; smaller ones lie next to zero, larger ones at the edge."""
+"""Powers of ten of the magnitudes that are told apart; smaller ones lie next to zero, larger ones
+at the edge."""
 STEPS = 4
-"""Bands of a decade."""
+"""Bands per decade."""
 ZERO = STEPS * (DECADES[1] - DECADES[0]) + 1
-"""The band of exact zeros; as many bands on either side, the first of them next to zero."""
+"""The band of exact zeros; there are as many bands on either side of it."""
 BANDS = 2 * ZERO + 1
 OVERFLOW = BANDS
-"""Where entries that are not finite are counted, after all bands."""
+"""The place after all bands, where entries that are not finite are counted."""
 
 
 def band_of(low: Sequence[float], high: Sequence[float]) -> NDArray[np.int64]:
@@ -53,3 +55,45 @@ def banded(
         for index, run in zip(band[starts], runs.T, strict=True):  # two of them overflow
             into[:, index] += run
     return result
+
+
+def tidy(keys: pd.DataFrame, counts: NDArray[np.int64]) -> pd.DataFrame:
+    """Counts in bands as a table: one row per band that is not empty.
+
+    Args:
+        keys: what each row of counts is about.
+        counts: (rows, BANDS + 1).
+
+    Returns:
+        The keys, `band`, its edges `low` and `high` (NaN for what is not finite) and `count`. Of a
+        row without any entry, the band of zeros remains.
+    """
+    held = counts > 0
+    held[~held.any(axis=1), ZERO] = True
+    row, band = np.nonzero(held)
+    place = {"band": band, "low": EDGES[0][band], "high": EDGES[1][band]}
+    return keys.iloc[row].reset_index(drop=True).assign(**place, count=counts[row, band])
+
+
+def counts_of(frame: pd.DataFrame, keys: Sequence[str]) -> NDArray[np.int64]:
+    """Counts (rows, BANDS + 1) of a table by `tidy`, in the order of its rows' keys."""
+    row = frame.groupby(list(keys), sort=False, observed=True).ngroup().to_numpy()
+    counts = np.zeros((row.max() + 1, BANDS + 1), np.int64)
+    counts[row, frame["band"]] = frame["count"]
+    return counts
+
+
+def _edges() -> NDArray[np.float64]:
+    """Lower and upper edges of the bands, (2, BANDS + 1)."""
+    steps = 10.0 ** (DECADES[0] + np.arange(ZERO) / STEPS)
+    low, high = np.append(0, steps[:-1]), np.append(steps[:-1], np.inf)
+    nothing = [np.nan]
+    return np.array(
+        [
+            np.concatenate([-high[::-1], [0], low, nothing]),
+            np.concatenate([-low[::-1], [0], high, nothing]),
+        ]
+    )
+
+
+EDGES = _edges()

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from initstats.plots.results import Probed, Results
 from initstats.plots.style import STYLE
-from initstats.registry import Catalog, unknown
+from initstats.registry import Catalog, Need, missing, unknown
 
 PAGES: dict[str, Callable[[Any], Any]] = {
     "study": Results.of,
@@ -29,20 +29,12 @@ PAGES: dict[str, Callable[[Any], Any]] = {
 """The pages that show figures, and what makes the results of each page from what users have."""
 
 
-@dataclass(frozen=True)
-class Need:
-    """What a figure asks of the results, and what to say where they lack it."""
-
-    met: Callable[[Any], bool]
-    otherwise: str
-
-
-DEPTH = Need(lambda results: results.depth > 1, "it needs a stack of at least two layers")
-HISTOGRAMS = Need(
-    lambda results: results.bands is not None,
+DEPTH = Need[Any](lambda results: results.depth > 1, "it needs a stack of at least two layers")
+HISTOGRAMS = Need[Any](
+    lambda results: bool(results.bands),
     "it needs the histograms that a run's folder keeps; a bare table has none",
 )
-GRADIENTS = Need(
+GRADIENTS = Need[Any](
     lambda results: bool((results.table["direction"] == "backward").any()),
     "gradients were not measured: sweep with backward=True (on the command line --backward)",
 )
@@ -66,13 +58,13 @@ class Picture:
     page: str
     title: str
     caption: str
-    needs: Sequence[Need]
+    needs: Sequence[Need[Any]]
     data: Callable[[Any], pd.DataFrame]
     drawing: Callable[..., Figure]
 
     def missing(self, results: Any) -> str:
         """Why it cannot be drawn from these results; empty where it can."""
-        return next((need.otherwise for need in self.needs if not need.met(results)), "")
+        return missing(self.needs, results)
 
     def frame(self, results: Any) -> pd.DataFrame:
         """What the figure shows, as a tidy table.
@@ -91,7 +83,9 @@ class Picture:
     def draw_frame(self, frame: pd.DataFrame, width: float | None = None) -> Figure:
         """Draw what `frame` returned."""
         with mpl.rc_context(STYLE):
-            return self.drawing(frame) if width is None else self.drawing(frame, width)
+            figure = self.drawing(frame) if width is None else self.drawing(frame, width)
+            settle(figure)
+        return figure
 
 
 FIGURES: Catalog[Picture] = Catalog("figure")
@@ -108,7 +102,7 @@ def register_figure(
     title: str,
     data: Callable[[Any], pd.DataFrame],
     page: str = "study",
-    needs: Sequence[Need] = (),
+    needs: Sequence[Need[Any]] = (),
 ) -> Callable[[Callable[..., Figure]], Callable[..., Figure]]:
     """Add a figure: the function's name is the figure's, its docstring the caption.
 
@@ -135,6 +129,13 @@ def register_figure(
         return function
 
     return add
+
+
+def settle(figure: Figure) -> None:
+    """Lay a figure out now, and not again each time that it is saved."""
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def figure(name: str, results: Any, width: float = 3.3) -> Figure:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from initstats.diagnosis import VERDICTS
+from initstats.diagnosis import CONFIGURATION, VERDICTS
 from initstats.plots.catalog import register_figure
-from initstats.plots.matrix import Matrix
-from initstats.plots.results import Block, Results
+from initstats.plots.grid import Cells, add_patches, matrices
+from initstats.plots.results import Results
 from initstats.plots.style import (
     ABOVE,
     BELOW,
@@ -27,17 +24,21 @@ from initstats.plots.style import (
     decimal,
     diverging,
     fade,
+    inches,
     power_of_ten,
     sequential,
 )
 
 LIMIT = 4
 """Decades at which the colours of the spread are full."""
-
 FILLED = 0.82
 """From this opacity on, white letters stand out better than ink on white paper."""
+SMALLEST, LARGEST = 5.5, 7.5
+"""Sizes of letters in cells, points."""
+LEAST = 0.16
+"""Least width of a cell, inches."""
 
-_WORDS = {
+_COLOURS = {
     "healthy": fade(FIT, 1),
     "vanishes": fade(BELOW, 0.3),
     "gradient vanishes": fade(BELOW, 0.15),
@@ -50,116 +51,124 @@ _WORDS = {
 }
 
 
-class Map(NamedTuple):
-    """What a map shows of a block: matrices of inits x activations."""
+def summarized(*columns: str) -> Callable[[Results], pd.DataFrame]:
+    """A function from results to columns of their summary, of a long sweep to a part of it."""
 
-    values: pd.DataFrame
-    labels: pd.DataFrame
+    def frame(results: Results) -> pd.DataFrame:
+        few = results.few
+        return few.ordered(few.summary[[*CONFIGURATION, *columns]].astype({"verdict": str}))
+
+    return frame
 
 
-@register_figure(title="What becomes of the signal", data=lambda results: results)
-def verdicts(results: Results) -> Figure:
-    """Each cell says what became of the signal at the last layer, in the word that most seeds
-    deserve; a smaller line says how many, where they disagree. Read a column to choose an init for
-    your activation, a row to see how far an init can be trusted.
+@register_figure(
+    title="What becomes of the signal", data=summarized("verdict", "agreement", "seeds")
+)
+def verdicts(frame: pd.DataFrame, width: float | None = None) -> Figure:
+    """What became of the signal at the last layer: each seed is judged; the commonest verdict
+    counts, and small print counts its seeds where they disagree. Read a column to choose an init
+    for your activation, a row to see for which activations an init works.
     """
     words = [verdict.name for verdict in VERDICTS]
-
-    def content(block: Block) -> Map:
-        verdict = results.summaries(block, "verdict").astype(object)
-        agreement = results.summaries(block, "agreement") * results.summaries(block, "seeds")
-        seeds = results.summaries(block, "seeds")
-        labels = verdict.map(lambda word: "" if pd.isna(word) else str(word).replace(" ", "\n"))
-        split = (agreement < seeds) & seeds.notna()
-        votes = agreement.map("\n{:.0f} of ".format) + seeds.map("{:.0f}".format)
-        return Map(verdict.map(words.index, na_action="ignore"), labels + votes.where(split, ""))
-
-    colours = ListedColormap([_WORDS[word] for word in words])
-    return _maps(results, content, colours, (-0.5, len(words) - 0.5), row=0.31)
-
-
-@register_figure(title="Spread of the last layer's activations", data=lambda results: results)
-def last_layer_std(results: Results) -> Figure:
-    """The power of ten of the standard deviation of the last layer's activations, median over
-    seeds: 0 is a spread of 1, −3 a thousandth. Blue has shrunk, red has grown, and beyond
-    10⁻⁴ and 10⁴ the colour is full. A bare 0 in a full blue cell is a spread of exactly zero, ∞ an
-    overflow. Bold cells are the healthy ones: a spread near 1 is not enough where every input
-    gives the same output.
-    """
-
-    def content(block: Block) -> Map:
-        values = results.summaries(block, "std").astype(float).map(_log10)
-        return Map(values, values.map(_exponent))
-
-    figure = _maps(results, content, diverging(), (-LIMIT, LIMIT), key=True)
-    for axes, block in zip(figure.axes, results.blocks, strict=False):
-        healthy = (results.summaries(block, "verdict") == "healthy").to_numpy().ravel()
-        for text, bold in zip(axes.texts, healthy, strict=True):
-            text.set_fontweight("bold" if bold else "normal")
+    colours, limits = ListedColormap([_COLOURS[word] for word in words]), (-0.5, len(words) - 0.5)
+    figure, cells = matrices(frame, width, height=0.31, least=LEAST)
+    narrow = cells[0].width < inches("collapses", SMALLEST) + 0.03
+    for part in cells:
+        verdict = part.matrix(frame, "verdict")
+        share, seeds = part.matrix(frame, "agreement"), part.matrix(frame, "seeds")
+        votes = (share * seeds).map("\n{:.0f} of ".format) + seeds.map("{:.0f}".format)
+        labels = verdict.map(_initials if narrow else _two_lines)
+        labels += (votes if not narrow else votes.map(lambda _: "*")).where(share < 1, "")
+        _map(part, verdict.map(words.index, na_action="ignore"), labels, colours, limits)
+    if narrow:
+        met = [word for word in words if (frame["verdict"] == word).any()]
+        key = {f"{_initials(word)}  {word}": _COLOURS[word] for word in met}
+        add_patches(figure, key, "* seeds disagree" if (frame["agreement"] < 1).any() else "")
     return figure
 
 
-@register_figure(title="Dead units in the last layer", data=lambda results: results)
-def dead_units(results: Results) -> Figure:
+@register_figure(title="Spread of the last layer's activations", data=summarized("std", "verdict"))
+def last_layer_std(frame: pd.DataFrame, width: float | None = None) -> Figure:
+    """The power of ten of the standard deviation of the last layer's activations, median over
+    seeds: 0 is a spread of 1, −3 a thousandth. Blue has shrunk, red has grown, and beyond
+    10⁻⁴ and 10⁴ the colour is full. −∞ is a spread of exactly zero, ∞ an overflow. Bold cells are
+    the healthy ones: a spread near 1 is not enough where every input gives the same output.
+    """
+    colours = diverging()
+    figure, cells = matrices(frame, width, height=0.27, least=LEAST)
+    digits = int(cells[0].width >= inches("−12.3", SMALLEST) + 0.03)
+    for part in cells:
+        values = part.matrix(frame, "std").astype(float).map(_log10)
+        labels = values.map(lambda value: _exponent(value, digits))
+        healthy = part.matrix(frame, "verdict") == "healthy"
+        _map(part, values, labels, colours, (-LIMIT, LIMIT), bold=healthy)
+    steps = range(-LIMIT, LIMIT + 1, 2)
+    ends = {-LIMIT: "≤ ", LIMIT: "≥ "}
+    key = {
+        ends.get(step, "") + power_of_ten(step): colours((step + LIMIT) / (2 * LIMIT))
+        for step in steps
+    }
+    add_patches(figure, key, "standard deviation")
+    return figure
+
+
+@register_figure(title="Dead units in the last layer", data=summarized("dead", "verdict"))
+def dead_units(frame: pd.DataFrame, width: float | None = None) -> Figure:
     """Share of the last layer's units that give one and the same value for every sample, in
     percent, median over seeds: rectifiers that never fire, units that saturated, or, where the
-    signal collapsed, all of them. Nothing can be learned through such a unit. A dot is none, ∞ an
-    overflow.
+    signal collapsed, all of them. Such a unit tells the next layer nothing about the input. A dot
+    is none, ∞ an overflow.
     """
-
-    def content(block: Block) -> Map:
-        values = results.summaries(block, "dead").astype(float)
+    figure, cells = matrices(frame, width, height=0.27, least=LEAST)
+    for part in cells:
+        values = part.matrix(frame, "dead").astype(float)
         labels = values.map(lambda share: f"{100 * share:.0f}" if share > 0 else "·")
-        overflow = results.summaries(block, "verdict") == "overflows"
-        return Map(values, labels.where(values.notna(), "").mask(overflow, "∞"))
+        overflow = part.matrix(frame, "verdict") == "overflows"
+        labels = labels.where(values.notna(), "").mask(overflow, "∞")
+        _map(part, values, labels, sequential(PALETTE[3]), (0, 1))
+    return figure
 
-    return _maps(results, content, sequential(PALETTE[3]), (0, 1))
+
+def _two_lines(word: object) -> str:
+    return word.replace(" ", "\n") if isinstance(word, str) else ""
+
+
+def _initials(word: object) -> str:
+    return "".join(part[0] for part in word.split()) if isinstance(word, str) else ""
 
 
 def _log10(value: float) -> float:
-    """Minus infinity for zero."""
+    """The logarithm of a spread; minus infinity for zero."""
     return math.log10(value) if value else -math.inf
 
 
-def _exponent(value: float) -> str:
-    """The label of a log10: what vanished and what overflowed are marked as that."""
+def _exponent(value: float, digits: int) -> str:
+    """A logarithm in print; nothing where nothing was measured."""
     if np.isfinite(value):
-        return decimal(value, 1)
-    return {-np.inf: "0", np.inf: "∞"}.get(value, "")
+        return decimal(value, digits)
+    return {-np.inf: "−∞", np.inf: "∞"}.get(value, "")
 
 
-def _maps(
-    results: Results,
-    content: Callable[[Block], Map],
+def _map(
+    part: Cells,
+    values: pd.DataFrame,
+    labels: pd.DataFrame,
     colours: Colormap,
     limits: tuple[float, float],
-    *,
-    row: float = 0.27,
-    key: bool = False,
-) -> Figure:
-    """One map a block, stacked.
+    bold: pd.DataFrame | None = None,
+) -> None:
+    """Draw cells with their labels; a configuration that was not measured stays empty.
 
     Args:
-        results: of the sweep.
-        content: what to show of a block.
+        part: the matrix's axes.
+        values, labels: of the cells.
         colours, limits: of the values; infinite ones take the extremes.
-        row: height of a cell, inches.
-        key: whether the powers of ten need one.
+        bold: which labels stand out.
     """
-    matrix = Matrix(results, lambda width: row, foot=0.3 * key)
-    for block, axes in matrix.axes():
-        _map(axes, content(block), colours, limits)
-    if key:
-        _key(matrix.figure, matrix.left, 0.17, colours)
-    return matrix.figure
-
-
-def _map(axes: Axes, content: Map, colours: Colormap, limits: tuple[float, float]) -> None:
-    """Cells with their labels; a configuration that was not measured stays empty."""
-    values = content.values.astype(float)
+    values = values.astype(float).clip(*limits)
     sns.heatmap(
-        values.clip(*limits),
-        ax=axes,
+        values,
+        ax=part.axes,
         mask=values.isna(),
         cmap=colours,
         vmin=limits[0],
@@ -170,35 +179,21 @@ def _map(axes: Axes, content: Map, colours: Colormap, limits: tuple[float, float
         xticklabels=False,
         yticklabels=False,
     )
-    share = np.interp(values.fillna(limits[0]), limits, (0, 1))
-    filled = (np.asarray(colours(share))[..., 3] > FILLED) & values.notna().to_numpy()
-    for (row, column), label in np.ndenumerate(content.labels.to_numpy()):
-        axes.text(
+    part.letter()
+    part.axes.set(xlabel="", ylabel="")
+    opaque = np.asarray(colours(np.interp(values.fillna(limits[0]), limits, (0, 1))))[..., 3]
+    filled = (opaque > FILLED) & values.notna().to_numpy()
+    for (row, column), label in np.ndenumerate(labels.to_numpy()):
+        fits = LARGEST * (part.width - 0.04) / max(inches(label, LARGEST), 0.01)
+        part.axes.text(
             column + 0.5,
             row + 0.5,
             label,
             ha="center",
             va="center",
             color="white" if filled[row, column] else INK,
-            fontsize=(7.5 if len(label) < 6 else 6.8) - label.count("\n"),
+            fontsize=max(SMALLEST, min(LARGEST - label.count("\n"), fits)),
+            fontweight="bold" if bold is not None and bold.iloc[row, column] else "normal",
             linespacing=1.0,
+            in_layout=False,
         )
-
-
-def _key(figure: Figure, left: float, bottom: float, colours: Colormap) -> None:
-    """What the powers of ten mean in colour."""
-    width, height = figure.get_size_inches()
-    axes = figure.add_axes((left / width, bottom / height, 3.4 / width, 0.14 / height))
-    steps = np.arange(-LIMIT, LIMIT + 1)
-    for step in steps:
-        color = colours((step + LIMIT) / (2 * LIMIT))
-        edge = fade(INK, 0.25)
-        axes.add_patch(Rectangle((step - 0.5, 0), 1, 1, facecolor=color, edgecolor=edge, lw=0.5))
-    axes.set(xlim=(steps[0] - 0.5, steps[-1] + 0.5), ylim=(0, 1), yticks=[], xticks=steps[::2])
-    ends = {-LIMIT: "≤ ", LIMIT: "≥ "}
-    axes.set_xticklabels([ends.get(int(s), "") + power_of_ten(int(s)) for s in steps[::2]])
-    axes.tick_params(length=0, pad=2)
-    axes.spines[:].set_visible(False)
-    axes.annotate(
-        "standard deviation", (1.02, 0.5), xycoords="axes fraction", va="center", fontsize=7.5
-    )

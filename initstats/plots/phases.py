@@ -5,14 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from initstats.plots.catalog import register_figure
-from initstats.plots.style import ABOVE, BELOW, INK, PAGE, fade, power_of_ten, strokes
+from initstats.plots.grid import add_key
+from initstats.plots.style import (
+    ABOVE,
+    BELOW,
+    INK,
+    PAGE,
+    StyledFigure,
+    fade,
+    inches,
+    power_of_ten,
+    strokes,
+)
 
 if TYPE_CHECKING:
     from initstats.theory.diagram import Diagram
@@ -20,97 +32,149 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 FARTHEST = 100.0
-"""Layers from which on a reach is drawn as the deepest."""
+"""Depth scale from which on colours are full, layers."""
+BESIDE = 7.0
+"""Width of a diagram from which on the inits are listed beside it, inches."""
+SHOWN = (1e-3, 1e3)
+"""Range of second moments in the maps."""
 
 
-@register_figure(page="theory", title="Order, chaos, and the edge", data=lambda given: given)
-def phases(diagram: Diagram) -> Figure:
+def by_place(diagram: Diagram) -> pd.DataFrame:
+    """The phase diagram as a table.
+
+    Returns:
+        Rows whose `kind` is "cell" (of the diagram: `sigma_w sigma_b q_star chi_1 xi_c`), "edge"
+        (a point of the edge of chaos: `sigma_w sigma_b q_star chi_q`) or "init" (`init sigma_w
+        sigma_b`, and `note`, which says why an init has no place).
+    """
+    w, b = np.meshgrid(diagram.sigma_w, diagram.sigma_b)
+    cells = {"sigma_w": w, "sigma_b": b, "q_star": diagram.q_star, "chi_1": diagram.chi_1}
+    cells["xi_c"] = diagram.xi_c
+    placed = diagram.inits[["init", "note"]].assign(
+        sigma_w=diagram.inits["sigma_w2"] ** 0.5, sigma_b=diagram.inits["sigma_b2"] ** 0.5
+    )
+    parts = {
+        "cell": pd.DataFrame({name: values.ravel() for name, values in cells.items()}),
+        "edge": diagram.edge,
+        "init": placed,
+    }
+    tables = [part.assign(kind=kind) for kind, part in parts.items() if len(part)]
+    columns = ["kind", *cells, "chi_q", "init", "note"]
+    return pd.concat(tables, ignore_index=True).reindex(columns=columns)
+
+
+@register_figure(page="theory", title="Order, chaos, and the edge", data=by_place)
+def phases(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     """Weights' and biases' standard deviations, and how many layers deep two inputs can be told
     apart: the stronger the colour, the more. Blue is order: inputs become the same, and gradients
     vanish. Red is chaos: near inputs part, and gradients explode. The line between them is the edge
-    of chaos (dashed where q would leave it at the
-    slightest error; a diamond where it is one point, without biases); hatched, signals grow without
-    bound. Points are the inits that declare a scale, for layers of 50 inputs and 50 units; names
-    that share one are on one line.
+    of chaos (dashed where q leaves it at the slightest error; a diamond where it is one point,
+    without biases); hatched, signals grow without bound. Points are the inits that declare a scale,
+    for layers of 50 inputs and 50 units; inits with equal scale share a number.
     """
-    figure = Figure(figsize=(PAGE, 4.7))
-    axes = figure.add_axes((0.065, 0.12, 0.555, 0.83))
-    w, b = diagram.sigma_w, diagram.sigma_b
-    extent = (0.0, w[-1] + w[0], 0.0, b[-1] + b[0])
-    axes.imshow(_colours(diagram), extent=extent, origin="lower", aspect="auto")
-    gone = np.isinf(diagram.q_star)
+    height = 3.9 if width >= BESIDE else 0.75 * width
+    figure = StyledFigure((width, height + 1))
+    axes, key = figure.subplots(2, 1, height_ratios=[height, 0.25])
+    cells = frame[frame["kind"] == "cell"]
+    shape = cells["sigma_b"].nunique(), cells["sigma_w"].nunique()
+    w, b, q_star, chi_1, xi_c = (
+        cells[name].to_numpy().reshape(shape)
+        for name in ("sigma_w", "sigma_b", "q_star", "chi_1", "xi_c")
+    )
+    extent = (0.0, w[0, -1] + w[0, 0], 0.0, b[-1, 0] + b[0, 0])
+    axes.imshow(_colours(chi_1, xi_c), extent=extent, origin="lower", aspect="auto")
+    gone = np.isinf(q_star)
     if gone.any():
         axes.contourf(w, b, gone, levels=[0.5, 1.5], colors="none", hatches=["////"])
         for hatched in axes.collections:
             hatched.set(edgecolor=fade(INK, 0.3), linewidth=0)
-    _edge(axes, diagram)
+    _edge(axes, frame[frame["kind"] == "edge"])
     axes.set(xlim=extent[:2], ylim=extent[2:])
-    axes.set(xlabel="σ of the weights · √fan_in", ylabel="σ of the biases")
-    _inits(figure, axes, diagram)
-    _key(figure)
+    axes.set(xlabel="σ of the weights · √fan-in", ylabel="σ of the biases")
+    _inits(figure, axes, frame[frame["kind"] == "init"])
+    _key(key)
     return figure
 
 
-@register_figure(page="theory", title="A layer's maps", data=lambda given: given)
-def maps(diagram: Diagram) -> Figure:
-    """What a layer makes of a second moment q (left), and of the correlation c of two inputs
-    (right), for some scales of the weights. A signal goes up to its curve, over to the diagonal,
-    and up or down again: where a curve crosses the diagonal from above it stays, and the point is
-    marked. A curve that runs along the diagonal keeps what it gets; on the right, one that arrives
-    steeper than it tells near inputs apart.
+def by_step(diagram: Diagram) -> pd.DataFrame:
+    """A layer's maps as a table.
+
+    Returns:
+        Rows with `weights` (what the scale of the weights is called), `sigma_w2`, `sigma_b2`,
+        `quantity` ("q" or "c"), `before` and `after` a layer; where `fixed`, both are the point
+        at which a signal stays.
     """
-    figure = Figure(figsize=(PAGE, 3.9))
-    left = figure.add_axes((0.075, 0.22, 0.38, 0.72))
-    right = figure.add_axes((0.57, 0.22, 0.38, 0.72))
-    shown = (1e-3, 1e3)
-    left.set(
-        xscale="log",
-        yscale="log",
-        xlim=shown,
-        ylim=shown,
-        title=f"length, σ² of biases {diagram.sigma_b2:g}",
-    )
-    left.set(xlabel="q of a layer", ylabel="q of the next")
+    parts = []
+    for quantity, table, star in (
+        ("q", diagram.lengths, "q_star"),
+        ("c", diagram.correlations, "c_star"),
+    ):
+        names = list(map(str, diagram.fixed.index))
+        maps_ = table.rename(columns={table.columns[0]: "before"})
+        maps_ = maps_.melt("before", names, var_name="weights", value_name="after")
+        stays = diagram.fixed[star].to_numpy()
+        points = pd.DataFrame({"weights": names, "before": stays, "after": stays})
+        rows = pd.concat([maps_.assign(fixed=False), points.assign(fixed=True)])
+        parts.append(rows.assign(quantity=quantity))
+    frame = pd.concat(parts, ignore_index=True)
+    scale = dict(zip(map(str, diagram.fixed.index), diagram.fixed["sigma_w2"], strict=True))
+    return frame.assign(sigma_w2=frame["weights"].map(scale), sigma_b2=diagram.sigma_b2)
+
+
+@register_figure(page="theory", title="A layer's maps", data=by_step)
+def maps(frame: pd.DataFrame, width: float = PAGE) -> Figure:
+    """The second moment q of a layer and of the next (first), and the correlation c of two inputs,
+    likewise (second), for some scales of the weights. A signal goes up to its curve, over to the
+    diagonal, and up or down again: where a curve crosses the diagonal from above it stays, and the
+    point is marked. A curve that runs along the diagonal keeps what it gets; a correlation whose
+    curve arrives steeper than the diagonal tells near inputs apart.
+    """
+    across = 2 if width >= 6 else 1
+    figure = StyledFigure((width, 3.2 if across == 2 else 1.8 * width))
+    left, right = figure.subplots(2 // across, across).ravel()
+    sigma_b2 = frame["sigma_b2"].iloc[0]
+    left.set(xscale="log", yscale="log", xlim=SHOWN, ylim=SHOWN)
+    left.set(title=f"length, σ² of biases {sigma_b2:g}", xlabel="q of a layer")
+    left.set(ylabel="q of the next")
     right.set(xlim=(0, 1), ylim=(0, 1.005), title="correlation at q*")
     right.set(xlabel="c in a layer", ylabel="c in the next")
     ticks = range(-3, 4)
     for axis in (left.xaxis, left.yaxis):
         axis.set_ticks([10.0**n for n in ticks], [power_of_ten(n) for n in ticks])
         axis.set_ticks([], minor=True)
-    styles = strokes(list(map(str, diagram.fixed.index)))
-    for axes, table, star in (
-        (left, diagram.lengths, "q_star"),
-        (right, diagram.correlations, "c_star"),
-    ):
-        start = table.columns[0]
-        axes.plot(table[start], table[start], color=fade(INK, 0.4), lw=0.7)
-        for name, style in styles.items():
-            point, w2 = (float(diagram.fixed[column][name]) for column in (star, "sigma_w2"))
-            label = f"{name}: σ² · fan_in = {w2:.4g}"
-            axes.plot(table[start], table[name], label=label, color=style.color, lw=1.4)
-            if axes is right or shown[0] <= point <= shown[1]:
-                axes.plot(point, point, "o", color=style.color, ms=5, mew=0, clip_on=False)
-    figure.legend(*left.get_legend_handles_labels(), loc="lower left", ncols=2, fontsize=8)
+    scales = frame.drop_duplicates("weights").set_index("weights")["sigma_w2"]
+    styles = strokes(list(scales.index))
+    for axes, quantity in ((left, "q"), (right, "c")):
+        here = frame[frame["quantity"] == quantity]
+        ends = here.loc[~here["fixed"], "before"].agg(["min", "max"])
+        axes.plot(ends, ends, color=fade(INK, 0.4), lw=0.7)
+        for name, rows in here.groupby("weights", sort=False):
+            color, curve = styles[str(name)].color, rows[~rows["fixed"]]
+            axes.plot(curve["before"], curve["after"], color=color, lw=1.4)
+            point = float(rows.loc[rows["fixed"], "before"].iloc[0])
+            if axes is right or SHOWN[0] <= point <= SHOWN[1]:
+                axes.plot(point, point, "o", color=color, ms=5, mew=0, clip_on=False)
+    names = {f"{name}: fan-in · σ² = {w2:.4g}": styles[str(name)] for name, w2 in scales.items()}
+    add_key(figure, names)
     return figure
 
 
 def _strength(xi: Array) -> Array:
-    """From pale to strong, 0 to 1, by the logarithm of a reach of 0.3 layers to `FARTHEST`."""
+    """Opacities of depth scales: from pale to strong between 0.3 layers and `FARTHEST`."""
     with np.errstate(divide="ignore"):
         logarithm = np.log10(xi)
     return np.asarray(np.interp(logarithm, np.log10([0.3, FARTHEST]), (0.03, 0.75)))
 
 
-def _colours(diagram: Diagram) -> Array:
-    """(rows, columns, 4): the phase's colour, in the strength of the reach."""
-    colours = np.empty((*diagram.xi_c.shape, 4))
-    colours[..., :3] = np.where(diagram.chi_1[..., None] > 1, to_rgb(ABOVE), to_rgb(BELOW))
-    colours[..., 3] = np.where(np.isnan(diagram.xi_c), 0.0, _strength(diagram.xi_c))
+def _colours(chi_1: Array, xi_c: Array) -> Array:
+    """The phase's colour in the strength of the depth scale, (rows, columns, 4)."""
+    colours = np.empty((*xi_c.shape, 4))
+    colours[..., :3] = np.where(chi_1[..., None] > 1, to_rgb(ABOVE), to_rgb(BELOW))
+    colours[..., 3] = np.where(np.isnan(xi_c), 0.0, _strength(xi_c))
     return colours
 
 
-def _edge(axes: Axes, diagram: Diagram) -> None:
-    edge = diagram.edge
+def _edge(axes: Axes, edge: pd.DataFrame) -> None:
     stays = edge["chi_q"].to_numpy() <= 1 + 1e-6
     height = edge["sigma_b"].to_numpy()
     if len(edge) and height.max() < 1e-3:  # of rectifiers
@@ -121,50 +185,60 @@ def _edge(axes: Axes, diagram: Diagram) -> None:
         axes.plot(edge["sigma_w"], line, color=INK, lw=1.6, linestyle=(0, dashes), zorder=3)
 
 
-def _inits(figure: Figure, axes: Axes, diagram: Diagram) -> None:
-    """Points with numbers, and what the numbers mean beside the axes."""
-    known = diagram.inits[diagram.inits["note"] == ""]
-    places = known.groupby([known["sigma_w2"].round(9), known["sigma_b2"].round(9)], sort=True)
-    top, level, last = 0.93, 0, -np.inf
-    figure.text(0.655, top, "inits of 50 inputs, 50 units", fontweight="bold")
+def _inits(figure: Figure, axes: Axes, inits: pd.DataFrame) -> None:
+    """Points with numbers, and the inits that they stand for beside or below the diagram."""
+    known = inits[inits["note"] == ""]
+    places = known.groupby([known["sigma_w"].round(9), known["sigma_b"].round(9)], sort=True)
+    level, last = 0, -np.inf
+    beside = figure.get_figwidth() >= BESIDE
+    room = 2.9 if beside else figure.get_figwidth() - 0.3
+    lines = []
     for number, (_, here) in enumerate(places, start=1):
-        at = (here["sigma_w2"].iloc[0] ** 0.5, here["sigma_b2"].iloc[0] ** 0.5)
+        at = (here["sigma_w"].iloc[0], here["sigma_b"].iloc[0])
         axes.plot(*at, "o", ms=4, color=INK, clip_on=False, zorder=5)
-        near = at[0] - last < 0.018 * axes.get_xlim()[1]
+        near = at[0] - last < 0.16 / figure.get_figwidth() * axes.get_xlim()[1]
         level, last = (level + 1 if near else 0), at[0]  # one above the other
         axes.annotate(str(number), at, (2, 5 + 9 * level), textcoords="offset points", fontsize=8)
-        lines = _lines([str(name) for name in here["init"]])
-        figure.text(0.67, top - 0.02, str(number), va="top", ha="right", linespacing=1.3)
-        figure.text(0.68, top - 0.02, "\n".join(lines), va="top", linespacing=1.3)
-        top -= 0.038 * len(lines) + 0.012
-    absent = diagram.inits.loc[diagram.inits["note"] != "", "init"]
-    if len(absent):
-        text = "\n".join(_lines(["not here: " + str(absent.iloc[0]), *map(str, absent.iloc[1:])]))
-        figure.text(0.655, top - 0.03, text, va="top", color=fade(INK, 0.75), linespacing=1.3)
+        lines.append(_listed(f"{number}  ", list(here["init"]), room))
+    absent = list(inits.loc[inits["note"] != "", "init"])
+    if absent:
+        lines.append(_listed("not here: ", absent, room))
+    if not beside:
+        height = sum(line.count("\n") + 1.1 for line in lines)
+        figure.set_figheight(figure.get_figheight() + 0.15 * height + 0.2)
+    figure.legend(
+        [Line2D([], [], lw=0) for _ in lines],
+        lines,
+        loc="outside right upper" if beside else "outside lower left",
+        handlelength=0,
+        handletextpad=0,
+        title="inits of 50 inputs, 50 units",
+        title_fontproperties={"weight": "bold", "size": 8.5},
+        alignment="left",
+    )
 
 
-def _lines(names: list[str], width: int = 42) -> list[str]:
-    """Names set as a list, in as many lines as they need."""
-    lines = [""]
+def _listed(head: str, names: list[str], room: float) -> str:
+    """Names as a list behind a head, in as many lines as they need; `room` is in inches."""
+    lines = [head]
     for number, name in enumerate(names):
         word = name + ("," if number < len(names) - 1 else "")
-        if lines[-1] and len(lines[-1]) + len(word) >= width:
-            lines.append("")
-        lines[-1] += (" " if lines[-1] else "") + word
-    return lines
+        if inches(f"{lines[-1]} {word}", 8) > room:
+            lines.append("    ")
+        lines[-1] += word + " "
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def _key(figure: Figure) -> None:
-    """The reach in layers, as colour."""
-    axes = figure.add_axes((0.68, 0.12, 0.27, 0.05))
-    reaches = np.array([1.0, 3.0, 10.0, 30.0, 100.0])
-    for row, color in enumerate((BELOW, ABOVE)):
-        for number, alpha in enumerate(_strength(reaches)):
-            axes.add_patch(Rectangle((number, row), 1, 1, facecolor=fade(color, alpha), lw=0))
-    axes.set(xlim=(0, len(reaches)), ylim=(0, 2), yticks=[0.5, 1.5])
-    axes.set_yticklabels(["order", "chaos"])
+def _key(axes: Axes) -> None:
+    """The depth scale in layers, as colour."""
+    reaches = np.array([1.0, 3.0, 10.0, 30.0, FARTHEST])
+    colours = np.empty((2, len(reaches), 4))
+    colours[..., :3] = np.array([to_rgb(BELOW), to_rgb(ABOVE)])[:, None]
+    colours[..., 3] = _strength(reaches)
+    axes.imshow(colours, aspect="auto", interpolation="none")
+    axes.set_yticks([0, 1], ["order", "chaos"])
     labels = [f"{reach:g}" for reach in reaches[:-1]] + [f"≥ {FARTHEST:g}"]
-    axes.set_xticks(np.arange(len(reaches)) + 0.5, labels)
-    axes.set_xlabel("reach of a difference, layers (ξ)")
+    axes.set_xticks(np.arange(len(reaches)), labels)
+    axes.set_xlabel("depth scale ξ of a difference, layers")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

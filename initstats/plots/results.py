@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -12,16 +12,48 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from initstats.diagnosis import summarize
+from initstats.diagnosis import CONFIGURATION, summarize
 from initstats.plots.bands import Key, band_of, banded
 from initstats.store import iterate_histograms, load_predictions, load_run, load_table
 
+MANY = 6
+"""Entries of one family that figures of all entries still show; of more, so many are taken."""
+
 
 class Block(NamedTuple):
-    """What one map, or one set of panels, shows: a network of one width."""
+    """A network of one width, which has a map or a set of panels of its own."""
 
     network: str
     width: int
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A parameter that differs between the entries of one family.
+
+    Attributes:
+        kind: "init" or "activation".
+        family: the entries' name without parameters.
+        column: of the table, `init_sigma_w` for the parameter sigma_w of inits.
+        entries: their spellings, in the order of the table.
+    """
+
+    kind: str
+    family: str
+    column: str
+    entries: tuple[str, ...]
+
+    @property
+    def parameter(self) -> str:
+        """The parameter's own name."""
+        return self.column.removeprefix(f"{self.kind}_")
+
+    @property
+    def few(self) -> list[str]:
+        """The entries, or some of them, evenly taken, where there are many."""
+        count = len(self.entries)
+        picked = np.linspace(0, count - 1, min(MANY, count)).round().astype(int)
+        return [self.entries[index] for index in picked]
 
 
 @dataclass(frozen=True)
@@ -63,8 +95,8 @@ class Results:
         if isinstance(run, pd.DataFrame):
             return cls(run, summarize(run), bands, predicted)
         histograms = (
-            ((cell.network, cell.init, cell.activation, cell.width), counts)
-            for cell, counts in iterate_histograms(run)
+            ((str(network), str(init), str(activation), int(width)), counts)
+            for (network, init, activation, width, _), counts in iterate_histograms(run)
         )
         table = load_table(run)
         bands = banded(band_of(*load_run(run).bins), histograms)
@@ -73,18 +105,17 @@ class Results:
     @cached_property
     def inits(self) -> list[str]:
         """Names of the inits, in the order of the table."""
-        return _in_order(self.summary["init"])
+        return order(self.summary["init"])
 
     @cached_property
     def activations(self) -> list[str]:
         """Names of the activations, in the order of the table."""
-        return _in_order(self.summary["activation"])
+        return order(self.summary["activation"])
 
     @cached_property
     def blocks(self) -> list[Block]:
         """Every network and width that was measured."""
-        pairs = self.summary[["network", "width"]].drop_duplicates()
-        return [Block(str(network), int(width)) for network, width in pairs.to_numpy()]
+        return list(headings(self.summary))
 
     @cached_property
     def depth(self) -> int:
@@ -96,39 +127,75 @@ class Results:
         """Seeds of the configuration that was drawn most often."""
         return int(self.summary["seeds"].max())
 
-    def name(self, block: Block) -> str:
-        """A heading that tells a block from the others; empty where it is the only one."""
-        networks = {other.network for other in self.blocks}
-        if len(self.blocks) == 1:
-            return ""
-        width = f"width {block.width}"
-        return width if len(networks) == 1 else f"{block.network}, {width}"
+    @cached_property
+    def sweeps(self) -> list[Sweep]:
+        """The numeric parameters that differ between entries of a family, most entries first."""
+        found = []
+        for kind in ("init", "activation"):
+            for column in self.table.columns:
+                if not column.startswith(f"{kind}_") or self.table[column].dtype.kind not in "fiu":
+                    continue
+                pairs = self.table[[kind, column]].dropna().drop_duplicates()
+                entries = pd.Series(order(pairs[kind]))
+                for family, names in entries.groupby(entries.str.split("(").str[0], sort=False):
+                    if pairs.loc[pairs[kind].isin(names), column].nunique() > 1:
+                        found.append(Sweep(kind, str(family), column, tuple(names)))
+        return sorted(found, key=lambda sweep: -len(sweep.entries))
+
+    @cached_property
+    def few(self) -> Results:
+        """The results of which figures show every entry: of a long sweep, some of its entries."""
+        kept = self
+        for sweep in self.sweeps:
+            absent = set(sweep.entries) - set(sweep.few)
+            kept = replace(
+                kept,
+                table=_without(kept.table, sweep.kind, absent),
+                summary=_without(kept.summary, sweep.kind, absent),
+            )
+        return kept
+
+    @property
+    def left_out(self) -> str:
+        """What `few` leaves out, in a sentence; empty where it leaves out nothing."""
+        long = {(s.kind, s.family): s for s in self.sweeps if len(s.entries) > MANY}
+        parts = [f"{MANY} of {len(s.entries)} {s.family}" for s in long.values()]
+        return f"Figures of all entries show {' and '.join(parts)}, evenly taken." if parts else ""
 
     def measured(self, tensor: str, direction: str = "forward") -> pd.DataFrame:
         """The table's rows about one tensor."""
         table = self.table
         return table[(table["tensor"] == tensor) & (table["direction"] == direction)]
 
-    def summaries(self, block: Block, column: str) -> pd.DataFrame:
-        """A summary's column as a matrix: inits down, activations across."""
-        here = self.summary[
-            (self.summary["network"] == block.network) & (self.summary["width"] == block.width)
-        ]
-        matrix = here.astype({"init": str, "activation": str}).pivot(
-            index="init", columns="activation", values=column
-        )
-        return matrix.reindex(index=self.inits, columns=self.activations)
+    def ordered(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Rows about configurations, by network, width, init and activation in the table's order.
+
+        Configurations that were not measured are left out.
+        """
+        place = {
+            "network": [block.network for block in self.blocks],
+            "init": self.inits,
+            "activation": self.activations,
+        }
+        kinds = {
+            name: pd.CategoricalDtype(list(dict.fromkeys(names))) for name, names in place.items()
+        }
+        measured = self.summary[CONFIGURATION].astype(kinds)
+        rows = rows.astype(kinds).merge(measured, on=CONFIGURATION)
+        by = ["network", "width", "init", "activation"]
+        ordered: pd.DataFrame = rows.sort_values(by, kind="stable", ignore_index=True)
+        return ordered
 
 
 class Measured(Protocol):
     """A probe, as far as figures need it."""
 
     def table(self) -> pd.DataFrame:
-        """The statistics, one row a value."""
+        """The statistics, one row per value."""
         ...
 
     def histograms(self) -> pd.DataFrame:
-        """The histograms, one row a bin that is not empty."""
+        """The histograms, one row per bin that is not empty."""
         ...
 
 
@@ -146,7 +213,7 @@ class Probed:
 
     @classmethod
     def of(cls, measured: Probed | Measured | pd.DataFrame) -> Probed:
-        """What a probe, or the table of one, holds."""
+        """The results that a probe, or the table of one, holds."""
         if isinstance(measured, Probed):
             return measured
         if isinstance(measured, pd.DataFrame):
@@ -154,8 +221,22 @@ class Probed:
         return cls(measured.table(), measured.histograms())
 
 
-def _in_order(names: pd.Series) -> list[str]:
+def headings(rows: pd.DataFrame) -> dict[Block, str]:
+    """The blocks of rows about configurations, each with what tells it from the others."""
+    pairs = rows[["network", "width"]].drop_duplicates()
+    blocks = [Block(str(network), int(width)) for network, width in pairs.to_numpy()]
+    if len(blocks) == 1:
+        return {blocks[0]: ""}
+    one = len({block.network for block in blocks}) == 1
+    return {block: f"{'' if one else block.network + ', '}width {block.width}" for block in blocks}
+
+
+def order(names: pd.Series) -> list[str]:
     """Distinct names in the order of the categories, or of their appearance."""
     if isinstance(names.dtype, pd.CategoricalDtype):
         return [str(name) for name in names.cat.remove_unused_categories().cat.categories]
     return [str(name) for name in names.unique()]
+
+
+def _without(rows: pd.DataFrame, kind: str, absent: set[str]) -> pd.DataFrame:
+    return rows[~rows[kind].isin(absent)] if absent else rows

@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from initstats.plots.catalog import register_figure
-from initstats.plots.style import ABOVE, FIT, INK, PAGE, STYLE, fade
+from initstats.plots.grid import panels
+from initstats.plots.style import ABOVE, FIT, INK, PAGE, fade
+from initstats.registry import Need
 
-ACROSS = 4
-"""Panels in a row."""
+SOME = Need[Any](
+    lambda ratios: len(ratios) > 0,
+    "there are no ratios to draw: time two variants of a workload at least",
+)
 
 
-@register_figure(page="bench", title="Ratios of times", data=lambda given: given)
-def timings(ratios: pd.DataFrame) -> Figure:
-    """A panel a ratio: each workload's median (dot) and range over the rounds (line).
-
-    Goals are upright marks: reached, dots are green; missed, red.
-
-    Args:
-        ratios: `workload ratio median low high goal reached`, a row per workload and ratio.
-
-    Raises:
-        ValueError: no ratios.
+@register_figure(
+    page="bench", title="Ratios of times", data=lambda ratios: ratios.copy(), needs=[SOME]
+)
+def timings(frame: pd.DataFrame, width: float = PAGE) -> Figure:
+    """A panel for each ratio: each workload's median (dot) and range over the rounds (line). Goals
+    are upright marks: dots are green where they are reached, red where they are missed.
     """
-    if ratios.empty:
-        raise ValueError("there are no ratios to draw: time two variants of a workload at least")
-    names, workloads = list(ratios["ratio"].unique()), list(ratios["workload"].unique())
-    rows = -(-len(names) // ACROSS)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(PAGE, rows * (0.7 + 0.24 * len(workloads))), layout="constrained")
-        panels = figure.subplots(rows, ACROSS, sharey=True, squeeze=False).ravel()
-        for axes, name in zip(panels, names, strict=False):
-            _panel(axes, ratios[ratios["ratio"] == name], workloads)
-            axes.set_title(name)
-        for axes in panels[len(names) :]:
-            axes.set_axis_off()
+    names, workloads = list(frame["ratio"].unique()), list(frame["workload"].unique())
+    height = 0.2 * len(workloads) + 0.1
+    figure, (grid,) = panels(names, width, most=4, height=height, same_x=False)
+    for axes, name in zip(grid, names, strict=True):
+        _panel(axes, frame[frame["ratio"] == name], workloads)
+    grid[0].set_yticks(range(len(workloads)), workloads)
+    grid[0].set_ylim(len(workloads) - 0.5, -0.5)
     return figure
 
 
@@ -51,5 +46,3 @@ def _panel(axes: Axes, rows: pd.DataFrame, workloads: list[str]) -> None:
     axes.scatter(rows["goal"], height, s=90, marker="|", color=INK, linewidth=1.2)
     axes.axvline(1, color=fade(INK, 0.3), linewidth=0.6, zorder=0)
     axes.set_xlim(0, 1.05 * max(1.0, *rows[["high", "goal"]].max().dropna()))
-    axes.set_yticks(range(len(workloads)), workloads)
-    axes.set_ylim(len(workloads) - 0.5, -0.5)

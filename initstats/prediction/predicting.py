@@ -17,6 +17,7 @@ from initstats.networks import Place, Serial
 from initstats.prediction.rows import Row
 from initstats.prediction.samples import Samples
 from initstats.prediction.walks import Laws, representable, rows_of_images, rows_of_lengths
+from initstats.store.parameters import Entries, parameters_of, with_parameters
 from initstats.sweep import Grid, Progress, chosen_samples
 
 KEYS = ["dataset", "network", "init", "activation", "width", "layer", "tensor", "direction"]
@@ -38,7 +39,8 @@ def predict(grid: Grid, data: Dataset, *, progress: Progress | None = None) -> p
         progress: told of every network, init, activation and width.
 
     Returns:
-        The sweep's key columns without `seed`, its statistics (NaN where theory says nothing), and
+        The sweep's key columns without `seed`, those of its parameters, its statistics (NaN where
+        theory says nothing), and
         `second_moment_spread`: the standard deviation of `second_moment` from draw to draw;
         `second_moment_error`: the size of what the first order in 1 / width leaves out;
         `note`: why theory does not apply to the row, or only with care; empty where it does.
@@ -60,7 +62,8 @@ def predict(grid: Grid, data: Dataset, *, progress: Progress | None = None) -> p
         keys += [(*configuration, *place) for place in places]
         rows += _configuration(theory, init, activation, network, places)
     notify(len(configurations), len(configurations))
-    return _frame(keys, rows)
+    entries = (*grid.networks, *grid.inits, *grid.activations)
+    return _frame(keys, rows, parameters_of(entries))
 
 
 def _theory(split: Split, *, backward: bool) -> Theory:
@@ -100,10 +103,12 @@ def _configuration(
     return representable(places, [rows.get(place, missing) for place in places])
 
 
-def _frame(keys: Sequence[tuple[object, ...]], rows: Sequence[Row]) -> pd.DataFrame:
+def _frame(
+    keys: Sequence[tuple[object, ...]], rows: Sequence[Row], entries: Entries
+) -> pd.DataFrame:
     index = pd.DataFrame(keys, columns=KEYS)
     for name in index.columns.difference(["width", "layer"]):
         index[name] = pd.Categorical(index[name], index[name].unique())
     values = pd.DataFrame(list(rows), columns=[*STATISTICS, *EXTRA])
     numbers = dict.fromkeys(values.columns.drop("note"), "float64")
-    return pd.concat([index, values.astype(numbers)], axis=1)
+    return pd.concat([with_parameters(index, entries), values.astype(numbers)], axis=1)

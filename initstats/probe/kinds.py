@@ -1,6 +1,12 @@
-"""What operations are, by their names in a table. No torch here: what reads tables asks too."""
+"""Kinds of operations, by their names in a table. No torch here: tables are read without it."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def words(text: str) -> frozenset[str]:
@@ -28,9 +34,12 @@ MADE_LAST = words("addbmm addmm baddbmm bmm embedding embedding_bag matmul mm rm
 LINEAR = words("addbmm addmm baddbmm bmm conv1d conv2d conv3d linear matmul mm")
 """Calls that, given weights, are the linear maps of mean-field theory."""
 NORMALIZATIONS = words("batch_norm group_norm instance_norm layer_norm rms_norm rsqrt")
-"""What normalizes; `rsqrt` is what those have in common that are written out."""
-PASSING = words("adaptive_avg_pool2d avg_pool2d dropout flatten max_pool2d")
-"""What may come between a layer and its activation."""
+"""Calls that normalize; a normalization that is written out in operations has `rsqrt`."""
+POOLING = {
+    f"{kind}_pool{n}d" for kind in words("avg max adaptive_avg adaptive_max") for n in (1, 2, 3)
+}
+PASSING = POOLING | words("alpha_dropout dropout feature_alpha_dropout feature_dropout flatten")
+"""Calls that may come between an activation and the layer that reads it."""
 FUSED = {
     "scaled_dot_product_attention": "attention scores and weights stay inside a fused kernel: ask "
     'the model for its plain attention (transformers: attn_implementation="eager")',
@@ -39,5 +48,27 @@ FUSED = {
         "gates and the states of lower layers stay inside a fused kernel",
     ),
 }
-"""Calls that keep float tensors to themselves, and what."""
+"""Calls that keep tensors of floats to themselves, and which."""
 CHANNELS_SECOND = words("batch_norm group_norm instance_norm")
+
+
+def numbers(text: str) -> list[int]:
+    """The layers in the column `inputs`, which has commas between them."""
+    return [int(number) for number in text.split(",")] if text else []
+
+
+def source(layer: int, values: Mapping[int, pd.Series[Any]]) -> pd.Series[Any] | None:
+    """The value that the operation at a layer reads, looked for behind pooling and dropout.
+
+    Args:
+        layer: number of the operation in the order of execution.
+        values: rows of a probe's table by their layer; the model's input (layer 0) is not in it.
+
+    Returns:
+        The row; None where the operation reads the model's input.
+    """
+    for number in numbers(values[layer]["inputs"] if layer in values else ""):
+        if number in values:
+            found = values[number]
+            return source(number, values) if found["op"].rstrip("_") in PASSING else found
+    return None

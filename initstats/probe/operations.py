@@ -1,4 +1,4 @@
-"""What a call of torch is: its name, what flows through it, where the units of its output are.
+"""Facts about a call of torch: its name, its tensors, the dimension of its output's units.
 
 Calls are seen through `TorchFunctionMode`, at the level at which people write them. Those that are
 themselves written in Python (`F.multi_head_attention_forward`) are followed inside, so that what is
@@ -53,7 +53,7 @@ def written(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
 
 
 def keeps_distribution(name: str, out: Tensor, source: Tensor) -> bool:
-    """Whether `out` has the entries of `source`, of which the call `name` made it."""
+    """Whether `out`, which the call `name` made of `source`, holds the same entries."""
     if name in CASTS:
         return out.dtype == source.dtype or out.itemsize > source.itemsize
     if name.rstrip("_") in REARRANGING or out is source:
@@ -68,30 +68,30 @@ def keeps_distribution(name: str, out: Tensor, source: Tensor) -> bool:
 
 
 def moved_axis(axis: int | None, out: Tensor, source: Tensor) -> int | None:
-    """Where the units of `source` (dimension `axis`) are in a rearranged `out`; None: last.
+    """The dimension of `out`, a rearranged `source`, that was dimension `axis`; None: the last.
 
-    In a view it is the dimension that walks memory in the same steps.
+    In a view it is the dimension of the same size that walks memory in the same steps.
     """
     if axis is None:
         return None
     size, step = source.shape[axis], source.stride(axis)
-    for place in range(out.ndim):
-        if (out.shape[place], out.stride(place)) == (size, step) and size > 1:
-            return place
+    for moved in range(out.ndim):
+        if (out.shape[moved], out.stride(moved)) == (size, step) and size > 1:
+            return moved
     return axis if out.shape == source.shape else None
 
 
 def axis_after(name: str, out: Tensor, source: Tensor | None, axis: int | None) -> int | None:
-    """Where the units of a call's output are; None: in the last dimension.
+    """The dimension of the units in a call's output; None: the last.
 
-    The channels of convolutions, pooling and batch normalization, then wherever calls that keep
-    the shape leave them.
+    Units are the channels of convolutions, pooling and batch normalization, and stay where they
+    are in calls that keep the shape.
 
     Args:
-        name: of the call.
+        name: the call's name.
         out: its output.
-        source: the first tensor of its arguments that carries the signal.
-        axis: of the source.
+        source: the first of its arguments that carries the signal.
+        axis: the dimension of the units in the source.
     """
     if spatial := _SPATIAL.search(name):
         return out.ndim - int(spatial[1]) - 1
@@ -106,10 +106,10 @@ def weight_axis(op: str, parameter: Tensor, operand: Tensor, axis: int | None) -
     """The dimension of a parameter that counts the units it makes.
 
     Args:
-        op: that uses it.
-        parameter: whose first dimension it is, in torch's layers.
+        op: the operation that uses it.
+        parameter: in torch's layers, its first dimension counts the units.
         operand: the parameter as the operation got it, maybe transposed.
-        axis: where the parameter's first dimension is in the operand.
+        axis: the dimension of the operand that is the parameter's first.
     """
     if parameter.ndim < 2 or op not in MADE_LAST:
         return 1 if op.startswith("conv_transpose") else 0
@@ -117,7 +117,7 @@ def weight_axis(op: str, parameter: Tensor, operand: Tensor, axis: int | None) -
 
 
 def by_unit(x: Tensor, axis: int) -> Tensor:
-    """As (units, entries)."""
+    """The tensor as (units, entries)."""
     if x.ndim == 0 or not x.numel():
         return x.reshape(1, -1)
     return x.movedim(axis, 0).flatten(1) if x.ndim > 1 else x[:, None]

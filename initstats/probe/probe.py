@@ -6,9 +6,10 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import KW_ONLY, dataclass
 from fnmatch import fnmatchcase
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -18,14 +19,16 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from initstats.moments import STATISTICS, bin_edges
-from initstats.probe.recording import Miss, Options, Recorder, bare
+from initstats.probe.batch import Loss, called, send_back, unmoved
+from initstats.probe.recording import Miss, Recorder, bare
 from initstats.probe.slots import Reading, Slot
-from initstats.probe.summary import as_text, summarize_values
+from initstats.probe.summary import as_html, as_text, summarize_values
 from initstats.probe.watching import Watch
 
 Patterns = str | Iterable[str]
 
 
+@dataclass(eq=False, repr=False)
 class Probe:
     """Measures every operation of a model while it is open, over any number of batches.
 
@@ -48,10 +51,10 @@ class Probe:
         backward: measure the gradients of whatever is backpropagated meanwhile, too.
         weights: measure parameters, when they are first used at a step.
         include: measure only modules whose qualified name matches one of these shell patterns.
-        exclude: of those, leave these out.
-        every: measure one step in so many.
-        unit_axis: dimension of the units in what the modules of a pattern make, where it is not
-            the channels' (after convolutions) or the last.
+        exclude: do not measure modules whose name matches one of these.
+        every: measure every n-th step.
+        unit_axis: by pattern, the dimension of the units in what these modules make; otherwise it
+            is that of the channels (after convolutions) or the last.
 
     Raises:
         ValueError: `every` below 1, or patterns that match no module.
@@ -68,46 +71,66 @@ class Probe:
     4      2         1    relu     activation      8
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        backward: bool = False,
-        weights: bool = True,
-        include: Patterns | None = None,
-        exclude: Patterns | None = None,
-        every: int = 1,
-        unit_axis: Mapping[str, int] | None = None,
-    ) -> None:
-        if every < 1:
-            raise ValueError(f"every={every} was given, 1 or more is expected")
-        self.model = model
-        self.network = type(getattr(model, "_orig_mod", model)).__name__
+    model: nn.Module
+    _: KW_ONLY
+    backward: bool = False
+    weights: bool = True
+    include: Patterns | None = None
+    exclude: Patterns | None = None
+    every: int = 1
+    unit_axis: Mapping[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every={self.every} was given, 1 or more is expected")
+        self.network = type(getattr(self.model, "_orig_mod", self.model)).__name__
         self._modules = {
-            id(module): bare(name) or self.network for name, module in model.named_modules()
+            id(module): bare(name) or self.network for name, module in self.model.named_modules()
         }
-        wanted, unwanted = _patterns(include), _patterns(exclude)
-        axes = dict(unit_axis or {})
-        for pattern in (*wanted, *unwanted, *axes):
+        self._wanted, self._unwanted = _patterns(self.include), _patterns(self.exclude)
+        self._axes = dict(self.unit_axis or {})
+        for pattern in (*self._wanted, *self._unwanted, *self._axes):
             if not any(fnmatchcase(name, pattern) for name in self._modules.values()):
                 names = ", ".join(self._modules.values())
                 raise ValueError(f"no module's name matches {pattern!r}; the modules are: {names}")
-
-        def selected(name: str) -> bool:
-            kept = include is None or any(fnmatchcase(name, pattern) for pattern in wanted)
-            return kept and not any(fnmatchcase(name, pattern) for pattern in unwanted)
-
-        def axis_of(name: str) -> int | None:
-            return next((axes[pattern] for pattern in axes if fnmatchcase(name, pattern)), None)
-
-        options = Options(backward, weights, every, selected, axis_of)
-        self._recorder = Recorder(model, options)
+        self._recorder = Recorder(self)
         self._watch: Watch | None = None
         self._open = ExitStack()
 
+    def selected(self, name: str) -> bool:
+        """Whether the module of a name is to be measured."""
+        kept = self.include is None or any(fnmatchcase(name, pattern) for pattern in self._wanted)
+        return kept and not any(fnmatchcase(name, pattern) for pattern in self._unwanted)
+
+    def axis_of(self, name: str) -> int | None:
+        """The dimension of a module's units that `unit_axis` gives, if it gives one."""
+        return next((axis for key, axis in self._axes.items() if fnmatchcase(name, key)), None)
+
+    def run(self, inputs: Any, loss: Loss | None = None) -> Self:
+        """Measure one batch, and leave the model as it was.
+
+        Buffers that the forward pass moved (batch norm's statistics) are put back, so are random
+        states, and gradients are not accumulated.
+
+        Args:
+            inputs: what the model is called with: a tuple is its positional arguments, a mapping
+                its keyword arguments, anything else its only argument.
+            loss: of the model's output; without one, a unit-normal gradient is sent back from
+                every tensor of floats in the output. Asked for only with `backward`.
+
+        Raises:
+            ValueError: `backward` was asked for, and the output has no gradient.
+            RuntimeError: the probe was opened before.
+        """
+        with unmoved(self.model), torch.set_grad_enabled(self.backward), self:
+            output = called(self.model, inputs)
+            if self.backward:
+                send_back(self.model, output, loss)
+        return self
+
     def __enter__(self) -> Self:
         if self._watch is not None:
-            raise RuntimeError("a probe opens once: make another one, or leave this one open")
+            raise RuntimeError("a probe opens or runs once: make another, or leave this one open")
         self._watch = Watch(self._modules, self._recorder)
         with ExitStack() as stack:
             stack.callback(self._recorder.gradients.close)
@@ -138,13 +161,13 @@ class Probe:
                 error.add_note(f"raised in {where}; what ran before it is in the error's `table`")
 
     def table(self) -> pd.DataFrame:
-        """What was measured, a row for each tensor and direction (and step), in order.
+        """The statistics, one row for each tensor, direction and step, in the order of execution.
 
         Returns:
             The columns
 
             - `network`: the model's class; `step`: updates of the weights before it;
-            - `layer`: place in the order of execution, 0 for what comes from outside (`op` is
+            - `layer`: number in the order of execution, 0 for what comes from outside (`op` is
               `input`); parameters are at the layer that first uses them;
             - `name`, `op`, `call`: the module that runs the operation (or the parameter's name),
               the operation, and which call of the module within a pass it is; a second output of
@@ -183,7 +206,7 @@ class Probe:
         return keys.assign(low=low[bins], high=high[bins], count=counts)
 
     def missed(self) -> pd.DataFrame:
-        """What was not measured, and why: modules, tensors, parameters and gradients, one a row.
+        """What was not measured, and why: modules, tensors, parameters and gradients, one per row.
 
         Returns:
             `kind`, `name` of the module or parameter, `op` and `reason`.
@@ -193,7 +216,7 @@ class Probe:
 
     @property
     def coverage(self) -> str:
-        """How much was measured: `N of M measured`, of tensors and of what is missed."""
+        """`N of M measured`, where M counts the tensors that were measured and what was missed."""
         measured = sum(slot.has("forward") for slot in self._recorder.slots.values())
         return f"{measured} of {measured + len(self.missed())} measured"
 
@@ -201,8 +224,14 @@ class Probe:
         """The values of the last step at a glance; see `initstats.probe.summary`."""
         return summarize_values(self.table(), self.histograms())
 
+    def __repr__(self) -> str:
+        return f"<Probe of {self.network}: {self.coverage}>"
+
     def __str__(self) -> str:
         return as_text(self.summary(), self.coverage)
+
+    def _repr_html_(self) -> str:
+        return as_html(self.summary(), self.coverage)
 
     def _readings(self) -> Iterator[tuple[Slot, Reading]]:
         """All rows of the table: by step, layer and direction."""
@@ -213,28 +242,28 @@ class Probe:
     def _keys(self, rows: list[tuple[Slot, Reading]]) -> pd.DataFrame:
         keys = pd.DataFrame(
             [
-                {
-                    "network": self.network,
-                    "step": reading.step,
-                    "layer": slot.layer,
-                    "name": slot.key.name,
-                    "op": slot.key.op + (f"[{slot.key.output}]" if slot.key.output else ""),
-                    "call": slot.key.call,
-                    "tensor": slot.key.tensor,
-                    "direction": reading.direction,
-                    "inputs": ",".join(map(str, slot.inputs)),
-                    "shape": "x".join(map(str, slot.shape)),
-                    "dtype": str(slot.dtype).removeprefix("torch."),
-                    "unit_axis": slot.axis,
-                }
+                (
+                    self.network,
+                    reading.step,
+                    slot.layer,
+                    slot.address.name,
+                    slot.address.op + (f"[{slot.address.output}]" if slot.address.output else ""),
+                    slot.address.call,
+                    slot.address.tensor,
+                    reading.direction,
+                    ",".join(map(str, slot.inputs)),
+                    "x".join(map(str, slot.shape)),
+                    str(slot.dtype).removeprefix("torch."),
+                    slot.axis,
+                )
                 for slot, reading in rows
             ],
-            columns=KEYS,
+            columns=COLUMNS,
         )
         return keys.astype({name: pd.CategoricalDtype(order) for name, order in ORDERS.items()})
 
     def _unused(self) -> Iterator[Miss]:
-        """Modules that never ran, and what other modules hold of parameters that nothing used."""
+        """Modules that never ran, and unused parameters of the other modules."""
         ran, idle = self._watch.entered if self._watch else set(), set()
         for module in self.model.modules():
             leaf = not any(True for _ in module.children())
@@ -251,13 +280,15 @@ class Probe:
         if not any(slot.has("backward") for slot in slots):
             return
         for slot in slots:
-            if slot.has("backward") or slot.key.tensor == "weight":
+            if slot.has("backward") or slot.address.tensor == "weight":
                 continue
             if slot.attached:
-                yield Miss("gradient", slot.key.name, slot.key.op, "the loss does not depend on it")
+                yield Miss(
+                    "gradient", slot.address.name, slot.address.op, "the loss does not depend on it"
+                )
             elif slot.detached:
                 reason = "made while gradients were off (no_grad, or a custom autograd function)"
-                yield Miss("gradient", slot.key.name, slot.key.op, reason)
+                yield Miss("gradient", slot.address.name, slot.address.op, reason)
 
     def _place_of(self, error: BaseException) -> str:
         """The module in whose code an error was raised, and the operation that raised it."""
@@ -272,20 +303,47 @@ class Probe:
         return name
 
 
-KEYS = [
-    "network",
-    "step",
-    "layer",
-    "name",
-    "op",
-    "call",
-    "tensor",
-    "direction",
-    "inputs",
-    "shape",
-    "dtype",
-    "unit_axis",
+def measure(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    backward: bool = False,
+    loss: Loss | None = None,
+    weights: bool = True,
+    include: Patterns | None = None,
+    exclude: Patterns | None = None,
+    unit_axis: Mapping[str, int] | None = None,
+) -> pd.DataFrame:
+    """The statistics of every operation of a model over one batch: `Probe(...).run(...).table()`.
+
+    Args:
+        model: any module, in the mode to measure; it is left as it was.
+        inputs, loss: as `Probe.run`.
+        backward, weights, include, exclude, unit_axis: as `Probe`.
+
+    Raises:
+        ValueError: as `Probe` and `Probe.run`.
+
+    >>> table = measure(nn.Linear(3, 2), torch.ones(5, 3))
+    >>> table["op"].tolist()
+    ['input', 'linear', 'linear', 'linear']
+    """
+    probe = Probe(
+        model,
+        backward=backward,
+        weights=weights,
+        include=include,
+        exclude=exclude,
+        unit_axis=unit_axis,
+    )
+    return probe.run(inputs, loss).table()
+
+
+COLUMNS = [
+    *("network", "step", "layer", "name", "op", "call", "tensor", "direction", "inputs"),
+    *("shape", "dtype", "unit_axis"),
 ]
+"""Columns of the table that say which tensor a row is about; statistics follow."""
 ORDERS = {
     "tensor": ["preactivation", "activation", "weight"],
     "direction": ["forward", "backward"],

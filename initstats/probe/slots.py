@@ -1,4 +1,4 @@
-"""Where the statistics of one tensor of a model are gathered."""
+"""The statistics of one tensor of a model, gathered over batches and steps."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from initstats.probe.operations import by_unit
 
 Direction = Literal["forward", "backward"]
 HISTOGRAM_ALL = 2**17
-"""Tensors of more entries than this put one in eight of them into the histogram."""
+"""Of a tensor with more entries than this, every eighth goes into the histogram."""
 
 
-class Key(NamedTuple):
-    """Which tensor of a model: the same at every pass.
+class Address(NamedTuple):
+    """What names a tensor of a model, at every pass alike.
 
     `call` counts the calls of the module within a pass, `turn` those of the operation within the
-    call, `output` the outputs of the operation.
+    call, `output` the outputs of the operation. A tensor whose number of `units` changes, as the
+    scores of sentences of several lengths do, is one tensor for each number.
     """
 
     name: str
@@ -31,8 +32,8 @@ class Key(NamedTuple):
     tensor: str
     call: int
     turn: int
-    output: int
-    units: int
+    output: int = 0
+    units: int = 1
 
 
 class Reading(NamedTuple):
@@ -50,16 +51,16 @@ class Slot:
     """Gathers a tensor's statistics over batches, and keeps those of earlier steps.
 
     Attributes:
-        key: which tensor.
-        layer: its place in the order of execution.
+        address: which tensor.
+        layer: its number in the order of execution.
         inputs: the layers whose values the operation read.
-        shape, dtype: as first seen.
-        axis: of the units.
+        shape, dtype: those of the tensor when it was first seen.
+        axis: dimension of the units.
         attached: whether its gradient is waited for.
         detached: whether it was made while gradients were disabled.
     """
 
-    key: Key
+    address: Address
     layer: int
     inputs: tuple[int, ...]
     shape: tuple[int, ...]
@@ -71,7 +72,7 @@ class Slot:
     _past: list[Reading] = field(default_factory=list)
 
     def add(self, direction: Direction, x: Tensor) -> None:
-        """Take a tile of the tensor or of its gradient, on its own device."""
+        """Add a tile of the tensor or of its gradient, on its own device."""
         with torch._C.DisableTorchFunction(), torch.no_grad():
             rows = by_unit(x.detach().resolve_neg(), self.axis)
             if direction not in self._current:

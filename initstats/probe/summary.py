@@ -8,36 +8,34 @@ import numpy as np
 import pandas as pd
 
 BARS = "▁▂▃▄▅▆▇█"
-KEYS = ["layer", "name", "op", "shape"]
+KEPT = ["layer", "name", "op", "shape"]
+"""Columns of the table that a summary keeps."""
 SPARKS = 12
 """Width of a sparkline, in characters."""
 
 
 def summarize_values(table: pd.DataFrame, histograms: pd.DataFrame) -> pd.DataFrame:
-    """What one looks at first, of the values of the last step.
+    """The statistics of the last step that one looks at first.
 
     Args:
-        table, histograms: of a probe.
+        table, histograms: what a probe's methods of these names give.
 
     Returns:
-        `layer name op shape mean std` and `distribution`: a sparkline of the entries from the
-        5% quantile less half the distance to that of 95%, to as far above it; `dead`, the share
-        of units that are constant, and `nonfinite`, the number of entries.
+        `layer name op shape mean std`; `distribution`, a sparkline over the range between the 5%
+        and the 95% quantile, widened by half of it on each side; `dead`, the share of units that
+        are constant; `nonfinite`, the number of entries that are NaN or infinite.
     """
     rows = _values(table)
-    counts = _values(histograms).groupby(KEYS, observed=True, sort=False)
+    counts = _values(histograms).groupby(KEPT, observed=True, sort=False)
     groups = {keys: group for keys, group in counts}  # noqa: C416 (for the types)
     return pd.DataFrame(
         {
-            "layer": rows["layer"],
-            "name": rows["name"],
-            "op": rows["op"],
-            "shape": rows["shape"],
+            **{name: rows[name] for name in KEPT},
             "mean": rows["mean"],
             "std": rows["std"],
             "distribution": [
                 _sparkline(groups.get(tuple(keys)), low, high)
-                for *keys, low, high in rows[[*KEYS, "q05", "q95"]].itertuples(index=False)
+                for *keys, low, high in rows[[*KEPT, "q05", "q95"]].itertuples(index=False)
             ],
             "dead": rows["dead_fraction"],
             "nonfinite": rows["nonfinite"],
@@ -47,22 +45,9 @@ def summarize_values(table: pd.DataFrame, histograms: pd.DataFrame) -> pd.DataFr
 
 def as_text(summary: pd.DataFrame, coverage: str) -> str:
     """The summary in aligned columns; the last line is the coverage."""
-    lines = [("layer", "name", "op", "shape", "mean", "std", "", "dead", "")]
-    lines += [
-        (
-            str(row["layer"]),
-            str(row["name"]),
-            str(row["op"]),
-            str(row["shape"]),
-            _number(row["mean"]),
-            _number(row["std"]),
-            str(row["distribution"]),
-            "" if not row["dead"] > 0 else f"{row['dead']:.0%}",
-            f"{row['nonfinite']:,} not finite" if row["nonfinite"] else "",
-        )
-        for _, row in summary.iterrows()
-    ]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    cells = _cells(summary)
+    lines = [list(cells.columns), *cells.to_numpy().tolist()]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     right = {0, 4, 5, 7}
     printed = [
         "  ".join(
@@ -72,6 +57,26 @@ def as_text(summary: pd.DataFrame, coverage: str) -> str:
         for line in lines
     ]
     return "\n".join([*printed, coverage])
+
+
+def as_html(summary: pd.DataFrame, coverage: str) -> str:
+    """The same as a table for notebooks."""
+    with pd.option_context("display.max_colwidth", None):
+        return f"{_cells(summary).to_html(index=False, border=0)}<p>{coverage}</p>"
+
+
+def _cells(summary: pd.DataFrame) -> pd.DataFrame:
+    """What is printed of a summary, under its headings."""
+    counts = summary["nonfinite"]
+    columns = {
+        **{name: summary[name].astype(str) for name in KEPT},
+        "mean": summary["mean"].map(_number),
+        "std": summary["std"].map(_number),
+        "": summary["distribution"],
+        "dead": ["" if not share > 0 else f"{share:.0%}" for share in summary["dead"]],
+        " ": [f"{count:,} not finite" if count else "" for count in counts],
+    }
+    return pd.DataFrame(columns)
 
 
 def _values(rows: pd.DataFrame) -> pd.DataFrame:

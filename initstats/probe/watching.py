@@ -14,11 +14,11 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from initstats.probe.operations import body, operation, tensors, written
-from initstats.probe.recording import Place, Recorder
+from initstats.probe.recording import Call, Recorder
 
 
 class Failure(NamedTuple):
-    """Where a pass broke off."""
+    """An error in a pass, and the module and operation that raised it."""
 
     error: Exception
     name: str
@@ -32,7 +32,7 @@ class Watch(TorchFunctionMode):
     hooks.
 
     Attributes:
-        recorder: what follows the signal.
+        recorder: it follows the signal.
         entered: the modules (by id) whose calls were seen.
         failure: the operation that raised, if one did.
     """
@@ -44,8 +44,8 @@ class Watch(TorchFunctionMode):
         self.failure: Failure | None = None
         self._names = names
         self._thread = get_ident()
-        self._places: list[Place] = []
-        self._calls: Counter[int] = Counter()
+        self._running: list[Call] = []
+        self._counts: Counter[int] = Counter()
         self._inside: list[FunctionType] = []
 
     def enter_module(self, module: nn.Module, _: Any) -> None:
@@ -54,21 +54,21 @@ class Watch(TorchFunctionMode):
         if name is None or self._elsewhere():
             return
         self.entered.add(id(module))
-        if not self._places:
-            self._calls.clear()
+        if not self._running:
+            self._counts.clear()
             with torch._C.DisableTorchFunction():
                 self.recorder.begin_pass()
-        self._calls[id(module)] += 1
-        self._places.append(Place(module, name, self._calls[id(module)]))
+        self._counts[id(module)] += 1
+        self._running.append(Call(module, name, self._counts[id(module)]))
 
     def leave_module(self, module: nn.Module, given: Any, result: Any) -> None:
         """A global forward hook, called after an error too."""
-        if self._elsewhere() or not self._places or self._places[-1].module is not module:
+        if self._elsewhere() or not self._running or self._running[-1].module is not module:
             return
-        place = self._places.pop()
+        call = self._running.pop()
         if self.recorder.measuring:
             with torch._C.DisableTorchFunction():
-                self.recorder.observe_result(place, given, result)
+                self.recorder.observe_result(call, given, result)
 
     def __torch_function__(
         self,
@@ -79,7 +79,7 @@ class Watch(TorchFunctionMode):
     ) -> Any:
         """Run an operation and have what it made recorded."""
         kwargs = kwargs or {}
-        if not self._places or not self.recorder.measuring or self._elsewhere():
+        if not self._running or not self.recorder.measuring or self._elsewhere():
             return func(*args, **kwargs)
         if isinstance(func, FunctionType) and func not in self._inside:
             self._inside.append(func)
@@ -92,7 +92,7 @@ class Watch(TorchFunctionMode):
         try:
             result = func(*args, **kwargs)
         except Exception as error:
-            self.failure = Failure(error, self._places[-1].name, op)
+            self.failure = Failure(error, self._running[-1].name, op)
             raise
         with torch._C.DisableTorchFunction():
             self._record(op, args, kwargs, result)
@@ -107,12 +107,12 @@ class Watch(TorchFunctionMode):
             given = list(tensors((args, kwargs)))
             if any(is_lazy(x) for x in given):
                 return  # a lazy module finds its shape
-            self.recorder.observe(self._places[-1], op, outputs, given, target is not None)
+            self.recorder.observe(self._running[-1], op, outputs, given, target is not None)
 
     def _elsewhere(self) -> bool:
-        """Whether this is no forward pass of the thread that is watched.
+        """Whether this is not a forward pass of the thread that is watched.
 
-        What runs during backward, where autograd has a task, is a checkpoint's recomputation or
-        the backward of somebody's own function.
+        Autograd has a task during backward: what runs then is the recomputation of a checkpoint,
+        or the backward of a custom function.
         """
         return get_ident() != self._thread or torch._C._current_graph_task_id() != -1

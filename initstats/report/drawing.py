@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ from initstats.plots import FIGURES, Results
 from initstats.plots.style import FIT, INK, PALETTE, STYLE
 
 DOTS = 200
-"""Of a PNG, an inch."""
+"""Resolution of a PNG, per inch."""
 TYPE = 'font-family: "Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif'
 
 
@@ -35,7 +35,7 @@ class Drawing(NamedTuple):
 
     @property
     def inline(self) -> str:
-        """The SVG for a page: transparent, in its ink and lines, ids told from other figures'."""
+        """The SVG for a page: transparent, in the page's colours, with ids of its own."""
         svg = self.svg[self.svg.index("<svg") :]
         svg = re.sub(r"<(metadata|defs)>\s*<(rdf|style).*?</\1>", "", svg, count=2, flags=re.DOTALL)
         svg = svg.replace(PAPER, "")
@@ -58,7 +58,7 @@ class Drawing(NamedTuple):
 
 
 def _on_any_paper(found: re.Match[str]) -> str:
-    """A colour as the page's, which has lighter ones on dark paper."""
+    """A colour as a variable of the page, which has lighter ones on dark paper."""
     what, color = found[0].split(": ")
     return f"{what}: var({_VARIABLES[color]}, {color})" if color in _VARIABLES else found[0]
 
@@ -68,13 +68,13 @@ _VARIABLES[FIT] = "--accent"
 PAPER = '<rect width="100%" height="100%" fill="#ffffff"/>'
 
 
-def draw(name: str, results: Results) -> Drawing:
-    """Draw a figure of the catalog."""
-    return rendered(name, partial(FIGURES[name].draw, results))
+def draw(figure: str, results: Any, name: str = "") -> Drawing:
+    """Draw a figure of the catalogue, under its own name or another."""
+    return rendered(name or figure, partial(FIGURES[figure].draw, results))
 
 
 def rendered(name: str, function: Callable[[], Figure]) -> Drawing:
-    """What a function draws, in `STYLE`, as files."""
+    """The figure that a function draws, as files."""
     png, svg = BytesIO(), BytesIO()
     with mpl.rc_context(STYLE):
         figure = function()
@@ -129,7 +129,7 @@ def _finish(name: str, results: Results, future: Future[Drawing] | None) -> Draw
 
 
 def _warm_up() -> None:
-    """Nothing but what importing this module takes."""
+    """Do nothing: a process that runs this has imported the module."""
 
 
 @lru_cache(maxsize=1)

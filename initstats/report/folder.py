@@ -1,6 +1,6 @@
-"""The folder of a page: all is drafted beside it and moved there, the page last.
+"""The folder of a page: files are written into a draft beside it and moved there, the page last.
 
-Whoever is interrupted leaves the earlier page readable, and nobody else's page is replaced.
+An interruption leaves the earlier page readable, and nobody else's page is replaced.
 """
 
 from __future__ import annotations
@@ -8,11 +8,9 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from initstats.report.drawing import Drawing
 
 PAGE, PICTURES = "index.html", "figures"
 _OURS = re.compile(r'<meta name="generator" content="initstats[ "]')
@@ -63,15 +61,6 @@ def claim(folder: Path) -> set[str]:
         raise ValueError(f"{page} is not a page of initstats: choose another folder, or move it")
     folder.mkdir(parents=True, exist_ok=True)
     return {f"{name}.{kind}" for name in _SHOWN.findall(html) for kind in ("png", "svg")}
-
-
-def fill(draft: Path, page: str, drawings: Iterable[Drawing]) -> None:
-    """Put a page and its pictures, as PNG and SVG, into a draft."""
-    (draft / PICTURES).mkdir()
-    for drawing in drawings:
-        (draft / PICTURES / f"{drawing.name}.png").write_bytes(drawing.png)
-        (draft / PICTURES / f"{drawing.name}.svg").write_text(drawing.svg, encoding="utf-8")
-    (draft / PAGE).write_text(page, encoding="utf-8")
 
 
 def _publish(draft: Path, folder: Path, earlier: set[str]) -> None:

@@ -1,27 +1,35 @@
-"""A measured model as a page: what was found, its values by depth, and what was missed."""
+"""The page of a measured model: what was found, its values by depth, and what was missed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from initstats.diagnosis import diagnose
-from initstats.plots.probed import (
-    depth_profile,
-    distribution_profile,
-    training_distributions,
-    training_lines,
-)
-from initstats.plots.results import Probed
+from initstats.plots import Probed
 from initstats.probe.summary import summarize_values
-from initstats.report.drawing import rendered
-from initstats.report.folder import PAGE, drafted, fill
-from initstats.report.frame import Shown, render, shown
-from initstats.report.words import significant
+from initstats.report.page import Page, figures_of
+from initstats.report.printed import Column, percent, printed, significant
+
+FINDINGS = [
+    Column("severity", "word"),
+    Column("rule"),
+    Column("where", "code"),
+    Column("evidence", "prose"),
+    Column("remedy", "prose"),
+]
+VALUES = [
+    Column("layer", "number"),
+    Column("module", "head", str, ("name",)),
+    Column("operation", "code", str, ("op",)),
+    Column("shape", "name", lambda shape: shape.replace("x", " × ")),
+    Column("mean", "number", significant),
+    Column("std", "number", significant),
+    Column("distribution", "picture"),
+    Column("dead", "number", lambda share: percent(share) if share > 0 else ""),
+    Column("not finite", "number", lambda count: f"{count:,}" if count else "", ("nonfinite",)),
+]
 
 
 def write_model_report(
@@ -45,89 +53,21 @@ def write_model_report(
         ValueError: the folder holds somebody else's page.
         OSError: the folder cannot be written.
     """
-    with drafted(folder) as draft:
-        figures = _figures(table, histograms)
-        found = diagnose(table)
-        for name, rows in {"table": table, "findings": found, "missed": missed}.items():
-            rows.to_csv(draft / f"{name}.csv", index=False)
-        values = {
-            "network": table["network"].iloc[0] if len(table) else "Nothing",
-            "answer": _answer(found),
-            "graves": _rows(found, "error", "warning", "note"),
-            "healthy": _rows(found, "healthy"),
-            "unchecked": _rows(found, "unchecked"),
-            "figures": figures,
-            "columns": _COLUMNS,
-            "values": _values(table, histograms),
-            "missed": missed.to_dict("records"),
-            "coverage": coverage,
-        }
-        fill(draft, render("model.html", values), [figure.drawing for figure in figures])
-    return Path(folder) / PAGE
-
-
-def _figures(table: pd.DataFrame, histograms: pd.DataFrame) -> list[Shown]:
-    """Those that the table has the rows for."""
-
-    def draw(function: Callable[..., Figure], title: str, *given: object) -> Shown:
-        return shown(rendered(function.__name__, partial(function, *given)), title, function)
-
-    if table.empty:
-        return []
-    figures = [
-        draw(depth_profile, "Depth profile", table),
-        draw(distribution_profile, "Distributions by depth", Probed(table, histograms)),
-    ]
-    if table["step"].nunique() > 1:
-        figures += [
-            draw(training_lines, "Through training", table),
-            draw(training_distributions, "The colourful dimension", Probed(table, histograms)),
-        ]
-    return figures
-
-
-def _answer(found: pd.DataFrame) -> str:
-    """The findings in a sentence."""
-    counts = {name: int((found["severity"] == name).sum()) for name in ("error", "warning")}
-    graves = [f"{n} {name}{'s' * (n > 1)}" for name, n in counts.items() if n]
-    if graves:
-        return f"There {'is' if sum(counts.values()) == 1 else 'are'} {' and '.join(graves)}."
-    checked = found.loc[found["severity"] != "unchecked", "rule"].nunique()
-    return f"No fault was found by the {checked} checks that could be made."
-
-
-def _rows(found: pd.DataFrame, *severities: str) -> list[dict[str, str]]:
-    chosen = found[found["severity"].isin(severities)]
-    return [{str(key): str(value) for key, value in row.items()} for _, row in chosen.iterrows()]
-
-
-_COLUMNS = {
-    "layer": "number",
-    "module": "head",
-    "operation": "code",
-    "shape": "name",
-    "mean": "number",
-    "std": "number",
-    "distribution": "picture",
-    "dead": "number",
-    "not finite": "number",
-}
-
-
-def _values(table: pd.DataFrame, histograms: pd.DataFrame) -> list[dict[str, str]]:
-    if table.empty:
-        return []
-    return [
-        {
-            "layer": str(row["layer"]),
-            "module": str(row["name"]),
-            "operation": str(row["op"]),
-            "shape": str(row["shape"]).replace("x", " × "),
-            "mean": significant(row["mean"]),
-            "std": significant(row["std"]),
-            "distribution": str(row["distribution"]),
-            "dead": f"{row['dead']:.0%}" if row["dead"] > 0 else "",
-            "not finite": f"{row['nonfinite']:,}" if row["nonfinite"] else "",
-        }
-        for _, row in summarize_values(table, histograms).iterrows()
-    ]
+    found = diagnose(table)
+    severity = found["severity"].astype(str)
+    faults = found[severity.isin(["error", "warning", "note"])]
+    values = {
+        "network": table["network"].iloc[0] if len(table) else "Nothing",
+        "errors": int((severity == "error").sum()),
+        "warnings": int((severity == "warning").sum()),
+        "checks": found.loc[severity != "unchecked", "rule"].nunique(),
+        "faults": printed(faults, FINDINGS),
+        "healthy": found[severity == "healthy"].to_dict("records"),
+        "unchecked": found[severity == "unchecked"].to_dict("records"),
+        "values": printed(summarize_values(table, histograms), VALUES) if len(table) else None,
+        "missed": missed.to_dict("records"),
+        "coverage": coverage,
+    }
+    figures = figures_of("model", Probed(table, histograms))
+    tables = {"table.csv": table, "findings.csv": found, "missed.csv": missed}
+    return Page("model", values, figures, tables).publish(folder)

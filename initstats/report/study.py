@@ -1,135 +1,228 @@
-"""The page of a study: what goes where."""
+"""The page of a study: a run, or the bare table of one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
 
 from initstats.diagnosis import VERDICTS
-from initstats.plots import FIGURES, Results
+from initstats.plots import Results
 from initstats.plots.style import decimal
-from initstats.report.drawing import Drawing
-from initstats.report.frame import Shown, render
-from initstats.report.source import Source
-from initstats.report.words import (
-    DASH,
-    against_theory,
-    best_by_activation,
+from initstats.report import answer
+from initstats.report.drawing import Studio
+from initstats.report.page import Page, Shown, figures_of, left_out, names
+from initstats.report.printed import (
+    Column,
+    Table,
     factor,
-    findings,
     growth,
+    percent,
+    printed,
     significant,
-    standfirst,
     typeset,
 )
+from initstats.store import Run, load_run, load_sessions, to_toml
+
+GROWTH = Column("growth per layer", "number", growth, ("growth", "growth_low", "growth_high"))
+BLOCK = [Column("network"), Column("width", "number")]
+BEST = [
+    Column("activation", "head"),
+    Column("healthy with, the steadiest first", "names", names, ("kept",)),
+    GROWTH,
+    Column("last std", "number", significant, ("std",)),
+    Column(
+        "other verdicts", "lost", lambda lost: ", ".join(f"{n} {lost[n]}" for n in lost), ("lost",)
+    ),
+]
+ENTRIES = [Column("init"), Column("activation")]
+VERDICT = [
+    Column("verdict", "word"),
+    Column(
+        "of seeds",
+        "number",
+        lambda share, seeds: f"{round(share * seeds)} of {seeds}",
+        ("agreement", "seeds"),
+    ),
+    GROWTH,
+    Column("std", "number", significant),
+    Column("mean", "number", significant),
+    Column("dead", "number", percent),
+    Column("correlation", "number", lambda value: decimal(value, 2)),
+]
+GRADIENT = Column("gradient growth", "number", factor, ("gradient_growth",))
 
 
-def compose(source: Source, drawings: Sequence[Drawing], missing: Mapping[str, str]) -> str:
-    """The page as HTML.
+def write_report(
+    run: str | Path | pd.DataFrame,
+    folder: str | Path | None = None,
+    *,
+    workers: int = 1,
+    rows: bool = True,
+) -> Path:
+    """Write the report of a sweep: `index.html`, a page that needs no other file and no network.
+
+    Beside it lies what it shows: `figures/` (PNG and SVG), `table.csv` (and `table.parquet` where
+    pyarrow is installed), `summary.csv`, and of a run its `grid.toml`.
+
+    Args:
+        run: the folder of a run, finished or not; or a sweep's table, from which all can be drawn
+            but the distributions.
+        folder: where to; by default the run's own.
+        workers: processes at work, this one among them. The others are spawned, so that a script
+            needs `if __name__ == "__main__":`.
+        rows: whether to write all rows of the table, which are large, and to link to them.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: a table without a folder; not the table of one sweep; not a run's folder; the
+            folder holds somebody else's page.
+        OSError: the folder cannot be written.
+    """
+    if not isinstance(run, pd.DataFrame):
+        folder = folder or run
+    elif folder is None:
+        raise ValueError("a table does not say where its report goes: name a folder")
+    with Studio(workers) as studio:
+        source = Source.of(run)
+        figures = figures_of("study", source.results, begin=studio.begin)
+        return compose(source, figures, rows=rows).publish(folder)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The results to report, and what is known of how they came about.
+
+    Attributes:
+        results: what figures are drawn from.
+        run: configuration and settings; None for a bare table.
+        sessions: the drivers at work on the run; None for a bare table.
+    """
+
+    results: Results
+    run: Run | None = None
+    sessions: pd.DataFrame | None = None
+
+    @classmethod
+    def of(cls, run: str | Path | pd.DataFrame) -> Source:
+        """The source that a folder or a table is.
+
+        Raises:
+            ValueError: not a run's folder, or not the table of one sweep.
+        """
+        if isinstance(run, pd.DataFrame):
+            return cls(Results.of(run))
+        settings = load_run(run)
+        return cls(Results.of(run), settings, load_sessions(run))
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name; empty where the table does not say."""
+        dataset = self.results.table.get("dataset")
+        return "" if dataset is None else str(dataset.iloc[0])
+
+    @property
+    def cells(self) -> int:
+        """Cells that are measured, for a run."""
+        keys = list(self.run.keys) if self.run else []
+        return len(self.results.table[keys].drop_duplicates()) if keys else 0
+
+    @property
+    def public_grid(self) -> str:
+        """The run's configuration as TOML, without the places of this machine."""
+        if self.run is None:
+            return ""
+        config = dict(self.run.config)
+        config["data"] = PurePath(str(config.get("data", ""))).name
+        config["plugins"] = [PurePath(str(name)).name for name in config.get("plugins") or ()]
+        return to_toml(config)
+
+
+def compose(source: Source, figures: Sequence[Shown], *, rows: bool = True) -> Page:
+    """The page of a study.
 
     Args:
         source: what is reported.
-        drawings: the figures, in their order.
-        missing: by name, why the others could not be drawn.
+        figures: the figures, in their order.
+        rows: whether all rows of the table lie beside the page.
     """
-    results = source.results
+    results, run = source.results, source.run
     met = {word.name: (results.summary["verdict"] == word.name).any() for word in VERDICTS}
-    return render(
-        "study.html",
-        {
-            "title": f"Does the signal survive {_layers(results.depth)}?",
-            "kicker": _kicker(source),
-            "standfirst": standfirst(results),
-            "unfinished": _unfinished(source),
-            "findings": findings(results),
-            "best": _best(results),
-            "blocks": len(results.blocks) > 1,
-            "figures": [_figure(drawing) for drawing in drawings],
-            "theory": against_theory(results),
-            "missing": {
-                typeset(FIGURES[name].title): typeset(why) for name, why in missing.items()
-            },
-            "verdicts": {word.name: typeset(word.meaning) for word in VERDICTS if met[word.name]},
-            "unmet": [name for name, there in met.items() if not there],
-            "summary_columns": _columns(results),
-            "summary": _rows(results),
-            "facts": _facts(source),
-            "grid": source.public_grid,
-        },
-    )
-
-
-def _unfinished(source: Source) -> str:
-    """A warning where the page shows a part of what was asked for."""
-    cells = len(source.run.cells) if source.run else 0
-    there = len(source.results.table) // len(source.run.rows) if source.run else 0
-    if there >= cells:
-        return ""
-    return f"Unfinished: {there:,} of {cells:,} cells are measured. The sweep's command goes on."
-
-
-def _kicker(source: Source) -> str:
-    """What was measured, in a line."""
-    results = source.results
-    seeds = f"{results.seeds} seed{'s' * (results.seeds != 1)}"
-    return " · ".join(filter(None, (source.dataset, _networks(results), seeds)))
+    best = BLOCK * (len(results.blocks) > 1) + BEST
+    tables: dict[str, pd.DataFrame | str] = {"summary.csv": results.summary}
+    if rows:
+        tables["table.csv"] = results.table
+        if find_spec("pyarrow"):
+            tables["table.parquet"] = results.table
+    if run:
+        tables["grid.toml"] = to_toml(run.config)
+    values = {
+        "dataset": source.dataset,
+        "networks": _networks(results),
+        "depth": results.depth,
+        "seeds": results.seeds,
+        "blocks": len(results.blocks),
+        "healthy": int((results.summary["verdict"] == "healthy").sum()),
+        "configurations": len(results.summary),
+        "cells": (source.cells, len(run.cells) if run else 0),
+        "keepers": answer.keepers(results),
+        "contrast": answer.contrast(results),
+        "hopeless": answer.hopeless(results),
+        "hidden": answer.hidden(results),
+        "shift": answer.shift_story(results),
+        "best": printed(answer.best_by_activation(results), best),
+        "theory": answer.agreement(results),
+        "left_out": left_out("study", results),
+        "verdicts": {word.name: typeset(word.meaning) for word in VERDICTS if met[word.name]},
+        "unmet": [name for name, there in met.items() if not there],
+        "summary": _summary(results),
+        "facts": _facts(source),
+        "grid": source.public_grid,
+    }
+    return Page("study", values, figures, tables)
 
 
 def _networks(results: Results) -> str:
     return ", ".join(f"{block.network} of width {block.width}" for block in results.blocks)
 
 
-def _figure(drawing: Drawing) -> Shown:
-    picture = FIGURES[drawing.name]
-    return Shown(drawing, typeset(picture.title), typeset(picture.caption))
+def _summary(results: Results) -> Table:
+    """All configurations; parameters that vary in columns of their own, and not in the names."""
+    summary = results.summary.copy()
+    parameters = []
+    for entry in ("network", "init", "activation"):
+        summary[entry] = summary[entry].astype(str)
+        varied = [name for name in map(str, results.table) if name.startswith(f"{entry}_")]
+        values = results.table.drop_duplicates(entry).astype({entry: str}).set_index(entry)
+        for name in varied:
+            summary[name] = summary[entry].map(values[name])
+            parameters.append(Column(name, "number", _parameter))
+        left_out = [name.removeprefix(f"{entry}_") for name in varied]
+        summary[entry] = [_without(spelling, left_out) for spelling in summary[entry]]
+    columns = [*BLOCK * (len(results.blocks) > 1), *ENTRIES, *parameters, *VERDICT]
+    backward = (results.table["direction"] == "backward").any()
+    return printed(summary, [*columns, GRADIENT] if backward else columns)
 
 
-def _best(results: Results) -> list[dict[str, Any]]:
-    """For each activation, which inits keep the signal, and by how much the best of them."""
-    return [
-        {
-            "block": f"{best.block.network}, width {best.block.width}",
-            "activation": best.activation,
-            "kept": best.kept,
-            "growth": DASH if best.row is None else growth(best.row),
-            "std": DASH if best.row is None else significant(best.row["std"]),
-            "lost": ", ".join(f"{word} {count}" for word, count in best.lost.items()) or DASH,
-        }
-        for best in best_by_activation(results)
-    ]
+def _without(spelling: str, parameters: Sequence[str]) -> str:
+    """The spelling of an entry without some of its parameters.
+
+    >>> _without("general_relu(leak=0.2,sub=0.3)", ["leak"]), _without("relu", ["leak"])
+    ('general_relu(sub=0.3)', 'relu')
+    """
+    name, _, inside = spelling.removesuffix(")").partition("(")
+    kept = [part for part in inside.split(",") if part.partition("=")[0] not in parameters]
+    return f"{name}({','.join(kept)})" if any(kept) else name
 
 
-def _columns(results: Results) -> dict[str, str]:
-    """The columns of the summary, and what kind of thing is in each."""
-    block = {"network": "name", "width": "number"} if len(results.blocks) > 1 else {}
-    names = {"init": "name", "activation": "name", "verdict": "word", "of seeds": "number"}
-    numbers = ["growth a layer", "std", "mean", "dead", "correlation"]
-    if (results.table["direction"] == "backward").any():
-        numbers.append("gradient growth")
-    return block | names | dict.fromkeys(numbers, "number")
-
-
-def _rows(results: Results) -> list[dict[str, str]]:
-    """The summary, as printed."""
-    return [
-        {
-            "network": row["network"],
-            "width": row["width"],
-            "init": row["init"],
-            "activation": row["activation"],
-            "verdict": row["verdict"],
-            "of seeds": f"{round(row['agreement'] * row['seeds'])} of {row['seeds']}",
-            "growth a layer": growth(row),
-            "std": significant(row["std"]),
-            "mean": significant(row["mean"]),
-            "dead": DASH if pd.isna(row["dead"]) else f"{decimal(100 * row['dead'], 0)}%",
-            "correlation": DASH if pd.isna(row["correlation"]) else decimal(row["correlation"], 2),
-            "gradient growth": factor(row["gradient_growth"]),
-        }
-        for _, row in results.summary.iterrows()
-    ]
+def _parameter(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _facts(source: Source) -> dict[str, str]:
@@ -138,17 +231,16 @@ def _facts(source: Source) -> dict[str, str]:
     facts = {
         "data": source.dataset,
         "networks": _networks(results),
-        "depth": _layers(results.depth),
+        "depth": f"{results.depth} layer{'s' * (results.depth > 1)}",
         "seeds": _seeds(results),
     }
     if run is None or source.sessions is None:
         return {term: fact for term, fact in facts.items() if fact}
     settings, sessions = run.settings, source.sessions
-    cells = len(results.table) // len(run.rows)
     facts |= {
         "data": f"{source.dataset}, {settings['samples']:,} of the {settings['split']} split",
         "data fingerprint": f"SHA-256 {settings['data'][:16]}…",
-        "finished": f"{cells:,} of {len(run.cells):,} cells",
+        "finished": f"{source.cells:,} of {len(run.cells):,} cells",
         "duration": f"{sessions['seconds'].sum():.0f} s of computation"
         + (f" in {len(sessions)} sessions" if len(sessions) > 1 else ""),
         "started": f"{sessions['started'].iloc[0]:%Y-%m-%d %H:%M} UTC",
@@ -164,7 +256,3 @@ def _seeds(results: Results) -> str:
     if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
         return f"{seeds[0]} to {seeds[-1]}"
     return ", ".join(map(str, seeds))
-
-
-def _layers(depth: int) -> str:
-    return "one layer" if depth == 1 else f"{depth} layers"

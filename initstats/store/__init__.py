@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from initstats.store.file import StoreError
 from initstats.store.histograms import pack, unpack
+from initstats.store.parameters import parameters_of, with_parameters
 from initstats.store.predictions import load_predictions, save_predictions
 from initstats.store.reading import (
     iterate_histograms,
@@ -18,11 +19,12 @@ from initstats.store.reading import (
     load_sessions,
     load_table,
 )
-from initstats.store.run import Cell, Run, to_toml
+from initstats.store.run import Key, Kind, Run, to_toml
 from initstats.store.writing import Store
 
 __all__ = [
-    "Cell",
+    "Key",
+    "Kind",
     "Run",
     "Store",
     "StoreError",
@@ -33,7 +35,9 @@ __all__ = [
     "load_sessions",
     "load_table",
     "pack",
+    "parameters_of",
     "save_predictions",
     "to_toml",
     "unpack",
+    "with_parameters",
 ]

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
-from initstats.store.run import Cell, Run
+from initstats.store.run import Key, Run
 
 FILE, CONFIG, LOCK = "run.sqlite", "grid.toml", "run.lock"
-VERSION = 1
-"""Of the layout; a file of another version is refused."""
+VERSION = 2
+"""The version of the layout; a file of another one is refused."""
 _OURS = 0x6973_7461
-"""SQLite's application id, by which files of other programs are told."""
+"""SQLite's application id: a file without it is another program's."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
@@ -26,31 +25,45 @@ class StoreError(ValueError):
 
 
 def schema(run: Run) -> list[str]:
-    """The statements that make the tables of a run."""
-    # Columns without a type keep a float as it is: REAL would lose the sign of -0.0. A NaN becomes
-    # NULL, which numpy reads as NaN again.
-    statistics = ", ".join(f'"{name}"' for name in run.statistics)
+    """The statements that make the tables of a run; `add_statistics` completes them."""
+    keys, places = (
+        ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
+        for columns in (run.keys, run.places)
+    )
     return [
         f"PRAGMA application_id = {_OURS}",
         f"PRAGMA user_version = {VERSION}",
         "CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT)",
         "CREATE TABLE session (id INTEGER PRIMARY KEY, started TEXT, seconds REAL, cells INTEGER, "
         "environment TEXT)",
-        "CREATE TABLE cell (id INTEGER PRIMARY KEY, network TEXT, init TEXT, activation TEXT, "
-        "width INTEGER, seed INTEGER, histogram BLOB, "
-        "UNIQUE (network, init, activation, width, seed))",
-        "CREATE TABLE place (position INTEGER PRIMARY KEY, layer INTEGER, tensor TEXT, "
-        "direction TEXT)",
-        f"CREATE TABLE measurement (cell INTEGER, position INTEGER, {statistics}, "
+        f"CREATE TABLE cell (id INTEGER PRIMARY KEY, {keys}, histogram BLOB, "
+        f"UNIQUE ({quoted(run.keys)}))",
+        f"CREATE TABLE place (id INTEGER PRIMARY KEY, {places}, UNIQUE ({quoted(run.places)}))",
+        "CREATE TABLE measurement (cell INTEGER, position INTEGER, place INTEGER, "
         "PRIMARY KEY (cell, position)) WITHOUT ROWID",
-        "CREATE VIEW tidy AS SELECT network, init, activation, width, seed, layer, tensor, "
-        f"direction, {statistics} FROM measurement JOIN cell ON cell.id = measurement.cell "
-        "JOIN place USING (position)",
-        *(
-            f"INSERT INTO place VALUES ({position}, {layer}, '{tensor}', '{direction}')"
-            for position, (layer, tensor, direction) in enumerate(run.rows)
-        ),
     ]
+
+
+def add_statistics(connection: sqlite3.Connection, run: Run) -> None:
+    """Give a file the columns of a run's statistics that it lacks, and a view that shows all."""
+    there = {row[1] for row in connection.execute("PRAGMA table_info(measurement)")}
+    if not (lacking := [name for name in run.statistics if name not in there]):
+        return
+    for name in lacking:
+        # A column without a type keeps a float as it is: REAL would lose the sign of -0.0. A NaN
+        # becomes NULL, which numpy reads as NaN again, as it does in rows older than the column.
+        connection.execute(f'ALTER TABLE measurement ADD COLUMN "{name}"')
+    shown = quoted([*run.keys, *run.places, *run.statistics])
+    connection.execute("DROP VIEW IF EXISTS tidy")
+    connection.execute(
+        f"CREATE VIEW tidy AS SELECT {shown} FROM measurement "
+        "JOIN cell ON cell.id = measurement.cell JOIN place ON place.id = measurement.place"
+    )
+
+
+def quoted(names: Iterable[str]) -> str:
+    """The names of columns, as SQL lists them."""
+    return ", ".join(f'"{name}"' for name in names)
 
 
 def is_empty(connection: sqlite3.Connection) -> bool:
@@ -75,16 +88,15 @@ def checked_run(connection: sqlite3.Connection, file: Path | str) -> Run:
         )
     try:
         parts = connection.execute("SELECT name, value FROM run")
-        run = Run(**{name: json.loads(value) for name, value in parts})
+        return Run(**{name: json.loads(value) for name, value in parts})
     except (TypeError, ValueError) as error:
         raise damaged(file, error) from error
-    return replace(run, rows=[(layer, tensor, direction) for layer, tensor, direction in run.rows])
 
 
-def cells(connection: sqlite3.Connection) -> dict[Cell, int]:
-    """The committed cells, and the number of each."""
-    rows = connection.execute("SELECT id, network, init, activation, width, seed FROM cell")
-    return {Cell(*key): number for number, *key in rows}
+def numbered(connection: sqlite3.Connection, table: str, columns: Iterable[str]) -> dict[Key, int]:
+    """The rows of `cell` or `place` in the order of their numbers, and the number of each."""
+    rows = connection.execute(f"SELECT id, {quoted(columns)} FROM {table} ORDER BY id")
+    return {tuple(key): number for number, *key in rows}
 
 
 def write_ahead(connection: sqlite3.Connection) -> None:

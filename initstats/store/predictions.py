@@ -9,29 +9,33 @@ from pathlib import Path
 import pandas as pd
 
 from initstats.store.file import FILE, complaints, held
+from initstats.store.parameters import parameter_names, with_parameters
 from initstats.store.reading import reading
 
 _TABLE = "prediction"
-_WORDS = ("dataset", "network", "init", "activation", "tensor", "direction", "note")
+_KINDS = {"TEXT": "str", "INTEGER": "int64", "": "float64"}
+"""The type of a column, by the one that it is declared with; undeclared floats stay as they are."""
 
 
 def save_predictions(folder: str | Path, predicted: pd.DataFrame) -> None:
     """Keep predictions in a run's folder, all or nothing; earlier ones are replaced.
 
     Args:
-        folder: of the run.
-        predicted: one row per (network, init, activation, width, layer, tensor, direction), and a
-            `note`; any further columns are numbers.
+        folder: the run's.
+        predicted: one row for each key without its seed and each place: the table's key columns,
+            and any further ones that hold text or numbers. Columns of parameters are not kept:
+            they are those of the run.
 
     Raises:
         StoreError: not a run's folder; another driver is at work in it; it cannot be written.
     """
     file = Path(folder) / FILE
-    with reading(folder):  # that it is a run's
-        pass
-    names = ", ".join(f'"{name}"' for name in predicted)
+    with reading(folder) as (_, run):
+        derived = parameter_names(run.parameters)
+    predicted = predicted[[name for name in predicted if name not in derived]]
+    names = ", ".join(f'"{name}" {_declared(predicted[name])}' for name in predicted)
     marks = ", ".join("?" * len(predicted.columns))
-    rows = predicted.astype(object).to_numpy().tolist()
+    rows = predicted.astype(object).where(predicted.notna(), None).to_numpy().tolist()
     with (
         complaints(file),
         held(file.parent),
@@ -47,16 +51,23 @@ def save_predictions(folder: str | Path, predicted: pd.DataFrame) -> None:
 def load_predictions(folder: str | Path) -> pd.DataFrame | None:
     """The predictions that a run's folder keeps, as they were given; None where it keeps none.
 
+    After the key columns come those of the run's parameters, as in its table.
+
     Raises:
         StoreError: as `load_table`.
     """
-    with reading(folder) as (connection, _):
-        if not connection.execute(
-            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (_TABLE,)
-        ).fetchone():
+    with reading(folder) as (connection, run):
+        columns = connection.execute(f"PRAGMA table_info({_TABLE})").fetchall()
+        if not columns:
             return None
-        cursor = connection.execute(f"SELECT * FROM {_TABLE}")
-        names = [column[0] for column in cursor.description]
-        rows = pd.DataFrame(cursor.fetchall(), columns=names, dtype=object)
-    kinds = {name: "str" if name in _WORDS else "float64" for name in names}
-    return rows.astype(kinds | dict.fromkeys(("width", "layer"), "int64"))
+        kinds = {name: _KINDS[declared] for _, name, declared, *_ in columns}
+        rows = connection.execute(f"SELECT * FROM {_TABLE}").fetchall()
+    frame = pd.DataFrame(rows, columns=list(kinds), dtype=object).astype(kinds)
+    keys = [name for name in ("dataset", *run.keys, *run.places) if name in frame]
+    return pd.concat([with_parameters(frame[keys], run.entries), frame.drop(columns=keys)], axis=1)
+
+
+def _declared(column: pd.Series) -> str:
+    if pd.api.types.is_integer_dtype(column):
+        return "INTEGER"
+    return "" if pd.api.types.is_float_dtype(column) else "TEXT"

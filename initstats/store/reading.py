@@ -8,25 +8,35 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from initstats.registry import unknown
-from initstats.store.file import FILE, StoreError, cells, checked_run, complaints, is_empty
+from initstats.store.file import (
+    FILE,
+    StoreError,
+    checked_run,
+    complaints,
+    is_empty,
+    numbered,
+    quoted,
+)
 from initstats.store.histograms import unpack
-from initstats.store.run import PLACE, Cell, Run
+from initstats.store.parameters import with_parameters
+from initstats.store.run import Key, Run
 
-Value = TypeVar("Value", int, str)
+Value = TypeVar("Value", bound=int | str)
 
 
 def load_table(folder: str | Path) -> pd.DataFrame:
-    """All rows of a run, finished or not: one per cell, layer, tensor and direction.
+    """All rows of a run, finished or not: one for each place of a cell.
 
     Key columns that hold names are categoricals in the order of the run's lists, which is the
-    order of the rows too. Statistics are bit for bit as measured.
+    order of the rows too. After the key columns come those of parameters that vary. Statistics are
+    bit for bit as measured; in rows older than the statistic they are NaN.
 
     Raises:
         StoreError: not a run's folder, a damaged file, or one of another version.
@@ -38,6 +48,7 @@ def load_table(folder: str | Path) -> pd.DataFrame:
 def load_histograms(
     folder: str | Path,
     *,
+    networks: str | Iterable[str] | None = None,
     inits: str | Iterable[str] | None = None,
     activations: str | Iterable[str] | None = None,
     widths: int | Iterable[int] | None = None,
@@ -49,40 +60,52 @@ def load_histograms(
     """The histograms of a run: one row per nonempty bin, with the key columns of the table.
 
     Args:
-        folder: of the run, finished or not.
-        inits, activations, widths, seeds, layers, tensors, directions: which values of a key
-            column to keep, one or several, spelled as in the table; None keeps all. A whole study
-            has some ten million nonempty bins.
+        folder: the run's, finished or not.
+        networks, inits, activations, widths, seeds, layers, tensors, directions: which values of a
+            key column to keep, one or several, spelled as in the table; None keeps all. A whole
+            study has some ten million nonempty bins.
 
     Returns:
-        The key columns, the bin's edges `low` and `high` (both 0 for exact zeros, infinite for
-        what is not finite), and its `count` of entries.
+        The key columns and those of parameters, the bin's edges `low` and `high` (both 0 for exact
+        zeros, infinite for what is not finite), and its `count` of entries.
 
     Raises:
         StoreError: as `load_table`.
         ValueError: a value that the run does not have.
     """
+    wanted = {
+        "network": networks,
+        "init": inits,
+        "activation": activations,
+        "width": widths,
+        "seed": seeds,
+        "layer": layers,
+        "tensor": tensors,
+        "direction": directions,
+    }
     with reading(folder) as (connection, run):
+        for name, values in wanted.items():
+            if values is not None and name not in run.keys | run.places:
+                raise unknown("key column", name, [*run.keys, *run.places])
         lists = {
-            "inits": _kept("init", inits, run.config["inits"]),
-            "activations": _kept("activation", activations, run.config["activations"]),
-            "widths": _kept("width", widths, run.config["widths"]),
-            "seeds": _kept("seed", seeds, run.config["seeds"]),
+            f"{name}s": _kept(name, wanted.get(name), there) for name, there in run.lists.items()
         }
-        layer, tensor, direction = zip(*run.rows, strict=True)
-        kept_layers = _kept("layer", layers, layer)
-        kept_tensors = _kept("tensor", tensors, tensor)
-        kept_directions = _kept("direction", directions, direction)
-        keep = [
-            layer in kept_layers and tensor in kept_tensors and direction in kept_directions
-            for layer, tensor, direction in run.rows
+        places = numbered(connection, "place", run.places)
+        kept = [
+            _kept(name, wanted.get(name), dict.fromkeys(place[index] for place in places))
+            for index, name in enumerate(run.places)
         ]
-        return _histograms(connection, replace(run, config=run.config | lists), np.array(keep))
+        keep = [
+            number
+            for place, number in places.items()
+            if all(value in values for value, values in zip(place, kept, strict=True))
+        ]
+        return _histograms(connection, run, replace(run, config=run.config | lists), keep)
 
 
 def iterate_histograms(
     folder: str | Path, *, tensor: str = "activation", direction: str = "forward"
-) -> Iterator[tuple[Cell, NDArray[np.int64]]]:
+) -> Iterator[tuple[Key, NDArray[np.int64]]]:
     """The histograms of a run cell by cell, (layers, bins); `load_run(folder).bins` are the edges.
 
     For those who need all of them, but less than `load_histograms` gives.
@@ -91,11 +114,16 @@ def iterate_histograms(
         StoreError: as `load_table`.
     """
     with reading(folder) as (connection, run):
-        keep = [index for index, place in enumerate(run.rows) if place[1:] == (tensor, direction)]
-        query = "SELECT histogram FROM cell WHERE id = ?"
+        places = numbered(connection, "place", run.places)
+        wanted = {("tensor", tensor), ("direction", direction)}
+        keep = [
+            number
+            for place, number in places.items()
+            if wanted <= set(zip(run.places, place, strict=True))
+        ]
         for cell, number in _committed(connection, run).items():
-            packed = connection.execute(query, (number,)).fetchone()[0]
-            yield cell, unpack(packed, rows=len(run.rows), bins=len(run.bins[0]))[keep]
+            at, histograms = _histograms_of(connection, run, number)
+            yield cell, histograms[np.isin(at, keep)]
 
 
 def load_run(folder: str | Path) -> Run:
@@ -130,65 +158,82 @@ def load_sessions(folder: str | Path) -> pd.DataFrame:
 def table(connection: sqlite3.Connection, run: Run) -> pd.DataFrame:
     """The rows of the committed cells that a run lists, in its order."""
     numbers = _committed(connection, run)
-    names = ", ".join(f'"{name}"' for name in run.statistics)
-    query = f"SELECT {names} FROM measurement WHERE cell = ? ORDER BY position"
-    values = np.empty((len(run.statistics), len(numbers), len(run.rows)))
-    for index, number in enumerate(numbers.values()):
-        values[:, index] = np.array(connection.execute(query, (number,)).fetchall(), np.float64).T
+    query = (
+        f"SELECT place, {quoted(run.statistics)} FROM measurement WHERE cell = ? ORDER BY position"
+    )
+    columns = len(run.statistics) + 1
+    blocks = [
+        np.array(connection.execute(query, (number,)).fetchall(), np.float64).reshape(-1, columns)
+        for number in numbers.values()
+    ]
+    place, *values = np.concatenate([np.empty((0, columns)), *blocks]).T
     statistics = {
-        name: column.astype(np.int64) if integer else column
-        for (name, integer), column in zip(
-            run.statistics.items(), values.reshape(len(values), -1), strict=True
-        )
+        # NaN in rows older than an integer statistic
+        name: column.astype(np.int64) if integer and (column % 1 == 0).all() else column
+        for (name, integer), column in zip(run.statistics.items(), values, strict=True)
     }
-    cell, row = np.indices((len(numbers), len(run.rows))).reshape(2, -1)
-    return _keys(run, list(numbers), cell, row).assign(**statistics)
+    cell = np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])
+    keys = _keys(connection, run, list(numbers), cell, place)
+    return with_parameters(keys, run.entries).assign(**statistics)
 
 
-def _histograms(connection: sqlite3.Connection, run: Run, keep: NDArray[np.bool_]) -> pd.DataFrame:
-    """The nonempty bins of the cells that a run lists, of the rows to keep."""
-    numbers = _committed(connection, run)
+def _histograms(
+    connection: sqlite3.Connection, run: Run, part: Run, places: Sequence[int]
+) -> pd.DataFrame:
+    """The nonempty bins of the cells that a part of a run lists, at some places."""
+    numbers = _committed(connection, part)
     low, high = (np.array(edges) for edges in run.bins)
     found = [np.empty((4, 0), np.int64)]
     for index, number in enumerate(numbers.values()):
-        query = "SELECT histogram FROM cell WHERE id = ?"
-        packed = connection.execute(query, (number,)).fetchone()[0]
-        counts = unpack(packed, rows=len(run.rows), bins=len(low))
-        row, where = np.nonzero(counts * keep[:, None])
-        found.append(np.stack([np.full_like(row, index), row, where, counts[row, where]]))
-    cell, row, where, count = np.concatenate(found, axis=1)
-    keys = _keys(run, list(numbers), cell, row)
+        at, counts = _histograms_of(connection, run, number)
+        row, where = np.nonzero(counts * np.isin(at, places)[:, None])
+        found.append(np.stack([np.full_like(row, index), at[row], where, counts[row, where]]))
+    cell, place, where, count = np.concatenate(found, axis=1)
+    keys = with_parameters(_keys(connection, part, list(numbers), cell, place), run.entries)
     return keys.assign(low=low[where], high=high[where], count=count)
 
 
+def _histograms_of(
+    connection: sqlite3.Connection, run: Run, number: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The numbers of the places of a cell, (rows,), and its histograms, (rows, bins)."""
+    query = "SELECT place FROM measurement WHERE cell = ? ORDER BY position"
+    places = np.array(connection.execute(query, (number,)).fetchall(), np.int64).ravel()
+    query = "SELECT histogram FROM cell WHERE id = ?"
+    packed = connection.execute(query, (number,)).fetchone()[0]
+    return places, unpack(packed, rows=len(places), bins=len(run.bins[0]))
+
+
 def _keys(
-    run: Run, committed: Sequence[Cell], cell: NDArray[np.int64], row: NDArray[np.int64]
+    connection: sqlite3.Connection,
+    run: Run,
+    committed: Sequence[Key],
+    cell: NDArray[np.int64],
+    place: NDArray[Any],
 ) -> pd.DataFrame:
-    """The key columns, by the index of each row's cell and of its place in the cell."""
-    by_cell = pd.DataFrame(committed, columns=Cell._fields)
+    """The key columns, by the index of each row's cell and the number of its place."""
+    place = place.astype(np.int64)
+    by_cell = pd.DataFrame(committed, columns=list(run.keys))
     by_cell.insert(0, "dataset", run.settings["dataset"])
-    by_place = pd.DataFrame(run.rows, columns=PLACE)
-    orders = {
-        "dataset": [run.settings["dataset"]],
-        "network": run.config["networks"],
-        "init": run.config["inits"],
-        "activation": run.config["activations"],
-        "tensor": by_place["tensor"].unique(),
-        "direction": by_place["direction"].unique(),
-    }
+    places = numbered(connection, "place", run.places)
+    by_place = pd.DataFrame(list(places), list(places.values()), list(run.places))
+    by_place = by_place.loc[pd.unique(place)]
+    orders: dict[str, Any] = {"dataset": [run.settings["dataset"]]}
+    orders |= {name: run.lists[name] for name, kind in run.keys.items() if kind == "text"}
+    orders |= {name: by_place[name].unique() for name, kind in run.places.items() if kind == "text"}
     kinds = {name: pd.CategoricalDtype(order) for name, order in orders.items()}
     parts = (
         part.astype({name: kinds.get(name, "int64") for name in part.columns})
-        .take(index)
+        .loc[index]
         .reset_index(drop=True)
-        for part, index in ((by_cell, cell), (by_place, row))
+        for part, index in ((by_cell, cell), (by_place, place))
     )
     return pd.concat(parts, axis=1)
 
 
-def _committed(connection: sqlite3.Connection, run: Run) -> dict[Cell, int]:
+def _committed(connection: sqlite3.Connection, run: Run) -> dict[Key, int]:
     """The committed cells that a run lists, in its order, and the number of each."""
-    numbers = cells(connection)
+    numbers = numbered(connection, "cell", run.keys)
     return {cell: numbers[cell] for cell in run.cells if cell in numbers}
 
 

@@ -3,67 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import tomli_w
 
-LISTS = ("networks", "inits", "activations", "widths", "seeds")
-"""The lists of a configuration whose product are the cells."""
-PLACE = ("layer", "tensor", "direction")
-"""The key columns that tell the rows of a cell apart."""
+from initstats.store.parameters import Entries
 
-
-class Cell(NamedTuple):
-    """The key of a cell: its numbers are a function of this and of the run's settings."""
-
-    network: str
-    init: str
-    activation: str
-    width: int
-    seed: int
+Kind = Literal["text", "integer"]
+"""What is in a key column."""
+Key = tuple[str | int, ...]
+"""The values of a cell's key columns, or of a row's place columns."""
 
 
 @dataclass(frozen=True)
 class Run:
     """What the cells of a run have in common.
 
+    A cell is named by its key, a row of a cell by its place. The values of a key column, as `seed`,
+    are a list of the configuration, `seeds`: the cells are the product of these lists, which may
+    grow. Places are what each cell has.
+
     Attributes:
-        config: the content of `grid.toml`, all seeds listed; its lists are what may grow.
-        settings: what an extension must agree with.
+        config: the content of `grid.toml`.
+        settings: what an extension must agree with; `dataset` is a column of the table.
         engine: choices that the first driver made and every later one takes over.
-        rows: (layer, tensor, direction) of a cell's rows, in their order.
+        keys: the key columns, and what is in each.
+        places: the place columns, and what is in each.
         statistics: the columns of a row, and whether they are integers.
         bins: lower and upper edges of the histograms' bins.
+        parameters: of the entries that key columns name.
+
+    Raises:
+        ValueError: a statistic has the name of a key.
     """
 
     config: dict[str, Any]
     settings: dict[str, Any]
     engine: dict[str, Any]
-    rows: list[tuple[int, str, str]]
+    keys: dict[str, Kind]
+    places: dict[str, Kind]
     statistics: dict[str, bool]
     bins: tuple[list[float], list[float]]
+    parameters: Entries = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        taken = {"dataset", "cell", "position", "place", *self.keys, *self.places}
+        if names := sorted(taken & set(self.statistics)):
+            raise ValueError(
+                f"a statistic cannot be called {names[0]!r}, which the table calls a key: rename it"
+            )
 
     @property
-    def cells(self) -> list[Cell]:
-        """Every cell of the run, computed or not, in the order of the table."""
-        lists = (self.config[name] for name in LISTS)
-        return [Cell(*key) for key in product(*lists)]
+    def lists(self) -> dict[str, list[Any]]:
+        """The values of each key column."""
+        return {name: list(self.config[f"{name}s"]) for name in self.keys}
+
+    @property
+    def cells(self) -> list[Key]:
+        """The key of every cell, computed or not, in the order of the table."""
+        return list(product(*self.lists.values()))
+
+    @property
+    def entries(self) -> Entries:
+        """The parameters of those entries alone that the lists name."""
+        lists = self.lists
+        return {
+            name: {
+                family: {entry: of for entry, of in members.items() if entry in lists[name]}
+                for family, members in families.items()
+            }
+            for name, families in self.parameters.items()
+        }
 
     def extended(self, asked: Run) -> Run:
-        """This run with what the lists of another one add."""
+        """This run with what another one adds to its lists, its statistics and its entries."""
         longer = {
             name: list(dict.fromkeys([*self.config.get(name, ()), *asked.config.get(name, ())]))
-            for name in (*LISTS, "plugins")
+            for name in (*(f"{name}s" for name in self.keys), "plugins")
         }
-        return replace(self, config=self.config | longer)
+        return replace(
+            self,
+            config=self.config | longer,
+            statistics={**asked.statistics, **self.statistics},
+            parameters=_merged(self.parameters, asked.parameters),
+        )
 
     def differences(self, asked: Run) -> list[str]:
         """The settings in which another run differs, with both values."""
         ours, theirs = (
             run.settings
-            | {"statistics": ", ".join(run.statistics)}
+            | {"keys": ", ".join([*run.keys, *run.places])}
             | {"bins": len(run.bins[0]), "engine": ", ".join(run.engine)}
             for run in (self, asked)
         )
@@ -86,3 +117,11 @@ def to_toml(config: Mapping[str, Any]) -> str:
     if list(config["seeds"]) == list(range(count)):
         given["seeds"] = count
     return tomli_w.dumps(given)
+
+
+def _merged(ours: Any, theirs: Any) -> Any:
+    """Two nested dictionaries in one; where both have a value, the first one's."""
+    if not (isinstance(ours, Mapping) and isinstance(theirs, Mapping)):
+        return ours
+    both = {key: _merged(ours[key], theirs[key]) for key in ours if key in theirs}
+    return {**theirs, **ours, **both}

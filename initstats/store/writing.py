@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from initstats.store import file as layout
 from initstats.store.file import StoreError, complaints
 from initstats.store.reading import table
-from initstats.store.run import Cell, Run, to_toml
+from initstats.store.run import Key, Run, to_toml
 
 
 class Store:
@@ -31,7 +31,7 @@ class Store:
     """
 
     def __init__(self, run: Run, file: Path | str, connection: sqlite3.Connection) -> None:
-        self.run = run
+        self.run, self._asked = run, run
         self._file, self._connection = file, connection
         self._resources = ExitStack()
         self._began = time.monotonic()
@@ -61,32 +61,48 @@ class Store:
             store._resources = resources.pop_all()
         return store
 
-    def done(self) -> set[Cell]:
+    def done(self) -> set[Key]:
         """The cells that are committed."""
-        return set(layout.cells(self._connection))
+        return set(layout.numbered(self._connection, "cell", self.run.keys))
 
-    def add(self, cell: Cell, statistics: NDArray[np.float64], histograms: bytes) -> None:
+    def add(
+        self,
+        cell: Key,
+        places: Sequence[Key],
+        statistics: NDArray[np.float64],
+        histograms: bytes,
+    ) -> None:
         """Commit a cell: all of it, or nothing.
 
         Args:
-            cell: not yet committed.
-            statistics: (rows, statistics), in the order of the run's.
+            cell: its key; not yet committed.
+            places: one for each of its rows, all different.
+            statistics: (rows, statistics), in the order of those that were asked for.
             histograms: (rows, bins), packed.
 
         Raises:
             StoreError: as on a disk that is full or has become read-only.
         """
-        kinds = [int if integer else float for integer in self.run.statistics.values()]
-        marks = ", ".join("?" * (2 + len(kinds)))
+        keys, where = self.run.keys, self.run.places
+        kinds = [int if integer else float for integer in self._asked.statistics.values()]
+        place = f"(SELECT id FROM place WHERE ({layout.quoted(where)}) = ({_marks(where)}))"
         with self._transaction():
             number = self._connection.execute(
-                "INSERT INTO cell VALUES (NULL, ?, ?, ?, ?, ?, ?)", (*cell, histograms)
+                f"INSERT INTO cell ({layout.quoted(keys)}, histogram) VALUES ({_marks(keys)}, ?)",
+                (*cell, histograms),
             ).lastrowid
             self._connection.executemany(
-                f"INSERT INTO measurement VALUES ({marks})",
+                f"INSERT OR IGNORE INTO place VALUES (NULL, {_marks(where)})", places
+            )
+            self._connection.executemany(
+                f"INSERT INTO measurement (cell, position, place, "
+                f"{layout.quoted(self._asked.statistics)}) "
+                f"VALUES (?, ?, {place}, {_marks(kinds)})",
                 (
-                    (number, position, *(kind(x) for kind, x in zip(kinds, row, strict=True)))
-                    for position, row in enumerate(statistics.tolist())
+                    (number, position, *at, *(kind(x) for kind, x in zip(kinds, row, strict=True)))
+                    for position, (at, row) in enumerate(
+                        zip(places, statistics.tolist(), strict=True)
+                    )
                 ),
             )
             self._connection.execute(
@@ -140,6 +156,7 @@ class Store:
             if layout.is_empty(self._connection):
                 for statement in layout.schema(self.run):
                     self._connection.execute(statement)
+            layout.add_statistics(self._connection, self.run)
             self._connection.executemany(
                 "INSERT OR REPLACE INTO run VALUES (?, ?)",
                 ((field.name, json.dumps(getattr(self.run, field.name))) for field in fields(Run)),
@@ -162,6 +179,11 @@ class Store:
                 with suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
                 raise
+
+
+def _marks(columns: Collection[object]) -> str:
+    """As many places for values in a statement."""
+    return ", ".join("?" * len(columns))
 
 
 def _write_whole(file: Path, text: str) -> None:

@@ -6,8 +6,9 @@ of the run's settings, so the grid's order, workers and interruptions change not
 
 from __future__ import annotations
 
-from initstats.store import Cell
-from initstats.sweep.grid import Grid, load_plugins, read_config
+from initstats.sweep.cell import Cell
+from initstats.sweep.grid import Grid
+from initstats.sweep.plugins import load_config, load_plugins, read_config
 from initstats.sweep.running import Progress, chosen_samples, fingerprint, run_sweep
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Progress",
     "chosen_samples",
     "fingerprint",
+    "load_config",
     "load_plugins",
     "read_config",
     "run_sweep",

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import operator
 import re
-import sys
-import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from html import escape
@@ -35,9 +32,11 @@ from initstats.activations import Activation
 from initstats.inits import Init
 from initstats.moments import BINS
 from initstats.networks import Network
-from initstats.registry import Entry, Value, unknown
+from initstats.registry import Entry, unknown
 from initstats.stack import DType
-from initstats.store import Cell, to_toml
+from initstats.store import to_toml
+from initstats.sweep.cell import Cell
+from initstats.sweep.plugins import load_config
 
 DEFAULT_INITS = (
     "normal",
@@ -89,17 +88,28 @@ def _listed(values: object) -> list[Any]:
 def _entries(kind: type[Entry], get: Callable[[Any], Any], values: object) -> list[Any]:
     """The entries that names, ranges of names, callables, and mappings of names to these mean."""
     found: list[Any] = []
+    faults: list[str] = []
     for value in [values] if isinstance(values, Mapping) else _listed(values):
-        if isinstance(value, Mapping):
-            for name, of in value.items():
-                if name in kind.catalog:
-                    raise ValueError(f"{name!r} is a registered {kind.catalog.noun}: rename yours")
-                found.append(replace(get(of), name=str(name), module=""))
-        elif isinstance(value, str) and ":" in value:
-            found += [kind.catalog[spelling] for spelling in kind.catalog.expand(value)]
-        else:
-            found.append(get(value))
+        try:
+            if isinstance(value, Mapping):
+                found += [_named(kind, name, get(of)) for name, of in value.items()]
+            elif isinstance(value, str) and ":" in value:
+                found += [kind.catalog[spelling] for spelling in kind.catalog.expand(value)]
+            else:
+                found.append(get(value))
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError(f"; {kind.catalog.noun}s: ".join(faults))
     return found
+
+
+def _named(kind: type[Entry], name: object, entry: Any) -> Any:
+    """An entry under a name of the user's own."""
+    if str(name) in kind.catalog:
+        noun = kind.catalog.noun
+        raise ValueError(f"{name!r} is the name of a registered {noun}: choose another")
+    return replace(entry, name=str(name), module="")
 
 
 def _distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
@@ -220,16 +230,14 @@ class Grid(BaseModel):
         return cls()
 
     @classmethod
-    def from_toml(cls, path: str | Path) -> Self:
-        """The grid of a TOML file, once its plugins are imported; see `read_config`.
+    def from_toml(cls, path: str | Path, *, trusted: bool | Collection[str] = False) -> Self:
+        """The grid of a TOML file, once its plugins are imported; see `load_config`.
 
         Raises:
-            ValueError: as `read_config`, `load_plugins` and `Grid`.
+            ValueError: as `load_config` and `Grid`.
         """
-        config = read_config(path)
-        load_plugins(config.pop("plugins", ()))
-        config.pop("data", None)
-        return cls(**config)
+        config = load_config(path, trusted=trusted)
+        return cls(**{name: config[name] for name in config if name not in ("data", "plugins")})
 
     def to_toml(self) -> str:
         """The grid as TOML, which `from_toml` reads."""
@@ -289,26 +297,6 @@ class Grid(BaseModel):
         self.check_memory((1, 28, 28))
         return self
 
-    @property
-    def parameters(self) -> dict[str, dict[str, Value]]:
-        """The parameters that differ between entries of one family: by column, their values.
-
-        A column is ``init_``, ``activation_`` or ``network_`` and the parameter's name; its values
-        are by the entry's name, for all entries that have the parameter.
-
-        >>> Grid(activations=["leaky_relu", "leaky_relu(negative_slope=0.2)"]).parameters
-        {'activation_negative_slope': {'leaky_relu': 0.01, 'leaky_relu(negative_slope=0.2)': 0.2}}
-        """
-        return {
-            f"{catalog.noun}_{key}": values
-            for catalog, entries in (
-                (Network.catalog, self.networks),
-                (Init.catalog, self.inits),
-                (Activation.catalog, self.activations),
-            )
-            for key, values in catalog.varied(e.name for e in entries if e.module).items()
-        }
-
     def check_memory(self, shape: tuple[int, ...]) -> int:
         """Refuse a grid whose widest cells would not fit into memory.
 
@@ -336,38 +324,6 @@ class Grid(BaseModel):
                 f"need some {needed / 1e9:.0f} GB of memory, and at most {MAX_GIGABYTES} can be had"
             )
         return int(MAX_GIGABYTES * 1e9 // needed)
-
-
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The content of a configuration: the fields of `Grid`, and maybe `data` and `plugins`.
-
-    Raises:
-        ValueError: the file cannot be read, or is not TOML.
-    """
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-
-
-def load_plugins(plugins: Iterable[str]) -> None:
-    """Import modules, or files that end in .py, which register inits and activations.
-
-    A file's folder is added to the module search path, where workers look too.
-
-    Raises:
-        ValueError: one cannot be imported.
-    """
-    for plugin in plugins:
-        name = plugin
-        if plugin.endswith(".py"):
-            folder, name = str(Path(plugin).resolve().parent), Path(plugin).stem
-            if folder not in sys.path:
-                sys.path.append(folder)
-        try:
-            importlib.import_module(name)
-        except (ImportError, SyntaxError, ValueError) as error:
-            raise ValueError(f"cannot import plugin {plugin!r}: {error}") from error
 
 
 def _fault(error: Mapping[str, Any]) -> str:

@@ -16,12 +16,15 @@ import pandas as pd
 
 from initstats.data import Dataset, Split
 from initstats.machine import machine
-from initstats.moments import STATISTICS, bin_edges
-from initstats.networks import Place
+from initstats.moments import STATISTICS, bin_edges, warm_up
+from initstats.registry import Entry, check_importable
 from initstats.stack import FIT_SAMPLES, Settings
-from initstats.store import Run, Store
+from initstats.store import Run, Store, parameters_of
+from initstats.sweep.cell import KEYS, PLACES
 from initstats.sweep.grid import Grid
-from initstats.sweep.work import Engine, outcomes, tasks
+from initstats.sweep.plugins import absolute_data, absolute_plugin
+from initstats.sweep.work import Engine, suited_workers, tasks
+from initstats.workers import ByExecutor, OwnProcesses, ThisProcess, Workers
 
 Progress = Callable[[int, int], object]
 """Called with the cells done and all cells: at the start, and when a cell is committed."""
@@ -32,7 +35,7 @@ def run_sweep(
     data: Dataset,
     *,
     out: str | Path | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
     progress: Progress | None = None,
     executor: Executor | None = None,
     source: str | None = None,
@@ -45,8 +48,8 @@ def run_sweep(
         data: what to measure with.
         out: a folder that keeps the run: each cell is there as soon as it is measured, cells that
             are there are not measured again, and longer lists extend it.
-        workers: processes to share the work; 1 works in this one. A script that asks for more needs
-            the guard ``if __name__ == "__main__":``.
+        workers: processes to share the work; 1 works in this one, None chooses by the work. A
+            script that asks for more than 1 needs the guard ``if __name__ == "__main__":``.
         progress: told of every cell.
         executor: does the work instead, wherever it runs.
         source: what `load_data` read the data from, for the folder's `grid.toml`; by default the
@@ -55,7 +58,8 @@ def run_sweep(
 
     Returns:
         One row per cell, layer, tensor and direction, in the grid's order: the key columns
-        `dataset network init activation width seed layer tensor direction` and every statistic.
+        `dataset network init activation width seed layer tensor direction`, one for each parameter
+        that differs between entries of one family, as `activation_leak`, and every statistic.
 
     Raises:
         ValueError: what is asked cannot be measured or, as `StoreError`, not be kept in the folder.
@@ -68,32 +72,30 @@ def run_sweep(
             f"run_sweep takes a Grid and a Dataset, not {type(grid).__name__} and "
             f"{type(data).__name__}: load_data gives a Dataset"
         )
-    if workers > 1 and getattr(multiprocessing.current_process(), "_inheriting", False):
+    if workers != 1 and getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(
             "a starting worker ran this script again: put what asks for workers under "
             '`if __name__ == "__main__":`'
         )
     engine = _engine(grid, data)
-    if workers < 1:
-        raise ValueError(f"workers: at least one is needed, not {workers}")
-    if workers > 1 and executor is None:
-        _check_portable(grid)
-    config = {"data": source or data.name, **grid.config, "plugins": list(plugins)}
-    network = grid.networks[0].on(engine.split.shape, grid.widths[0], grid.depth)
-    places = network.places(backward=grid.backward)
-    asked = _run(config, data.name, fingerprint(grid, data), engine, places)
+    most = _checked(workers, grid, engine) if executor is None else 1
+    source = data.name if source is None else absolute_data(source)
+    config = {"data": source, **grid.config, "plugins": [absolute_plugin(name) for name in plugins]}
+    asked = _run(config, grid, data, engine)
     notify = progress or (lambda done, total: None)
 
-    with Store.open(out, asked, {**machine(), "workers": workers}) as store:
+    with Store.open(out, asked, {**machine(), "workers": most}) as store:
         engine = replace(engine, settings=replace(engine.settings, **store.run.engine))
         missing = set(grid) - store.done()
         done = len(grid) - len(missing)
         notify(done, len(grid))
         work = tasks(grid, missing, engine.settings.batch)
-        with closing(outcomes(work, engine, workers, executor)) as results:
+        count = min(most, len(work) if workers else suited_workers(work, engine))
+        those = ByExecutor(executor) if executor else _own_workers(count)
+        with closing(those.map(engine, work)) as results:
             for task, outcome in results:
-                for cell, (statistics, histograms) in zip(task.cells, outcome, strict=True):
-                    store.add(cell, statistics, histograms)
+                for cell, result in zip(task.cells, outcome, strict=True):
+                    store.add(cell, *result)
                     notify(done := done + 1, len(grid))
         return store.table(asked)
 
@@ -145,25 +147,60 @@ def _engine(grid: Grid, data: Dataset) -> Engine:
     return Engine(split, _fit(data), settings)
 
 
-def _run(config: dict[str, Any], dataset: str, data: str, engine: Engine, rows: list[Place]) -> Run:
+def _run(config: dict[str, Any], grid: Grid, data: Dataset, engine: Engine) -> Run:
     """What the store is to know of a sweep."""
     settings = asdict(engine.settings)
-    fixed = {"split": config["split"]}
     asked = ("depth", "samples", "backward", "dtype", "device")
-    fixed |= {name: settings.pop(name) for name in asked}
+    fixed = {"split": grid.split} | {name: settings.pop(name) for name in asked}
     return Run(
         config=config,
-        settings={"dataset": dataset, "data": data} | fixed,
+        settings={"dataset": data.name, "data": fingerprint(grid, data)} | fixed,
         engine=settings,
-        rows=rows,
+        keys=KEYS,
+        places=PLACES,
         statistics={name: entry.integer for name, entry in STATISTICS.items()},
         bins=(bin_edges()[0].tolist(), bin_edges()[1].tolist()),
+        parameters=parameters_of(_entries(grid)),
     )
 
 
-def _check_portable(grid: Grid) -> None:
-    for entry in (*grid.networks, *grid.inits, *grid.activations):
+def _entries(grid: Grid) -> list[Entry]:
+    """The entries of all lists of a grid."""
+    lists = [value for value in vars(grid).values() if isinstance(value, tuple)]
+    return [entry for entries in lists for entry in entries if isinstance(entry, Entry)]
+
+
+def _checked(workers: int | None, grid: Grid, engine: Engine) -> int:
+    """How many processes share the work.
+
+    Raises:
+        ValueError: less than one is asked for; or more, to which something cannot be sent.
+    """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers: at least one is needed, not {workers}")
+    count = workers or suited_workers(tasks(grid, set(grid), engine.settings.batch), engine)
+    if count > 1:
         try:
+            _check_portable(grid)
+        except ValueError:
+            if workers is not None:
+                raise
+            return 1
+    return count
+
+
+def _check_portable(grid: Grid) -> None:
+    try:
+        for name in STATISTICS:
+            check_importable("statistic", name, STATISTICS.family(name).module)
+        for entry in _entries(grid):
             pickle.dumps(entry)
-        except pickle.PicklingError as error:
-            raise ValueError(str(error)) from error
+    except pickle.PicklingError as error:
+        raise ValueError(str(error)) from error
+
+
+def _own_workers(count: int) -> Workers:
+    if count <= 1:
+        return ThisProcess()
+    warm_up()  # compiles the kernels, for workers to find
+    return OwnProcesses(count)

@@ -1,37 +1,33 @@
-"""Who does the work: this process, a pool of its own, or any executor."""
+"""The work of a study: its tasks, the engine that measures one, and how long that takes."""
 
 from __future__ import annotations
 
+import math
 import os
-import pickle
-import signal
-from collections.abc import Collection, Generator, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import product
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Lock
-from threading import Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from initstats.activations import Activation
 from initstats.data import Split
 from initstats.inits import Init
-from initstats.moments import warm_up
+from initstats.moments import STATISTICS
 from initstats.networks import Network
+from initstats.registry import import_module
 from initstats.stack import Settings, run_stack
-from initstats.store import Cell, pack
+from initstats.store import Key, pack
+from initstats.sweep.cell import Cell
 from initstats.sweep.grid import Grid
 
-Outcome = list[tuple[NDArray[np.float64], bytes]]
-"""Statistics and packed histograms, a pair for each cell of a task."""
+Outcome = list[tuple[Sequence[Key], NDArray[np.float64], bytes]]
+"""The places of the rows, their statistics and packed histograms, for each cell of a task."""
+SECONDS_EACH = 10
+"""Work that a process must be spared to be worth its start, which takes it three or four."""
 
 
 class Task(NamedTuple):
@@ -52,6 +48,10 @@ class Task(NamedTuple):
         ]
 
 
+def _defining() -> tuple[str, ...]:
+    return tuple(dict.fromkeys(STATISTICS.family(name).module for name in STATISTICS))
+
+
 @dataclass(frozen=True)
 class Engine:
     """What all tasks of a run have in common; it goes to a worker once.
@@ -60,19 +60,49 @@ class Engine:
         split: the samples to measure.
         fit: the samples that a data-dependent init is fitted on.
         settings: the run's.
+        modules: define the statistics; a worker imports them.
     """
 
     split: Split
     fit: Split
     settings: Settings
+    modules: tuple[str, ...] = field(default_factory=_defining)
 
-    def run(self, task: Task) -> Outcome:
+    def __call__(self, task: Task) -> Outcome:
         """Measure the cells of a task, in their order."""
         network = task.network.on(self.split.shape, task.width, self.settings.depth)
+        places = network.places(backward=self.settings.backward)
         results = run_stack(
             network, task.init, task.activations, task.seeds, self.split, self.fit, self.settings
         )
-        return [(result.statistics, pack(result.histograms)) for result in results]
+        return [(places, result.statistics, pack(result.histograms)) for result in results]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        for module in self.modules:
+            import_module(module)
+
+
+def suited_workers(work: Iterable[Task], engine: Engine) -> int:
+    """How many processes the work is worth: one here, or more that pay for their start."""
+    if engine.settings.device != "cpu":
+        return 1
+    return max(1, min(int(estimated_seconds(work, engine) / SECONDS_EACH), os.cpu_count() or 1))
+
+
+def estimated_seconds(work: Iterable[Task], engine: Engine) -> float:
+    """A rough estimate of what tasks take on one core, by their statistics and products."""
+    settings, nanoseconds = engine.settings, 0.0
+    cells = Counter[tuple[Network, int]]()
+    for task in work:
+        cells[task.network, task.width] += len(task.activations) * len(task.seeds)
+    directions, passes = (2, 3) if settings.backward else (1, 1)
+    for (entry, width), count in cells.items():
+        network = entry.on(engine.split.shape, width, settings.depth)
+        measured = directions * sum(leaf.outputs.size for leaf in network.leaves())
+        products = sum(math.prod(x.weight) * x.outputs.positions for x in network.layers)
+        nanoseconds += count * settings.samples * (2.5 * measured + 0.05 * passes * products)
+    return 1e-9 * nanoseconds
 
 
 def tasks(grid: Grid, missing: Collection[Cell], batch: int) -> list[Task]:
@@ -109,104 +139,3 @@ def _missing_of(task: Task, missing: Collection[Cell]) -> list[Task]:
         for lacks, seeds in lacking.items()
         if lacks
     ]
-
-
-def outcomes(
-    work: Sequence[Task], engine: Engine, workers: int, executor: Executor | None
-) -> Generator[tuple[Task, Outcome]]:
-    """The tasks as they are done, in any order; closing it drops what was not begun.
-
-    Raises:
-        ChildProcessError: a worker died.
-    """
-    if executor is not None:
-        yield from _completed({executor.submit(engine.run, task): task for task in work})
-    elif min(workers, len(work)) > 1:
-        yield from _by_pool(work, engine, min(workers, len(work)))
-    else:
-        yield from ((task, engine.run(task)) for task in work)
-
-
-def _completed(
-    futures: dict[Future[Outcome], Task],
-) -> Generator[tuple[Task, Outcome]]:
-    try:
-        for future in as_completed(list(futures)):
-            yield futures.pop(future), future.result()
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-def _by_pool(work: Sequence[Task], engine: Engine, workers: int) -> Generator[tuple[Task, Outcome]]:
-    warm_up()  # compiles the kernels, for workers to find
-    context = get_context("spawn")  # a fork of a process with threads may hang
-    # Not among the arguments of a worker's start: each would wait for the one before it to have
-    # imported torch.
-    desk, sender = context.Pipe(duplex=False)
-    Thread(target=_send, args=(sender, pickle.dumps(engine), workers), daemon=True).start()
-    pool = ProcessPoolExecutor(workers, context, _hire, (desk, context.Lock()))
-    try:
-        with _interrupts_blocked():
-            # pickled here: a worker that cannot read its task says why, and does not die of it
-            futures = {pool.submit(_run_pickled, pickle.dumps(task)): task for task in work}
-        yield from _completed(futures)
-    except BrokenProcessPool as error:
-        raise ChildProcessError(
-            "a worker process died: was it killed, as for want of memory? is the script that asks "
-            'for workers guarded by `if __name__ == "__main__":`? What was committed is safe: run '
-            "the same again to go on"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-        desk.close()
-
-
-def _send(sender: Connection, engine: bytes, times: int) -> None:
-    with sender, suppress(OSError):  # workers that died will not read it
-        for _ in range(times):
-            sender.send_bytes(engine)
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C waits, for us and for the processes that we start: these until they allow it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-# in a worker
-
-_hired: Engine | None = None
-"""The engine of the run."""
-
-
-def _hire(desk: Connection, queue: Lock) -> None:
-    global _hired
-    Thread(target=_leave_with_driver, daemon=True).start()
-    # Ctrl-C reaches all processes of a terminal: the driver speaks, workers just stop
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    torch.set_num_threads(1)
-    with queue:
-        _hired = pickle.loads(desk.recv_bytes())
-
-
-def _leave_with_driver() -> None:
-    """A driver that is killed cannot tell its workers, who would wait for tasks for ever."""
-    driver = parent_process()
-    assert driver is not None
-    driver.join()
-    os._exit(1)
-
-
-def _run_pickled(task: bytes) -> Outcome:
-    assert _hired is not None
-    return _hired.run(pickle.loads(task))

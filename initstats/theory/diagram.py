@@ -246,9 +246,9 @@ def _edge_in_words(entry: Activation, sigma_b2: float) -> tuple[str, float]:
         edge = edge_of_chaos(entry, sigma_b2)
     except ValueError as error:
         return str(error), math.nan
-    where = f"at q = {edge.q_star:.6g}" if edge.q_star > 0 else "as q goes to 0"
+    where = f"at q = {edge.q_star:.6g}" if edge.q_star > 0 else "in the limit of small signals"
     if math.isnan(edge.q_star):
-        where = "at every q"
+        where = "whatever the signal's size q"
     words = (
         f"{entry.name}: the edge of chaos at sigma_b2 = {sigma_b2:g} is sigma_w2 = "
         f"{edge.sigma_w2:.8g} (sigma_w = {edge.sigma_w2**0.5:.6g}), {where}"

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import initstats as ist
-from initstats.probe import examine
+from initstats.probe import Probe
 from initstats.report.model import write_model_report
 from initstats.report.theory import write_theory
 from initstats.theory.diagram import diagram
@@ -57,7 +57,7 @@ def any_page(
         for number in range(6):
             model.add_module(f"transformer_block_{number}_feed_forward", nn.Linear(6, 6))
             model.add_module(f"transformer_block_{number}_activation", nn.ReLU())
-        probe = examine(model, torch.ones(40, 6), backward=True)
+        probe = Probe(model, backward=True).run(torch.ones(40, 6))
         return write_model_report(folder, probe.table(), probe.histograms(), probe.missed())
     if request.param == "theory":
         return write_theory(folder, [diagram(LONG)])

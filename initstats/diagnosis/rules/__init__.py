@@ -5,7 +5,7 @@ Adding one is writing one decorated function.
 
 from __future__ import annotations
 
-from initstats.diagnosis.rules.rule import RULES, Finding, Need, Rule, register_rule
+from initstats.diagnosis.rules.rule import RULES, Finding, Rule, register_rule
 
 # each of these adds its rules, in the order of a report
 from initstats.diagnosis.rules import values, trends, weights, units  # isort: skip
@@ -13,7 +13,6 @@ from initstats.diagnosis.rules import values, trends, weights, units  # isort: s
 __all__ = [
     "RULES",
     "Finding",
-    "Need",
     "Rule",
     "register_rule",
     "trends",

@@ -1,4 +1,4 @@
-"""What a rule is, what it may ask of a profile, and all there are by name."""
+"""What a rule is, what it asks of a profile, and the catalogue of all rules."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from initstats.diagnosis.profile import Profile
-from initstats.registry import Catalog, meaning_of
+from initstats.registry import Catalog, Need, meaning_of, missing
 
 Severity = Literal["error", "warning", "note"]
 ENOUGH = 16
-"""Samples times positions: so many in a row leave a live rectifier at zero once in 2**16."""
+"""Samples times positions: a live rectifier is at zero for all of so many once in 2**16."""
 
 
 class Finding(NamedTuple):
@@ -26,36 +26,29 @@ class Finding(NamedTuple):
 Check = Callable[[Profile, float], Iterator[Finding]]
 
 
-class Need(NamedTuple):
-    """What a rule asks of a profile, and what to say where it lacks it."""
-
-    met: Callable[[Profile], bool]
-    otherwise: str
-
-
 @dataclass(frozen=True)
 class Rule:
     """A fault to look for.
 
     Attributes:
-        name: of the function that looks for it.
-        meaning: what it is when all is well.
-        threshold: beyond which it is a fault.
-        source: where the fault, or the threshold, is described.
+        name: the name of `check`.
+        meaning: one line that is true when all is well.
+        threshold: the value from which on it is a fault.
+        source: the work that describes the fault, or the threshold.
         needs: what the profile must hold.
-        check: yields findings; none where all is well.
+        check: yields findings; none when all is well.
     """
 
     name: str
     meaning: str
     threshold: float
     source: str
-    needs: Sequence[Need]
+    needs: Sequence[Need[Profile]]
     check: Check
 
     def missing(self, profile: Profile) -> str:
         """Why it cannot be checked on a profile; empty where it can."""
-        return next((need.otherwise for need in self.needs if not need.met(profile)), "")
+        return missing(self.needs, profile)
 
 
 RULES: Catalog[Rule] = Catalog("rule")
@@ -63,7 +56,7 @@ RULES: Catalog[Rule] = Catalog("rule")
 
 
 def register_rule(
-    *, threshold: float, source: str, needs: Sequence[Need] = ()
+    *, threshold: float, source: str, needs: Sequence[Need[Profile]] = ()
 ) -> Callable[[Check], Check]:
     """Register a rule; the docstring's first line says what holds when all is well.
 
@@ -80,22 +73,22 @@ def register_rule(
     return register
 
 
-DEEP = Need(
+DEEP = Need[Profile](
     lambda profile: len(profile.linear) > 3,
-    "a trend needs four layers with weights or more, one after the other",
+    "a trend needs at least four layers with weights, one after the other",
 )
-GRADIENTS = Need(
+GRADIENTS = Need[Profile](
     lambda profile: len(profile.linear_gradients) > 3,
     "gradients were not measured (backward=True), or the model has fewer than four layers",
 )
-WEIGHTS = Need(
+WEIGHTS = Need[Profile](
     lambda profile: profile.probed and not profile.weights.empty,
     "no weights of linear maps were measured; measure the model itself, with weights=True",
 )
-BATCH = Need(
+BATCH = Need[Profile](
     lambda profile: bool((profile.linear["entries"] >= ENOUGH).any()),
-    f"it takes {ENOUGH} samples (times positions) to tell a unit that is constant",
+    f"at least {ENOUGH} samples (times positions) are needed to know that a unit is constant",
 )
-OPERATIONS = Need(
+OPERATIONS = Need[Profile](
     lambda profile: profile.probed, "a study's table does not say which operations follow which"
 )

@@ -1,4 +1,4 @@
-"""Rules about size from layer to layer: of the signal, the gradient, the residual stream."""
+"""Rules about the size of the signal, the gradient and the residual stream through the layers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from initstats.diagnosis.summary import DECADE
 
 @register_rule(
     threshold=2 * math.log(DECADE),
-    source="Schoenholz et al. 2017: q grows or shrinks by a factor a layer; He et al. 2015",
+    source="Schoenholz et al. 2017: q grows or shrinks by a factor per layer; He et al. 2015",
     needs=[DEEP],
 )
 def signal(profile: Profile, threshold: float) -> Iterator[Finding]:
     """the length of the signal neither grows nor shrinks from layer to layer"""
-    yield from _drift(profile, profile.linear, threshold, "signal", profile.linear["second_moment"])
+    rows = profile.linear
+    yield from _drift(profile, rows, rows["second_moment"], threshold, "signal")
 
 
 @register_rule(
@@ -34,7 +35,7 @@ def signal(profile: Profile, threshold: float) -> Iterator[Finding]:
 def gradient(profile: Profile, threshold: float) -> Iterator[Finding]:
     """the gradient keeps its size on the way back to the input"""
     rows = profile.linear_gradients.iloc[::-1]
-    yield from _drift(profile, rows, threshold, "gradient", rows["second_moment"] * rows["count"])
+    yield from _drift(profile, rows, rows["second_moment"] * rows["count"], threshold, "gradient")
 
 
 @register_rule(
@@ -60,9 +61,12 @@ def residual_growth(profile: Profile, threshold: float) -> Iterator[Finding]:
 
 
 def _drift(
-    profile: Profile, rows: pd.DataFrame, threshold: float, what: str, size: pd.Series[float]
+    profile: Profile, rows: pd.DataFrame, size: pd.Series[float], threshold: float, what: str
 ) -> Iterator[Finding]:
-    """A trend of log `size` along the rows: mean step with its 95% interval, which leaves out 0."""
+    """A trend of `size`, a square, along the rows.
+
+    Its log changes by more than the threshold, and the 95% interval of the mean step excludes 0.
+    """
     if (lost := size == 0).any():
         place = rows["place"][lost].iloc[0]
         yield Finding(
@@ -83,12 +87,15 @@ def _drift(
         return
     low, high = (number(math.exp((mean + sign * half) / 2)) for sign in (-1, 1))
     word = "explodes" if total > 0 else "vanishes"
-    direction = "from the output back to the input" if what == "gradient" else "through the layers"
+    measure, direction = "rms", "through the layers"
+    if what == "gradient":
+        measure, direction = "norm", "from the output back to the input"
     yield Finding(
         "error" if abs(total) > 3 * threshold else "warning",
         f"{rows['place'].iloc[0]} to {rows['place'].iloc[-1]}",
-        f"the {what} {word} {direction}: rms times {number(math.exp(mean / 2))} a layer "
-        f"({low} to {high}), {number(math.exp(total / 2))} over {len(logs)}",
+        f"the {what} {word} {direction}: each layer multiplies the {measure} by "
+        f"{number(math.exp(mean / 2))} ({low} to {high}), {len(steps)} layers by "
+        f"{number(math.exp(total / 2))}",
         _rescale(profile, math.exp(mean / 2)),
     )
 
@@ -96,17 +103,17 @@ def _drift(
 def _rescale(profile: Profile, factor: float) -> str:
     if not profile.probed:
         return (
-            f"weights {1 / factor:.4g} times as large: kaiming_normal(gain=...) with "
+            f"make the weights {1 / factor:.4g} times as large: kaiming_normal(gain=...) with "
             "initstats.gain(activation).forward, or the init `matched`"
         )
     return (
         'initstats.reinitialize_(model, "matched", x), which gives each layer the gain of the '
-        "activation behind it; or initstats.lsuv_(model, x); or a normalization between layers"
+        "activation that it reads; or initstats.lsuv_(model, x); or a normalization between layers"
     )
 
 
 def _longest_chain(profile: Profile) -> list[pd.Series[Any]]:
-    """The residual stream: the longest run of sums of two values, each of which adds to the last.
+    """The residual stream: the longest run of sums of two values, each adding to the one before.
 
     A normalization in the stream begins a new one.
     """

@@ -1,4 +1,4 @@
-"""Rules about what units tell of a sample: dead, saturated, shifted, or all the same."""
+"""Rules about units: dead, saturated, far from zero, or blind to the sample."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from initstats.diagnosis.profile import Profile, numbers
+from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.rule import BATCH, ENOUGH, Finding, register_rule
-from initstats.diagnosis.rules.wording import number, places
+from initstats.diagnosis.rules.wording import listed, number
 from initstats.diagnosis.summary import SAME
+from initstats.probe.kinds import numbers
 
 
 @register_rule(
@@ -25,7 +26,7 @@ def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
     computed &= values["entries"] >= ENOUGH
     rows = values[computed & (values["dead_fraction"] > 0)]
     dead = rows.set_index("layer")["dead_fraction"]
-    # where it begins: no input is as dead
+    # only where it begins: what an operation reads is less dead
     begins = [
         not any(dead.get(source, 0.0) >= row["dead_fraction"] for source in numbers(row["inputs"]))
         for _, row in rows.iterrows()
@@ -37,22 +38,22 @@ def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
             worst = found.sort_values("dead_fraction").iloc[-1]
             yield Finding(
                 "error" if severity == "error" else "warning",
-                places(found),
-                f"{worst['dead_fraction']:.0%} of the units of {worst['place']} have one value for "
-                "every sample",
-                "shift or shrink the biases before it, initialize its weights to the gain of the "
-                "activation that they read (see initstats.gain), or use a leaky activation: "
-                "nothing flows back through a unit that never changes",
+                listed(found["place"]),
+                f"{worst['dead_fraction']:.0%} of the units of {worst['place']} give one value for "
+                "every sample, and so tell nothing about it",
+                "shift or shrink the biases before it, initialize the weights before it to the "
+                "gain of the activation that they read (see initstats.gain), or use a leaky "
+                "activation",
             )
 
 
 _BOUNDS = {"tanh": (0.0, 1.0), "sigmoid": (0.5, 0.5), "hardtanh": (0.0, 1.0), "softsign": (0, 1)}
-"""Centre and half range of what saturates."""
+"""Centre and half range of the activations that saturate."""
 
 
 @register_rule(
     threshold=0.7,
-    source="Glorot & Bengio 2010; 0.39 is tanh's at unit pre-activations, 1 all at the bounds",
+    source="Glorot & Bengio 2010; tanh of unit pre-activations has 0.39, entries at the bounds 1",
 )
 def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
     """bounded activations are not pressed against their bounds"""
@@ -67,9 +68,9 @@ def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
         op = str(worst["op"]).rstrip("_")
         yield Finding(
             "warning",
-            places(found),
-            f"mean square {filled.max():.2f} of the bound's at {worst['place']}: its derivative is "
-            "near 0 for most entries",
+            listed(found["place"]),
+            f"the mean square at {worst['place']} is {filled.max():.2f} of the bound's: its "
+            "derivative is near 0 for most entries",
             "make the pre-activation smaller: "
             f"std = {5 / 3 if op == 'tanh' else 1:.4g} / sqrt(fan_in) at most in the layer before "
             "it, or normalize what it reads",
@@ -90,9 +91,9 @@ def mean_shift(profile: Profile, threshold: float) -> Iterator[Finding]:
         worst = rows.loc[ratio[found.index].sort_values().index[-1]]
         yield Finding(
             "warning" if ratio[found.index].max() > 10 * threshold else "note",
-            places(found),
-            f"mean {number(worst['mean'])} against std {number(worst['std'])} at "
-            f"{worst['place']}: a layer mostly sees a constant",
+            listed(found["place"]),
+            f"the mean at {worst['place']} is {number(worst['mean'])}, the std "
+            f"{number(worst['std'])}: a layer that reads it mostly sees a constant",
             "subtract the mean: normalize the input, put a normalization before the layer, or "
             "use an activation that is negative for negative inputs",
         )
@@ -112,9 +113,10 @@ def collapse(profile: Profile, threshold: float) -> Iterator[Finding]:
         many = len(found) >= max(3, len(rows) / 4)
         yield Finding(
             "warning" if many and rows.index[-1] in found.index else "note",
-            places(found),
-            f"correlation of samples {found['sample_correlation'].iloc[-1]:.4f} at "
-            f"{found['place'].iloc[-1]}, {len(found)} of {len(rows)} layers at {threshold} or more",
-            "weights at the gain with zero biases, a residual or a normalization, or a rectifier "
-            'fitted to the depth (activation "tailored_relu")',
+            listed(found["place"]),
+            "different samples give nearly the same output: their correlation is "
+            f"{found['sample_correlation'].iloc[-1]:.4f} at {found['place'].iloc[-1]}, and "
+            f"{threshold} or more in {len(found)} of {len(rows)} layers",
+            "initialize weights to the gain and biases to zero, add residual connections or "
+            'normalizations, or fit the rectifier to the depth (activation "tailored_relu")',
         )

@@ -1,4 +1,4 @@
-"""Rules about numbers: whether they are finite, and fit their format."""
+"""Rules about entries: whether they are finite, and fit their number format."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from initstats.diagnosis.profile import Profile, numbers
+from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.rule import Finding, Severity, register_rule
-from initstats.diagnosis.rules.wording import places
+from initstats.diagnosis.rules.wording import listed
+from initstats.probe.kinds import numbers
 
 
-@register_rule(threshold=0, source="IEEE 754; whatever overflows once stays so")
+@register_rule(threshold=0, source="IEEE 754: what overflows once stays infinite or becomes NaN")
 def nonfinite(profile: Profile, threshold: float) -> Iterator[Finding]:
     """every entry is a finite number"""
     bad = profile.signal[profile.signal["nonfinite"] > threshold]
@@ -22,12 +23,12 @@ def nonfinite(profile: Profile, threshold: float) -> Iterator[Finding]:
     if spread:
         row = spread[0]
         share = row["nonfinite"] / row["count"]
-        reached = f"; {len(bad)} values hold some after it" if len(bad) > 1 else ""
+        reached = f"; {len(bad) - 1} tensors after it hold some" if len(bad) > 1 else ""
         yield Finding(
             "error",
             row["place"],
             f"{row['nonfinite']:,.0f} of {row['count']:,.0f} entries ({share:.2%}) are NaN or "
-            f"infinite, those it reads are finite{reached}",
+            f"infinite, and all that it reads are finite{reached}",
             f"look at {row['op']} there: does it divide by zero, take the log or root of what is "
             "not positive, or leave the range of its dtype? Bound its input, add an eps, or "
             "compute it in float32",
@@ -35,8 +36,8 @@ def nonfinite(profile: Profile, threshold: float) -> Iterator[Finding]:
     elif first:
         yield Finding(
             "note",
-            places(pd.DataFrame(first)),
-            "NaN or infinite entries that what reads them does not pass on, as of a mask",
+            listed(pd.DataFrame(first)["place"]),
+            "it has NaN or infinite entries, and whatever reads it has none, as with a mask",
             "nothing, if it is a mask on purpose",
         )
 
@@ -51,16 +52,16 @@ _FORMATS = {
     "bfloat16": _Format(3.3895e38, 2.0**-126),
     "float8_e4m3fn": _Format(448.0, 2.0**-6),
 }
-"""Largest number and smallest normal one of the formats of low precision."""
+"""Largest number and smallest normal number of the formats of low precision."""
 
 
 @register_rule(
     threshold=0.5,
-    source="Micikevicius et al. 2018, 2022: what is below a format's normal numbers loses digits, "
-    "what is above overflows",
+    source="Micikevicius et al. 2018, 2022: numbers below a format's normal ones lose precision, "
+    "those above its largest overflow",
 )
 def low_precision(profile: Profile, threshold: float) -> Iterator[Finding]:
-    """values fit the formats of low precision, in that half the entries are normal numbers"""
+    """tensors fit the formats of low precision: half their entries are normal numbers there"""
     rows = pd.concat([profile.signal, profile.gradients])
     reach = rows[["min", "max"]].abs().max(axis=1)
     # half the entries are within this of zero, zeros included
@@ -71,9 +72,10 @@ def low_precision(profile: Profile, threshold: float) -> Iterator[Finding]:
         above = rows[reach > limits.largest]
         below = rows[(middle < limits.smallest) & (rows["zero_fraction"] < threshold)]
         if len(above) + len(below):
-            count = f"in {name} {len(above)} values overflow and {len(below)} lose digits"
-            place = places(pd.concat([above, below]))
-            told["warning" if name in used else "note"].append((place, count))
+            count = [_tensors(len(above), "overflow"), _tensors(len(below), "lose", " precision")]
+            place = listed(pd.concat([above, below])["place"])
+            line = f"{name}: {', '.join(filter(None, count))}"
+            told["warning" if name in used else "note"].append((place, line))
     for severity, lines in told.items():
         if lines:
             yield Finding(
@@ -81,8 +83,15 @@ def low_precision(profile: Profile, threshold: float) -> Iterator[Finding]:
                 lines[0][0],
                 "; ".join(count for _, count in lines),
                 "bfloat16 has float32's range; in float16 scale the loss (torch.amp.GradScaler); "
-                "float8 needs a scale a tensor",
+                "float8 needs a scale for each tensor",
             )
+
+
+def _tensors(count: int, verb: str, what: str = "") -> str:
+    """How many tensors do something; empty for none."""
+    if count == 1:
+        return f"1 tensor {verb}s{what}"
+    return f"{count} tensors {verb}{what}" if count else ""
 
 
 def _contained(profile: Profile, layer: int, bad: set[int]) -> bool:

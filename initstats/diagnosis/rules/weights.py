@@ -1,4 +1,4 @@
-"""Rules about weights: their scale, and what it was computed from."""
+"""Rules about weights: their scale, and the fan that it was computed from."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pandas as pd
 
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.rule import WEIGHTS, Finding, register_rule
-from initstats.diagnosis.rules.wording import line, modules, number
+from initstats.diagnosis.rules.wording import line, listed, number
 
 
 @register_rule(
     threshold=5.0,
-    source="beyond the largest gain of a common activation (4.8: sigmoid's, where the mean is "
-    "removed; Brock et al. 2021)",
+    source="more than the largest gain of a common activation (4.8 for sigmoid without its mean; "
+    "Brock et al. 2021)",
     needs=[WEIGHTS],
 )
 def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
@@ -27,17 +27,17 @@ def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
         worst = large.sort_values("sigma_w2").iloc[-1]
         yield Finding(
             "warning" if large["normalized"].all() else "error",
-            modules(large),
+            listed(large["module"]),
             f"std {number(worst['std'])} at {worst['module']} multiplies the rms by "
-            f"{number(math.sqrt(worst['sigma_w2']))}; behind "
-            f"{worst['activation'] or 'the input'} {worst['gain']:.3f} keeps it",
+            f"{number(math.sqrt(worst['sigma_w2']))}; a layer that reads "
+            f"{worst['activation'] or 'the input'} keeps the signal with {worst['gain']:.3f}",
             line(worst),
         )
     dead = profile.weights[scale == 0]
     if len(dead):
         yield Finding(
             "note",
-            modules(dead),
+            listed(dead["module"]),
             "all weights are 0: nothing passes until they are trained",
             "nothing, if a residual branch starts at zero on purpose; else " + line(dead.iloc[0]),
         )
@@ -52,7 +52,7 @@ def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no run of layers is left at torch's default, which shrinks the signal in each"""
     weights = profile.weights
     bound = weights[["min", "max"]].abs().max(axis=1) * np.sqrt(weights["fan_in"])
-    # of a uniform distribution: variance of the sample variance 4/5 of its square over n
+    # for n uniform draws, the variance of the sample variance is 4/5 of its square over n
     error = 4 * np.sqrt(0.8 / weights["count"])
     default = ((3 * weights["sigma_w2"] - 1).abs() < error) & (bound <= 1.0001) & (bound > 0.9)
     if not default.any():
@@ -65,9 +65,9 @@ def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
     shrink = 1 / (math.sqrt(3) * float(np.median(weights.loc[default, "gain"])))
     yield Finding(
         "warning" if longest >= threshold else "note",
-        modules(weights[default]),
-        f"uniform in +-1/sqrt(fan_in), as torch leaves them: each multiplies the rms by about "
-        f"{shrink:.2f}; {longest} in a row have no normalization behind them",
+        listed(weights[default]["module"]),
+        f"the weights are uniform in +-1/sqrt(fan_in), as torch leaves them: each layer multiplies "
+        f"the rms by about {shrink:.2f}; {longest} in a row have no normalization after them",
         line(first),
     )
 
@@ -96,9 +96,9 @@ def fan_mode(profile: Profile, threshold: float) -> Iterator[Finding]:
         grave = np.maximum(ratio[wrong.index], 1 / ratio[wrong.index]).max() >= threshold
         yield Finding(
             "warning" if grave else "note",
-            modules(wrong),
-            f"the variance is a gain over fan_out, {wrong['fan_out'].iloc[0]:.0f}, and not over "
-            f"fan_in, {wrong['fan_in'].iloc[0]:.0f}: the second moment becomes "
+            listed(wrong["module"]),
+            f"the variance is a squared gain over fan_out, {wrong['fan_out'].iloc[0]:.0f}, and not "
+            f"over fan_in, {wrong['fan_in'].iloc[0]:.0f}: the second moment becomes "
             f"{number(change)} times what it should be",
             line(wrong.iloc[0]),
         )
@@ -120,7 +120,7 @@ def useless_bias(profile: Profile, threshold: float) -> Iterator[Finding]:
     if sum(useless) > threshold:
         yield Finding(
             "note",
-            modules(profile.weights[useless]),
-            "a normalization of each channel follows at once, which subtracts the bias",
-            "bias=False in these layers",
+            listed(profile.weights[useless]["module"]),
+            "a normalization of each channel follows, which subtracts the bias",
+            "set bias=False in these layers",
         )

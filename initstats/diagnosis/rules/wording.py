@@ -1,4 +1,4 @@
-"""How findings name places, numbers and remedies."""
+"""Names of places, numbers and remedies in findings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 SHOWN = 4
-"""How many places a finding lists before it counts the rest."""
+"""The largest number of places that a finding lists in full."""
 
 
 def line(weight: pd.Series[Any]) -> str:
@@ -17,19 +17,9 @@ def line(weight: pd.Series[Any]) -> str:
     return f"nn.init.normal_({layer}.weight, std={std})"
 
 
-def modules(weights: pd.DataFrame) -> str:
-    """The modules that some weights belong to."""
-    return listed([str(name) for name in weights["module"]])
-
-
-def places(rows: pd.DataFrame) -> str:
-    """Where some values are."""
-    return listed([str(place) for place in rows["place"]])
-
-
-def listed(names: list[str]) -> str:
-    """Names once each; of many the first and the last."""
-    names = list(dict.fromkeys(names))
+def listed(column: pd.Series[Any]) -> str:
+    """The names in a column, once each; of many the first three and the last."""
+    names = [str(name) for name in column.unique()]
     if len(names) <= SHOWN:
         return ", ".join(names)
     return f"{len(names)} places: {', '.join(names[: SHOWN - 1])}, ... {names[-1]}"

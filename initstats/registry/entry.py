@@ -1,0 +1,92 @@
+"""Entries that cross to another process by their name, and the modules that define them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+from initstats.registry.catalog import Catalog
+
+
+class Entry:
+    """A frozen dataclass that a catalogue holds, and that crosses to another process by its name.
+
+    Attributes:
+        name: its canonical spelling.
+        module: the module that defines its family; empty where it was made of a bare callable.
+    """
+
+    catalog: ClassVar[Catalog[Any]]
+    name: str
+    module: str
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        noun = self.catalog.noun
+        check_importable(noun, self.name, self.module)
+        if self.module:
+            return _recall, (type(self), self.name, self.module)
+        state = tuple(getattr(self, field.name) for field in dataclasses.fields(self))  # type: ignore[arg-type]
+        try:
+            pickle.dumps(state)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise pickle.PicklingError(
+                f"{noun} {self.name!r} cannot be sent to another process: register it in a module "
+                f"that can be imported, with @register_{noun}(), or use workers=1"
+            ) from error
+        return type(self), state
+
+
+def check_importable(noun: str, name: str, module: str) -> None:
+    """Refuse what another process cannot import.
+
+    Raises:
+        pickle.PicklingError: it is defined in a notebook, or at a prompt.
+    """
+    if module == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
+        raise pickle.PicklingError(
+            f"{noun} {name!r} is defined in a notebook or at a prompt, which other processes "
+            "cannot read: put it into a module (a file.py) and import that, or use workers=1"
+        )
+
+
+def _recall(kind: type[Entry], name: str, module: str) -> Any:
+    if name.partition("(")[0] not in kind.catalog:
+        import_module(module)
+    return kind.catalog[name]
+
+
+def import_module(name: str) -> ModuleType:
+    """Import a module by its name, or a file that ends in .py by its path, once.
+
+    A file's module is named by its absolute path, so that files of one name are told apart, and
+    another process finds the file by the name of its module. Its folder is added at the end of the
+    search path, for what it imports itself.
+
+    Raises:
+        ImportError, OSError, SyntaxError: there is no such module or file, or it is no Python.
+    """
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    path = Path(name).resolve()
+    for known in (str(path), path.stem, "__main__"):
+        module = sys.modules.get(known)
+        if module and Path(getattr(module, "__file__", None) or "").resolve() == path:
+            return module
+    spec = importlib.util.spec_from_file_location(str(path), path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module

@@ -1,0 +1,171 @@
+"""What a study answers, in numbers and names; the template `study.html` puts them into words."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from initstats.diagnosis import CONFIGURATION
+from initstats.plots import Results
+from initstats.plots.story import lesson_init, shifted
+from initstats.report.printed import typeset
+
+Facts = dict[str, Any]
+
+
+def best_by_activation(results: Results) -> pd.DataFrame:
+    """Which inits keep the signal for which activation, one row each, by network and width.
+
+    Returns:
+        `network`, `width`, `activation`; `kept`, the inits that keep the signal, the steadiest
+        first; `growth`, `growth_low`, `growth_high` and `std` of the steadiest, NaN where there is
+        none; `lost`, how many of the other inits fail, by verdict.
+    """
+    rows: list[Facts] = []
+    keys = ["network", "width", "activation"]
+    for names, group in results.summary.groupby(keys, observed=True, sort=True):
+        healthy = steadiest_first(group[group["verdict"] == "healthy"])
+        lost = group.loc[group["verdict"] != "healthy", "verdict"].astype(str).value_counts()
+        best = healthy.iloc[0] if len(healthy) else pd.Series(dtype=float)
+        rows.append(
+            dict(zip(keys, names, strict=True))
+            | {"kept": healthy["init"].astype(str).to_list(), "lost": lost.to_dict()}
+            | {
+                name: best.get(name, np.nan)
+                for name in ("growth", "growth_low", "growth_high", "std")
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def steadiest_first(rows: pd.DataFrame) -> pd.DataFrame:
+    """Sorted by how far growth is from 1 in either direction; at depth 1, how far the std is."""
+    with np.errstate(divide="ignore"):
+        off = np.abs(np.log(rows["growth"].fillna(rows["std"]).to_numpy()))
+    return rows.iloc[np.argsort(off, kind="stable")]
+
+
+def keepers(results: Results) -> Facts | None:
+    """Which inits keep the signal for most activations, which come next, and which keep none."""
+    if len(results.inits) < 2:
+        return None
+    kept = (results.summary["verdict"] == "healthy").groupby(results.summary["init"].astype(str))
+    counts = kept.sum()[results.inits]
+    best = int(counts.max())
+    following = int(counts[counts < best].max()) if (counts < best).any() else 0
+    leaders = list(counts.index[counts == best])
+    return {
+        "leaders": leaders,
+        "best": best,
+        "total": int(kept.size()[leaders[0]]),
+        "followers": list(counts.index[counts == following]) if following else [],
+        "following": following,
+        "none": list(counts.index[counts == 0]),
+    }
+
+
+def contrast(results: Results) -> Facts | None:
+    """What a factor per layer comes to, for one activation: with its best init and a failing one.
+
+    The activation is relu where it has both, else the first one that has. The failing init changes
+    the signal tenfold or more from the first layer to the last, by the smallest factor.
+    """
+    summary, steps = results.summary, results.depth - 1
+    names = ["relu", *results.activations]
+    for activation in dict.fromkeys(name for name in names if name in results.activations):
+        rows = summary[summary["activation"] == activation]
+        healthy = rows[rows["verdict"] == "healthy"]
+        off = rows[rows["verdict"].isin(["vanishes", "explodes"]) & np.isfinite(rows["std"])]
+        off = off[(off["growth"] > 0) & (np.log10(off["growth"].clip(1e-300)).abs() * steps >= 1)]
+        if len(healthy) and len(off):
+            best, other = steadiest_first(healthy).iloc[0], steadiest_first(off).iloc[0]
+            return {"activation": activation, "best": best, "other": other}
+    return None
+
+
+def hopeless(results: Results) -> list[Facts]:
+    """Activations that no init keeps healthy, and how most inits fail."""
+    if len(results.inits) < 2:
+        return []
+    lost = []
+    for name, rows in results.summary.groupby("activation", observed=True, sort=True):
+        verdicts = rows["verdict"].astype(str).value_counts()
+        if "healthy" not in verdicts:
+            facts = {"activation": name, "inits": len(rows)}
+            lost.append(facts | {"verdict": verdicts.index[0], "count": int(verdicts.iloc[0])})
+    return lost
+
+
+def hidden(results: Results) -> pd.DataFrame:
+    """The collapsed rows of the summary that the last standard deviation, 0.1 to 10, hides."""
+    summary = results.summary
+    return summary[(summary["verdict"] == "collapses") & summary["std"].between(0.1, 10)]
+
+
+def shift_story(results: Results) -> Facts | None:
+    """Mean of relu's first layer, and of the first and the last with a constant subtracted."""
+    names = shifted(results)
+    if not names or "relu" not in results.activations:
+        return None
+    init, block = lesson_init(results), results.blocks[0]
+    rows = results.measured("activation").astype({"activation": str})
+    rows = rows[
+        (rows["network"] == block.network)
+        & (rows["width"] == block.width)
+        & (rows["init"] == init)
+        & rows["activation"].isin(["relu", names[0]])
+    ]
+    means = rows.groupby(["activation", "layer"])["mean"].mean().unstack("layer")
+    if len(means) < 2:
+        return None
+    relu, shift = (means.loc[name].to_numpy() for name in ("relu", names[0]))
+    return {"init": init, "relu": relu[0], "first": shift[0], "last": shift[-1]}
+
+
+def agreement(results: Results) -> Facts | None:
+    """How the second moments agree with theory; None where nothing was predicted.
+
+    Returns:
+        `rows`, how many can be compared, 0 where the predictions have no z-scores; `three` and
+        `two`, the shares within so many standard errors; `seeds`; `compared`, whether there are
+        z-scores; `doubts`, why theory does not apply and how often that is said, commonest first.
+    """
+    rows = results.predicted
+    if rows is None:
+        return None
+    compared = {"z", "seeds"} <= set(rows.columns)
+    applies = rows["note"] == ""
+    z = rows.loc[applies & rows["z"].notna(), "z"].abs() if compared else pd.Series(dtype=float)
+    return {
+        "compared": compared,
+        "rows": len(z),
+        "three": (z < 3).mean(),
+        "two": (z < 2).mean(),
+        "seeds": int(rows["seeds"].max()) if len(z) else 0,
+        "doubts": _doubts(rows.loc[~applies, [*CONFIGURATION, "note"]]),
+    }
+
+
+_NUMBER = re.compile(r"(?<=\s)-?\d[\d.e+-]*(?=[%:,\s]|$)")
+
+
+def _doubts(notes: pd.DataFrame) -> list[tuple[str, int, int]]:
+    """Reasons with their rows and configurations; those that differ in numbers alone are one."""
+    doubts = []
+    reasons = notes["note"].str.replace(_NUMBER, "#", regex=True)
+    for reason, group in notes.groupby(reasons, sort=False):
+        configurations = len(group.drop_duplicates(CONFIGURATION))
+        doubts.append((_ranged(str(reason), group["note"]), len(group), configurations))
+    return sorted(doubts, key=lambda doubt: -doubt[1])
+
+
+def _ranged(reason: str, notes: pd.Series[str]) -> str:
+    """A reason, with the range of each number that its notes name."""
+    numbers = [_NUMBER.findall(note) for note in notes]
+    for values in zip(*numbers, strict=True):
+        ends = (end(values, key=float) for end in (min, max))
+        reason = reason.replace("#", " to ".join(dict.fromkeys(ends)), 1)
+    return typeset(reason)

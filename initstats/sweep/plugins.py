@@ -1,0 +1,83 @@
+"""Configurations, and the modules of the user's own that they name."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from initstats.registry import import_module
+
+
+def load_plugins(plugins: Iterable[str]) -> list[ModuleType]:
+    """Import modules, or files that end in .py, which register entries; each one once.
+
+    Raises:
+        ValueError: one cannot be imported.
+    """
+    modules = []
+    for plugin in plugins:
+        try:
+            modules.append(import_module(plugin))
+        except (ImportError, OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"cannot import plugin {plugin!r}: {error}") from error
+    return modules
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The content of a configuration: the fields of `Grid`, and maybe `data` and `plugins`.
+
+    Relative paths among `data` and `plugins` begin at the configuration's folder; they are returned
+    as absolute ones.
+
+    Raises:
+        ValueError: the file cannot be read, is not TOML, or its plugins are no list of names.
+    """
+    try:
+        config = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    folder = Path(path).parent
+    if "data" in config:
+        config["data"] = absolute_data(str(config["data"]), folder)
+    if "plugins" in config:
+        plugins = config["plugins"]
+        if not (isinstance(plugins, list) and all(isinstance(name, str) for name in plugins)):
+            raise ValueError(f"{path}: plugins: a list of names is expected, not {plugins!r}")
+        config["plugins"] = [absolute_plugin(name, folder) for name in plugins]
+    return config
+
+
+def load_config(path: str | Path, *, trusted: bool | Collection[str] = False) -> dict[str, Any]:
+    """The content of a configuration, as `read_config`, once its plugins are imported.
+
+    Args:
+        path: of the file.
+        trusted: whether the plugins that it names may run their code here; or which of them may.
+
+    Raises:
+        ValueError: as `read_config` and `load_plugins`; or a plugin is not trusted.
+    """
+    config = read_config(path)
+    plugins = config.get("plugins", [])
+    known = set() if isinstance(trusted, bool) else set(map(absolute_plugin, trusted))
+    if trusted is not True and (strange := [name for name in plugins if name not in known]):
+        raise ValueError(
+            f"{path} names plugins, whose code would run here: {', '.join(strange)}; if you trust "
+            "them, say so with trusted=True, or on the command line with --trust-plugins or "
+            "--plugin NAME for each"
+        )
+    load_plugins(plugins)
+    return config
+
+
+def absolute_data(source: str, folder: str | Path = ".") -> str:
+    """What `load_data` reads, its path made absolute; the embedded `mnist` has none."""
+    return source if source == "mnist" else str((Path(folder) / source).resolve())
+
+
+def absolute_plugin(plugin: str, folder: str | Path = ".") -> str:
+    """A plugin, the path of a file made absolute; the name of a module has none."""
+    return str((Path(folder) / plugin).resolve()) if plugin.endswith(".py") else plugin

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from initstats import workers
+from initstats.workers import ByExecutor, OwnProcesses, ThisProcess, Workers
+
+
+@dataclass
+class Engine:
+    """Squares a number; tells by whom, and how often it was unpickled there."""
+
+    data: bytes = field(default=bytes(10**6), repr=False)
+    arrivals: int = 0
+
+    def __call__(self, task: int) -> tuple[int, int, int]:
+        if task < 0:
+            raise ValueError(f"no root of {task}")
+        return task**2, os.getpid(), self.arrivals
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.arrivals += 1
+
+
+class Counting(Executor):
+    """Hands everything to another executor, and adds up what goes there."""
+
+    def __init__(self, other: Executor) -> None:
+        self.other, self.sent = other, 0
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        self.sent += len(pickle.dumps((function, args, options)))
+        return self.other.submit(function, *args, **options)
+
+
+class Here(Executor):
+    """Does at once, in this process, what it is given."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(function(*args, **options))
+        return future
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Executor]:
+    with ProcessPoolExecutor(2, get_context("spawn")) as executor:
+        yield executor
+
+
+@pytest.mark.parametrize("those", [ThisProcess(), OwnProcesses(2), ByExecutor(Here())], ids=str)
+def test_all_workers_do_all_tasks(
+    those: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = {task: outcome[0] for task, outcome in those.map(Engine(), range(20))}
+    assert found == {task: task**2 for task in range(20)}
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="no root of -1"):
+        list(those.map(Engine(), [1, -1, 2]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_engine_goes_to_each_process_once(processes: Executor) -> None:
+    executor = Counting(processes)
+    outcomes = dict(ByExecutor(executor).map(Engine(), range(100)))
+    assert {arrivals for _, _, arrivals in outcomes.values()} == {1}
+    assert os.getpid() not in {process for _, process, _ in outcomes.values()}
+    assert executor.sent < 100 * 300  # and not with the tasks
+    outcomes = dict(ByExecutor(executor).map(Engine(bytes(5)), range(3)))  # another one
+    assert {root: square for root, (square, _, _) in outcomes.items()} == {0: 0, 1: 1, 2: 4}
+
+
+def test_threads_share_the_engine() -> None:
+    engine = Engine()
+    with ThreadPoolExecutor(3) as threads:
+        executor = Counting(threads)
+        assert dict(ByExecutor(threads).map(engine, range(9)))[8] == (64, os.getpid(), 0)
+        assert dict(ByExecutor(executor).map(engine, range(9)))[8] == (64, os.getpid(), 1)
+
+
+def test_workers_on_another_machine_are_sent_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Path.read_bytes
+
+    def elsewhere(path: Path) -> bytes:
+        if threading.current_thread() is not threading.main_thread():
+            raise FileNotFoundError(path)
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", elsewhere)
+    monkeypatch.setattr(workers, "_engines", {})
+    with ThreadPoolExecutor(1) as far:
+        executor = Counting(far)
+        outcomes = []
+        for task, (square, _, arrivals) in ByExecutor(executor).map(Engine(), range(30)):
+            outcomes.append((task, square))
+            assert arrivals == 1  # kept, however often it is sent
+    assert sorted(outcomes) == [(task, task**2) for task in range(30)]
+    assert executor.sent > 10**6
+
+
+def slow(task: int) -> int:
+    time.sleep(0.05)
+    return task
+
+
+def test_closing_drops_what_was_not_begun() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        began = time.monotonic()
+        with closing(ByExecutor(executor).map(slow, range(1000))) as results:
+            assert next(results) == (0, 0)
+    assert time.monotonic() - began < 10

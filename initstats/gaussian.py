@@ -10,7 +10,8 @@ a panel are looked at too, so that no kink hides between its last node and its n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,6 @@ _HIDDEN = 1e-12  # by which what hides at a panel's ends may, relative to the wh
 _EXISTS = 1e-9  # an unresolved panel may hold this share of the whole
 _DEEPEST = 200  # bisections; floats are that dense only around zero
 _PANELS = 50_000  # open at once: more means noise, not structure
-_NARROW = 1e-4  # panels this narrow surround a kink
 _OFF = 0.1234567891  # moves a kink off the edges of the first panels
 _JUMP = 1e-7  # density-weighted change of f that its derivative does not explain
 
@@ -46,6 +46,37 @@ def _extrapolation() -> Tensor:
 
 
 _TO_ENDS = _extrapolation()
+
+
+_HERE = threading.local()
+_GUARD = threading.Lock()
+_OUTSIDE: list[int] = []  # of every caller inside `one_thread`: the number to go back to
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch's: on tensors as small as here, several only wait for each other.
+
+    Callers may overlap in several threads and return in any order: torch keeps the number for each
+    thread apart, but a thread that starts takes over the number that was set last by any.
+    """
+    if getattr(_HERE, "inside", False):
+        yield
+        return
+    with _GUARD:
+        number = torch.get_num_threads()
+        if number == 1 and _OUTSIDE:  # taken over from a caller inside
+            number = _OUTSIDE[0]
+        _OUTSIDE.append(number)
+        torch.set_num_threads(1)
+    _HERE.inside = True
+    try:
+        yield
+    finally:
+        _HERE.inside = False
+        with _GUARD:
+            _OUTSIDE.remove(number)
+            torch.set_num_threads(number)
 
 
 @dataclass(frozen=True)
@@ -133,23 +164,33 @@ def expect_rows(f: Function, q: float = 1.0) -> tuple[float, ...]:
     return tuple(totals.values.tolist())
 
 
-def kinks(f: Function, q: float = 1.0) -> tuple[float, ...]:
-    """The x, to about 1e-4, at which f or its slope jumps, as far as E f(sqrt(q) z) feels it.
+def bends(f: Function, q: float = 1.0, kinks: Sequence[float] = ()) -> Tensor:
+    """The x, ascending, between which f and f^2 are smooth as far as their means over N(0, q) feel.
 
-    >>> [round(x, 3) for x in kinks(lambda x: x.clamp(-1, 2))]
+    Args:
+        f: as in `expect`.
+        q: the second moment of x.
+        kinks: those x that are known; the others are found.
+
+    >>> [round(x, 9) for x in bends(lambda x: x.clamp(-1, 2), kinks=[-1, 2]).tolist()]
     [-1.0, 2.0]
+
+    Raises:
+        ValueError: as `expect`.
     """
     scale = math.sqrt(q)
-    # Off the first panels' edges, where a kink does no harm and so would not be seen.
-    totals = _integrate(lambda z: _checked(f, scale * (z - _OFF)).unsqueeze(0), 1.0)
-    width = totals.right - totals.left
-    narrow = width < _NARROW
-    centre, width = ((totals.left + totals.right) / 2 - _OFF)[narrow], width[narrow]
-    found: list[float] = []
-    for index in width.argsort().tolist():
-        if all(abs(float(centre[index]) - kink) > 2 * _NARROW for kink in found):
-            found.append(float(centre[index]))
-    return tuple(sorted(scale * kink for kink in found))
+    known = torch.tensor([*kinks], dtype=torch.float64) / scale
+    near, wide = _near(scale), torch.arange(-_REACH, _REACH + _WIDTH, _WIDTH, dtype=torch.float64)
+
+    def rows(z: Tensor) -> Tensor:
+        y = _checked(f, scale * z)
+        return torch.stack([y, y.square()])
+
+    # a kink at an edge of the first panels does no harm there, and so would not be seen
+    within = known[known.abs() < _REACH]
+    totals = _integrate(rows, scale, _ascending([wide - _OFF, near, within]))
+    split = totals.level > 0
+    return scale * _ascending([totals.left[split], totals.right[split], near, within])
 
 
 def derivative_of(f: Function) -> Function:
@@ -160,6 +201,7 @@ def derivative_of(f: Function) -> Function:
     return partial(_slope, f)
 
 
+@one_thread()
 def gain(f: Function, derivative: Function | None = None) -> Gain:
     """The gains of an activation, by quadrature at q = 1; autograd gives a missing derivative.
 
@@ -212,17 +254,7 @@ class _Totals:
     exist: Tensor  # (rows,), bool
     left: Tensor  # (panels,), in z
     right: Tensor
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread of torch's: on tensors as small as here, several only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    level: Tensor  # how often a first panel was bisected before half of it changed nothing
 
 
 def mesh(edges: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,9 +270,30 @@ def mesh(edges: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @one_thread()
-def _integrate(rows: Function, scale: float) -> _Totals:
-    """Integrate (rows, points) against the normal density; `scale` is sqrt(q)."""
-    panels, exist = _first_panels(rows, scale)
+def integral(rows: Function, edges: Tensor) -> float:
+    """The integral of a function of z (points,) with the normal density, between the outer edges.
+
+    Args:
+        rows: maps (points,) to (points,); smooth between the edges, or bisection finds where not.
+        edges: ends of the first panels, (edges,), ascending.
+
+    Raises:
+        ValueError: the function is NaN or too irregular.
+    """
+    totals = _integrate(lambda z: rows(z).unsqueeze(0), 1.0, edges)
+    return float(totals.values)
+
+
+@one_thread()
+def _integrate(rows: Function, scale: float, edges: Tensor | None = None) -> _Totals:
+    """Integrate (rows, points) against the normal density.
+
+    Args:
+        rows: maps z (points,) to (rows, points).
+        scale: sqrt(q), for messages and for the first panels.
+        edges: ends of the first panels; else they cover the whole density.
+    """
+    panels, exist = _first_panels(rows, scale, _all_edges(scale) if edges is None else edges)
     done, done_size = (torch.zeros_like(side[:, 0]) for side in (panels.value, panels.size))
     settled = []
     for level in range(_DEEPEST + 1):
@@ -262,20 +315,36 @@ def _integrate(rows: Function, scale: float) -> _Totals:
             break
         if len(panels.left) > _PANELS:
             raise ValueError(
-                "the function is too irregular to integrate: is it random, or is it computed in "
-                "less than float64?"
+                "the function is too irregular to integrate: is it random, does it oscillate, or "
+                "is it computed in less than float64?"
             )
     left, right = (torch.cat([getattr(p, side) for p in settled]) for side in ("left", "right"))
-    return _Totals(done, exist & done.isfinite(), left, right)
+    levels = torch.arange(len(settled)).repeat_interleave(
+        torch.tensor([len(p.left) for p in settled])
+    )
+    return _Totals(done, exist & done.isfinite(), left, right, levels)
 
 
-def _first_panels(rows: Function, scale: float) -> tuple[_Panels, Tensor]:
-    """Panels over all of the density that matters, and which rows have vanished at their ends."""
-    edges = torch.arange(-_REACH, _REACH + _WIDTH, _WIDTH, dtype=torch.float64)
-    if scale > 1:  # structure of f at |x| ~ 1 is narrow in z: close in on zero by halves
-        steps = torch.arange(1, math.ceil(math.log2(scale)) + 1, dtype=torch.float64)
-        near = _WIDTH * torch.exp2(-steps)
-        edges = torch.cat([edges, near, -near]).sort().values
+def _near(scale: float) -> Tensor:
+    """Edges that close in on zero by halves: what f does at |x| ~ 1 is narrow in z = x / scale."""
+    steps = torch.arange(1, max(math.ceil(math.log2(scale)), 0) + 1, dtype=torch.float64)
+    near = _WIDTH * torch.exp2(-steps)
+    return torch.cat([near, -near])
+
+
+def _ascending(edges: Sequence[Tensor]) -> Tensor:
+    """All edges in one, each once."""
+    return torch.from_numpy(np.unique(np.concatenate(edges)))
+
+
+def _all_edges(scale: float) -> Tensor:
+    """Ends of panels over all of the density that matters."""
+    wide = torch.arange(-_REACH, _REACH + _WIDTH, _WIDTH, dtype=torch.float64)
+    return torch.cat([wide, _near(scale)]).sort().values if scale > 1 else wide
+
+
+def _first_panels(rows: Function, scale: float, edges: Tensor) -> tuple[_Panels, Tensor]:
+    """Panels between the edges, and which rows have vanished at their ends."""
     panels = _sums(rows, edges[:-1], edges[1:])
     # Overflow where the density is nothing is cut off; what is next to the cut must be nothing.
     overflow = (~panels.value.isfinite().all(0)).nonzero().flatten()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 
 import mpmath
 import pytest
@@ -12,7 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from initstats.gaussian import Function, derivative_of, expect, expect_rows, gain
+from initstats.gaussian import (
+    Function,
+    bends,
+    derivative_of,
+    expect,
+    expect_rows,
+    gain,
+    integral,
+    one_thread,
+)
 
 INF = math.inf
 EULER = 0.57721566490153286
@@ -230,6 +241,60 @@ def test_one_thread_integrates_and_the_others_come_back() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_threads_that_overlap_keep_their_numbers() -> None:
+    """Three threads, each inside for a while that begins before another's ends."""
+    before, entered, seen = torch.get_num_threads(), threading.Barrier(4), []
+
+    def inside(wait: float) -> None:
+        with one_thread():
+            entered.wait()
+            with one_thread():
+                time.sleep(wait)
+            seen.append(torch.get_num_threads())
+        seen.append(torch.get_num_threads())
+
+    torch.set_num_threads(2)
+    try:
+        threads = [threading.Thread(target=inside, args=(wait,)) for wait in (0.02, 0.0, 0.04)]
+        with one_thread():
+            for thread in threads:
+                thread.start()
+            entered.wait()
+        assert torch.get_num_threads() == 2
+        for thread in threads:
+            thread.join()
+        assert sorted(seen) == [1, 1, 1, 2, 2, 2]
+        late = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        late.start()
+        late.join()
+        assert seen[-1] == torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_bends_are_found() -> None:
+    def bent(x: Tensor) -> Tensor:
+        return (x - 0.3).abs()
+
+    found = bends(bent)
+    assert (found - 0.3).abs().min() < 1e-4
+    assert ((found - 0.3).abs() < 1).all()
+    assert bends(bent, kinks=[0.3]).tolist() == pytest.approx([0.3], abs=1e-15)
+    assert len(bends(torch.relu)) > 0
+    assert bends(torch.tanh).tolist() == []
+    steep = bends(lambda x: torch.tanh(100 * (x - 2)))
+    assert ((steep - 2).abs() < 1).all()
+    assert steep.diff().min() < 0.02
+
+
+def test_an_integral_between_edges() -> None:
+    edges = torch.linspace(-1, 2, 3, dtype=torch.float64)
+    mass = (math.erf(2 / math.sqrt(2)) + math.erf(1 / math.sqrt(2))) / 2
+    assert integral(torch.ones_like, edges) == pytest.approx(mass, rel=1e-13)
+    step = integral(lambda z: (z > 0.7).double(), edges)
+    assert step == pytest.approx(_upper(0.7) - _upper(2), rel=1e-10)
 
 
 def test_modules_are_functions_too() -> None:

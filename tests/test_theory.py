@@ -137,6 +137,46 @@ def test_correlation_map_at_the_ends(name: str) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("q", [1e-6, 1.0, 100.0, 1e6, 1e10])
+@pytest.mark.parametrize("steepness", [1.0, 100.0, 1e4])
+def test_product_moments_keep_ten_digits_of_steep_functions(q: float, steepness: float) -> None:
+    a2 = 2 * mp.mpf(steepness) ** 2
+    for c in (-0.999999, -0.5, 0.0, 1e-3, 0.9, 0.999999, 1 - 1e-12):
+        with mp.workdps(40):
+            k = mp.mpf(c * q)
+            exact = float(2 / mp.pi * mp.asin(a2 * k / (1 + a2 * q)))
+            size = float(2 / mp.pi * mp.asin(a2 * q / (1 + a2 * q)))
+        found = theory.product_moment(lambda x: torch.erf(steepness * x), q, c * q)
+        assert found == pytest.approx(exact, abs=1e-10 * size)
+
+
+@pytest.mark.parametrize(("q", "c"), [(100.0, -0.9), (1e4, 0.999), (1e4, 0.0), (1e6, 0.999999)])
+def test_product_moments_keep_ten_digits_of_what_oscillates(q: float, c: float) -> None:
+    exact = (math.exp(c * q - q) - math.exp(-c * q - q)) / 2
+    assert theory.product_moment(torch.sin, q, c * q) == pytest.approx(exact, abs=1e-10)
+
+
+def test_product_moments_of_steep_bends_away_from_zero() -> None:
+    # given u, v is normal, and the mean of an erf over a normal variable is an erf
+    c, steepness = 0.6, 100
+    flatter = steepness / mp.sqrt(1 + 2 * steepness**2 * (1 - c**2))
+    with mp.workdps(20):
+        exact = mp.quad(
+            lambda u: mp.erf(steepness * (u - 1)) * mp.erf(flatter * (c * u - 1)) * mp.npdf(u),
+            [-9, -3, 0, 0.8, 0.95, 0.99, 1, 1.01, 1.05, 1.2, 3, 9],
+        )
+    found = theory.product_moment(lambda x: torch.erf(steepness * (x - 1)), 1.0, c)
+    assert found == pytest.approx(float(exact), abs=1e-11)
+
+
+def test_what_oscillates_beyond_reach_is_refused() -> None:
+    for q in (3e7, 1e10):
+        with pytest.raises(ValueError, match="oscillate"):
+            theory.product_moment(torch.sin, q, 0.5 * q)
+    with pytest.raises(ValueError, match="oscillate"):
+        theory.correlation_map("sin", 0.5, 1.0, q=1e10)
+
+
 def test_correlation_map_of_unknown_functions() -> None:
     def step(x: Tensor) -> Tensor:
         return (x > 0).to(x.dtype)
@@ -610,9 +650,3 @@ def test_oscillating_lengths_are_refused() -> None:
     bump = lambda x: torch.exp(-8 * x * x)  # noqa: E731
     point = theory.fixed_point(bump, 1.0, q0=0.5)
     assert theory.length_map(bump, point.q_star, 1.0) == pytest.approx(point.q_star, rel=1e-7)
-
-
-def test_kinks_are_found() -> None:
-    assert gaussian.kinks(activations.get("hardtanh").function) == pytest.approx((-1, 1), abs=1e-4)
-    assert gaussian.kinks(torch.tanh) == ()
-    assert gaussian.kinks(torch.relu, q=1e6) == pytest.approx((0.0,), abs=1e-1)

@@ -99,7 +99,6 @@ def moments(integrand: Integrand) -> Array:
     return np.where(_SHARES[which, None], np.maximum(values - 1, 0.0), values)
 
 
-@gaussian.one_thread()
 def by_rule(integrand: Integrand) -> Array | None:
     """The integrals, (moments, values), over panels laid out beforehand; None if these do not do.
 

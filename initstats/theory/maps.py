@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.nn.functional import avg_pool2d
 
 from initstats import activations, gaussian
 from initstats.activations import Activation
-from initstats.gaussian import Function
+from initstats.gaussian import Function, one_thread
 from initstats.registry import unknown
 from initstats.theory.integrals import density_ratios
 from initstats.theory.response import response
@@ -28,10 +29,12 @@ Phi = str | Activation | Function
 Bias = Literal["normal", "uniform"]
 
 _REACH = 12.0  # where what is left of the density is nothing
-_PANELS = (16, 32, 64, 128, 256, 512)  # tried until the digits stand
-_TOLERANCE = 1e-11
+_PANELS = (16, 32, 64, 128, 256)  # tried until the digits stand
+_AGREED = 1e-13  # by which twice as many may change a mean, relative to the size of f
+_CHUNK, _MOST = 2**20, 2**20  # values of f at once, and panels of both integrals
 
 
+@one_thread()
 def length_map(
     fn: Phi, q: ArrayLike, sigma_w2: float, sigma_b2: float = 0.0, *, bias: Bias = "normal"
 ) -> Array:
@@ -57,6 +60,7 @@ def length_map(
     return sigma_w2 * response(activations.get(fn), q, shared).square + sigma_b2
 
 
+@one_thread()
 def correlation_map(
     fn: Phi,
     c: ArrayLike,
@@ -113,17 +117,19 @@ def patch_mean(power: Tensor, kernel: int, *, stride: int = 1, padding: int = 0)
     return means.view(*power.shape[:-2], *means.shape[-2:])
 
 
+@one_thread()
 def product_moment(
     f: Function, q: float, k: float, uniform_bias: float = 0.0, kinks: Sequence[float] = ()
 ) -> float:
-    """E f(u) f(v) for u, v of second moment q and product moment k, to some ten digits.
+    """E f(u) f(v) for u, v of second moment q and product moment k, to ten digits of E f(u)^2.
 
     u and v share a part t of variance |k| and have noise of variance q - |k| each, so it is
-    E over t of (E over noise f(t + noise))^2: two plain integrals, split at the kinks of f, which
-    are looked for where none are given.
+    E over t of (E over noise f(t + noise))^2: two plain integrals, split where f bends, which is
+    looked for but at the kinks that are given.
 
     Raises:
-        ValueError: |k| > q; f is NaN; u and v have opposite signs and share uniform biases.
+        ValueError: |k| > q; f is NaN; u and v have opposite signs and share uniform biases; f
+            oscillates so fast that ten digits are out of reach.
     """
     if abs(k) > q * (1 + 1e-12):
         raise ValueError(f"a product moment is at most q: got {k:g} at q = {q:g}")
@@ -138,54 +144,73 @@ def product_moment(
         return gaussian.expect(
             lambda x: f(x) * f(sign * x) * density_ratios(x, w, uniform_bias)[0], q
         )
-    splits = torch.tensor([*(kinks or gaussian.kinks(f, q)), *_close(q)], dtype=torch.float64)
-    size = float(f(math.sqrt(q) * torch.linspace(-2, 2, 9, dtype=torch.float64)).square().mean())
-    value = math.nan
-    for panels in _PANELS:
-        last, value = value, _product_moment(f, k, noise, uniform_bias, splits, panels)
-        if abs(value - last) <= _TOLERANCE * max(abs(value), size):
-            break
-    return value
-
-
-def _close(q: float) -> list[float]:
-    """Splits around zero for a large q: what bends within |x| ~ 1 is nearly a kink then."""
-    steps = (2.0**octave for octave in range(-2, 6))
-    return [0.0, *(sign * step for step in steps for sign in (-1, 1))] if q > 16 else []
-
-
-def _product_moment(
-    f: Function, k: float, noise: float, uniform_bias: float, kinks: Tensor, panels: int
-) -> float:
-    """The outer integral, over what u and v share, as a standard normal x."""
+    bends = gaussian.bends(f, q, kinks)
     spread = math.sqrt(abs(k))
-    edges = torch.linspace(-_REACH, _REACH, panels + 1, dtype=torch.float64)
+    few = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    size = float(f(math.sqrt(q) * few).square().mean())
+    panels = _enough_panels(f, spread * few, noise, bends, _AGREED * math.sqrt(size))
     if spread == 0:
-        return float(_smoothed(f, torch.zeros(1, dtype=torch.float64), noise, kinks, edges)) ** 2
+        return float(_smoothed(f, few[3:4], noise, bends, panels)) ** 2
+    outer = _outer_edges(bends / spread, noise / spread, k < 0)
+    inner = panels + int((bends.abs() < _REACH * noise).sum())
+    if not panels or len(outer) * inner > _MOST:
+        raise ValueError(
+            f"E f(u) f(v) at q = {q:g} and a correlation of {k / q:g} is out of reach: f "
+            "oscillates too fast for ten digits; ask for a smaller q"
+        )
     w = max(k - uniform_bias, 1e-12 * uniform_bias) if uniform_bias else spread**2
-    bound = math.sqrt(3 * uniform_bias)
-    mirrored = -kinks if k < 0 else kinks[:0]
-    edges_of_bias = torch.tensor([-bound, bound])[: 2 if bound else 0]
-    centres = torch.cat([kinks, mirrored, edges_of_bias]) / spread
-    narrowest = min(noise, math.sqrt(w)) / spread  # of what surrounds a smoothed kink
-    levels = min(max(math.ceil(-math.log2(narrowest)), 0) + 6, 60)
-    steps = torch.exp2(-torch.arange(levels, dtype=torch.float64))
-    graded = centres[:, None] + torch.cat([-steps, steps.new_zeros(1), steps])
-    x, weights = gaussian.mesh(torch.cat([edges, graded.flatten().clamp(-_REACH, _REACH)]))
-    t = spread * x
-    first = _smoothed(f, t, noise, kinks, edges)
-    second = first if k > 0 else _smoothed(f, -t, noise, kinks, edges)
-    return float((first * second * density_ratios(t, w, uniform_bias)[0] * weights).sum())
+
+    def product(x: Tensor) -> Tensor:
+        t = spread * x
+        one = _smoothed(f, t, noise, bends, panels)
+        other = one if k > 0 else _smoothed(f, -t, noise, bends, panels)
+        # beside E f^2, what is nothing need not be resolved
+        return size + one * other * density_ratios(t, w, uniform_bias)[0]
+
+    return gaussian.integral(product, outer) - size
 
 
-def _smoothed(f: Function, t: Tensor, noise: float, kinks: Tensor, edges: Tensor) -> Tensor:
-    """E f(t + noise z) for every t (points,)."""
-    means = []
-    for part in torch.split(t, max(1, 2**21 // (15 * len(edges)))):
-        breaks = ((kinks - part[:, None]) / noise).clamp(-_REACH, _REACH)
-        z, weights = gaussian.mesh(torch.cat([edges.expand(len(part), -1), breaks], dim=1))
-        means.append((f(part[:, None] + noise * z).double() * weights).sum(1))
-    return torch.cat(means)
+def _outer_edges(bends: Tensor, noise: float, mirrored: bool) -> Tensor:
+    """Where to split the integral over what u and v share, as a standard normal x.
+
+    Args:
+        bends: those of f, over the spread of what is shared.
+        noise: over which they are smoothed: bends that are closer are one.
+        mirrored: whether v is f of -t.
+    """
+    bends = torch.cat([bends, -bends]).sort().values if mirrored else bends
+    apart = (2 * bends / noise).round().diff(prepend=bends.new_full((1,), -math.inf)) > 0
+    wide = torch.arange(-_REACH, _REACH + 1, dtype=torch.float64)
+    edges = torch.cat([wide, bends[apart & (bends.abs() < _REACH)]])
+    return edges.sort().values
+
+
+def _enough_panels(f: Function, t: Tensor, noise: float, bends: Tensor, error: float) -> int:
+    """How many panels give E f(t + noise z) to some error; 0 if as many as may be do not."""
+    last = _smoothed(f, t, noise, bends, _PANELS[0])
+    for panels, more in pairwise(_PANELS):
+        this = _smoothed(f, t, noise, bends, more)
+        if ((this - last).abs() <= error).all():
+            return panels
+        last = this
+    return 0
+
+
+def _smoothed(f: Function, t: Tensor, noise: float, bends: Tensor, panels: int) -> Tensor:
+    """E f(t + noise z) for every t (points,), by so many panels and more where f bends."""
+    edges = torch.linspace(-_REACH, _REACH, panels + 1, dtype=torch.float64)
+    first, last = (torch.searchsorted(bends, t + side * noise) for side in (-_REACH, _REACH))
+    most = panels + int((last - first).max())
+    means = torch.empty_like(t)
+    for some in torch.split(
+        t.argsort(), max(1, _CHUNK // (15 * most))
+    ):  # neighbours see as many bends
+        seen = torch.arange(int((last - first)[some].max()))
+        near = bends[(first[some, None] + seen).clamp(max=len(bends) - 1)]
+        splits = ((near - t[some, None]) / noise).clamp(-_REACH, _REACH)
+        z, weights = gaussian.mesh(torch.cat([edges.expand(len(some), -1), splits], dim=1))
+        means[some] = (f(t[some, None] + noise * z).double() * weights).sum(1)
+    return means
 
 
 def check_variance(name: str, value: float) -> None:

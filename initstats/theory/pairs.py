@@ -16,6 +16,7 @@ from numpy.polynomial import hermite_e
 from numpy.typing import NDArray
 
 from initstats.activations import Activation
+from initstats.gaussian import one_thread
 from initstats.theory.panels import Panels
 
 Array = NDArray[np.float64]
@@ -43,6 +44,7 @@ class Correlations(NamedTuple):
     radial: Array
 
 
+@one_thread()
 def correlations(activation: Activation, q: Array, pairs: Indices, c: Array) -> Correlations:
     """How the activations of pairs of samples are correlated over units.
 

@@ -14,6 +14,7 @@ from scipy.optimize import brentq
 
 from initstats import activations
 from initstats.activations import Activation
+from initstats.gaussian import one_thread
 from initstats.theory.maps import (
     Phi,
     check_variance,
@@ -68,6 +69,7 @@ class Edge:
     chi_q: float
 
 
+@one_thread()
 def fixed_point(fn: Phi, sigma_w2: float, sigma_b2: float = 0.0, q0: float = 1.0) -> FixedPoint:
     """The fixed point of the length map that pre-activations of second moment q0 run into.
 
@@ -104,6 +106,7 @@ def fixed_point(fn: Phi, sigma_w2: float, sigma_b2: float = 0.0, q0: float = 1.0
     return FixedPoint(q_star, chi_1, chi_q, depth_scale(chi_q), depth_scale(chi_c), c_star)
 
 
+@one_thread()
 def edge_of_chaos(fn: Phi, sigma_b2: float = 0.0) -> Edge:
     """The sigma_w2 at which chi_1 = 1 where q reproduces itself: gradients keep their size.
 

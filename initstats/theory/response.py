@@ -16,6 +16,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from initstats.activations import Activation
+from initstats.gaussian import one_thread
 from initstats.theory.integrals import Integrand, moments
 from initstats.theory.panels import Panels
 
@@ -59,6 +60,7 @@ class Response:
 NAMES = tuple(field.name for field in fields(Response))
 
 
+@one_thread()
 def response(activation: Activation, q: ArrayLike, uniform_bias: float = 0.0) -> Response:
     """The moments of phi(h) for h with second moment q.
 

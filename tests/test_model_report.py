@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from initstats.plots import FIGURES, Probed, figure, of_page, probed
 from initstats.plots.bands import BANDS, OVERFLOW, ZERO
-from initstats.probe import Probe, examine
+from initstats.probe import Probe
 from initstats.report.model import write_model_report
 
 
@@ -34,7 +34,7 @@ class Strange(nn.Module):
 @pytest.fixture(scope="module")
 def strange() -> Probe:
     torch.manual_seed(0)
-    return examine(Strange(), torch.randn(40, 6), backward=True)
+    return Probe(Strange(), backward=True).run(torch.randn(40, 6))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,8 @@ def write(probe: Probe, folder: Path) -> str:
 def test_page_holds_findings_values_and_misses(strange: Probe, tmp_path: Path) -> None:
     html = write(strange, tmp_path)
     assert "<h1>Strange</h1>" in html
-    assert strange.coverage in html
+    coverage = strange.coverage.removesuffix(" measured")
+    assert f"{coverage} tensors and modules were measured" in html
     assert "body.&lt;b&gt;&amp;" in html
     assert "<b>&" not in html
     assert "NaN or infinite" in html  # the finding

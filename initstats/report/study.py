@@ -178,6 +178,7 @@ def compose(source: Source, figures: Sequence[Shown], *, rows: bool = True) -> P
         "shift": answer.shift_story(results),
         "best": printed(answer.best_by_activation(results), best),
         "theory": answer.agreement(results),
+        "some": results.left_out,
         "left_out": left_out("study", results),
         "verdicts": {word.name: typeset(word.meaning) for word in VERDICTS if met[word.name]},
         "unmet": [name for name, there in met.items() if not there],

@@ -54,7 +54,8 @@ def _draw(name: str, shape: tuple[int, ...], seed: int = 5) -> tuple[Tensor, Ten
 def test_the_promised_names_are_there() -> None:
     promised = (
         "normal simplified lecun_normal lecun_uniform xavier_normal xavier_uniform kaiming_normal "
-        "kaiming_uniform trunc_normal orthogonal sparse identity torch_default zeros matched lsuv"
+        "kaiming_uniform trunc_normal orthogonal sparse identity torch_default zeros matched "
+        "mean_field mean_field_orthogonal lsuv"
     )
     assert promised.split() == NAMES
 
@@ -262,7 +263,7 @@ def test_callables_are_inits() -> None:
 
 def test_lambdas_do_not_travel() -> None:
     entry = inits.get(lambda weight, generator: weight.fill_(1))
-    with pytest.raises(pickle.PicklingError, match="init 'lambda' cannot be sent.*@init.*worke"):
+    with pytest.raises(pickle.PicklingError, match="init 'lambda' cannot be sent.*@register_init.*worke"):
         pickle.dumps(entry)
 
 

@@ -154,7 +154,6 @@ def test_links_lead_to_files_beside_the_page(kind: str, pages: dict[str, Path]) 
     assert kind == "theory" or links
 
 
-@pytest.mark.xfail(strict=True, reason="the gallery is published anew at the end of this change")
 @pytest.mark.parametrize("page", GALLERY, ids=lambda page: page.parent.name)
 def test_published_pages_link_to_what_is_published(page: Path) -> None:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", "."]
@@ -165,7 +164,6 @@ def test_published_pages_link_to_what_is_published(page: Path) -> None:
     assert links <= set(listing.stdout.splitlines())
 
 
-@pytest.mark.xfail(strict=True, reason="the gallery is published anew at the end of this change")
 @pytest.mark.parametrize("page", GALLERY, ids=lambda page: page.parent.name)
 def test_published_pages_are_what_todays_code_writes(page: Path) -> None:
     """A page that fails here is published anew, from the repository's root.

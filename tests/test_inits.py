@@ -263,7 +263,8 @@ def test_callables_are_inits() -> None:
 
 def test_lambdas_do_not_travel() -> None:
     entry = inits.get(lambda weight, generator: weight.fill_(1))
-    with pytest.raises(pickle.PicklingError, match="init 'lambda' cannot be sent.*@register_init.*worke"):
+    remedy = "init 'lambda' cannot be sent.*@register_init.*workers"
+    with pytest.raises(pickle.PicklingError, match=remedy):
         pickle.dumps(entry)
 
 

@@ -5,7 +5,10 @@ Heavy modules are imported inside the commands, so that `--help` answers at once
 
 from __future__ import annotations
 
-from initstats.cli import bench, foundations, measure, reference, study
 from initstats.cli.app import app, main
+
+# The help lists the commands in the order in which they are imported.
+# isort: off
+from initstats.cli import study, measure, foundations, reference, bench
 
 __all__ = ["app", "bench", "foundations", "main", "measure", "reference", "study"]

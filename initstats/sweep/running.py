@@ -67,16 +67,7 @@ def run_sweep(
         RuntimeError: a script without that guard.
         ChildProcessError: a worker died. As after an interruption, the cells committed are kept.
     """
-    if not (isinstance(grid, Grid) and isinstance(data, Dataset)):
-        raise TypeError(
-            f"run_sweep takes a Grid and a Dataset, not {type(grid).__name__} and "
-            f"{type(data).__name__}: load_data gives a Dataset"
-        )
-    if workers != 1 and getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise RuntimeError(
-            "a starting worker ran this script again: put what asks for workers under "
-            '`if __name__ == "__main__":`'
-        )
+    _check_call(grid, data, workers)
     engine = _engine(grid, data)
     most = _checked(workers, grid, engine) if executor is None else 1
     source = data.name if source is None else absolute_data(source)
@@ -127,6 +118,20 @@ def fingerprint(grid: Grid, data: Dataset) -> str:
     chosen_samples(grid, data)
     seen = f"{getattr(data, grid.split).fingerprint} {_fit(data).fingerprint}"
     return hashlib.sha256(seen.encode()).hexdigest()[:16]
+
+
+def _check_call(grid: object, data: object, workers: int | None) -> None:
+    """Refuse a call that no grid or dataset could make right; the errors are `run_sweep`'s."""
+    if not (isinstance(grid, Grid) and isinstance(data, Dataset)):
+        raise TypeError(
+            f"run_sweep takes a Grid and a Dataset, not {type(grid).__name__} and "
+            f"{type(data).__name__}: load_data gives a Dataset"
+        )
+    if workers != 1 and getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "a starting worker ran this script again: put what asks for workers under "
+            '`if __name__ == "__main__":`'
+        )
 
 
 def _fit(data: Dataset) -> Split:

@@ -20,7 +20,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from initstats import activations, inits
 from initstats.activations import ACTIVATIONS, Activation
-from initstats.inits import Init, fit_std
+from initstats.fitting import fit_std
+from initstats.inits import Init
 from initstats.probe import measure
 from initstats.probe.batch import called, unmoved
 from initstats.probe.kinds import LINEAR, MIXING, NORMALIZATIONS, source

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from initstats.activations import Activation
 from initstats.data import Split
-from initstats.inits import Init, fit_std
+from initstats.fitting import fit_std
+from initstats.inits import Init
 from initstats.networks import Direction, Leaf, Linear, Serial, Weights
 from initstats.stack.products import Product, product
 from initstats.stack.settings import Settings

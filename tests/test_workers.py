@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import tempfile
 import threading
 import time
@@ -54,6 +55,12 @@ class Here(Executor):
         future: Future[Any] = Future()
         future.set_result(function(*args, **options))
         return future
+
+
+@pytest.fixture(autouse=True)
+def _these_tests_are_found_by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process imports the classes that are defined here."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(Path(__file__).parents[1])])
 
 
 @pytest.fixture(scope="module")

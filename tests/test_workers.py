@@ -69,7 +69,11 @@ def processes() -> Iterator[Executor]:
         yield executor
 
 
-@pytest.mark.parametrize("those", [ThisProcess(), OwnProcesses(2), ByExecutor(Here())], ids=str)
+@pytest.mark.parametrize(
+    "those",
+    [ThisProcess(), OwnProcesses(2), ByExecutor(Here())],
+    ids=["this process", "own processes", "an executor"],
+)
 def test_all_workers_do_all_tasks(
     those: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass
 from fnmatch import fnmatchcase
 from traceback import walk_tb
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from initstats.moments import STATISTICS, bin_edges
 from initstats.probe.batch import Loss, called, send_back, unmoved
 from initstats.probe.recording import Miss, Recorder, bare
-from initstats.probe.slots import Reading, Slot
+from initstats.probe.slots import Direction, Reading, Slot
 from initstats.probe.summary import as_html, as_text, summarize_values
 from initstats.probe.watching import Watch
 
@@ -237,27 +237,25 @@ class Probe:
         return sorted(rows, key=lambda row: (row[1].step, row[0].layer))
 
     def _keys(self, rows: list[tuple[Slot, Reading]]) -> pd.DataFrame:
-        keys = pd.DataFrame(
-            [
-                (
-                    self.network,
-                    reading.step,
-                    slot.layer,
-                    slot.address.name,
-                    slot.address.op + (f"[{slot.address.output}]" if slot.address.output else ""),
-                    slot.address.call,
-                    slot.address.tensor,
-                    reading.direction,
-                    ",".join(map(str, slot.inputs)),
-                    "x".join(map(str, slot.shape)),
-                    str(slot.dtype).removeprefix("torch."),
-                    slot.axis,
-                )
-                for slot, reading in rows
-            ],
-            columns=COLUMNS,
+        """The columns of the table that say which tensor a row is about."""
+        slots, readings = [slot for slot, _ in rows], [reading for _, reading in rows]
+        addresses = [slot.address for slot in slots]
+        return pd.DataFrame(
+            {
+                "network": [self.network] * len(rows),
+                "step": [reading.step for reading in readings],
+                "layer": [slot.layer for slot in slots],
+                "name": [address.name for address in addresses],
+                "op": [a.op + (f"[{a.output}]" if a.output else "") for a in addresses],
+                "call": [address.call for address in addresses],
+                "tensor": pd.Categorical([address.tensor for address in addresses], TENSORS),
+                "direction": pd.Categorical([r.direction for r in readings], get_args(Direction)),
+                "inputs": [",".join(map(str, slot.inputs)) for slot in slots],
+                "shape": ["x".join(map(str, slot.shape)) for slot in slots],
+                "dtype": [str(slot.dtype).removeprefix("torch.") for slot in slots],
+                "unit_axis": [slot.axis for slot in slots],
+            }
         )
-        return keys.astype({name: pd.CategoricalDtype(order) for name, order in ORDERS.items()})
 
     def _unused(self) -> Iterator[Miss]:
         """Modules that never ran, and unused parameters of the other modules."""
@@ -336,15 +334,7 @@ def measure(
     return probe.run(inputs, loss).table()
 
 
-COLUMNS = [
-    *("network", "step", "layer", "name", "op", "call", "tensor", "direction", "inputs"),
-    *("shape", "dtype", "unit_axis"),
-]
-"""Columns of the table that say which tensor a row is about; statistics follow."""
-ORDERS = {
-    "tensor": ["preactivation", "activation", "weight"],
-    "direction": ["forward", "backward"],
-}
+TENSORS = ["preactivation", "activation", "weight"]
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 

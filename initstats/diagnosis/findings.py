@@ -36,7 +36,11 @@ class Findings(pd.DataFrame):
             about = f" ({finding.subject})" if several else ""
             lines.append(f"{finding.severity}: {finding.rule} at {finding.where}{about}")
             lines += [f"  {finding.evidence}", f"  remedy: {finding.remedy}"]
-        lines = [part for line in (*lines, *self._others()) for part in _wrapped(line, width)]
+        # names and numbers are not broken
+        wrapper = textwrap.TextWrapper(
+            width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+        lines = [part for line in (*lines, *self._others()) for part in wrapper.wrap(line)]
         return "\n".join(lines) or "no findings"
 
     __repr__ = __str__
@@ -86,13 +90,6 @@ def diagnose(table: pd.DataFrame) -> Findings:
     found = pd.DataFrame(rows, columns=COLUMNS)
     found["severity"] = pd.Categorical(found["severity"], categories=SEVERITIES, ordered=True)
     return Findings(found.sort_values("severity", kind="stable", ignore_index=True))
-
-
-def _wrapped(line: str, width: int) -> list[str]:
-    """A line in lines of some width; names and numbers are not broken."""
-    return textwrap.wrap(
-        line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    )
 
 
 def _listed(rules: pd.Series[str], subjects: int) -> str:

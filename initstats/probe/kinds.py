@@ -20,7 +20,7 @@ REARRANGING = words(
     "requires_grad reshape reshape_as roll rot90 squeeze swapaxes swapdims t tile transpose "
     "unflatten unsqueeze view view_as"
 )
-"""Calls whose output holds the entries of their input, each equally often; in place too."""
+"""Calls, also those in place, whose output holds the entries of their input equally often."""
 CASTS = words("to type type_as float double half bfloat16")
 MAKERS = words("bernoulli empty eye full multinomial ones rand randint randn zeros")
 MADE_LAST = words("addbmm addmm baddbmm bmm embedding embedding_bag matmul mm rmatmul")

@@ -51,7 +51,7 @@ def keeps_distribution(name: str, out: Tensor, source: Tensor) -> bool:
         return out.dtype == source.dtype or out.itemsize > source.itemsize
     if name.rstrip("_") in REARRANGING or out is source:
         return True
-    if name in ("cat", "stack"):  # with nothing else, as to a cache that is still empty
+    if name in ("cat", "stack"):  # a cache that is still empty adds no entries
         return out.numel() == source.numel()
     if out.numel() != source.numel() or out.dtype != source.dtype:
         return False

@@ -14,7 +14,6 @@ from typing import Any, Self, get_args
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
@@ -100,9 +99,9 @@ class Probe:
         """Whether the module of a name is to be measured."""
         return name in self._selected
 
-    def axis_of(self, name: str) -> int | None:
+    def axis_of(self, name: str, otherwise: int | None) -> int | None:
         """The dimension of a module's units that `unit_axis` gives, if it gives one."""
-        return self._axes.get(name)
+        return self._axes.get(name, otherwise)
 
     def run(self, inputs: Any, loss: Loss | None = None) -> Self:
         """Measure one batch, and leave the model as it was.
@@ -184,10 +183,9 @@ class Probe:
         """
         rows = self._readings()
         low, high = bin_edges()
-        row = np.repeat(np.arange(len(rows)), [len(reading.bins) for _, reading in rows])
-        none: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
-        bins = np.concatenate(none + [reading.bins for _, reading in rows])
-        counts = np.concatenate(none + [reading.counts for _, reading in rows])
+        row = np.repeat(np.arange(len(rows)), [len(reading.histogram) for _, reading in rows])
+        none = np.empty((0, 2), np.int64)
+        bins, counts = np.concatenate([none, *(reading.histogram for _, reading in rows)]).T
         keys = self._keys(rows).take(row).reset_index(drop=True)
         return keys.assign(low=low[bins], high=high[bins], count=counts)
 

@@ -208,12 +208,15 @@ class Recorder:
         return self._follow(x)
 
     def _follow(self, x: Tensor) -> Origin:
-        """The origin of a tensor; by now autograd may know it (a custom function's output)."""
+        """The origin of a tensor, whose gradient is watched as soon as autograd knows the tensor.
+
+        Autograd learns of the tensors in a custom function only when that returns.
+        """
         origin: Origin = self._origins[x]
         if origin.pending is not None and x.requires_grad:
-            self._watch_gradient(x, origin.pending)
-            origin = origin._replace(pending=None)
-            self._origins[x] = origin
+            origin.pending.attached = True
+            self.gradients.watch(x, partial(self._take_gradient, origin.pending))
+            origin = self._origins[x] = origin._replace(pending=None)
         return origin
 
     def _measure(
@@ -230,13 +233,10 @@ class Recorder:
         axis = self._chosen_axis(name, x, axis)
         slot = self._slot(address, 0 if op == "input" else None, layers, x, axis)
         slot.add("forward", x)
-        pending = None
-        if self.probe.backward and x.requires_grad:
-            self._watch_gradient(x, slot)
-        elif self.probe.backward:
-            pending = slot
-            slot.detached |= not torch.is_grad_enabled()
+        slot.detached |= not (x.requires_grad or torch.is_grad_enabled())
+        pending = slot if self.probe.backward else None
         self._origins[x] = Origin(kind, (slot.layer,), axis, pending=pending)
+        self._follow(x)
 
     def _measure_weights(
         self, call: Call, op: str, given: list[Tensor], origins: list[Origin], made: tuple[int, ...]
@@ -266,10 +266,6 @@ class Recorder:
             self.slots[address] = Slot(address, layer, layers, tuple(x.shape), x.dtype, axis)
         return self.slots[address]
 
-    def _watch_gradient(self, x: Tensor, slot: Slot) -> None:
-        slot.attached = True
-        self.gradients.watch(x, partial(self._take_gradient, slot))
-
     def _take_gradient(self, slot: Slot, gradient: Tensor) -> None:
         if not unmeasurable(gradient):
             slot.add("backward", gradient)
@@ -283,8 +279,7 @@ class Recorder:
         """The dimension of the units, counted from the front."""
         if x.ndim == 0:
             return 0
-        chosen = self.probe.axis_of(name)
-        axis = axis if chosen is None else chosen
+        axis = self.probe.axis_of(name, axis)
         return x.ndim - 1 if axis is None or not -x.ndim <= axis < x.ndim else axis % x.ndim
 
     def _miss(self, *what: str) -> None:

@@ -37,13 +37,12 @@ class Address(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """The statistics of a tensor at one step; the histogram as its nonempty bins and counts."""
+    """The statistics of a tensor at one step; the histogram's rows are nonempty bins and counts."""
 
     step: int
     direction: Direction
     statistics: NDArray[np.float64]
-    bins: NDArray[np.int64]
-    counts: NDArray[np.int64]
+    histogram: NDArray[np.int64]
 
 
 @dataclass
@@ -101,6 +100,7 @@ class Slot:
     def _readings(self, step: int) -> Iterator[Reading]:
         for direction in sorted(self.current, reverse=True):  # forward first
             moments = self.current[direction]
-            histogram = moments.histogram[0].cpu().numpy()
-            bins = np.flatnonzero(histogram)
-            yield Reading(step, direction, moments.statistics()[0], bins, histogram[bins])
+            counts = moments.histogram[0].cpu().numpy()
+            bins = np.flatnonzero(counts)
+            histogram = np.stack([bins, counts[bins]], axis=1)
+            yield Reading(step, direction, moments.statistics()[0], histogram)

@@ -13,7 +13,10 @@ from initstats.registry import Catalog, Need, meaning_of
 
 Severity = Literal["error", "warning", "note"]
 ENOUGH = 16
-"""Samples times positions: a live rectifier is at zero for all of so many once in 2**16."""
+"""The fewest entries (samples times positions) that can show that a unit is constant.
+
+A live rectifier is at zero for all of 16 entries once in 2**16.
+"""
 SHOWN = 4
 """The largest number of places that a finding lists in full."""
 

@@ -25,7 +25,7 @@ def called(model: nn.Module, inputs: Any) -> Any:
 
 @contextmanager
 def unmoved(model: nn.Module) -> Iterator[None]:
-    """Put back the buffers that a forward pass changes, and the random states that it draws from."""
+    """Put back the buffers that a forward pass changes, and the random states that it uses."""
     before = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()

@@ -80,8 +80,8 @@ class Profile:
         """The weights of linear maps, with `fan_in`, `fan_out` and their `module`.
 
         `sigma_w2` is fan_in times the weights' second moment, by which a layer multiplies the
-        second moment of its input; `gain` is that of the `activation` that the layer reads;
-        `normalized` says whether a normalization reads the layer.
+        second moment of its input; `gain` is that of the `activation` that the layer reads, which
+        is empty for the model's input; `normalized` says whether a normalization reads the layer.
         """
         rows = self.rows[(self.rows["tensor"] == "weight") & (self.rows["direction"] == "forward")]
         rows = rows[rows["op"].isin(LINEAR) & rows["shape"].str.contains("x")].copy()
@@ -91,7 +91,8 @@ class Profile:
         rows["fan_out"] = units * [math.prod(_sizes(shape)[2:]) for shape in rows["shape"]]
         rows["sigma_w2"] = rows["fan_in"] * rows["second_moment"]
         rows["module"] = [name.rpartition(".")[0] for name in rows["name"]]
-        rows["activation"] = [self.activation_before(layer) for layer in rows["layer"]]
+        read = [source(layer, self._by_layer) for layer in rows["layer"]]
+        rows["activation"] = ["" if row is None else row["op"].rstrip("_") for row in read]
         rows["gain"] = rows["activation"].map(GAINS).fillna(1.0)
         rows["normalized"] = rows["layer"].isin(self._normalized)
         return rows.sort_values("layer")
@@ -103,11 +104,6 @@ class Profile:
     def inputs(self, layer: int) -> list[int]:
         """The layers that the operation at a layer reads."""
         return numbers(self._by_layer[layer]["inputs"]) if layer in self._by_layer else []
-
-    def activation_before(self, layer: int) -> str:
-        """The operation that made what a layer reads; empty for the model's input."""
-        row = source(layer, self._by_layer)
-        return "" if row is None else str(row["op"]).rstrip("_")
 
     @cached_property
     def _by_layer(self) -> dict[int, pd.Series[Any]]:

@@ -56,13 +56,13 @@ _BOUNDS = {"tanh": (0.0, 1.0), "sigmoid": (0.5, 0.5), "hardtanh": (0.0, 1.0), "s
 def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
     """bounded activations are not pressed against their bounds"""
     ops = profile.signal["op"].str.rstrip("_")
-    rows = profile.signal[ops.isin(_BOUNDS.keys())]
+    rows = profile.signal[ops.isin(_BOUNDS)]
     bounds = [_BOUNDS[op] for op in ops[rows.index]]
     centre, reach = np.array(bounds, float).reshape(-1, 2).T
     filled = (rows["std"] ** 2 + (rows["mean"] - centre) ** 2) / reach**2
     found = rows[filled > threshold]
     if len(found):
-        worst = rows.loc[filled.sort_values().index[-1]]
+        worst = rows.loc[filled[found.index].sort_values().index[-1]]
         op = str(worst["op"]).rstrip("_")
         yield Finding(
             "warning",

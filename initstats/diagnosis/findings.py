@@ -115,7 +115,7 @@ def _told(rule: Rule, steps: list[Profile]) -> list[tuple[str, ...]]:
     ]
     if not found:
         return [("healthy", *about, "", rule.meaning, "")]
-    told = []
+    told: list[tuple[str, ...]] = []
     for severity, finding in {finding.severity: finding for _, finding in found}.items():
         evidence = finding.evidence
         if len(steps) > 1:

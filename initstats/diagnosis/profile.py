@@ -156,14 +156,11 @@ def profiles(table: pd.DataFrame) -> list[Profile]:
             "this is neither a study's table (of run_sweep) nor a probed model's (of measure): "
             f"it has the columns {', '.join(map(str, table.columns))}"
         )
+    groups = in_order(table).groupby(CONFIGURATION, observed=True, sort=True)
     return [
-        Profile(_spelled(rows.iloc[0]), _medians(rows), 0, False)
-        for _, rows in in_order(table).groupby(CONFIGURATION, observed=True, sort=True)
+        Profile(f"{network} of width {width}, {init}, {activation}", _medians(rows), 0, False)
+        for (network, init, activation, width), rows in groups
     ]
-
-
-def _spelled(row: pd.Series[Any]) -> str:
-    return f"{row['network']} of width {row['width']}, {row['init']}, {row['activation']}"
 
 
 def _medians(rows: pd.DataFrame) -> pd.DataFrame:

@@ -238,22 +238,22 @@ class Probe:
         """The columns of the table that say which tensor a row is about."""
         slots, readings = [slot for slot, _ in rows], [reading for _, reading in rows]
         addresses = [slot.address for slot in slots]
-        return pd.DataFrame(
-            {
-                "network": [self.network] * len(rows),
-                "step": [reading.step for reading in readings],
-                "layer": [slot.layer for slot in slots],
-                "name": [address.name for address in addresses],
-                "op": [a.op + (f"[{a.output}]" if a.output else "") for a in addresses],
-                "call": [address.call for address in addresses],
-                "tensor": pd.Categorical([address.tensor for address in addresses], TENSORS),
-                "direction": pd.Categorical([r.direction for r in readings], get_args(Direction)),
-                "inputs": [",".join(map(str, slot.inputs)) for slot in slots],
-                "shape": ["x".join(map(str, slot.shape)) for slot in slots],
-                "dtype": [str(slot.dtype).removeprefix("torch.") for slot in slots],
-                "unit_axis": [slot.axis for slot in slots],
-            }
-        )
+        keys = {
+            "network": [self.network] * len(rows),
+            "step": [reading.step for reading in readings],
+            "layer": [slot.layer for slot in slots],
+            "name": [address.name for address in addresses],
+            "op": [a.op + (f"[{a.output}]" if a.output else "") for a in addresses],
+            "call": [address.call for address in addresses],
+            "tensor": [address.tensor for address in addresses],
+            "direction": [reading.direction for reading in readings],
+            "inputs": [",".join(map(str, slot.inputs)) for slot in slots],
+            "shape": ["x".join(map(str, slot.shape)) for slot in slots],
+            "dtype": [str(slot.dtype).removeprefix("torch.") for slot in slots],
+            "unit_axis": [slot.axis for slot in slots],
+        }
+        # without rows pandas would take text for numbers
+        return pd.DataFrame(keys, dtype=None if rows else object).astype(ORDERED)
 
     def _unused(self) -> Iterator[Miss]:
         """Modules that never ran, and unused parameters of the other modules."""
@@ -332,7 +332,10 @@ def measure(
     return probe.run(inputs, loss).table()
 
 
-TENSORS = ["preactivation", "activation", "weight"]
+ORDERED = {
+    "tensor": pd.CategoricalDtype(["preactivation", "activation", "weight"]),
+    "direction": pd.CategoricalDtype(list(get_args(Direction))),
+}
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 

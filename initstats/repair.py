@@ -7,8 +7,8 @@ they run and what they read is measured, not guessed from the model's structure.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -52,7 +52,7 @@ def lsuv_(
             their own, as in `nn.MultiheadAttention`, stay.
         inputs: the batch; as `measure` takes it.
         std: the standard deviation that each output is to have.
-        tolerance: relative to that.
+        tolerance: the largest relative deviation from that.
         rounds: largest number of divisions for each layer.
         orthogonal: draw the weights anew first; else keep weights and biases, and only scale.
         seed: names the draw.
@@ -65,13 +65,13 @@ def lsuv_(
         ValueError: a layer whose output is constant or not finite on the batch, or that does not
             come within the tolerance. The model is then as it was.
     """
-    before = measure(model, inputs)
-    layers = _layers(model, before)
-    with _restored_on_error(layers):
+
+    def fit(layers: list[_Layer]) -> None:
         if orthogonal:
             _draw(layers, inits.get("orthogonal"), seed)
         _fit(model, inputs, layers, std, tolerance, rounds)
-    return _compared(before, measure(model, inputs))
+
+    return _changed(model, inputs, fit)[1]
 
 
 def reinitialize_(
@@ -98,11 +98,7 @@ def reinitialize_(
     entry = inits.get(init)
     if entry.fitted:
         raise ValueError(f"init {entry.name!r} is fitted to data: use lsuv_(model, inputs)")
-    before = measure(model, inputs)
-    layers = _layers(model, before)
-    with _restored_on_error(layers):
-        _draw(layers, entry, seed)
-    table = _compared(before, measure(model, inputs))
+    layers, table = _changed(model, inputs, lambda layers: _draw(layers, entry, seed))
     read = {layer.name: layer.activation.name for layer in layers}
     return table.assign(activation=table["name"].map(read))
 
@@ -111,8 +107,7 @@ def reinitialize_(
 class _Layer:
     """A module with a weight matrix or kernel, and the activation that it reads.
 
-    Attributes:
-        transposed: whether the weight is kept as (in, out).
+    A transposed one keeps its weight as (in, out).
     """
 
     name: str
@@ -133,12 +128,28 @@ class _Layer:
             self.weight.copy_(values)
 
 
+def _changed(
+    model: nn.Module, inputs: Any, change: Callable[[list[_Layer]], None]
+) -> tuple[list[_Layer], pd.DataFrame]:
+    """Change a model's layers, or nothing if that fails; the layers, and a table that compares."""
+    before = measure(model, inputs)
+    layers = _layers(model, before)
+    kept = [(p, p.detach().clone()) for layer in layers for p in layer.module.parameters()]
+    try:
+        change(layers)
+    except BaseException:
+        with torch.no_grad():
+            for parameter, values in kept:
+                parameter.copy_(values)
+        raise
+    return layers, _compared(before, measure(model, inputs))
+
+
 def _layers(model: nn.Module, table: pd.DataFrame) -> list[_Layer]:
     """The layers with weights in the order in which they first run."""
-    here = table[table["direction"] == "forward"]
-    linear = here[here["op"].isin(LINEAR)]
+    linear = table[table["op"].isin(LINEAR)]
     axes = dict(zip(linear["name"], linear["unit_axis"], strict=True))
-    values = here[(here["tensor"] != "weight") & (here["layer"] > 0)]
+    values = table[(table["tensor"] != "weight") & (table["layer"] > 0)]
     by_layer = {int(row["layer"]): row for _, row in values.iterrows()}
     modules = dict(model.named_modules())
     rows = linear[linear["tensor"] == "preactivation"].drop_duplicates("name")
@@ -178,6 +189,7 @@ def _bare(module: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def _draw(layers: list[_Layer], init: Init, seed: int) -> None:
+    """Draw the weights and biases of each layer anew."""
     for number, layer in enumerate(layers):
         weight = layer.weight
         shape = weight.t().shape if layer.transposed else weight.shape
@@ -190,12 +202,7 @@ def _draw(layers: list[_Layer], init: Init, seed: int) -> None:
 
 
 def _fit(
-    model: nn.Module,
-    inputs: Any,
-    layers: list[_Layer],
-    std: float,
-    tolerance: float,
-    rounds: int,
+    model: nn.Module, inputs: Any, layers: list[_Layer], std: float, tolerance: float, rounds: int
 ) -> None:
     """Fit each layer when its first call has an output, and go on with the fitted output."""
     fitted: set[str] = set()
@@ -230,19 +237,6 @@ def _fit(
             handle = layer.module.register_forward_hook(partial(fit, layer), with_kwargs=True)
             stack.callback(handle.remove)
         called(model, inputs)
-
-
-@contextmanager
-def _restored_on_error(layers: list[_Layer]) -> Iterator[None]:
-    """Put the layers' parameters back if the block fails."""
-    before = [(p, p.detach().clone()) for layer in layers for p in layer.module.parameters()]
-    try:
-        yield
-    except BaseException:
-        with torch.no_grad():
-            for parameter, values in before:
-                parameter.copy_(values)
-        raise
 
 
 def _compared(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:

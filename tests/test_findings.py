@@ -247,6 +247,13 @@ def test_mask_is_no_overflow() -> None:
     assert row["where"] == "Masked (masked_fill)"
 
 
+def test_saturation_is_told_at_a_value_that_has_numbers() -> None:
+    model = nn.Sequential(nn.Tanh(), LogOfNegative(), nn.Tanh())  # the second reads only NaN
+    row = of(diagnose(measure(model, -9 * batch().abs())), "saturation")
+    assert row["where"] == "0 (tanh)"
+    assert row["evidence"].startswith("the mean square at 0 (tanh) is 0.9")
+
+
 def test_collapse() -> None:
     model = healthy()
     with torch.no_grad():

@@ -9,15 +9,7 @@ from __future__ import annotations
 from initstats.diagnosis.findings import Findings, diagnose
 from initstats.diagnosis.profile import GAINS, Profile
 from initstats.diagnosis.rules import RULES, Finding, Rule, register_rule
-from initstats.diagnosis.summary import (
-    CONFIGURATION,
-    VERDICTS,
-    Verdict,
-    in_order,
-    require,
-    seed_interval,
-    summarize,
-)
+from initstats.diagnosis.summary import CONFIGURATION, VERDICTS, Verdict, seed_interval, summarize
 
 __all__ = [
     "CONFIGURATION",
@@ -30,9 +22,7 @@ __all__ = [
     "Rule",
     "Verdict",
     "diagnose",
-    "in_order",
     "register_rule",
-    "require",
     "seed_interval",
     "summarize",
 ]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import html
 import textwrap
 from collections.abc import Iterator
+from itertools import groupby
+from operator import attrgetter
 
 import pandas as pd
 
 from initstats.diagnosis.profile import Profile, profiles
 from initstats.diagnosis.rules import RULES, Rule
+from initstats.registry import missing
 
 FAULTS = ["error", "warning", "note"]
 SEVERITIES = [*FAULTS, "healthy", "unchecked"]
@@ -33,7 +36,11 @@ class Findings(pd.DataFrame):
             about = f" ({finding.subject})" if several else ""
             lines.append(f"{finding.severity}: {finding.rule} at {finding.where}{about}")
             lines += [f"  {finding.evidence}", f"  remedy: {finding.remedy}"]
-        lines = [part for line in (*lines, *self._others()) for part in _wrapped(line, width)]
+        # names and numbers are not broken
+        wrapper = textwrap.TextWrapper(
+            width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+        lines = [part for line in (*lines, *self._others()) for part in wrapper.wrap(line)]
         return "\n".join(lines) or "no findings"
 
     __repr__ = __str__
@@ -78,22 +85,11 @@ def diagnose(table: pd.DataFrame) -> Findings:
     Raises:
         ValueError: neither the table of a study nor that of a probe.
     """
-    subjects: dict[str, list[Profile]] = {}
-    for profile in profiles(table):
-        subjects.setdefault(profile.subject, []).append(profile)
-    rows = [
-        row for group in subjects.values() for rule in RULES.values() for row in _told(rule, group)
-    ]
+    groups = [list(steps) for _, steps in groupby(profiles(table), attrgetter("subject"))]
+    rows = [row for steps in groups for rule in RULES.values() for row in _told(rule, steps)]
     found = pd.DataFrame(rows, columns=COLUMNS)
     found["severity"] = pd.Categorical(found["severity"], categories=SEVERITIES, ordered=True)
     return Findings(found.sort_values("severity", kind="stable", ignore_index=True))
-
-
-def _wrapped(line: str, width: int) -> list[str]:
-    """A line in lines of some width; names and numbers are not broken."""
-    return textwrap.wrap(
-        line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    )
 
 
 def _listed(rules: pd.Series[str], subjects: int) -> str:
@@ -105,33 +101,33 @@ def _listed(rules: pd.Series[str], subjects: int) -> str:
     )
 
 
-def _told(rule: Rule, group: list[Profile]) -> list[tuple[str, ...]]:
-    """The findings of a rule about one network at all its steps."""
-    subject = group[0].subject
-    reasons = [rule.missing(profile) for profile in group]
+def _told(rule: Rule, steps: list[Profile]) -> list[tuple[str, ...]]:
+    """The findings of a rule about one network at all its steps, one for each severity."""
+    about = (rule.name, steps[0].subject)
+    reasons = [missing(rule.needs, profile) for profile in steps]
     if all(reasons):
-        return [("unchecked", rule.name, subject, "", reasons[-1], "")]
-    found: dict[str, tuple[str, ...]] = {}
-    steps: dict[str, list[int]] = {}
-    for profile, reason in zip(group, reasons, strict=True):
-        for finding in () if reason else rule.check(profile, rule.threshold):
-            severity, *rest = finding
-            found[severity] = (severity, rule.name, subject, *rest)
-            steps.setdefault(severity, []).append(profile.step)
-    if not found:
-        return [("healthy", rule.name, subject, "", rule.meaning, "")]
-    if len(group) == 1:
-        return list(found.values())
-    return [
-        (*row[:4], f"{row[4]} (at {_spelled(steps[severity], len(group))})", row[5])
-        for severity, row in found.items()
+        return [("unchecked", *about, "", reasons[-1], "")]
+    found = [
+        (profile.step, finding)
+        for profile, reason in zip(steps, reasons, strict=True)
+        if not reason
+        for finding in rule.check(profile, rule.threshold)
     ]
+    if not found:
+        return [("healthy", *about, "", rule.meaning, "")]
+    told: list[tuple[str, ...]] = []
+    for severity, finding in {finding.severity: finding for _, finding in found}.items():
+        evidence = finding.evidence
+        if len(steps) > 1:
+            at = [step for step, other in found if other.severity == severity]
+            evidence += f" (at {_spelled(at, len(steps))})"
+        told.append((severity, *about, finding.where, evidence, finding.remedy))
+    return told
 
 
 def _spelled(steps: list[int], measured: int) -> str:
     """The steps of a fault in words."""
-    if len(steps) == measured:
-        return "every step"
-    return (
-        f"step {steps[0]}" if len(steps) == 1 else f"{len(steps)} steps, {steps[0]} to {steps[-1]}"
-    )
+    if len(steps) == 1:
+        return f"step {steps[0]}"
+    all_of_them = len(steps) == measured
+    return "every step" if all_of_them else f"{len(steps)} steps, {steps[0]} to {steps[-1]}"

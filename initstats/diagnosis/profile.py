@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from initstats.diagnosis.summary import CONFIGURATION, in_order
 from initstats.probe.kinds import LINEAR, NORMALIZATIONS, numbers, source
@@ -40,8 +40,8 @@ class Profile:
 
     Attributes:
         subject: the model's class, or the configuration of a study.
-        rows: those of a probe's table. A study has medians over its seeds instead, with `name`,
-            `op` and `inputs` filled in and each value at a layer of its own.
+        rows: of a probe's table; for a study medians over its seeds, with `name`, `op` and
+            `inputs` filled in and each value at a layer of its own.
         step: updates of the weights before it; 0 for a study.
         probed: whether operations were seen one by one.
     """
@@ -72,7 +72,7 @@ class Profile:
 
     @cached_property
     def linear_gradients(self) -> pd.DataFrame:
-        """Their gradients."""
+        """The gradients of these outputs, from the input to the output."""
         return self._linear(self.gradients)
 
     @cached_property
@@ -80,83 +80,60 @@ class Profile:
         """The weights of linear maps, with `fan_in`, `fan_out` and their `module`.
 
         `sigma_w2` is fan_in times the weights' second moment, by which a layer multiplies the
-        second moment of its input; `gain` is that of the `activation` that the layer reads;
-        `normalized` says whether a normalization reads the layer.
+        second moment of its input; `gain` is that of the `activation` that the layer reads, which
+        is empty for the model's input; `normalized` says whether a normalization reads the layer.
         """
         rows = self.rows[(self.rows["tensor"] == "weight") & (self.rows["direction"] == "forward")]
         rows = rows[rows["op"].isin(LINEAR) & rows["shape"].str.contains("x")].copy()
-        shapes = [tuple(map(int, shape.split("x"))) for shape in rows["shape"]]
-        units = [shape[axis] for shape, axis in zip(shapes, rows["unit_axis"], strict=True)]
+        units = _units(rows)
         rows["fan_in"] = rows["count"] / units
         # as many positions of the output read an entry as the kernel has positions
-        rows["fan_out"] = [
-            out * math.prod(shape[2:]) for out, shape in zip(units, shapes, strict=True)
-        ]
+        rows["fan_out"] = units * [math.prod(_sizes(shape)[2:]) for shape in rows["shape"]]
         rows["sigma_w2"] = rows["fan_in"] * rows["second_moment"]
         rows["module"] = [name.rpartition(".")[0] for name in rows["name"]]
-        rows["activation"] = [self.activation_before(layer) for layer in rows["layer"]]
+        read = [source(layer, self._by_layer) for layer in rows["layer"]]
+        rows["activation"] = ["" if row is None else row["op"].rstrip("_") for row in read]
         rows["gain"] = rows["activation"].map(GAINS).fillna(1.0)
-        rows["normalized"] = [self.is_normalized(layer) for layer in rows["layer"]]
+        rows["normalized"] = rows["layer"].isin(self._normalized)
         return rows.sort_values("layer")
 
-    def row(self, layer: int) -> pd.Series[Any] | None:
-        """The value at a layer; None where it was not measured."""
-        return self._by_layer.get(layer)
-
-    def readers(self, layer: int) -> Iterator[pd.Series[Any]]:
+    def readers(self, layer: int) -> list[pd.Series[Any]]:
         """The values that are made of the one at a layer."""
-        for reader in self._readers.get(layer, ()):
-            row = self.row(reader)
-            if row is not None:
-                yield row
+        return self._readers.get(layer, [])
 
     def inputs(self, layer: int) -> list[int]:
         """The layers that the operation at a layer reads."""
-        row = self.row(layer)
-        return [] if row is None else numbers(row["inputs"])
-
-    def activation_before(self, layer: int) -> str:
-        """The operation that made what a layer reads; empty for the model's input."""
-        row = source(layer, self._by_layer)
-        return "" if row is None else str(row["op"]).rstrip("_")
-
-    def is_normalized(self, layer: int) -> bool:
-        """Whether a normalization reads a layer's output, directly or through a residual sum."""
-        pending, seen = [layer], {layer}
-        while pending:
-            for row in self.readers(pending.pop()):
-                if row["op"] in NORMALIZATIONS:
-                    return True
-                if row["op"] in _CARRYING and row["layer"] not in seen:
-                    seen.add(int(row["layer"]))
-                    pending.append(int(row["layer"]))
-        return False
+        return numbers(self._by_layer[layer]["inputs"]) if layer in self._by_layer else []
 
     @cached_property
     def _by_layer(self) -> dict[int, pd.Series[Any]]:
         return {int(row["layer"]): row for _, row in self.signal.iterrows() if row["layer"] > 0}
 
     @cached_property
-    def _readers(self) -> dict[int, list[int]]:
-        readers: dict[int, list[int]] = {}
-        for layer, row in self._by_layer.items():
+    def _readers(self) -> dict[int, list[pd.Series[Any]]]:
+        readers: dict[int, list[pd.Series[Any]]] = {}
+        for row in self._by_layer.values():
             for read in numbers(row["inputs"]):
-                readers.setdefault(read, []).append(layer)
+                readers.setdefault(read, []).append(row)
         return readers
+
+    @cached_property
+    def _normalized(self) -> set[int]:
+        """The layers that a normalization reads, directly or through a residual sum."""
+        found: set[int] = set()
+        for layer, row in reversed(self._by_layer.items()):  # readers before what they read
+            if row["op"] in NORMALIZATIONS or (row["op"] in _CARRYING and layer in found):
+                found.update(numbers(row["inputs"]))
+        return found
 
     def _in_direction(self, direction: str) -> pd.DataFrame:
         chosen = (self.rows["tensor"] != "weight") & (self.rows["direction"] == direction)
         rows = self.rows[chosen].sort_values("layer", kind="stable")
-        if self.probed:
-            repeated = rows["call"].gt(1)
-            call = np.where(repeated, ", call " + rows["call"].astype(str), "")
-            units = [
-                int(shape.split("x")[axis]) if shape else 1
-                for shape, axis in zip(rows["shape"], rows["unit_axis"], strict=True)
-            ]
-            place = rows["name"] + " (" + rows["op"] + call + ")"
-            return rows.assign(place=place, entries=rows["count"] / np.maximum(units, 1))
-        return rows.assign(place=rows["name"], entries=np.inf)  # a study has thousands of samples
+        if not self.probed:
+            return rows.assign(place=rows["name"], entries=np.inf)  # of thousands of samples
+        call = np.where(rows["call"].gt(1), ", call " + rows["call"].astype(str), "")
+        place = rows["name"] + " (" + rows["op"] + call + ")"
+        return rows.assign(place=place, entries=rows["count"] / np.maximum(_units(rows), 1))
 
     def _linear(self, rows: pd.DataFrame) -> pd.DataFrame:
         return rows[(rows["tensor"] == "preactivation") & rows["op"].isin(LINEAR)]
@@ -169,32 +146,27 @@ def profiles(table: pd.DataFrame) -> list[Profile]:
         ValueError: neither the table of a study nor that of a probe.
     """
     if {"name", "op", "inputs"} <= set(table.columns):
-        steps = sorted(int(step) for step in table["step"].unique())
+        steps = [rows.astype({"tensor": str}) for _, rows in table.groupby("step")]
         return [
-            Profile(str(rows["network"].iloc[0]), rows.astype({"tensor": str}), step, True)
-            for step, rows in ((step, table[table["step"] == step]) for step in steps)
+            Profile(str(rows["network"].iloc[0]), rows, int(rows["step"].iloc[0]), True)
+            for rows in steps
         ]
     if not {*CONFIGURATION, "layer", "tensor", "direction"} <= set(table.columns):
         raise ValueError(
             "this is neither a study's table (of run_sweep) nor a probed model's (of measure): "
             f"it has the columns {', '.join(map(str, table.columns))}"
         )
+    groups = in_order(table).groupby(CONFIGURATION, observed=True, sort=True)
     return [
-        Profile(_spelled(rows.iloc[0]), _medians(rows), 0, False)
-        for _, rows in in_order(table).groupby(CONFIGURATION, observed=True, sort=True)
+        Profile(f"{network} of width {width}, {init}, {activation}", _medians(rows), 0, False)
+        for (network, init, activation, width), rows in groups
     ]
-
-
-def _spelled(row: pd.Series[Any]) -> str:
-    return f"{row['network']} of width {row['width']}, {row['init']}, {row['activation']}"
 
 
 def _medians(rows: pd.DataFrame) -> pd.DataFrame:
     """The typical seed's rows of a configuration, with the names that a probe would give."""
-    keys = ["layer", "tensor", "direction"]
-    numeric = [name for name in rows.select_dtypes("number").columns if name not in (*keys, "seed")]
-    grouped = rows.groupby(keys, observed=True)
-    typical = grouped[numeric].median()
+    grouped = rows.groupby(["layer", "tensor", "direction"], observed=True)
+    typical = grouped.median(numeric_only=True)
     typical["nonfinite"] = grouped["nonfinite"].sum()
     typical = typical.reset_index()
     second = typical["tensor"] == "activation"
@@ -207,3 +179,14 @@ def _medians(rows: pd.DataFrame) -> pd.DataFrame:
         inputs=(place - 1).astype(str),
         tensor=typical["tensor"].astype(str),
     )
+
+
+def _sizes(shape: str) -> list[int]:
+    """The sizes in an entry of the column `shape`, as in "8x3x5"."""
+    return [int(size) for size in shape.split("x")] if shape else []
+
+
+def _units(rows: pd.DataFrame) -> NDArray[np.int64]:
+    """How many units each row's tensor has; 1 for a tensor of no dimension."""
+    shapes = zip(rows["shape"], rows["unit_axis"], strict=True)
+    return np.array([_sizes(shape)[axis] if shape else 1 for shape, axis in shapes], np.int64)

@@ -17,14 +17,14 @@ CONFIGURATION = ["network", "init", "activation", "width"]
 """The columns that name a row of a summary; a cell is one configuration with one seed."""
 
 DECADE = 10.0
-"""Normalized inputs have an rms of 1: ten times more or less has left their scale."""
+"""The factor by which an rms may differ from 1, that of normalized inputs."""
 SAME = 0.99
-"""At this correlation, what differs between inputs is a tenth of a unit's rms."""
+"""The correlation at which the part that differs between inputs is a tenth of a unit's rms."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A word for one cell: what it means, and the condition on the cell's measures."""
+    """A word for a cell: its name, its meaning, and its condition on the cells' measures."""
 
     name: str
     meaning: str
@@ -118,24 +118,15 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     summary = _parameters(table)
     summary["depth"] = groups["depth"].max()
     summary["seeds"] = groups.size()
-    growth = seed_interval(cells, "log_growth")
-    for name, column in (("growth", "mean"), ("growth_low", "low"), ("growth_high", "high")):
-        summary[name] = np.exp(growth[column])
-    for name in ("std", "mean", "dead", "correlation"):
-        summary[name] = groups[name].median()
+    growth = np.exp(seed_interval(cells, "log_growth"))
+    summary[["growth", "growth_low", "growth_high"]] = growth[["mean", "low", "high"]]
+    levels = ["std", "mean", "dead", "correlation"]
+    summary[levels] = groups[levels].median()
     summary["gradient_growth"] = np.exp(seed_interval(cells, "log_gradient_growth")["mean"])
-    words = [verdict.name for verdict in VERDICTS]
-    votes = pd.DataFrame(
-        {
-            word: (cells["verdict"] == word).groupby(CONFIGURATION, observed=True).mean()
-            for word in words
-        }
-    )
-    summary["verdict"] = pd.Categorical(votes.idxmax(axis=1), categories=words)
+    votes = pd.get_dummies(cells["verdict"]).groupby(CONFIGURATION, observed=True).mean()
+    summary["verdict"] = pd.Categorical(votes.idxmax(axis=1), categories=list(votes))
     summary["agreement"] = votes.max(axis=1)
-    overflow = summary["verdict"] == "overflows"
-    for name in ("mean", "dead", "correlation"):
-        summary[name] = summary[name].mask(overflow)
+    summary.loc[summary["verdict"] == "overflows", ["mean", "dead", "correlation"]] = np.nan
     return summary.reset_index()
 
 
@@ -160,7 +151,7 @@ def seed_interval(
 
 
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with its names as categories: those of plain text in the order of appearance.
+    """The table with its names as categories; those of plain text are ordered by appearance.
 
     Sorting by them then keeps the grid's order, also in a table that was read from a CSV file.
     """
@@ -235,7 +226,7 @@ def _length(rows: pd.DataFrame) -> pd.Series[float]:
 
 
 def _judge(cells: pd.DataFrame) -> pd.DataFrame:
-    """Add each cell's verdict."""
+    """The cells with a column for their verdict."""
     words = [verdict.name for verdict in VERDICTS]
     word = np.select([verdict.holds(cells) for verdict in VERDICTS], words, default=words[-1])
-    return cells.assign(verdict=word)
+    return cells.assign(verdict=pd.Categorical(word, categories=words))

@@ -25,17 +25,17 @@ def called(model: nn.Module, inputs: Any) -> Any:
 
 @contextmanager
 def unmoved(model: nn.Module) -> Iterator[None]:
-    """Put back the buffers that a forward pass moves, and the random states that it draws from."""
+    """Put back the buffers that a forward pass changes, and the random states that it uses."""
     before = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    devices = {t.device for t in (*model.parameters(), *model.buffers()) if t.is_cuda}
+    devices = {x.device.index for x in (*model.parameters(), *model.buffers()) if x.is_cuda}
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (kept, not drawn from)
     try:
-        with torch.random.fork_rng(devices=[device.index for device in devices]):
+        with torch.random.fork_rng(devices=devices):
             yield
     finally:
         random.setstate(python)

@@ -20,17 +20,16 @@ REARRANGING = words(
     "requires_grad reshape reshape_as roll rot90 squeeze swapaxes swapdims t tile transpose "
     "unflatten unsqueeze view view_as"
 )
-"""Calls whose output holds the entries of their input, each equally often; in place too."""
+"""Calls, also those in place, whose output holds the entries of their input equally often."""
 CASTS = words("to type type_as float double half bfloat16")
 MAKERS = words("bernoulli empty eye full multinomial ones rand randint randn zeros")
-MIXING = words(
-    "addbmm addmm baddbmm bilinear bmm chain_matmul einsum embedding embedding_bag gru gru_cell "
-    "linear lstm lstm_cell matmul mm rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell rmatmul "
-    "scaled_dot_product_attention tensordot"
-)
-"""Calls that make new units, in the last dimension."""
 MADE_LAST = words("addbmm addmm baddbmm bmm embedding embedding_bag matmul mm rmatmul")
 """Calls whose weights count the units they make in the last dimension."""
+MIXING = MADE_LAST | words(
+    "bilinear chain_matmul einsum gru gru_cell linear lstm lstm_cell rnn_relu rnn_relu_cell "
+    "rnn_tanh rnn_tanh_cell scaled_dot_product_attention tensordot"
+)
+"""Calls that make new units, in the last dimension."""
 LINEAR = words("addbmm addmm baddbmm bmm conv1d conv2d conv3d linear matmul mm")
 """Calls that, given weights, are the linear maps of mean-field theory."""
 NORMALIZATIONS = words("batch_norm group_norm instance_norm layer_norm rms_norm rsqrt")
@@ -48,21 +47,21 @@ FUSED = {
         "gates and the states of lower layers stay inside a fused kernel",
     ),
 }
-"""Calls that keep tensors of floats to themselves, and which."""
+"""Calls that do not show all the tensors they compute, and which they hide."""
 CHANNELS_SECOND = words("batch_norm group_norm instance_norm")
 
 
 def numbers(text: str) -> list[int]:
-    """The layers in the column `inputs`, which has commas between them."""
+    """The layers in an entry of the column `inputs`, as in "3,5"."""
     return [int(number) for number in text.split(",")] if text else []
 
 
 def source(layer: int, values: Mapping[int, pd.Series[Any]]) -> pd.Series[Any] | None:
-    """The value that the operation at a layer reads, looked for behind pooling and dropout.
+    """The value that the operation at a layer reads, looked for before pooling and dropout.
 
     Args:
         layer: number of the operation in the order of execution.
-        values: rows of a probe's table by their layer; the model's input (layer 0) is not in it.
+        values: rows of a probe's table by their layer, without the model's input (layer 0).
 
     Returns:
         The row; None where the operation reads the model's input.

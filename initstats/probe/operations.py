@@ -17,14 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from initstats.probe.kinds import (
-    CASTS,
-    CHANNELS_SECOND,
-    MADE_LAST,
-    MAKERS,
-    MIXING,
-    REARRANGING,
-)
+from initstats.probe.kinds import CASTS, CHANNELS_SECOND, MADE_LAST, MAKERS, MIXING, REARRANGING
 
 _SPATIAL = re.compile(r"(?:conv|pool|upsample|interpolate|fold|pad).*?([123])d")
 
@@ -58,7 +51,7 @@ def keeps_distribution(name: str, out: Tensor, source: Tensor) -> bool:
         return out.dtype == source.dtype or out.itemsize > source.itemsize
     if name.rstrip("_") in REARRANGING or out is source:
         return True
-    if name in ("cat", "stack"):  # with nothing else, as to a cache that is still empty
+    if name in ("cat", "stack"):  # a cache that is still empty adds no entries
         return out.numel() == source.numel()
     if out.numel() != source.numel() or out.dtype != source.dtype:
         return False
@@ -84,14 +77,9 @@ def moved_axis(axis: int | None, out: Tensor, source: Tensor) -> int | None:
 def axis_after(name: str, out: Tensor, source: Tensor | None, axis: int | None) -> int | None:
     """The dimension of the units in a call's output; None: the last.
 
-    Units are the channels of convolutions, pooling and batch normalization, and stay where they
-    are in calls that keep the shape.
-
-    Args:
-        name: the call's name.
-        out: its output.
-        source: the first of its arguments that carries the signal.
-        axis: the dimension of the units in the source.
+    Units are the channels of convolutions, pooling and batch normalization. In calls that keep the
+    shape they stay where they are in the `source`, the first argument that carries the signal:
+    in its dimension `axis`.
     """
     if spatial := _SPATIAL.search(name):
         return out.ndim - int(spatial[1]) - 1
@@ -103,11 +91,10 @@ def axis_after(name: str, out: Tensor, source: Tensor | None, axis: int | None) 
 
 
 def weight_axis(op: str, parameter: Tensor, operand: Tensor, axis: int | None) -> int:
-    """The dimension of a parameter that counts the units it makes.
+    """The dimension of a parameter that counts the units it makes; the first in torch's layers.
 
     Args:
-        op: the operation that uses it.
-        parameter: in torch's layers, its first dimension counts the units.
+        op: the operation that uses the parameter.
         operand: the parameter as the operation got it, maybe transposed.
         axis: the dimension of the operand that is the parameter's first.
     """
@@ -139,30 +126,25 @@ def tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors(item)
+        yield from tensors([*value.values()])
     elif isinstance(value, list | tuple):
         for item in value:
             yield from tensors(item)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from tensors(getattr(value, field.name, None))
+        fields = dataclasses.fields(value)
+        yield from tensors([getattr(value, field.name, None) for field in fields])
 
 
 @cache
 def body(function: FunctionType) -> FunctionType:
     """A function of torch without the check that hands its calls to a mode.
 
-    Called while the mode is on, the function itself goes through and what it calls is seen.
+    When it is called while a mode is on, the mode sees the calls in its body and not its own.
     """
     checks = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
-    inside = {**function.__globals__, **dict.fromkeys(checks, _unseen)}
+    inside = {**function.__globals__, **dict.fromkeys(checks, lambda *_: False)}
     copy = FunctionType(
         function.__code__, inside, function.__name__, function.__defaults__, function.__closure__
     )
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy
-
-
-def _unseen(*_: object) -> bool:
-    return False

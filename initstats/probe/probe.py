@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass
 from fnmatch import fnmatchcase
-from types import TracebackType
-from typing import Any, Self
+from traceback import walk_tb
+from typing import Any, Self, get_args
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from initstats.moments import STATISTICS, bin_edges
 from initstats.probe.batch import Loss, called, send_back, unmoved
 from initstats.probe.recording import Miss, Recorder, bare
-from initstats.probe.slots import Reading, Slot
+from initstats.probe.slots import Direction, Reading, Slot
 from initstats.probe.summary import as_html, as_text, summarize_values
 from initstats.probe.watching import Watch
 
@@ -32,14 +31,14 @@ Patterns = str | Iterable[str]
 class Probe:
     """Measures every operation of a model while it is open, over any number of batches.
 
-    What is seen: the outputs of modules and of functional operations alike, in the order of
-    execution, each under the qualified name of the module whose `forward` runs it; calls of a
-    shared module are kept apart. Operations that only rearrange entries (views, transposes, wider
-    casts) are folded away; a constant that no input reaches is not a signal, and is listed by
-    `missed`. Statistics are taken at once, on the tensor's device, so that nothing done in place
-    later can spoil them. Compiled models run their own Python code meanwhile. The model's
-    parameters, buffers, gradients, modes, hooks and attributes are not touched, nor is any random
-    state; outputs agree up to rounding, as fused fast paths are not taken.
+    It sees the outputs of modules and of functional operations alike, in the order of execution,
+    each under the qualified name of the module whose `forward` runs it; calls of a shared module
+    are kept apart. Operations that only rearrange entries (views, transposes, wider casts) get no
+    row of their own; a constant that no input reaches is not a signal, and is listed by `missed`.
+    Statistics are taken at once, on the tensor's device, so that nothing done in place later can
+    spoil them. Compiled models run their own Python code meanwhile. The model's parameters,
+    buffers, gradients, modes, hooks and attributes are not touched, nor is any random state;
+    outputs agree up to rounding, as fused fast paths are not taken.
 
     Batches at the same weights are pooled. An update of the weights begins a new step.
 
@@ -87,36 +86,34 @@ class Probe:
         self._modules = {
             id(module): bare(name) or self.network for name, module in self.model.named_modules()
         }
-        self._wanted, self._unwanted = _patterns(self.include), _patterns(self.exclude)
-        self._axes = dict(self.unit_axis or {})
-        for pattern in (*self._wanted, *self._unwanted, *self._axes):
-            if not any(fnmatchcase(name, pattern) for name in self._modules.values()):
-                names = ", ".join(self._modules.values())
-                raise ValueError(f"no module's name matches {pattern!r}; the modules are: {names}")
+        chosen = set(self._modules.values()) if self.include is None else self._match(self.include)
+        self._selected = chosen - self._match(self.exclude)
+        self._axes: dict[str, int] = {}
+        for pattern, axis in (self.unit_axis or {}).items():
+            self._axes = dict.fromkeys(self._match(pattern), axis) | self._axes
         self._recorder = Recorder(self)
         self._watch: Watch | None = None
         self._open = ExitStack()
 
     def selected(self, name: str) -> bool:
         """Whether the module of a name is to be measured."""
-        kept = self.include is None or any(fnmatchcase(name, pattern) for pattern in self._wanted)
-        return kept and not any(fnmatchcase(name, pattern) for pattern in self._unwanted)
+        return name in self._selected
 
-    def axis_of(self, name: str) -> int | None:
+    def axis_of(self, name: str, otherwise: int | None) -> int | None:
         """The dimension of a module's units that `unit_axis` gives, if it gives one."""
-        return next((axis for key, axis in self._axes.items() if fnmatchcase(name, key)), None)
+        return self._axes.get(name, otherwise)
 
     def run(self, inputs: Any, loss: Loss | None = None) -> Self:
         """Measure one batch, and leave the model as it was.
 
-        Buffers that the forward pass moved (batch norm's statistics) are put back, so are random
-        states, and gradients are not accumulated.
+        Buffers that the forward pass changed (batch norm's statistics) and random states are put
+        back, and gradients are not accumulated.
 
         Args:
             inputs: what the model is called with: a tuple is its positional arguments, a mapping
                 its keyword arguments, anything else its only argument.
-            loss: of the model's output; without one, a unit-normal gradient is sent back from
-                every tensor of floats in the output. Asked for only with `backward`.
+            loss: a function of the model's output, used only with `backward`; without one, a
+                unit-normal gradient is sent back from every tensor of floats in the output.
 
         Raises:
             ValueError: `backward` was asked for, and the output has no gradient.
@@ -136,28 +133,19 @@ class Probe:
             stack.callback(self._recorder.gradients.close)
             if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
-                stack.callback(_ignore_warning(".*torch.compile.*global hooks"))
-            hooks = (
-                register_module_forward_pre_hook(self._watch.enter_module),
-                register_module_forward_hook(self._watch.leave_module, always_call=True),
-            )
-            for handle in hooks:
-                stack.callback(handle.remove)
+                stack.enter_context(_ignored(".*torch.compile.*global hooks"))
+            before, after = self._watch.enter_module, self._watch.leave_module
+            stack.enter_context(register_module_forward_pre_hook(before))
+            stack.enter_context(register_module_forward_hook(after, always_call=True))
             stack.enter_context(self._watch)
             self._open = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._open.close()
         if isinstance(error, Exception):
             error.table = self.table()  # type: ignore[attr-defined]
-            where = self._place_of(error)
-            if where:
+            if where := self._place_of(error):
                 error.add_note(f"raised in {where}; what ran before it is in the error's `table`")
 
     def table(self) -> pd.DataFrame:
@@ -179,15 +167,12 @@ class Probe:
             - `shape` and `dtype` as first seen; `unit_axis`, the dimension whose entries are the
               units; then the statistics, as in a study's table.
         """
-        rows = list(self._readings())
+        rows = self._readings()
         statistics = np.array([reading.statistics for _, reading in rows])
-        integer = [name for name, entry in STATISTICS.items() if entry.integer]
-        numbers = pd.DataFrame(
-            statistics.reshape(len(rows), len(STATISTICS)), columns=[*STATISTICS]
-        )
-        return pd.concat(
-            [self._keys(rows), numbers.astype(dict.fromkeys(integer, "int64"))], axis=1
-        )
+        statistics = statistics.reshape(len(rows), len(STATISTICS))
+        integers = {name: "int64" for name, entry in STATISTICS.items() if entry.integer}
+        numbers = pd.DataFrame(statistics, columns=[*STATISTICS]).astype(integers)
+        return pd.concat([self._keys(rows), numbers], axis=1)
 
     def histograms(self) -> pd.DataFrame:
         """The distributions: a row per nonempty bin, as `load_histograms` gives those of a study.
@@ -196,12 +181,11 @@ class Probe:
             The key columns of the table, the bin's edges `low` and `high` (both 0 for exact zeros,
             infinite for what is not finite), and its `count` of entries.
         """
-        rows = list(self._readings())
+        rows = self._readings()
         low, high = bin_edges()
-        row = np.repeat(np.arange(len(rows)), [len(reading.bins) for _, reading in rows])
-        none: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
-        bins = np.concatenate(none + [reading.bins for _, reading in rows])
-        counts = np.concatenate(none + [reading.counts for _, reading in rows])
+        row = np.repeat(np.arange(len(rows)), [len(reading.histogram) for _, reading in rows])
+        none = np.empty((0, 2), np.int64)
+        bins, counts = np.concatenate([none, *(reading.histogram for _, reading in rows)]).T
         keys = self._keys(rows).take(row).reset_index(drop=True)
         return keys.assign(low=low[bins], high=high[bins], count=counts)
 
@@ -217,7 +201,7 @@ class Probe:
     @property
     def coverage(self) -> str:
         """`N of M measured`, where M counts the tensors that were measured and what was missed."""
-        measured = sum(slot.has("forward") for slot in self._recorder.slots.values())
+        measured = sum("forward" in slot.seen for slot in self._recorder.slots.values())
         return f"{measured} of {measured + len(self.missed())} measured"
 
     def summary(self) -> pd.DataFrame:
@@ -233,73 +217,82 @@ class Probe:
     def _repr_html_(self) -> str:
         return as_html(self.summary(), self.coverage)
 
-    def _readings(self) -> Iterator[tuple[Slot, Reading]]:
+    def _match(self, patterns: Patterns | None) -> set[str]:
+        """The names of modules that match one of some patterns; each pattern must match some."""
+        names, matches = list(self._modules.values()), set[str]()
+        for pattern in [patterns] if isinstance(patterns, str) else patterns or ():
+            found = {name for name in names if fnmatchcase(name, pattern)}
+            if not found:
+                known = ", ".join(names)
+                raise ValueError(f"no module's name matches {pattern!r}; the modules are: {known}")
+            matches |= found
+        return matches
+
+    def _readings(self) -> list[tuple[Slot, Reading]]:
         """All rows of the table: by step, layer and direction."""
-        slots = sorted(self._recorder.slots.values(), key=lambda slot: slot.layer)
-        rows = [(s, reading) for s in slots for reading in s.readings(self._recorder.step)]
-        yield from sorted(rows, key=lambda row: row[1].step)
+        slots, step = self._recorder.slots.values(), self._recorder.step
+        rows = [(slot, reading) for slot in slots for reading in slot.readings(step)]
+        return sorted(rows, key=lambda row: (row[1].step, row[0].layer))
 
     def _keys(self, rows: list[tuple[Slot, Reading]]) -> pd.DataFrame:
-        keys = pd.DataFrame(
-            [
-                (
-                    self.network,
-                    reading.step,
-                    slot.layer,
-                    slot.address.name,
-                    slot.address.op + (f"[{slot.address.output}]" if slot.address.output else ""),
-                    slot.address.call,
-                    slot.address.tensor,
-                    reading.direction,
-                    ",".join(map(str, slot.inputs)),
-                    "x".join(map(str, slot.shape)),
-                    str(slot.dtype).removeprefix("torch."),
-                    slot.axis,
-                )
-                for slot, reading in rows
-            ],
-            columns=COLUMNS,
-        )
-        return keys.astype({name: pd.CategoricalDtype(order) for name, order in ORDERS.items()})
+        """The columns of the table that say which tensor a row is about."""
+        slots, readings = [slot for slot, _ in rows], [reading for _, reading in rows]
+        addresses = [slot.address for slot in slots]
+        keys = {
+            "network": [self.network] * len(rows),
+            "step": [reading.step for reading in readings],
+            "layer": [slot.layer for slot in slots],
+            "name": [address.name for address in addresses],
+            "op": [a.op + (f"[{a.output}]" if a.output else "") for a in addresses],
+            "call": [address.call for address in addresses],
+            "tensor": [address.tensor for address in addresses],
+            "direction": [reading.direction for reading in readings],
+            "inputs": [",".join(map(str, slot.inputs)) for slot in slots],
+            "shape": ["x".join(map(str, slot.shape)) for slot in slots],
+            "dtype": [str(slot.dtype).removeprefix("torch.") for slot in slots],
+            "unit_axis": [slot.axis for slot in slots],
+        }
+        # without rows pandas would take text for numbers
+        return pd.DataFrame(keys, dtype=None if rows else object).astype(ORDERED)
 
     def _unused(self) -> Iterator[Miss]:
         """Modules that never ran, and unused parameters of the other modules."""
-        ran, idle = self._watch.entered if self._watch else set(), set()
+        ran = self._watch.entered if self._watch else set()
+        known = set(self._recorder.used)
         for module in self.model.modules():
+            own = {id(parameter) for parameter in module.parameters(recurse=False)}
             leaf = not any(True for _ in module.children())
-            if leaf and id(module) not in ran and not self._recorder.uses(module):
-                idle |= {id(parameter) for parameter in module.parameters(recurse=False)}
+            used = own and own <= self._recorder.used
+            if leaf and id(module) not in ran and not used:
+                known |= own
                 if not isinstance(module, CONTAINERS):
                     yield Miss("module", self._modules[id(module)], "", "never executed")
-        for name in self._recorder.unused(beside=idle):
-            yield Miss("parameter", name, "", "no operation used it")
+        for ident, (name, _) in self._recorder.parameters.items():
+            if ident not in known:
+                yield Miss("parameter", name, "", "no operation used it")
 
     def _without_gradient(self) -> Iterator[Miss]:
         """Values whose gradients were waited for, or could not be."""
-        slots = list(self._recorder.slots.values())
-        if not any(slot.has("backward") for slot in slots):
+        slots = self._recorder.slots.values()
+        if not any("backward" in slot.seen for slot in slots):
             return
         for slot in slots:
-            if slot.has("backward") or slot.address.tensor == "weight":
-                continue
             if slot.attached:
-                yield Miss(
-                    "gradient", slot.address.name, slot.address.op, "the loss does not depend on it"
-                )
+                reason = "the loss does not depend on it"
             elif slot.detached:
                 reason = "made while gradients were off (no_grad, or a custom autograd function)"
+            else:
+                continue
+            if "backward" not in slot.seen and slot.address.tensor != "weight":
                 yield Miss("gradient", slot.address.name, slot.address.op, reason)
 
     def _place_of(self, error: BaseException) -> str:
         """The module in whose code an error was raised, and the operation that raised it."""
-        failure = self._watch.failure if self._watch else None
-        if failure is not None and failure.error is error:
-            return f"{failure.op} of {failure.name}"
-        name, traceback = "", error.__traceback__
-        while traceback is not None:
-            owner = traceback.tb_frame.f_locals.get("self")
-            name = self._modules.get(id(owner), name)
-            traceback = traceback.tb_next
+        if self._watch and self._watch.failure and self._watch.failure[0] is error:
+            return self._watch.failure[1]
+        name = ""
+        for frame, _ in walk_tb(error.__traceback__):
+            name = self._modules.get(id(frame.f_locals.get("self")), name)
         return name
 
 
@@ -339,29 +332,20 @@ def measure(
     return probe.run(inputs, loss).table()
 
 
-COLUMNS = [
-    *("network", "step", "layer", "name", "op", "call", "tensor", "direction", "inputs"),
-    *("shape", "dtype", "unit_axis"),
-]
-"""Columns of the table that say which tensor a row is about; statistics follow."""
-ORDERS = {
-    "tensor": ["preactivation", "activation", "weight"],
-    "direction": ["forward", "backward"],
+ORDERED = {
+    "tensor": pd.CategoricalDtype(["preactivation", "activation", "weight"]),
+    "direction": pd.CategoricalDtype(list(get_args(Direction))),
 }
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
-def _ignore_warning(message: str) -> Callable[[], None]:
-    """Ignore a warning; returns how to undo it, which leaves filters that came later alone."""
+@contextmanager
+def _ignored(message: str) -> Iterator[None]:
+    """Ignore a warning meanwhile, and leave filters that come in the meantime alone."""
     warnings.filterwarnings("ignore", message)
     entry = warnings.filters[0]
-
-    def undo() -> None:
+    try:
+        yield
+    finally:
         if entry in warnings.filters:
             warnings.filters.remove(entry)  # type: ignore[attr-defined]
-
-    return undo
-
-
-def _patterns(given: Patterns | None) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given or ())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -34,7 +33,7 @@ class Call:
     """A call of a module that is in progress.
 
     Attributes:
-        module, name: the module, and its qualified name.
+        name: the module's qualified name.
         number: which call of the module within the pass it is, from 1.
         turns: how often each operation ran in it so far.
     """
@@ -44,10 +43,10 @@ class Call:
     number: int
     turns: Counter[str] = field(default_factory=Counter)
 
-    def turn(self, op: str) -> int:
-        """How often an operation ran before, counting it now."""
+    def address(self, op: str, tensor: str = "activation") -> Address:
+        """The address of an operation's first output, at the next turn of the operation."""
         self.turns[op] += 1
-        return self.turns[op] - 1
+        return Address(self.name, op, tensor, self.number, self.turns[op] - 1)
 
 
 class Origin(NamedTuple):
@@ -59,7 +58,7 @@ class Origin(NamedTuple):
         layers: the measured values that it holds or, if it was not measured, was made of.
         axis: dimension of its units; None: the last.
         parameters: ids of the parameters whose entries it holds, rearranged.
-        pending: where its gradient belongs, once autograd knows it.
+        pending: the slot of its gradient, until autograd knows the tensor.
     """
 
     kind: Literal["signal", "weight", "constant"]
@@ -81,10 +80,14 @@ class Miss(NamedTuple):
 class Recorder:
     """The values of a model by the operations that made them, with their statistics.
 
-    Attributes:
+    Args:
         probe: the model, and what is to be measured.
+
+    Attributes:
         slots: every value that was measured, in order of execution.
         misses: what was seen but could not be measured.
+        parameters: the model's, by id, with their names.
+        used: the parameters (by id) that operations used.
         step: how many updates of the weights came before the present pass.
         measuring: whether the present step is measured.
     """
@@ -95,19 +98,20 @@ class Recorder:
         self.misses: dict[Miss, None] = {}  # an ordered set
         self.step, self.measuring = 0, True
         self.gradients = Gradients()
+        self.parameters: dict[int, tuple[str, nn.Parameter]] = {}
+        self.used: set[int] = set()
         self._layers = 0
-        self._parameters: dict[int, tuple[str, nn.Parameter]] = {}
         self._weights: dict[int, Slot] = {}
-        self._used: set[int] = set()
         self._version = -1
         self._origins: Any = WeakIdKeyDictionary()
         self._outside: Any = WeakIdKeyDictionary()
 
     def begin_pass(self) -> None:
         """Begin a forward pass, and a new step where the weights changed since the last one."""
-        self.name_parameters()
-        parameters = [parameter for _, parameter in self._parameters.values()]
-        version = sum(0 if p.is_inference() else p._version for p in parameters)
+        # named at each pass: lazy modules make their parameters in their first
+        named = self.probe.model.named_parameters()
+        self.parameters = {id(p): (bare(name), p) for name, p in named}
+        version = sum(0 if p.is_inference() else p._version for _, p in self.parameters.values())
         if self._version not in (-1, version):
             for slot in self.slots.values():
                 slot.close(self.step)
@@ -120,25 +124,10 @@ class Recorder:
         self._outside.clear()
         for buffer in self.probe.model.buffers():
             self._origins[buffer] = Origin("constant")
-        for ident, (_, parameter) in self._parameters.items():
+        for ident, (_, parameter) in self.parameters.items():
             self._origins[parameter] = Origin("weight", axis=0, parameters=(ident,))
             if self.probe.backward and parameter.requires_grad:
                 self.gradients.watch(parameter, partial(self._take_weight_gradient, ident))
-
-    def name_parameters(self) -> None:
-        """Find the model's parameters, which lazy modules may have made only now."""
-        named = self.probe.model.named_parameters()
-        self._parameters = {id(p): (bare(name), p) for name, p in named}
-
-    def unused(self, beside: set[int]) -> Iterator[str]:
-        """Parameters that no operation used, beside some (by id)."""
-        known = self._used | beside
-        return (name for ident, (name, _) in self._parameters.items() if ident not in known)
-
-    def uses(self, module: nn.Module) -> bool:
-        """Whether a module has parameters of its own, and operations used all of them."""
-        own = {id(parameter) for parameter in module.parameters(recurse=False)}
-        return bool(own) and own <= self._used
 
     def observe(
         self, call: Call, op: str, outputs: list[Tensor], given: list[Tensor], writes: bool
@@ -155,13 +144,10 @@ class Recorder:
         first argument of the leading kind decides where the units are.
 
         Args:
-            call: the call of the module that runs it.
-            op: its name.
-            outputs: what it made.
             given: the tensors among its arguments.
             writes: whether the outputs are arguments that it wrote to.
         """
-        if writes and any(id(x) in self._parameters for x in outputs):
+        if writes and any(id(x) in self.parameters for x in outputs):
             return  # the next operation that uses the parameter measures it
         origins = [self._origin(call, op, x) for x in given]
         kinds = {origin.kind for origin in origins}
@@ -184,16 +170,16 @@ class Recorder:
         derived = leading == "weight" and not indexed
         tensor = "weight" if derived else "preactivation" if "weight" in kinds else "activation"
         layers = tuple(dict.fromkeys(layer for o in origins for layer in o.layers))
-        turn = call.turn(op)
+        address = call.address(op, tensor)
         for output, x in enumerate(made):
-            address = Address(call.name, op, tensor, call.number, turn, output)
-            self._measure(address, x, layers, axis_after(op, x, source, origin.axis))
+            axis = axis_after(op, x, source, origin.axis)
+            self._measure(address._replace(output=output), x, layers, axis)
         self._measure_weights(call, op, given, origins, self._origins[made[0]].layers)
         if op in FUSED:
             self._miss("tensor", call.name, op, FUSED[op])
 
     def observe_result(self, call: Call, given: Any, result: Any) -> None:
-        """Measure what a module returns without anybody having seen it made."""
+        """Measure what a module returns, where no operation was seen that made it."""
         passed = {id(x) for x in tensors(given)}
         for x in tensors(result):
             if not x.is_floating_point() or id(x) in passed:
@@ -203,9 +189,7 @@ class Recorder:
             else:
                 reason = "its operations run out of sight (scripted or foreign code)"
                 self._miss("module", call.name, "", reason)
-                turn = call.turn("output")
-                address = Address(call.name, "output", "activation", call.number, turn)
-                self._measure(address, x, (), None)
+                self._measure(call.address("output"), x, (), None)
 
     def _set_constant(self, call: Call, op: str, outputs: list[Tensor]) -> None:
         for x in outputs:
@@ -215,23 +199,24 @@ class Recorder:
                 self._miss("tensor", call.name, op, reason)
 
     def _origin(self, call: Call, op: str, x: Tensor) -> Origin:
-        """Where an argument comes from; one from outside the model is measured now."""
+        """The origin of an argument; one from outside the model is measured now."""
         if x not in self._origins:
             if not x.is_floating_point():
                 return Origin("constant")
             self._outside[x] = True
-            turn = call.turn("input")
-            address = Address(call.name, "input", "activation", call.number, turn)
-            self._measure(address, x, (), axis_after(op, x, None, None))
+            self._measure(call.address("input"), x, (), axis_after(op, x, None, None))
         return self._follow(x)
 
     def _follow(self, x: Tensor) -> Origin:
-        """The origin of a tensor; by now autograd may know it (a custom function's output)."""
+        """The origin of a tensor, whose gradient is watched as soon as autograd knows the tensor.
+
+        Autograd learns of the tensors in a custom function only when that returns.
+        """
         origin: Origin = self._origins[x]
         if origin.pending is not None and x.requires_grad:
-            self._watch_gradient(x, origin.pending)
-            origin = origin._replace(pending=None)
-            self._origins[x] = origin
+            origin.pending.attached = True
+            self.gradients.watch(x, partial(self._take_gradient, origin.pending))
+            origin = self._origins[x] = origin._replace(pending=None)
         return origin
 
     def _measure(
@@ -248,29 +233,26 @@ class Recorder:
         axis = self._chosen_axis(name, x, axis)
         slot = self._slot(address, 0 if op == "input" else None, layers, x, axis)
         slot.add("forward", x)
-        pending = None
-        if self.probe.backward and x.requires_grad:
-            self._watch_gradient(x, slot)
-        elif self.probe.backward:
-            pending = slot
-            slot.detached |= not torch.is_grad_enabled()
+        slot.detached |= not (x.requires_grad or torch.is_grad_enabled())
+        pending = slot if self.probe.backward else None
         self._origins[x] = Origin(kind, (slot.layer,), axis, pending=pending)
+        self._follow(x)
 
     def _measure_weights(
         self, call: Call, op: str, given: list[Tensor], origins: list[Origin], made: tuple[int, ...]
     ) -> None:
         """Measure the parameters that an operation uses, once a step, under the layer it made."""
-        self._used.update(ident for origin in origins for ident in origin.parameters)
+        self.used.update(ident for origin in origins for ident in origin.parameters)
         if not (self.probe.weights and made and self.probe.selected(call.name)):
             return
         for operand, origin in zip(given, origins, strict=True):
             for ident in origin.parameters:
-                name, parameter = self._parameters[ident]
+                name, parameter = self.parameters[ident]
                 if ident not in self._weights:
                     axis = weight_axis(op, parameter, operand, origin.axis)
                     address = Address(name, op, "weight", 1, 0)
                     self._weights[ident] = self._slot(address, made[0], (), parameter, axis)
-                if not self._weights[ident].holds("forward"):
+                if "forward" not in self._weights[ident].current:
                     self._weights[ident].add("forward", parameter)
 
     def _slot(
@@ -283,10 +265,6 @@ class Recorder:
                 layer = self._layers = self._layers + 1
             self.slots[address] = Slot(address, layer, layers, tuple(x.shape), x.dtype, axis)
         return self.slots[address]
-
-    def _watch_gradient(self, x: Tensor, slot: Slot) -> None:
-        slot.attached = True
-        self.gradients.watch(x, partial(self._take_gradient, slot))
 
     def _take_gradient(self, slot: Slot, gradient: Tensor) -> None:
         if not unmeasurable(gradient):
@@ -301,8 +279,7 @@ class Recorder:
         """The dimension of the units, counted from the front."""
         if x.ndim == 0:
             return 0
-        chosen = self.probe.axis_of(name)
-        axis = axis if chosen is None else chosen
+        axis = self.probe.axis_of(name, axis)
         return x.ndim - 1 if axis is None or not -x.ndim <= axis < x.ndim else axis % x.ndim
 
     def _miss(self, *what: str) -> None:

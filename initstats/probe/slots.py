@@ -16,11 +16,11 @@ from initstats.probe.operations import by_unit
 
 Direction = Literal["forward", "backward"]
 HISTOGRAM_ALL = 2**17
-"""Of a tensor with more entries than this, every eighth goes into the histogram."""
+"""Only every eighth entry of a tensor with more entries than this goes into the histogram."""
 
 
 class Address(NamedTuple):
-    """What names a tensor of a model, at every pass alike.
+    """What names a tensor of a model; the same at every pass.
 
     `call` counts the calls of the module within a pass, `turn` those of the operation within the
     call, `output` the outputs of the operation. A tensor whose number of `units` changes, as the
@@ -37,13 +37,12 @@ class Address(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """The statistics of a tensor at one step; the histogram as its nonempty bins and counts."""
+    """The statistics of a tensor at one step; the histogram's rows are nonempty bins and counts."""
 
     step: int
     direction: Direction
     statistics: NDArray[np.float64]
-    bins: NDArray[np.int64]
-    counts: NDArray[np.int64]
+    histogram: NDArray[np.int64]
 
 
 @dataclass
@@ -51,13 +50,14 @@ class Slot:
     """Gathers a tensor's statistics over batches, and keeps those of earlier steps.
 
     Attributes:
-        address: which tensor.
         layer: its number in the order of execution.
         inputs: the layers whose values the operation read.
         shape, dtype: those of the tensor when it was first seen.
         axis: dimension of the units.
-        attached: whether its gradient is waited for.
+        attached: whether a hook waits for its gradient.
         detached: whether it was made while gradients were disabled.
+        seen: the directions that were measured at any step.
+        current: the statistics of the present step.
     """
 
     address: Address
@@ -68,35 +68,29 @@ class Slot:
     axis: int
     attached: bool = False
     detached: bool = False
-    _current: dict[Direction, Moments] = field(default_factory=dict)
+    seen: set[Direction] = field(default_factory=set)
+    current: dict[Direction, Moments] = field(default_factory=dict)
     _past: list[Reading] = field(default_factory=list)
 
     def add(self, direction: Direction, x: Tensor) -> None:
         """Add a tile of the tensor or of its gradient, on its own device."""
         with torch._C.DisableTorchFunction(), torch.no_grad():
             rows = by_unit(x.detach().resolve_neg(), self.axis)
-            if direction not in self._current:
-                self._current[direction] = Moments(
+            if direction not in self.current:
+                self.seen.add(direction)
+                self.current[direction] = Moments(
                     1,
                     rows.shape[0],
                     every=8 if rows.numel() > HISTOGRAM_ALL else 1,
                     kernels="numba" if rows.device.type == "cpu" else "torch",
                     device=rows.device,
                 )
-            self._current[direction].add(0, rows)
-
-    def has(self, direction: Direction) -> bool:
-        """Whether anything was measured in a direction."""
-        return direction in self._current or any(r.direction == direction for r in self._past)
-
-    def holds(self, direction: Direction) -> bool:
-        """Whether the present step was measured in a direction."""
-        return direction in self._current
+            self.current[direction].add(0, rows)
 
     def close(self, step: int) -> None:
         """Keep the present step's statistics and begin anew."""
         self._past += self._readings(step)
-        self._current = {}
+        self.current = {}
 
     def readings(self, step: int) -> Iterator[Reading]:
         """All steps in their order, the present one last."""
@@ -104,8 +98,9 @@ class Slot:
         yield from self._readings(step)
 
     def _readings(self, step: int) -> Iterator[Reading]:
-        for direction in sorted(self._current, reverse=True):  # forward first
-            moments = self._current[direction]
-            histogram = moments.histogram[0].cpu().numpy()
-            bins = np.flatnonzero(histogram)
-            yield Reading(step, direction, moments.statistics()[0], bins, histogram[bins])
+        for direction in sorted(self.current, reverse=True):  # forward first
+            moments = self.current[direction]
+            counts = moments.histogram[0].cpu().numpy()
+            bins = np.flatnonzero(counts)
+            histogram = np.stack([bins, counts[bins]], axis=1)
+            yield Reading(step, direction, moments.statistics()[0], histogram)

@@ -28,45 +28,37 @@ def summarize_values(table: pd.DataFrame, histograms: pd.DataFrame) -> pd.DataFr
     rows = _values(table)
     counts = _values(histograms).groupby(KEPT, observed=True, sort=False)
     groups = {keys: group for keys, group in counts}  # noqa: C416 (for the types)
-    return pd.DataFrame(
-        {
-            **{name: rows[name] for name in KEPT},
-            "mean": rows["mean"],
-            "std": rows["std"],
-            "distribution": [
-                _sparkline(groups.get(tuple(keys)), low, high)
-                for *keys, low, high in rows[[*KEPT, "q05", "q95"]].itertuples(index=False)
-            ],
-            "dead": rows["dead_fraction"],
-            "nonfinite": rows["nonfinite"],
-        }
-    ).reset_index(drop=True)
+    lines = [
+        _sparkline(groups.get(tuple(keys)), low, high)
+        for *keys, low, high in rows[[*KEPT, "q05", "q95"]].itertuples(index=False)
+    ]
+    summary = rows[[*KEPT, "mean", "std"]].assign(
+        distribution=lines, dead=rows["dead_fraction"], nonfinite=rows["nonfinite"]
+    )
+    return summary.reset_index(drop=True)
 
 
 def as_text(summary: pd.DataFrame, coverage: str) -> str:
-    """The summary in aligned columns; the last line is the coverage."""
+    """The summary in aligned columns, with the coverage as the last line."""
     cells = _cells(summary)
-    lines = [list(cells.columns), *cells.to_numpy().tolist()]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    right = {0, 4, 5, 7}
-    printed = [
-        "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join([*printed, coverage])
+    columns = []
+    for name in cells:
+        column = [name, *cells[name]]
+        width = max(map(len, column))
+        pad = str.rjust if name in ("layer", "mean", "std", "dead") else str.ljust
+        columns.append([pad(cell, width) for cell in column])
+    lines = ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+    return "\n".join([*lines, coverage])
 
 
 def as_html(summary: pd.DataFrame, coverage: str) -> str:
-    """The same as a table for notebooks."""
+    """The summary as a table for notebooks, with the coverage below."""
     with pd.option_context("display.max_colwidth", None):
         return f"{_cells(summary).to_html(index=False, border=0)}<p>{coverage}</p>"
 
 
 def _cells(summary: pd.DataFrame) -> pd.DataFrame:
-    """What is printed of a summary, under its headings."""
+    """The printed entries of a summary, under their headings."""
     counts = summary["nonfinite"]
     columns = {
         **{name: summary[name].astype(str) for name in KEPT},

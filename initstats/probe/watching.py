@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from threading import get_ident
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,31 +17,25 @@ from initstats.probe.operations import body, operation, tensors, written
 from initstats.probe.recording import Call, Recorder
 
 
-class Failure(NamedTuple):
-    """An error in a pass, and the module and operation that raised it."""
-
-    error: Exception
-    name: str
-    op: str
-
-
 class Watch(TorchFunctionMode):
     """Hands every operation that the modules of a model run to its recorder.
 
     Nothing is put on the model: operations are seen by torch's function mode, modules by its global
-    hooks.
+    hooks. Only the thread that makes it is watched.
+
+    Args:
+        names: the qualified names of the modules, by id.
 
     Attributes:
-        recorder: it follows the signal.
         entered: the modules (by id) whose calls were seen.
-        failure: the operation that raised, if one did.
+        failure: the error that an operation raised, if one did, and the place.
     """
 
     def __init__(self, names: Mapping[int, str], recorder: Recorder) -> None:
         super().__init__()
-        self.recorder = recorder
         self.entered: set[int] = set()
-        self.failure: Failure | None = None
+        self.failure: tuple[Exception, str] | None = None
+        self._recorder = recorder
         self._names = names
         self._thread = get_ident()
         self._running: list[Call] = []
@@ -57,7 +51,7 @@ class Watch(TorchFunctionMode):
         if not self._running:
             self._counts.clear()
             with torch._C.DisableTorchFunction():
-                self.recorder.begin_pass()
+                self._recorder.begin_pass()
         self._counts[id(module)] += 1
         self._running.append(Call(module, name, self._counts[id(module)]))
 
@@ -66,9 +60,9 @@ class Watch(TorchFunctionMode):
         if self._elsewhere() or not self._running or self._running[-1].module is not module:
             return
         call = self._running.pop()
-        if self.recorder.measuring:
+        if self._recorder.measuring:
             with torch._C.DisableTorchFunction():
-                self.recorder.observe_result(call, given, result)
+                self._recorder.observe_result(call, given, result)
 
     def __torch_function__(
         self,
@@ -79,7 +73,7 @@ class Watch(TorchFunctionMode):
     ) -> Any:
         """Run an operation and have what it made recorded."""
         kwargs = kwargs or {}
-        if not self._running or not self.recorder.measuring or self._elsewhere():
+        if not self._running or not self._recorder.measuring or self._elsewhere():
             return func(*args, **kwargs)
         if isinstance(func, FunctionType) and func not in self._inside:
             self._inside.append(func)
@@ -92,7 +86,7 @@ class Watch(TorchFunctionMode):
         try:
             result = func(*args, **kwargs)
         except Exception as error:
-            self.failure = Failure(error, self._running[-1].name, op)
+            self.failure = error, f"{op} of {self._running[-1].name}"
             raise
         with torch._C.DisableTorchFunction():
             self._record(op, args, kwargs, result)
@@ -107,7 +101,7 @@ class Watch(TorchFunctionMode):
             given = list(tensors((args, kwargs)))
             if any(is_lazy(x) for x in given):
                 return  # a lazy module finds its shape
-            self.recorder.observe(self._running[-1], op, outputs, given, target is not None)
+            self._recorder.observe(self._running[-1], op, outputs, given, target is not None)
 
     def _elsewhere(self) -> bool:
         """Whether this is not a forward pass of the thread that is watched.

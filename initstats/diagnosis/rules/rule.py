@@ -1,17 +1,24 @@
-"""What a rule is, what it asks of a profile, and the catalogue of all rules."""
+"""What a rule is, what it asks of a profile, how it lists places, and the catalogue of rules."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
 
 from initstats.diagnosis.profile import Profile
-from initstats.registry import Catalog, Need, meaning_of, missing
+from initstats.registry import Catalog, Need, meaning_of
 
 Severity = Literal["error", "warning", "note"]
 ENOUGH = 16
-"""Samples times positions: a live rectifier is at zero for all of so many once in 2**16."""
+"""The fewest entries (samples times positions) that can show that a unit is constant.
+
+A live rectifier is at zero for all of 16 entries once in 2**16.
+"""
+SHOWN = 4
+"""The largest number of places that a finding lists in full."""
 
 
 class Finding(NamedTuple):
@@ -46,10 +53,6 @@ class Rule:
     needs: Sequence[Need[Profile]]
     check: Check
 
-    def missing(self, profile: Profile) -> str:
-        """Why it cannot be checked on a profile; empty where it can."""
-        return missing(self.needs, profile)
-
 
 RULES: Catalog[Rule] = Catalog("rule")
 """Every rule by name, in the order of a report."""
@@ -71,6 +74,14 @@ def register_rule(
         return check
 
     return register
+
+
+def listed(column: pd.Series[Any]) -> str:
+    """The names in a column, once each; of many the first three and the last."""
+    names = [str(name) for name in column.unique()]
+    if len(names) <= SHOWN:
+        return ", ".join(names)
+    return f"{len(names)} places: {', '.join(names[: SHOWN - 1])}, ... {names[-1]}"
 
 
 DEEP = Need[Profile](

@@ -12,7 +12,6 @@ from scipy.special import stdtrit
 
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.rule import DEEP, GRADIENTS, OPERATIONS, Finding, register_rule
-from initstats.diagnosis.rules.wording import number
 from initstats.diagnosis.summary import DECADE
 
 
@@ -54,7 +53,7 @@ def residual_growth(profile: Profile, threshold: float) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"{len(chain)} sums from {first['place']} to {last['place']}",
-            f"the second moment grows {number(growth)} times over {len(chain)} residual sums",
+            f"the second moment grows {growth:.3g} times over {len(chain)} residual sums",
             f"scale the last layer of each branch by 1 / sqrt({len(chain)}) = "
             f"{1 / math.sqrt(len(chain)):.3f}, or start it at zero",
         )
@@ -85,7 +84,7 @@ def _drift(
     total = logs[-1] - logs[0]
     if abs(total) <= threshold or abs(mean) <= half:
         return
-    low, high = (number(math.exp((mean + sign * half) / 2)) for sign in (-1, 1))
+    low, high = (math.exp((mean + sign * half) / 2) for sign in (-1, 1))
     word = "explodes" if total > 0 else "vanishes"
     measure, direction = "rms", "through the layers"
     if what == "gradient":
@@ -94,8 +93,8 @@ def _drift(
         "error" if abs(total) > 3 * threshold else "warning",
         f"{rows['place'].iloc[0]} to {rows['place'].iloc[-1]}",
         f"the {what} {word} {direction}: each layer multiplies the {measure} by "
-        f"{number(math.exp(mean / 2))} ({low} to {high}), {len(steps)} layers by "
-        f"{number(math.exp(total / 2))}",
+        f"{math.exp(mean / 2):.3g} ({low:.3g} to {high:.3g}), {len(steps)} layers by "
+        f"{math.exp(total / 2):.3g}",
         _rescale(profile, math.exp(mean / 2)),
     )
 
@@ -117,12 +116,10 @@ def _longest_chain(profile: Profile) -> list[pd.Series[Any]]:
 
     A normalization in the stream begins a new one.
     """
-    length: dict[int, list[int]] = {}
-    sums = profile.signal[profile.signal["op"].isin(["add", "add_"])]
-    for layer in sums["layer"]:
-        sources = profile.inputs(int(layer))
-        before = max((length.get(source, []) for source in sources), key=len, default=[])
+    chains: dict[int, list[pd.Series[Any]]] = {}
+    for _, row in profile.signal[profile.signal["op"].isin(["add", "add_"])].iterrows():
+        sources = profile.inputs(row["layer"])
+        before = max((chains.get(source, []) for source in sources), key=len, default=[])
         if len(sources) > 1:
-            length[int(layer)] = [*before, int(layer)]
-    longest = max(length.values(), key=len, default=[])
-    return [row for layer in longest if (row := profile.row(layer)) is not None]
+            chains[row["layer"]] = [*before, row]
+    return max(chains.values(), key=len, default=[])

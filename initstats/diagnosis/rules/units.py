@@ -7,10 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.rule import BATCH, ENOUGH, Finding, register_rule
-from initstats.diagnosis.rules.wording import listed, number
+from initstats.diagnosis.rules.rule import BATCH, ENOUGH, Finding, listed, register_rule
 from initstats.diagnosis.summary import SAME
-from initstats.probe.kinds import numbers
 
 
 @register_rule(
@@ -21,15 +19,15 @@ from initstats.probe.kinds import numbers
 def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
     """units differ from sample to sample"""
     values = profile.signal
-    # looked up, not computed: a batch of one token type is no fault
+    # an embedding is looked up, not computed: a batch of one token type is no fault
     computed = (values["layer"] > 0) & ~values["op"].str.startswith("embedding")
     computed &= values["entries"] >= ENOUGH
     rows = values[computed & (values["dead_fraction"] > 0)]
     dead = rows.set_index("layer")["dead_fraction"]
-    # only where it begins: what an operation reads is less dead
+    # a fault is told where it begins: there an operation reads values that are less dead
     begins = [
-        not any(dead.get(source, 0.0) >= row["dead_fraction"] for source in numbers(row["inputs"]))
-        for _, row in rows.iterrows()
+        not any(dead.get(source, 0.0) >= share for source in profile.inputs(layer))
+        for layer, share in zip(rows["layer"], rows["dead_fraction"], strict=True)
     ]
     rows = rows[np.array(begins, bool)]
     for severity, low, high in (("error", 0.999, 2.0), ("warning", threshold, 0.999)):
@@ -58,13 +56,13 @@ _BOUNDS = {"tanh": (0.0, 1.0), "sigmoid": (0.5, 0.5), "hardtanh": (0.0, 1.0), "s
 def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
     """bounded activations are not pressed against their bounds"""
     ops = profile.signal["op"].str.rstrip("_")
-    rows = profile.signal[ops.isin(_BOUNDS.keys())]
+    rows = profile.signal[ops.isin(_BOUNDS)]
     bounds = [_BOUNDS[op] for op in ops[rows.index]]
     centre, reach = np.array(bounds, float).reshape(-1, 2).T
     filled = (rows["std"] ** 2 + (rows["mean"] - centre) ** 2) / reach**2
     found = rows[filled > threshold]
     if len(found):
-        worst = rows.loc[filled.sort_values().index[-1]]
+        worst = rows.loc[filled[found.index].sort_values().index[-1]]
         op = str(worst["op"]).rstrip("_")
         yield Finding(
             "warning",
@@ -92,8 +90,8 @@ def mean_shift(profile: Profile, threshold: float) -> Iterator[Finding]:
         yield Finding(
             "warning" if ratio[found.index].max() > 10 * threshold else "note",
             listed(found["place"]),
-            f"the mean at {worst['place']} is {number(worst['mean'])}, the std "
-            f"{number(worst['std'])}: a layer that reads it mostly sees a constant",
+            f"the mean at {worst['place']} is {worst['mean']:.3g}, the std "
+            f"{worst['std']:.3g}: a layer that reads it mostly sees a constant",
             "subtract the mean: normalize the input, put a normalization before the layer, or "
             "use an activation that is negative for negative inputs",
         )

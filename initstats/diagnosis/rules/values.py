@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import pandas as pd
 
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.rule import Finding, Severity, register_rule
-from initstats.diagnosis.rules.wording import listed
+from initstats.diagnosis.rules.rule import Finding, Severity, listed, register_rule
 from initstats.probe.kinds import numbers
 
 
@@ -17,9 +15,13 @@ from initstats.probe.kinds import numbers
 def nonfinite(profile: Profile, threshold: float) -> Iterator[Finding]:
     """every entry is a finite number"""
     bad = profile.signal[profile.signal["nonfinite"] > threshold]
-    layers = set(bad["layer"])
-    first = [row for _, row in bad.iterrows() if not layers & set(numbers(row["inputs"]))]
-    spread = [row for row in first if not _contained(profile, int(row["layer"]), layers)]
+    # whether bad values end at readers that have none, as those of a mask do; later layers first
+    contained: dict[int, bool] = {}
+    for layer in reversed([int(layer) for layer in bad["layer"]]):
+        readers = [int(row["layer"]) for row in profile.readers(layer)]
+        contained[layer] = bool(readers) and all(contained.get(reader, True) for reader in readers)
+    first = [row for _, row in bad.iterrows() if not contained.keys() & numbers(row["inputs"])]
+    spread = [row for row in first if not contained[row["layer"]]]
     if spread:
         row = spread[0]
         share = row["nonfinite"] / row["count"]
@@ -42,15 +44,10 @@ def nonfinite(profile: Profile, threshold: float) -> Iterator[Finding]:
         )
 
 
-class _Format(NamedTuple):
-    largest: float
-    smallest: float
-
-
 _FORMATS = {
-    "float16": _Format(65504.0, 2.0**-14),
-    "bfloat16": _Format(3.3895e38, 2.0**-126),
-    "float8_e4m3fn": _Format(448.0, 2.0**-6),
+    "float16": (65504.0, 2.0**-14),
+    "bfloat16": (3.3895e38, 2.0**-126),
+    "float8_e4m3fn": (448.0, 2.0**-6),
 }
 """Largest number and smallest normal number of the formats of low precision."""
 
@@ -68,9 +65,9 @@ def low_precision(profile: Profile, threshold: float) -> Iterator[Finding]:
     middle = rows[["q25", "q75"]].abs().max(axis=1)
     used = set(rows["dtype"]) if profile.probed else set()
     told: dict[Severity, list[tuple[str, str]]] = {"warning": [], "note": []}
-    for name, limits in _FORMATS.items():
-        above = rows[reach > limits.largest]
-        below = rows[(middle < limits.smallest) & (rows["zero_fraction"] < threshold)]
+    for name, (largest, smallest) in _FORMATS.items():
+        above = rows[reach > largest]
+        below = rows[(middle < smallest) & (rows["zero_fraction"] < threshold)]
         if len(above) + len(below):
             count = [_tensors(len(above), "overflow"), _tensors(len(below), "lose", " precision")]
             place = listed(pd.concat([above, below])["place"])
@@ -92,16 +89,3 @@ def _tensors(count: int, verb: str, what: str = "") -> str:
     if count == 1:
         return f"1 tensor {verb}s{what}"
     return f"{count} tensors {verb}{what}" if count else ""
-
-
-def _contained(profile: Profile, layer: int, bad: set[int]) -> bool:
-    """Whether a value is read, and nothing that reads it has the same fault."""
-    pending, seen = [layer], {layer}
-    while pending:
-        readers = [int(row["layer"]) for row in profile.readers(pending.pop())]
-        if not readers:
-            return False
-        new = {reader for reader in readers if reader in bad and reader not in seen}
-        seen |= new
-        pending += new
-    return True

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.rule import WEIGHTS, Finding, register_rule
-from initstats.diagnosis.rules.wording import line, listed, number
+from initstats.diagnosis.rules.rule import WEIGHTS, Finding, listed, register_rule
 
 
 @register_rule(
@@ -28,10 +29,10 @@ def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
         yield Finding(
             "warning" if large["normalized"].all() else "error",
             listed(large["module"]),
-            f"std {number(worst['std'])} at {worst['module']} multiplies the rms by "
-            f"{number(math.sqrt(worst['sigma_w2']))}; a layer that reads "
+            f"std {worst['std']:.3g} at {worst['module']} multiplies the rms by "
+            f"{math.sqrt(worst['sigma_w2']):.3g}; a layer that reads "
             f"{worst['activation'] or 'the input'} keeps the signal with {worst['gain']:.3f}",
-            line(worst),
+            _line(worst),
         )
     dead = profile.weights[scale == 0]
     if len(dead):
@@ -39,7 +40,7 @@ def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
             "note",
             listed(dead["module"]),
             "all weights are 0: nothing passes until they are trained",
-            "nothing, if a residual branch starts at zero on purpose; else " + line(dead.iloc[0]),
+            "nothing, if a residual branch starts at zero on purpose; else " + _line(dead.iloc[0]),
         )
 
 
@@ -58,17 +59,16 @@ def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
     if not default.any():
         return
     run, longest = 0, 0
-    for (_, row), hit in zip(weights.iterrows(), default, strict=True):
-        run = run + 1 if hit and not row["normalized"] else 0
+    for kept in default & ~weights["normalized"]:
+        run = run + 1 if kept else 0
         longest = max(longest, run)
-    first = weights[default].iloc[0]
     shrink = 1 / (math.sqrt(3) * float(np.median(weights.loc[default, "gain"])))
     yield Finding(
         "warning" if longest >= threshold else "note",
         listed(weights[default]["module"]),
         f"the weights are uniform in +-1/sqrt(fan_in), as torch leaves them: each layer multiplies "
         f"the rms by about {shrink:.2f}; {longest} in a row have no normalization after them",
-        line(first),
+        _line(weights[default].iloc[0]),
     )
 
 
@@ -82,25 +82,24 @@ def fan_mode(profile: Profile, threshold: float) -> Iterator[Finding]:
     """weights are scaled by the inputs that a unit sums, not by the outputs"""
     weights = profile.weights
     ratio = weights["fan_in"] / weights["fan_out"]
+    unevenness = np.maximum(ratio, 1 / ratio)
     gains = np.stack([np.ones(len(weights)), np.full(len(weights), 2.0), weights["gain"] ** 2])
     error = 4 * np.sqrt(2 / weights["count"].to_numpy()) + 0.01
 
-    def fits(sigma2: pd.Series[float]) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    def fits(sigma2: pd.Series[float]) -> NDArray[np.bool_]:
         return np.asarray((np.abs(sigma2.to_numpy() / gains - 1) < error).any(axis=0))
 
     by_out = fits(weights["sigma_w2"] / ratio) & ~fits(weights["sigma_w2"])
-    wrong = weights[by_out & (np.maximum(ratio, 1 / ratio) >= 2)]
-    wrong = wrong[~wrong["normalized"]]
+    wrong = weights[by_out & (unevenness >= 2) & ~weights["normalized"]]
     if len(wrong):
-        change = (wrong["fan_in"] / wrong["fan_out"]).iloc[0]
-        grave = np.maximum(ratio[wrong.index], 1 / ratio[wrong.index]).max() >= threshold
+        first = wrong.iloc[0]
         yield Finding(
-            "warning" if grave else "note",
+            "warning" if unevenness[wrong.index].max() >= threshold else "note",
             listed(wrong["module"]),
-            f"the variance is a squared gain over fan_out, {wrong['fan_out'].iloc[0]:.0f}, and not "
-            f"over fan_in, {wrong['fan_in'].iloc[0]:.0f}: the second moment becomes "
-            f"{number(change)} times what it should be",
-            line(wrong.iloc[0]),
+            f"the variance is a squared gain over fan_out, {first['fan_out']:.0f}, and not "
+            f"over fan_in, {first['fan_in']:.0f}: the second moment becomes "
+            f"{first['fan_in'] / first['fan_out']:.3g} times what it should be",
+            _line(first),
         )
 
 
@@ -124,3 +123,10 @@ def useless_bias(profile: Profile, threshold: float) -> Iterator[Finding]:
             "a normalization of each channel follows, which subtracts the bias",
             "set bias=False in these layers",
         )
+
+
+def _line(weight: pd.Series[Any]) -> str:
+    """The line that initializes a layer so that it keeps the signal."""
+    layer = f"model.get_submodule({weight['module']!r})"
+    std = f"{weight['gain']:.4f} / math.sqrt({weight['fan_in']:.0f})"
+    return f"nn.init.normal_({layer}.weight, std={std})"

@@ -1,9 +1,9 @@
 """Forward and backward by hand: layers that know their own gradients, and a check that they do.
 
-A layer keeps what it was given and what it made of it. Backward, it turns the gradient of the loss
-with respect to its output into the gradients with respect to its input and its parameters; chained
-from the loss to the front, this is backpropagation (Rumelhart, Hinton & Williams 1986). Nothing
-here uses autograd, except `gradient_check`, which holds both against each other.
+A layer keeps its input and its output. Backward, it turns the gradient of the loss with respect to
+its output into the gradients with respect to its input and its parameters; chained from the loss to
+the first layer, this is backpropagation (Rumelhart, Hinton & Williams 1986). Nothing here uses
+autograd, except `gradient_check`, which compares the two.
 """
 
 from __future__ import annotations
@@ -30,14 +30,11 @@ def normalize(x: Tensor, mean: float | Tensor, std: float | Tensor) -> Tensor:
 
 
 def assert_near_zero(a: float | Tensor, tol: float = 1e-3) -> None:
-    """Nothing, if every entry of `a` is within `tol` of zero.
+    """Raise AssertionError, with the farthest entry, unless all are within `tol` of zero.
 
     >>> assert_near_zero(0.25)
     Traceback (most recent call last):
     AssertionError: expected near zero, within 0.001: got 0.25
-
-    Raises:
-        AssertionError: an entry is not, or is NaN; the message holds the farthest.
     """
     farthest = float(torch.as_tensor(a).abs().max())
     if not farthest <= tol:
@@ -45,16 +42,16 @@ def assert_near_zero(a: float | Tensor, tol: float = 1e-3) -> None:
 
 
 class Module:
-    """A step of a network: calling it runs `forward` and remembers, `backward` runs `bwd`.
+    """A step of a network: calling it runs `forward` and keeps its tensors, `backward` runs `bwd`.
 
-    A subclass writes ``forward(x, ...)``, and ``bwd(gradient, x, ...)`` that is also given the
-    gradient of the loss with respect to what forward returned.
+    A subclass writes ``forward(x, ...)``, and ``bwd(gradient, x, ...)`` whose `gradient` is that of
+    the loss with respect to what forward returned.
 
     Attributes:
-        args: what the last call was given.
-        out: what it returned.
-        gradients: of the loss with respect to the first argument, under "input", and to each
-            parameter under its name; each has the shape of its tensor.
+        args: the arguments of the last call.
+        out: what the last call returned.
+        gradients: gradients of the loss with respect to the first argument, under "input", and to
+            each parameter, under its name.
         parameters: names of the attributes that a training would change.
         kinks: the inputs at which the slope jumps, where the step is elementwise.
     """
@@ -72,10 +69,10 @@ class Module:
         return self.out
 
     def backward(self, gradient: Tensor | None = None) -> Tensor:
-        """Compute and keep the gradients of the last call; return the one of its first argument.
+        """Compute and keep the gradients of the last call; return that of its first argument.
 
         Args:
-            gradient: of the loss with respect to `out`; None where `out` is the loss itself.
+            gradient: gradient of the loss with respect to `out`; by default, `out` is the loss.
 
         Raises:
             RuntimeError: there was no call.
@@ -98,23 +95,23 @@ class Module:
 
 
 def outer(x: Tensor, gradient: Tensor) -> Tensor:
-    """Every sample's outer product, (samples, inputs, units) of them at once, then their sum."""
+    """The sum over samples of outer products, (samples, inputs, units) in memory at once."""
     return (x[:, :, None] * gradient[:, None, :]).sum(0)
 
 
 def einsum(x: Tensor, gradient: Tensor) -> Tensor:
-    """The same sum, spelled by its indices."""
+    """The same sum, written with its indices."""
     return torch.einsum("bi,bj->ij", x, gradient)
 
 
 def matmul(x: Tensor, gradient: Tensor) -> Tensor:
-    """The same sum is a matrix product, x.T @ gradient."""
-    return (gradient.T @ x).T  # read row by row, x costs a sixth less
+    """The same sum as a matrix product, x.T @ gradient."""
+    return (gradient.T @ x).T  # a sixth faster, as x is read row by row
 
 
 WEIGHT_GRADIENTS = {strategy.__name__: strategy for strategy in (outer, einsum, matmul)}
 """The lesson's three ways from x (samples, inputs) and the gradient of the output (samples, units)
-to that of the weight (inputs, units). They differ in rounding, time and memory."""
+to the gradient of the weight (inputs, units). They differ in rounding, time and memory."""
 
 
 class Linear(Module):
@@ -125,9 +122,6 @@ class Linear(Module):
             inputs).
         bias: (units,).
         weight_gradient: a name of `WEIGHT_GRADIENTS`.
-
-    Raises:
-        ValueError: another name.
     """
 
     parameters = ("weight", "bias")
@@ -148,7 +142,7 @@ class Linear(Module):
         return x @ self.weight + self.bias
 
     def bwd(self, gradient: Tensor, x: Tensor) -> Gradients:
-        """Backward, a sum over units; for the parameters, a sum over samples."""
+        """For the input, a sum over units; for the parameters, sums over samples."""
         return {
             "input": gradient @ self.weight.T,
             "weight": self.weight_gradient(x, gradient),
@@ -166,16 +160,12 @@ class ReLU(Module):
         return x.clamp_min(0.0)
 
     def bwd(self, gradient: Tensor, x: Tensor) -> Gradients:
-        """The gradient from behind, or 0."""
+        """The gradient where x is positive, else 0."""
         return {"input": (x > 0) * gradient}
 
 
 class Nonlinearity(Module):
-    """Any activation, by its name or as a callable: the gradient is multiplied by its slope.
-
-    Args:
-        activation: as `initstats.activations.get` takes it.
-    """
+    """Any activation, by its name or as a callable: the gradient is multiplied by its slope."""
 
     def __init__(self, activation: str | Activation | Function) -> None:
         self.activation = activations.get(activation)
@@ -186,7 +176,7 @@ class Nonlinearity(Module):
         return self.activation(x)
 
     def bwd(self, gradient: Tensor, x: Tensor) -> Gradients:
-        """phi'(x) times the gradient from behind."""
+        """phi'(x) times the gradient."""
         return {"input": self.activation.derivative(x) * gradient}
 
 
@@ -198,7 +188,7 @@ class MSE(Module):
         return self._difference(output, target).square().mean()
 
     def bwd(self, gradient: Tensor, output: Tensor, target: Tensor) -> Gradients:
-        """Twice the difference, over the number of entries."""
+        """Twice the difference over the number of entries, times the gradient."""
         difference = self._difference(output, target)
         return {"input": (gradient * 2 / difference.numel() * difference).view_as(output)}
 
@@ -227,27 +217,23 @@ class CrossEntropy(Module):
         return (output.logsumexp(1) - right).mean()
 
     def bwd(self, gradient: Tensor, output: Tensor, target: Tensor) -> Gradients:
-        """The probabilities, less 1 at the right class, over the number of samples."""
+        """The probabilities minus 1 at the right class, over the number of samples."""
         error = output.softmax(1)
         error[torch.arange(len(target)), target] -= 1
         return {"input": gradient / len(target) * error}
 
 
 class Model(Module):
-    """Layers and a loss: call it with samples and targets, then go backward.
+    """Layers, and a loss of the last layer's output and the target.
+
+    Call it with samples and targets, then call `backward`. Every layer keeps the tensors of one
+    call, so that none may occur twice.
 
     >>> model = Model([Linear(torch.eye(2), torch.zeros(2)), ReLU()], MSE())
     >>> model(torch.tensor([[3.0, -1.0]]), torch.tensor([[1.0, 1.0]]))
     tensor(2.5000)
     >>> model.backward()
     tensor([[2., 0.]])
-
-    Args:
-        layers: in the order of the forward pass.
-        loss: takes the last layer's output, and the target.
-
-    Raises:
-        ValueError: a layer occurs twice, though it remembers one call.
     """
 
     def __init__(self, layers: Sequence[Module], loss: Module) -> None:
@@ -262,34 +248,34 @@ class Model(Module):
         return self.loss(x, target)
 
     def bwd(self, gradient: Tensor, x: Tensor, target: Tensor) -> Gradients:
-        """The chain rule, from the back."""
+        """The chain rule, from the loss to the first layer."""
         for layer in (self.loss, *reversed(self.layers)):
             gradient = layer.backward(gradient)
         return {"input": gradient}
 
 
-_STEP = 1e-5  # of a central difference: in float64, truncation and rounding are both near 1e-10
+_STEP = 1e-5  # for central differences: in float64, truncation and rounding are both near 1e-10
 _Place = tuple[int, str]
 
 
 def gradient_check(model: Model, x: Tensor, y: Tensor, *, entries: int = 20) -> pd.DataFrame:
-    """The gradients by hand against autograd's and against central differences.
+    """Compare the gradients by hand with autograd's and with central differences.
 
     Autograd runs in the dtype of the model; differences, and the gradients that they are compared
-    with, in float64. The model, its gradients included, stays as it is.
+    with, are in float64. The model and its gradients stay as they are.
 
     Args:
         model: its parameters are tensors of the dtype of `x`.
         x: (samples, inputs).
-        y: what the loss takes as target.
-        entries: how many of each tensor's entries are nudged, spread over it evenly.
+        y: the target.
+        entries: number of entries of each tensor that are nudged, spread evenly.
 
     Returns:
         One row for the input and for each parameter: `layer` (0 for the input, then from 1),
         `tensor`, `shape`, `norm` of the gradient; `autograd` and `differences`, the root mean
-        square of the deviation over that of the gradient (0 is equal); `compared` entries, and
-        `straddled`: entries left out because the nudge leads across a kink, where there is no
-        slope to compare with.
+        square of the deviation over that of the gradient (0 is equal); `compared`, the number of
+        entries whose difference is compared, and `straddled`, the number of those left out because
+        the nudge leads across a kink, where there is no slope to compare with.
     """
     with torch.no_grad():
         by_hand = _by_hand(_copy(model, x.dtype), x, y)
@@ -329,7 +315,7 @@ def _copy(model: Model, dtype: torch.dtype) -> Model:
 
 
 def _tensors(model: Model, x: Tensor) -> dict[_Place, Tensor]:
-    """All that the loss has a gradient with respect to."""
+    """The input and the parameters, by layer and name."""
     parameters = {
         (number, name): getattr(layer, name)
         for number, layer in enumerate(model.layers, 1)
@@ -356,11 +342,11 @@ def _by_autograd(model: Model, x: Tensor, y: Tensor) -> dict[_Place, Tensor]:
 def _differences(
     model: Model, x: Tensor, y: Tensor, tensor: Tensor, entries: int
 ) -> tuple[list[int], Tensor, int]:
-    """Entries of a contiguous tensor, the loss's slope along each, and how many are left out."""
+    """Entries of a contiguous tensor, the slope of the loss along each, and the number left out."""
     flat = tensor.view(-1)
 
     def nudged(index: int, by: float) -> tuple[float, list[Tensor]]:
-        """The loss, and the piece of its function that every input of a kinked layer is on."""
+        """The loss, and between which kinks every input of each kinked layer lies."""
         value = flat[index].item()
         flat[index] = value + by
         loss = float(model(x, y))
@@ -379,7 +365,7 @@ def _differences(
 
 
 def _apart(a: Tensor, b: Tensor, whole: Tensor) -> float:
-    """Root mean square of a - b over that of `whole`; 0 where there is nothing to compare."""
+    """Root mean square of a - b over that of `whole`; 0 if there is nothing to compare."""
     deviation = float((a - b).norm()) / max(a.numel(), 1) ** 0.5
     size = float(whole.norm()) / whole.numel() ** 0.5
     return deviation / size if deviation else 0.0

@@ -3,8 +3,8 @@
 A wide layer's pre-activations are Gaussian with second moment q, so what an activation does to
 a signal is an integral against the normal density (Poole et al. 2016, arXiv:1606.05340). The
 quadrature bisects 15-point Gauss-Legendre panels until halving one changes nothing: unlike
-Gauss-Hermite it keeps its digits at kinks and jumps, and it needs no list of them. The ends of
-a panel are looked at too, so that no kink hides between its last node and its neighbour.
+Gauss-Hermite it keeps its digits at kinks and jumps, and it needs no list of them. Values at the
+ends of a panel are compared too, so that no kink hides between its last node and its neighbour.
 """
 
 from __future__ import annotations
@@ -15,50 +15,45 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.polynomial.legendre import leggauss, legvander
 from torch import Tensor
 
 Function = Callable[[Tensor], Tensor]
 
-_REACH = 38.0  # where the density leaves float64
-_WIDTH = 0.5  # of a first panel, before any bisection
-_TOLERANCE = 1e-13  # by which halving a panel may change it, relative to the whole
-_HIDDEN = 1e-12  # by which what hides at a panel's ends may, relative to the whole
-_EXISTS = 1e-9  # an unresolved panel may hold this share of the whole
+_REACH = 38.0  # |z| beyond which the density is less than float64 can hold
+_WIDTH = 0.5  # width in z of a panel before any bisection
+_TOLERANCE = 1e-13  # change by halving that settles a panel, relative to the whole integral
+_HIDDEN = 1e-12  # most that may hide at the ends of a settled panel, relative to the whole
+_EXISTS = 1e-9  # most that an unresolved panel may hold, relative to the whole
 _DEEPEST = 200  # bisections; floats are that dense only around zero
-_PANELS = 50_000  # open at once: more means noise, not structure
-_OFF = 0.1234567891  # moves a kink off the edges of the first panels
-_JUMP = 1e-7  # density-weighted change of f that its derivative does not explain
+_PANELS = 50_000  # most panels open at once: more means noise, not structure
+_OFF = 0.1234567891  # moves the first panels, so that no kink lies on an edge of them
+_JUMP = 1e-7  # change of f, times the density, that counts where the derivative does not explain it
 
-_NODES, _WEIGHTS = (torch.from_numpy(side) for side in np.polynomial.legendre.leggauss(15))
+_WIDE = torch.arange(-_REACH, _REACH + _WIDTH, _WIDTH, dtype=torch.float64)
+"""Ends of panels over all of the density."""
+_NODES, _WEIGHTS = (torch.from_numpy(side) for side in leggauss(15))
 _ENDS = (1 - 1e-11) * torch.tensor([-1.0, 1.0], dtype=torch.float64)  # f may be undefined at zero
-_UNSEEN = 1 - float(_NODES[-1])  # the share of half a panel beyond its last node
-
-
-def _extrapolation() -> Tensor:
-    """(15, 2): takes values at the nodes to those of their polynomial at the ends."""
-    vander = np.polynomial.legendre.legvander
-    return torch.from_numpy(
-        np.linalg.solve(vander(_NODES.numpy(), 14).T, vander(_ENDS.numpy(), 14).T)
-    )
-
-
-_TO_ENDS = _extrapolation()
-
+_UNSEEN = 1 - float(_NODES[-1])  # share of half a panel that lies beyond its last node
+_POWERS, _END_POWERS = (legvander(places.numpy(), 14).T for places in (_NODES, _ENDS))
+_TO_ENDS = torch.from_numpy(np.linalg.solve(_POWERS, _END_POWERS))
+"""(15, 2): takes values at the nodes to those of their polynomial at the ends."""
 
 _HERE = threading.local()
 _GUARD = threading.Lock()
-_OUTSIDE: list[int] = []  # of every caller inside `one_thread`: the number to go back to
+_OUTSIDE: list[int] = []  # for every caller inside `one_thread`, the number to go back to
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread of torch's: on tensors as small as here, several only wait for each other.
+    """One thread of torch's: for tensors as small as here, several only wait for each other.
 
-    Callers may overlap in several threads and return in any order: torch keeps the number for each
-    thread apart, but a thread that starts takes over the number that was set last by any.
+    Callers in several Python threads may overlap and return in any order. Torch keeps a number for
+    each Python thread; a thread that starts takes over the number that any thread set last.
     """
     if getattr(_HERE, "inside", False):
         yield
@@ -109,30 +104,23 @@ class Gain:
         """Which gain to use, in a paragraph."""
         if math.isinf(self.forward):
             return f"No weight scale keeps a signal: {self.note}."
-        sentences = [
+        sentences = {
             f"For plain layers use forward: std = {self.forward:.5g} / sqrt(fan_in) keeps the "
-            "second moment."
-        ]
-        if math.isfinite(self.chi_1):
-            sentences.append(
-                f"A layer then multiplies a gradient's squared norm by {self.chi_1:.4g}."
-            )
-        if math.isfinite(self.backward):
-            sentences.append(
-                f"Where gradients limit the depth, backward ({self.backward:.5g}) keeps that norm."
-            )
-        if math.isfinite(self.variance):
-            sentences.append(
-                f"Where weights or layers remove the mean, use variance ({self.variance:.5g})."
-            )
-        if self.chi_q > 1 + 1e-9:
-            sentences.append(
-                f"Mind chi_q = {self.chi_q:.4g} > 1: an error in q grows by that factor a layer, "
-                "so the forward gain holds for some layers only."
-            )
-        if self.note:
-            sentences.append(f"But: {self.note}.")
-        return " ".join(sentences)
+            "second moment.": True,
+            f"A layer then multiplies a gradient's squared norm by {self.chi_1:.4g}.": (
+                math.isfinite(self.chi_1)
+            ),
+            f"Where gradients limit the depth, backward ({self.backward:.5g}) keeps that norm.": (
+                math.isfinite(self.backward)
+            ),
+            f"Where weights or layers remove the mean, use variance ({self.variance:.5g}).": (
+                math.isfinite(self.variance)
+            ),
+            f"Mind chi_q = {self.chi_q:.4g} > 1: an error in q grows by that factor a layer, so "
+            "the forward gain holds for some layers only.": self.chi_q > 1 + 1e-9,
+            f"But: {self.note}.": self.note != "",
+        }
+        return " ".join(sentence for sentence, holds in sentences.items() if holds)
 
 
 def expect(f: Function, q: float = 1.0) -> float:
@@ -151,26 +139,25 @@ def expect(f: Function, q: float = 1.0) -> float:
     return expect_rows(lambda x: _checked(f, x).unsqueeze(0), q)[0]
 
 
-def expect_rows(f: Function, q: float = 1.0) -> tuple[float, ...]:
+def expect_rows(f: Function, q: float = 1.0) -> list[float]:
     """Several expectations in one pass: `f` maps (points,) to (rows, points), see `expect`."""
     if not 0 <= q < math.inf:
         raise ValueError(f"q is a second moment, finite and >= 0: got {q}")
-    totals = _integrate(lambda z: f(math.sqrt(q) * z), math.sqrt(q))
+    scale = math.sqrt(q)
+    edges = torch.cat([_WIDE, *_near(scale)]).sort().values
+    totals = _integrate(lambda z: f(scale * z), scale, edges)
     if not totals.exist.all():
         raise ValueError(
             f"E f(sqrt(q) z) does not exist at q = {q:g}, or is out of float64's reach: f grows "
             "too fast at a pole or far from zero"
         )
-    return tuple(totals.values.tolist())
+    return [float(value) for value in totals.values]
 
 
 def bends(f: Function, q: float = 1.0, kinks: Sequence[float] = ()) -> Tensor:
-    """The x, ascending, between which f and f^2 are smooth as far as their means over N(0, q) feel.
+    """Ascending x between which f and f^2 are smooth enough for their means over N(0, q).
 
-    Args:
-        f: as in `expect`.
-        q: the second moment of x.
-        kinks: those x that are known; the others are found.
+    `kinks` are those x that are known; the others are found.
 
     >>> [round(x, 9) for x in bends(lambda x: x.clamp(-1, 2), kinks=[-1, 2]).tolist()]
     [-1.0, 2.0]
@@ -180,17 +167,18 @@ def bends(f: Function, q: float = 1.0, kinks: Sequence[float] = ()) -> Tensor:
     """
     scale = math.sqrt(q)
     known = torch.tensor([*kinks], dtype=torch.float64) / scale
-    near, wide = _near(scale), torch.arange(-_REACH, _REACH + _WIDTH, _WIDTH, dtype=torch.float64)
+    found = [*_near(scale), known[known.abs() < _REACH]]
 
     def rows(z: Tensor) -> Tensor:
         y = _checked(f, scale * z)
         return torch.stack([y, y.square()])
 
     # a kink at an edge of the first panels does no harm there, and so would not be seen
-    within = known[known.abs() < _REACH]
-    totals = _integrate(rows, scale, _ascending([wide - _OFF, near, within]))
-    split = totals.level > 0
-    return scale * _ascending([totals.left[split], totals.right[split], near, within])
+    first = np.unique(torch.cat([_WIDE - _OFF, *found]).numpy())
+    totals = _integrate(rows, scale, torch.from_numpy(first))
+    for panels in totals.settled[1:]:
+        found += [panels.left, panels.right]
+    return scale * torch.from_numpy(np.unique(torch.cat(found).numpy()))
 
 
 def derivative_of(f: Function) -> Function:
@@ -221,7 +209,7 @@ def gain(f: Function, derivative: Function | None = None) -> Gain:
         # The plain slope is there to refine the panels in which a jump is looked for.
         return torch.stack([y, y.square(), (z * z - 1) * y.square(), slope, slope.square()])
 
-    totals = _integrate(rows, 1.0)
+    totals = _integrate(rows, 1.0, _WIDE)
     if not totals.exist[:3].all():
         raise ValueError("E phi(z)^2 does not exist: phi grows too fast, or has too strong a pole")
     mean, square, radial, _, slope_square = totals.values.tolist()
@@ -248,13 +236,21 @@ def gain(f: Function, derivative: Function | None = None) -> Gain:
     )
 
 
-@dataclass(frozen=True)
-class _Totals:
-    values: Tensor  # (rows,)
-    exist: Tensor  # (rows,), bool
+class _Panels(NamedTuple):
     left: Tensor  # (panels,), in z
     right: Tensor
-    level: Tensor  # how often a first panel was bisected before half of it changed nothing
+    value: Tensor  # (rows, panels): integrals with the density
+    size: Tensor  # integrals of the absolute values
+    hidden: Tensor  # what may hide between a last node and the end
+
+    def some(self, which: Tensor | slice) -> _Panels:
+        return _Panels(*(field[..., which] for field in self))
+
+
+class _Totals(NamedTuple):
+    values: Tensor  # (rows,)
+    exist: Tensor  # (rows,), bool
+    settled: list[_Panels]  # the halves that needed no further bisection, after 0, 1, ... of them
 
 
 def mesh(edges: Tensor) -> tuple[Tensor, Tensor]:
@@ -270,30 +266,22 @@ def mesh(edges: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @one_thread()
-def integral(rows: Function, edges: Tensor) -> float:
-    """The integral of a function of z (points,) with the normal density, between the outer edges.
+def integral(f: Function, edges: Tensor) -> float:
+    """The integral of a function of z with the normal density, between the outer edges.
 
-    Args:
-        rows: maps (points,) to (points,); smooth between the edges, or bisection finds where not.
-        edges: ends of the first panels, (edges,), ascending.
+    `f` maps (points,) to (points,). The `edges`, ascending, are the ends of the first panels, best
+    where f bends.
 
     Raises:
-        ValueError: the function is NaN or too irregular.
+        ValueError: f is NaN or too irregular.
     """
-    totals = _integrate(lambda z: rows(z).unsqueeze(0), 1.0, edges)
-    return float(totals.values)
+    return float(_integrate(lambda z: f(z).unsqueeze(0), 1.0, edges).values)
 
 
 @one_thread()
-def _integrate(rows: Function, scale: float, edges: Tensor | None = None) -> _Totals:
-    """Integrate (rows, points) against the normal density.
-
-    Args:
-        rows: maps z (points,) to (rows, points).
-        scale: sqrt(q), for messages and for the first panels.
-        edges: ends of the first panels; else they cover the whole density.
-    """
-    panels, exist = _first_panels(rows, scale, _all_edges(scale) if edges is None else edges)
+def _integrate(rows: Function, scale: float, edges: Tensor) -> _Totals:
+    """The integrals of rows(z), (rows, points), with the density; messages tell x = scale z."""
+    panels, exist = _first_panels(rows, scale, edges)
     done, done_size = (torch.zeros_like(side[:, 0]) for side in (panels.value, panels.size))
     settled = []
     for level in range(_DEEPEST + 1):
@@ -307,10 +295,10 @@ def _integrate(rows: Function, scale: float, edges: Tensor | None = None) -> _To
         splittable = (width > _TOLERANCE * middle.abs()) & (level < _DEEPEST)
         exist &= (change <= _EXISTS * whole)[:, unresolved & ~splittable].all(1)
         again = (unresolved & splittable).repeat(2)
-        settled.append(halves[~again])
+        settled.append(halves.some(~again))
         done += settled[-1].value.sum(1)
         done_size += settled[-1].size.sum(1)
-        panels = halves[again]
+        panels = halves.some(again)
         if not again.any():
             break
         if len(panels.left) > _PANELS:
@@ -318,29 +306,14 @@ def _integrate(rows: Function, scale: float, edges: Tensor | None = None) -> _To
                 "the function is too irregular to integrate: is it random, does it oscillate, or "
                 "is it computed in less than float64?"
             )
-    left, right = (torch.cat([getattr(p, side) for p in settled]) for side in ("left", "right"))
-    levels = torch.arange(len(settled)).repeat_interleave(
-        torch.tensor([len(p.left) for p in settled])
-    )
-    return _Totals(done, exist & done.isfinite(), left, right, levels)
+    return _Totals(done, exist & done.isfinite(), settled)
 
 
-def _near(scale: float) -> Tensor:
-    """Edges that close in on zero by halves: what f does at |x| ~ 1 is narrow in z = x / scale."""
-    steps = torch.arange(1, max(math.ceil(math.log2(scale)), 0) + 1, dtype=torch.float64)
-    near = _WIDTH * torch.exp2(-steps)
-    return torch.cat([near, -near])
-
-
-def _ascending(edges: Sequence[Tensor]) -> Tensor:
-    """All edges in one, each once."""
-    return torch.from_numpy(np.unique(np.concatenate(edges)))
-
-
-def _all_edges(scale: float) -> Tensor:
-    """Ends of panels over all of the density that matters."""
-    wide = torch.arange(-_REACH, _REACH + _WIDTH, _WIDTH, dtype=torch.float64)
-    return torch.cat([wide, _near(scale)]).sort().values if scale > 1 else wide
+def _near(scale: float) -> tuple[Tensor, Tensor]:
+    """Edges ever closer to zero, by halves: what f does at |x| ~ 1 is narrow in z = x / scale."""
+    halvings = math.ceil(math.log2(max(scale, 1.0)))
+    near = _WIDTH * torch.exp2(-torch.arange(1, halvings + 1, dtype=torch.float64))
+    return near, -near
 
 
 def _first_panels(rows: Function, scale: float, edges: Tensor) -> tuple[_Panels, Tensor]:
@@ -351,25 +324,12 @@ def _first_panels(rows: Function, scale: float, edges: Tensor) -> tuple[_Panels,
     below, above = overflow[edges[overflow] < 0], overflow[edges[overflow] >= 0]
     start = int(below[-1]) + 1 if len(below) else 0
     stop = int(above[0]) if len(above) else len(edges) - 1
-    kept = panels[slice(start, stop)]
+    kept = panels.some(slice(start, stop))
     tails = panels.size[:, [start, stop - 1]].amax(1)  # infinite where nothing is kept
     exist = tails <= 1e-14 * kept.size.sum(1)
     if not exist.all():
         _refuse_nan(rows, scale, panels)
     return kept, exist
-
-
-@dataclass(frozen=True)
-class _Panels:
-    left: Tensor  # (panels,), in z
-    right: Tensor
-    value: Tensor  # (rows, panels): integrals with the density
-    size: Tensor  # of the absolute values
-    hidden: Tensor  # what may hide between a last node and the end
-
-    def __getitem__(self, which: Tensor | slice) -> _Panels:
-        fields = (self.left, self.right, self.value, self.size, self.hidden)
-        return _Panels(*(field[..., which] for field in fields))
 
 
 def _sums(rows: Function, left: Tensor, right: Tensor) -> _Panels:
@@ -398,10 +358,11 @@ def _refuse_nan(rows: Function, scale: float, panels: _Panels) -> None:
 
 def _jumps(f: Function, derivative: Function, totals: _Totals) -> bool:
     """Whether f changes over some panel by more than its derivative accounts for."""
-    middle, half = (totals.left + totals.right) / 2, (totals.right - totals.left) / 2
+    left, right = (torch.cat(sides) for sides in zip(*(p[:2] for p in totals.settled), strict=True))
+    middle, half = (left + right) / 2, (right - left) / 2
     z = middle[:, None] + half[:, None] * _NODES
     explained = (derivative(z.flatten()).view(z.shape) @ _WEIGHTS) * half
-    change = _checked(f, totals.right) - _checked(f, totals.left)
+    change = _checked(f, right) - _checked(f, left)
     density = torch.exp(-middle * middle / 2) / math.sqrt(2 * math.pi)
     size = math.sqrt(totals.values[1]) + math.sqrt(totals.values[4])
     return bool(((change - explained).abs() * density > _JUMP * size).any())

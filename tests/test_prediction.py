@@ -214,6 +214,20 @@ def test_where_theory_says_nothing(toy: ist.Dataset) -> None:
         assert far["z"].abs().iloc[0] < 4
 
 
+def test_images_whose_signal_leaves_float64(toy: ist.Dataset) -> None:
+    grid = ist.Grid(
+        network="cnn",
+        inits=["normal(std=1e+20)"],
+        activations=["squared_relu"],
+        widths=[2],
+        depth=6,
+        seeds=1,
+    )
+    predicted = predict(grid, toy)
+    assert predicted["second_moment"].notna().tolist() == [True, *11 * [False]]
+    assert predicted["note"].iloc[-1] == "the signal leaves the range of float32"
+
+
 def test_words_of_caution(toy: ist.Dataset) -> None:
     grid = ist.Grid(
         inits=["kaiming_normal"],

@@ -397,7 +397,7 @@ def test_panels_are_filled_when_asked_for() -> None:
     ("name", "w2", "weights"),
     [("tanh", 1.5, "independent"), ("tanh", 2.5, "orthogonal")],
 )
-def test_finite_width_is_simulated(name: str, w2: float, weights: theory.Weights) -> None:
+def test_finite_width_is_simulated(name: str, w2: float, weights: theory.WeightKind) -> None:
     phi, width, depth, nets = activations.get(name), 24, 7, 6000
     generator = torch.Generator().manual_seed(5)
     x, lengths = torch.ones(nets, width, 1, dtype=torch.float64), []

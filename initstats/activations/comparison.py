@@ -11,14 +11,7 @@ from torch import nn
 from initstats.activations.entry import ACTIVATIONS, Activation, get
 from initstats.gaussian import Function
 
-_IN_TORCH: dict[str, Any] = {
-    "identity": "linear",
-    "relu": "relu",
-    "leaky_relu": "leaky_relu",
-    "selu": "selu",
-    "tanh": "tanh",
-    "sigmoid": "sigmoid",
-}
+_IN_TORCH = ("identity", "relu", "leaky_relu", "selu", "tanh", "sigmoid")
 
 
 @dataclass(frozen=True)
@@ -58,8 +51,9 @@ def torch_gain(activation: str | Activation | Function) -> TorchGain | None:
     family, parameters = ACTIVATIONS.parse(entry.name)
     if family not in _IN_TORCH:
         return None
+    name: Any = "linear" if family == "identity" else family
     slope: Any = parameters.get("negative_slope")
-    number = float(nn.init.calculate_gain(_IN_TORCH[family], slope))
+    number = float(nn.init.calculate_gain(name, slope))
     kinds = ("forward", "variance", "backward")
     equals = tuple(kind for kind in kinds if math.isclose(number, getattr(entry.gain, kind)))
     return TorchGain(number, equals, number / entry.gain.forward)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -23,7 +24,7 @@ ACTIVATIONS: Catalog[Activation] = Catalog("activation")
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known about a function at given parameters beyond its values; see `Activation`."""
+    """What is known of a function at given parameters beside its values; see `Activation`."""
 
     derivative: Function | None = None
     kinks: tuple[float, ...] = ()
@@ -43,10 +44,11 @@ class Activation(Entry):
         out_function: ``out_function(x, result)`` writes the function's values, to two units in
             the last place, into a tensor of x's shape that does not overlap it, and allocates
             nothing.
-        out_backward: ``out_backward(gradient, x, result)`` writes the gradient with respect to x,
-            from that with respect to phi(x), into a tensor of x's shape that overlaps neither.
+        out_backward: ``out_backward(gradient, x, result)`` takes the gradient with respect to
+            phi(x) and writes that with respect to x into a tensor of x's shape that overlaps
+            neither.
         meaning: one line.
-        module: where a registered family is defined; empty for any other callable.
+        module: the module that defines a registered family; empty for any other callable.
     """
 
     catalog: ClassVar[Catalog[Activation]] = ACTIVATIONS
@@ -69,12 +71,20 @@ class Activation(Entry):
         """The gains at q = 1, by quadrature."""
         return gaussian.gain(self.function, self.derivative)
 
+    @property
+    def jumps(self) -> bool:
+        """Whether it jumps, so that its derivative does not say how inputs are told apart."""
+        try:
+            return math.isinf(self.gain.chi_1)
+        except ValueError:  # no gain at q = 1
+            return False
+
 
 def get(activation: str | Activation | Function) -> Activation:
     """The activation that a spelling names, or one made of any callable Tensor -> Tensor.
 
-    A callable that has the name of a registered family must be that function (`torch.tanh` is
-    `tanh`), as two things of one name cannot be told apart in a table.
+    A callable with the name of a registered family must be that function (`torch.tanh` is `tanh`),
+    as two activations of one name cannot be told apart in a table.
 
     >>> get("leaky_relu(negative_slope=0.010)").name
     'leaky_relu'
@@ -120,9 +130,8 @@ def register_activation(
 ) -> Callable[[Decorated], Decorated]:
     """Register a function of a tensor and keyword parameters as a family of activations.
 
-    The function's name and the first line of its docstring are the entry's. `facts`, or what it
-    returns when called with the parameters, adds what is known; without it the derivative is
-    autograd's::
+    The entry takes the function's name and the first line of its docstring. `facts`, which may be
+    a function of the parameters, adds what is known; the derivative is autograd's by default::
 
         @register_activation()
         def cube(x, *, scale=1.0):
@@ -169,7 +178,7 @@ def _made(
 
 
 def _slope(out_backward: OutBackward | None) -> Function | None:
-    """The derivative: what a gradient of 1 becomes on its way back."""
+    """The derivative, as the backward pass of a gradient of 1."""
     if out_backward is None:
         return None
 
@@ -182,7 +191,7 @@ def _slope(out_backward: OutBackward | None) -> Function | None:
 
 
 def _try(name: str, function: Function) -> None:
-    """Refuse a function that is not elementwise, by trying it on some tensor."""
+    """Raise ValueError for a function that is not elementwise, found by trying it."""
     x = torch.linspace(-2, 2, 80).view(8, 10)
     try:
         with torch.no_grad():

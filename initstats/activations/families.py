@@ -1,4 +1,4 @@
-"""The activations themselves, in the order of their kind: linear pieces, smooth, saturating.
+"""The activations: linear pieces first, then smooth ones, then those that saturate.
 
 `torch.ops.aten` are torch's own kernels. They write into a given tensor where torch's public
 functions cannot.
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from initstats.activations.entry import Facts, OutBackward, register_activation
 from initstats.activations.tailoring import tailored_slope
+from initstats.gaussian import Function
 
 aten = torch.ops.aten
 
@@ -25,6 +26,23 @@ def _kernel(backward: Any, *options: float, **more: str) -> OutBackward:
     """A kernel of torch's backward pass, writing into a tensor."""
     return lambda gradient, x, out: backward.grad_input(
         gradient, x, *options, **more, grad_input=out
+    )
+
+
+def _torchs(
+    name: str,
+    *options: float,
+    derivative: Function | None = None,
+    kinks: tuple[float, ...] = (),
+    **more: str,
+) -> Facts:
+    """The facts of a function for which torch has kernels, forward and backward."""
+    forward, backward = getattr(aten, name), getattr(aten, f"{name}_backward")
+    return Facts(
+        derivative,
+        kinks,
+        lambda x, out: forward.out(x, *options, **more, out=out),
+        _kernel(backward, *options, **more),
     )
 
 
@@ -94,10 +112,8 @@ def _general(leak: float, sub: float, maxv: float) -> Facts:
         raise ValueError(f"maxv must be above -sub, or nothing passes: got {maxv:g}, {sub:g}")
     bottom = top / leak if leak < 0 else -math.inf  # clamped there too, as in |x|
     kinks = tuple(kink for kink in (bottom, 0.0, top) if math.isfinite(kink))
-    leaky, stopped = (
-        _kernel(aten.leaky_relu_backward, leak, False),
-        _kernel(aten.hardtanh_backward, bottom, top),
-    )
+    leaky = _kernel(aten.leaky_relu_backward, leak, False)
+    stopped = _kernel(aten.hardtanh_backward, bottom, top)
 
     def backward(gradient: Tensor, x: Tensor, out: Tensor) -> None:
         leaky(gradient, x, out)
@@ -134,27 +150,14 @@ def _tailored(depth: float) -> tuple[float, float]:
     return slope, math.sqrt(2 / (1 + slope * slope))
 
 
-def _tailored_facts(depth: float) -> Facts:
-    slope, factor = _tailored(depth)
-    return _leaky(slope, factor)
-
-
-@register_activation(_tailored_facts)
+@register_activation(lambda depth: _leaky(*_tailored(depth)))
 def tailored_relu(x: Tensor, *, depth: int = 50) -> Tensor:
     """leaky_relu of gain 1 with a slope that keeps inputs apart through so many layers (TAT)."""
     slope, factor = _tailored(depth)
     return F.leaky_relu(x, slope) * factor
 
 
-def _clamp(low: float, high: float) -> Facts:
-    return Facts(
-        kinks=(low, high),
-        out_function=lambda x, out: torch.clamp(x, low, high, out=out),
-        out_backward=_kernel(aten.hardtanh_backward, low, high),
-    )
-
-
-@register_activation(_clamp(0.0, 6.0))
+@register_activation(_torchs("hardtanh", 0.0, 6.0, kinks=(0.0, 6.0)))
 def relu6(x: Tensor) -> Tensor:
     """relu that stops at 6."""
     return F.relu6(x)
@@ -191,34 +194,19 @@ def selu(x: Tensor) -> Tensor:
     return F.selu(x)
 
 
-@register_activation(
-    Facts(
-        out_function=lambda x, out: aten.gelu.out(x, out=out),
-        out_backward=_kernel(aten.gelu_backward),
-    )
-)
+@register_activation(_torchs("gelu"))
 def gelu(x: Tensor) -> Tensor:
     """x times the normal distribution function of x."""
     return F.gelu(x)
 
 
-@register_activation(
-    Facts(
-        out_function=lambda x, out: aten.gelu.out(x, approximate="tanh", out=out),
-        out_backward=_kernel(aten.gelu_backward, approximate="tanh"),
-    )
-)
+@register_activation(_torchs("gelu", approximate="tanh"))
 def gelu_tanh(x: Tensor) -> Tensor:
     """gelu by its tanh approximation, as many transformers have it."""
     return F.gelu(x, approximate="tanh")
 
 
-@register_activation(
-    Facts(
-        out_function=lambda x, out: aten.silu.out(x, out=out),
-        out_backward=_kernel(aten.silu_backward),
-    )
-)
+@register_activation(_torchs("silu"))
 def silu(x: Tensor) -> Tensor:
     """x times sigmoid of x; also known as swish."""
     return F.silu(x)
@@ -247,11 +235,7 @@ def mish(x: Tensor) -> Tensor:
 
 
 @register_activation(
-    lambda beta: Facts(
-        lambda x: (beta * x).sigmoid_(),
-        out_function=lambda x, out: aten.softplus.out(x, beta, out=out),
-        out_backward=_kernel(aten.softplus_backward, beta, 20.0),
-    )
+    lambda beta: _torchs("softplus", beta, 20.0, derivative=lambda x: (beta * x).sigmoid_())
 )
 def softplus(x: Tensor, *, beta: float = 1.0) -> Tensor:
     """log(1 + exp(beta x)) / beta: a smooth relu, never zero."""
@@ -293,14 +277,12 @@ def _tanh(x: Tensor, out: Tensor) -> Tensor:
     return torch.tanh(x, out=out)
 
 
-def _tanh_backward(gradient: Tensor, x: Tensor, out: Tensor) -> None:
-    aten.tanh_backward.grad_input(gradient, _tanh(x, out), grad_input=out)
-
-
 @register_activation(
     Facts(
         out_function=_tanh,
-        out_backward=_tanh_backward,
+        out_backward=lambda gradient, x, out: aten.tanh_backward.grad_input(
+            gradient, _tanh(x, out), grad_input=out
+        ),
     )
 )
 def tanh(x: Tensor) -> Tensor:
@@ -308,14 +290,12 @@ def tanh(x: Tensor) -> Tensor:
     return torch.tanh(x)
 
 
-def _sigmoid_backward(gradient: Tensor, x: Tensor, out: Tensor) -> None:
-    aten.sigmoid_backward.grad_input(gradient, torch.sigmoid(x, out=out), grad_input=out)
-
-
 @register_activation(
     Facts(
         out_function=lambda x, out: torch.sigmoid(x, out=out),
-        out_backward=_sigmoid_backward,
+        out_backward=lambda gradient, x, out: aten.sigmoid_backward.grad_input(
+            gradient, torch.sigmoid(x, out=out), grad_input=out
+        ),
     )
 )
 def sigmoid(x: Tensor) -> Tensor:
@@ -323,7 +303,9 @@ def sigmoid(x: Tensor) -> Tensor:
     return torch.sigmoid(x)
 
 
-@register_activation(lambda min_val, max_val: _clamp(min_val, max_val))
+@register_activation(
+    lambda min_val, max_val: _torchs("hardtanh", min_val, max_val, kinks=(min_val, max_val))
+)
 def hardtanh(x: Tensor, *, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
     """x between min_val and max_val, constant outside."""
     return F.hardtanh(x, min_val, max_val)
@@ -351,12 +333,7 @@ def erf(x: Tensor) -> Tensor:
     return torch.erf(x)
 
 
-@register_activation(
-    Facts(
-        torch.cos,
-        out_function=lambda x, out: torch.sin(x, out=out),
-    )
-)
+@register_activation(Facts(torch.cos, out_function=lambda x, out: torch.sin(x, out=out)))
 def sin(x: Tensor) -> Tensor:
     """Periodic: large pre-activations come back anywhere."""
     return torch.sin(x)

@@ -8,8 +8,8 @@ arXiv:1812.05994).
 
 from __future__ import annotations
 
-from initstats.prediction.comparison import COMPARED, compare_with_theory
-from initstats.prediction.kept import predict_run
-from initstats.prediction.predicting import KEYS, predict
-
-__all__ = ["COMPARED", "KEYS", "compare_with_theory", "predict", "predict_run"]
+from initstats.prediction.comparison import COMPARED as COMPARED
+from initstats.prediction.comparison import compare_with_theory as compare_with_theory
+from initstats.prediction.kept import predict_run as predict_run
+from initstats.prediction.predicting import KEYS as KEYS
+from initstats.prediction.predicting import predict as predict

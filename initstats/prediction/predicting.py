@@ -1,4 +1,4 @@
-"""A grid meets theory: the rows that its sweep should find."""
+"""The rows that a grid's sweep should find."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from initstats.store.parameters import Entries, parameters_of, with_parameters
 from initstats.sweep import Grid, Progress, chosen_samples
 
 KEYS = ["dataset", "network", "init", "activation", "width", "layer", "tensor", "direction"]
-"""What names a row of the table, but for the seed."""
+"""The columns that name a row of the table, without the seed."""
 
 Theory = Callable[[Activation, Serial, Laws], tuple[dict[Place, Row], str | None]]
 
@@ -35,7 +35,7 @@ def predict(grid: Grid, data: Dataset, *, progress: Progress | None = None) -> p
 
     Args:
         grid: as for `run_sweep`; its seeds do not matter.
-        data: the dataset.
+        data: as for `run_sweep`.
         progress: told of every network, init, activation and width.
 
     Returns:
@@ -69,29 +69,23 @@ def predict(grid: Grid, data: Dataset, *, progress: Progress | None = None) -> p
 def _theory(split: Split, *, backward: bool) -> Theory:
     """The rows of a network under an activation, given the laws of its weights.
 
-    Some inits share all laws, so that they share the rows.
+    Inits that share all laws share the rows.
     """
+    samples = cache(partial(Samples, split))
 
     @cache
-    def samples() -> Samples:
-        return Samples(split)
-
     def rows(
         activation: Activation, network: Serial, laws: Laws
     ) -> tuple[dict[Place, Row], str | None]:
-        images = any(layer.outputs.plane for layer in network.layers)
-        follow = partial(rows_of_images, split) if images else partial(rows_of_lengths, samples())
-        return follow(activation, network, laws, backward=backward)
+        if any(layer.outputs.plane for layer in network.layers):
+            return rows_of_images(split, activation, network, laws, backward=backward)
+        return rows_of_lengths(samples(), activation, network, laws, backward=backward)
 
-    return cache(rows)
+    return rows
 
 
 def _configuration(
-    theory: Theory,
-    init: Init,
-    activation: Activation,
-    network: Serial,
-    places: Sequence[Place],
+    theory: Theory, init: Init, activation: Activation, network: Serial, places: Sequence[Place]
 ) -> list[Row]:
     """The row of every place; where theory says nothing, why."""
     try:

@@ -1,4 +1,7 @@
-"""From what theory knows of a tensor to a row of the table."""
+"""Rows of the table from what theory knows of dense layers.
+
+Shifts and spreads are those of the first order in 1 / width; rows say where that does not suffice.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,13 @@ from numpy.typing import NDArray
 
 from initstats.activations import Activation
 from initstats.prediction.samples import TINY, Samples
-from initstats.theory import Response, State, response
+from initstats.theory import State, response
 from initstats.theory.state import Activated
 
 Array = NDArray[np.float64]
 
-_SHIFT, _BETA = 0.1, 0.3  # relative shift, and variance, that a first order is no longer good for
+_SHIFT, _BETA = 0.1, 0.3  # relative shift and variance beyond which a first order does not suffice
 _UNIFORM = 1.2  # minus the excess kurtosis of a uniform variable
-_BENT = 1e-6  # relative curvature that counts
 
 
 class Row(TypedDict, total=False):
@@ -35,62 +37,44 @@ class Row(TypedDict, total=False):
     note: str
 
 
-def preactivation_row(samples: Samples, activation: Activation, state: State) -> Row:
-    """Pre-activations of samples without positions."""
-    if abs(shift_of(samples, state)) > 1:
-        return Row(note=doubt(samples, activation, state))
+def row_of(samples: Samples, activation: Activation, state: State) -> Row:
+    """The row of a layer's pre-activations or activations, of samples without positions."""
+    before = state.before if isinstance(state, Activated) else state
+    note = doubt(samples, activation, before)
+    if abs(_shift(samples, before)) > 1:
+        return Row(note=note)
     width, law = state.width, state.law
-    q, shift = samples.mean(state.square), samples.mean(state.g) / width
-    kappa = samples.pair_mean(state.k)
-    over_units = 2 * state.k**2 * samples.closure(state) - _UNIFORM * law.uniform_bias**2
-    variance = (law.radial * over_units + state.V_pairs).mean() / width
-    return Row(
-        mean=0.0,
-        std=root(q + shift - kappa / width),
-        second_moment=q + shift,
-        negative_fraction=0.5 if q > 0 else 0.0,
-        zero_fraction=0.0 if q > 0 else 1.0,
-        unit_mean_std=root(kappa * (1 - 1 / width)),
-        sample_correlation=kappa / q if q > 0 else np.nan,
-        second_moment_spread=root(variance),
-        second_moment_error=shift * (shift / q) if q > 0 else 0.0,
-        note=doubt(samples, activation, state),
-    )
-
-
-def activation_row(samples: Samples, activation: Activation, state: Activated) -> Row:
-    """Activations of samples without positions."""
-    before, r, width = state.before, state.response, state.width
-    if abs(shift_of(samples, before)) > 1:
-        return Row(note=doubt(samples, activation, before))
-    mean = samples.mean(r.mean + before.shifted(r.mean_1, r.mean_2) / width)
-    square, shift = samples.mean(r.square), samples.mean(state.g) / width
-    covariance = samples.pair_mean(state.covariance)
-    moved = (samples.products(r.mean_1) * before.V_pairs).mean()
-    mean_variance = (covariance + moved) / width
+    square, shift = samples.mean(state.square), samples.mean(state.g) / width
     kernel = samples.pair_mean(state.k)
+    if isinstance(state, Activated):
+        r = state.response
+        mean = samples.mean(r.mean + before.shifted(r.mean_1, r.mean_2) / width)
+        covariance = samples.pair_mean(state.covariance)
+        moved = (samples.products(r.mean_1) * before.V_pairs).mean()
+        negative, zero = samples.mean(r.negative), samples.mean(r.zero)
+        variance = state.V_pairs.mean()
+    else:
+        mean, covariance, moved = 0.0, kernel, 0.0
+        negative, zero = (0.5, 0.0) if square > 0 else (0.0, 1.0)
+        over_units = 2 * state.k**2 * samples.closure(state) - _UNIFORM * law.uniform_bias**2
+        variance = (law.radial * over_units + state.V_pairs).mean()
     return Row(
         mean=mean,
-        std=root(square + shift - mean * mean - mean_variance),
+        std=root(square + shift - mean * mean - (covariance + moved) / width),
         second_moment=square + shift,
-        negative_fraction=samples.mean(r.negative),
-        zero_fraction=samples.mean(r.zero),
+        negative_fraction=negative,
+        zero_fraction=zero,
         unit_mean_std=root(covariance * (1 - 1 / width)),
         sample_correlation=kernel / square if square > 0 else np.nan,
-        second_moment_spread=root(state.V_pairs.mean() / width),
+        second_moment_spread=root(variance / width),
         second_moment_error=shift * (shift / square) if square > 0 else 0.0,
-        note=doubt(samples, activation, before),
+        note=note,
     )
-
-
-def shift_of(samples: Samples, state: State) -> float:
-    """What the width adds to the mean q of pre-activations, relative to it."""
-    return samples.mean(state.g) / state.width / _size(samples, state)
 
 
 def doubt(samples: Samples, activation: Activation, state: State) -> str:
     """Words where the first order in 1 / width does not suffice for pre-activations."""
-    width, shift = state.width, shift_of(samples, state)
+    width, shift = state.width, _shift(samples, state)
     if abs(shift) > _SHIFT:
         r = response(activation, state.square, state.law.uniform_bias)
         chi_q = state.law.sigma_w2 * samples.mean(r.square_1)
@@ -109,16 +93,16 @@ def doubt(samples: Samples, activation: Activation, state: State) -> str:
     return ""
 
 
-def bends(r: Response, q: Array) -> bool:
-    """Whether G(q) is no straight line, so that a finite width shifts what follows from it."""
-    return bool((np.abs(r.square_2) * q**2 > _BENT * r.square).any())
-
-
 def root(square: float) -> float:
     """The square root; 0 of what only rounding made negative."""
     return float(np.sqrt(max(square, 0.0)))
 
 
+def _shift(samples: Samples, state: State) -> float:
+    """What the width adds to the mean q of pre-activations, relative to it."""
+    return samples.mean(state.g) / state.width / _size(samples, state)
+
+
 def _size(samples: Samples, state: State) -> float:
-    """Mean q, above 0."""
+    """The mean q, above 0."""
     return max(samples.mean(state.square), math.sqrt(TINY))

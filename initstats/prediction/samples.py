@@ -1,8 +1,8 @@
 """A dataset's samples as theory follows them: lengths in groups, and pairs drawn at random.
 
 Samples differ in length, and lengths go through the maps one by one: averaging them first would be
-a bias. Over all samples and units, statistics fluctuate with the kernel between samples (its mean
-is kappa): pairs drawn at random stand for all pairs.
+a bias. Statistics over all samples and units fluctuate with the kernel between samples, whose mean
+is kappa. Pairs drawn at random stand for all pairs.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from initstats.activations import Activation
 from initstats.data import Split
 from initstats.theory import Response, State, correlations
-from initstats.theory.state import Joint, unit_noise
+from initstats.theory.state import Joint
 
 Array = NDArray[np.float64]
 
-_GROUPS = 1024  # samples of nearly one length go together
-_PAIRS = 2048
+_GROUPS = 1024  # most groups of samples of nearly one length
+_PAIRS = 2048  # pairs that are drawn
 TINY = 1e-300
 """Stands for a length of 0 where a correlation is asked for."""
 
@@ -30,7 +30,7 @@ class Samples:
         q: |x|^2 / n, (groups,): a mean over samples of nearly one length.
         weights: share of the samples in each group, (groups,).
         pairs: the groups of both samples of each pair, (2, pairs).
-        k: x_a . x_b / n of the pairs, (pairs,), were they of their groups' lengths.
+        k: x_a . x_b / n of the pairs, (pairs,), scaled to their groups' lengths.
         kappa: mean of the kernel over all pairs.
     """
 
@@ -56,24 +56,24 @@ class Samples:
     @property
     def state(self) -> State:
         """The data, from which theory starts."""
-        return State.of_data(self.q, self.k, self)
+        return State.of_data(self.q, self.k, self.behind)
 
     def mean(self, values: Array) -> float:
-        """Mean over all samples, of values that are aligned with `q`."""
+        """Mean over all samples of values aligned with `q`."""
         return float(self.weights @ values)
 
     def pair_mean(self, values: Array) -> float:
-        """Mean over all pairs, of values aligned with `k`; corrected by what k's mean is."""
+        """Mean over all pairs of values aligned with `k`, as kappa, the mean of k, is known."""
         spread = self.k - self.k.mean()
         slope = values @ spread / max(spread @ spread, TINY)
         return float(values.mean() + slope * (self.kappa - self.k.mean()))
 
     def products(self, values: Array) -> Array:
-        """Products over both samples of the pairs, (pairs,), of values aligned with `q`."""
+        """Products of both samples of each pair, (pairs,), of values aligned with `q`."""
         return np.asarray(values[self.pairs].prod(0))
 
     def closure(self, state: State) -> Array:
-        """E q_a q_b over E q_a E q_b, means over draws: the factor of what grows with q squared."""
+        """E q_a q_b over E q_a E q_b, means over draws: a factor of what grows with q squared."""
         u, v = np.maximum(state.square, TINY)[self.pairs]
         return np.asarray(1 + state.V_pairs / state.width / u / v)
 
@@ -83,7 +83,7 @@ class Samples:
         c = (state.k / self.products(np.sqrt(lengths))).clip(-1, 1)
         like = correlations(activation, lengths, self.pairs, c)
         spread = self.products(np.sqrt(np.maximum(r.square - r.mean**2, 0)))
-        noise = self.products(np.sqrt(np.maximum(unit_noise(r), 0)))
+        noise = self.products(np.sqrt(np.maximum(r.noise, 0)))
         shared = like.square - (1 - state.law.radial) * like.radial
         V = shared * noise * self.closure(state) + self.products(r.square_1) * state.V_pairs
         covariance = like.value * spread

@@ -10,42 +10,36 @@ from numpy.typing import NDArray
 
 from initstats.activations import Activation
 from initstats.data import Split
-from initstats.networks import Leaf, Linear, Place, Serial
-from initstats.prediction.rows import Row, activation_row, bends, doubt, preactivation_row, root
+from initstats.networks import Expectation, Leaf, Linear, Place, Serial
+from initstats.prediction.rows import Row, doubt, root, row_of
 from initstats.prediction.samples import Samples
 from initstats.theory import Law, State
 from initstats.theory.state import Activated, Cotangent, Unpredicted
 
 Array = NDArray[np.float64]
 Laws = tuple[Law | None, ...]
-"""Of the layers with weights, in their order; None where the init declares none."""
+"""The law of each layer with weights, in their order; None where the init declares none."""
 
 LEAST, MOST = 1e-74, 1e74
-"""Second moments that float32 can have: squares of what it can hold."""
+"""Bounds of the second moments of a tensor in float32: squares of what it can hold."""
 LOST = "the signal leaves the range of float32"
 _INDEPENDENT = (
     "gradients count forward and backward weights as independent, and q as at infinite width: off "
     "by O(1 / width)"
 )
 _SHIFTS = "shifts by the number of channels are not known for convolutions"
-_MOMENTS = ("mean", "second_moment", "negative_fraction", "zero_fraction")
-_IMAGES = 1024  # at once
+_BENT = 1e-6  # relative curvature of G(q) that counts
+_IMAGES = 1024  # most images at once
 
 
 @dataclass
-class _Walk:
-    """An `Expectation` that keeps all states.
-
-    Attributes:
-        activation: in use.
-        laws: of the weights.
-        states: of the pre-activations, by layer.
-        tape: states of activations, for the way back.
-    """
+class _Walk(Expectation):
+    """Forward and back through a network."""
 
     activation: Activation
     laws: Laws
-    states: dict[int, State] = field(default_factory=dict)
+    # layers in which G(q) is no straight line, so that a finite width shifts what follows
+    bent: set[int] = field(default_factory=set)
     tape: list[Activated] = field(default_factory=list)
 
     def law(self, block: Linear) -> Law:
@@ -60,85 +54,80 @@ class _Walk:
     def kept(self) -> Activated:
         return self.tape.pop()
 
+    def emit(self, block: Leaf, state: State) -> None:
+        if isinstance(state, Activated):
+            r, q = state.response, state.before.square
+            if (np.abs(r.square_2) * q**2 > _BENT * r.square).any():
+                self.bent.add(block.layer)
+
     def go(self, network: Serial, data: State, *, backward: bool) -> str | None:
         """Forward and back; why not further, empty where a law is unknown, None at the end."""
+        self.tape.clear()
         try:
-            state = network.expect(data, self)
-            if backward:
-                network.pull(Cotangent(np.ones_like(state.square)), self, inward=False)
+            with np.errstate(over="ignore", invalid="ignore"):  # a signal may leave float64
+                state = network.expect(data, self)
+                if backward:
+                    network.pull(Cotangent(np.ones_like(state.square)), self, inward=False)
         except Unpredicted as end:
             return str(end)
         return None
 
-    def emit(self, block: Leaf, state: State) -> None:
-        raise NotImplementedError
-
-    def emit_gradient(self, block: Leaf, cotangent: Cotangent) -> None:
-        raise NotImplementedError
-
 
 @dataclass
 class _OfLengths(_Walk):
-    """Samples without positions: finite width, pairs, shifts."""
+    """Samples without positions, to first order in 1 / width."""
 
     samples: Samples = field(kw_only=True)
+    states: dict[int, State] = field(default_factory=dict)  # pre-activations by layer
     rows: dict[Place, Row] = field(default_factory=dict)
     lost: bool = False
 
     def emit(self, block: Leaf, state: State) -> None:
-        place = (block.layer, block.tensor, "forward")
-        if isinstance(state, Activated):
-            self.rows[place] = activation_row(self.samples, self.activation, state)
-            return
-        if self.lost:
-            raise Unpredicted(LOST)
-        self.states[block.layer] = state
-        self.rows[place] = preactivation_row(self.samples, self.activation, state)
-        inside = LEAST < self.samples.mean(state.square) < MOST
-        self.lost = not inside and bool(state.square.any())
+        super().emit(block, state)
+        if not isinstance(state, Activated):
+            if self.lost:
+                raise Unpredicted(LOST)
+            self.states[block.layer] = state
+            inside = LEAST < self.samples.mean(state.square) < MOST
+            self.lost = not inside and bool(state.square.any())
+        row = row_of(self.samples, self.activation, state)
+        self.rows[block.layer, block.tensor, "forward"] = row
 
     def emit_gradient(self, block: Leaf, cotangent: Cotangent) -> None:
         """Squares of gradients, from unit-normal ones at the end (Schoenholz et al. 2017)."""
         mean = self.samples.mean(cotangent.square)
-        note = "" if cotangent.given else self._note
+        note = _INDEPENDENT if self.bent and not cotangent.given else ""
         note = note or doubt(self.samples, self.activation, self.states[block.layer])
         row = Row(mean=0.0, std=root(mean), second_moment=mean, note=note)
         self.rows[block.layer, block.tensor, "backward"] = row
-
-    def go(self, network: Serial, data: State, *, backward: bool) -> str | None:
-        self._note = ""
-        return super().go(network, data, backward=backward)
-
-    def keep(self, state: Activated) -> None:
-        super().keep(state)
-        if bends(state.response, state.before.square):
-            self._note = _INDEPENDENT
 
 
 @dataclass
 class _OfImages(_Walk):
     """Images: maps of power, position by position (He et al. 2015, arXiv:1502.01852).
 
-    Infinitely many channels; exact in expectation for rectifiers.
+    The number of channels counts as infinite; expectations are exact for rectifiers.
     """
 
-    means: dict[Place, list[float]] = field(default_factory=dict)
-    bent: dict[int, bool] = field(default_factory=dict)
+    share: float = 1.0  # number of images on their way over that of all images
+    means: dict[Place, Array] = field(default_factory=dict)  # as in `_image_row`, over all images
 
     def emit(self, block: Leaf, state: State) -> None:
-        place = (block.layer, block.tensor, "forward")
+        super().emit(block, state)
         if isinstance(state, Activated):
             r = state.response
-            self.bent[block.layer] = bends(r, state.before.square)
-            moments = (r.mean, r.square, r.negative, r.zero)
-            self.means[place] = [float(values.mean()) for values in moments]
+            means = [float(values.mean()) for values in (r.mean, r.square, r.negative, r.zero)]
         else:
             silent = float((state.square == 0).mean())
-            self.means[place] = [0.0, float(state.square.mean()), (1 - silent) / 2, silent]
+            means = [0.0, float(state.square.mean()), (1 - silent) / 2, silent]
+        self._add((block.layer, block.tensor, "forward"), means)
 
     def emit_gradient(self, block: Leaf, cotangent: Cotangent) -> None:
-        mean = float(cotangent.square.mean())
-        self.means[block.layer, block.tensor, "backward"] = [0.0, mean, np.nan, np.nan]
+        means = [0.0, float(cotangent.square.mean()), np.nan, np.nan]
+        self._add((block.layer, block.tensor, "backward"), means)
+
+    def _add(self, place: Place, means: Sequence[float]) -> None:
+        self.means[place] = self.means.get(place, np.zeros(4)) + self.share * np.array(means)
 
 
 def rows_of_lengths(
@@ -146,8 +135,7 @@ def rows_of_lengths(
 ) -> tuple[dict[Place, Row], str | None]:
     """The rows of a network of dense layers, and why they are not all."""
     walk = _OfLengths(activation, laws, samples=samples)
-    with np.errstate(over="ignore", invalid="ignore"):  # a signal may leave float64
-        why = walk.go(network, samples.state, backward=backward)
+    why = walk.go(network, samples.state, backward=backward)
     return walk.rows, why
 
 
@@ -159,38 +147,35 @@ def rows_of_images(
     `std` is the root of the second moment about the mean: that the mean itself fluctuates is left
     out.
     """
-    means: dict[Place, Array] = {}
-    bent: dict[int, bool] = {}
+    walk = _OfImages(activation, laws)
     why: str | None = None
     for start in range(0, len(split), _IMAGES):
         images = split.images[start : start + _IMAGES]
-        walk = _OfImages(activation, laws)
+        walk.share = len(images) / len(split)
         power = images.double().square().mean(1).numpy()
         why = walk.go(network, State.of_data(power), backward=backward)
-        bent |= {layer: bent.get(layer, False) or bend for layer, bend in walk.bent.items()}
-        for place, values in walk.means.items():
-            share = len(images) / len(split)
-            means[place] = means.get(place, np.zeros(len(_MOMENTS))) + share * np.array(values)
-    return {place: _image_row(place, values, bent) for place, values in means.items()}, why
+    return {place: _image_row(place, means, walk.bent) for place, means in walk.means.items()}, why
 
 
-def _image_row(place: Place, values: Array, bent: dict[int, bool]) -> Row:
+def _image_row(place: Place, means: Array, bent: set[int]) -> Row:
     layer, tensor, direction = place
-    mean, square, negative, zero = values.tolist()
+    mean, square, negative, zero = means
     until = layer - (tensor == "preactivation" and direction == "forward")
-    felt = [bend for number, bend in bent.items() if direction == "backward" or number <= until]
+    felt = any(direction == "backward" or number <= until for number in bent)
+    with np.errstate(over="ignore", invalid="ignore"):
+        variance = square - mean**2
     return Row(
         mean=mean,
-        std=root(square - mean**2),
+        std=root(variance),
         second_moment=square,
         negative_fraction=negative,
         zero_fraction=zero,
-        note=_SHIFTS if any(felt) else "",
+        note=_SHIFTS if felt else "",
     )
 
 
 def representable(places: Sequence[Place], rows: Sequence[Row]) -> list[Row]:
-    """The rows, but for those of a signal that float32 cannot hold; what is lost stays so."""
+    """The rows, without those of a signal that float32 cannot hold; what is lost stays so."""
     found, lost = [], False
     for (_, _, direction), row in zip(places, rows, strict=True):
         square = row.get("second_moment", 1.0)

@@ -7,34 +7,24 @@ Everything here works on paper: an activation, variances, lengths, no data and n
 
 from __future__ import annotations
 
-from initstats.activations.tailoring import leaky_correlation, tailored_slope
-from initstats.theory.maps import correlation_map, length_map, patch_mean, product_moment
-from initstats.theory.pairs import Correlations, correlations
-from initstats.theory.phases import Edge, FixedPoint, depth_scale, edge_of_chaos, fixed_point
-from initstats.theory.propagation import Weights, gradient_factors, propagate, relu_log_length
-from initstats.theory.response import Response, response
-from initstats.theory.state import Law, State
-
-__all__ = [
-    "Correlations",
-    "Edge",
-    "FixedPoint",
-    "Law",
-    "Response",
-    "State",
-    "Weights",
-    "correlation_map",
-    "correlations",
-    "depth_scale",
-    "edge_of_chaos",
-    "fixed_point",
-    "gradient_factors",
-    "leaky_correlation",
-    "length_map",
-    "patch_mean",
-    "product_moment",
-    "propagate",
-    "relu_log_length",
-    "response",
-    "tailored_slope",
-]
+from initstats.activations.tailoring import leaky_correlation as leaky_correlation
+from initstats.activations.tailoring import tailored_slope as tailored_slope
+from initstats.theory.maps import correlation_map as correlation_map
+from initstats.theory.maps import length_map as length_map
+from initstats.theory.maps import patch_mean as patch_mean
+from initstats.theory.maps import product_moment as product_moment
+from initstats.theory.pairs import Correlations as Correlations
+from initstats.theory.pairs import correlations as correlations
+from initstats.theory.phases import Edge as Edge
+from initstats.theory.phases import FixedPoint as FixedPoint
+from initstats.theory.phases import depth_scale as depth_scale
+from initstats.theory.phases import edge_of_chaos as edge_of_chaos
+from initstats.theory.phases import fixed_point as fixed_point
+from initstats.theory.propagation import WeightKind as WeightKind
+from initstats.theory.propagation import gradient_factors as gradient_factors
+from initstats.theory.propagation import propagate as propagate
+from initstats.theory.propagation import relu_log_length as relu_log_length
+from initstats.theory.response import Response as Response
+from initstats.theory.response import response as response
+from initstats.theory.state import Law as Law
+from initstats.theory.state import State as State

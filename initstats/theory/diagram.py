@@ -8,67 +8,53 @@ arXiv:1611.01232). Numbers that are printed are those of `fixed_point`, to all o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.polynomial import hermite_e
+from numpy.polynomial import hermite_e, polynomial
 from numpy.typing import NDArray
 
 from initstats import activations, inits
 from initstats.activations import Activation
 from initstats.theory.maps import Phi, check_variance
-from initstats.theory.phases import edge_of_chaos, fixed_point
-from initstats.theory.propagation import jumps
+from initstats.theory.phases import FixedPoint, edge_of_chaos, fixed_point
 from initstats.theory.response import response
 
 Array = NDArray[np.float64]
+Fixed = Callable[[float, float], FixedPoint]
+"""The fixed point of an activation at sigma_w2 and sigma_b2."""
 
 FAN = 50
 """fan_in and fan_out at which inits are placed."""
 _LOG_Q = np.linspace(math.log(1e-5), math.log(1e5), 401)
 _START = int(np.argmin(np.abs(_LOG_Q)))  # q0 = 1
-_DEGREE, _POINTS, _REACH = 60, 2001, 10.0
-_SIDE = 101  # cells of the diagram a side
-_LEAST_WIDE, _MOST_WIDE = 2.5, 12.0  # sigma_w that is shown at least, and at most
-_EQUAL = 1e-7  # of what is interpolated
+_DEGREE, _POINTS, _REACH = 60, 2001, 10.0  # of the Hermite series, and of its integrals in z
+_SIDE = 101  # number of cells along each side of the diagram
+_LEAST_WIDE, _MOST_WIDE = 2.5, 12.0  # least and most sigma_w at the right side
+_EQUAL = 1e-7  # relative difference that interpolation makes, and that counts as none
 
 
 @dataclass(frozen=True)
 class Diagram:
-    """What there is to draw of an activation.
+    """What there is to draw of an activation. Cells are (rows, columns)."""
 
-    Attributes:
-        name: of the activation.
-        sigma_w, sigma_b: centres of the cells, (columns,) and (rows,).
-        q_star: the second moment that q0 = 1 runs to, (rows, columns); 0 or inf where it dies out
-            or diverges.
-        chi_1: (rows, columns), at q_star.
-        xi_c: depth scale of correlations, (rows, columns); NaN where q diverges.
-        edge: `sigma_w`, `sigma_b`, `q_star`, `chi_q` along the edge of chaos.
-        sigma_b2: of the maps, and of `words`.
-        words: what is said of the edge at sigma_b2: where it is, or why there is none.
-        inits: a row an init: `init`, `sigma_w2`, `sigma_b2`, the fields of its fixed point, `note`.
-        lengths: `q` and, by label, what a layer makes of it.
-        correlations: `c`, likewise, at each one's q_star.
-        fixed: by label, `sigma_w2`, `q_star`, `c_star`.
-    """
-
-    name: str
-    sigma_w: Array
-    sigma_b: Array
-    q_star: Array
-    chi_1: Array
-    xi_c: Array
-    edge: pd.DataFrame
-    sigma_b2: float
-    words: str
-    inits: pd.DataFrame
-    lengths: pd.DataFrame
-    correlations: pd.DataFrame
-    fixed: pd.DataFrame
+    name: str  # the activation's
+    sigma_w: Array  # centres of the cells, (columns,)
+    sigma_b: Array  # centres of the cells, (rows,)
+    q_star: Array  # what q0 = 1 runs to in each cell; 0 or inf where it dies out or diverges
+    chi_1: Array  # at q_star
+    xi_c: Array  # depth scale of correlations; NaN where q diverges
+    edge: pd.DataFrame  # `sigma_w`, `sigma_b`, `q_star`, `chi_q` along the edge of chaos
+    sigma_b2: float  # variance of the biases in the maps and in `words`
+    words: str  # where the edge is at sigma_b2, or why there is none
+    inits: pd.DataFrame  # a row each: `init sigma_w2 sigma_b2`, its fixed point, why none in `note`
+    lengths: pd.DataFrame  # `q`, and what a layer makes of it for each label of `fixed`
+    correlations: pd.DataFrame  # `c`, likewise, at q_star
+    fixed: pd.DataFrame  # `sigma_w2`, `q_star`, `c_star` for each label
 
 
 def diagram(fn: Phi, sigma_b2: float = 0.0) -> Diagram:
@@ -76,40 +62,38 @@ def diagram(fn: Phi, sigma_b2: float = 0.0) -> Diagram:
 
     Args:
         fn: the activation.
-        sigma_b2: variance of a bias, of the maps; the diagram shows them all.
+        sigma_b2: variance of the biases in the maps.
 
     Raises:
         ValueError: sigma_b2 is negative; E phi(h)^2 does not exist.
     """
     check_variance("sigma_b2", sigma_b2)
     phi = _Mesh(activations.get(fn))
-    placed = _placed(phi.entry)
-    widest = max(
-        _LEAST_WIDE, 1.1 * placed["sigma_w2"].max() ** 0.5, 1.1 * phi.edge["sigma_w"].min()
-    )
-    centres = (np.arange(_SIDE) + 0.5) / _SIDE  # without biases, or weights, all is different
-    sigma_w = min(widest, _MOST_WIDE) * centres
-    highest = max(1.0, 1.1 * placed["sigma_b2"].max() ** 0.5, 1.1 * sigma_b2**0.5)
-    sigma_b = highest * centres
+    fixed_at = cache(partial(fixed_point, phi.entry))
+    placed = _placed(phi.entry, fixed_at)
+    widest = 1.1 * max(placed["sigma_w2"].max() ** 0.5, phi.edge["sigma_w"].min())
+    highest = 1.1 * max(placed["sigma_b2"].max() ** 0.5, sigma_b2**0.5)
+    centres = (np.arange(_SIDE) + 0.5) / _SIDE  # no cell is at 0, where all is different
+    sigma_w = min(max(_LEAST_WIDE, widest), _MOST_WIDE) * centres
+    sigma_b = max(1.0, highest) * centres
     w2, b2 = np.meshgrid(sigma_w**2, sigma_b**2)
     q_star, where = phi.fixed(w2, b2)
     chi_1 = w2 * phi.at(phi.slope_square, where)
-    c_star = phi.c_star(w2, b2, where)
     following = w2 * phi.at(phi.square, where) + b2
     stretch = phi.at(phi.q, where) / np.maximum(following, 1e-300)  # 1 where q stays
-    chi_c = np.where(c_star < 1, phi.chi_c(w2, c_star, where), chi_1 * stretch)
+    c_star, chi_c = phi.correlation(w2, b2, where)
+    chi_c = np.where(c_star < 1, chi_c, chi_1 * stretch)
     with np.errstate(divide="ignore", invalid="ignore"):
         xi_c = 1 / np.abs(np.log(chi_c))
-    lost = np.isinf(q_star)
     words, at_edge = _edge_in_words(phi.entry, sigma_b2)
-    fixed = _settings(phi, placed, at_edge, sigma_b2)
+    fixed = _settings(phi, fixed_at, placed, at_edge, sigma_b2)
     return Diagram(
         phi.entry.name,
         sigma_w,
         sigma_b,
         q_star,
         chi_1,
-        np.where(lost, np.nan, xi_c),
+        np.where(np.isinf(q_star), np.nan, xi_c),
         phi.edge,
         sigma_b2,
         words,
@@ -126,12 +110,12 @@ class _Mesh:
         self.entry, self.q = entry, np.exp(_LOG_Q)
         r = response(entry, self.q)
         self.square = r.square
-        self.slope_square = np.full_like(r.square, math.inf) if jumps(entry) else r.slope_square
+        self.slope_square = np.full_like(r.square, math.inf) if entry.jumps else r.slope_square
         self.square_1 = r.square_1
 
     @cached_property
     def kernel(self) -> Array:
-        """Squared Hermite coefficients, (q, degrees), the last one of all that is left."""
+        """Squared Hermite coefficients, (q, degrees); the last holds all that is left."""
         z = np.linspace(-_REACH, _REACH, _POINTS)
         density = np.exp(-(z**2) / 2) * (z[1] - z[0]) / math.sqrt(2 * math.pi)
         norms = np.sqrt([float(math.factorial(k)) for k in range(_DEGREE)])
@@ -143,13 +127,13 @@ class _Mesh:
     @cached_property
     def edge(self) -> pd.DataFrame:
         """The edge of chaos, by rising q_star; empty where there is none."""
-        if jumps(self.entry) or not (self.slope_square > 0).all():
+        if self.entry.jumps or not (self.slope_square > 0).all():
             return pd.DataFrame(columns=["sigma_w", "sigma_b", "q_star", "chi_q"], dtype=float)
         w2 = 1 / self.slope_square
         b2 = self.q - w2 * self.square
         b2 = np.where(np.abs(b2) < _EQUAL * self.q, 0.0, b2)
         where = np.arange(len(b2), dtype=float)
-        for low in np.flatnonzero(b2[:-1] * b2[1:] < 0):  # the edge goes on down to no biases
+        for low in np.flatnonzero(b2[:-1] * b2[1:] < 0):  # here the edge comes down to no biases
             foot, top = b2[low] / (b2[low] - b2[low + 1]), float(b2[low + 1] > 0)
             where = np.append(where, low + foot + (top - foot) * np.linspace(0, 1, 40) ** 2)
         where = np.sort(where)
@@ -161,23 +145,21 @@ class _Mesh:
         return pd.DataFrame(columns | {"q_star": q, "chi_q": chi_q})[b2 >= 0].reset_index(drop=True)
 
     def fixed(self, w2: Array, b2: Array) -> tuple[Array, Array]:
-        """What q0 = 1 runs to, and where on the mesh that is, from 0 to the last point."""
+        """What q0 = 1 runs to, and its place on the mesh, as an index between points."""
         pull = (w2[..., None] * self.square + b2[..., None]) / self.q - 1
         rising, falling = pull[..., _START] > _EQUAL, pull[..., _START] < -_EQUAL
-        upper, lower = pull[..., _START:] <= 0, pull[..., _START::-1] >= 0
-        up = np.where(upper.any(-1), _START + upper.argmax(-1), len(self.q) - 1)
-        down = np.where(lower.any(-1), _START - lower.argmax(-1), 0)
-        behind = np.where(rising, up, down + 1).clip(1, len(self.q) - 1)
+        up = _START + (pull[..., _START:] <= 0).argmax(-1)  # _START itself where q stops nowhere
+        down = _START - (pull[..., _START::-1] >= 0).argmax(-1)
+        met = (rising & (up > _START)) | (falling & (down < _START))
+        behind = np.where(rising, up, down + 1)
         before, after = (
             np.take_along_axis(pull, each[..., None], -1)[..., 0] for each in (behind - 1, behind)
         )
-        met = (rising & upper.any(-1)) | (falling & lower.any(-1))
         share = np.divide(before, before - after, out=np.zeros_like(w2), where=met)
-        stays = np.where(rising, float(len(self.q) - 1), np.where(falling, 0.0, float(_START)))
-        where = np.where(met, behind - 1 + share, stays)
+        last = len(self.q) - 1
+        where = np.select([met, rising, falling], [behind - 1 + share, last, 0], _START)
         q = self.at(self.q, where)
-        q = np.where(rising & ~met, math.inf, q)
-        return np.where(falling & ~met, 0.0, q), where
+        return np.select([rising & ~met, falling & ~met], [math.inf, 0.0], q), where
 
     @staticmethod
     def at(values: Array, where: Array) -> Array:
@@ -188,56 +170,51 @@ class _Mesh:
             between = (1 - share) * values[low] + share * values[low + 1]
         return np.asarray(np.where(np.isinf(values[low]), np.inf, between))
 
-    def next_c(self, w2: Array, b2: Array, c: Array, where: Array) -> Array:
-        """The correlation map, at points of the mesh."""
-        coefficients = self.at(self.kernel, where)
-        moment = coefficients[..., -1]
-        for degree in range(_DEGREE - 1, -1, -1):
-            moment = moment * c + coefficients[..., degree]
-        following = w2 * coefficients.sum(-1) + b2
-        following = np.where(following > 0, following, math.inf)
-        return np.asarray((w2 * moment + b2) / following)
+    def correlation(self, w2: Array, b2: Array, where: Array) -> tuple[Array, Array]:
+        """The c that samples run to, and the slope of the correlation map there if c < 1.
 
-    def chi_c(self, w2: Array, c: Array, where: Array) -> Array:
-        """The slope of the correlation map."""
-        coefficients = self.at(self.kernel, where)
-        slope = np.zeros_like(c)
-        for degree in range(_DEGREE, 0, -1):
-            slope = slope * c + degree * coefficients[..., degree]
-        return w2 * slope / self.at(self.q, where)
-
-    def c_star(self, w2: Array, b2: Array, where: Array) -> Array:
-        """The correlation that samples run to: the map is convex, and crosses once below 1."""
+        The map is convex, and crosses the diagonal once below 1 where it does.
+        """
+        kernel = self.at(self.kernel, where)
         low, high = np.zeros_like(w2), np.full_like(w2, 1 - 1e-4)
         chaotic = (w2 * self.at(self.slope_square, where) > 1) & (
-            self.next_c(w2, b2, high, where) < high
+            _next_c(high, w2, b2, kernel) < high
         )
         for _ in range(30):
             middle = (low + high) / 2
-            above = self.next_c(w2, b2, middle, where) > middle
+            above = _next_c(middle, w2, b2, kernel) > middle
             low, high = np.where(above, middle, low), np.where(above, high, middle)
-        return np.where(chaotic, low, 1.0)
+        c = np.where(chaotic, low, 1.0)
+        slopes = polynomial.polyder(np.moveaxis(kernel, -1, 0))
+        slope = polynomial.polyval(c, slopes, tensor=False)
+        return c, w2 * slope / self.at(self.q, where)
 
 
-def _placed(entry: Activation) -> pd.DataFrame:
+def _next_c(c: Array, w2: Array, b2: Array, kernel: Array) -> Array:
+    """The correlation map, for the kernel at some q."""
+    moment = polynomial.polyval(c, np.moveaxis(kernel, -1, 0), tensor=False)
+    following = w2 * kernel.sum(-1) + b2
+    following = np.where(following > 0, following, math.inf)
+    return np.asarray((w2 * moment + b2) / following)
+
+
+def _placed(entry: Activation, fixed_at: Fixed) -> pd.DataFrame:
     """Where each registered init lies, and what becomes of a signal there."""
-    rows, seen = [], dict[tuple[float, float], dict[str, float]]()
-    for name in inits.INITS:
-        init, row = inits.get(name), dict[str, object]()
+    rows = []
+    for init in inits.INITS.values():
+        row: dict[str, object] = {"init": init.name, "note": ""}
         try:
-            key = (init.sigma_w2((FAN, FAN), entry), init.sigma_b2((FAN, FAN), entry))
-            if init.fitted or math.isnan(sum(key)):
+            w2, b2 = init.sigma_w2((FAN, FAN), entry), init.sigma_b2((FAN, FAN), entry)
+            if init.fitted or math.isnan(w2 + b2):
                 row["note"] = "fitted to data" if init.fitted else "no variance to place it by"
             else:
-                row |= {"sigma_w2": key[0], "sigma_b2": key[1], "note": ""}
-                if key not in seen:
-                    seen[key] = vars(fixed_point(entry, *key))
-                row |= seen[key]
+                row |= {"sigma_w2": w2, "sigma_b2": b2}
+                row |= vars(fixed_at(w2, b2))
         except ValueError as error:
             row["note"] = str(error)
-        rows.append({"init": init.name, **row})
-    numbers = ("q_star", "chi_1", "chi_q", "xi_q", "xi_c", "c_star")
-    return pd.DataFrame(rows, columns=["init", "sigma_w2", "sigma_b2", *numbers, "note"])
+        rows.append(row)
+    numbers = ["sigma_w2", "sigma_b2", *FixedPoint.__annotations__]
+    return pd.DataFrame(rows, columns=["init", *numbers, "note"])
 
 
 def _edge_in_words(entry: Activation, sigma_b2: float) -> tuple[str, float]:
@@ -258,20 +235,21 @@ def _edge_in_words(entry: Activation, sigma_b2: float) -> tuple[str, float]:
     return words, edge.sigma_w2
 
 
-def _settings(phi: _Mesh, placed: pd.DataFrame, at_edge: float, sigma_b2: float) -> pd.DataFrame:
-    """The weights' variances that the maps are drawn for: the common ones, and the edge."""
+def _settings(
+    phi: _Mesh, fixed_at: Fixed, placed: pd.DataFrame, at_edge: float, sigma_b2: float
+) -> pd.DataFrame:
+    """The sigma_w2 that the maps are drawn for, by label: the common ones, and the edge's."""
     found = placed.set_index("init")["sigma_w2"]
-    names = {"lecun_normal": "lecun", "kaiming_normal": "kaiming", "matched": "matched"}
-    named = {label: found[name] for name, label in names.items() if name in found}
+    common = {"lecun": found["lecun_normal"], "kaiming": found["kaiming_normal"]}
     rows: dict[str, float] = {}
-    for label, w2 in (named | {"the edge": at_edge}).items():
+    for label, w2 in {**common, "matched": found["matched"], "the edge": at_edge}.items():
         same = next((other for other in rows if math.isclose(rows[other], w2)), None)
         if same:
             rows[f"{same}, {label}"] = rows.pop(same)
         elif math.isfinite(w2):
             rows[label] = w2
     w2, b2 = np.array([*rows.values()]), np.full(len(rows), sigma_b2)
-    points = [fixed_point(phi.entry, value, sigma_b2) for value in w2]
+    points = [fixed_at(value, sigma_b2) for value in w2]
     columns = {"q_star": [p.q_star for p in points], "c_star": [p.c_star for p in points]}
     return pd.DataFrame({"sigma_w2": w2, **columns, "where": phi.fixed(w2, b2)[1]}, index=[*rows])
 
@@ -280,9 +258,8 @@ def _maps(phi: _Mesh, fixed: pd.DataFrame, sigma_b2: float) -> tuple[pd.DataFram
     """The length map and the correlation map of every setting."""
     c = np.linspace(0, 1, 101)
     lengths, correlations = {"q": phi.q}, {"c": c}
-    for label, row in fixed.iterrows():
-        where = np.full(len(c), row["where"])
-        w2 = np.full(len(c), row["sigma_w2"])
-        lengths[str(label)] = row["sigma_w2"] * phi.square + sigma_b2
-        correlations[str(label)] = phi.next_c(w2, np.full(len(c), sigma_b2), c, where)
+    for label, w2, where in zip(fixed.index, fixed["sigma_w2"], fixed["where"], strict=True):
+        lengths[label] = w2 * phi.square + sigma_b2
+        kernel = phi.at(phi.kernel, np.array(where))
+        correlations[label] = _next_c(c, w2, np.array(sigma_b2), kernel)
     return pd.DataFrame(lengths), pd.DataFrame(correlations)

@@ -1,14 +1,13 @@
 """The integrals behind the moments of phi(h), for many second moments of h in one pass.
 
-By a rule whose panels are laid out beforehand, as it is known where phi and the density bend; its
-error is measured, and where it is too large the quadrature of `initstats.gaussian` finds the panels
-by itself, at some ten times the cost.
+A rule lays out its panels beforehand, as it is known where phi and the density bend. Its error is
+measured, and where it is too large, the quadrature of `initstats.gaussian` finds panels by itself,
+at some ten times the cost.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 
@@ -22,37 +21,30 @@ from initstats.activations import Activation
 
 Array = NDArray[np.float64]
 
-_POWERS = np.array([1, 2, 4, 0, 0, 0, 1, 1, 2, 2])  # of phi in each moment
-_ORDERS = np.array([0, 0, 0, 0, 0, 0, 1, 2, 1, 2])  # of its derivative by q
+# for each field of `Response`: the power of phi, the order of the derivative by q, whether a share
+_POWERS = np.array([1, 2, 4, 0, 0, 0, 1, 1, 2, 2])
+_ORDERS = np.array([0, 0, 0, 0, 0, 0, 1, 2, 1, 2])
 _SHARES = np.array([0, 0, 0, 0, 1, 1, 0, 0, 0, 0], dtype=bool)
 
-_REACH, _TAIL = 14.0, 12.0  # of the rule, in z, and where nothing should be left
-_DENSE = 5  # octaves of |h| beyond which phi bends so slowly that panels may take two
+_REACH, _TAIL = 14.0, 12.0  # |z| where the rule ends, and beyond which nothing should be left
+_DENSE = 5  # octaves of |h| beyond which phi bends so slowly that a panel may cover two
 _RESOLVED = 1e-12  # share of a moment by which finer panels may change it
 _NOTHING = 1e-14  # share of a moment that may lie in the tail
-_EVERY, _CLOSE = 5, 8.0  # values of which one is measured, where all are as close as this
-_BITS = 60  # of the place where phi changes its sign
-_ZERO = 1e-15  # as such a place
-_MANY = 32  # such places: phi oscillates
+_EVERY, _CLOSE = 5, 8.0  # one of 5 values is measured, if all are within a factor of 8
+_BITS = 60  # bits to which places are found where phi changes its sign
+_ZERO = 1e-15  # |x| of a place that counts as 0
+_MANY = 32  # places at which phi counts as oscillating
 
 
 @dataclass(frozen=True)
 class Integrand:
-    """Moments before they are integrated, in units that keep fourth powers within float64.
+    """Moments before they are integrated, in units that keep fourth powers within float64."""
 
-    Attributes:
-        activation: phi.
-        w: variances of the Gaussian part of h, (values, 1), ascending, above 0.
-        uniform_bias: the rest of q, which is uniform.
-        at_zero: phi(0).
-        which: of the fields of `Response`.
-    """
-
-    activation: Activation
-    w: Tensor
-    uniform_bias: float
-    at_zero: float
-    which: slice
+    activation: Activation  # phi
+    w: Tensor  # variances of the Gaussian part of h, (values, 1), ascending, above 0
+    uniform_bias: float  # variance of the uniform part of h
+    at_zero: float  # phi(0)
+    which: slice  # the fields of `Response` that are integrated
 
     @property
     def q(self) -> Tensor:
@@ -61,7 +53,7 @@ class Integrand:
 
     @cached_property
     def size(self) -> Tensor:
-        """A bound that phi seldom exceeds, (values, 1); 1 where that is 0."""
+        """A bound that |phi| seldom exceeds, (values, 1); 1 where that is 0 or infinite."""
         x = self.q.sqrt() * torch.linspace(-3, 3, 13, dtype=torch.float64)
         size = self.activation(x).double().abs().amax(1, keepdim=True)
         return torch.where((size > 0) & size.isfinite(), size, 1.0)
@@ -94,24 +86,25 @@ def moments(integrand: Integrand) -> Array:
     with np.errstate(over="ignore"):
         values: Array = found * integrand.size.numpy().T ** _POWERS[which, None]
         for order in (1, 2):
-            derivatives = _ORDERS[which, None] >= order
-            values = np.where(derivatives, values / integrand.w.numpy().T, values)
+            values = np.where(_ORDERS[which, None] >= order, values / integrand.w.numpy().T, values)
     return np.where(_SHARES[which, None], np.maximum(values - 1, 0.0), values)
 
 
 def by_rule(integrand: Integrand) -> Array | None:
-    """The integrals, (moments, values), over panels laid out beforehand; None if these do not do.
+    """The integrals, (moments, values), over panels laid out beforehand; None if not exact.
 
-    They do where panels half as wide give the same, and nothing is left in the tails. Of values
-    that are close to each other, and so err alike, some are measured: the last, which sees most of
-    phi, and others.
+    They are exact if panels half as wide give the same, and nothing is left in the tails. Values
+    that are close to each other err alike, and only some of them are measured: the last, which
+    sees most of phi, and every fifth before it.
     """
     edges = _edges(integrand)
     every = _EVERY if float(integrand.w[-1] / integrand.w[0]) < _CLOSE else 1
     some = slice((len(edges) - 1) % every, None, every)
     halves = torch.cat([edges, (edges[:, :-1] + edges[:, 1:]) / 2], dim=1)
-    found = _terms(integrand, edges)[0].sum(2)
-    terms, z = _terms(integrand[some], halves[some])
+    z, weights = gaussian.mesh(edges)
+    found = (integrand(z) * weights).sum(2)
+    z, weights = gaussian.mesh(halves[some])
+    terms = integrand[some](z) * weights
     error, sizes = (found[:, some] - terms.sum(2)).abs(), terms.abs()
     whole, tails = sizes.sum(2), (sizes * (z.abs() > _TAIL)).sum(2)
     resolved = (error <= _RESOLVED * whole) & (tails <= _NOTHING * whole)  # and so no NaN
@@ -119,43 +112,41 @@ def by_rule(integrand: Integrand) -> Array | None:
 
 
 def adaptively(integrand: Integrand) -> Array:
-    """The same for functions of any kind; what does not exist is inf.
+    """The same integrals for functions of any kind; what does not exist is inf.
 
     Raises:
         ValueError: one of the first two moments does not exist.
     """
-    widest = float(integrand.q.max())
+    values, widest = len(integrand.w), float(integrand.q.max())
 
     def rows(x: Tensor) -> Tensor:
         return integrand(x / math.sqrt(widest)).flatten(0, 1)
 
-    values = len(integrand.w)
     try:
-        found = list(gaussian.expect_rows(rows, widest))
+        return np.reshape(gaussian.expect_rows(rows, widest), (-1, values))
     except ValueError:  # some do not exist
         if values > 1:
             return np.hstack([adaptively(integrand[i : i + 1]) for i in range(values)])
-        found = _existing(rows, widest)
-    return np.reshape(found, (-1, values))
-
-
-def _terms(integrand: Integrand, edges: Tensor) -> tuple[Tensor, Tensor]:
-    """What the integrals are sums of, (moments, values, points), and where, (values, points)."""
-    z, weights = gaussian.mesh(edges)
-    return integrand(z) * weights, z
+    found = gaussian.expect_rows(lambda x: rows(x)[:2], widest)
+    for number in range(2, len(_POWERS[integrand.which])):
+        try:
+            found += gaussian.expect_rows(partial(lambda n, x: rows(x)[n : n + 1], number), widest)
+        except ValueError:
+            found.append(math.inf)
+    return np.reshape(found, (-1, 1))
 
 
 def _edges(integrand: Integrand) -> Tensor:
     """The ends of panels in z, (values, edges), ascending."""
     q = integrand.q
-    # Whatever q, phi is to be smooth on panels: it may bend where |h| is some 1.
+    # phi may bend where |h| is about 1, and is to be smooth on every panel, whatever q
     octaves = max(math.ceil(math.log2(float(q.max())) / 2), 0)
     steps = [*range(0, octaves - _DENSE, 2), *range(max(octaves - _DENSE, 0), octaves + 1)]
     near = torch.exp2(-torch.tensor(steps, dtype=torch.float64))
     wide = torch.arange(-_REACH, _REACH + 1, 2, dtype=torch.float64)
     breaks = torch.tensor(_breaks(integrand.activation), dtype=torch.float64)
     edges = [torch.cat([wide, near, -near]).expand(len(q), -1), breaks / q.sqrt()]
-    if integrand.uniform_bias:  # the density bends at the ends of the uniform one
+    if integrand.uniform_bias:  # the density of h bends at the ends of the biases' density
         bound = math.sqrt(3 * integrand.uniform_bias)
         around = torch.tensor([0, 2, -2, 4, -4, 8, -8, 16, -16]) * integrand.w.sqrt()
         edges += [(around + bound) / q.sqrt(), (around - bound) / q.sqrt()]
@@ -164,9 +155,9 @@ def _edges(integrand: Integrand) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _breaks(activation: Activation) -> tuple[float, ...]:
-    """The kinks of phi, and where its sign changes, be it to zero; but for x = 0.
+    """The kinks of phi and the x where its sign changes or becomes 0, without x = 0.
 
-    None of a phi that oscillates.
+    Empty for a phi that oscillates.
     """
     right = torch.logspace(-3, 3, 1201, dtype=torch.float64)
     x = torch.cat([-right.flip(0), right])
@@ -181,25 +172,10 @@ def _breaks(activation: Activation) -> tuple[float, ...]:
     return tuple(breaks) if len(breaks) < _MANY else ()
 
 
-def _existing(rows: Callable[[Tensor], Tensor], q: float) -> list[float]:
-    """The expectations of rows, one by one; inf for each that does not exist but the first two."""
-    found = list(gaussian.expect_rows(lambda x: rows(x)[:2], q))
-    for number in range(2, len(rows(torch.zeros(1, dtype=torch.float64)))):
-        try:
-            found += gaussian.expect_rows(partial(_one, rows, number), q)
-        except ValueError:
-            found.append(math.inf)
-    return found
-
-
-def _one(rows: Callable[[Tensor], Tensor], number: int, x: Tensor) -> Tensor:
-    return rows(x)[number : number + 1]
-
-
 def density_ratios(
     x: Tensor, w: Tensor | float, uniform_bias: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The density of h over that of N(0, q), and w d/dw and w^2 d^2/dw^2 of it over the same."""
+    """The density p of h, w dp/dw and w^2 d^2p/dw^2, each divided by the density of N(0, q)."""
     if uniform_bias == 0:
         z2 = x * x / w
         return torch.ones_like(x), (z2 - 1) / 2, (z2 * z2 - 6 * z2 + 3) / 4

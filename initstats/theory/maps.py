@@ -28,10 +28,10 @@ Array = NDArray[np.float64]
 Phi = str | Activation | Function
 Bias = Literal["normal", "uniform"]
 
-_REACH = 12.0  # where what is left of the density is nothing
-_PANELS = (16, 32, 64, 128, 256)  # tried until the digits stand
-_AGREED = 1e-13  # by which twice as many may change a mean, relative to the size of f
-_CHUNK, _MOST = 2**20, 2**20  # values of f at once, and panels of both integrals
+_REACH = 12.0  # standard deviations beyond which the density is nothing
+_PANELS = (16, 32, 64, 128, 256)  # numbers of panels, tried until the digits stand
+_AGREED = 1e-13  # change by twice as many panels that a mean may show, relative to the size of f
+_CHUNK, _MOST = 2**20, 2**20  # most values of f at once, and most panels of both integrals
 
 
 @one_thread()
@@ -72,9 +72,9 @@ def correlation_map(
 ) -> Array:
     """The next layer's correlation of two samples that both have second moment q.
 
-    (sigma_w^2 E phi(u) phi(v) + sigma_b^2) / (sigma_w^2 E phi(u)^2 + sigma_b^2), for u and v of
-    correlation c; with sigma_b2 = 0 it is the same for every sigma_w2. Independent of q for
-    positively homogeneous functions.
+    It is (sigma_w^2 E phi(u) phi(v) + sigma_b^2) / (sigma_w^2 E phi(u)^2 + sigma_b^2), for u and v
+    of correlation c. With sigma_b2 = 0 it does not depend on sigma_w2, and for positively
+    homogeneous functions not on q.
 
     >>> correlation_map("relu", [0.0, 1.0], sigma_w2=2.0).round(6)
     array([0.31831, 1.     ])
@@ -90,24 +90,22 @@ def correlation_map(
         raise ValueError(f"the next layer's q is {following:g}: no correlation is defined")
     shared = uniform_share(bias, sigma_b2)
     kernels = [product_moment(entry.function, q, each * q, shared, entry.kinks) for each in c.flat]
-    # Rounding must not carry a correlation beyond 1, where the next map has no value.
+    # rounding must not carry a correlation beyond 1, where the next map has no value
     return ((sigma_w2 * np.reshape(kernels, c.shape) + sigma_b2) / following).clip(-1, 1)
 
 
 def patch_mean(power: Tensor, kernel: int, *, stride: int = 1, padding: int = 0) -> Tensor:
-    """What a convolution's units see: the mean of the input's power over a patch (He et al. 2015).
+    """The mean of the input's power over the patch that a position reads (He et al. 2015).
 
-    sigma_w^2 times it plus sigma_b^2 is q, position by position; behind it, E phi(h)^2 is the next
-    power. Padding adds zeros, and they count: a border loses power.
+    At every position, q is sigma_w^2 times this mean plus sigma_b^2, and E phi(h)^2 is the power
+    that the next layer reads. Zeros of the padding count: a border loses power.
 
     Args:
         power: mean over channels of x^2, (..., height, width).
-        kernel: side of the patch.
-        stride: step between patches.
-        padding: zeros at every side.
+        kernel, stride, padding: those of the convolution, alike in both directions.
 
     Returns:
-        (..., height, width) behind the layer.
+        (..., height, width) of the layer's output.
 
     >>> float(patch_mean(torch.ones(28, 28), 3, padding=1).mean()) == (82 / 84) ** 2
     True
@@ -123,13 +121,20 @@ def product_moment(
 ) -> float:
     """E f(u) f(v) for u, v of second moment q and product moment k, to ten digits of E f(u)^2.
 
-    u and v share a part t of variance |k| and have noise of variance q - |k| each, so it is
-    E over t of (E over noise f(t + noise))^2: two plain integrals, split where f bends, which is
-    looked for but at the kinks that are given.
+    u and v share a part t of variance |k|, and each has noise of variance q - |k|. For k > 0 the
+    moment is E over t of (E over noise f(t + noise))^2: two plain integrals, which are split where
+    f bends.
+
+    Args:
+        f: maps (points,) to (points,).
+        q: second moment of u and of v.
+        k: E u v.
+        uniform_bias: the part of k that is the variance of uniform biases, which u and v share.
+        kinks: the x where f is known to bend; others are found.
 
     Raises:
-        ValueError: |k| > q; f is NaN; u and v have opposite signs and share uniform biases; f
-            oscillates so fast that ten digits are out of reach.
+        ValueError: |k| > q; f is NaN; k is less than `uniform_bias`; f oscillates so fast that ten
+            digits are out of reach.
     """
     if abs(k) > q * (1 + 1e-12):
         raise ValueError(f"a product moment is at most q: got {k:g} at q = {q:g}")
@@ -149,34 +154,37 @@ def product_moment(
     few = torch.linspace(-3, 3, 7, dtype=torch.float64)
     size = float(f(math.sqrt(q) * few).square().mean())
     panels = _enough_panels(f, spread * few, noise, bends, _AGREED * math.sqrt(size))
+    out_of_reach = ValueError(
+        f"E f(u) f(v) at q = {q:g} and a correlation of {k / q:g} is out of reach: f oscillates "
+        "too fast for ten digits; ask for a smaller q"
+    )
+    if not panels:
+        raise out_of_reach
     if spread == 0:
-        return float(_smoothed(f, few[3:4], noise, bends, panels)) ** 2
+        return float(_smoothed(f, few.new_zeros(1), noise, bends, panels)) ** 2
     outer = _outer_edges(bends / spread, noise / spread, k < 0)
     inner = panels + int((bends.abs() < _REACH * noise).sum())
-    if not panels or len(outer) * inner > _MOST:
-        raise ValueError(
-            f"E f(u) f(v) at q = {q:g} and a correlation of {k / q:g} is out of reach: f "
-            "oscillates too fast for ten digits; ask for a smaller q"
-        )
+    if len(outer) * inner > _MOST:
+        raise out_of_reach
     w = max(k - uniform_bias, 1e-12 * uniform_bias) if uniform_bias else spread**2
 
     def product(x: Tensor) -> Tensor:
         t = spread * x
         one = _smoothed(f, t, noise, bends, panels)
         other = one if k > 0 else _smoothed(f, -t, noise, bends, panels)
-        # beside E f^2, what is nothing need not be resolved
+        # with E f^2 added, the integral need not resolve what is nothing beside it
         return size + one * other * density_ratios(t, w, uniform_bias)[0]
 
     return gaussian.integral(product, outer) - size
 
 
 def _outer_edges(bends: Tensor, noise: float, mirrored: bool) -> Tensor:
-    """Where to split the integral over what u and v share, as a standard normal x.
+    """Ends of panels for the integral over x = t / spread, the standardized part that is shared.
 
     Args:
-        bends: those of f, over the spread of what is shared.
-        noise: over which they are smoothed: bends that are closer are one.
-        mirrored: whether v is f of -t.
+        bends: the x where f bends.
+        noise: standard deviation of the noise in x: bends that are closer count as one.
+        mirrored: whether f(-t + noise) is integrated, too.
     """
     bends = torch.cat([bends, -bends]).sort().values if mirrored else bends
     apart = (2 * bends / noise).round().diff(prepend=bends.new_full((1,), -math.inf)) > 0
@@ -186,25 +194,22 @@ def _outer_edges(bends: Tensor, noise: float, mirrored: bool) -> Tensor:
 
 
 def _enough_panels(f: Function, t: Tensor, noise: float, bends: Tensor, error: float) -> int:
-    """How many panels give E f(t + noise z) to some error; 0 if as many as may be do not."""
-    last = _smoothed(f, t, noise, bends, _PANELS[0])
-    for panels, more in pairwise(_PANELS):
-        this = _smoothed(f, t, noise, bends, more)
-        if ((this - last).abs() <= error).all():
+    """The number of panels that gives E f(t + noise z) to within an error; 0 if none does."""
+    tried = ((panels, _smoothed(f, t, noise, bends, panels)) for panels in _PANELS)
+    for (panels, means), (_, finer) in pairwise(tried):
+        if ((finer - means).abs() <= error).all():
             return panels
-        last = this
     return 0
 
 
 def _smoothed(f: Function, t: Tensor, noise: float, bends: Tensor, panels: int) -> Tensor:
-    """E f(t + noise z) for every t (points,), by so many panels and more where f bends."""
+    """E f(t + noise z) for every t (points,), over some panels that are split where f bends."""
     edges = torch.linspace(-_REACH, _REACH, panels + 1, dtype=torch.float64)
     first, last = (torch.searchsorted(bends, t + side * noise) for side in (-_REACH, _REACH))
     most = panels + int((last - first).max())
     means = torch.empty_like(t)
-    for some in torch.split(
-        t.argsort(), max(1, _CHUNK // (15 * most))
-    ):  # neighbours see as many bends
+    neighbours = t.argsort()  # they are near the same bends
+    for some in torch.split(neighbours, max(1, _CHUNK // (15 * most))):
         seen = torch.arange(int((last - first)[some].max()))
         near = bends[(first[some, None] + seen).clamp(max=len(bends) - 1)]
         splits = ((near - t[some, None]) / noise).clamp(-_REACH, _REACH)
@@ -214,20 +219,20 @@ def _smoothed(f: Function, t: Tensor, noise: float, bends: Tensor, panels: int) 
 
 
 def check_variance(name: str, value: float) -> None:
-    """Refuse what is no variance."""
+    """Raise ValueError for what is no variance."""
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} is a variance, finite and at least 0: got {value}")
 
 
 def uniform_share(bias: Bias, sigma_b2: float) -> float:
-    """The part of q that is uniformly distributed."""
+    """The part of q that uniform biases add."""
     if bias not in get_args(Bias):
         raise unknown("bias", bias, get_args(Bias))
     return sigma_b2 if bias == "uniform" else 0.0
 
 
 def positive(name: str, q: ArrayLike) -> Array:
-    """Refuse what is no second moment of a signal."""
+    """The second moments as an array, or ValueError for what is none."""
     values = np.asarray(q, dtype=np.float64)
     if not (np.isfinite(values) & (values > 0)).all():
         raise ValueError(f"{name} is a second moment, finite and above 0: got {q!r}")

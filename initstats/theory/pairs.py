@@ -1,7 +1,7 @@
 """Correlations of many pairs of samples at once, each sample of its own length, to three digits.
 
-By Hermite series: for Gaussian u, v of correlation c, E f(u) f(v) = sum_k a_k(q_u) a_k(q_v) c^k
-with the normalized Hermite coefficients a_k of f (Poole et al. 2016, arXiv:1606.05340).
+For Gaussian u, v of correlation c, E f(u) f(v) = sum_k a_k(q_u) a_k(q_v) c^k with the normalized
+Hermite coefficients a_k of f (Poole et al. 2016, arXiv:1606.05340).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from initstats.theory.panels import Panels
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-_DEGREE = 32  # what a series leaves out is counted as the next degree
-_LENGTHS = 10  # of a panel, at which the coefficients are computed
-_POINTS, _REACH = 2400, 12.0
+_DEGREE = 32  # highest degree of a series; what it leaves out counts as the next degree
+_LENGTHS = 10  # second moments of a panel at which the coefficients are computed
+_POINTS, _REACH = 2400, 12.0  # points of their integrals, and the largest |z|
 
 _Z = (np.arange(_POINTS) + 0.5) * (2 * _REACH / _POINTS) - _REACH
 _DENSITY = np.exp(-(_Z**2) / 2) * (2 * _REACH / _POINTS) / math.sqrt(2 * math.pi)
@@ -33,10 +33,10 @@ _HERMITE = hermite_e.hermevander(_Z, _DEGREE) / _NORMS  # (points, degrees)
 
 
 class Correlations(NamedTuple):
-    """Of the activations of two samples, (pairs,) each; 0 where one of them is constant.
+    """Correlations of the activations of two samples, (pairs,) each; 0 where one is constant.
 
-    `value` is the correlation of phi(u) and phi(v), `square` that of their squares, and `radial`
-    the part of `square` that comes with the lengths of u and v over a layer's units.
+    `value` is that of phi(u) and phi(v), `square` that of their squares, and `radial` the part of
+    `square` that comes with the lengths of u and v over a layer's units.
     """
 
     value: Array
@@ -54,17 +54,12 @@ def correlations(activation: Activation, q: Array, pairs: Indices, c: Array) -> 
         pairs: the samples of each pair, (2, pairs).
         c: correlations of their pre-activations, (pairs,).
     """
-    u, v = _normalized(activation, q)[pairs]
+    series = _series(activation).at(q).reshape(len(q), 2, -1)  # of phi and of its square
+    sizes = np.sqrt(np.einsum("sfk,sfk->sf", series, series))
+    u, v = (series / np.where(sizes > 0, sizes, np.inf)[..., None])[pairs]
     powers = c[:, None] ** np.arange(1, _DEGREE + 2)
     value, square = (np.einsum("pk,pk,pk->p", u[:, f], v[:, f], powers) for f in (0, 1))
     return Correlations(value, square, u[:, 1, 1] * v[:, 1, 1] * c**2)
-
-
-def _normalized(activation: Activation, q: Array) -> Array:
-    """Coefficients of phi and of its square over their sizes, (samples, 2, degrees)."""
-    series = _series(activation).at(q).reshape(len(q), 2, -1)
-    sizes = np.sqrt(np.einsum("sfk,sfk->sf", series, series))
-    return np.asarray(series / np.where(sizes > 0, sizes, np.inf)[..., None])
 
 
 @lru_cache(maxsize=64)
@@ -78,7 +73,7 @@ def _of_lengths(activation: Activation, q: Array) -> Array:
     x = torch.from_numpy(np.sqrt(q)[:, None] * _Z)
     values: Array = activation(x).double().numpy()
     largest = np.abs(values[:, np.abs(_Z) < 4]).max()
-    values = values / (largest if largest > 0 else 1.0)  # which correlations do not depend on
+    values = values / (largest if largest > 0 else 1.0)  # correlations do not depend on it
     return np.hstack([_coefficients(values), _coefficients(values**2)])
 
 

@@ -1,12 +1,13 @@
-"""Functions of a second moment that cost much, interpolated where they are asked for often.
+"""Functions of a second moment that are costly, interpolated where they are asked for often.
 
-A panel is a factor e^2 wide: on it, Chebyshev polynomials in log q converge fast for what Gaussians
-smooth, kinks or not.
+A panel is a factor e^2 wide. On it, Chebyshev polynomials in log q converge fast to a mean over
+Gaussians, kinks or not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.polynomial import chebyshev
@@ -14,17 +15,17 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-_WIDTH = 2  # of a panel, in log q
-_CHUNK = 2**16  # entries interpolated at once
+_WIDTH = 2  # width of a panel in log q
+_CHUNK = 2**16  # most entries interpolated at once
 
 
+@dataclass
 class Panels:
     """The columns of a function of q, by panels of log q that are filled when first asked for."""
 
-    def __init__(self, function: Callable[[Array], Array], nodes: int) -> None:
-        """Take a function from the nodes of a panel, (nodes,), to (nodes, columns)."""
-        self.function, self.nodes = function, nodes
-        self.filled: dict[int, Array] = {}  # coefficients (nodes, columns)
+    function: Callable[[Array], Array]  # maps the nodes of a panel, (nodes,), to (nodes, columns)
+    nodes: int  # number of nodes of a panel
+    filled: dict[int, Array] = field(default_factory=dict)  # coefficients (nodes, columns)
 
     def at(self, q: Array) -> Array:
         """Columns (entries, columns) at q (entries,) > 0, at least one."""
@@ -33,13 +34,12 @@ class Panels:
 
     def _interpolated(self, log_q: Array) -> Array:
         numbers = np.floor(log_q / _WIDTH).astype(int)
-        parts = {int(number): np.flatnonzero(numbers == number) for number in np.unique(numbers)}
-        panels = [self._panel(number) for number in parts]
-        values = np.empty((log_q.size, panels[0].shape[1]))
-        for (number, inside), panel in zip(parts.items(), panels, strict=True):
+        panels = {int(number): self._panel(int(number)) for number in np.unique(numbers)}
+        values = np.empty((log_q.size, *next(iter(panels.values())).shape[1:]))
+        for number, panel in panels.items():
+            inside = numbers == number
             place = 2 * (log_q[inside] / _WIDTH - number) - 1
-            basis = chebyshev.chebvander(place, self.nodes - 1)
-            values[inside] = basis @ panel
+            values[inside] = chebyshev.chebvander(place, self.nodes - 1) @ panel
         return values
 
     def _panel(self, number: int) -> Array:

@@ -23,11 +23,11 @@ from initstats.theory.maps import (
     positive,
     product_moment,
 )
-from initstats.theory.propagation import jumps
 from initstats.theory.response import response
 
-_LEAST, _MOST = 1e-30, 1e30  # beyond which q counts as on its way to 0, or to infinity
+_LEAST, _MOST = 1e-30, 1e30  # q beyond these counts as on its way to 0, or to infinity
 _EQUAL = 1e-11  # relative change of q by a layer, or distance of chi from 1, that counts as none
+_PRECISION = {"xtol": 1e-14, "rtol": 1e-14}  # of log q, where a root is looked for
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class FixedPoint:
 
     Attributes:
         q_star: the second moment that reproduces itself; 0 where the signal dies out, inf where
-            it diverges. All else is then told at q = 1e-30, or 1e30.
+            it diverges. All other attributes are then those at q = 1e-30, or 1e30.
         chi_1: slope of the correlation map at c = 1, and the factor of a gradient's squared norm:
             below 1 ordered (gradients vanish), above 1 chaotic (they explode), 1 the edge.
-        chi_q: factor of an error in q; above 1, q_star is left at the slightest disturbance.
-        xi_q: layers in which an error in q changes by a factor e; inf where it does so slower.
-        xi_c: layers in which the correlation comes a factor e closer to c_star; likewise.
-        c_star: the correlation that samples run to: 1 in order, below 1 in chaos; NaN where all
-            correlations stay what they are.
+        chi_q: factor of an error in q; above 1, the slightest error leads away from q_star.
+        xi_q: layers in which an error in q changes by a factor e; inf where chi_q is 1.
+        xi_c: layers in which the correlation comes a factor e closer to c_star, or inf.
+        c_star: the correlation that samples run to: 1 in order, below 1 in chaos; NaN where every
+            correlation stays as it is.
     """
 
     q_star: float
@@ -73,7 +73,7 @@ class Edge:
 def fixed_point(fn: Phi, sigma_w2: float, sigma_b2: float = 0.0, q0: float = 1.0) -> FixedPoint:
     """The fixed point of the length map that pre-activations of second moment q0 run into.
 
-    q0 itself where it reproduces itself, be it stable or not.
+    It is q0 where q0 reproduces itself, stable or not.
 
     >>> round(fixed_point("shifted_relu", sigma_w2=2.0).q_star, 12) == round(math.pi / 8, 12)
     True
@@ -85,7 +85,7 @@ def fixed_point(fn: Phi, sigma_w2: float, sigma_b2: float = 0.0, q0: float = 1.0
     check_variance("sigma_w2", sigma_w2)
     check_variance("sigma_b2", sigma_b2)
     start = float(positive("q0", q0))
-    length_map(entry, start, sigma_w2, sigma_b2)  # must exist here, if not further on
+    length_map(entry, start, sigma_w2, sigma_b2)  # it must exist at q0, if not further on
 
     def length(q: float) -> float:
         try:
@@ -98,7 +98,7 @@ def fixed_point(fn: Phi, sigma_w2: float, sigma_b2: float = 0.0, q0: float = 1.0
     if math.isinf(length(at)):  # exploding beyond any number
         return FixedPoint(math.inf, math.inf, math.inf, 0.0, math.nan, math.nan)
     r = response(entry, at)
-    chi_1 = sigma_w2 * (math.inf if jumps(entry) else float(r.slope_square))
+    chi_1 = sigma_w2 * (math.inf if entry.jumps else float(r.slope_square))
     chi_q = sigma_w2 * float(r.square_1)
     if chi_q < -1 and q_star != start:
         raise ValueError(f"q runs into no fixed point, but into a cycle around {q_star:g}")
@@ -110,7 +110,7 @@ def fixed_point(fn: Phi, sigma_w2: float, sigma_b2: float = 0.0, q0: float = 1.0
 def edge_of_chaos(fn: Phi, sigma_b2: float = 0.0) -> Edge:
     """The sigma_w2 at which chi_1 = 1 where q reproduces itself: gradients keep their size.
 
-    Of several, the one of least q_star.
+    If there are several, it is the one of least q_star.
 
     >>> edge_of_chaos("tanh")
     Edge(sigma_w2=1.0, q_star=0.0, chi_q=1.0)
@@ -120,7 +120,7 @@ def edge_of_chaos(fn: Phi, sigma_b2: float = 0.0) -> Edge:
     """
     entry = activations.get(fn)
     check_variance("sigma_b2", sigma_b2)
-    if jumps(entry):
+    if entry.jumps:
         raise ValueError(f"{entry.name} has no edge of chaos: it jumps, so that chi_1 is infinite")
 
     def excess(log_q: float) -> float:
@@ -140,7 +140,7 @@ def edge_of_chaos(fn: Phi, sigma_b2: float = 0.0) -> Edge:
     for low, high in pairwise(scan):
         this = excess(high)
         if last * this < 0:
-            return _edge(entry, math.exp(brentq(excess, low, high, xtol=1e-14, rtol=1e-14)))
+            return _edge(entry, math.exp(brentq(excess, low, high, **_PRECISION)))
         last = this or last
     raise ValueError(
         f"{entry.name} has no edge of chaos at sigma_b2 = {sigma_b2:g}: where chi_1 is 1, a layer "
@@ -149,7 +149,7 @@ def edge_of_chaos(fn: Phi, sigma_b2: float = 0.0) -> Edge:
 
 
 def depth_scale(chi: float) -> float:
-    """Layers over which a factor chi a layer amounts to e: 1 / |log |chi||, inf at 1.
+    """Layers in which a factor chi per layer amounts to e or 1 / e: 1 / |log |chi||, inf at 1.
 
     >>> round(depth_scale(math.exp(-0.25)), 12)
     4.0
@@ -163,8 +163,6 @@ def depth_scale(chi: float) -> float:
 
 def _edge(entry: Activation, q_star: float) -> Edge:
     r = response(entry, 1.0 if math.isnan(q_star) else max(q_star, _LEAST))
-    if r.slope_square == 0:
-        raise ValueError(f"{entry.name} has no edge of chaos: its slope at 0 is 0, and so is chi_1")
     return Edge(float(1 / r.slope_square), q_star, float(r.square_1 / r.slope_square))
 
 
@@ -178,14 +176,14 @@ def _run(length: Callable[[float], float], start: float) -> float:
     if abs(direction) <= _EQUAL:
         return start
     while _LEAST < q < _MOST:
-        # As far as the map goes, which passes no root if it is monotone, and further where it
-        # creeps; if it decreases it leaps over the root.
+        # A step goes as far as the map does, or further where the map hardly moves. An increasing
+        # map passes no root; a decreasing one leaps over the root, and the sign of `pull` tells.
         beyond = max(length(q), q * stretch) if direction > 0 else min(length(q), q / stretch)
         if not _LEAST < beyond < _MOST:
             break
         there = pull(math.log(beyond))
         if abs(there) > _EQUAL and there * direction < 0:
-            return math.exp(brentq(pull, math.log(q), math.log(beyond), xtol=1e-14, rtol=1e-14))
+            return math.exp(brentq(pull, math.log(q), math.log(beyond), **_PRECISION))
         q, stretch = beyond, min(stretch**2, 4.0)
     return math.inf if direction > 0 else 0.0
 

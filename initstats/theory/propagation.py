@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -34,7 +33,7 @@ from initstats.theory.response import Response
 from initstats.theory.state import Activated, Joint, Law, State
 
 Array = NDArray[np.float64]
-Weights = Literal["independent", "orthogonal"]
+WeightKind = Literal["independent", "orthogonal"]
 PerLayer = float | Sequence[float] | NDArray[np.float64]
 
 
@@ -48,7 +47,7 @@ def propagate(
     c0: float | None = None,
     *,
     bias: Bias = "normal",
-    weights: Weights = "independent",
+    weights: WeightKind = "independent",
 ) -> pd.DataFrame:
     """What an infinitely wide stack of layers does to a signal, and how a finite width departs.
 
@@ -68,11 +67,11 @@ def propagate(
         study's table, so that both merge: `layer`, `tensor`, `direction` (forward), `mean`, `std`
         and `second_moment` (the q of theory) over samples and draws of the weights. At width H the
         variance of the second moment over draws is `V` / H and its mean is off by `g` / H, to first
-        order and for one sample; over many samples V is an upper bound. Of the layer, on both of
-        its rows: `chi_1`, by what a gradient's squared norm is multiplied on its way back from the
-        next layer (hence with the next layer's sigma_w2; the last with its own), and `chi_q`, by
-        what an error in q is multiplied on its way there. With `c0`, `sample_correlation`: the
-        product moment of two samples over the second moment.
+        order and for one sample; over many samples V is an upper bound. Both rows of a layer have
+        `chi_1`, the factor of a gradient's squared norm on its way back from the next layer (hence
+        with the next layer's sigma_w2; the last with its own), and `chi_q`, the factor of an error
+        in q on its way there. With `c0`, `sample_correlation`: the product moment of two samples
+        over the second moment.
 
     >>> table = propagate("relu", sigma_w2=1.0, depth=3)
     >>> table.query("tensor == 'preactivation'")["second_moment"].round(9).tolist()
@@ -88,7 +87,7 @@ def propagate(
         raise ValueError(f"c0 is a correlation, between -1 and 1: got {c0}")
     with np.errstate(over="ignore", invalid="ignore"):  # a signal may leave float64
         layers = list(_layers(entry, sigma_w2, sigma_b2, depth, q0, c0, bias, weights))
-        rows = [row for number, layer in enumerate(layers, 1) for row in _rows(number, layer)]
+        rows = [row for number, layer in enumerate(layers, 1) for row in _rows(number, *layer)]
     return pd.DataFrame(rows)
 
 
@@ -104,10 +103,10 @@ def gradient_factors(
 ) -> Array:
     """The squared norm of a gradient at every layer's pre-activations over that at the last one's.
 
-    (depth,), from the first layer to the last, where it is 1: the product of `chi_1` on the way,
-    its mean over samples. Sums over units, not means: where the width changes, means have another
-    factor of n_next / n. Backward weights count as independent of forward ones, which is exact
-    for rectifiers and off by O(1 / width) otherwise (Schoenholz et al. 2017).
+    An array (depth,), from the first layer to the last, where it is 1: the product of `chi_1` on
+    the way, its mean over samples. A norm is a sum over units: where the width changes, means have
+    another factor of n_next / n. Backward weights count as independent of forward ones, which is
+    exact for rectifiers and off by O(1 / width) otherwise (Schoenholz et al. 2017).
 
     >>> gradient_factors("relu", depth=3).tolist()
     [1.0, 1.0, 1.0]
@@ -117,22 +116,22 @@ def gradient_factors(
     """
     entry = activations.get(fn)
     layers = list(_layers(entry, sigma_w2, sigma_b2, depth, q0, None, bias, "independent"))
-    factors = np.ones((depth, *layers[0].activated.square.shape))
+    factors = np.ones((depth, *layers[0][0].square.shape))
     for number in range(depth - 2, -1, -1):
-        factors[number] = layers[number].chi_1 * factors[number + 1]
+        factors[number] = layers[number][1] * factors[number + 1]
     return np.asarray(factors.reshape(depth, -1).mean(axis=1))
 
 
 def relu_log_length(widths: Sequence[int], sigma_w2: float = 2.0) -> tuple[float, float]:
     """Mean and variance of log(q at the end / q at the start) for one sample in a relu net.
 
-    Exact at every width: of n units, k ~ Binomial(n, 1/2) fire, and the next q is sigma_w^2 q
-    chi^2_k / n. In many layers log q is normal: to leading order of variance 5 / n a layer, so
-    that the typical (median) net lies below the mean, by exp(-variance / 2) in q. Given that some
-    unit fires in every layer: none does with probability 2^-n (Hanin & Nica 2018).
+    They are exact at every width, given that some unit fires in every layer (none does with
+    probability 2^-n): of n units, k ~ Binomial(n, 1/2) fire, and the next q is sigma_w^2 q chi^2_k
+    / n. After many layers log q is normal, with a variance of about 5 / n a layer, so that the
+    typical (median) net lies below the mean, by exp(-variance / 2) in q (Hanin & Nica 2018).
 
     Args:
-        widths: units of each layer on the way.
+        widths: number of units of each layer on the way.
         sigma_w2: fan_in times the variance of a weight, without biases.
 
     >>> mean, variance = relu_log_length([50] * 10)
@@ -156,27 +155,15 @@ def relu_log_length(widths: Sequence[int], sigma_w2: float = 2.0) -> tuple[float
     return mean, variance
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """A layer's activations, and the factors of the way to the next layer, shaped as q0."""
-
-    activated: Activated
-    chi_1: Array
-    chi_q: Array
-
-
-@dataclass(frozen=True)
-class _OnePair:
+def _one_pair(activation: Activation, state: State, r: Response) -> Joint:
     """Two samples of one length, whose kernel is integrated exactly."""
-
-    def behind(self, activation: Activation, state: State, r: Response) -> Joint:
-        q, k = float(state.square), float(state.k)
-        found = np.array(np.nan)
-        if 0 < q < math.inf and not math.isnan(k):
-            k = min(max(k, -q), q)  # beyond which only rounding could carry it
-            uniform = state.law.uniform_bias
-            found = np.array(product_moment(activation.function, q, k, uniform, activation.kinks))
-        return Joint(found, found - r.mean**2, np.array(np.nan))
+    q, k = float(state.square), float(state.k)
+    found = np.array(np.nan)
+    if 0 < q < math.inf and not math.isnan(k):
+        k = min(max(k, -q), q)  # rounding may carry it beyond
+        uniform = state.law.uniform_bias
+        found = np.array(product_moment(activation.function, q, k, uniform, activation.kinks))
+    return Joint(found, found - r.mean**2, np.array(np.nan))
 
 
 def _layers(
@@ -187,37 +174,29 @@ def _layers(
     q0: ArrayLike,
     c0: float | None,
     bias: Bias,
-    weights: Weights,
-) -> Iterator[_Layer]:
-    """Every layer, by the step that studies are predicted by."""
+    weights: WeightKind,
+) -> Iterator[tuple[Activated, Array, Array]]:
+    """The activations of every layer, and chi_1 and chi_q, shaped as q0."""
     if depth < 1:
         raise ValueError(f"depth is a number of layers, at least 1: got {depth}")
-    if weights not in get_args(Weights):
-        raise unknown("weights", weights, get_args(Weights))
+    if weights not in get_args(WeightKind):
+        raise unknown("weights", weights, get_args(WeightKind))
     w2, b2 = _per_layer("sigma_w2", sigma_w2, depth), _per_layer("sigma_b2", sigma_b2, depth)
     radial = float(weights == "independent")
     laws = [Law(w, b, uniform_share(bias, b), radial) for w, b in zip(w2, b2, strict=True)]
     q = positive("q0", q0)
-    state = State.of_data(q) if c0 is None else State.of_data(q, np.asarray(c0 * q), _OnePair())
+    state = State.of_data(q) if c0 is None else State.of_data(q, np.asarray(c0 * q), _one_pair)
     for number, law in enumerate(laws):
         state = activated = state.through(law, 1).activated(entry)
         r, following = activated.response, laws[min(number + 1, depth - 1)].sigma_w2
-        slope_square = np.full_like(r.square, math.inf) if jumps(entry) else r.slope_square
-        yield _Layer(activated, following * slope_square, following * r.square_1)
+        slope_square = np.full_like(r.square, math.inf) if entry.jumps else r.slope_square
+        yield activated, following * slope_square, following * r.square_1
 
 
-def jumps(entry: Activation) -> bool:
-    """Whether phi jumps, so that its slope does not tell how inputs are told apart."""
-    try:
-        return math.isinf(entry.gain.chi_1)
-    except ValueError:  # no gain at q = 1
-        return False
-
-
-def _rows(number: int, layer: _Layer) -> Iterator[dict[str, object]]:
-    factors = {"chi_1": float(np.mean(layer.chi_1)), "chi_q": float(np.mean(layer.chi_q))}
-    both = {"preactivation": layer.activated.before, "activation": layer.activated}
-    for tensor, state in both.items():
+def _rows(
+    number: int, activated: Activated, chi_1: Array, chi_q: Array
+) -> Iterator[dict[str, object]]:
+    for tensor, state in (("preactivation", activated.before), ("activation", activated)):
         mean, square = (float(np.mean(values)) for values in (state.mean, state.square))
         row = {
             "layer": number,
@@ -226,13 +205,13 @@ def _rows(number: int, layer: _Layer) -> Iterator[dict[str, object]]:
             "mean": mean,
             "std": math.sqrt(max(square - mean**2, 0.0)) if math.isfinite(square) else square,
             "second_moment": square,
-            **factors,
+            "chi_1": float(np.mean(chi_1)),
+            "chi_q": float(np.mean(chi_q)),
             "V": float(np.mean(state.V)),
             "g": float(np.mean(state.g)),
         }
         if state.pairs is not None:
-            known = 0 < square < math.inf
-            c = float(state.k) / square if known else math.nan
+            c = float(state.k) / square if 0 < square < math.inf else math.nan
             row["sample_correlation"] = min(max(c, -1.0), 1.0)
         yield row
 

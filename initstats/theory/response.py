@@ -1,15 +1,15 @@
 """What an activation makes of pre-activations h: the moments of phi(h) as functions of q = E h^2.
 
 A wide layer's h is N(0, q) over the draw of the weights (Poole et al. 2016, arXiv:1606.05340).
-Where biases are uniform, as torch's are, it is not: h is the sum of a Gaussian and a uniform
-variable, of known density. Derivatives with respect to q turn the Gaussian part's variance w; the
-heat equation, d density / dw = (d^2 density / dx^2) / 2, gives them without a derivative of phi.
+Where biases are uniform, as torch's are, h is the sum of a Gaussian and a uniform variable; its
+density p is known, too. Derivatives by q are those by the variance w of the Gaussian part; the heat
+equation, dp/dw = (d^2 p / dx^2) / 2, gives them without a derivative of phi.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,14 +22,13 @@ from initstats.theory.panels import Panels
 
 Array = NDArray[np.float64]
 
-_NODES = 22  # of a panel of w: errors of 1e-11 for smooth and kinked phi
+_NODES = 22  # nodes of a panel of w: errors of 1e-11 for smooth and kinked phi
 _TINY = 1e-300  # stands for w = 0, where derivatives are limits
 _ROUGH = 1e-6  # w over phi(0)^2 below which rounding would swamp the derivatives
-_PLAIN = 6  # moments that are no derivatives by q
+_PLAIN = 6  # moments before the derivatives by q
 
 
-@dataclass(frozen=True)
-class Response:
+class Response(NamedTuple):
     """Moments of phi(h), arrays of the shape of q. What does not exist is inf.
 
     Attributes:
@@ -56,8 +55,10 @@ class Response:
     square_1: Array
     square_2: Array
 
-
-NAMES = tuple(field.name for field in fields(Response))
+    @property
+    def noise(self) -> Array:
+        """Var phi(h)^2 over units: what makes the next layer's second moment fluctuate."""
+        return self.fourth - self.square**2
 
 
 @one_thread()
@@ -74,18 +75,20 @@ def response(activation: Activation, q: ArrayLike, uniform_bias: float = 0.0) ->
     """
     w = np.asarray(q, dtype=np.float64) - uniform_bias
     flat = w.ravel()
-    values = np.full((len(NAMES), w.size), np.nan)
+    values = np.full((len(Response._fields), w.size), np.nan)
     finite = np.isfinite(flat)
     values[:, finite] = _at(activation, uniform_bias, np.maximum(flat[finite], _TINY))
-    if uniform_bias == 0:
-        values[:_PLAIN, flat <= _TINY] = _still(activation, values[:_PLAIN, flat <= _TINY])
-    return Response(*values.reshape(len(NAMES), *w.shape))
+    if uniform_bias == 0:  # h may be 0; the slope's moment stays a limit
+        y = _at_zero(activation)
+        still = np.ix_(np.array([0, 1, 2, 4, 5]), flat <= _TINY)
+        values[still] = np.array([[y], [y**2], [y**4], [y < 0], [y == 0]])
+    return Response(*values.reshape(len(values), *w.shape))
 
 
 def _at(activation: Activation, uniform_bias: float, w: Array) -> Array:
     """The moments (moments, entries) at any w (entries,) > 0: a few exactly, many interpolated."""
     if w.size == 0:
-        return np.empty((len(NAMES), 0))
+        return np.empty((len(Response._fields), 0))
     if w.size > _NODES:
         return np.ascontiguousarray(_panels(activation, uniform_bias).at(w).T)
     distinct, where = np.unique(w, return_inverse=True)
@@ -98,8 +101,8 @@ def _panels(activation: Activation, uniform_bias: float) -> Panels:
 
 
 def _moments(activation: Activation, uniform_bias: float, w: Array) -> Array:
-    """The moments (moments, values) in the order of `NAMES` at some w (values,) > 0."""
-    at_zero = float(activation(torch.zeros(1, dtype=torch.float64)))
+    """The moments (moments, values) as in `Response` at some w (values,) > 0."""
+    at_zero = _at_zero(activation)
     higher = np.maximum(w, 0.0 if uniform_bias else _ROUGH * at_zero**2)
 
     def part(w: Array, which: slice) -> Array:
@@ -111,8 +114,5 @@ def _moments(activation: Activation, uniform_bias: float, w: Array) -> Array:
     return np.vstack([part(w, slice(0, _PLAIN)), part(higher, slice(_PLAIN, None))])
 
 
-def _still(activation: Activation, values: Array) -> Array:
-    """The plain moments at q = 0, but for that of the slope, which stays a limit."""
-    y = float(activation(torch.zeros(1, dtype=torch.float64)))
-    known = np.array([y, y**2, y**4, np.nan, y < 0, y == 0])[:, None]
-    return np.where(np.isnan(known), values, known)
+def _at_zero(activation: Activation) -> float:
+    return float(activation(torch.zeros(1, dtype=torch.float64)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from initstats.theory.response import Response, response
 
 Array = NDArray[np.float64]
 
-_NOTHING = 1e-12  # relative length that makes no difference to a mean
+_NOTHING = 1e-12  # relative second moment that makes no difference to a mean
 _UNKNOWN: Any = np.float64(np.nan)
 
 
@@ -33,9 +33,9 @@ class Law(NamedTuple):
     Attributes:
         sigma_w2: fan_in times the variance of a weight.
         sigma_b2: variance of a bias.
-        uniform_bias: the part of q that biases add and that is uniform: sigma_b2, or 0.
-        radial: share of the fluctuation of a pre-activation's length over units that independent
-            weights have: 1; for orthogonal ones less, 0 where they keep every length.
+        uniform_bias: the part of q that uniform biases add: sigma_b2, or 0.
+        radial: fluctuation of the length of h over a layer's units, as a share of that under
+            independent weights: 1 for these, 0 for orthogonal weights that keep every length.
     """
 
     sigma_w2: float
@@ -48,42 +48,33 @@ _NO_LAW = Law(np.nan)
 
 
 class Joint(NamedTuple):
-    """Two samples' activations, (pairs,) each.
+    """What is known of the activations of pairs of samples, arrays (pairs,)."""
 
-    Attributes:
-        k: E phi(u) phi(v).
-        covariance: of phi(u) and phi(v).
-        V: covariance over draws of both second moments, times the width; NaN where not known.
-    """
-
-    k: Array
-    covariance: Array
-    V: Array
+    k: Array  # E phi(u) phi(v)
+    covariance: Array  # of phi(u) and phi(v), over units and draws
+    V: Array  # covariance over draws of their second moments, times the width; NaN where not known
 
 
-class Pairs(Protocol):
-    """Which samples are looked at together."""
-
-    def behind(self, activation: Activation, state: State, r: Response) -> Joint:
-        """What an activation makes of the pairs of a state of pre-activations."""
+Pairs = Callable[[Activation, "State", Response], Joint]
+"""What an activation makes of the pairs of samples in a state of pre-activations."""
 
 
 @dataclass(frozen=True)
 class State:
-    """A layer's tensor: arrays have an entry for each sample, and for each position of images.
+    """A layer's tensor. Arrays have an entry for each sample, and for each position of images.
 
     What is not known is NaN.
 
     Attributes:
-        square: second moment over units and draws: the q of pre-activations.
-        mean: over units and draws.
+        square: second moment over units and draws; for pre-activations, q.
+        mean: mean over units and draws.
         V: variance of the second moment over draws, times the width.
         g: what a finite width adds to the second moment, times the width.
         k: product moment of both samples of each pair, (pairs,).
         V_pairs: covariance over draws of their second moments, times the width.
-        pairs: which samples these are; None where no pairs are followed.
-        law: of the weights that gave pre-activations.
-        width: units.
+        pairs: gives what is behind an activation; None where no pairs are followed.
+        law: law of the weights that gave pre-activations.
+        width: number of units.
     """
 
     square: Array
@@ -98,13 +89,7 @@ class State:
 
     @classmethod
     def of_data(cls, q: Array, k: Array = _UNKNOWN, pairs: Pairs | None = None) -> State:
-        """Samples of second moments q: certain, so that nothing fluctuates.
-
-        Args:
-            q: |x|^2 / n of each sample.
-            k: x_a . x_b / n of each pair.
-            pairs: which samples these are.
-        """
+        """Samples of q = |x|^2 / n and pairs of k = x_a . x_b / n: nothing fluctuates."""
         nothing = np.zeros_like(q)
         return cls(q, nothing, nothing, nothing, k, np.zeros_like(k), pairs)
 
@@ -114,8 +99,11 @@ class State:
         q = sigma_w^2 E x^2 + sigma_b^2, and likewise for pairs.
         """
         w2, b2 = law.sigma_w2, law.sigma_b2
+        q = w2 * self.square + b2
+        if isinstance(self, Activated) and self.pairs is not None:
+            q = np.maximum(q, _NOTHING * np.nanmax(q))  # less would only cost time
         return State(
-            square=self._followed(w2 * self.square + b2),
+            square=q,
             mean=np.zeros_like(self.square),
             V=w2**2 * self.V,
             g=w2 * self.g,
@@ -134,8 +122,9 @@ class State:
         """
         r = response(activation, self.square, self.law.uniform_bias)
         w = self.square - self.law.uniform_bias
-        noise = unit_noise(r) - (1 - self.law.radial) * radial_noise(r, w)
-        joint = self.pairs.behind(activation, self, r) if self.pairs else Joint(*3 * [_UNKNOWN])
+        of_length = 2 * (w * r.square_1) ** 2  # the noise that comes with the length of h
+        noise = r.noise - (1 - self.law.radial) * of_length
+        joint = self.pairs(activation, self, r) if self.pairs else Joint(*3 * [_UNKNOWN])
         return Activated(
             square=np.where(np.isinf(self.square), np.inf, r.square),
             mean=r.mean,
@@ -151,62 +140,29 @@ class State:
         )
 
     def shifted(self, slope: Array, curvature: Array) -> Array:
-        """Width times the shift of a moment of phi(h), whose derivatives by q are given."""
+        """Width times the shift of a moment of phi(h), given its first two derivatives by q."""
         w = self.square - self.law.uniform_bias
-        kept = (1 - self.law.radial) * w**2  # lengths that do not fluctuate over units
+        kept = (1 - self.law.radial) * w**2  # the part of lengths that does not fluctuate
         return np.asarray(slope * self.g + curvature * (self.V / 2 - kept))
 
     def over_positions(self, function: Callable[[Array], Array]) -> State:
-        """The second moments that a layer's positions see of an image's; all else is not known."""
+        """The second moments that the positions of a layer read; all else is not known."""
         seen = np.asarray(function(self.square))
         return State(seen, np.zeros_like(seen))
-
-    def _followed(self, q: Array) -> Array:
-        return q
 
 
 @dataclass(frozen=True)
 class Activated(State):
-    """Activations, and the pre-activations behind them.
+    """Activations, and the pre-activations that they come from."""
 
-    Attributes:
-        before: the pre-activations.
-        response: the moments of phi at their second moments.
-        covariance: of the activations of both samples of each pair, over units and draws.
-    """
-
-    before: State = field(kw_only=True)
-    response: Response = field(kw_only=True)
-    covariance: Array = field(kw_only=True)
-
-    def _followed(self, q: Array) -> Array:
-        """q, but for what is nothing beside the largest: it would only cost time."""
-        return q if self.pairs is None else np.maximum(q, _NOTHING * np.nanmax(q))
+    before: State = field(kw_only=True)  # the pre-activations
+    response: Response = field(kw_only=True)  # the moments of phi at their second moments
+    covariance: Array = field(kw_only=True)  # as in `Joint`
 
 
 @dataclass(frozen=True)
 class Cotangent:
-    """What theory knows of a gradient.
+    """What theory knows of a gradient."""
 
-    Attributes:
-        square: mean over units of its square, an entry for each sample (and position).
-        given: whether it is the gradient that was put in at the end.
-    """
-
-    square: Array
-    given: bool = True
-
-
-def unit_noise(r: Response) -> Array:
-    """Var phi(h)^2: over units, what makes the next second moment fluctuate."""
-    return r.fourth - r.square**2
-
-
-def radial_noise(r: Response, w: Array) -> Array:
-    """The part of `unit_noise` that comes with the length of h: orthogonal weights have none.
-
-    Args:
-        r: moments of phi(h).
-        w: variance of the Gaussian part of h.
-    """
-    return 2 * (w * r.square_1) ** 2
+    square: Array  # mean over units of its square, an entry for each sample (and position)
+    given: bool = True  # whether it is the gradient that was put in at the end

@@ -92,6 +92,6 @@ def write_benchmark(folder: str | Path, results: Mapping[str, Any]) -> Path:
 
 
 def _printed(rows: pd.DataFrame) -> Table:
-    """A table whose first column are the names of its rows."""
+    """A table whose first column holds the names of its rows."""
     columns = [Column("", "text"), *(Column(str(name), "number") for name in rows)]
     return printed(rows.rename_axis("").reset_index(), columns)

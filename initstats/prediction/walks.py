@@ -54,12 +54,6 @@ class _Walk:
             raise Unpredicted
         return law
 
-    def keep(self, state: Activated) -> None:
-        self.tape.append(state)
-
-    def kept(self) -> Activated:
-        return self.tape.pop()
-
     def go(self, network: Serial, data: State, *, backward: bool) -> str | None:
         """Forward and back; why not further, empty where a law is unknown, None at the end."""
         try:
@@ -89,6 +83,8 @@ class _OfLengths(_Walk):
         place = (block.layer, block.tensor, "forward")
         if isinstance(state, Activated):
             self.rows[place] = activation_row(self.samples, self.activation, state)
+            if bends(state.response, state.before.square):
+                self._note = _INDEPENDENT
             return
         if self.lost:
             raise Unpredicted(LOST)
@@ -108,11 +104,6 @@ class _OfLengths(_Walk):
     def go(self, network: Serial, data: State, *, backward: bool) -> str | None:
         self._note = ""
         return super().go(network, data, backward=backward)
-
-    def keep(self, state: Activated) -> None:
-        super().keep(state)
-        if bends(state.response, state.before.square):
-            self._note = _INDEPENDENT
 
 
 @dataclass

@@ -70,7 +70,7 @@ RATIOS = (
     ),
     Ratio("engine_torch", "engine", "kernels in pure torch over numba's", _by_size(*5 * [2.0])),
 )
-"""What is compared."""
+"""The ratios that are compared, in the order of the table."""
 
 
 def ratios(timings: pd.DataFrame) -> pd.DataFrame:

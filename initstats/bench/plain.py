@@ -70,7 +70,7 @@ def networks(
 
 def _module(layer: Linear, init: str, generator: torch.Generator) -> nn.Module:
     out, channels = layer.weight[:2]
-    # on meta, as what layers draw on their own comes from the global random state
+    # a layer on meta draws nothing of its own from the global random state
     module = (
         nn.Conv2d(channels, out, layer.kernel, layer.stride, layer.padding, device="meta")
         if isinstance(layer, Conv)
@@ -93,7 +93,7 @@ def hooked(model: nn.Sequential, observe: Callable[[Tensor], Seen]) -> Iterator[
 
 
 def course_set(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What courses record of an output: its mean, its std, a histogram over a chosen range."""
+    """The statistics that courses record: mean, std, a histogram over a chosen range."""
     return x.mean(), x.std(), x.histc(40, 0.0, 10.0)
 
 

@@ -53,7 +53,7 @@ def memory(samples: Iterable[int] = (1_000, 10_000, 50_000), workload: str = "S"
 def efficiency(
     *, rounds: int = 3, quick: bool = False, progress: Progress | None = None
 ) -> pd.DataFrame:
-    """How much faster two worker processes get through a study than one does.
+    """The speedup of a study by two worker processes over one.
 
     Rates are those of the middle half of the study's cells: the two processes take some seconds to
     start, which hardly matter in a long study, and at the end one waits for the other. Results are
@@ -80,7 +80,7 @@ def gpu(
     quick: bool = False,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """How much faster a GPU gets through a study than one worker process.
+    """The speedup of a study by a GPU over one worker process.
 
     Args:
         device: the GPU, as torch spells it.

@@ -67,7 +67,7 @@ VARIANTS = {
     "course_hooks": "plain, with hooks that append mean, std and a histogram to lists",
     "whole_hooks": "plain, with hooks that compute the whole statistics set by torch calls",
 }
-"""What is timed."""
+"""The variants that are timed, and their meanings."""
 
 SAMPLED = {"course_hooks": 4, "whole_hooks": 4}
 """Variants too slow for every activation: a round takes one in so many, the next round others."""

@@ -81,10 +81,10 @@ def quantiles(counts: NDArray[np.int64], minimum: Array, maximum: Array) -> dict
 
 
 def _position(share: Array, density: Array, width: Array) -> Array:
-    """How far into its bin (0 to 1) a share of the bin's entries reaches, for a linear density.
+    """The place in a bin (0 to 1) below which a share of its entries lies, for a linear density.
 
     Args:
-        share: (...), the share of the entries.
+        share: (...), the share of the bin's entries.
         density, width: (3, ...), those of the bin in the middle and of its neighbours. The slope
             is that between the neighbours, but at most twice the smaller of the slopes on both
             sides, and 0 at a peak or a trough (van Leer's limiter, 1977).

@@ -28,7 +28,7 @@ Place = tuple[int, str, str]
 
 
 class Signal(NamedTuple):
-    """What is known of a tensor before anything runs.
+    """The facts about a tensor that are known before anything runs.
 
     Attributes:
         units: units of a layer, channels of an image, features of a flat sample.
@@ -66,7 +66,7 @@ class Weights(NamedTuple):
 
 
 class Run(Protocol):
-    """What a block calls while a tile of samples goes through it under one activation.
+    """The functions that a block calls while a tile of samples goes through it.
 
     Attributes:
         tape: tensors that are kept for the way back; the last one kept is the first one taken.
@@ -91,7 +91,7 @@ class Run(Protocol):
 
 
 class Expectation(Protocol):
-    """What a block calls while theory goes through it under one init and activation.
+    """The functions that a block calls while theory goes through it.
 
     Attributes:
         activation: the one in use.
@@ -168,11 +168,11 @@ class Block(ABC):
 
     @abstractmethod
     def expect(self, state: State, at: Expectation) -> State:
-        """What `forward` does, for what theory knows of a signal."""
+        """The counterpart of `forward` for the facts that theory knows of a signal."""
 
     @abstractmethod
     def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
-        """What `backward` does, for what theory knows of a gradient."""
+        """The counterpart of `backward` for the facts that theory knows of a gradient."""
 
 
 @dataclass(frozen=True)

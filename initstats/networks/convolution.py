@@ -126,7 +126,7 @@ class Conv(Linear):
 
         A tap that sees nothing but padding is left out.
         """
-        down, along = self._seen(0), self._seen(1)
+        down, along = self._spans(0), self._spans(1)
         return [
             ((..., i, j, rows, across, WHOLE), (..., from_rows, from_across, WHOLE))
             for (i, (rows, from_rows)), (j, (across, from_across)) in product(
@@ -141,7 +141,7 @@ class Conv(Linear):
         down, along = (
             [
                 (tap, unseen)
-                for tap, (seen, _) in enumerate(self._seen(axis))
+                for tap, (seen, _) in enumerate(self._spans(axis))
                 for unseen in (slice(0, seen.start), slice(seen.stop, side))
                 if unseen.start < unseen.stop
             ]
@@ -152,7 +152,7 @@ class Conv(Linear):
             *((..., j, WHOLE, across, WHOLE) for j, across in along),
         ]
 
-    def _seen(self, axis: int) -> list[tuple[slice, slice]]:
+    def _spans(self, axis: int) -> list[tuple[slice, slice]]:
         """Each tap along an axis: the outputs where it sees the plane, and the inputs it sees."""
         outputs, inputs = self.outputs.sides[axis], self.reads.sides[axis]
         seen, step = [], self.stride

@@ -1,4 +1,4 @@
-"""What a network is, and how a function that lists blocks becomes one."""
+"""Networks as entries, and the decorator that makes one of a function that lists blocks."""
 
 from __future__ import annotations
 

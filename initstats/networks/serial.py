@@ -70,26 +70,26 @@ class Serial(Block):
         return drawn
 
     def forward(self, x: Tensor, at: Run) -> Tensor:
-        """From the first block to the last."""
+        """The output of the last block, each reading that of the one before."""
         for block in self.blocks:
             x = block.forward(x, at)
         return x
 
     def backward(self, gradient: Tensor, at: Run, *, inward: bool = True) -> Tensor:
-        """From the last block to the first."""
+        """The gradient of the input, taken from the last block to the first."""
         for block in reversed(self.blocks):
             further = inward or block is not self.blocks[0]
             gradient = block.backward(gradient, at, inward=further)
         return gradient
 
     def expect(self, state: State, at: Expectation) -> State:
-        """From the first block to the last."""
+        """The output of the last block, each reading that of the one before."""
         for block in self.blocks:
             state = block.expect(state, at)
         return state
 
     def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
-        """From the last block to the first."""
+        """The gradient of the input, taken from the last block to the first."""
         for block in reversed(self.blocks):
             further = inward or block is not self.blocks[0]
             cotangent = block.pull(cotangent, at, inward=further)

@@ -46,7 +46,7 @@ def run_stack(
         seeds: name the draws; all have one quotient by `settings.batch`, and so share a pass.
         split: the samples, already limited to `settings.samples`.
         fit: the samples that a data-dependent init is fitted on.
-        settings: what the run has chosen.
+        settings: the choices of the run.
 
     Raises:
         ValueError: seeds that do not share a pass; an activation that changes its input; an init

@@ -17,10 +17,6 @@ from initstats.stack.numerics import exact_numerics
 
 Product = Literal["torch", "onednn"]
 
-CLEARLY = 1.2
-"""oneDNN is left where it takes so many times as long: not at once, so that two runs on one machine
-choose the same library."""
-
 
 def product(name: Product, matrix: Tensor, x: Tensor) -> Tensor:
     """matrix @ x.
@@ -54,4 +50,5 @@ def fastest_product() -> Product:
             return "torch"
         torchs = min(repeat(lambda: product("torch", matrix, x), number=1, repeat=9))
         onednns = min(repeat(lambda: product("onednn", matrix, x), number=1, repeat=9))
-    return "torch" if onednns > CLEARLY * torchs else "onednn"
+    # a margin, so that two runs on one machine choose the same library
+    return "torch" if onednns > 1.2 * torchs else "onednn"

@@ -1,4 +1,4 @@
-"""What a run of a stack chooses once."""
+"""The choices that a run makes once."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from initstats.stack.products import Product, fastest_product
 
 DType = Literal["float32", "float64", "bfloat16"]
 
-SEEDS_AT_ONCE = 16
-"""Seeds that share a pass on a GPU, whose kernels would be over too soon for one."""
-
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run chooses once: with the cell's key, these determine every bit of its numbers.
+    """The choices of a run: with the cell's key, they determine every bit of its numbers.
 
     Args:
         depth: number of layers.
@@ -65,7 +62,8 @@ class Settings:
             raise ValueError(
                 f"device: {self.device!r} cannot be used here ({reason}); without it, use 'cpu'"
             ) from error
-        return replace(asked, tile=2**23, kernels="torch", batch=min(seeds, SEEDS_AT_ONCE))
+        # seeds share a pass on a GPU, whose kernels would be over too soon for one
+        return replace(asked, tile=2**23, kernels="torch", batch=min(seeds, 16))
 
     @property
     def place(self) -> dict[str, Any]:

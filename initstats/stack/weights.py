@@ -20,7 +20,7 @@ from initstats.stack.products import Product, product
 from initstats.stack.settings import Settings
 
 FIT_SAMPLES = 256
-"""How many training images a data-dependent init is fitted on."""
+"""Number of training images that a data-dependent init is fitted on."""
 
 ByLayer = dict[int, Weights]
 """The weights of a network, by the number of the layer."""

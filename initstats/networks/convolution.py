@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
 from typing import Any, Self
 
 import numpy as np
@@ -126,43 +125,38 @@ class Conv(Linear):
 
         A tap that sees nothing but padding is left out.
         """
-        down, along = self._spans(0), self._spans(1)
         return [
             ((..., i, j, rows, across, WHOLE), (..., from_rows, from_across, WHOLE))
-            for (i, (rows, from_rows)), (j, (across, from_across)) in product(
-                enumerate(down), enumerate(along)
-            )
+            for i, (rows, from_rows, _) in enumerate(self._spans(0))
+            for j, (across, from_across, _) in enumerate(self._spans(1))
             if rows.start < rows.stop and across.start < across.stop
         ]
 
     @cached_property
     def _paddings(self) -> list[Index]:
         """The parts of the patches where the taps see padding."""
-        down, along = (
-            [
-                (tap, unseen)
-                for tap, (seen, _) in enumerate(self._spans(axis))
-                for unseen in (slice(0, seen.start), slice(seen.stop, side))
-                if unseen.start < unseen.stop
-            ]
-            for axis, side in enumerate(self.outputs.sides)
-        )
         return [
-            *((..., i, WHOLE, rows, WHOLE, WHOLE) for i, rows in down),
-            *((..., j, WHOLE, across, WHOLE) for j, across in along),
+            (..., tap, WHOLE, part, *behind)
+            for axis, behind in enumerate(((WHOLE, WHOLE), (WHOLE,)))
+            for tap, (_, _, unseen) in enumerate(self._spans(axis))
+            for part in unseen
         ]
 
-    def _spans(self, axis: int) -> list[tuple[slice, slice]]:
-        """Each tap along an axis: the outputs where it sees the plane, and the inputs it sees."""
+    def _spans(self, axis: int) -> list[tuple[slice, slice, list[slice]]]:
+        """Each tap along an axis: the outputs where it sees the plane, the inputs that it sees
+        there, and the outputs where it sees padding.
+        """
         outputs, inputs = self.outputs.sides[axis], self.reads.sides[axis]
-        seen, step = [], self.stride
+        spans, step = [], self.stride
         for tap in range(self.kernel):
             shift = tap - self.padding
             first = min(max(0, -(shift // step)), outputs)
             stop = max(min(outputs, (inputs - 1 - shift) // step + 1), first)
             window = slice(first * step + shift, (stop - 1) * step + shift + 1, step)
-            seen.append((slice(first, stop), window))
-        return seen
+            parts = slice(0, first), slice(stop, outputs)
+            unseen = [part for part in parts if part.start < part.stop]
+            spans.append((slice(first, stop), window, unseen))
+        return spans
 
 
 def _fast(x: Tensor) -> Any:

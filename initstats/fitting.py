@@ -19,9 +19,9 @@ def fit_std(
     Args:
         std: measures the output.
         divide: divides the weights by a factor.
-        target: the std wanted.
-        tolerance: on it, relative.
-        rounds: divisions at most.
+        target: the std that is wanted.
+        tolerance: largest relative difference from it.
+        rounds: largest number of divisions.
 
     Returns:
         The last std measured; 0 or not finite where the weights cannot be fitted.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import initstats as ist
 from initstats.moments import BINS, STATISTICS, Kernels, Moments, bin_edges, kernels_torch
-from initstats.moments.histogram import QUANTILES, finite_bins
+from initstats.moments.histogram import FINITE_BINS, QUANTILES
 from initstats.moments.table import FIELDS, Field, Summary, register_statistic
 
 Array = NDArray[Any]
@@ -578,7 +578,7 @@ def test_bin_edges_ascend_without_gaps() -> None:
     np.testing.assert_array_equal(low, -high[::-1])
     assert (low[:-1] <= low[1:]).all()
     assert (low <= high).all()
-    low, high = low[finite_bins()][BINS // 2 - 7 :], high[finite_bins()][BINS // 2 - 7 :]
+    low, high = low[FINITE_BINS][BINS // 2 - 7 :], high[FINITE_BINS][BINS // 2 - 7 :]
     np.testing.assert_array_equal(high[:-1], low[1:])
     assert low[0] == 2.0**-129
     assert low[-1] == 1.875 * 2.0**127
@@ -609,7 +609,7 @@ def test_finite_values_stay_finite(kernels: Kernels) -> None:
     values = [1e39, -1e300, 3.5e38, LARGEST, INF, -INF, NAN, 1e-300]
     tile = torch.tensor([values], dtype=torch.float64)
     counts = measured([tile], kernels).histogram[0]
-    inside = counts[finite_bins()]
+    inside = counts[FINITE_BINS]
     assert [int(n) for n in (counts.sum(), inside.sum(), inside[0], inside[-1])] == [8, 5, 1, 3]
 
 
@@ -633,7 +633,7 @@ def test_the_histogram_holds_what_was_taken_and_is_finite(kernels: Kernels) -> N
     unit, entry = np.indices(x.shape)
     taken = entry % 8 == unit % 8
     counts = measured(tiles, kernels, every=8).histogram[0]
-    assert counts[finite_bins()].sum() == 8 * (taken & np.isfinite(x)).sum()
+    assert counts[FINITE_BINS].sum() == 8 * (taken & np.isfinite(x)).sum()
     assert counts.sum() == 8 * taken.sum()
 
 

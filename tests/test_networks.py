@@ -310,6 +310,8 @@ def test_what_is_no_network_is_refused(network: Any, message: str) -> None:
         (Serial(Dense(3), Conv(4)), (1, 8, 8), r"needs images of shape .* has shape \(3,\)"),
         (Activate(), (9,), "an activation needs a layer with weights before it, such as Dense"),
         (Serial(), (9,), "network 'own' has no layer with weights at depth 2"),
+        (Serial(Dense(3), Activate(), Activate()), (9,), "two activations behind layer 1, .* one"),
+        (Serial(Dense(9), Residual(Activate()), Activate()), (9,), "two activations behind layer"),
         (Residual(Dense(4)), (9,), "a residual branch must give what it reads, 9 units"),
         (Residual(Conv(4)), (1, 8, 8), "1 units over .8, 8.: it gives 4 over .8, 8."),
     ],

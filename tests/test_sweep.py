@@ -406,8 +406,8 @@ def choose(monkeypatch: pytest.MonkeyPatch, **choices: Any) -> None:
     """New runs make these choices of their engine, as on another machine."""
     suited = Settings.suited
 
-    def changed(*sizes: int, **asked: Any) -> Settings:
-        return replace(suited(*sizes, **asked), **choices)
+    def changed(settings: Settings, seeds: int) -> Settings:
+        return replace(suited(settings, seeds), **choices)
 
     monkeypatch.setattr(Settings, "suited", changed)
 

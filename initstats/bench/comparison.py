@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-SIZES = ("S10", "S", "M", "M512", "C")
+from initstats.bench.timing import WORKLOADS
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Ratio:
 
     Attributes:
         above, below: the variants.
-        meaning: in words.
-        goals: by workload, where there is one.
-        at_most: whether the goal is an upper bound; else a lower one.
+        meaning: the ratio in words.
+        goals: the goal of each workload that has one.
+        at_most: whether a goal is an upper bound; else it is a lower one.
     """
 
     above: str
@@ -35,7 +35,7 @@ class Ratio:
 
 
 def _by_size(*goals: float) -> dict[str, float]:
-    return dict(zip(SIZES, goals, strict=True))
+    return dict(zip(WORKLOADS, goals, strict=True))
 
 
 RATIOS = (
@@ -70,7 +70,7 @@ RATIOS = (
     ),
     Ratio("engine_torch", "engine", "kernels in pure torch over numba's", _by_size(*5 * [2.0])),
 )
-"""What is compared."""
+"""The ratios that are compared, in the order of the table."""
 
 
 def ratios(timings: pd.DataFrame) -> pd.DataFrame:

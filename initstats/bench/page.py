@@ -1,4 +1,4 @@
-"""What the benchmark found: a file for programs, and a page for readers."""
+"""The results of the benchmark: a file for programs, and a page for readers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def from_json(text: str) -> dict[str, Any]:
 
 
 def whole_runs(results: Mapping[str, Any]) -> dict[str, str]:
-    """What whole runs take, in words, with the goals that they are held against."""
+    """The time and memory of whole runs in words, with the goals that they are held against."""
     found = {}
     for name, term in (("efficiency", "two workers"), ("gpu", "a GPU")):
         if name in results:
@@ -92,6 +92,6 @@ def write_benchmark(folder: str | Path, results: Mapping[str, Any]) -> Path:
 
 
 def _printed(rows: pd.DataFrame) -> Table:
-    """A table whose first column are the names of its rows."""
+    """A table whose first column holds the names of its rows."""
     columns = [Column("", "text"), *(Column(str(name), "number") for name in rows)]
     return printed(rows.rename_axis("").reset_index(), columns)

@@ -1,10 +1,10 @@
-"""What one would write without us: a network of torch's layers, and hooks that record from it."""
+"""What one would write by hand: a network of torch's layers, and hooks that record from it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from initstats import activations, inits
+from initstats.moments.histogram import HALF, QUANTILES, SHIFT
 from initstats.networks import Conv, Linear, get
 from initstats.stack import generator_for
 
@@ -31,12 +32,10 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "softplus": F.softplus,
 }
-"""The activations as one writes them with torch: out of place, apart from our own entries."""
+"""The activations as one writes them with torch: out of place, and independent of the entries."""
 
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-SHIFT, HALF, EVERY = 20, 2**11, 8
-"""The leading bits of a float32 (sign, exponent, three of the fraction) are its bin; one entry in
-eight is counted."""
+EVERY = 8
+"""One entry in so many is counted in the histogram."""
 
 
 class Function(nn.Module):
@@ -71,7 +70,7 @@ def networks(
 
 def _module(layer: Linear, init: str, generator: torch.Generator) -> nn.Module:
     out, channels = layer.weight[:2]
-    # on meta, as what layers draw on their own comes from the global random state
+    # a layer on meta draws nothing of its own from the global random state
     module = (
         nn.Conv2d(channels, out, layer.kernel, layer.stride, layer.padding, device="meta")
         if isinstance(layer, Conv)
@@ -86,27 +85,23 @@ def _module(layer: Linear, init: str, generator: torch.Generator) -> nn.Module:
 def hooked(model: nn.Sequential, observe: Callable[[Tensor], Seen]) -> Iterator[list[Seen]]:
     """Hooks on every layer and function that append what they observe to a list, in order."""
     seen: list[Seen] = []
-    handles = [
-        part.register_forward_hook(lambda part, inputs, output: seen.append(observe(output)))
-        for part in model
-    ]
-    try:
+    with ExitStack() as hooks:
+        for part in model:
+            hook = part.register_forward_hook(lambda *of: seen.append(observe(of[-1])))
+            hooks.enter_context(hook)
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def course_set(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What courses record of an output: its mean, its std, a histogram over a chosen range."""
+    """The statistics that courses record: mean, std, a histogram over a chosen range."""
     return x.mean(), x.std(), x.histc(40, 0.0, 10.0)
 
 
 def whole_set(x: Tensor) -> dict[str, Tensor]:
     """All statistics of the table by an ordinary torch call each, units in dimension 1.
 
-    In float32, and defined where all entries are finite. Quantiles are from a histogram as ours, by
-    the leading bits of one entry in eight: a sort would cost more than all else together.
+    They are float32, and defined if all entries are finite. Quantiles come from the engine's kind
+    of histogram, of the leading bits of one entry in eight: a sort would cost more than all else.
     """
     samples = [dim for dim in range(x.ndim) if dim != 1]
     mean, std, second_moment = x.mean(), x.std(), (x * x).mean()
@@ -142,7 +137,7 @@ def _quantiles(x: Tensor) -> Tensor:
     counts = torch.bincount((taken.view(torch.int32) >> SHIFT) + HALF, minlength=2 * HALF)
     # patterns of negative numbers come first, the largest of them last
     counts = torch.cat([counts[:HALF].flip(0), counts[HALF:]])
-    below = (torch.tensor(QUANTILES) * len(taken)).long()
+    below = (torch.tensor([*QUANTILES.values()]) * len(taken)).long()
     bins = torch.searchsorted(counts.cumsum(0), below, right=True)
     magnitude = torch.where(bins < HALF, HALF - 1 - bins, bins - HALF)
     edge = (magnitude << SHIFT).to(torch.int32).view(torch.float32)

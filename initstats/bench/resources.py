@@ -1,10 +1,9 @@
-"""What whole runs take: memory, and time with one worker, with two, and on a GPU."""
+"""The memory that whole runs take, and their time with one worker, with two, and on a GPU."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from tempfile import TemporaryDirectory
@@ -14,42 +13,38 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from initstats import activations, inits
-from initstats.bench.timing import ACTIVATIONS, INIT, SEED, WORKLOADS
+from initstats.bench.timing import ACTIVATIONS, INIT, WORKLOADS, run_engine
 from initstats.data import Dataset, load_data
 from initstats.machine import added_memory
 from initstats.moments import warm_up
-from initstats.networks import get
-from initstats.registry import unknown
-from initstats.stack import Settings, run_stack
+from initstats.stack import Settings
 from initstats.sweep import Grid, Progress, run_sweep
 
 GOALS = {"speedup": 1.8, "megabytes": 60, "seconds": 45}
-"""At least so much faster with two workers; at most so much memory, so long a default study."""
+"""The least speedup with two workers, the most memory, the longest time of the default study."""
 
 
 def memory(samples: Iterable[int] = (1_000, 10_000, 50_000), workload: str = "S") -> pd.DataFrame:
-    """Peak memory of a workload above that of the process with its data loaded.
+    """Peak memory that a workload adds to a process that holds the data.
 
-    Each is measured in a process of its own, whose modules, kernels and images (all of MNIST, as
-    bytes) are there before.
+    Each is measured in a process of its own, which has loaded modules, kernels and images (all of
+    MNIST, as bytes) before.
 
     Args:
-        samples: how many of the training images stream through.
+        samples: numbers of training images to stream through.
         workload: a name of `WORKLOADS`.
 
     Returns:
-        `samples` and `megabytes`, a row each.
+        One row for each of `samples`: `samples` and `megabytes`.
 
     Raises:
         ValueError: an unknown workload.
         ChildProcessError: a process failed.
     """
-    if workload not in WORKLOADS:
-        raise unknown("workload", workload, WORKLOADS)
+    name = WORKLOADS[workload].name
     code = "from initstats.bench.resources import added; print(added({}, {!r}))".format
     rows = [
-        (number, float(_elsewhere("measuring memory", "-c", code(number, workload))))
+        (number, float(_elsewhere("measuring memory", "-c", code(number, name))))
         for number in samples
     ]
     return pd.DataFrame(rows, columns=["samples", "megabytes"])
@@ -58,16 +53,16 @@ def memory(samples: Iterable[int] = (1_000, 10_000, 50_000), workload: str = "S"
 def efficiency(
     *, rounds: int = 3, quick: bool = False, progress: Progress | None = None
 ) -> pd.DataFrame:
-    """How much faster two worker processes get through a study than one does.
+    """The speedup of a study by two worker processes over one.
 
-    Rates are those of the middle half of the study's cells: the two processes need some seconds to
-    start, which long studies do not notice, and at the end one waits for the other. Results are
+    Rates are those of the middle half of the study's cells: the two processes take some seconds to
+    start, which hardly matter in a long study, and at the end one waits for the other. Results are
     kept on disk, as always.
 
     Args:
-        rounds: how often; each runs the study on one process, then on two.
+        rounds: number of rounds; each runs the study on one process, then on two.
         quick: a smaller study, once.
-        progress: told of every study.
+        progress: called after every study.
 
     Returns:
         One row a round: `round`, cells a second of `one` and of `two` workers, their `speedup`.
@@ -85,10 +80,10 @@ def gpu(
     quick: bool = False,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """How much faster a GPU gets through a study than one worker process.
+    """The speedup of a study by a GPU over one worker process.
 
     Args:
-        device: which one.
+        device: the GPU, as torch spells it.
         rounds, quick, progress: as in `efficiency`.
 
     Returns:
@@ -114,7 +109,7 @@ def _study(**fields: Any) -> Grid:
 def _speedups(
     ways: Mapping[str, Callable[[], float]], rounds: int, progress: Progress | None
 ) -> pd.DataFrame:
-    """Rates of two ways to do the same in turn, and how much faster the second is."""
+    """Rates of two ways to do the same, taken in turn, and how much faster the second is."""
     rows = []
     for number in range(rounds):
         rates = []
@@ -127,11 +122,7 @@ def _speedups(
 
 
 def study(*, quick: bool = False) -> float:
-    """Seconds by the clock that the default study takes from the command line, its report too.
-
-    Args:
-        quick: a smaller study.
-    """
+    """Seconds by the clock that the default study, or a quick one, takes, with its report."""
     small = ["--depth", "4", "--seeds", "2", "--samples", "500"] if quick else []
     with TemporaryDirectory() as folder:
         began = perf_counter()
@@ -157,7 +148,7 @@ def _rate(grid: Grid, data: Dataset, workers: int) -> float:
 
 
 def _elsewhere(what: str, *arguments: str) -> str:
-    """What another interpreter prints."""
+    """The output of another interpreter."""
     command = [sys.executable, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -166,12 +157,8 @@ def _elsewhere(what: str, *arguments: str) -> str:
 
 
 def added(samples: int, workload: str) -> float:
-    """Megabytes by which a workload raises this process's peak, its data being loaded."""
+    """Megabytes that a workload adds to this process's peak, once its data are loaded."""
     chosen, split = WORKLOADS[workload], load_data().train.first(samples)
-    settings = Settings.suited(chosen.depth, samples)
-    entries = [activations.get(name) for name in ACTIVATIONS]
-    init = inits.get(INIT)
+    settings = Settings(chosen.depth, samples).suited()
     warm_up()
-    network = get(chosen.network).on(split.shape, chosen.width, chosen.depth)
-    stack = (network, init, entries, [SEED], split, None, settings)
-    return added_memory(lambda: deque(run_stack(*stack), maxlen=0))
+    return added_memory(partial(run_engine, chosen, split, settings))

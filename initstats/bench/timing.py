@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from operator import itemgetter
 from time import process_time
 
 import pandas as pd
@@ -18,7 +17,7 @@ from initstats.bench.plain import FUNCTIONS, course_set, hooked, networks, whole
 from initstats.data import Split, load_data
 from initstats.gaussian import one_thread
 from initstats.networks import get
-from initstats.registry import unknown
+from initstats.registry import Catalog
 from initstats.stack import Settings, run_stack
 from initstats.sweep import Progress
 
@@ -46,17 +45,17 @@ class Workload:
         return replace(self, name=f"{self.name} quick", depth=depth, samples=samples)
 
 
-WORKLOADS = {
-    workload.name: workload
-    for workload in (
-        Workload("S10", "mlp", 50, 10, 10_000),
-        Workload("S", "mlp", 50, 50, 10_000),
-        Workload("M", "mlp", 256, 20, 5_000),
-        Workload("M512", "mlp", 512, 20, 2_000),
-        Workload("C", "cnn", 8, 4, 10_000),
-    )
-}
+WORKLOADS: Catalog[Workload] = Catalog("workload")
 """Small and middling stacks, and the lesson's conv net."""
+
+for _workload in (
+    Workload("S10", "mlp", 50, 10, 10_000),
+    Workload("S", "mlp", 50, 50, 10_000),
+    Workload("M", "mlp", 256, 20, 5_000),
+    Workload("M512", "mlp", 512, 20, 2_000),
+    Workload("C", "cnn", 8, 4, 10_000),
+):
+    WORKLOADS.add_one(_workload.name, _workload, meaning="", module=__name__)
 
 VARIANTS = {
     "engine": "the engine with the whole statistics set; it draws its weights, too",
@@ -68,7 +67,7 @@ VARIANTS = {
     "course_hooks": "plain, with hooks that append mean, std and a histogram to lists",
     "whole_hooks": "plain, with hooks that compute the whole statistics set by torch calls",
 }
-"""What is timed."""
+"""The variants that are timed, and their meanings."""
 
 SAMPLED = {"course_hooks": 4, "whole_hooks": 4}
 """Variants too slow for every activation: a round takes one in so many, the next round others."""
@@ -90,33 +89,34 @@ def run(
     happens once (imports, compilation) happens before. All run the same weights over the same
     samples under the same activations. Hooks sit on every layer and every function, which give the
     tensors that the engine measures; they run under a quarter of the activations in each round,
-    another one every time, and count four times. Seconds are those of the processor: on an idle
-    machine the clock's, on a busy one without the time that other programs took.
+    another one every time, and count four times. Seconds are processor time, which leaves out what
+    other programs take.
 
-    The plain forward takes all samples in one batch. Where that is larger than the cache it waits
-    for memory most of the time, as the engine does not: the conv net is several times faster in
-    batches, which is why `plain_batched` stands beside it.
+    The plain forward takes all samples in one batch. If that is larger than the cache, the plain
+    forward waits for memory most of the time, while the engine does not: the conv net is several
+    times faster in batches, which is why `plain_batched` is timed too.
 
     Args:
         workloads: names of `WORKLOADS`, or workloads of one's own.
-        rounds: how often.
+        rounds: number of rounds.
         quick: shallower stacks, a tenth of the samples, and two rounds at most.
-        progress: told of every timing.
+        progress: called after every timing.
 
     Returns:
         One row per workload, variant and round: `workload variant round seconds`; the variants of
-        `EVEN_ROUNDS` have no rows in the others.
+        `EVEN_ROUNDS` have rows in even rounds alone.
 
     Raises:
         ValueError: an unknown workload, or less than one round.
     """
     if rounds < 1:
         raise ValueError(f"rounds: at least one is needed, not {rounds}")
-    chosen = [_workload(workload) for workload in workloads]
+    chosen = [each if isinstance(each, Workload) else WORKLOADS[each] for each in workloads]
     if quick:
         chosen, rounds = [workload.quick for workload in chosen], min(rounds, 2)
     split = load_data().valid
-    plan = _plan(rounds)
+    odd = [name for name in reversed(VARIANTS) if name not in EVEN_ROUNDS]
+    plan = [(name, n) for n in range(rounds) for name in (odd if n % 2 else VARIANTS)]
     timings = []
     with one_thread():
         for workload in chosen:
@@ -129,26 +129,18 @@ def run(
     return table.astype({name: pd.CategoricalDtype(order) for name, order in orders.items()})
 
 
-def _workload(workload: str | Workload) -> Workload:
-    if isinstance(workload, Workload):
-        return workload
-    if workload not in WORKLOADS:
-        raise unknown("workload", workload, WORKLOADS)
-    return WORKLOADS[workload]
-
-
-def _plan(rounds: int) -> list[tuple[str, int]]:
-    """What is timed when: variants and rounds, in order."""
-    even = [(name, number) for number in range(0, rounds, 2) for name in VARIANTS]
-    names = [name for name in reversed(VARIANTS) if name not in EVEN_ROUNDS]
-    odd = [(name, number) for number in range(1, rounds, 2) for name in names]
-    return sorted(even + odd, key=itemgetter(1))
+def run_engine(workload: Workload, split: Split, settings: Settings) -> None:
+    """Measure a workload's stack over samples, under all of its activations."""
+    network = get(workload.network).on(split.shape, workload.width, workload.depth)
+    entries = [activations.get(name) for name in ACTIVATIONS]
+    for _ in run_stack(network, inits.get(INIT), entries, [SEED], split, None, settings):
+        pass
 
 
 def _timings(
     workload: Workload, split: Split, plan: Iterable[tuple[str, int]]
 ) -> Iterator[tuple[str, int, float]]:
-    """Variant, round and seconds."""
+    """Variant, round and seconds of every timing."""
     for call in _calls(replace(workload, depth=2, samples=1), split).values():
         call(0)
     calls = _calls(workload, split)
@@ -159,18 +151,15 @@ def _timings(
 
 
 def _calls(workload: Workload, split: Split) -> dict[str, Callable[[int], object]]:
-    """What is timed of a workload: by variant, what to call with the round's number."""
+    """The calls that are timed, by variant; each takes the number of the round."""
     split = split.first(workload.samples)
     shape = split.shape if workload.network == "cnn" else split.raw.shape[1:]
     x = split.x.view(len(split), *shape)
     size = (workload.network, workload.width, workload.depth)
     plain = list(networks(*size, split.shape, init=INIT, seed=SEED).values())
-    init, entries = inits.get(INIT), [activations.get(name) for name in ACTIVATIONS]
 
     def engine(settings: Settings, number: int) -> None:
-        network = get(workload.network).on(split.shape, workload.width, workload.depth)
-        for _ in run_stack(network, init, entries, [SEED], split, None, settings):
-            pass
+        run_engine(workload, split, settings)
 
     def forward(batch: int, number: int) -> None:
         with torch.inference_mode():
@@ -184,7 +173,7 @@ def _calls(workload: Workload, split: Split) -> dict[str, Callable[[int], object
                 with hooked(model, observe):
                     model(x)
 
-    settings = Settings.suited(workload.depth, len(split))
+    settings = Settings(workload.depth, len(split)).suited()
     return {
         "engine": partial(engine, settings),
         "engine_off": partial(engine, replace(settings, kernels="off")),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
 from mmap import ACCESS_COPY, mmap
-from types import ModuleType
 from typing import Literal, get_args
 
 import numpy as np
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from initstats.moments import kernels_torch
-from initstats.moments.table import BINS, FIELDS, STATISTICS, own_fields, summarize_units
+from initstats.moments.table import BINS, FIELDS, STATISTICS, summarize_units
 from initstats.registry import unknown
 
 Kernels = Literal["numba", "torch", "off"]
@@ -23,11 +21,11 @@ class Moments:
     """Accumulates the statistics of several tensors (slots) that have the same number of units.
 
     Args:
-        slots: how many tensors.
+        slots: number of tensors.
         units: rows of each tensor.
         every: one entry in `every` of each unit goes into the histogram, with that weight.
-            Neighbouring units give different entries, the same ones however the entries are split
-            into tiles. All other statistics see all entries.
+            Neighbouring units give different entries; the choice does not depend on how the entries
+            are split into tiles. All other statistics see all entries.
         kernels: `numba` (CPU), `torch` (any device), or `off`, which measures nothing.
         device: where the tensors are.
 
@@ -56,16 +54,20 @@ class Moments:
             raise unknown("kernels", kernels, get_args(Kernels))
         if kernels == "numba" and torch.device(device).type != "cpu":
             raise ValueError(f"numba kernels run on the CPU, not on {device}: use kernels='torch'")
+        if kernels == "numba":
+            from initstats.moments import kernels_numba  # numba takes half a second to load
+
+            self._add = kernels_numba.add
         self.every = every
         self.kernels = kernels
-        self.own = own_fields()
+        self.own = {name: entry.field for name, entry in STATISTICS.items() if entry.field}
         self.fields = (*FIELDS, *self.own)
         starts = {"min": torch.inf, "max": -torch.inf}
         starts |= {name: field.start for name, field in self.own.items()}
         self.units = torch.tensor(
             [starts.get(name, 0.0) for name in self.fields], dtype=torch.float64, device=device
         ).repeat(slots, units, 1)
-        # fresh from the system, a page takes memory once it is written, and most bins never are
+        # a page fresh from the system takes no memory until it is written; most bins never are
         fresh = mmap(-1, slots * BINS * torch.int64.itemsize, access=ACCESS_COPY)
         self.histogram = torch.frombuffer(fresh, dtype=torch.int64).view(slots, BINS).to(device)
 
@@ -73,13 +75,13 @@ class Moments:
         """Add a tile to a slot, or one to each of several. An empty tile changes nothing.
 
         Args:
-            slot: which tensor the tile belongs to; or a slice of them.
+            slot: the tensor that the tile belongs to; or a slice of tensors.
             x: (units, entries), one row a unit; for several slots (slots, units, entries). Any
-                floating type, half precisions are read as float32.
+                floating type; half precisions are read as float32.
 
         Raises:
-            ValueError: another shape.
-            TypeError: not a floating type.
+            ValueError: x has another shape.
+            TypeError: x has no floating type.
         """
         slots = range(len(self.units))[slot] if isinstance(slot, slice) else None
         axes = (self.units.shape[1],) if slots is None else (len(slots), self.units.shape[1])
@@ -99,10 +101,10 @@ class Moments:
             return
         units, histogram, tiles = self.units.numpy(), self.histogram.numpy(), x.numpy()
         for one, tile in zip(slots, tiles, strict=True) if slots else [(slot, tiles)]:
-            _numba().add(units[one], histogram[one], tile, self.every)
+            self._add(units[one], histogram[one], tile, self.every)
 
     def merge(self, other: Moments) -> None:
-        """Add all that another accumulator of as many slots and units has seen.
+        """Add everything that another accumulator of as many slots and units has seen.
 
         Raises:
             ValueError: the slots or units differ in number, or statistics with a field of their
@@ -136,10 +138,10 @@ class Moments:
         return column
 
     def _merge_own(self, slot: int | slice, added: dict[str, Tensor]) -> None:
-        """Merge numbers of a tile, ([slots,] units) each, with those of the statistics' own fields.
+        """Merge numbers, ([slots,] units) each, into the statistics' own fields.
 
         Raises:
-            ValueError: another shape.
+            ValueError: they have another shape.
         """
         for place, (name, field) in enumerate(self.own.items(), len(FIELDS)):
             kept = self.units[slot][..., place]
@@ -155,11 +157,3 @@ def warm_up() -> None:
     """Compile (or load) the numba kernels now, so that no worker compiles them again."""
     for dtype in (torch.float32, torch.float64):
         Moments(slots=1, units=1).add(0, torch.zeros(1, 1, dtype=dtype))
-
-
-@cache
-def _numba() -> ModuleType:
-    """The numba kernels, imported on first use: numba takes half a second to load."""
-    from initstats.moments import kernels_numba
-
-    return kernels_numba

@@ -1,7 +1,7 @@
-"""The histogram without a range to choose: a value's bin is the leading bits of its float32.
+"""The histogram, which needs no range: a value's bin is the leading bits of its float32.
 
-Sign, exponent and the first three fraction bits make 4,096 bins, eight an octave, so 1e-30 and
-1e+30 both land; a bin is at most 12.5% wide. Bins are kept in ascending order of value.
+Sign, exponent and the first three fraction bits make 4,096 bins, eight an octave, from 1e-38 to
+1e+38; a bin is at most 12.5% wide. Bins are kept in ascending order of value.
 Magnitudes below 2**-129 count as zero.
 """
 
@@ -17,16 +17,10 @@ SHIFT = 23 - FRACTION_BITS
 HALF = 1 << (8 + FRACTION_BITS)
 """Bins of one sign."""
 BINS = 2 * HALF
-QUANTILES = {
-    "q01": 0.01,
-    "q05": 0.05,
-    "q25": 0.25,
-    "q50": 0.5,
-    "q75": 0.75,
-    "q95": 0.95,
-    "q99": 0.99,
-}
+QUANTILES = {f"q{percent:02}": percent / 100 for percent in (1, 5, 25, 50, 75, 95, 99)}
 _INFINITE = HALF - (1 << FRACTION_BITS)
+FINITE_BINS = slice(HALF - _INFINITE, HALF + _INFINITE)
+"""The bins of finite values."""
 
 
 def bin_edges() -> tuple[Array, Array]:
@@ -48,11 +42,6 @@ def bin_edges() -> tuple[Array, Array]:
     return np.concatenate([-high[::-1], low]), np.concatenate([-low[::-1], high])
 
 
-def finite_bins() -> slice:
-    """The bins that finite values fall into."""
-    return slice(HALF - _INFINITE, HALF + _INFINITE)
-
-
 def quantiles(counts: NDArray[np.int64], minimum: Array, maximum: Array) -> dict[str, Array]:
     """The seven quantiles of each histogram, never outside the bin nor beyond the extremes.
 
@@ -61,14 +50,15 @@ def quantiles(counts: NDArray[np.int64], minimum: Array, maximum: Array) -> dict
         minimum, maximum: (slots,), the smallest and largest finite entry.
 
     Returns:
-        One array (slots,) a quantile; NaN where the histogram is empty. At a point mass inside a
-        bin the error is up to the bin's width (12.5% of the value, less beside the extremes). For
-        smooth densities the slope across bins is followed: the error is below 1% of the standard
-        deviation up to |mean| = 2 std, 4% at 5 std, and grows as bins get wider than the density.
+        One array (slots,) for each quantile; NaN where the histogram is empty. At a point mass
+        inside a bin the error is at most the bin's width (12.5% of the value, less beside the
+        extremes). Smooth densities are taken as linear across a bin: the error is below 1% of the
+        standard deviation up to |mean| = 2 std, 4% at 5 std, and grows as bins get wider than the
+        density.
     """
     low, high = bin_edges()
-    finite = range(BINS)[finite_bins()]
-    used = finite.start + np.flatnonzero(counts[:, finite_bins()].any(axis=0))
+    finite = range(BINS)[FINITE_BINS]
+    used = finite.start + np.flatnonzero(counts[:, FINITE_BINS].any(axis=0))
     if not len(used):
         return {name: np.full(len(counts), np.nan) for name in QUANTILES}
     rows = np.arange(len(counts))[:, None]
@@ -91,13 +81,13 @@ def quantiles(counts: NDArray[np.int64], minimum: Array, maximum: Array) -> dict
 
 
 def _position(share: Array, density: Array, width: Array) -> Array:
-    """How far into its bin (0 to 1) a share of the bin's entries reaches, for a linear density.
+    """The place in a bin (0 to 1) below which a share of its entries lies, for a linear density.
 
     Args:
-        share: (...), the share of the entries.
+        share: (...), the share of the bin's entries.
         density, width: (3, ...), those of the bin in the middle and of its neighbours. The slope
-            is that between the neighbours, but at most twice the smaller of the slopes to either
-            side, and 0 at a peak or a trough (van Leer's limiter, 1977).
+            is that between the neighbours, but at most twice the smaller of the slopes on both
+            sides, and 0 at a peak or a trough (van Leer's limiter, 1977).
     """
     step, gap = np.diff(density, axis=0), (width[:-1] + width[1:]) / 2
     limit = np.where(step.prod(axis=0) > 0, 2 * np.abs(step / gap).min(axis=0), 0.0)

@@ -7,7 +7,7 @@ NaN, infinities, magnitudes at the ends of the exponent's range, or one entry in
 others are lost.
 
 Positions are unsigned: an index that cannot be negative needs no check, and loops over it become
-vectors. Functions are given a row and where to start and stop, as a slice would be counted.
+vectors. Functions take a row, a start and a stop, counted as in a slice.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _read_as(context: Any, number: Any, like: Any) -> Any:
 
 @_compiled(fastmath=_REAL)
 def _survey(x, start, stop, signed, unsigned):  # type: ignore[no-untyped-def]
-    """Smallest and largest entry from start on, NaN where there is one, and the sum.
+    """Smallest and largest entry, NaN if one of them is, and the sum.
 
     The extremes are those of the bits as integers: LLVM vectorizes them and not those of floats
     that may be NaN. As unsigned, negative numbers are the largest, and ascend with magnitude.
@@ -172,8 +172,8 @@ def _merge(row, n, scale, mean, m2, m3, m4):  # type: ignore[no-untyped-def]
 def _swallows(low, high, total):  # type: ignore[no-untyped-def]
     """Whether one entry is so large that its rounding hides the other extreme and the sum of all.
 
-    The other entries then all deviate from the mean by the same number, so that adding their powers
-    up in float32 would round each time in the same direction.
+    All other entries then deviate from the mean by the same number, and float32 sums of their
+    powers would round in the same direction each time.
     """
     large, small = max(-low, high), min(abs(low), abs(high))
     return abs(total) == large and small > 0 and large + small == large
@@ -181,7 +181,7 @@ def _swallows(low, high, total):  # type: ignore[no-untyped-def]
 
 @_compiled()
 def _add_block(row, x, start, stop, layout):  # type: ignore[no-untyped-def]
-    """The entries of one unit from start on into its fields, `row`."""
+    """Add entries of one unit to its fields, `row`."""
     signed, unsigned, smallest, largest = layout
     low, high, total = _survey(x, start, stop, signed, unsigned)
     n = np.int64(stop - start)
@@ -215,7 +215,7 @@ def _add_block(row, x, start, stop, layout):  # type: ignore[no-untyped-def]
 
 @_compiled()
 def _merge_sums(row, n, scale, shift, s1, s2, s3, s4):  # type: ignore[no-untyped-def]
-    """Sums of powers about `shift` become central moments, then merge."""
+    """Turn sums of powers about `shift` into central moments, and merge them."""
     c = s1 / n
     m2 = s2 - c * s1
     m3 = s3 - 3 * c * s2 + 2 * c * c * s1
@@ -225,7 +225,7 @@ def _merge_sums(row, n, scale, shift, s1, s2, s3, s4):  # type: ignore[no-untype
 
 @_compiled()
 def _count_bins(even, odd, patterns, first, every):  # type: ignore[no-untyped-def]
-    """Every `every`-th entry from the `first` on, into the bins of its leading bits.
+    """Count every `every`-th entry, from the `first` on, in the bin of its leading bits.
 
     Two tables take turns, so that a run of equal values does not wait for its own last store.
     """
@@ -250,7 +250,7 @@ def _add_counts(histogram, even, odd, every):  # type: ignore[no-untyped-def]
 
 @_compiled(nogil=True)
 def _add(units, histogram, x, patterns, layout, every):  # type: ignore[no-untyped-def]
-    """All rows of a tile: see `add`."""
+    """Add all rows of a tile."""
     even, odd = np.zeros(BINS, np.uint32), np.zeros(BINS, np.uint32)
     length = np.uint64(x.shape[1])
     for u in range(x.shape[0]):
@@ -273,21 +273,14 @@ _LAYOUTS = {
 
 
 def add(units: Array, histogram: Array, x: Array, every: int) -> None:
-    """Add a tile to the fields of its units and to the histogram, in place.
-
-    Args:
-        units: (units, fields) float64.
-        histogram: (BINS,) int64.
-        x: (units, entries), float32 or float64, C-contiguous.
-        every: one entry in `every` goes into the histogram, with that weight.
-    """
+    """Add a tile (units, entries), float32 or float64, C-contiguous: see `kernels_torch.add`."""
     single = x if x.dtype == np.float32 else _single(x)
     _add(units, histogram, x, single.view(np.uint32), _LAYOUTS[x.dtype], every)
 
 
 @_compiled()
 def _single(x):  # type: ignore[no-untyped-def]
-    """As float32; what is finite stays finite."""
+    """The values as float32; those that are finite stay finite."""
     single = np.empty(x.shape, np.float32)
     for u in range(x.shape[0]):
         for i in range(x.shape[1]):

@@ -1,6 +1,6 @@
-"""Statistics kernels in torch: the reference for the numba kernels, and the way on other devices.
+"""Statistics kernels in torch: the reference for the numba kernels, and those of other devices.
 
-All arithmetic is in float64 and takes any values. Everything stays on the tensor's device: nothing
+All arithmetic is in float64 and takes any values. Everything stays on the tensor's device; nothing
 waits for the host.
 """
 
@@ -11,9 +11,6 @@ from torch import Tensor
 
 from initstats.moments.histogram import HALF, SHIFT
 from initstats.moments.table import FIELDS
-
-MAGNITUDE = 2**31 - 1
-"""All bits of a float32 but its sign."""
 
 
 def add(units: Tensor, histogram: Tensor, x: Tensor, every: int) -> None:
@@ -65,9 +62,10 @@ def _fields(x: Tensor) -> Tensor:
 
 
 def merge(a: Tensor, b: Tensor) -> Tensor:
-    """The fields of two sets of entries together: Chan, Golub & LeVeque (1983), Pebay (2008).
+    """The fields, (..., fields), of two sets of entries together.
 
-    Exact to rounding in any order. (..., fields) each; a set without entries changes nothing.
+    Chan, Golub & LeVeque (1983), Pebay (2008). Any order gives the same numbers up to rounding; a
+    set without entries changes nothing.
     """
     sets = torch.stack((a, b)).movedim(-1, 0)  # a copy, which is overwritten
     n, _, _, scale, mean, m2, m3, m4, low, high, *_ = sets
@@ -101,7 +99,7 @@ def _power_below(value: Tensor) -> Tensor:
 
 
 def _single(x: Tensor) -> Tensor:
-    """As float32; what is finite stays finite."""
+    """The values as float32; those that are finite stay finite."""
     if x.dtype == torch.float64:
         largest = torch.finfo(torch.float32).max
         x = torch.where(x.isinf(), x, x.clamp(-largest, largest))
@@ -113,15 +111,16 @@ def _bins(patterns: Tensor, seen: Tensor, every: int) -> tuple[Tensor, Tensor]:
 
     Args:
         patterns: (..., units, entries) float32 as integers.
-        seen: (..., units), how many entries came before.
+        seen: (..., units), the number of entries that came before.
     """
     rows, length = patterns.shape[-2:]
     start = (torch.arange(rows, device=patterns.device) - seen.to(torch.int64)) % every
     column = torch.arange(0, length, every, device=patterns.device) + start[..., None]
     weight = torch.full_like(column, every)
-    weight[..., -1] *= column[..., -1] < length  # only the last may lie outside
+    weight[..., -1] *= column[..., -1] < length  # the last one may lie outside, and no other
     column[..., -1].clamp_(max=length - 1)
     taken = patterns.gather(-1, column)
-    ascending = (taken >> 31).bitwise_and_(MAGNITUDE).bitwise_xor_(taken)  # as integers
+    # integers that ascend with the value: of negative numbers, all bits but the sign are flipped
+    ascending = (taken >> 31).bitwise_and_(2**31 - 1).bitwise_xor_(taken)
     bins = (ascending >> SHIFT).to(torch.int64).add_(HALF)
     return bins.flatten(-2), weight.flatten(-2)

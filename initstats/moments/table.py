@@ -1,8 +1,8 @@
 """The table of statistics: what each column means and how it follows from the moments of units.
 
-A unit's entries are summarized by the fields of `FIELDS`; every column of the table is a function
-of the units' fields and of the histogram. Pooled moments follow Chan, Golub & LeVeque (1983) and
-Pebay (2008). No torch here: a report is drawn from tables alone.
+The fields of `FIELDS` summarize the entries of a unit; every column of the table is a function of
+the units' fields and of the histogram. Moments are pooled over units as in Chan, Golub & LeVeque
+(1983) and Pebay (2008). This module needs no torch: a report is drawn from tables alone.
 """
 
 from __future__ import annotations
@@ -16,20 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initstats.moments.histogram import BINS, QUANTILES, bin_edges, quantiles
+from initstats.moments.histogram import BINS as BINS
+from initstats.moments.histogram import QUANTILES, quantiles
+from initstats.moments.histogram import bin_edges as bin_edges
 from initstats.registry import Catalog, unknown
-
-__all__ = [
-    "BINS",
-    "FIELDS",
-    "STATISTICS",
-    "Field",
-    "Statistic",
-    "Summary",
-    "bin_edges",
-    "register_statistic",
-    "summarize_units",
-]
 
 FIELDS = (
     "count",
@@ -45,15 +35,16 @@ FIELDS = (
     "negative",
     "zero",
 )
-"""What is kept of a unit (float64). `count` is of the finite entries, as is all that follows it;
-`m2 m3 m4` are sums of powers of (x - mean) / scale, `scale` a power of two or 0."""
+"""The numbers that are kept for a unit (float64). All but `nonfinite` and `infinite` are of the
+finite entries; `m2 m3 m4` are sums of powers of (x - mean) / scale, `scale` is a power of two or 0.
+"""
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The moments of some tensors (slots), by unit and pooled; each statistic is read off here.
+    """The moments of some tensors (slots), by unit and pooled; every statistic is read off them.
 
     Args:
         units: (slots, units, fields).
@@ -63,7 +54,7 @@ class Summary:
 
     units: Array
     histogram: NDArray[np.int64]
-    fields: tuple[str, ...] = FIELDS
+    fields: tuple[str, ...]
 
     def unit(self, field: str) -> Array:
         """One field of every unit, (slots, units).
@@ -88,12 +79,15 @@ class Summary:
 
     @cached_property
     def count(self) -> Array:
-        """Finite entries of a slot, (slots,)."""
+        """Number of finite entries, (slots,)."""
         return self.total("count")
 
     @cached_property
     def mean(self) -> Array:
-        """Mean of all finite entries, measured from one unit's mean: equal means stay exact."""
+        """Mean of all finite entries, (slots,).
+
+        It is computed as an offset from one unit's mean, so that equal means stay exact.
+        """
         first = np.take_along_axis(self.unit("mean"), self.seen.argmax(axis=1)[:, None], axis=1)
         share = _ratio(self.unit("count"), self.count[:, None])
         offset: Array = (share * (self.unit("mean") - first)).sum(axis=1)
@@ -101,7 +95,7 @@ class Summary:
 
     @cached_property
     def central(self) -> tuple[Array, Array, Array, Array]:
-        """(scale, m2, m3, m4) over all finite entries: sums of powers of (x - mean) / scale."""
+        """(scale, m2, m3, m4) of all finite entries: sums of powers of (x - mean) / scale."""
         n, mean = self.unit("count"), self.mean[:, None]
         offset = np.where(self.seen, self.unit("mean") - mean, 0.0)
         scale = np.maximum(self.unit("scale"), np.abs(offset)).max(axis=1, initial=0.0)
@@ -118,7 +112,7 @@ class Summary:
 
     @cached_property
     def root_mean_square(self) -> Array:
-        """Square root of the mean of x**2: a number also where x**2 overflows or vanishes."""
+        """Square root of the mean of x**2, finite even if x**2 overflows or vanishes."""
         scale, m2, *_ = self.central
         return np.hypot(np.sqrt(_ratio(m2, self.count)) * scale, self.mean)
 
@@ -145,14 +139,14 @@ class Summary:
 
 @dataclass(frozen=True)
 class Field:
-    """A number to keep of every unit for one statistic, where `FIELDS` do not suffice.
+    """A number that one statistic keeps for every unit, in addition to `FIELDS`.
 
-    It goes by the statistic's name: ``summary.unit(name)``, ``summary.total(name)``.
+    It has the statistic's name: ``summary.unit(name)``, ``summary.total(name)``.
 
     Args:
-        of: the number in one tile, (..., units), from the tile, a torch tensor (..., units,
-            entries) of float32 or float64 that may hold NaN and infinities.
-        merge: what two numbers of a unit become together; a sum by default.
+        of: computes the numbers of a tile, (..., units), from a torch tensor (..., units, entries)
+            of float32 or float64 that may hold NaN and infinities.
+        merge: combines two numbers of a unit; by default their sum.
         start: the number before the first entry.
     """
 
@@ -163,7 +157,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Statistic:
-    """One column of the table: its name, its meaning in a line, how to read it off a `Summary`."""
+    """A column of the table: its name, its meaning in a line, and how a `Summary` gives it."""
 
     name: str
     meaning: str
@@ -181,9 +175,9 @@ Reader = Callable[[Summary], Array]
 def register_statistic(
     *, integer: bool = False, field: Field | None = None
 ) -> Callable[[Reader], Reader]:
-    """Add a column: the function's name is the column's, its docstring the meaning.
+    """Add a column to the table: the function gives its name, the docstring its meaning.
 
-    A statistic that needs more of a tile than `FIELDS` brings its own field::
+    A statistic that needs more than `FIELDS` brings a field of its own::
 
         @register_statistic(field=Field(lambda x: (x.abs() > 0.99).sum(-1)))
         def saturated_fraction(s):
@@ -191,8 +185,8 @@ def register_statistic(
             return s.total("saturated_fraction") / s.count
 
     Args:
-        integer: whether its values are whole numbers.
-        field: what is kept of every unit besides `FIELDS`, from then on.
+        integer: whether the values are whole numbers.
+        field: what every unit keeps in addition to `FIELDS`, from now on.
 
     Raises:
         ValueError: another module took the name, or one of `FIELDS` has it.
@@ -209,35 +203,21 @@ def register_statistic(
     return add
 
 
-def own_fields() -> dict[str, Field]:
-    """The fields that registered statistics bring along, by name."""
-    return {name: entry.field for name, entry in STATISTICS.items() if entry.field}
-
-
-def summarize_units(
-    units: Array, histogram: NDArray[np.int64], fields: tuple[str, ...] = FIELDS
-) -> Array:
+def summarize_units(units: Array, histogram: NDArray[np.int64], fields: tuple[str, ...]) -> Array:
     """All statistics of all slots, (slots, statistics), columns in the order of `STATISTICS`.
 
-    NaN where a statistic's own field was not kept, as it was registered later.
-
-    Args:
-        units, histogram, fields: see `Summary`.
+    A statistic is NaN if it was registered after the accumulator was made, which lacks its field.
     """
-    # as many at once as stay in cache, units and histograms
+    # as many slots at once as stay in the cache, units and histograms
     size = max(1, min(2**15 // units.shape[1], 256))
     table = np.full((len(units), len(STATISTICS)), np.nan)
-    readable = [
-        (column, entry)
-        for column, entry in enumerate(STATISTICS.values())
-        if entry.field is None or entry.name in fields
-    ]
     with np.errstate(all="ignore"):
         for start in range(0, len(units), size):
             part = slice(start, start + size)
             summary = Summary(units[part], histogram[part], fields)
-            for column, entry in readable:
-                table[part, column] = entry.read(summary)
+            for column, entry in enumerate(STATISTICS.values()):
+                if entry.field is None or entry.name in fields:
+                    table[part, column] = entry.read(summary)
     return table
 
 
@@ -347,20 +327,18 @@ def unit_std_std(s: Summary) -> Array:
 def sample_correlation(s: Summary) -> Array:
     """mean kernel of pairs of samples over q: 1 when every input looks the same to the layer"""
     relative = _ratio(s.unit("mean"), s.root_mean_square[:, None])
-    pairs = (s.unit("count") > 1).any(axis=1)  # of one sample there are none
+    pairs = (s.unit("count") > 1).any(axis=1)  # one sample has none
     return np.where(pairs, _average(np.where(s.seen, relative**2, np.nan)), np.nan)
 
 
-def _quantile(name: str, p: float) -> Reader:
-    def read(s: Summary) -> Array:
+for _name, _p in QUANTILES.items():
+
+    def _quantile(s: Summary, name: str = _name) -> Array:
         return s.quantiles[name]
 
-    read.__name__, read.__doc__ = name, f"{p:.0%} of the entries lie below (from the histogram)"
-    return read
-
-
-for _name, _p in QUANTILES.items():
-    register_statistic()(_quantile(_name, _p))
+    _quantile.__name__ = _name
+    _quantile.__doc__ = f"{_p:.0%} of the entries lie below (from the histogram)"
+    register_statistic()(_quantile)
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
@@ -370,13 +348,13 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
 
 
 def _average(values: Array) -> Array:
-    """Mean over units of what is not NaN."""
+    """Mean over units, without those that are NaN."""
     known = ~np.isnan(values)
     return _ratio(np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1).astype(np.float64))
 
 
 def _spread(values: Array) -> Array:
-    """Population standard deviation over units of what is not NaN; exactly 0 for equal values."""
+    """Population standard deviation over units, without NaN; exactly 0 for equal values."""
     known = ~np.isnan(values)
     first = np.take_along_axis(values, known.argmax(axis=1)[:, None], axis=1)
     offset = values - first

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -15,25 +15,22 @@ from initstats.theory.state import Cotangent, State
 class Activate(Leaf):
     """Applies the activation that the study varies to every entry."""
 
+    tensor: ClassVar[str] = "activation"
+
     def on(self, inputs: Signal) -> Self:
-        """An activation reads what a layer with weights gives."""
+        """The same block behind a signal that a layer with weights gives."""
         if inputs.layer == 0:
             raise ValueError("an activation needs a layer with weights before it, such as Dense")
-        return replace(self, inputs=inputs)
-
-    @property
-    def tensor(self) -> str:
-        """It gives activations."""
-        return "activation"
+        return super().on(inputs)
 
     @property
     def outputs(self) -> Signal:
-        """As many entries as it reads."""
+        """The signal that is read, now made by an activation."""
         return self.reads._replace(activated=True)
 
     def forward(self, x: Tensor, at: Run) -> Tensor:
         """phi(x)."""
-        at.keep(x)
+        at.tape.append(x)
         a = at.activated(x)
         at.emit(self, "forward", a)
         return a
@@ -41,17 +38,17 @@ class Activate(Leaf):
     def backward(self, gradient: Tensor, at: Run, *, inward: bool = True) -> Tensor:
         """phi'(x) times the gradient."""
         at.emit(self, "backward", gradient)
-        return at.pulled_back(gradient, at.kept())
+        return at.pulled_back(gradient, at.tape.pop())
 
     def expect(self, state: State, at: Expectation) -> State:
         """The moments of phi."""
         activated = state.activated(at.activation)
-        at.keep(activated)
+        at.tape.append(activated)
         at.emit(self, activated)
         return activated
 
     def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
         """E phi'^2 times the gradient's square."""
         at.emit_gradient(self, cotangent)
-        slope_square = at.kept().response.slope_square
+        slope_square = at.tape.pop().response.slope_square
         return replace(cotangent, square=cotangent.square * slope_square, given=False)

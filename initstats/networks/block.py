@@ -1,7 +1,7 @@
-"""What every step of a network is: how it draws, runs, goes back and predicts.
+"""The block, a step of a network: it runs, goes back and predicts.
 
-A network is blocks that are folded over a signal: forward over a tile of samples, backward over its
-gradient, and likewise over what mean-field theory knows of both. neural-tangents' `stax` (Novak et
+A network applies its blocks one after the other: forward to a tile of samples, backward to its
+gradient, and likewise to what mean-field theory knows of both. neural-tangents' `stax` (Novak et
 al. 2020, arXiv:1912.02803) is the example. Tensors are ([seeds,] units, entries), entries being
 positions x samples with the samples contiguous, so that a statistic of a unit reads contiguous
 memory.
@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, Self
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, NamedTuple, Protocol, Self
 
-from torch import Generator, Tensor
+from torch import Tensor
 
 from initstats.activations import Activation
 from initstats.inits import Init
@@ -27,13 +28,13 @@ Place = tuple[int, str, str]
 
 
 class Signal(NamedTuple):
-    """What is known of a tensor before anything runs.
+    """The facts about a tensor that are known before anything runs.
 
     Attributes:
         units: units of a layer, channels of an image, features of a flat sample.
         plane: height and width of an image; None where a unit has no positions.
-        layer: how many layers with weights it has passed.
-        activated: whether an activation made it, which the next layer then reads.
+        layer: number of layers with weights behind it.
+        activated: whether an activation made it.
     """
 
     units: int
@@ -42,9 +43,14 @@ class Signal(NamedTuple):
     activated: bool = False
 
     @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the plane; (1, 1) where there is none."""
+        return self.plane or (1, 1)
+
+    @property
     def positions(self) -> int:
-        """Positions of a unit: 1 where there is no plane."""
-        return math.prod(self.plane or (1, 1))
+        """Positions of a unit."""
+        return math.prod(self.sides)
 
     @property
     def size(self) -> int:
@@ -53,50 +59,50 @@ class Signal(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """A layer's weight as a matrix (units, inputs), and its bias (units, 1), None where all are 0.
-
-    Those of several seeds have an axis of seeds before.
-    """
+    """A layer's weight ([seeds,] units, inputs) and bias ([seeds,] units, 1), None if all are 0."""
 
     matrix: Tensor
     bias: Tensor | None
 
 
 class Run(Protocol):
-    """What a block is handed while a tile of samples goes through it under one activation."""
+    """The functions that a block calls while a tile of samples goes through it.
 
-    def gathered(self, block: Linear, x: Tensor) -> Tensor:
-        """The block's patches of x, in memory that the run provides."""
+    Attributes:
+        tape: tensors that are kept for the way back; the last one kept is the first one taken.
+    """
 
-    def applied(self, block: Linear, patches: Tensor) -> Tensor:
-        """Pre-activations ([seeds,] units, entries): weights times patches, plus biases."""
+    tape: deque[Tensor]
 
-    def transposed(self, block: Linear, delta: Tensor) -> Tensor:
+    def applied(self, block: Linear, x: Tensor) -> Tensor:
+        """Pre-activations ([seeds,] units, entries): weights times patches of x, plus biases."""
+
+    def transposed(self, block: Linear, gradient: Tensor) -> Tensor:
         """Gradient of the patches: transposed weights times the gradient of pre-activations."""
 
     def activated(self, h: Tensor) -> Tensor:
         """The activation of h, in memory that the next activation may overwrite; h stays."""
 
     def pulled_back(self, gradient: Tensor, h: Tensor) -> Tensor:
-        """The gradient with respect to h, of that with respect to the activation of h."""
+        """The gradient with respect to h, given that with respect to the activation of h."""
 
     def emit(self, block: Leaf, direction: Direction, x: Tensor) -> None:
         """Measure a tensor, or its gradient."""
 
-    def keep(self, x: Tensor) -> None:
-        """Remember a tensor for the way back; the last that is kept is the first that is taken."""
-
-    def kept(self) -> Tensor:
-        """The last tensor that was kept and not taken yet."""
-
 
 class Expectation(Protocol):
-    """What a block is handed while theory goes through it under one init and activation."""
+    """The functions that a block calls while theory goes through it.
+
+    Attributes:
+        activation: the one in use.
+        tape: as in `Run`.
+    """
 
     activation: Activation
+    tape: list[Activated]
 
     def law(self, block: Linear) -> Law:
-        """The law of the block's weights; raises where the init does not declare one."""
+        """The law of the block's weights; raises `Unpredicted` if the init declares none."""
 
     def emit(self, block: Leaf, state: State) -> None:
         """Take what theory says of a tensor."""
@@ -104,98 +110,76 @@ class Expectation(Protocol):
     def emit_gradient(self, block: Leaf, cotangent: Cotangent) -> None:
         """Take what theory says of its gradient."""
 
-    def keep(self, state: Activated) -> None:
-        """Remember a state for the way back, as `Run.keep`."""
-
-    def kept(self) -> Activated:
-        """The last state that was kept and not taken yet."""
-
 
 @dataclass(frozen=True)
 class Block(ABC):
     """A step of a network, or several.
 
-    Written without its input, ``Dense(50)``, it is a plan; `on` puts it behind a signal.
+    ``Dense(50)`` is a plan, which does not know its input yet; `on` puts it behind a signal.
 
     Attributes:
-        inputs: what it reads; None in a plan.
+        inputs: the signal that the block reads; None in a plan.
     """
 
     inputs: Signal | None = field(default=None, kw_only=True)
 
     @property
     def reads(self) -> Signal:
-        """What it reads.
+        """The signal that the block reads.
 
         Raises:
-            ValueError: it is a plan.
+            ValueError: the block is a plan.
         """
         if self.inputs is None:
             raise ValueError(f"{self} is a plan: put it behind a signal with on(...)")
         return self.inputs
 
-    @abstractmethod
     def on(self, inputs: Signal) -> Self:
         """The same block behind a signal.
 
         Raises:
-            ValueError: it cannot read that.
+            ValueError: the block cannot read that signal.
         """
+        return replace(self, inputs=inputs)
 
     @property
     @abstractmethod
     def outputs(self) -> Signal:
-        """What it gives."""
+        """The signal that the block gives."""
 
     @abstractmethod
     def leaves(self) -> Iterator[Leaf]:
         """The blocks that emit a tensor, in the order in which they run."""
 
-    def draw(
-        self, init: Init, activation: Activation, generators: Callable[[int], Generator]
-    ) -> dict[int, Weights]:
-        """The weights of every layer, by its number, each drawn from its own generator.
-
-        Args:
-            init: how.
-            activation: the one in use; a layer's draw is told which activation it reads.
-            generators: of a layer, by its number.
-        """
-        layers = (leaf for leaf in self.leaves() if isinstance(leaf, Linear))
-        return {layer.layer: layer.drawn(init, activation, generators) for layer in layers}
-
     @abstractmethod
     def forward(self, x: Tensor, at: Run) -> Tensor:
-        """A tile's way through; every tensor on it is emitted."""
+        """Run a tile of samples through the block, and emit every tensor on the way."""
 
     @abstractmethod
     def backward(self, gradient: Tensor, at: Run, *, inward: bool = True) -> Tensor:
-        """A gradient's way back; every gradient on it is emitted.
+        """Take a gradient back through the block, and emit every gradient on the way.
 
         Args:
-            gradient: with respect to what the block gave.
+            gradient: the gradient with respect to the block's output.
             at: the run that went forward.
-            inward: whether the gradient with respect to the input is wanted; if not, what is
-                returned means nothing.
+            inward: whether the gradient with respect to the input is wanted; if not, the returned
+                tensor has no meaning.
         """
 
     @abstractmethod
     def expect(self, state: State, at: Expectation) -> State:
-        """As `forward`, of what theory knows of a signal."""
+        """The counterpart of `forward` for the facts that theory knows of a signal."""
 
     @abstractmethod
     def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
-        """As `backward`, of what theory knows of a gradient."""
+        """The counterpart of `backward` for the facts that theory knows of a gradient."""
 
 
 @dataclass(frozen=True)
 class Leaf(Block):
-    """A block that emits one tensor, its output."""
+    """A block that emits one tensor, its output, which the table calls `tensor`."""
 
-    @property
-    @abstractmethod
-    def tensor(self) -> str:
-        """What the table calls its output."""
+    tensor: ClassVar[str]
 
     @property
     def layer(self) -> int:
@@ -203,7 +187,7 @@ class Leaf(Block):
         return self.outputs.layer
 
     def leaves(self) -> Iterator[Leaf]:
-        """Itself."""
+        """The block itself."""
         yield self
 
 
@@ -211,10 +195,7 @@ class Leaf(Block):
 class Linear(Leaf):
     """A layer with weights: a matrix product with what it gathers of its input."""
 
-    @property
-    def tensor(self) -> str:
-        """A linear layer gives pre-activations."""
-        return "preactivation"
+    tensor: ClassVar[str] = "preactivation"
 
     @property
     @abstractmethod
@@ -228,12 +209,12 @@ class Linear(Leaf):
 
     @abstractmethod
     def gather(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """What the weight's rows are multiplied with.
+        """The patches that the weight's rows are multiplied with.
 
         Args:
-            x: the input, ([seeds,] units, positions x samples), or what has the same entries in
-                the same order.
-            out: flat memory of `copied` x samples entries or more, whatever it holds.
+            x: the input, ([seeds,] units, positions x samples), or the same entries in the same
+                order.
+            out: flat memory to use, of `copied` x samples entries or more.
 
         Returns:
             ([seeds,] inputs of a unit, output positions x samples).
@@ -241,24 +222,17 @@ class Linear(Leaf):
 
     @abstractmethod
     def folded(self, columns: Tensor) -> Tensor:
-        """The transpose of `gather`: gradients of what was gathered, summed to the input's."""
-
-    def drawn(
-        self, init: Init, activation: Activation, generators: Callable[[int], Generator]
-    ) -> Weights:
-        """Weights of this layer; see `draw`."""
-        weight, bias = init.sample(self.weight, generators(self.layer), self.read(activation))
-        return Weights(weight.flatten(1), bias[:, None] if bias.any() else None)
+        """The transpose of `gather`: gradients of patches, summed to the gradient of the input."""
 
     def read(self, activation: Activation) -> Activation:
-        """The activation that the layer reads: the one in use, or the identity in front of it."""
+        """The activation whose output the layer reads: the one in use, or the identity."""
         return activation if self.reads.activated else activation.catalog["identity"]
 
     def law(self, init: Init, activation: Activation) -> Law | None:
         """The law of the weights; None where the init declares none.
 
         Raises:
-            ValueError: the activation has no such gain.
+            ValueError: the activation has no gain that the init needs.
         """
         read = self.read(activation)
         sigma_w2, sigma_b2 = init.sigma_w2(self.weight, read), init.sigma_b2(self.weight, read)
@@ -273,8 +247,8 @@ class Linear(Leaf):
         )
 
     def forward(self, x: Tensor, at: Run) -> Tensor:
-        """Weights times what is gathered."""
-        h = at.applied(self, at.gathered(self, x))
+        """The weights times the patches."""
+        h = at.applied(self, x)
         at.emit(self, "forward", h)
         return h
 
@@ -285,8 +259,7 @@ class Linear(Leaf):
 
     def expect(self, state: State, at: Expectation) -> State:
         """The length map's linear part, position by position."""
-        law = at.law(self)
-        h = self.seen(state).through(law, self.outputs.units)
+        h = self.seen(state).through(at.law(self), self.outputs.units)
         at.emit(self, h)
         return h
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import conv_transpose2d
+from torch.nn.grad import conv2d_input
 
 from initstats.networks.block import Linear, Signal
 from initstats.networks.dense import check_sizes
@@ -27,7 +26,7 @@ class Conv(Linear):
     """Square kernels over an image, padded by half a kernel, so that stride 1 keeps the size.
 
     Attributes:
-        channels: how many come out.
+        channels: number of output channels.
         kernel: side of the patch that a position sees.
         stride: step from one position to the next.
 
@@ -43,19 +42,19 @@ class Conv(Linear):
         check_sizes("Conv", channels=self.channels, kernel=self.kernel, stride=self.stride)
 
     def on(self, inputs: Signal) -> Self:
-        """A convolution reads images."""
+        """The same block behind a signal of images."""
         if inputs.plane is None:
             raise ValueError(
                 "a convolution needs images of shape (channels, height, width); what it is given "
                 f"has shape ({inputs.units},): use dense layers, such as network 'mlp'"
             )
-        return replace(self, inputs=inputs)
+        return super().on(inputs)
 
     @property
     def outputs(self) -> Signal:
         """Channels over the plane behind the layer."""
         height, width = (
-            (side + 2 * self.padding - self.kernel) // self.stride + 1 for side in self._plane_read
+            (side + 2 * self.padding - self.kernel) // self.stride + 1 for side in self.reads.sides
         )
         return Signal(self.channels, (height, width), self.reads.layer + 1)
 
@@ -66,7 +65,7 @@ class Conv(Linear):
 
     @property
     def padding(self) -> int:
-        """Zeros at every side of the plane."""
+        """Rows of zeros at every side of the plane."""
         return self.kernel // 2
 
     @property
@@ -99,86 +98,67 @@ class Conv(Linear):
 
     def seen(self, state: State) -> State:
         """The mean over patches (He et al. 2015, arXiv:1502.01852)."""
-
-        def patches(values: np.ndarray[Any, np.dtype[np.float64]]) -> Any:
-            power = torch.from_numpy(np.ascontiguousarray(values))
-            seen = patch_mean(power, self.kernel, stride=self.stride, padding=self.padding)
-            return seen.numpy()
-
-        return state.over_positions(patches)
+        size = {"stride": self.stride, "padding": self.padding}
+        return state.over_positions(
+            lambda power: patch_mean(torch.tensor(power), self.kernel, **size).numpy()
+        )
 
     def heard(self, cotangent: Cotangent, law: Law) -> Cotangent:
-        """Every position hears from the patches that it is in."""
-        behind = self.outputs.plane or (1, 1)
-        margin = [
-            side + 2 * self.padding - self.kernel - self.stride * (after - 1)
-            for side, after in zip(self._plane_read, behind, strict=True)
-        ]
-        square = torch.from_numpy(np.ascontiguousarray(cotangent.square))
-        kernel = square.new_ones(1, 1, self.kernel, self.kernel)
-        heard = conv_transpose2d(square[:, None], kernel, None, self.stride, self.padding, margin)
+        """A sum over the patches that a position is in."""
+        square = torch.tensor(cotangent.square)[:, None]
+        size, kernel = self.reads.sides, square.new_ones(1, 1, self.kernel, self.kernel)
+        heard = conv2d_input((len(square), 1, *size), kernel, square, self.stride, self.padding)  # type: ignore[no-untyped-call]
         variance = law.sigma_w2 / np.prod(self.weight[1:])
         return replace(cotangent, square=(heard[:, 0] * self.channels * variance).numpy())
 
-    @property
-    def _plane_read(self) -> tuple[int, int]:
-        return self.reads.plane or (1, 1)
-
     def _plane(self, x: Tensor) -> Tensor:
         """([seeds,] channels, height, width, samples) of an input."""
-        return x.view(*x.shape[:-2], self.reads.units, *self._plane_read, -1)
+        return x.view(*x.shape[:-2], self.reads.units, *self.reads.sides, -1)
 
     def _by_tap(self, columns: Tensor) -> Tensor:
         """([seeds,] channels, kernel, kernel, rows, across, samples) of patches."""
-        plane = self.outputs.plane or (1, 1)
-        return columns.view(*columns.shape[:-2], *self.weight[1:], *plane, -1)
+        return columns.view(*columns.shape[:-2], *self.weight[1:], *self.outputs.sides, -1)
 
     @cached_property
     def _windows(self) -> list[tuple[Index, Index]]:
-        """For each tap of the kernel: where in the patches it sees the plane, and what of it.
+        """The parts of the patches where each tap of the kernel sees the plane, and what it sees.
 
         A tap that sees nothing but padding is left out.
         """
-        down, along = self._seen(0), self._seen(1)
         return [
             ((..., i, j, rows, across, WHOLE), (..., from_rows, from_across, WHOLE))
-            for (i, (rows, from_rows)), (j, (across, from_across)) in product(
-                enumerate(down), enumerate(along)
-            )
+            for i, (rows, from_rows, _) in enumerate(self._spans(0))
+            for j, (across, from_across, _) in enumerate(self._spans(1))
             if rows.start < rows.stop and across.start < across.stop
         ]
 
     @cached_property
     def _paddings(self) -> list[Index]:
-        """Where in the patches the taps see padding."""
-        outputs = self.outputs.plane or (1, 1)
-        down, along = (
-            [
-                (tap, unseen)
-                for tap, (seen, _) in enumerate(self._seen(axis))
-                for unseen in (slice(0, seen.start), slice(seen.stop, outputs[axis]))
-                if unseen.start < unseen.stop
-            ]
-            for axis in (0, 1)
-        )
+        """The parts of the patches where the taps see padding."""
         return [
-            *((..., i, WHOLE, rows, WHOLE, WHOLE) for i, rows in down),
-            *((..., j, WHOLE, across, WHOLE) for j, across in along),
+            (..., tap, WHOLE, part, *behind)
+            for axis, behind in enumerate(((WHOLE, WHOLE), (WHOLE,)))
+            for tap, (_, _, unseen) in enumerate(self._spans(axis))
+            for part in unseen
         ]
 
-    def _seen(self, axis: int) -> list[tuple[slice, slice]]:
-        """For each tap along an axis: the outputs where it sees the plane, and which inputs."""
-        outputs, inputs = (self.outputs.plane or (1, 1))[axis], self._plane_read[axis]
-        seen, step = [], self.stride
+    def _spans(self, axis: int) -> list[tuple[slice, slice, list[slice]]]:
+        """Each tap along an axis: the outputs where it sees the plane, the inputs that it sees
+        there, and the outputs where it sees padding.
+        """
+        outputs, inputs = self.outputs.sides[axis], self.reads.sides[axis]
+        spans, step = [], self.stride
         for tap in range(self.kernel):
             shift = tap - self.padding
             first = min(max(0, -(shift // step)), outputs)
             stop = max(min(outputs, (inputs - 1 - shift) // step + 1), first)
             window = slice(first * step + shift, (stop - 1) * step + shift + 1, step)
-            seen.append((slice(first, stop), window))
-        return seen
+            parts = slice(0, first), slice(stop, outputs)
+            unseen = [part for part in parts if part.start < part.stop]
+            spans.append((slice(first, stop), window, unseen))
+        return spans
 
 
 def _fast(x: Tensor) -> Any:
-    """The same memory as a numpy array where there is one: numpy copies twice as fast."""
+    """The same memory as a numpy array, if numpy can have one: it copies twice as fast."""
     return x.numpy() if x.device.type == "cpu" and x.dtype != torch.bfloat16 else x

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
 
 import numpy as np
 from torch import Tensor
@@ -15,10 +14,10 @@ from initstats.theory.state import Cotangent, Law, State
 
 @dataclass(frozen=True)
 class Dense(Linear):
-    """Every unit reads all of its input, the positions of an image one by one.
+    """A layer whose units each read the whole input, all positions of an image.
 
     Attributes:
-        units: how many.
+        units: number of units.
 
     Raises:
         ValueError: units is no whole number above 0.
@@ -28,10 +27,6 @@ class Dense(Linear):
 
     def __post_init__(self) -> None:
         check_sizes("Dense", units=self.units)
-
-    def on(self, inputs: Signal) -> Self:
-        """Dense reads anything."""
-        return replace(self, inputs=inputs)
 
     @property
     def outputs(self) -> Signal:
@@ -44,21 +39,21 @@ class Dense(Linear):
         return self.units, self.reads.size
 
     def gather(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """The input itself, positions counted as units."""
+        """The input itself; positions count as units."""
         return x.view(*x.shape[:-2], self.reads.size, -1)
 
     def folded(self, columns: Tensor) -> Tensor:
-        """The same entries, positions apart again."""
+        """The same entries; positions are apart from units again."""
         return columns.reshape(*columns.shape[:-2], self.reads.units, -1)
 
     def seen(self, state: State) -> State:
-        """The mean over positions, where there are any."""
+        """The mean over the positions of an image."""
         if self.reads.plane is None or state.square.ndim == 1:
             return state
         return state.over_positions(lambda values: values.mean((-2, -1)))
 
     def heard(self, cotangent: Cotangent, law: Law) -> Cotangent:
-        """Every entry hears from all units (Schoenholz et al. 2017: sums over units)."""
+        """A sum over all units (Schoenholz et al. 2017)."""
         out, fan_in = self.weight
         square = cotangent.square * law.sigma_w2 * out / fan_in
         if self.reads.plane is not None:

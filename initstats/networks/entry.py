@@ -1,8 +1,9 @@
-"""What a network is, and how a function that lists blocks becomes one."""
+"""Networks as entries, and the decorator that makes one of a function that lists blocks."""
 
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -28,7 +29,7 @@ class Network(Entry):
     Attributes:
         name: the canonical spelling, or the name of the callable that it was made from.
         build: ``build(width, depth)`` gives its blocks.
-        meaning: one line.
+        meaning: the network in one line.
         module: the module that defines its family; empty where it was made of a bare callable.
     """
 
@@ -43,12 +44,12 @@ class Network(Entry):
         """The network's blocks behind samples of a shape.
 
         Args:
-            shape: of one sample: (features,), (height, width) or (channels, height, width).
-            width: units of a layer; of a `cnn`, channels of the first.
-            depth: layers.
+            shape: shape of one sample: (features,), (height, width) or (channels, height, width).
+            width: units of a layer; for `cnn`, channels of the first layer.
+            depth: number of layers.
 
         Raises:
-            ValueError: it cannot read such samples.
+            ValueError: the network cannot read such samples.
 
         >>> [leaf.outputs.plane for leaf in get("cnn").on((1, 28, 28), 8, 5).layers]
         [(14, 14), (7, 7), (4, 4), (2, 2), (2, 2)]
@@ -106,7 +107,7 @@ def register_network() -> Callable[[Decorated], Decorated]:
 
 
 def _tried(entry: Network) -> Network:
-    """The entry, if it gives blocks: bad parameters are told at once and not amid a sweep."""
+    """The entry, once it has given blocks: bad parameters are an error now, not amid a sweep."""
     parameters = inspect.signature(entry.build).parameters
     if missing := [name for name in _GIVEN if name not in parameters]:
         raise ValueError(
@@ -135,4 +136,10 @@ def _placed(network: Network, shape: tuple[int, ...], width: int, depth: int) ->
         raise ValueError(f"network {network.name!r}: {error}") from error
     if not placed.layers:
         raise ValueError(f"network {network.name!r} has no layer with weights at depth {depth}")
+    tensors = Counter((leaf.layer, leaf.tensor) for leaf in placed.leaves())
+    if twice := [layer for (layer, _), times in tensors.items() if times > 1]:
+        raise ValueError(
+            f"network {network.name!r} has two activations behind layer {twice[0]}, and the table "
+            "one row: put a layer with weights between them"
+        )
     return placed

@@ -18,14 +18,14 @@ class Residual(Block):
 
     Attributes:
         branch: blocks that give as many units and positions as they read.
-        scale: of the branch.
+        scale: the factor of what the branch gives.
     """
 
     branch: Block
     scale: float = 1.0
 
     def on(self, inputs: Signal) -> Self:
-        """The sum needs two tensors of one shape."""
+        """The same block behind a signal of the shape that the branch gives."""
         branch = self.branch.on(inputs)
         if branch.outputs[:2] != inputs[:2]:
             raise ValueError(
@@ -36,20 +36,20 @@ class Residual(Block):
 
     @property
     def outputs(self) -> Signal:
-        """As many entries as it reads; a sum is no longer an activation's output."""
+        """The shape that is read; a sum is no longer an activation's output."""
         return self.branch.outputs._replace(activated=False)
 
     def leaves(self) -> Iterator[Leaf]:
-        """Those of the branch."""
+        """The leaves of the branch."""
         return self.branch.leaves()
 
     def forward(self, x: Tensor, at: Run) -> Tensor:
-        """The sum; x may lie in memory that the branch writes to."""
-        stream = x.clone()
+        """The sum."""
+        stream = x.clone()  # x may lie in memory that the branch writes to
         return stream.add_(self.branch.forward(x, at), alpha=self.scale)
 
     def backward(self, gradient: Tensor, at: Run, *, inward: bool = True) -> Tensor:
-        """The gradient goes both ways."""
+        """The gradient through the branch, plus the gradient past it."""
         stream = gradient.clone()
         return stream.add_(self.branch.backward(gradient * self.scale, at))
 

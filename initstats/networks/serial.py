@@ -1,16 +1,18 @@
-"""Blocks one after the other: what a network is."""
+"""A network: blocks one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from operator import itemgetter
 from typing import Self
 
-from torch import Tensor
+from torch import Generator, Tensor
 
+from initstats.activations import Activation
+from initstats.inits import Init
 from initstats.networks.activate import Activate
-from initstats.networks.block import Block, Expectation, Leaf, Linear, Place, Run, Signal
+from initstats.networks.block import Block, Expectation, Leaf, Linear, Place, Run, Signal, Weights
 from initstats.theory.state import Cotangent, State
 
 
@@ -19,7 +21,7 @@ class Serial(Block):
     """Blocks one after the other.
 
     Attributes:
-        blocks: in the order in which they run; at least one.
+        blocks: the blocks in the order in which they run.
 
     >>> from initstats.networks import Activate, Dense
     >>> network = Serial(Dense(50), Activate(), Dense(10)).on(Signal(784))
@@ -42,35 +44,52 @@ class Serial(Block):
 
     @property
     def outputs(self) -> Signal:
-        """What the last block gives."""
+        """The signal that the last block gives."""
         return self.blocks[-1].outputs if self.blocks else self.reads
 
     def leaves(self) -> Iterator[Leaf]:
-        """Those of every block."""
+        """The leaves of every block."""
         for block in self.blocks:
             yield from block.leaves()
 
+    def draw(
+        self, init: Init, activation: Activation, generators: Callable[[int], Generator]
+    ) -> dict[int, Weights]:
+        """The weights of every layer, by the layer's number.
+
+        Args:
+            init: how the weights are drawn.
+            activation: the one in use; a layer's draw is told which activation it reads.
+            generators: gives each layer, by its number, a generator of its own.
+        """
+        drawn = {}
+        for layer in self.layers:
+            read, generator = layer.read(activation), generators(layer.layer)
+            weight, bias = init.sample(layer.weight, generator, read)
+            drawn[layer.layer] = Weights(weight.flatten(1), bias[:, None] if bias.any() else None)
+        return drawn
+
     def forward(self, x: Tensor, at: Run) -> Tensor:
-        """From the first block to the last."""
+        """The output of the last block, each reading that of the one before."""
         for block in self.blocks:
             x = block.forward(x, at)
         return x
 
     def backward(self, gradient: Tensor, at: Run, *, inward: bool = True) -> Tensor:
-        """From the last block to the first."""
+        """The gradient of the input, taken from the last block to the first."""
         for block in reversed(self.blocks):
             further = inward or block is not self.blocks[0]
             gradient = block.backward(gradient, at, inward=further)
         return gradient
 
     def expect(self, state: State, at: Expectation) -> State:
-        """From the first block to the last."""
+        """The output of the last block, each reading that of the one before."""
         for block in self.blocks:
             state = block.expect(state, at)
         return state
 
     def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
-        """From the last block to the first."""
+        """The gradient of the input, taken from the last block to the first."""
         for block in reversed(self.blocks):
             further = inward or block is not self.blocks[0]
             cotangent = block.pull(cotangent, at, inward=further)
@@ -82,21 +101,13 @@ class Serial(Block):
         return [leaf for leaf in self.leaves() if isinstance(leaf, Linear)]
 
     def places(self, *, backward: bool) -> list[Place]:
-        """Where the rows of the table belong, in their order: layer by layer, forward first."""
+        """The places of the table's rows, in their order: layer by layer, forward first."""
         directions = ("forward", "backward") if backward else ("forward",)
-        return [
-            (layer, tensor, direction)
-            for layer, leaves in groupby(self.leaves(), key=lambda leaf: leaf.layer)
-            for tensors in [[leaf.tensor for leaf in leaves]]
-            for direction in directions
-            for tensor in tensors
-        ]
+        places = [(leaf.layer, leaf.tensor, to) for to in directions for leaf in self.leaves()]
+        return sorted(places, key=itemgetter(0))
 
     def split(self) -> tuple[Serial, Serial]:
-        """The blocks before the first activation, and the others.
-
-        What the former give does not depend on the activation.
-        """
+        """The blocks before the first activation, which it does not change, and all others."""
         curved = [any(isinstance(leaf, Activate) for leaf in b.leaves()) for b in self.blocks]
         first = curved.index(True) if True in curved else len(self.blocks)
         head = Serial(*self.blocks[:first], inputs=self.inputs)

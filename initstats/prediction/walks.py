@@ -48,12 +48,6 @@ class _Walk(Expectation):
             raise Unpredicted
         return law
 
-    def keep(self, state: Activated) -> None:
-        self.tape.append(state)
-
-    def kept(self) -> Activated:
-        return self.tape.pop()
-
     def emit(self, block: Leaf, state: State) -> None:
         if isinstance(state, Activated):
             r, q = state.response, state.before.square

@@ -13,21 +13,16 @@ from initstats.activations import Activation
 from initstats.data import Split
 from initstats.inits import Init
 from initstats.networks import Serial
-from initstats.stack.numerics import exact_numerics, keep_freed_memory
-from initstats.stack.passes import Passes, Result, tile_samples
-from initstats.stack.settings import DType, Settings
-from initstats.stack.weights import FIT_SAMPLES, generator_for, weights_by_activation
-
-__all__ = [
-    "FIT_SAMPLES",
-    "DType",
-    "Result",
-    "Settings",
-    "exact_numerics",
-    "generator_for",
-    "run_stack",
-    "tile_samples",
-]
+from initstats.stack.numerics import exact_numerics as exact_numerics
+from initstats.stack.numerics import keep_freed_memory
+from initstats.stack.passes import Passes
+from initstats.stack.passes import Result as Result
+from initstats.stack.passes import tile_samples as tile_samples
+from initstats.stack.settings import DType as DType
+from initstats.stack.settings import Settings as Settings
+from initstats.stack.weights import FIT_SAMPLES as FIT_SAMPLES
+from initstats.stack.weights import generator_for as generator_for
+from initstats.stack.weights import weights_by_activation
 
 
 def run_stack(
@@ -45,13 +40,13 @@ def run_stack(
     when this returns; results are put together one at a time, since their histograms are large.
 
     Args:
-        network: its blocks, as `Network.on` places them behind the samples.
+        network: the blocks, as `Network.on` places them behind the samples.
         init: how the weights are drawn.
         activations: one or more.
-        seeds: name the draws; those that share a pass, all with one quotient by `settings.batch`.
+        seeds: name the draws; all have one quotient by `settings.batch`, and so share a pass.
         split: the samples, already limited to `settings.samples`.
         fit: the samples that a data-dependent init is fitted on.
-        settings: what the run has chosen.
+        settings: the choices of the run.
 
     Raises:
         ValueError: seeds that do not share a pass; an activation that changes its input; an init
@@ -60,8 +55,8 @@ def run_stack(
     batch = settings.batch
     if len({seed // batch for seed in seeds}) != 1:
         raise ValueError(f"seeds {seeds} do not share a pass of {batch}")
-    # A pass always holds as many seeds, each at its own place: a product's last bits depend on what
-    # it is computed beside.
+    # A pass always holds `batch` seeds, each at its own place: the last bits of a product depend on
+    # what is computed beside it.
     places = [seed % batch for seed in seeds]
     together = [seeds[places.index(place) if place in places else 0] for place in range(batch)]
     keep_freed_memory()

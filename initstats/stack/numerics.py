@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock, local
+from threading import Lock
 
 import torch
 
-_lock, _own = Lock(), local()
-_inside: list[tuple[int, str]] = []
-"""For each thread inside: torch's threads and the precision, before the first thread came in."""
+from initstats.gaussian import one_thread
+
+_lock = Lock()
+_precisions: list[str] = []
+"""The precision that each call inside has met: the first one is the caller's, to be restored."""
 
 
 @contextmanager
@@ -18,52 +20,39 @@ def exact_numerics() -> Iterator[None]:
     """One thread, full float32 products, denormals flushed, no autograd; all restored afterwards.
 
     Each of these can change a result's last bits or its speed by an order of magnitude, so they
-    are the same wherever a cell is computed. Several threads may be inside at once. The precision
-    of products belongs to the process: the first thread that comes in sets it, the last one that
-    leaves restores it. The other settings belong to a thread, which restores its own.
+    are the same wherever a cell is computed. Several threads may be inside at once: `one_thread`,
+    denormals and autograd belong to a thread, the precision of products to the process.
     """
-    if getattr(_own, "inside", False):
-        with torch.no_grad():
-            yield
-        return
-    flushed, threads = flushes_denormals(), _enter()
-    _own.inside = True
-    try:
+    flushed = flushes_denormals()
+    with one_thread(), _full_precision(), torch.no_grad():
         torch.set_flush_denormal(True)
-        with torch.no_grad():
+        try:
             yield
-    finally:
-        torch.set_flush_denormal(flushed)
-        _own.inside = False
-        _leave(threads)
+        finally:
+            torch.set_flush_denormal(flushed)
 
 
-def _enter() -> int:
-    """Set what concerns the process; the number of torch's threads to restore for this thread."""
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Full float32 products: the first thread that comes in sets them, the last one restores."""
     with _lock:
-        threads = torch.get_num_threads()
-        before = _inside[0] if _inside else (threads, torch.get_float32_matmul_precision())
-        _inside.append(before)
-        torch.set_num_threads(1)
+        _precisions.append(torch.get_float32_matmul_precision())
         torch.set_float32_matmul_precision("highest")
-    # a thread that began while others were inside started with their 1
-    return before[0] if threads == 1 else threads
-
-
-def _leave(threads: int) -> None:
-    with _lock:
-        _, precision = _inside.pop()
-        torch.set_num_threads(threads)
-        if not _inside:
-            torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        with _lock:
+            met = _precisions.pop()
+            if not _precisions:
+                torch.set_float32_matmul_precision(met)
 
 
 def keep_freed_memory() -> None:
-    """Have the C library hand freed memory out again, rather than back to the system.
+    """Let the C library keep freed memory for later use, instead of returning it to the system.
 
     glibc maps a block larger than any that was freed before anew, page by page, and shrinks its
-    heap by as much: a tile's temporaries would take longer to get than to fill. What is freed here
-    was never touched, and is as large as glibc looks at; elsewhere it does nothing.
+    heap by as much: a tile's temporaries would take longer to get than to fill. The block freed
+    here was never touched, and is as large as glibc looks at; other libraries ignore it.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)
 

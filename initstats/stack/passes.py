@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,11 +22,9 @@ from initstats.stack.products import product as multiplied
 from initstats.stack.settings import Settings
 from initstats.stack.weights import ByLayer, applied, generator_for
 
-Scalar = TypeVar("Scalar", bound=np.generic)
-
 ALIGNED = 16
-"""Tiles hold a multiple of so many samples: rows stay aligned, and torch draws normal numbers by
-sixteens, so that draws for several tiles are those for all samples at once."""
+"""Tiles hold a multiple of so many samples. Rows stay aligned; and as torch draws normal numbers in
+groups of sixteen, draws for several tiles are those for all samples at once."""
 
 
 class Result(NamedTuple):
@@ -40,11 +39,11 @@ class Result(NamedTuple):
 
 
 def tile_samples(samples: int, network: Serial, settings: Settings) -> int:
-    """Samples of a tile: of nearly equal tiles, a multiple of `ALIGNED`."""
+    """Number of samples in a tile, a multiple of `ALIGNED`; all tiles are nearly equal."""
     layers = network.layers
     sizes = sum(layer.outputs.size for layer in layers)
     made = (sum(layer.copied for layer in layers) + sizes) / len(layers)
-    # images may be larger than what is made of them; going backward, all pre-activations are kept
+    # images may be larger than what is made of them; for the way back, pre-activations are kept
     size = max(made, network.reads.size / 4, sizes * settings.backward / 16)
     tiles = math.ceil(samples * size / settings.tile)
     return max(ALIGNED, math.ceil(samples / tiles / ALIGNED) * ALIGNED)
@@ -53,14 +52,8 @@ def tile_samples(samples: int, network: Serial, settings: Settings) -> int:
 class Passes:
     """Draws of weights under several activations: their accumulators, and the passes.
 
-    Tensors are (units, entries); with several seeds at once, (seeds, units, entries).
-
-    Args:
-        network: the blocks, placed behind the samples.
-        activations: one or more.
-        weights: of each activation; of all seeds.
-        seeds: as many as share a pass.
-        settings: the run's.
+    Tensors are (units, entries); with several seeds at once, (seeds, units, entries). `weights` are
+    those of all seeds, for each activation.
     """
 
     def __init__(
@@ -88,16 +81,20 @@ class Passes:
         self._give_slots()
 
     def _give_slots(self) -> None:
-        """A slot for each place and activation; tensors of as many units share an accumulator.
+        """Give each place and activation a slot.
 
-        It is then read off in one go.
+        Tensors of as many units share an accumulator, which is read off in one go. Places that
+        activations share have one slot.
         """
         units = {(leaf.layer, leaf.tensor): leaf.outputs.units for leaf in self.network.leaves()}
-        self.slots: dict[Place, tuple[int, int]] = {}
+        common = {(leaf.layer, leaf.tensor) for leaf in self.head.leaves() if self.shared}
+        self.places = self.network.places(backward=self.settings.backward)
+        self.slots: dict[tuple[Place, int], tuple[int, int]] = {}
         counts = dict.fromkeys(units.values(), 0)
-        for place in self.network.places(backward=self.settings.backward):
-            size = units[place[:2]]
-            self.slots[place] = size, counts[size]
+        for place in self.places:
+            size, shared = units[place[:2]], place[:2] in common and place[2] == "forward"
+            for index in range(len(self.activations)):
+                self.slots[place, index] = size, counts[size] + (0 if shared else index)
             counts[size] += len(self.activations)
         self.moments = {
             size: Moments(
@@ -109,27 +106,26 @@ class Passes:
             )
             for size, count in counts.items()
         }
-        common = {(leaf.layer, leaf.tensor, "forward") for leaf in self.head.leaves()}
-        self.common = common if self.shared else set()
 
     def run(self, split: Split) -> None:
-        """Every activation over all samples."""
+        """Run all samples under every activation."""
         for start in range(0, len(split), self.samples):
             stop = min(start + self.samples, len(split))
             self._add_tile(split.tile(start, stop).to(**self.settings.place), stop - start)
 
     def results(self, seeds: Sequence[int]) -> Iterator[Result]:
-        """The numbers so far, one result for each seed (by its place in the pass) and activation.
+        """The numbers so far: all activations of a seed, then the next seed.
 
-        All activations of a seed come before the next seed.
+        Args:
+            seeds: the seeds to read, by their place in the pass.
         """
         statistics = {size: moments.statistics() for size, moments in self.moments.items()}
         histograms = {
             size: moments.histogram.cpu().numpy() for size, moments in self.moments.items()
         }
 
-        def rows(tables: dict[int, NDArray[Scalar]], seed: int, index: int) -> NDArray[Scalar]:
-            slots = [self.slot(place, index) for place in self.slots]
+        def rows(tables: dict[int, NDArray[Any]], seed: int, index: int) -> NDArray[Any]:
+            slots = [self.slots[place, index] for place in self.places]
             return np.stack([tables[size][slot * self.seeds + seed] for size, slot in slots])
 
         return (
@@ -137,25 +133,21 @@ class Passes:
             for of in product(seeds, range(len(self.activations)))
         )
 
-    def slot(self, place: Place, index: int) -> tuple[int, int]:
-        """The accumulator (by its units) and the slot of a place under an activation."""
-        size, first = self.slots[place]
-        return size, first if place in self.common else first + index
-
     def measure(self, place: Place, index: int, x: Tensor) -> None:
         """Add a tile to a place's statistics under an activation."""
-        size, slot = self.slot(place, index)
+        size, slot = self.slots[place, index]
         if self.seeds > 1:
             self.moments[size].add(slice(slot * self.seeds, (slot + 1) * self.seeds), x)
         else:
             self.moments[size].add(slot, x)
 
     def _add_tile(self, x: Tensor, samples: int) -> None:
-        """Every activation, forward and backward, over a tile x of (features, samples)."""
+        """Run a tile x of (features, samples) forward and backward under every activation."""
         cotangent = self._cotangent(samples) if self.settings.backward else None
         gathered: dict[int, Tensor] = {}
         for index, activation in enumerate(self.activations):
-            way = _Way(self, index, activation, self.weights[index], x, gathered)
+            tape: deque[Tensor] = deque(maxlen=None if self.settings.backward else 0)
+            way = _Way(self, index, activation, self.weights[index], x, gathered, tape)
             if index == 0 or not self.shared:
                 h = self.head.forward(x, way)
             self.tail.forward(h, way)
@@ -174,17 +166,17 @@ class Passes:
         return (whole if self.seeds > 1 else whole[0]).to(**self.settings.place)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Way:
-    """One tile's way through a network under one activation: a `Run` that measures.
+    """A `Run` that measures: one tile's way through a network under one activation.
 
     Attributes:
-        passes: whose memory and accumulators it uses.
-        index: of the activation.
-        activation, weights: in use.
+        passes: lends its memory and accumulators.
+        index: the number of the activation.
+        activation, weights: those in use.
         tile: what the network reads; its patches are gathered once for all activations.
         gathered_tile: those patches, by layer.
-        tape: what was kept for the way back.
+        tape: as in `Run`; it keeps nothing if no way back follows.
     """
 
     passes: Passes
@@ -193,21 +185,20 @@ class _Way:
     weights: ByLayer
     tile: Tensor
     gathered_tile: dict[int, Tensor]
-    tape: list[Tensor] = field(default_factory=list)
+    tape: deque[Tensor]
 
-    def gathered(self, block: Linear, x: Tensor) -> Tensor:
+    def applied(self, block: Linear, x: Tensor) -> Tensor:
         if x is not self.tile:
-            return block.gather(x, self.passes.columns)
-        if block.layer not in self.gathered_tile:
-            self.gathered_tile[block.layer] = block.gather(x)
-        return self.gathered_tile[block.layer]
-
-    def applied(self, block: Linear, patches: Tensor) -> Tensor:
+            patches = block.gather(x, self.passes.columns)
+        elif block.layer in self.gathered_tile:
+            patches = self.gathered_tile[block.layer]
+        else:
+            patches = self.gathered_tile[block.layer] = block.gather(x)
         return applied(self.weights[block.layer], patches, by=self.passes.settings.product)
 
-    def transposed(self, block: Linear, delta: Tensor) -> Tensor:
+    def transposed(self, block: Linear, gradient: Tensor) -> Tensor:
         matrix = self.weights[block.layer].matrix
-        return multiplied(self.passes.settings.product, matrix.mT, delta)
+        return multiplied(self.passes.settings.product, matrix.mT, gradient)
 
     def activated(self, h: Tensor) -> Tensor:
         if self.activation.out_function is not None:
@@ -232,13 +223,6 @@ class _Way:
 
     def emit(self, block: Leaf, direction: Direction, x: Tensor) -> None:
         self.passes.measure((block.layer, block.tensor, direction), self.index, x)
-
-    def keep(self, x: Tensor) -> None:
-        if self.passes.settings.backward:
-            self.tape.append(x)
-
-    def kept(self) -> Tensor:
-        return self.tape.pop()
 
     def _memory(self, like: Tensor) -> Tensor:
         return self.passes.buffer[: like.numel()].view(like.shape)

@@ -1,4 +1,4 @@
-"""The matrix product, and which library computes it.
+"""The matrix product, and the library that computes it.
 
 Libraries differ in the last bits, so a run chooses once. The one behind torch's own product may
 leave half of a processor's vector units idle, where oneDNN, which torch brings along, does not.
@@ -6,9 +6,8 @@ leave half of a processor's vector units idle, where oneDNN, which torch brings 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
-from time import perf_counter
+from timeit import repeat
 from typing import Literal
 
 import torch
@@ -18,16 +17,12 @@ from initstats.stack.numerics import exact_numerics
 
 Product = Literal["torch", "onednn"]
 
-CLEARLY = 1.2
-"""oneDNN is left where it takes so many times as long: not at once, so that two runs on one machine
-choose the same library."""
-
 
 def product(name: Product, matrix: Tensor, x: Tensor) -> Tensor:
     """matrix @ x.
 
     Args:
-        name: which library; `onednn` multiplies in float32 on the CPU alone, seed by seed.
+        name: the library; `onednn` multiplies in float32 on the CPU alone, seed by seed.
         matrix: ([seeds,] units, inputs).
         x: ([seeds,] inputs, entries).
     """
@@ -53,16 +48,7 @@ def fastest_product() -> Product:
         # sums of 256 products of size 1 have size 16
         if not gap <= 16 * 1e-5:
             return "torch"
-        torchs = _seconds(lambda: product("torch", matrix, x))
-        onednns = _seconds(lambda: product("onednn", matrix, x))
-    return "torch" if onednns > CLEARLY * torchs else "onednn"
-
-
-def _seconds(call: Callable[[], object], times: int = 9) -> float:
-    """Of the fastest of some calls."""
-    seconds = []
-    for _ in range(times):
-        began = perf_counter()
-        call()
-        seconds.append(perf_counter() - began)
-    return min(seconds)
+        torchs = min(repeat(lambda: product("torch", matrix, x), number=1, repeat=9))
+        onednns = min(repeat(lambda: product("onednn", matrix, x), number=1, repeat=9))
+    # a margin, so that two runs on one machine choose the same library
+    return "torch" if onednns > 1.2 * torchs else "onednn"

@@ -1,4 +1,4 @@
-"""What a run of a stack chooses once."""
+"""The choices that a run makes once."""
 
 from __future__ import annotations
 
@@ -12,27 +12,24 @@ from initstats.stack.products import Product, fastest_product
 
 DType = Literal["float32", "float64", "bfloat16"]
 
-SEEDS_AT_ONCE = 16
-"""How many seeds share a pass on a GPU, whose kernels would be over too soon for one."""
-
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run chooses once: with the cell's key, these determine every bit of its numbers.
+    """The choices of a run: with the cell's key, they determine every bit of its numbers.
 
     Args:
         depth: number of layers.
-        samples: how many samples stream through.
+        samples: number of samples that stream through.
         backward: whether gradients are measured too.
-        dtype: of weights, samples and all between. Weights are drawn in float32 and cast, so that
-            networks of any type are the same ones.
+        dtype: type of weights, samples and everything between. Weights are drawn in float32 and
+            cast, so that the networks of all types are the same ones.
         device: where the passes run, as torch spells it; weights are drawn on the CPU.
-        tile: entries that a layer makes at once, on average over the layers, patches of a
-            convolution too: large enough that a row is worth its visit, small enough that all stays
-            in the processor's cache (2**20 float32 are four megabytes). Of the samples themselves
-            four times as many are held at most, of what is kept to go backward sixteen times.
-        kernels: which statistics kernels.
-        product: which matrix product.
+        tile: entries that a layer makes at once, patches of a convolution included, on average over
+            the layers: large enough that a row is worth its visit, small enough that everything
+            stays in the processor's cache (2**20 float32 are four megabytes). At most four times as
+            many entries of samples are held, and sixteen times as many for the way back.
+        kernels: the statistics kernels.
+        product: the library that multiplies matrices.
         histogram_every: one entry in so many goes into the histogram.
         batch: seeds that share a pass: 0 to batch - 1, batch to 2 batch - 1, and so on.
     """
@@ -48,45 +45,27 @@ class Settings:
     histogram_every: int = 8
     batch: int = 1
 
-    @classmethod
-    def suited(
-        cls,
-        depth: int,
-        samples: int,
-        *,
-        backward: bool = False,
-        dtype: DType = "float32",
-        device: str = "cpu",
-        seeds: int = 1,
-    ) -> Settings:
-        """Settings whose free choices suit the machine and the size of the run.
-
-        Args:
-            depth, samples, backward, dtype, device: as they are.
-            seeds: how many the run has.
+    def suited(self, seeds: int = 1) -> Settings:
+        """The same run, with choices from `tile` on that suit the machine and so many seeds.
 
         Raises:
             ValueError: torch cannot use the device.
         """
-        # of few samples every entry is binned: it costs nothing, and quantiles need them
-        every = 8 if samples >= 1000 else 1
-        asked = cls(depth, samples, backward, dtype, device, histogram_every=every)
-        if torch.device(device).type == "cpu":
-            return replace(asked, product=fastest_product() if dtype == "float32" else "torch")
-        _check_usable(device)
-        return replace(asked, tile=2**23, kernels="torch", batch=min(seeds, SEEDS_AT_ONCE))
+        # every entry of few samples is binned: it costs nothing, and quantiles need them
+        asked = replace(self, histogram_every=8 if self.samples >= 1000 else 1)
+        if torch.device(self.device).type == "cpu":
+            return replace(asked, product=fastest_product() if self.dtype == "float32" else "torch")
+        try:
+            torch.empty(1, device=self.device)
+        except (RuntimeError, AssertionError) as error:  # without CUDA, torch asserts
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"device: {self.device!r} cannot be used here ({reason}); without it, use 'cpu'"
+            ) from error
+        # seeds share a pass on a GPU, whose kernels would be over too soon for one
+        return replace(asked, tile=2**23, kernels="torch", batch=min(seeds, 16))
 
     @property
     def place(self) -> dict[str, Any]:
         """Device and type of a tensor, as keywords for torch."""
         return {"device": self.device, "dtype": getattr(torch, self.dtype)}
-
-
-def _check_usable(device: str) -> None:
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts that it has it
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"device: {device!r} cannot be used here ({reason}); without it, use 'cpu'"
-        ) from error

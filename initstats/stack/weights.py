@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +20,7 @@ from initstats.stack.products import Product, product
 from initstats.stack.settings import Settings
 
 FIT_SAMPLES = 256
-"""How many training images a data-dependent init is fitted on."""
-FIT_ROUNDS, FIT_TOLERANCE = 10, 1e-3
+"""Number of training images that a data-dependent init is fitted on."""
 
 ByLayer = dict[int, Weights]
 """The weights of a network, by the number of the layer."""
@@ -62,7 +62,7 @@ def weights_by_activation(
         drawn = [network.draw(init, activation, partial(generator_for, seed)) for seed in seeds]
         if tile is not None:
             for weights in drawn:
-                network.forward(tile, _Fit(activation, weights))
+                network.forward(tile, _Fit(activation, weights, deque(maxlen=0)))
         return {layer: _together([each[layer] for each in drawn], settings) for layer in drawn[0]}
 
     first = under(activations[0])
@@ -82,9 +82,9 @@ def _together(drawn: Sequence[Weights], settings: Settings) -> Weights:
     return Weights(matrix.to(**place), bias.to(**place) if bias.any() else None)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Fit:
-    """A run that fits weights on its way: LSUV (Mishkin & Matas 2016).
+    """A `Run`, forward alone, that fits weights on its way: LSUV (Mishkin & Matas 2016).
 
     Each layer is scaled until its pre-activation has std 1. A layer whose pre-activation is
     constant or not finite cannot be scaled, and stays as drawn.
@@ -92,11 +92,11 @@ class _Fit:
 
     activation: Activation
     weights: ByLayer
+    tape: deque[Tensor]
 
-    def gathered(self, block: Linear, x: Tensor) -> Tensor:
-        return block.gather(x)
+    def applied(self, block: Linear, x: Tensor) -> Tensor:
+        patches = block.gather(x)
 
-    def applied(self, block: Linear, patches: Tensor) -> Tensor:
         def std() -> float:
             return float(applied(self.weights[block.layer], patches).to(torch.float64).std())
 
@@ -104,10 +104,10 @@ class _Fit:
             matrix, bias = self.weights[block.layer]
             self.weights[block.layer] = Weights(matrix / size, bias)
 
-        fit_std(std, divide, tolerance=FIT_TOLERANCE, rounds=FIT_ROUNDS)
+        fit_std(std, divide, tolerance=1e-3, rounds=10)
         return applied(self.weights[block.layer], patches)
 
-    def transposed(self, block: Linear, delta: Tensor) -> Tensor:
+    def transposed(self, block: Linear, gradient: Tensor) -> Tensor:
         raise NotImplementedError("weights are fitted on the way forward")
 
     def activated(self, h: Tensor) -> Tensor:
@@ -118,9 +118,3 @@ class _Fit:
 
     def emit(self, block: Leaf, direction: Direction, x: Tensor) -> None:
         pass
-
-    def keep(self, x: Tensor) -> None:
-        pass
-
-    def kept(self) -> Tensor:
-        raise NotImplementedError("weights are fitted on the way forward")

@@ -141,15 +141,11 @@ def _fit(data: Dataset) -> Split:
 
 def _engine(grid: Grid, data: Dataset) -> Engine:
     split = chosen_samples(grid, data)
-    settings = Settings.suited(
-        grid.depth,
-        len(split),
-        backward=grid.backward,
-        dtype=grid.dtype,
-        device=grid.device,
-        seeds=min(len(grid.seeds), grid.check_memory(split.shape)),
+    settings = Settings(
+        grid.depth, len(split), backward=grid.backward, dtype=grid.dtype, device=grid.device
     )
-    return Engine(split, _fit(data), settings)
+    seeds = min(len(grid.seeds), grid.check_memory(split.shape))
+    return Engine(split, _fit(data), settings.suited(seeds))
 
 
 def _run(config: dict[str, Any], grid: Grid, data: Dataset, engine: Engine) -> Run:

@@ -56,26 +56,5 @@ if TYPE_CHECKING:
     from initstats.sweep import run_sweep as run_sweep
 
     __all__: list[str]
-else:  # a type checker sees the imports above, and so finds misspelled names
-    __getattr__, __dir__, __all__ = attach(
-        __name__,
-        {
-            "activations": "activations activation gain register_activation",
-            "backprop": "backprop",
-            "data": "data Dataset load_data",
-            "diagnosis": "diagnosis diagnose register_rule summarize",
-            "foundations": "foundations",
-            "gaussian": "gaussian",
-            "inits": "inits init register_init",
-            "moments": "moments register_statistic",
-            "networks": "networks register_network",
-            "plots": "plots register_figure",
-            "prediction": "prediction compare_with_theory predict predict_run",
-            "probe": "probe Probe measure",
-            "repair": "repair lsuv_ reinitialize_",
-            "report": "report write_report",
-            "store": "store load_histograms load_table",
-            "sweep": "sweep Grid run_sweep",
-            "theory": "theory",
-        },
-    )
+else:  # the imports above are for a type checker, and the list of what to load
+    __getattr__, __dir__, __all__ = attach(__name__)

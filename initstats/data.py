@@ -39,8 +39,7 @@ class Split:
         raw: values as given, (samples, features), contiguous.
         labels: class of each sample, (samples,), int64.
         shape: of one sample: (channels, height, width), or (features,).
-        mean: subtracted from every value: that of the training split.
-        std: divides every value: that of the training split.
+        mean, std: of the training split; subtracted from every value, and divides it.
     """
 
     raw: Array = field(repr=False)
@@ -78,11 +77,7 @@ class Split:
         return self._normalized(torch.from_numpy(self.raw[start:stop]).T)
 
     def first(self, samples: int) -> Split:
-        """The first so many samples, sharing this split's memory.
-
-        Raises:
-            ValueError: if that is none, or more than there are.
-        """
+        """The first samples, 1 to all of them, in this split's memory; any other number raises."""
         if not 1 <= samples <= len(self):
             raise ValueError(f"cannot take {samples} samples: the split holds 1 to {len(self)}")
         return replace(self, raw=self.raw[:samples], labels=self.labels[:samples])
@@ -114,9 +109,7 @@ class Dataset:
 
     Attributes:
         name: what the table's `dataset` column calls it.
-        train: the training split.
-        valid: the validation split.
-        test: the test split, used only to report accuracy; None where there is none.
+        test: used only to report accuracy; None where there is none.
     """
 
     name: str
@@ -149,9 +142,7 @@ class Dataset:
             train: images and labels. Images are (samples, features), (samples, height, width) or
                 (samples, channels, height, width), of floats, or of bytes counted as b / 256;
                 labels are (samples,) integers.
-            valid: the same, for validation.
-            test: the same, for the final accuracy.
-            name: what the table's `dataset` column calls it.
+            valid, test: the same, for validation and for the final accuracy.
 
         Images are kept, not copied: leave them as they are while the dataset is in use.
 
@@ -160,15 +151,11 @@ class Dataset:
         3.0
 
         Raises:
-            ValueError: for images that are not finite, constant or empty, for shapes, types or
-                counts that do not fit together; the message says which and where.
+            ValueError: images that are not finite, constant or empty; shapes, types or counts that
+                do not fit together. The message says which and where.
         """
-        return _dataset(
-            name,
-            _given("train", *train),
-            _given("valid", *valid),
-            None if test is None else _given("test", *test),
-        )
+        given = [("train", train), ("valid", valid)] + ([("test", test)] if test else [])
+        return _dataset(name, *(_given(split, *arrays) for split, arrays in given))
 
 
 def load_data(
@@ -190,13 +177,12 @@ def load_data(
     (50000, 10000, 0.1304, 0.3073)
 
     Raises:
-        ValueError: if the folder or a file of it is missing, damaged or not what its name says, or
+        ValueError: the folder or a file of it is missing, damaged or not what its name says, or
             holds too few images; the message names the file, what was expected and what was found.
     """
     name, idx_files = _idx_files(_MNIST if source == "mnist" else Path(source))
     whole, test = (_read_part(idx_files, part) for part in ("train", "test"))
-    fitting, validating = _cut(whole, train, valid)
-    return _dataset(name, fitting, validating, test)
+    return _dataset(name, *_cut(whole, train, valid), test)
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,9 +202,9 @@ class _Part:
             )
 
 
-def _dataset(name: str, train: _Part, valid: _Part, test: _Part | None) -> Dataset:
-    for part in (valid, test):
-        if part is not None and _kind(part.images) != _kind(train.images):
+def _dataset(name: str, train: _Part, *others: _Part) -> Dataset:
+    for part in others:
+        if _kind(part.images) != _kind(train.images):
             raise ValueError(
                 f"{part.images_name}: expected {_kind(train.images)} as in {train.images_name}, "
                 f"found {_kind(part.images)}"
@@ -231,12 +217,11 @@ def _dataset(name: str, train: _Part, valid: _Part, test: _Part | None) -> Datas
         )
     shape = train.images.shape[1:]
     shape = (1, *shape) if len(shape) == 2 else shape
-
-    def split(part: _Part) -> Split:
-        raw = part.images.reshape(len(part.images), -1)
-        return Split(raw, part.labels.astype(np.int64), shape, mean, std)
-
-    return Dataset(name, split(train), split(valid), None if test is None else split(test))
+    splits = (
+        Split(part.images.reshape(len(part.images), -1), part.labels, shape, mean, std)
+        for part in (train, *others)
+    )
+    return Dataset(name, *splits)
 
 
 def _kind(images: Array) -> str:
@@ -284,7 +269,7 @@ def _given(split: str, images: ArrayLike | Tensor, labels: ArrayLike | Tensor) -
             f"{images_name}: expected finite values, found {faults} of {pixels.size} that are not, "
             f"the first {pixels[where]} at {tuple(map(int, where))}"
         )
-    return _Part(pixels, classes, images_name, labels_name)
+    return _Part(pixels, classes.astype(np.int64), images_name, labels_name)
 
 
 def _as_array(values: ArrayLike | Tensor) -> Array:
@@ -305,16 +290,16 @@ _HEADERS = {"images": (2051, 3), "labels": (2049, 1)}
 _GZIP = b"\x1f\x8b"
 
 
-def _idx_files(source: Path) -> tuple[str, dict[tuple[str, str], Path]]:
-    """The name of the set of files that a source means, and its files by (part, kind)."""
+def _idx_files(source: Path) -> tuple[str, dict[str, Path]]:
+    """The name of the set of files that a source means, and its files: `train images` and so on."""
     folder, wanted = (source, None) if source.is_dir() else (source.parent, source.name.rstrip("-"))
-    sets: dict[str, dict[tuple[str, str], Path]] = {}
+    sets: dict[str, dict[str, Path]] = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         if match := _FILE_NAME.fullmatch(file.name):
             prefix, part, kind = match.groups()
             # sorted: the unzipped file before its .gz, and it wins
-            part = "train" if part == "train" else "test"
-            sets.setdefault(prefix, {}).setdefault((part, kind), file)
+            content = f"{'train' if part == 'train' else 'test'} {kind}"
+            sets.setdefault(prefix, {}).setdefault(content, file)
     if wanted is None and ("" in sets or len(sets) == 1):
         wanted = min(sets)
     if wanted in sets:
@@ -331,16 +316,15 @@ def _idx_files(source: Path) -> tuple[str, dict[tuple[str, str], Path]]:
     raise ValueError(f"{source}: expected {expected}, found {found}")
 
 
-def _read_part(idx_files: dict[tuple[str, str], Path], part: str) -> _Part:
-    for kind in _HEADERS:
-        if (part, kind) not in idx_files:
-            there = next(iter(idx_files.values()))
-            found = ", ".join(file.name for file in idx_files.values())
-            raise ValueError(
-                f"{there.parent}: expected a file of {part} {kind}, found only {found}"
-            )
-    images, labels = idx_files[part, "images"], idx_files[part, "labels"]
-    return _Part(_read_idx(images, "images"), _read_idx(labels, "labels"), str(images), str(labels))
+def _read_part(files: dict[str, Path], part: str) -> _Part:
+    for content in (f"{part} images", f"{part} labels"):
+        if content not in files:
+            found = ", ".join(file.name for file in files.values())
+            folder = min(files.values()).parent
+            raise ValueError(f"{folder}: expected a file of {content}, found only {found}")
+    images, labels = files[f"{part} images"], files[f"{part} labels"]
+    pixels, classes = _read_idx(images, "images"), _read_idx(labels, "labels")
+    return _Part(pixels, classes.astype(np.int64), str(images), str(labels))
 
 
 def _read_idx(file: Path, kind: str) -> Array:
@@ -369,7 +353,7 @@ def _read_idx(file: Path, kind: str) -> Array:
     return np.frombuffer(bytearray(content), np.uint8, offset=start).reshape(shape)
 
 
-def _cut(whole: _Part, train: int | None, valid: int | None) -> tuple[_Part, _Part]:
+def _cut(whole: _Part, train: int | None, valid: int | None) -> list[_Part]:
     """The first images, to train on, and the last, to validate with."""
     n = len(whole.images)
     valid = n // 6 if valid is None else valid
@@ -379,8 +363,7 @@ def _cut(whole: _Part, train: int | None, valid: int | None) -> tuple[_Part, _Pa
             f"{whole.images_name}: expected to share out its {n} images, at least one each, found "
             f"train={train} and valid={valid}"
         )
-    first, last = slice(train), slice(n - valid, n)
-    return (
-        replace(whole, images=whole.images[first], labels=whole.labels[first]),
-        replace(whole, images=whole.images[last], labels=whole.labels[last]),
-    )
+    return [
+        replace(whole, images=whole.images[rows], labels=whole.labels[rows])
+        for rows in (slice(train), slice(n - valid, n))
+    ]

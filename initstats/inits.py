@@ -13,24 +13,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
 
-from initstats.gaussian import Gain
-from initstats.registry import (
-    Catalog,
-    Entry,
-    Family,
-    keyword_defaults,
-    meaning_of,
-    name_of,
-    unknown,
-)
-
-if TYPE_CHECKING:
-    from initstats.activations import Activation
+from initstats.activations import ACTIVATIONS, Activation
+from initstats.registry import Catalog, Entry, meaning_of, name_of, unknown
 
 Fill = Callable[..., object]
 Std = Callable[..., float]
@@ -48,21 +37,18 @@ class Init(Entry):
     """An initialization at given parameters.
 
     Attributes:
-        name: the canonical spelling, or the name of the callable that it was made from.
         fill: ``fill(weight, generator=...)`` draws in place; it is also given ``bias`` (out,) and
             ``activation`` where it takes arguments of these names. The activation is the one that
             the layer reads: the identity for the first layer, which reads data.
         std: the standard deviation of a weight, ``std(shape)``; NaN where weights are not
             independent draws of one scale. Also given ``activation`` where `fill` is.
         bias_std: the same for the biases.
-        meaning: one line.
         fitted: the draw is only a start that is then fitted to data.
         orthogonal: rows or columns, whichever are fewer, are orthogonal and of one length, so that
             the weights do not add as much chance to the length of a signal as independent ones do.
         uniform_bias: biases are uniformly distributed, and so many inputs do not make
             pre-activations Gaussian.
         note: why no variance is declared for some shapes, in words.
-        module: where a registered scheme is defined; empty for a bare callable.
     """
 
     catalog: ClassVar[Catalog[Init]] = INITS
@@ -191,15 +177,7 @@ def register_init(
                 )
             )
 
-        INITS.add(
-            Family(
-                fill.__name__,
-                make,
-                keyword_defaults(fill, reserved=_GIVEN),
-                meaning_of(fill),
-                fill.__module__,
-            )
-        )
+        INITS.add_function(fill, make, _GIVEN)
         return fill
 
     return register
@@ -222,16 +200,16 @@ def fans(shape: Shape) -> tuple[int, int]:
 
 
 def _tried(entry: Init) -> Init:
-    """The entry, if it can draw: bad parameters are told at once and not amid a sweep."""
+    """The entry, once it has drawn: bad parameters raise here, and not in the middle of a sweep."""
     if "generator" not in inspect.signature(entry.fill).parameters:
         raise ValueError(
             f"init {entry.name!r} must take a `generator` to draw from, as in torch.nn.init: "
             "def name(weight, *, generator)"
         )
     try:
-        line = cast("Activation", _Line())
-        weight, bias = entry.sample((4, 3), Generator().manual_seed(0), line)
-        again, _ = entry.sample((4, 3), Generator().manual_seed(0), line)
+        linear = ACTIVATIONS["identity"]
+        weight, bias = entry.sample((4, 3), Generator().manual_seed(0), linear)
+        again, _ = entry.sample((4, 3), Generator().manual_seed(0), linear)
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"init {entry.name!r} cannot draw: {error}") from error
     if not (weight.isfinite().all() and bias.isfinite().all()):
@@ -239,19 +217,6 @@ def _tried(entry: Init) -> Init:
     if not weight.equal(again):
         raise ValueError(f"init {entry.name!r} does not draw from the `generator` it is given")
     return entry
-
-
-class _Line:
-    """Stands in for an activation, which lives next door, where a draw is tried: the identity."""
-
-    name = "identity"
-    gain = Gain(1.0, 1.0, 1.0, 1.0, 1.0)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return x
-
-    def derivative(self, x: Tensor) -> Tensor:
-        return torch.ones_like(x)
 
 
 def _undeclared(shape: Shape, **_: object) -> float:
@@ -362,12 +327,8 @@ def orthogonal(weight: Tensor, *, generator: Generator, gain: float = 1.0) -> No
     nn.init.orthogonal_(weight, gain, generator)
 
 
-def _zeros_a_column(rows: int, sparsity: float) -> int:
-    return math.ceil(sparsity * rows)
-
-
 def _sparse_std(shape: Shape, sparsity: float, std: float) -> float:
-    return std * math.sqrt(1 - _zeros_a_column(shape[0], sparsity) / shape[0])
+    return std * math.sqrt(1 - math.ceil(sparsity * shape[0]) / shape[0])
 
 
 @register_init(_sparse_std)
@@ -381,7 +342,7 @@ def sparse(
     columns = weight.flatten(1).normal_(0, std, generator=generator)
     out = len(columns)
     for column in columns.T:
-        column[torch.randperm(out, generator=generator)[: _zeros_a_column(out, sparsity)]] = 0
+        column[torch.randperm(out, generator=generator)[: math.ceil(sparsity * out)]] = 0
 
 
 def _identity_std(shape: Shape) -> float:
@@ -445,11 +406,7 @@ def _mean_field_std(shape: Shape, sigma_w: float, sigma_b: float) -> float:
     return sigma_w * _lecun_std(shape)
 
 
-def _mean_field_bias_std(shape: Shape, sigma_w: float, sigma_b: float) -> float:
-    return sigma_b
-
-
-@register_init(_mean_field_std, _mean_field_bias_std)
+@register_init(_mean_field_std, lambda shape, sigma_w, sigma_b: sigma_b)
 def mean_field(
     weight: Tensor,
     *,
@@ -463,7 +420,7 @@ def mean_field(
     bias.normal_(0, sigma_b, generator=generator)
 
 
-@register_init(_mean_field_std, _mean_field_bias_std, orthogonal=True)
+@register_init(_mean_field_std, lambda shape, sigma_w, sigma_b: sigma_b, orthogonal=True)
 def mean_field_orthogonal(
     weight: Tensor,
     *,

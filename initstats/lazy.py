@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+import ast
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 
-def attach(
-    package: str, homes: Mapping[str, str]
-) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
+def attach(package: str) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
     """The ``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names load on first use.
 
-    A type checker does not see these names: import them under ``if TYPE_CHECKING:`` as well::
+    The names are those that its ``__init__`` imports under their own name for a type checker::
 
         if TYPE_CHECKING:
             from initstats.moments.accumulator import Moments as Moments
         else:
-            __getattr__, __dir__, __all__ = attach(__name__, {"accumulator": "Moments"})
-
-    Args:
-        package: the ``__name__`` of the package.
-        homes: its modules, each with the names that it lends to the package, separated by spaces;
-            the name of the module itself is the module.
+            __getattr__, __dir__, __all__ = attach(__name__)
     """
-    home = {name: module for module, names in homes.items() for name in names.split()}
+    source = Path(str(sys.modules[package].__file__)).read_text(encoding="utf-8")
+    home = {
+        alias.asname: str(node.module)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    }
 
     def load(name: str) -> object:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = import_module(f"{package}.{home[name]}")
-        value = module if name == home[name] else getattr(module, name)
+        if home[name] == package:
+            return import_module(f"{package}.{name}")
+        value: object = getattr(import_module(home[name]), name)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -1,4 +1,4 @@
-"""Who does the work of a study: this process, processes of its own, or any executor.
+"""The workers of a study: this process, processes of its own, or any executor.
 
 A task is small and an engine is large, for it holds the data. So the engine goes to each worker
 once, by a file that the worker reads, and not with every task.
@@ -30,7 +30,7 @@ Engine = Callable[[Task], Outcome]
 
 
 class Workers(Protocol):
-    """Those who do tasks."""
+    """What does tasks."""
 
     def map(
         self, engine: Engine[Task, Outcome], tasks: Sequence[Task]
@@ -54,11 +54,7 @@ class ThisProcess:
 
 @dataclass(frozen=True)
 class OwnProcesses:
-    """Processes that start for the tasks and end with them, each with one thread of torch's.
-
-    Attributes:
-        count: how many.
-    """
+    """Processes that start for the tasks and end with them, each with one torch thread."""
 
     count: int
 
@@ -89,13 +85,10 @@ class OwnProcesses:
 
 @dataclass(frozen=True)
 class ByExecutor:
-    """The workers of an executor, which may outlive the tasks; threads share the engine itself.
+    """The workers of any executor, which may outlive the tasks; threads share the engine itself.
 
     A worker that cannot read the engine's file, as on another machine, gives its task back, which
     is then submitted together with the engine.
-
-    Attributes:
-        executor: any.
     """
 
     executor: Executor
@@ -147,12 +140,8 @@ def _written(engine: Engine[Any, Any]) -> Iterator[str]:
             pickle.dump(engine, stream)
         yield file
     finally:
-        _remove(file)
-
-
-def _remove(file: str) -> None:
-    with suppress(OSError):
-        Path(file).unlink()
+        with suppress(OSError):
+            Path(file).unlink()
 
 
 @contextmanager
@@ -168,7 +157,7 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-# in a worker
+# what runs in a worker
 
 
 class NoEngine:
@@ -183,10 +172,7 @@ _loading = Lock()
 def _do(file: str, task: bytes, data: bytes | None = None) -> Any:
     """The outcome of a pickled task: a worker that cannot read it says why, and does not die.
 
-    Args:
-        file: holds the engine.
-        task: pickled.
-        data: the pickled engine, for a worker that cannot read the file.
+    The file, or for a worker that cannot read that the data, holds the pickled engine.
     """
     with _loading:
         if file not in _engines:
@@ -201,7 +187,7 @@ def _do(file: str, task: bytes, data: bytes | None = None) -> Any:
 
 
 def _start(file: str) -> None:
-    """Prepare a process of our own."""
+    """Prepare a worker process."""
     Thread(target=_leave_with_driver, args=(file,), daemon=True).start()
     # Ctrl-C reaches all processes of a terminal: the driver speaks, workers just stop
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -215,5 +201,6 @@ def _leave_with_driver(file: str) -> None:
     driver = parent_process()
     assert driver is not None
     driver.join()
-    _remove(file)
+    with suppress(OSError):
+        Path(file).unlink()
     os._exit(1)

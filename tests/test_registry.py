@@ -7,17 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from initstats.registry import (
-    Catalog,
-    Family,
-    Value,
-    keyword_defaults,
-    name_of,
-    plain,
-    split_names,
-    unknown,
-    varied,
-)
+from initstats.registry import Catalog, Value, name_of, split_names, unknown
+from initstats.registry.catalog import Family, keyword_defaults
+from initstats.registry.spelling import plain
 
 Made = tuple[str, dict[str, Value]]
 DEFAULTS: dict[str, Value] = {"leak": 0.1, "sub": 0.4, "count": 3, "fast": False, "mode": "fan_in"}
@@ -194,13 +186,6 @@ def test_a_faulty_range_is_refused(catalog: Catalog[Made], text: str) -> None:
         catalog[f"general(leak={text})"]
 
 
-def test_varied_parameters_have_values_from_the_defaults(catalog: Catalog[Made]) -> None:
-    names = ["general", "general(leak=0.2)", "plain", "somebody's own"]
-    leaks = {"general": 0.1, "general(leak=0.2)": 0.2}
-    assert varied(catalog.members(names)) == {"leak": leaks}
-    assert varied(catalog.members(["general(leak=0.2)", "plain"])) == {}
-
-
 def test_numbers_are_spelled_as_a_person_would(catalog: Catalog[Made]) -> None:
     assert catalog.spell("general", {"leak": 0.1 + 0.2}) == "general(leak=0.3)"
     assert catalog["general(leak=1.2000000000000002)"] is catalog["general(leak=1.2)"]
@@ -218,7 +203,7 @@ def test_parameters_are_keyword_only_with_defaults() -> None:
     def bare(x: float, *, a: float) -> float:
         return x
 
-    assert keyword_defaults(good, reserved=("generator",)) == {"a": 1.0, "b": "c"}
+    assert keyword_defaults(good, ("generator",)) == {"a": 1.0, "b": "c"}
     for faulty in (positional, bare):
         with pytest.raises(ValueError, match=r"each with a default: def \w+\(x, \*, a=\.\.\.\)"):
             keyword_defaults(faulty)

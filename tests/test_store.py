@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+import initstats as ist
 from initstats.store import (
     Key,
     Run,
@@ -33,10 +34,10 @@ from initstats.store import (
     load_table,
     pack,
     save_predictions,
-    unpack,
-    with_parameters,
 )
 from initstats.store.file import write_ahead
+from initstats.store.histograms import unpack
+from initstats.store.parameters import parameters_of, with_parameters
 from initstats.sweep.cell import KEYS, PLACES
 
 ROWS = [(1, "preactivation", "forward"), (1, "activation", "forward")]
@@ -332,10 +333,11 @@ def test_a_statistic_that_is_gone_stays_in_old_rows(tmp_path: Path) -> None:
 
 NORMALS: Any = {
     "init": {
-        "normal": {"normal": {"std": 0.01}, "normal(std=1)": {"std": 1.0}},
-        "zeros": {"zeros": {}},
+        "normal": {"std": 0.01},
+        "normal(std=1)": {"std": 1.0},
+        "zeros": {},
     },
-    "activation": {"relu": {"relu": {"mode": "soft"}}},
+    "activation": {"relu": {"mode": "soft"}},
 }
 
 
@@ -346,22 +348,40 @@ def test_parameters_that_vary_are_columns() -> None:
     assert list(table.columns) == ["init", "activation", "init_std"]
     assert table["init_std"].dtype == "float64"
     assert repr(table["init_std"].tolist()) == "[nan, 0.01, 1.0, nan, 0.01]"
-    modes: Any = {"f": {"f": {"mode": "b"}, "f(mode=a)": {"mode": "a"}}}
+    modes: Any = {"f": {"mode": "b"}, "f(mode=a)": {"mode": "a"}}
     table = with_parameters(pd.DataFrame({"init": ["f(mode=a)", "g", "f"]}), {"init": modes})
     assert table["init_mode"].dtype == pd.CategoricalDtype(["b", "a"])
     assert list(table["init_mode"].astype(object).fillna("none")) == ["a", "none", "b"]
-    flags: Any = {"f": {"f": {"flag": True}, "g": {"flag": False}}}
-    table = with_parameters(pd.DataFrame({"init": ["f", "g"]}), {"init": flags})
+    flags: Any = {"f": {"flag": True}, "f(flag=false)": {"flag": False}}
+    table = with_parameters(pd.DataFrame({"init": ["f", "f(flag=false)"]}), {"init": flags})
     assert list(table["init_flag"]) == ["true", "false"]
 
 
+def test_entries_have_parameters_of_their_own() -> None:
+    grid = ist.Grid(
+        inits=["zeros"],
+        activations=[
+            "leaky_relu(negative_slope=0:0.2:2)",
+            {"elu(mine)": lambda x: x, "leaky": "leaky_relu"},
+        ],
+    )
+    slopes = {"leaky_relu(negative_slope=0)": 0.0, "leaky_relu(negative_slope=0.2)": 0.2}
+    assert parameters_of(grid.entries) == {
+        "network": {"mlp": {}},
+        "init": {"zeros": {}},
+        "activation": {
+            **{name: {"negative_slope": slope} for name, slope in slopes.items()},
+            "elu(mine)": {},
+            "leaky": {},
+        },
+    }
+
+
 def test_a_parameter_that_begins_to_vary_has_values_in_old_rows(tmp_path: Path) -> None:
-    families = {"normal": {"normal": {"std": 0.01}}}
-    fill(tmp_path, replace(RUN, parameters={"init": families}), cells=RUN.cells[-1:])
+    fill(tmp_path, replace(RUN, parameters={"init": {"normal": {"std": 0.01}}}), RUN.cells[-1:])
     assert "init_std" not in load_table(tmp_path)
     config = RUN.config | {"inits": ["normal(std=1)"]}
-    families = {"normal": {"normal(std=1)": {"std": 1.0}}}
-    asked = replace(RUN, config=config, parameters={"init": families})
+    asked = replace(RUN, config=config, parameters={"init": {"normal(std=1)": {"std": 1.0}}})
     with Store.open(tmp_path, asked, {}) as store:
         store.add(("mlp", "normal(std=1)", "relu", 20, 1), ROWS, statistics(1), pack(histograms(1)))
         assert "init_std" not in store.table(asked)

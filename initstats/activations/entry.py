@@ -13,7 +13,7 @@ from torch import Tensor
 
 from initstats import gaussian
 from initstats.gaussian import Function, Gain
-from initstats.registry import Catalog, Entry, Family, keyword_defaults, meaning_of, name_of
+from initstats.registry import Catalog, Entry, meaning_of, name_of
 
 Out = Callable[[Tensor, Tensor], object]
 OutBackward = Callable[[Tensor, Tensor, Tensor], object]
@@ -150,15 +150,7 @@ def register_activation(
             at_parameters = partial(function, **parameters) if parameters else function
             return _made(spelling, at_parameters, known, meaning_of(function), function.__module__)
 
-        ACTIVATIONS.add(
-            Family(
-                function.__name__,
-                make,
-                keyword_defaults(function),
-                meaning_of(function),
-                function.__module__,
-            )
-        )
+        ACTIVATIONS.add_function(function, make)
         return function
 
     return register

@@ -11,24 +11,18 @@ class Bar:
     """A progress bar on stderr: done, rate and time left; silent when that is not a terminal."""
 
     def __init__(self, noun: str) -> None:
+        from rich import progress
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
 
         console = Console(stderr=True)
         self.first = self.done = self.total = 0
         self._began = time.perf_counter()
-        self._progress = Progress(
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(noun),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(compact=True),
+        self._progress = progress.Progress(
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn(noun),
+            progress.TextColumn("{task.fields[rate]}"),
+            progress.TimeRemainingColumn(compact=True),
             console=console,
             disable=not console.is_terminal,
             transient=True,
@@ -37,7 +31,7 @@ class Bar:
         self.stop = self._progress.stop
 
     def show(self, done: int, total: int) -> None:
-        """Move to so many done of all."""
+        """Show how many are done, and of how many."""
         if not self.total:
             self.first, self._began = done, time.perf_counter()
         self.done, self.total = done, total
@@ -60,7 +54,7 @@ def print_table(
     digits: int = 4,
     title: str | None = None,
 ) -> None:
-    """Rows under the names of their columns: text, truths, and numbers to so many digits."""
+    """Print rows under the names of their columns: text, yes or no, and rounded numbers."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

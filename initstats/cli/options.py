@@ -53,11 +53,7 @@ def names(values: Sequence[str]) -> list[str]:
 
 
 def numbers(option: str, values: Sequence[str]) -> list[int]:
-    """The whole numbers that an option holds; it is named where one is none.
-
-    Raises:
-        ValueError: something else than whole numbers.
-    """
+    """The whole numbers that an option holds; a ValueError names it where one is none."""
     found = []
     for item in names(values):
         try:

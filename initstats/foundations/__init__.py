@@ -19,7 +19,4 @@ if TYPE_CHECKING:
     from initstats.foundations.evidence import measure as measure
     from initstats.foundations.page import write_lesson as write_lesson
 else:
-    __getattr__, __dir__, __all__ = attach(
-        __name__,
-        {"clock": "timings", "evidence": "Evidence lesson measure", "page": "write_lesson"},
-    )
+    __getattr__, __dir__, __all__ = attach(__name__)

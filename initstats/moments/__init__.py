@@ -22,10 +22,4 @@ if TYPE_CHECKING:
     from initstats.moments.table import bin_edges as bin_edges
     from initstats.moments.table import register_statistic as register_statistic
 else:
-    __getattr__, __dir__, __all__ = attach(
-        __name__,
-        {
-            "accumulator": "Kernels Moments warm_up",
-            "table": "BINS STATISTICS Field bin_edges register_statistic",
-        },
-    )
+    __getattr__, __dir__, __all__ = attach(__name__)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from initstats.networks.block import Block, Signal
 from initstats.networks.serial import Serial
-from initstats.registry import Catalog, Entry, Family, keyword_defaults, meaning_of, name_of
+from initstats.registry import Catalog, Entry, meaning_of, name_of
 
 Build = Callable[..., Block]
 Decorated = TypeVar("Decorated", bound=Build)
@@ -99,8 +99,7 @@ def register_network() -> Callable[[Decorated], Decorated]:
             at_parameters = partial(build, **parameters)
             return _tried(Network(spelling, at_parameters, meaning_of(build), build.__module__))
 
-        defaults = keyword_defaults(build, reserved=_GIVEN)
-        NETWORKS.add(Family(build.__name__, make, defaults, meaning_of(build), build.__module__))
+        NETWORKS.add_function(build, make, _GIVEN)
         return build
 
     return register

@@ -62,8 +62,7 @@ def predict(grid: Grid, data: Dataset, *, progress: Progress | None = None) -> p
         keys += [(*configuration, *place) for place in places]
         rows += _configuration(theory, init, activation, network, places)
     notify(len(configurations), len(configurations))
-    entries = (*grid.networks, *grid.inits, *grid.activations)
-    return _frame(keys, rows, parameters_of(entries))
+    return _frame(keys, rows, parameters_of(grid.entries))
 
 
 def _theory(split: Split, *, backward: bool) -> Theory:

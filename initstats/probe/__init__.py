@@ -16,4 +16,4 @@ if TYPE_CHECKING:
     from initstats.probe.probe import Probe as Probe
     from initstats.probe.probe import measure as measure
 else:
-    __getattr__, __dir__, __all__ = attach(__name__, {"probe": "Probe measure"})
+    __getattr__, __dir__, __all__ = attach(__name__)

@@ -8,28 +8,15 @@ their declaration and without spaces, so that one member has one name in every t
 
 from __future__ import annotations
 
-from initstats.registry.catalog import Catalog, Family, Members, varied
-from initstats.registry.entry import Entry, check_importable, import_module
-from initstats.registry.names import keyword_defaults, meaning_of, name_of, split_names, unknown
-from initstats.registry.need import Need, missing
-from initstats.registry.values import Value, plain, spelled
-
-__all__ = [
-    "Catalog",
-    "Entry",
-    "Family",
-    "Members",
-    "Need",
-    "Value",
-    "check_importable",
-    "import_module",
-    "keyword_defaults",
-    "meaning_of",
-    "missing",
-    "name_of",
-    "plain",
-    "spelled",
-    "split_names",
-    "unknown",
-    "varied",
-]
+from initstats.registry.catalog import Catalog as Catalog
+from initstats.registry.catalog import meaning_of as meaning_of
+from initstats.registry.catalog import name_of as name_of
+from initstats.registry.entry import Entry as Entry
+from initstats.registry.entry import Need as Need
+from initstats.registry.entry import check_importable as check_importable
+from initstats.registry.entry import import_module as import_module
+from initstats.registry.entry import missing as missing
+from initstats.registry.spelling import Value as Value
+from initstats.registry.spelling import spelled as spelled
+from initstats.registry.spelling import split_names as split_names
+from initstats.registry.spelling import unknown as unknown

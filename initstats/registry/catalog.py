@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from typing import Generic, TypeVar
 
-from initstats.registry.names import unknown
-from initstats.registry.values import Value, read_range, read_value, spelled
+from initstats.registry.spelling import Value, read_range, read_value, spelled, unknown
 
 T = TypeVar("T")
-Members = Mapping[str, Mapping[str, Mapping[str, Value]]]
-"""The parameters of entries, by family and by spelling."""
 
 _SPELLING = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\(([^()]*)\))?\s*")
 
@@ -23,11 +22,9 @@ class Family(Generic[T]):
     """What a catalogue knows of a name.
 
     Attributes:
-        name: without parameters.
         make: ``make(canonical_spelling, **parameters)`` builds a member.
         defaults: the parameters and their defaults, in the order of declaration.
         meaning: one line.
-        module: the module that defined it.
     """
 
     name: str
@@ -44,6 +41,17 @@ class Catalog(Mapping[str, T]):
 
     Args:
         noun: what messages call one entry, and ``register_<noun>`` the decorator that adds one.
+
+    >>> demo = Catalog[str]("demo")
+    >>> demo.add(Family("ramp", lambda spelling, **_: spelling, {"low": 0.0, "high": 6.0}))
+    >>> demo.parse("ramp(high=8)")
+    ('ramp', {'low': 0.0, 'high': 8.0})
+    >>> demo.spell("ramp", {"low": 0.1 + 0.2, "high": 8.0})
+    'ramp(low=0.3,high=8)'
+    >>> demo.expand("ramp(low=0:0.4:5)")
+    ['ramp', 'ramp(low=0.1)', 'ramp(low=0.2)', 'ramp(low=0.3)', 'ramp(low=0.4)']
+    >>> demo.expand("ramp(high=1:100:3log)")
+    ['ramp(high=1)', 'ramp(high=10)', 'ramp(high=100)']
     """
 
     def __init__(self, noun: str) -> None:
@@ -97,58 +105,48 @@ class Catalog(Mapping[str, T]):
         self._forget(name)
         self._families[name] = family
 
+    def add_function(
+        self, function: Callable[..., object], make: Callable[..., T], given: Collection[str] = ()
+    ) -> None:
+        """Register a family by a function that gives it its name, its meaning and its parameters.
+
+        The parameters are its keyword-only arguments beside those that are `given`.
+
+        Raises:
+            ValueError: as `add`; or a parameter is not keyword-only with a default.
+        """
+        defaults = keyword_defaults(function, given)
+        meaning, module = meaning_of(function), function.__module__
+        self.add(Family(function.__name__, make, defaults, meaning, module))
+
     def add_one(self, name: str, entry: T, *, meaning: str, module: str) -> None:
         """Register an entry without parameters; see `add`."""
         self.add(Family(name, lambda spelling: entry, meaning=meaning, module=module))
 
     def remove(self, name: str) -> None:
-        """Take an entry out again.
-
-        Raises:
-            ValueError: no such entry.
-        """
+        """Take an entry out again; a ValueError where there is none."""
         self.family(name)
         self._forget(name)
         del self._families[name]
 
     def family(self, name: str) -> Family[T]:
-        """What is known of a name.
-
-        Raises:
-            ValueError: no such entry.
-        """
+        """What is known of a name; a ValueError where that is nothing."""
         if name not in self._families:
             raise unknown(self.noun, name, self._families)
         return self._families[name]
 
     def parse(self, spelling: str) -> tuple[str, dict[str, Value]]:
-        """An entry's name and all its parameters, defaults filled in.
-
-        >>> demo = Catalog[str]("demo")
-        >>> demo.add(Family("ramp", lambda spelling, **_: spelling, {"low": 0.0, "high": 6.0}))
-        >>> demo.parse("ramp(high=8)")
-        ('ramp', {'low': 0.0, 'high': 8.0})
-        """
+        """An entry's name and all its parameters, defaults filled in."""
         name, given = self._read(spelling)
-        defaults = self.family(name).defaults
-        values = {
-            key: read_value(text, defaults[key], f"{self.noun} {spelling!r}: {key}")
-            for key, text in given.items()
-        }
-        return name, {
-            # An equal value is the default itself: 0.0 for -0.0, 6.0 for 6.
-            key: default if values.get(key, default) == default else values[key]
-            for key, default in defaults.items()
-        }
+        parameters = dict(self.family(name).defaults)
+        for key, text in given.items():
+            value = read_value(text, parameters[key], f"{self.noun} {spelling!r}: {key}")
+            if value != parameters[key]:  # an equal value is the default itself: 6.0 for 6
+                parameters[key] = value
+        return name, parameters
 
     def spell(self, name: str, parameters: Mapping[str, Value]) -> str:
-        """The canonical spelling: only what differs from the defaults.
-
-        >>> demo = Catalog[str]("demo")
-        >>> demo.add(Family("ramp", lambda spelling, **_: spelling, {"low": 0.0, "high": 6.0}))
-        >>> demo.spell("ramp", {"low": 0.1 + 0.2, "high": 8.0})
-        'ramp(low=0.3,high=8)'
-        """
+        """The canonical spelling: only what differs from the defaults."""
         given = [
             f"{key}={spelled(parameters[key])}"
             for key, default in self.family(name).defaults.items()
@@ -162,13 +160,6 @@ class Catalog(Mapping[str, T]):
         A range is ``low:high:count``, evenly spaced, or ``low:high:countlog``, by equal factors;
         several make every combination. Values are rounded to what tells neighbours apart.
 
-        >>> demo = Catalog[str]("demo")
-        >>> demo.add(Family("ramp", lambda spelling, **_: spelling, {"low": 0.0, "high": 6.0}))
-        >>> demo.expand("ramp(low=0:0.4:5)")
-        ['ramp', 'ramp(low=0.1)', 'ramp(low=0.2)', 'ramp(low=0.3)', 'ramp(low=0.4)']
-        >>> demo.expand("ramp(high=1:100:3log)")
-        ['ramp(high=1)', 'ramp(high=10)', 'ramp(high=100)']
-
         Raises:
             ValueError: as `parse`, or a range that is none.
         """
@@ -181,28 +172,10 @@ class Catalog(Mapping[str, T]):
             self.spell(*self.parse(f"{name}({','.join(chosen)})")) for chosen in product(*choices)
         ]
 
-    def members(self, spellings: Iterable[str]) -> dict[str, dict[str, dict[str, Value]]]:
-        """All parameters of entries, by family and by spelling; bare callables are left out.
-
-        >>> demo = Catalog[str]("demo")
-        >>> demo.add(Family("ramp", lambda spelling, **_: spelling, {"low": 0.0, "high": 6.0}))
-        >>> demo.members(["ramp(high=8)", "lambda"])
-        {'ramp': {'ramp(high=8)': {'low': 0.0, 'high': 8.0}}}
-        """
-        found: dict[str, dict[str, dict[str, Value]]] = {}
-        for spelling in spellings:
-            if spelling.partition("(")[0] in self:
-                name, parameters = self.parse(spelling)
-                found.setdefault(name, {})[spelling] = parameters
-        return found
-
     def _forget(self, name: str) -> None:
         """Let go of the members that were built."""
-        self._made = {
-            spelling: made
-            for spelling, made in self._made.items()
-            if spelling.partition("(")[0] != name
-        }
+        for spelling in [made for made in self._made if made.partition("(")[0] == name]:
+            del self._made[spelling]
 
     def _read(self, spelling: str) -> tuple[str, dict[str, str]]:
         """An entry's name, and the parameters that a spelling gives as text."""
@@ -211,10 +184,10 @@ class Catalog(Mapping[str, T]):
             raise ValueError(
                 f"cannot read {self.noun} {spelling!r}: write name or name(parameter=value,...)"
             )
-        name, inside = match.groups()
+        name, inside = match[1], (match[2] or "").strip()
         defaults = self.family(name).defaults
         given: dict[str, str] = {}
-        for item in (inside or "").split(",") if (inside or "").strip() else ():
+        for item in inside.split(",") if inside else ():
             key, equals, text = (part.strip() for part in item.partition("="))
             if not equals or key in given:
                 fault = "is given twice" if equals else "is not parameter=value"
@@ -225,27 +198,28 @@ class Catalog(Mapping[str, T]):
         return name, given
 
 
-def varied(members: Members) -> dict[str, dict[str, Value]]:
-    """The parameters that differ between entries of one family.
+def keyword_defaults(
+    function: Callable[..., object], given: Collection[str] = ()
+) -> dict[str, Value]:
+    """The parameters of a family's function, and their defaults; see `Catalog.add_function`."""
+    name, arguments = name_of(function), list(inspect.signature(function).parameters.values())
+    parameters = [argument for argument in arguments[1:] if argument.name not in given]
+    for parameter in parameters:
+        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
+            raise ValueError(
+                f"{name}: write its parameters after a *, each with a default: "
+                f"def {name}({arguments[0].name}, *, {parameter.name}=...)"
+            )
+    return {parameter.name: parameter.default for parameter in parameters}
 
-    Args:
-        members: as `Catalog.members` gives them.
 
-    Returns:
-        For each such parameter its value by spelling, for all entries that have it, defaults
-        filled in.
+def meaning_of(function: Callable[..., object]) -> str:
+    """The first line of a docstring; empty where there is none."""
+    return (inspect.getdoc(function) or "").partition("\n")[0]
 
-    >>> varied({"ramp": {"ramp": {"low": 0.0}, "ramp(low=1)": {"low": 1.0}}})
-    {'low': {'ramp': 0.0, 'ramp(low=1)': 1.0}}
-    """
-    differing = {
-        key: None
-        for family in members.values()
-        for key in {key: None for parameters in family.values() for key in parameters}
-        if len({parameters.get(key) for parameters in family.values()}) > 1
-    }
-    every = {name: found for family in members.values() for name, found in family.items()}
-    return {
-        key: {name: parameters[key] for name, parameters in every.items() if key in parameters}
-        for key in differing
-    }
+
+def name_of(function: Callable[..., object]) -> str:
+    """What a callable is called: a function's name, a module's class, ``lambda``."""
+    while isinstance(function, partial):
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__)).strip("<>")

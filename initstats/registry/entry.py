@@ -6,12 +6,16 @@ import dataclasses
 import importlib.util
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from initstats.registry.catalog import Catalog
+from initstats.registry.spelling import Value
+
+T = TypeVar("T")
 
 
 class Entry:
@@ -25,6 +29,11 @@ class Entry:
     catalog: ClassVar[Catalog[Any]]
     name: str
     module: str
+
+    @property
+    def parameters(self) -> dict[str, Value]:
+        """All its parameters, defaults filled in; a bare callable has none."""
+        return self.catalog.parse(self.name)[1] if self.module else {}
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         noun = self.catalog.noun
@@ -42,12 +51,21 @@ class Entry:
         return type(self), state
 
 
-def check_importable(noun: str, name: str, module: str) -> None:
-    """Refuse what another process cannot import.
+@dataclass(frozen=True)
+class Need(Generic[T]):
+    """A condition on what a figure is drawn from or a rule looks at, and what to say otherwise."""
 
-    Raises:
-        pickle.PicklingError: it is defined in a notebook, or at a prompt.
-    """
+    met: Callable[[T], bool]
+    otherwise: str
+
+
+def missing(needs: Iterable[Need[T]], subject: T) -> str:
+    """What is said of the first need that a subject does not meet; empty where it meets all."""
+    return next((need.otherwise for need in needs if not need.met(subject)), "")
+
+
+def check_importable(noun: str, name: str, module: str) -> None:
+    """Raise a PicklingError for what another process cannot import: what a notebook defines."""
     if module == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
         raise pickle.PicklingError(
             f"{noun} {name!r} is defined in a notebook or at a prompt, which other processes "

@@ -8,36 +8,18 @@ one that was committed.
 
 from __future__ import annotations
 
-from initstats.store.file import StoreError
-from initstats.store.histograms import pack, unpack
-from initstats.store.parameters import parameters_of, with_parameters
-from initstats.store.predictions import load_predictions, save_predictions
-from initstats.store.reading import (
-    iterate_histograms,
-    load_histograms,
-    load_run,
-    load_sessions,
-    load_table,
-)
-from initstats.store.run import Key, Kind, Run, to_toml
-from initstats.store.writing import Store
-
-__all__ = [
-    "Key",
-    "Kind",
-    "Run",
-    "Store",
-    "StoreError",
-    "iterate_histograms",
-    "load_histograms",
-    "load_predictions",
-    "load_run",
-    "load_sessions",
-    "load_table",
-    "pack",
-    "parameters_of",
-    "save_predictions",
-    "to_toml",
-    "unpack",
-    "with_parameters",
-]
+from initstats.store.file import StoreError as StoreError
+from initstats.store.histograms import pack as pack
+from initstats.store.parameters import parameters_of as parameters_of
+from initstats.store.predictions import load_predictions as load_predictions
+from initstats.store.predictions import save_predictions as save_predictions
+from initstats.store.reading import iterate_histograms as iterate_histograms
+from initstats.store.reading import load_histograms as load_histograms
+from initstats.store.reading import load_run as load_run
+from initstats.store.reading import load_sessions as load_sessions
+from initstats.store.reading import load_table as load_table
+from initstats.store.run import Key as Key
+from initstats.store.run import Kind as Kind
+from initstats.store.run import Run as Run
+from initstats.store.run import to_toml as to_toml
+from initstats.store.writing import Store as Store

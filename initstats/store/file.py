@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -66,19 +66,27 @@ def quoted(names: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def is_empty(connection: sqlite3.Connection) -> bool:
-    """Whether nothing was ever committed, as when a driver died while it began."""
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    return tables == 0 and not any(_marks(connection))
+def marks(columns: Collection[object]) -> str:
+    """The marks in a statement for the values of some columns."""
+    return ", ".join("?" * len(columns))
 
 
-def checked_run(connection: sqlite3.Connection, file: Path | str) -> Run:
-    """The run that a file holds.
+def found_run(connection: sqlite3.Connection, file: Path | str) -> Run | None:
+    """The run that a file holds; None where a driver died as it began, or nobody began yet.
 
     Raises:
         StoreError: another program's file, or one of another version.
     """
-    application, version = _marks(connection)
+    application, version, tables = (
+        connection.execute(query).fetchone()[0]
+        for query in (
+            "PRAGMA application_id",
+            "PRAGMA user_version",
+            "SELECT count(*) FROM sqlite_master",
+        )
+    )
+    if not (application or version or tables):
+        return None
     if application != _OURS:
         raise StoreError(f"{file} is not a run of initstats: choose another folder")
     if version != VERSION:
@@ -156,11 +164,3 @@ def damaged(file: Path | str, error: object) -> StoreError:
     return StoreError(
         f"{file} is damaged ({error}) and was left as it is: move it away, or choose another folder"
     )
-
-
-def _marks(connection: sqlite3.Connection) -> tuple[int, int]:
-    application, version = (
-        connection.execute(f"PRAGMA {mark}").fetchone()[0]
-        for mark in ("application_id", "user_version")
-    )
-    return application, version

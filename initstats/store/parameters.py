@@ -12,43 +12,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from initstats.registry import Entry, Members, Value, spelled, varied
+from initstats.registry import Entry, Value, spelled
 
-Entries = Mapping[str, Members]
-"""The parameters of entries by key column, family and name."""
+Entries = Mapping[str, Mapping[str, Mapping[str, Value]]]
+"""The parameters of entries, by key column and name."""
 
 
 def parameters_of(entries: Iterable[Entry]) -> Entries:
-    """All parameters of some entries; what a catalogue calls an entry is the key column."""
-    names: dict[str, list[str]] = {}
-    catalogs = {}
+    """The parameters of some entries; what a catalogue calls an entry is the key column."""
+    found: dict[str, dict[str, Mapping[str, Value]]] = {}
     for entry in entries:
-        names.setdefault(entry.catalog.noun, []).append(entry.name)
-        catalogs[entry.catalog.noun] = entry.catalog
-    return {noun: catalogs[noun].members(names[noun]) for noun in names}
-
-
-def parameter_names(entries: Entries) -> set[str]:
-    """The columns of all parameters, whether they vary or not."""
-    return {
-        f"{noun}_{parameter}"
-        for noun, members in entries.items()
-        for family in members.values()
-        for parameters in family.values()
-        for parameter in parameters
-    }
+        found.setdefault(entry.catalog.noun, {})[entry.name] = entry.parameters
+    return found
 
 
 def with_parameters(keys: pd.DataFrame, entries: Entries) -> pd.DataFrame:
     """The key columns of a table, and after them its parameter columns.
 
-    Args:
-        keys: one row for each of the table's.
-        entries: those that the table is of.
-
-    Returns:
-        A column is float64 where all its values are numbers, else categories of text in the order
-        of the entries; where an entry has no such parameter, it is NaN.
+    A column is float64 where all its values are numbers, else categories of text in the order of
+    the entries; where an entry has no such parameter, it is NaN.
     """
     return keys.assign(
         **{
@@ -57,6 +39,22 @@ def with_parameters(keys: pd.DataFrame, entries: Entries) -> pd.DataFrame:
             for parameter, values in varied(members).items()
         }
     )
+
+
+def varied(members: Mapping[str, Mapping[str, Value]]) -> dict[str, dict[str, Value]]:
+    """The parameters that differ between entries of one family, each with its value by entry.
+
+    >>> varied({"ramp": {"low": 0.0}, "ramp(low=1)": {"low": 1.0}, "step": {"low": 2.0}})
+    {'low': {'ramp': 0.0, 'ramp(low=1)': 1.0, 'step': 2.0}}
+    """
+    of_family: dict[tuple[str, str], set[Value]] = {}
+    values: dict[str, dict[str, Value]] = {}
+    for name, parameters in members.items():
+        for key, value in parameters.items():
+            of_family.setdefault((name.partition("(")[0], key), set()).add(value)
+            values.setdefault(key, {})[name] = value
+    differing = dict.fromkeys(key for (_, key), found in of_family.items() if len(found) > 1)
+    return {key: values[key] for key in differing}
 
 
 def _column(names: pd.Series, values: Mapping[str, Value]) -> Any:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from initstats.store.file import FILE, complaints, held
-from initstats.store.parameters import parameter_names, with_parameters
+from initstats.store.file import FILE, complaints, held, marks
+from initstats.store.parameters import with_parameters
 from initstats.store.reading import reading
 
 _TABLE = "prediction"
-_KINDS = {"TEXT": "str", "INTEGER": "int64", "": "float64"}
-"""The type of a column, by the one that it is declared with; undeclared floats stay as they are."""
+_WRITTEN = {"i": "INTEGER", "f": ""}
+"""SQL's type of a column by numpy's kind, else TEXT; undeclared floats keep their bits."""
+_READ = {"INTEGER": "int64", "": "float64", "TEXT": "str"}
 
 
 def save_predictions(folder: str | Path, predicted: pd.DataFrame) -> None:
@@ -31,10 +32,16 @@ def save_predictions(folder: str | Path, predicted: pd.DataFrame) -> None:
     """
     file = Path(folder) / FILE
     with reading(folder) as (_, run):
-        derived = parameter_names(run.parameters)
-    predicted = predicted[[name for name in predicted if name not in derived]]
-    names = ", ".join(f'"{name}" {_declared(predicted[name])}' for name in predicted)
-    marks = ", ".join("?" * len(predicted.columns))
+        derived = {
+            f"{noun}_{parameter}"
+            for noun, members in run.parameters.items()
+            for parameters in members.values()
+            for parameter in parameters
+        }
+    predicted = predicted.drop(columns=list(derived), errors="ignore")
+    names = ", ".join(
+        f'"{name}" {_WRITTEN.get(column.dtype.kind, "TEXT")}' for name, column in predicted.items()
+    )
     rows = predicted.astype(object).where(predicted.notna(), None).to_numpy().tolist()
     with (
         complaints(file),
@@ -45,29 +52,20 @@ def save_predictions(folder: str | Path, predicted: pd.DataFrame) -> None:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(f"DROP TABLE IF EXISTS {_TABLE}")
         connection.execute(f"CREATE TABLE {_TABLE} ({names})")
-        connection.executemany(f"INSERT INTO {_TABLE} VALUES ({marks})", rows)
+        connection.executemany(f"INSERT INTO {_TABLE} VALUES ({marks(predicted.columns)})", rows)
 
 
 def load_predictions(folder: str | Path) -> pd.DataFrame | None:
     """The predictions that a run's folder keeps, as they were given; None where it keeps none.
 
     After the key columns come those of the run's parameters, as in its table.
-
-    Raises:
-        StoreError: as `load_table`.
     """
     with reading(folder) as (connection, run):
         columns = connection.execute(f"PRAGMA table_info({_TABLE})").fetchall()
         if not columns:
             return None
-        kinds = {name: _KINDS[declared] for _, name, declared, *_ in columns}
+        kinds = {name: _READ[declared] for _, name, declared, *_ in columns}
         rows = connection.execute(f"SELECT * FROM {_TABLE}").fetchall()
     frame = pd.DataFrame(rows, columns=list(kinds), dtype=object).astype(kinds)
     keys = [name for name in ("dataset", *run.keys, *run.places) if name in frame]
     return pd.concat([with_parameters(frame[keys], run.entries), frame.drop(columns=keys)], axis=1)
-
-
-def _declared(column: pd.Series) -> str:
-    if pd.api.types.is_integer_dtype(column):
-        return "INTEGER"
-    return "" if pd.api.types.is_float_dtype(column) else "TEXT"

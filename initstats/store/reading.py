@@ -1,34 +1,30 @@
-"""From the file of a run to tables."""
+"""From the file of a run to tables.
+
+All that read a folder raise `StoreError` as `load_table` does.
+"""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from initstats.registry import unknown
-from initstats.store.file import (
-    FILE,
-    StoreError,
-    checked_run,
-    complaints,
-    is_empty,
-    numbered,
-    quoted,
-)
+from initstats.store.file import FILE, StoreError, complaints, found_run, numbered, quoted
 from initstats.store.histograms import unpack
 from initstats.store.parameters import with_parameters
 from initstats.store.run import Key, Run
 
-Value = TypeVar("Value", bound=int | str)
+Value = int | str
+"""What a key column holds."""
 
 
 def load_table(folder: str | Path) -> pd.DataFrame:
@@ -70,10 +66,9 @@ def load_histograms(
         zeros, infinite for what is not finite), and its `count` of entries.
 
     Raises:
-        StoreError: as `load_table`.
         ValueError: a value that the run does not have.
     """
-    wanted = {
+    given: dict[str, Value | Iterable[Value] | None] = {
         "network": networks,
         "init": inits,
         "activation": activations,
@@ -83,24 +78,14 @@ def load_histograms(
         "tensor": tensors,
         "direction": directions,
     }
+    asked = {name: values for name, values in given.items() if values is not None}
     with reading(folder) as (connection, run):
-        for name, values in wanted.items():
-            if values is not None and name not in run.keys | run.places:
-                raise unknown("key column", name, [*run.keys, *run.places])
-        lists = {
-            f"{name}s": _kept(name, wanted.get(name), there) for name, there in run.lists.items()
-        }
-        places = numbered(connection, "place", run.places)
-        kept = [
-            _kept(name, wanted.get(name), dict.fromkeys(place[index] for place in places))
-            for index, name in enumerate(run.places)
-        ]
-        keep = [
-            number
-            for place, number in places.items()
-            if all(value in values for value, values in zip(place, kept, strict=True))
-        ]
-        return _histograms(connection, run, replace(run, config=run.config | lists), keep)
+        places = _places(connection, run)
+        there = run.lists | {name: list(places[name].unique()) for name in run.places}
+        kept = there | {name: _wanted(name, values, there) for name, values in asked.items()}
+        part = replace(run, config=run.config | {f"{name}s": kept[name] for name in run.keys})
+        numbers = places.index[places.isin(kept).all(axis=1)]
+        return _histograms(connection, run, part, numbers)
 
 
 def iterate_histograms(
@@ -109,29 +94,17 @@ def iterate_histograms(
     """The histograms of a run cell by cell, (layers, bins); `load_run(folder).bins` are the edges.
 
     For those who need all of them, but less than `load_histograms` gives.
-
-    Raises:
-        StoreError: as `load_table`.
     """
     with reading(folder) as (connection, run):
-        places = numbered(connection, "place", run.places)
-        wanted = {("tensor", tensor), ("direction", direction)}
-        keep = [
-            number
-            for place, number in places.items()
-            if wanted <= set(zip(run.places, place, strict=True))
-        ]
+        places = _places(connection, run)
+        keep = places.index[(places["tensor"] == tensor) & (places["direction"] == direction)]
         for cell, number in _committed(connection, run).items():
             at, histograms = _histograms_of(connection, run, number)
             yield cell, histograms[np.isin(at, keep)]
 
 
 def load_run(folder: str | Path) -> Run:
-    """The configuration and the settings of a run.
-
-    Raises:
-        StoreError: as `load_table`.
-    """
+    """The configuration and the settings of a run."""
     with reading(folder) as (_, run):
         return run
 
@@ -142,9 +115,6 @@ def load_sessions(folder: str | Path) -> pd.DataFrame:
     Returns:
         When it `started` (UTC), `seconds` until its last commit, `cells` committed, and a column
         for each thing noted of its environment.
-
-    Raises:
-        StoreError: as `load_table`.
     """
     with reading(folder) as (connection, _):
         sessions = connection.execute("SELECT started, seconds, cells, environment FROM session")
@@ -178,7 +148,7 @@ def table(connection: sqlite3.Connection, run: Run) -> pd.DataFrame:
 
 
 def _histograms(
-    connection: sqlite3.Connection, run: Run, part: Run, places: Sequence[int]
+    connection: sqlite3.Connection, run: Run, part: Run, places: pd.Index
 ) -> pd.DataFrame:
     """The nonempty bins of the cells that a part of a run lists, at some places."""
     numbers = _committed(connection, part)
@@ -215,9 +185,7 @@ def _keys(
     place = place.astype(np.int64)
     by_cell = pd.DataFrame(committed, columns=list(run.keys))
     by_cell.insert(0, "dataset", run.settings["dataset"])
-    places = numbered(connection, "place", run.places)
-    by_place = pd.DataFrame(list(places), list(places.values()), list(run.places))
-    by_place = by_place.loc[pd.unique(place)]
+    by_place = _places(connection, run).loc[pd.unique(place)]
     orders: dict[str, Any] = {"dataset": [run.settings["dataset"]]}
     orders |= {name: run.lists[name] for name, kind in run.keys.items() if kind == "text"}
     orders |= {name: by_place[name].unique() for name, kind in run.places.items() if kind == "text"}
@@ -237,17 +205,23 @@ def _committed(connection: sqlite3.Connection, run: Run) -> dict[Key, int]:
     return {cell: numbers[cell] for cell in run.cells if cell in numbers}
 
 
-def _kept(
-    noun: str, wanted: Value | Iterable[Value] | None, available: Collection[Value]
+def _wanted(
+    noun: str, values: Value | Iterable[Value], there: Mapping[str, Sequence[Value]]
 ) -> list[Value]:
-    """The values of a key column that are wanted; None is all of them."""
-    if wanted is None:
-        return list(available)
-    asked = [wanted] if isinstance(wanted, int | str) else list(wanted)
+    """The values of a key column to keep, in the order that they have there."""
+    if noun not in there:
+        raise unknown("key column", noun, list(there))
+    asked = [values] if isinstance(values, int | str) else list(values)
     for value in asked:
-        if value not in available:
-            raise unknown(noun, str(value), list(dict.fromkeys(map(str, available))))
-    return [value for value in available if value in asked]
+        if value not in there[noun]:
+            raise unknown(noun, str(value), list(map(str, there[noun])))
+    return [value for value in there[noun] if value in asked]
+
+
+def _places(connection: sqlite3.Connection, run: Run) -> pd.DataFrame:
+    """The place columns of all places, by the number of each."""
+    places = numbered(connection, "place", run.places)
+    return pd.DataFrame(list(places), list(places.values()), list(run.places))
 
 
 @contextmanager
@@ -256,13 +230,14 @@ def reading(folder: str | Path) -> Iterator[tuple[sqlite3.Connection, Run]]:
     file = Path(folder) / FILE
     if not file.is_file():
         raise StoreError(f"{folder} is not a run's folder: there is no {FILE} in it")
-    # rw, where it may: what a killed driver left half done is rolled back before it is read
+    # rw where possible: what a killed driver left half done is rolled back before it is read
     uri = f"{file.resolve().as_uri()}?mode=rw"
     with (
         complaints(file),
         closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection,
     ):
         connection.execute("BEGIN")  # one snapshot, while a driver may be adding to the run
-        if is_empty(connection):
+        run = found_run(connection, file)
+        if run is None:
             raise StoreError(f"{folder} holds a run that never began: start it again")
-        yield connection, checked_run(connection, file)
+        yield connection, run

@@ -23,14 +23,13 @@ class Run:
 
     A cell is named by its key, a row of a cell by its place. The values of a key column, as `seed`,
     are a list of the configuration, `seeds`: the cells are the product of these lists, which may
-    grow. Places are what each cell has.
+    grow. A cell brings its places along.
 
     Attributes:
         config: the content of `grid.toml`.
         settings: what an extension must agree with; `dataset` is a column of the table.
         engine: choices that the first driver made and every later one takes over.
-        keys: the key columns, and what is in each.
-        places: the place columns, and what is in each.
+        keys, places: the key columns and the place columns, and what is in each.
         statistics: the columns of a row, and whether they are integers.
         bins: lower and upper edges of the histograms' bins.
         parameters: of the entries that key columns name.
@@ -68,13 +67,9 @@ class Run:
     @property
     def entries(self) -> Entries:
         """The parameters of those entries alone that the lists name."""
-        lists = self.lists
         return {
-            name: {
-                family: {entry: of for entry, of in members.items() if entry in lists[name]}
-                for family, members in families.items()
-            }
-            for name, families in self.parameters.items()
+            noun: {name: members[name] for name in self.lists[noun] if name in members}
+            for noun, members in self.parameters.items()
         }
 
     def extended(self, asked: Run) -> Run:
@@ -87,7 +82,10 @@ class Run:
             self,
             config=self.config | longer,
             statistics={**asked.statistics, **self.statistics},
-            parameters=_merged(self.parameters, asked.parameters),
+            parameters={
+                noun: {**asked.parameters.get(noun, {}), **self.parameters.get(noun, {})}
+                for noun in {**self.parameters, **asked.parameters}
+            },
         )
 
     def differences(self, asked: Run) -> list[str]:
@@ -117,11 +115,3 @@ def to_toml(config: Mapping[str, Any]) -> str:
     if list(config["seeds"]) == list(range(count)):
         given["seeds"] = count
     return tomli_w.dumps(given)
-
-
-def _merged(ours: Any, theirs: Any) -> Any:
-    """Two nested dictionaries in one; where both have a value, the first one's."""
-    if not (isinstance(ours, Mapping) and isinstance(theirs, Mapping)):
-        return ours
-    both = {key: _merged(ours[key], theirs[key]) for key in ours if key in theirs}
-    return {**theirs, **ours, **both}

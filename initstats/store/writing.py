@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -18,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from initstats.store import file as layout
-from initstats.store.file import StoreError, complaints
+from initstats.store.file import StoreError, complaints, marks, quoted
 from initstats.store.reading import table
 from initstats.store.run import Key, Run, to_toml
 
@@ -56,7 +55,6 @@ class Store:
                 resources.enter_context(layout.held(file.parent))
             connection = sqlite3.connect(file, isolation_level=None)
             store = cls(run, file, resources.enter_context(closing(connection)))
-            store._take_over()
             store._begin(environment)
             store._resources = resources.pop_all()
         return store
@@ -66,11 +64,7 @@ class Store:
         return set(layout.numbered(self._connection, "cell", self.run.keys))
 
     def add(
-        self,
-        cell: Key,
-        places: Sequence[Key],
-        statistics: NDArray[np.float64],
-        histograms: bytes,
+        self, cell: Key, places: Sequence[Key], statistics: NDArray[np.float64], histograms: bytes
     ) -> None:
         """Commit a cell: all of it, or nothing.
 
@@ -83,29 +77,26 @@ class Store:
         Raises:
             StoreError: as on a disk that is full or has become read-only.
         """
-        keys, where = self.run.keys, self.run.places
-        kinds = [int if integer else float for integer in self._asked.statistics.values()]
-        place = f"(SELECT id FROM place WHERE ({layout.quoted(where)}) = ({_marks(where)}))"
+        keys, where, columns = self.run.keys, self.run.places, self._asked.statistics
+        kinds = [int if integer else float for integer in columns.values()]
+        rows = [
+            (position, *at, *(kind(x) for kind, x in zip(kinds, row, strict=True)))
+            for position, (at, row) in enumerate(zip(places, statistics.tolist(), strict=True))
+        ]
+        place = f"(SELECT id FROM place WHERE ({quoted(where)}) = ({marks(where)}))"
+        execute, execute_many = self._connection.execute, self._connection.executemany
         with self._transaction():
-            number = self._connection.execute(
-                f"INSERT INTO cell ({layout.quoted(keys)}, histogram) VALUES ({_marks(keys)}, ?)",
+            number = execute(
+                f"INSERT INTO cell ({quoted(keys)}, histogram) VALUES ({marks(keys)}, ?)",
                 (*cell, histograms),
             ).lastrowid
-            self._connection.executemany(
-                f"INSERT OR IGNORE INTO place VALUES (NULL, {_marks(where)})", places
+            execute_many(f"INSERT OR IGNORE INTO place VALUES (NULL, {marks(where)})", places)
+            execute_many(
+                f"INSERT INTO measurement (cell, position, place, {quoted(columns)}) "
+                f"VALUES ({number}, ?, {place}, {marks(columns)})",
+                rows,
             )
-            self._connection.executemany(
-                f"INSERT INTO measurement (cell, position, place, "
-                f"{layout.quoted(self._asked.statistics)}) "
-                f"VALUES (?, ?, {place}, {_marks(kinds)})",
-                (
-                    (number, position, *at, *(kind(x) for kind, x in zip(kinds, row, strict=True)))
-                    for position, (at, row) in enumerate(
-                        zip(places, statistics.tolist(), strict=True)
-                    )
-                ),
-            )
-            self._connection.execute(
+            execute(
                 "UPDATE session SET cells = cells + 1, seconds = ? "
                 "WHERE id = (SELECT max(id) FROM session)",
                 (time.monotonic() - self._began,),
@@ -126,36 +117,22 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _take_over(self) -> None:
-        """Check what is there, and make it ours."""
-        if layout.is_empty(self._connection):
-            return
-        there = layout.checked_run(self._connection, self._file)
-        verdict = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if verdict != "ok":
-            raise layout.damaged(self._file, verdict.splitlines()[-1])
-        if different := there.differences(self.run):
-            raise StoreError(
-                f"{self._file} holds a run with other settings ({'; '.join(different)}): ask for "
-                "the same ones, or choose another folder"
-            )
-        self.run = there.extended(self.run)
-
     def _begin(self, environment: Mapping[str, object]) -> None:
-        """Write down that a driver is at work, which also shows that writing is possible."""
+        """Go on with a run that is there, and write down that a driver is at work.
+
+        Writing also shows that writing is possible.
+        """
+        there = layout.found_run(self._connection, self._file)
+        if there:
+            self._check(there)
+            self.run = there.extended(self.run)
         layout.write_ahead(self._connection)
         with self._transaction():
-            if layout.is_empty(self._connection):
-                for statement in layout.schema(self.run):
-                    self._connection.execute(statement)
+            for statement in () if there else layout.schema(self.run):
+                self._connection.execute(statement)
             layout.add_statistics(self._connection, self.run)
             self._connection.executemany(
                 "INSERT OR REPLACE INTO run VALUES (?, ?)",
@@ -168,6 +145,17 @@ class Store:
         if isinstance(self._file, Path):
             _write_whole(self._file.with_name(layout.CONFIG), to_toml(self.run.config))
 
+    def _check(self, there: Run) -> None:
+        """Refuse a damaged file, and a run of other settings than was asked for."""
+        verdict = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise layout.damaged(self._file, verdict.splitlines()[-1])
+        if different := there.differences(self.run):
+            raise StoreError(
+                f"{self._file} holds a run with other settings ({'; '.join(different)}): ask for "
+                "the same ones, or choose another folder"
+            )
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with complaints(self._file):
@@ -179,11 +167,6 @@ class Store:
                 with suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
                 raise
-
-
-def _marks(columns: Collection[object]) -> str:
-    """As many places for values in a statement."""
-    return ", ".join("?" * len(columns))
 
 
 def _write_whole(file: Path, text: str) -> None:

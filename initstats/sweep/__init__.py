@@ -6,19 +6,11 @@ of the run's settings, so the grid's order, workers and interruptions change not
 
 from __future__ import annotations
 
-from initstats.sweep.cell import Cell
-from initstats.sweep.grid import Grid
-from initstats.sweep.plugins import load_config, load_plugins, read_config
-from initstats.sweep.running import Progress, chosen_samples, fingerprint, run_sweep
-
-__all__ = [
-    "Cell",
-    "Grid",
-    "Progress",
-    "chosen_samples",
-    "fingerprint",
-    "load_config",
-    "load_plugins",
-    "read_config",
-    "run_sweep",
-]
+from initstats.sweep.cell import Cell as Cell
+from initstats.sweep.grid import Grid as Grid
+from initstats.sweep.plugins import load_config as load_config
+from initstats.sweep.plugins import load_plugins as load_plugins
+from initstats.sweep.running import Progress as Progress
+from initstats.sweep.running import chosen_samples as chosen_samples
+from initstats.sweep.running import fingerprint as fingerprint
+from initstats.sweep.running import run_sweep as run_sweep

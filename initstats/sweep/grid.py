@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 from functools import partial
 from html import escape
-from itertools import product
+from itertools import product, starmap
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args
 
@@ -19,7 +19,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Field,
     StrictBool,
     ValidationError,
     model_validator,
@@ -38,7 +37,8 @@ from initstats.store import to_toml
 from initstats.sweep.cell import Cell
 from initstats.sweep.plugins import load_config
 
-DEFAULT_INITS = (
+DEFAULT_NETWORKS: Any = ("mlp",)
+DEFAULT_INITS: Any = (
     "normal",
     "trunc_normal",
     "torch_default",
@@ -51,7 +51,7 @@ DEFAULT_INITS = (
     "matched",
     "lsuv",
 )
-DEFAULT_ACTIVATIONS = (
+DEFAULT_ACTIVATIONS: Any = (
     "identity",
     "relu",
     "shifted_relu",
@@ -70,7 +70,7 @@ DEFAULT_ACTIVATIONS = (
 SPLITS = ("train", "valid", "test")
 MAX_WIDTH, MAX_DEPTH, MAX_CELLS = 1_000_000, 10_000, 100_000
 MAX_GIGABYTES = 8
-"""Of memory for one draw of weights under all activations."""
+"""The limit of memory for one draw of weights under all activations."""
 
 Item = TypeVar("Item")
 
@@ -89,31 +89,33 @@ def _entries(kind: type[Entry], get: Callable[[Any], Any], values: object) -> li
     """The entries that names, ranges of names, callables, and mappings of names to these mean."""
     found: list[Any] = []
     faults: list[str] = []
+    catalog = kind.catalog
     for value in [values] if isinstance(values, Mapping) else _listed(values):
         try:
             if isinstance(value, Mapping):
-                found += [_named(kind, name, get(of)) for name, of in value.items()]
+                if taken := [name for name in value if str(name) in catalog]:
+                    raise ValueError(
+                        f"{taken[0]!r} is the name of a registered {catalog.noun}: choose another"
+                    )
+                found += [replace(get(of), name=str(name), module="") for name, of in value.items()]
             elif isinstance(value, str) and ":" in value:
-                found += [kind.catalog[spelling] for spelling in kind.catalog.expand(value)]
+                found += map(catalog.__getitem__, catalog.expand(value))
             else:
                 found.append(get(value))
         except ValueError as error:
             faults.append(str(error))
     if faults:
-        raise ValueError(f"; {kind.catalog.noun}s: ".join(faults))
+        raise ValueError(f"; {catalog.noun}s: ".join(faults))
     return found
 
 
-def _named(kind: type[Entry], name: object, entry: Any) -> Any:
-    """An entry under a name of the user's own."""
-    if str(name) in kind.catalog:
-        noun = kind.catalog.noun
-        raise ValueError(f"{name!r} is the name of a registered {noun}: choose another")
-    return replace(entry, name=str(name), module="")
+def _names(items: Iterable[Any]) -> list[Any]:
+    """Entries by name; numbers as they are."""
+    return [getattr(item, "name", item) for item in items]
 
 
 def _distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
-    counts = Counter(getattr(value, "name", value) for value in values)
+    counts = Counter(_names(values))
     if twice := [name for name, count in counts.items() if count > 1]:
         raise ValueError(f"named twice: {', '.join(map(str, twice))}")
     return values
@@ -141,25 +143,18 @@ def _device(value: object) -> str:
 
 
 def _counted(seeds: object) -> list[Any]:
-    """A number of seeds means 0 to one less."""
+    """The seeds of a list; 0 to n - 1 for a number n."""
     if isinstance(seeds, Iterable):
         return _listed(seeds)
     return list(range(_whole(1, MAX_CELLS, seeds)))
 
 
 _Distinct = AfterValidator(_distinct)
-
-
 _Networks = BeforeValidator(partial(_entries, Network, network_entries.get))
 _Inits = BeforeValidator(partial(_entries, Init, init_entries.get))
 _Activations = BeforeValidator(partial(_entries, Activation, activation_entries.get))
 _Width = Annotated[int, BeforeValidator(partial(_whole, 1, MAX_WIDTH))]
-_Depth = Annotated[int, BeforeValidator(partial(_whole, 1, MAX_DEPTH))]
 _Seed = Annotated[int, BeforeValidator(partial(_whole, 0, 2**63 - 1))]
-_Samples = Annotated[int, BeforeValidator(partial(_whole, 1, 2**63 - 1))]
-_Part = Annotated[str, BeforeValidator(partial(_choice, "split", SPLITS))]
-_DType = Annotated[DType, BeforeValidator(partial(_choice, "dtype", get_args(DType)))]
-_Device = Annotated[str, BeforeValidator(_device)]
 
 
 class Grid(BaseModel):
@@ -172,9 +167,8 @@ class Grid(BaseModel):
     mapping ``{"my name": function}`` names a callable of one's own.
 
     Attributes:
-        networks: names, `Network` entries or callables. `network` instead of it names a single one.
-        inits: names, `Init` entries or callables.
-        activations: names, `Activation` entries or callables.
+        networks, inits, activations: names, entries (`Network`, `Init`, `Activation`) or callables.
+            `network` instead of `networks` names a single one.
         widths: units of a layer; of a `cnn`, channels of the first. A number is a list of one.
         depth: layers.
         seeds: how many, from 0, or a list of them.
@@ -193,25 +187,21 @@ class Grid(BaseModel):
         ValueError: naming every fault at once.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, validate_default=True
+    )
 
-    networks: Annotated[tuple[Network, ...], _Networks, _Distinct] = Field(
-        default_factory=lambda: (network_entries.get("mlp"),)
-    )
-    inits: Annotated[tuple[Init, ...], _Inits, _Distinct] = Field(
-        default_factory=lambda: tuple(map(init_entries.get, DEFAULT_INITS))
-    )
-    activations: Annotated[tuple[Activation, ...], _Activations, _Distinct] = Field(
-        default_factory=lambda: tuple(map(activation_entries.get, DEFAULT_ACTIVATIONS))
-    )
+    networks: Annotated[tuple[Network, ...], _Networks, _Distinct] = DEFAULT_NETWORKS
+    inits: Annotated[tuple[Init, ...], _Inits, _Distinct] = DEFAULT_INITS
+    activations: Annotated[tuple[Activation, ...], _Activations, _Distinct] = DEFAULT_ACTIVATIONS
     widths: Annotated[tuple[_Width, ...], BeforeValidator(_listed), _Distinct] = (50,)
-    depth: _Depth = 20
+    depth: Annotated[int, BeforeValidator(partial(_whole, 1, MAX_DEPTH))] = 20
     seeds: Annotated[tuple[_Seed, ...], BeforeValidator(_counted), _Distinct] = tuple(range(10))
-    split: _Part = "valid"
-    samples: _Samples | None = None
+    split: Annotated[str, BeforeValidator(partial(_choice, "split", SPLITS))] = "valid"
+    samples: Annotated[int, BeforeValidator(partial(_whole, 1, 2**63 - 1))] | None = None
     backward: StrictBool = False
-    dtype: _DType = "float32"
-    device: _Device = "cpu"
+    dtype: Annotated[DType, BeforeValidator(partial(_choice, "dtype", get_args(DType)))] = "float32"
+    device: Annotated[str, BeforeValidator(_device)] = "cpu"
 
     def __init__(self, **fields: Any) -> None:
         if "network" in fields:
@@ -246,22 +236,26 @@ class Grid(BaseModel):
     @property
     def config(self) -> dict[str, Any]:
         """The fields as plain values: entries by name, seeds listed."""
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
-        for name, value in fields.items():
-            if isinstance(value, tuple):
-                fields[name] = [getattr(item, "name", item) for item in value]
-        return fields
+        return {
+            field: _names(value) if isinstance(value, tuple) else value
+            for field, value in vars(self).items()
+        }
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """All networks, inits and activations."""
+        return (*self.networks, *self.inits, *self.activations)
+
+    @property
+    def _lists(self) -> list[tuple[Any, ...]]:
+        """What a cell names one of, in the order of its key."""
+        return [getattr(self, f"{name}s") for name in Cell._fields]
 
     def __iter__(self) -> Iterator[Cell]:  # type: ignore[override]
-        keys = product(self.networks, self.inits, self.activations, self.widths, self.seeds)
-        return (
-            Cell(network.name, init.name, phi.name, width, seed)
-            for network, init, phi, width, seed in keys
-        )
+        return starmap(Cell, product(*map(_names, self._lists)))
 
     def __len__(self) -> int:
-        lists = (self.networks, self.inits, self.activations, self.widths, self.seeds)
-        return math.prod(map(len, lists))
+        return math.prod(map(len, self._lists))
 
     def __repr__(self) -> str:
         return f"Grid of {len(self):,} cells: {'; '.join(map(': '.join, self._facts()))}"
@@ -298,16 +292,10 @@ class Grid(BaseModel):
         return self
 
     def check_memory(self, shape: tuple[int, ...]) -> int:
-        """Refuse a grid whose widest cells would not fit into memory.
-
-        Args:
-            shape: of one sample.
-
-        Returns:
-            How many draws of weights would fit at once.
+        """How many draws of weights fit into memory at once, for samples of a shape.
 
         Raises:
-            ValueError: naming what is needed and the limit; or samples that a network cannot take.
+            ValueError: not one of the widest fits; or a network cannot take such samples.
         """
         width, several = max(self.widths), len(self.activations)
         if not any(init.follows_activation or init.fitted for init in self.inits):

@@ -26,42 +26,27 @@ def load_plugins(plugins: Iterable[str]) -> list[ModuleType]:
     return modules
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The content of a configuration: the fields of `Grid`, and maybe `data` and `plugins`.
+def load_config(path: str | Path, *, trusted: bool | Collection[str] = False) -> dict[str, Any]:
+    """The fields of `Grid` in a TOML file, and maybe `data` and `plugins`, which are imported.
 
-    Relative paths among `data` and `plugins` begin at the configuration's folder; they are returned
-    as absolute ones.
+    Relative paths among `data` and `plugins` begin at the file's folder; they are returned as
+    absolute ones.
+
+    Args:
+        trusted: whether the plugins that it names may run their code here; or which of them may.
 
     Raises:
-        ValueError: the file cannot be read, is not TOML, or its plugins are no list of names.
+        ValueError: the file cannot be read, is not TOML, or its plugins are no list of names; one
+            is not trusted, or cannot be imported.
     """
     try:
         config = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
-    folder = Path(path).parent
-    if "data" in config:
-        config["data"] = absolute_data(str(config["data"]), folder)
-    if "plugins" in config:
-        plugins = config["plugins"]
-        if not (isinstance(plugins, list) and all(isinstance(name, str) for name in plugins)):
-            raise ValueError(f"{path}: plugins: a list of names is expected, not {plugins!r}")
-        config["plugins"] = [absolute_plugin(name, folder) for name in plugins]
-    return config
-
-
-def load_config(path: str | Path, *, trusted: bool | Collection[str] = False) -> dict[str, Any]:
-    """The content of a configuration, as `read_config`, once its plugins are imported.
-
-    Args:
-        path: of the file.
-        trusted: whether the plugins that it names may run their code here; or which of them may.
-
-    Raises:
-        ValueError: as `read_config` and `load_plugins`; or a plugin is not trusted.
-    """
-    config = read_config(path)
-    plugins = config.get("plugins", [])
+    folder, plugins = Path(path).parent, config.get("plugins", [])
+    if not (isinstance(plugins, list) and all(isinstance(name, str) for name in plugins)):
+        raise ValueError(f"{path}: plugins: a list of names is expected, not {plugins!r}")
+    plugins = [absolute_plugin(name, folder) for name in plugins]
     known = set() if isinstance(trusted, bool) else set(map(absolute_plugin, trusted))
     if trusted is not True and (strange := [name for name in plugins if name not in known]):
         raise ValueError(
@@ -70,7 +55,9 @@ def load_config(path: str | Path, *, trusted: bool | Collection[str] = False) ->
             "--plugin NAME for each"
         )
     load_plugins(plugins)
-    return config
+    if "data" in config:
+        config["data"] = absolute_data(str(config["data"]), folder)
+    return config | ({"plugins": plugins} if plugins else {})
 
 
 def absolute_data(source: str, folder: str | Path = ".") -> str:

@@ -17,7 +17,7 @@ import pandas as pd
 from initstats.data import Dataset, Split
 from initstats.machine import machine
 from initstats.moments import STATISTICS, bin_edges, warm_up
-from initstats.registry import Entry, check_importable
+from initstats.registry import check_importable
 from initstats.stack import FIT_SAMPLES, Settings
 from initstats.store import Run, Store, parameters_of
 from initstats.sweep.cell import KEYS, PLACES
@@ -44,8 +44,6 @@ def run_sweep(
     """Measure every cell of a grid.
 
     Args:
-        grid: what to vary.
-        data: what to measure with.
         out: a folder that keeps the run: each cell is there as soon as it is measured, cells that
             are there are not measured again, and longer lists extend it.
         workers: processes to share the work; 1 works in this one, None chooses by the work. A
@@ -69,7 +67,7 @@ def run_sweep(
     """
     _check_call(grid, data, workers)
     engine = _engine(grid, data)
-    most = _checked(workers, grid, engine) if executor is None else 1
+    most = _processes(workers, grid, engine) if executor is None else 1
     source = data.name if source is None else absolute_data(source)
     config = {"data": source, **grid.config, "plugins": [absolute_plugin(name) for name in plugins]}
     asked = _run(config, grid, data, engine)
@@ -109,8 +107,10 @@ def chosen_samples(grid: Grid, data: Dataset) -> Split:
 
 
 def fingerprint(grid: Grid, data: Dataset) -> str:
-    """What tells the data of a run from others: the whole split, as `samples` says how much of it
-    is seen, and the samples that an init is fitted on.
+    """What tells the data of a run from others.
+
+    It is made of the whole split, as `samples` says how much of that is seen, and of the samples
+    that an init is fitted on.
 
     Raises:
         ValueError: as `chosen_samples`.
@@ -161,43 +161,25 @@ def _run(config: dict[str, Any], grid: Grid, data: Dataset, engine: Engine) -> R
         places=PLACES,
         statistics={name: entry.integer for name, entry in STATISTICS.items()},
         bins=(bin_edges()[0].tolist(), bin_edges()[1].tolist()),
-        parameters=parameters_of(_entries(grid)),
+        parameters=parameters_of(grid.entries),
     )
 
 
-def _entries(grid: Grid) -> list[Entry]:
-    """The entries of all lists of a grid."""
-    lists = [value for value in vars(grid).values() if isinstance(value, tuple)]
-    return [entry for entries in lists for entry in entries if isinstance(entry, Entry)]
-
-
-def _checked(workers: int | None, grid: Grid, engine: Engine) -> int:
-    """How many processes share the work.
-
-    Raises:
-        ValueError: less than one is asked for; or more, to which something cannot be sent.
-    """
+def _processes(workers: int | None, grid: Grid, engine: Engine) -> int:
+    """How many processes may share the work; a ValueError where that cannot be as it was asked."""
     if workers is not None and workers < 1:
         raise ValueError(f"workers: at least one is needed, not {workers}")
     count = workers or suited_workers(tasks(grid, set(grid), engine.settings.batch), engine)
     if count > 1:
         try:
-            _check_portable(grid)
-        except ValueError:
-            if workers is not None:
-                raise
-            return 1
+            for name in STATISTICS:
+                check_importable("statistic", name, STATISTICS.family(name).module)
+            pickle.dumps(grid.entries)
+        except pickle.PicklingError as error:
+            if workers is None:
+                return 1
+            raise ValueError(str(error)) from error
     return count
-
-
-def _check_portable(grid: Grid) -> None:
-    try:
-        for name in STATISTICS:
-            check_importable("statistic", name, STATISTICS.family(name).module)
-        for entry in _entries(grid):
-            pickle.dumps(entry)
-    except pickle.PicklingError as error:
-        raise ValueError(str(error)) from error
 
 
 def _own_workers(count: int) -> Workers:

@@ -27,7 +27,7 @@ from initstats.sweep.grid import Grid
 Outcome = list[tuple[Sequence[Key], NDArray[np.float64], bytes]]
 """The places of the rows, their statistics and packed histograms, for each cell of a task."""
 SECONDS_EACH = 10
-"""Work that a process must be spared to be worth its start, which takes it three or four."""
+"""The seconds of work that make another process worth its start, which takes three or four."""
 
 
 class Task(NamedTuple):
@@ -59,7 +59,6 @@ class Engine:
     Args:
         split: the samples to measure.
         fit: the samples that a data-dependent init is fitted on.
-        settings: the run's.
         modules: define the statistics; a worker imports them.
     """
 
@@ -106,36 +105,18 @@ def estimated_seconds(work: Iterable[Task], engine: Engine) -> float:
 
 
 def tasks(grid: Grid, missing: Collection[Cell], batch: int) -> list[Task]:
-    """The missing cells by draws of weights; all of some seeds before the next ones.
+    """The missing cells by draws of weights, seeds of one batch together where they lack the same.
 
-    So the table of an interrupted run is one of fewer seeds.
-
-    Args:
-        grid: what to vary.
-        missing: which cells are left to measure.
-        batch: as in `Settings`.
+    All cells of some seeds come before those of the next ones, so that the table of an interrupted
+    run is one of fewer seeds.
     """
-    sharing: dict[int, list[int]] = {}
-    for seed in grid.seeds:
-        sharing.setdefault(seed // batch, []).append(seed)
-    whole = (
-        Task(network, init, grid.activations, width, tuple(seeds))
-        for seeds, network, width, init in product(
-            sharing.values(), grid.networks, grid.widths, grid.inits
-        )
-    )
-    return [rest for task in whole for rest in _missing_of(task, missing)]
-
-
-def _missing_of(task: Task, missing: Collection[Cell]) -> list[Task]:
-    """What is left of a task: one for the seeds that lack the same activations."""
-    lacking: dict[tuple[Activation, ...], list[int]] = {}
-    for seed in task.seeds:
-        cells = zip(task.activations, task._replace(seeds=(seed,)).cells, strict=True)
-        lacks = tuple(activation for activation, cell in cells if cell in missing)
-        lacking.setdefault(lacks, []).append(seed)
-    return [
-        task._replace(activations=lacks, seeds=tuple(seeds))
-        for lacks, seeds in lacking.items()
-        if lacks
-    ]
+    found: dict[tuple[object, ...], Task] = {}
+    for seed, network, width, init in product(grid.seeds, grid.networks, grid.widths, grid.inits):
+        task = Task(network, init, grid.activations, width, (seed,))
+        cells = zip(grid.activations, task.cells, strict=True)
+        if lacks := tuple(activation for activation, cell in cells if cell in missing):
+            names = (activation.name for activation in lacks)
+            key = (seed // batch, network.name, init.name, width, *names)
+            before = found[key].seeds if key in found else ()
+            found[key] = task._replace(activations=lacks, seeds=(*before, seed))
+    return list(found.values())

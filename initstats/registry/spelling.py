@@ -1,15 +1,48 @@
-"""Values of parameters: how they are written in a name, and read from one."""
+"""Spelling: how names and the values of parameters are written, and how they are read again."""
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
+from collections.abc import Collection
 
 Value = bool | int | float | str
 
 _WORD = re.compile(r"[A-Za-z_][\w.-]*")
-_RANGE = re.compile(r"([^:]+):([^:]+):(\d+)(log)?")
+_INSIDE = re.compile(r"\([^()]*\)")
 _MOST_VALUES = 10_000
+
+
+def unknown(noun: str, name: str, available: Collection[str]) -> ValueError:
+    """The error for a name that is not among those available, with the nearest of them.
+
+    >>> unknown("mode", "fanin", ["fan_in", "fan_out"])
+    ValueError("unknown mode 'fanin': did you mean 'fan_in'? available: fan_in, fan_out")
+    """
+    lower = {entry.lower(): entry for entry in available}
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    hint = f" did you mean {lower[near[0]]!r}?" if near else ""
+    return ValueError(f"unknown {noun} {name!r}:{hint} available: {', '.join(available) or 'none'}")
+
+
+def split_names(text: str) -> list[str]:
+    """Split a comma-separated list; commas inside parentheses belong to the name.
+
+    >>> split_names("relu, general_relu(leak=0.2,sub=0.3)")
+    ['relu', 'general_relu(leak=0.2,sub=0.3)']
+
+    Raises:
+        ValueError: a name between two commas is missing, or parentheses do not match.
+    """
+    if not text.strip():
+        return []
+    if {"(", ")"} & {*_INSIDE.sub("", text)}:
+        raise ValueError(f"the parentheses of {text!r} do not match, or one is inside another")
+    names = [name.strip() for name in re.split(r",(?![^()]*\))", text)]
+    if "" in names:
+        raise ValueError(f"a name is missing in {text!r}: write names with one comma between them")
+    return names
 
 
 def plain(number: float) -> float:
@@ -54,19 +87,18 @@ def read_range(text: str, where: str) -> list[str]:
     """The values of ``low:high:count[log]`` as text; anything else is one value."""
     if ":" not in text:
         return [text]
-    fault = ValueError(
-        f"{where}: cannot read the range {text!r}: write low:high:count, as in 0:0.4:5, or "
-        "low:high:countlog, as in 0.5:4:8log, of 2 values or more"
-    )
-    match = _RANGE.fullmatch(text)
+    logarithmic = text.endswith("log")
     try:
-        low, high = (float(end) for end in match.groups()[:2]) if match else (math.nan, math.nan)
+        first, last, number = text.removesuffix("log").split(":")
+        low, high, count = float(first), float(last), int(number)
     except ValueError:
-        raise fault from None
-    count, logarithmic = (int(match[3]), bool(match[4])) if match else (0, False)
-    possible = math.isfinite(high - low) and (not logarithmic or min(low, high) > 0)
-    if not (possible and low != high and 2 <= count <= _MOST_VALUES):
-        raise fault
+        low, high, count = math.nan, math.nan, 0
+    possible = math.isfinite(high - low) and low != high and (min(low, high) > 0 or not logarithmic)
+    if not (possible and 2 <= count <= _MOST_VALUES):
+        raise ValueError(
+            f"{where}: cannot read the range {text!r}: write low:high:count, as in 0:0.4:5, or "
+            "low:high:countlog, as in 0.5:4:8log, of 2 values or more"
+        )
     steps = [step / (count - 1) for step in range(count)]
     if logarithmic:
         values = [low ** (1 - share) * high**share for share in steps]

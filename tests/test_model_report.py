@@ -105,7 +105,7 @@ def test_profile_shows_what_was_measured(strange: Probe) -> None:
     rows = probed.last_step(Probed(table))
     rows = rows[rows["direction"] == "forward"]
     drawn = np.concatenate([line.get_xydata() for line in std.get_lines()[:2]])
-    low = std.get_ylim()[0] + 0.1
+    low = std.get_ylim()[0]
     for layer, value in rows[["layer", "std"]].itertuples(index=False):
         if value > 0:
             height = math.log10(value)

@@ -25,7 +25,7 @@ from initstats.report.answer import agreement, best_by_activation
 from initstats.report.drawing import Drawing, Studio, draw, rendered
 from initstats.report.page import names
 from initstats.report.printed import factor, significant
-from initstats.report.study import Source, compose
+from initstats.report.study import compose, public_grid
 from initstats.store import load_run, load_sessions
 
 EVIL = "<script>alert('x')</script>&\"'"
@@ -243,13 +243,12 @@ def test_the_page_tells_nothing_of_the_machine(folder: Path, run: Path) -> None:
 
 
 def test_the_grid_on_the_page_names_no_folder(run: Path) -> None:
-    source = Source.of(run)
-    assert source.run is not None
+    recorded = load_run(run)
     secret = {"data": "/home/me/digits", "plugins": ["/home/me/mine.py"]}
-    source = replace(source, run=replace(source.run, config=source.run.config | secret))
-    assert "/home/me" not in source.public_grid
-    assert 'data = "digits"' in source.public_grid
-    assert "mine.py" in source.public_grid
+    grid = public_grid(replace(recorded, config=recorded.config | secret))
+    assert "/home/me" not in grid
+    assert 'data = "digits"' in grid
+    assert "mine.py" in grid
 
 
 def test_figures_take_the_ink_of_the_page(page: Page, folder: Path) -> None:
@@ -303,7 +302,7 @@ def test_parameters_that_vary_are_columns(table: pd.DataFrame) -> None:
         init_sigma=table["init"].astype(str).map(sigmas),
         init=table["init"].cat.rename_categories(spellings),
     )
-    page = compose(Source(Results.of(varied)), [])
+    page = compose(Results.of(varied))
     columns, rows = page.values["summary"]
     assert [column.title for column in columns][:4] == [
         "init",
@@ -315,7 +314,7 @@ def test_parameters_that_vary_are_columns(table: pd.DataFrame) -> None:
     assert [(row[0], row[2]) for row in rows[::3]] == list(
         zip(names, ["0.5", "1", "—"], strict=True)
     )
-    plain = compose(Source(Results.of(table)), []).values["summary"]
+    plain = compose(Results.of(table)).values["summary"]
     assert [row[3:] for row in rows] == [row[2:] for row in plain.rows]
 
 
@@ -368,7 +367,7 @@ def test_an_unfinished_run_says_so(toy: ist.Dataset, tmp_path: Path) -> None:
 
 
 def test_distributions_hold_every_binned_entry_of_the_run(run: Path) -> None:
-    bands = Source.of(run).results.bands
+    bands = Results.of(run).bands
     bins = ist.load_histograms(run, tensors="activation", directions="forward")
     totals = bins.astype({"init": str, "activation": str}).groupby(
         ["network", "init", "activation", "width", "layer"], observed=True
@@ -457,7 +456,7 @@ def made_up(rows: list[tuple[str, str, str, float, float]], depth: int = 20) -> 
 
 def said(results: Results) -> str:
     """The answer of the page, as text; the first sentence is the lead's."""
-    html = compose(Source(results), []).html()
+    html = compose(results).html()
     return Page(html.partition('<p class="lead">')[2].partition("</section>")[0]).text
 
 
@@ -606,7 +605,7 @@ def test_the_page_counts_what_agrees_with_theory(table: pd.DataFrame) -> None:
 
 
 def theory_said(results: Results) -> str:
-    html = compose(Source(results), []).html()
+    html = compose(results).html()
     return Page(html.partition('<h2 id="theory">')[2].partition("</section>")[0]).text
 
 

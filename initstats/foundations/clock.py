@@ -137,6 +137,6 @@ def _timed(way: Way, slices: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
 
 def _peak_mib(way: Way, x: Tensor, y: Tensor) -> float:
     """MiB that the two passes of a slice add to the memory of the process."""
-    with suppress(OSError, AttributeError, TypeError):  # not glibc
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed earlier would be taken again, unseen
+    with suppress(OSError, AttributeError, TypeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)  # memory freed earlier would be used again, uncounted
     return added_memory(lambda: way(x, y)()) * 1e6 / 2**20

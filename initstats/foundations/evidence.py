@@ -38,12 +38,12 @@ EVERY = 3
 """One validation image in so many is used, which moves a seed's numbers by 2 to 4% of their spread.
 The number is odd, because the file's even and odd images differ."""
 TIMED = {
-    "layers as classes": "classes, outer product",
-    "Module": "Module, einsum",
-    "without einsum": "Module, matmul",
+    "classes, outer product": "layers as classes",
+    "Module, einsum": "Module",
+    "Module, matmul": "without einsum",
     "torch": "torch",
 }
-"""Which implementation of `timings` a step of the lesson is."""
+"""The step of the lesson in which an implementation of `timings` is taught."""
 FEW = 500
 """Images that the gradients are compared on."""
 Interval = tuple[float, float, float]
@@ -103,45 +103,31 @@ def _draws(data: Dataset, seeds: int, workers: int | None) -> pd.DataFrame:
 
 
 def _table(draws: pd.DataFrame, timed: pd.DataFrame) -> pd.DataFrame:
-    measured = _facts() | _intervals(draws) | _times(timed)
-    nothing = (float("nan"),) * 3
-    rows = []
-    for published in PUBLISHED:
-        step, quantity, value = published.step, published.quantity, published.value
-        mean, low, high = measured.get((step, quantity), nothing)
-        rows.append((step, quantity, value, mean, low, high, published.inside(low, high)))
-    columns = ["step", "quantity", "published", "mean", "low", "high", "inside"]
-    return pd.DataFrame(rows, columns=columns).astype({"inside": "boolean"})
+    """Each published number with what was measured of its step and quantity."""
+    ends = draws.quantile([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    drawn = pd.DataFrame({"mean": draws.mean(), "low": ends.iloc[0], "high": ends.iloc[1]})
+    times = timed.assign(
+        step=timed["implementation"].map(TIMED), quantity=timed["direction"] + ", ms"
+    )
+    times = times.dropna(subset="step").set_index(["step", "quantity"])
+    times = times[["ms", "ms_low", "ms_high"]].set_axis(drawn.columns, axis=1)
+    facts = pd.DataFrame(_facts(), index=drawn.columns).T
+    table = pd.DataFrame(PUBLISHED)[["step", "quantity"]]
+    table["published"] = [row.value for row in PUBLISHED]
+    table = table.join(pd.concat([facts, drawn, times]), on=["step", "quantity"])
+    intervals = zip(PUBLISHED, table["low"], table["high"], strict=True)
+    inside = [row.inside(low, high) for row, low, high in intervals]
+    return table.assign(inside=pd.array(inside, dtype="boolean"))
 
 
-def _intervals(draws: pd.DataFrame) -> dict[tuple[str, str], Interval]:
-    """Mean of each drawn quantity, and the bounds of the middle 99.9% of its draws."""
-    low, high = (draws.quantile(p) for p in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    middle = draws.mean()
-    return {
-        (step, quantity): (float(middle[key]), float(low[key]), float(high[key]))
-        for key in draws.columns
-        for step, quantity in [tuple(key)]
-    }
-
-
-def _times(timed: pd.DataFrame) -> dict[tuple[str, str], Interval]:
-    steps = {name: step for step, name in TIMED.items()}
-    return {
-        (steps[row["implementation"]], f"{row['direction']}, ms"): (
-            row["ms"],
-            row["ms_low"],
-            row["ms_high"],
-        )
-        for _, row in timed[timed["implementation"].isin(steps)].iterrows()
-    }
-
-
-def _facts() -> dict[tuple[str, str], Interval]:
+def _facts() -> dict[tuple[str, str], float | Interval]:
     """The numbers that are not drawn: the data, the shapes, and how right the gradients are."""
     x_train, y_train, x_valid, _ = get_data()
     mean, std = x_train.mean(), x_train.std()
-    facts = {("data", "train mean"): float(mean), ("data", "train std"): float(std)}
+    facts: dict[tuple[str, str], float | Interval] = {
+        ("data", "train mean"): float(mean),
+        ("data", "train std"): float(std),
+    }
     x_train, x_valid = (normalize(x, mean, std) for x in (x_train, x_valid))
     for name, x in (("train", x_train), ("valid", x_valid)):
         facts["normalize", f"{name} mean"] = float(x.mean())
@@ -161,9 +147,8 @@ def _facts() -> dict[tuple[str, str], Interval]:
         mse(first, y[:1]) - functional.mse_loss(first, y[:1, None])
     )
     facts["gradients by hand", "largest difference from autograd"] = _farthest(x, y, weights)
-    return {key: (value,) * 3 for key, value in facts.items()} | {
-        ("forward timing", "forward, ms"): _forward_ms(x_valid, weights)
-    }
+    facts["forward timing", "forward, ms"] = _forward_ms(x_valid, weights)
+    return facts
 
 
 def _farthest(x: Tensor, y: Tensor, weights: Weights) -> float:
@@ -174,10 +159,8 @@ def _farthest(x: Tensor, y: Tensor, weights: Weights) -> float:
     loss = functional.mse_loss(net(leaf).squeeze(-1), y)
     by_autograd = torch.autograd.grad(loss, [leaf, *net.parameters()])
     by_hand = (x_hand, w1_hand.t(), b1_hand, w2_hand.t(), b2_hand)
-    return max(
-        float((hand - auto).norm() / auto.norm())
-        for hand, auto in zip(by_hand, by_autograd, strict=True)
-    )
+    pairs = zip(by_hand, by_autograd, strict=True)
+    return max(float((hand - auto).norm() / auto.norm()) for hand, auto in pairs)
 
 
 def _forward_ms(x: Tensor, weights: Weights, rounds: int = 10) -> Interval:

@@ -24,7 +24,7 @@ NETWORKS = {"mlp": UNITS, "cnn": 8}
 
 
 def leaks(x: Tensor, seeds: int) -> pd.DataFrame:
-    """A kaiming layer for a leaky relu of each slope: what comes out of it, and of the relu.
+    """Sizes of a kaiming layer's output and of the leaky relu's behind it, for each slope.
 
     Args:
         x: (samples, 784), normalized.

@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from initstats.foundations.published import PUBLISHED
 from initstats.plots import register_figure
 from initstats.plots.curves import draw_seeds, note
-from initstats.plots.style import (
-    ABOVE,
-    BELOW,
-    FIT,
-    INK,
-    PAGE,
-    StyledFigure,
-    decimal,
-    fade,
-    inches,
-    sequential,
-)
+from initstats.plots.grid import NARROW, panels
+from initstats.plots.story import draw_story
+from initstats.plots.style import ABOVE, BELOW, FIT, INK, PAGE, decimal, inches, sequential
 
 if TYPE_CHECKING:
     from initstats.foundations.evidence import Evidence
 
 DRAWN = ("simplified kaiming", "relu", "kaiming", "relu - 0.5")
 QUANTITIES = {"mean": "mean", "std": "standard deviation"}
-WIDE = 6.0
-"""Width of a figure from which on two panels with words beside their lines fit side by side."""
+PRINTED = pd.DataFrame(PUBLISHED).assign(value=[row.value for row in PUBLISHED])
+LEAST = 2.5
+"""Least width of a panel with words beside its lines, inches."""
 
 
 def draws_in_bins(evidence: Evidence) -> pd.DataFrame:
@@ -48,13 +40,16 @@ def draws_in_bins(evidence: Evidence) -> pd.DataFrame:
         for quantity in QUANTITIES:
             counts, edges = np.histogram(evidence.draws[step, quantity], bins=60)
             bins = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "count": counts})
-            row = (evidence.lesson["step"] == step) & (evidence.lesson["quantity"] == quantity)
-            middle = evidence.lesson.loc[row, ["low", "high"]].head(1)
-            marks = pd.DataFrame(_marks(step, quantity), columns=["source", "value"])
-            kinds = {"draws": bins, "middle": middle, "published": marks}
-            parts += [
-                part.assign(step=step, quantity=quantity, kind=kind) for kind, part in kinds.items()
-            ]
+            parts.append(bins.assign(step=step, quantity=quantity, kind="draws"))
+    columns = ["step", "quantity", "low", "high"]
+    middles = evidence.lesson.drop_duplicates(["step", "quantity"])[columns].assign(kind="middle")
+    of_torch = PRINTED["step"] == "torch's kaiming"  # shown beside kaiming
+    marks = PRINTED.assign(
+        step=PRINTED["step"].mask(of_torch, "kaiming"),
+        source=PRINTED["source"].mask(of_torch, PRINTED["source"] + " (torch)"),
+        kind="published",
+    )
+    parts += [rows[rows["step"].isin(DRAWN)] for rows in (middles, marks)]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -66,22 +61,21 @@ def published_draws(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     same draws serve every step: from relu on, the histograms of a column differ by a factor or a
     shift only.
     """
-    figure = StyledFigure((width, 6.0))
-    for row, step in zip(figure.subplots(len(DRAWN), 2), DRAWN, strict=True):
-        for ax, (quantity, word) in zip(row, QUANTITIES.items(), strict=True):
-            here = frame[(frame["step"] == step) & (frame["quantity"] == quantity)]
-            kinds = dict(list(here.groupby("kind")))
-            bins, middle = kinds["draws"], kinds["middle"].iloc[0]
-            edges = [*bins["low"], bins["high"].iloc[-1]]
-            ax.stairs(bins["count"], edges, fill=True, color=fade(BELOW, 0.45), lw=0)
-            ax.axvspan(middle["low"], middle["high"], color=fade(FIT, 0.08), lw=0)
-            ax.set(ylim=(0, 1.35 * bins["count"].max()), yticks=[])
-            ax.spines["left"].set_visible(False)
-            wide = width >= WIDE
-            title = f"{_minus(step)}: {word if wide else quantity}"
-            ax.set_title(title, fontsize=None if wide else 6.5)
-            if "published" in kinds:
-                _mark(ax, kinds["published"], 0.45 * width)
+    places = [(step, quantity) for step in DRAWN for quantity in QUANTITIES]
+    words = QUANTITIES if width > NARROW else {quantity: quantity for quantity in QUANTITIES}
+    titles = [f"{_minus(step)}: {words[quantity]}" for step, quantity in places]
+    figure, (grid,) = panels(titles, width, most=2, height=0.9, share="")
+    for axes, (step, quantity) in zip(grid, places, strict=True):
+        here = frame[(frame["step"] == step) & (frame["quantity"] == quantity)]
+        kinds = dict(list(here.groupby("kind")))
+        bins, middle = kinds["draws"], kinds["middle"].iloc[0]
+        edges = [*bins["low"], bins["high"].iloc[-1]]
+        axes.stairs(bins["count"], edges, fill=True, color=to_rgba(BELOW, 0.45), lw=0)
+        axes.axvspan(middle["low"], middle["high"], color=to_rgba(FIT, 0.08), lw=0)
+        axes.set(ylim=(0, 1.35 * bins["count"].max()), yticks=[])
+        axes.spines["left"].set_visible(False)
+        if "published" in kinds:
+            _mark(axes, kinds["published"], 0.45 * width)
     return figure
 
 
@@ -101,15 +95,28 @@ def draws_in_pairs(evidence: Evidence) -> pd.DataFrame:
         pd.DataFrame({"panel": panel, "seed": draws.index, "x": draws[x], "y": draws[y]})
         for panel, (x, y) in axes.items()
     ]
-    before, after = (_pairs(step)[-1] for step in ("simplified kaiming", "relu"))
-    points = [("relu", "relu", "b", before[1], after[1])]
-    points += [("kaiming", step, *pair) for step in SHIFT for pair in _pairs(step, SHIFT[step])]
-    parts.append(pd.DataFrame(points, columns=["panel", "step", "source", "x", "y"]))
-    return pd.concat(parts, ignore_index=True)
+    means, stds = (
+        PRINTED[PRINTED["quantity"] == quantity].reset_index(drop=True) for quantity in QUANTITIES
+    )
+    last = means.drop_duplicates("step", keep="last").set_index("step")["value"]
+    before, after = last["simplified kaiming"], last["relu"]
+    one = {"panel": "relu", "step": "relu", "source": "b", "x": before, "y": after}
+    x = means["value"] + means["step"].map(SHIFT)  # NaN for steps before kaiming
+    pairs = means.assign(panel="kaiming", x=x, y=stds["value"]).dropna(subset="x")
+    every = pd.concat([*parts, pd.DataFrame([one]), pairs], ignore_index=True)
+    return every[["panel", "seed", "x", "y", "step", "source"]]
 
 
 SHIFT = {"kaiming": 0.0, "torch's kaiming": 0.0, "relu - 0.5": 0.5}
 """What is added to a published mean to compare it with that of kaiming's draws."""
+_POINT: dict[str, Any] = {
+    "marker": "o",
+    "mfc": ABOVE,
+    "ls": "",
+    "ms": 4.5,
+    "mec": ABOVE,
+    "mew": 1.2,
+}
 _POINTS: dict[str, dict[str, Any]] = {  # near ones have their labels on different sides
     "relu": {"label": "relu", "offset": (6, -4)},
     "kaiming": {"label": "kaiming", "offset": (5, 6)},
@@ -129,27 +136,25 @@ def published_pairs(frame: pd.DataFrame, width: float = PAGE) -> Figure:
         "relu": ("mean before relu", "mean after relu"),
         "kaiming": ("mean after relu", "standard deviation after relu"),
     }
-    figure, axes = _side_by_side(width, 3.4)
-    for ax, (panel, (x, y)) in zip(axes, labels.items(), strict=True):
+    figure, (grid,) = panels(["", ""], width, least=LEAST, height=2.7, share="")
+    for axes, (panel, (x, y)) in zip(grid, labels.items(), strict=True):
         here = frame[frame["panel"] == panel]
         cloud = here[here["seed"].notna()]
         shade = sequential(BELOW)
-        ax.hexbin(cloud["x"], cloud["y"], gridsize=45, bins="log", mincnt=1, cmap=shade, lw=0)
+        axes.hexbin(cloud["x"], cloud["y"], gridsize=45, bins="log", mincnt=1, cmap=shade, lw=0)
         for step, points in here[here["seed"].isna()].groupby("step", sort=False):
-            style = {"marker": "o", "mfc": ABOVE} | _POINTS[str(step)]
+            style = _POINT | _POINTS[str(step)]
             offset, label = style.pop("offset"), f"{style.pop('label')}, as published"
-            ax.plot(
-                points["x"], points["y"], ls="", ms=4.5, mec=ABOVE, mew=1.2, label=label, **style
-            )
+            axes.plot(points["x"], points["y"], label=label, **style)
             for source, *at in points[["source", "x", "y"]].itertuples(index=False):
-                note(ax, source, tuple(at), offset)
-        ax.set(xlabel=x, ylabel=y)
-        ax.legend(loc="upper left", fontsize=7.5)
+                note(axes, source, tuple(at), offset)
+        axes.set(xlabel=x, ylabel=y)
+        axes.legend(loc="upper left", fontsize=7.5)
     return figure
 
 
 def depth_by_seed(evidence: Evidence) -> pd.DataFrame:
-    """Mean and std by activation and layer, of every `seed` and, where that is missing, of all."""
+    """Mean and std by activation and layer, of every seed; where `seed` is missing, over all."""
     rows = evidence.deep_means.melt(
         ["activation", "seed", "layer"], list(QUANTITIES), "quantity", "value"
     )
@@ -165,24 +170,20 @@ def relu_and_shifted(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     deviation falls, to the numbers beside the lines: what is subtracted is lost to the next layer's
     pre-activations.
     """
-    figure, axes = _side_by_side(width, 3.0)
-    for ax, (quantity, word) in zip(axes, QUANTITIES.items(), strict=True):
-        here = frame[frame["quantity"] == quantity]
-        for (name, rows), color in zip(
-            here.groupby("activation", sort=False), (BELOW, ABOVE), strict=True
-        ):
-            curve = _spaghetti(ax, rows, color)
-            end = (curve["layer"].iloc[-1], curve["value"].iloc[-1])
-            note(ax, f"{_minus(name)}  {decimal(end[1], 2)}", end, (5, 0), color=color)
-        ax.set(xlabel="layer", title=word, xlim=(1, here["layer"].max()))
-        ax.set_xticks([1, 5, 10, 15, 20])
-    axes[0].axhline(0, color=fade(INK, 0.5), lw=0.6)
+    frame = frame.assign(activation=frame["activation"].map(_minus))
+    titles, labels = list(QUANTITIES.values()), ("layer", "")
+    figure, (grid,) = panels(titles, width, labels=labels, least=LEAST, height=2.3, share="x")
+    for axes, quantity in zip(grid, QUANTITIES, strict=True):
+        draw_story(axes, frame[frame["quantity"] == quantity], quantity)
     return figure
 
 
 def spread_by_leak(evidence: Evidence) -> pd.DataFrame:
-    """By `leak` and `quantity` (std of a layer, rms behind the leaky relu) the `mean` of the draws,
-    the middle 95% of them from `low` to `high`, and the `formula`.
+    """Size of a kaiming layer ("std") and of the leaky relu behind it ("rms"), by slope.
+
+    Returns:
+        Columns `quantity`, `leak`; `mean` of the draws; `low` and `high`, the bounds of the middle
+        95% of them; `formula`.
     """
     rows = evidence.leaks.rename(columns={"activation": "rms"})
     rows = rows.melt(["leak", "seed", "formula"], ["std", "rms"], "quantity", "value")
@@ -200,31 +201,29 @@ def leak(frame: pd.DataFrame, width: float = 5.0) -> Figure:
     this is what the formula is for. At a = √5, which torch's layers use without a leaky relu
     to go with it, the value of the formula is written beside the line.
     """
-    figure = StyledFigure((width, 3.2))
-    ax = figure.subplots()
+    figure, ((axes,),) = panels([""], width, height=2.6, labels=("slope a below zero", ""))
     formula = frame.drop_duplicates("leak").set_index("leak")["formula"]
-    ax.plot(formula, color=INK, lw=0.8, zorder=1)
-    for (_, rows), color, label in zip(
-        frame.groupby("quantity", sort=False),
-        (ABOVE, FIT),
-        ("the layer's output: std", "behind the leaky relu: rms"),
-        strict=True,
-    ):
-        reach = np.vstack([rows["mean"] - rows["low"], rows["high"] - rows["mean"]])
-        ax.errorbar(
-            rows["leak"], rows["mean"], reach, fmt="o", ms=3.5, lw=1, color=color, label=label
+    axes.plot(formula, color=INK, lw=0.8, zorder=1)
+    labels = {"std": "the layer's output: std", "rms": "behind the leaky relu: rms"}
+    for (quantity, label), color in zip(labels.items(), (ABOVE, FIT), strict=True):
+        at, mean, low, high = (
+            frame.loc[frame["quantity"] == quantity, ["leak", "mean", "low", "high"]].to_numpy().T
         )
+        reach = [mean - low, high - mean]
+        axes.errorbar(at, mean, reach, fmt="o", ms=3.5, lw=1, color=color, label=label)
     root = float(np.sqrt(5))
-    ax.axvline(root, color=fade(INK, 0.4), lw=0.6, ls=(0, (2, 2)))
-    note(ax, f"a = √5: {decimal(formula[root], 2)}", (root, 1.5), (3, 0))
-    ax.set(xlabel="slope a below zero", ylim=(0, 1.6))
-    ax.legend(loc="lower left")
+    axes.axvline(root, color=to_rgba(INK, 0.4), lw=0.6, ls=(0, (2, 2)))
+    note(axes, f"a = √5: {decimal(formula[root], 2)}", (root, 1.5), (3, 0))
+    axes.set_ylim(0, 1.6)
+    axes.legend(loc="lower left")
     return figure
 
 
 def size_by_seed(evidence: Evidence) -> pd.DataFrame:
-    """Root mean squares by network, `passes`, init and layer, of every `seed` and, where that is
-    missing, their geometric mean.
+    """Root mean squares by network, `passes`, init and layer.
+
+    Returns:
+        Rows of every `seed`, and rows of their geometric mean, where `seed` is missing.
     """
     table = evidence.defaults
     forward = (table["tensor"] == "activation") & (table["direction"] == "forward")
@@ -247,67 +246,26 @@ def sqrt_five(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     it. (A stride hands a gradient on to more positions, so that it shrinks in the small net under
     either.)
     """
-    titles = {"mlp": "nn.Linear", "cnn": "nn.Conv2d"}
     inits = {"kaiming_normal": ("kaiming", BELOW), "torch_default": ("torch's default", ABOVE)}
-    across = 2 if width >= WIDE else 1
-    figure = StyledFigure((width, 4.6 if across == 2 else 7.5))
-    grid = figure.subplots(4 // across, across, sharex=True, sharey="row" if across == 2 else False)
-    grid = grid.reshape(2, 2)
-    for axes, passes in zip(grid, ("activations", "gradients"), strict=True):
-        for ax, (network, title) in zip(axes, titles.items(), strict=True):
-            here = frame[(frame["network"] == network) & (frame["passes"] == passes)]
-            for init, (label, color) in inits.items():
-                curve = _spaghetti(ax, here[here["init"] == init], color)
-                first = passes == "gradients"
-                at = tuple(curve[["layer", "value"]].iloc[0 if first else -1])
-                text = f"{label}  {at[1]:.2g}"
-                note(ax, text, at, (-2, -10) if first else (5, 0), color=color)
-            ax.set(title=f"{title}: {passes}", yscale="log", ymargin=0.15)
-            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            ax.set_xticks(sorted(here["layer"].unique()))
-    for ax in grid.ravel()[-across:]:
-        ax.set_xlabel("layer")
+    modules = {"mlp": "nn.Linear", "cnn": "nn.Conv2d"}
+    places = [(passes, name) for passes in ("activations", "gradients") for name in modules]
+    titles = [f"{modules[name]}: {passes}" for passes, name in places]
+    figure, (grid,) = panels(titles, width, labels=("layer", ""), most=2, least=LEAST, height=1.7)
+    for axes, (passes, network) in zip(grid, places, strict=True):
+        here = frame[(frame["network"] == network) & (frame["passes"] == passes)]
+        for init, (label, color) in inits.items():
+            mean = draw_seeds(axes, here[here["init"] == init], color)
+            # a gradient ends in the first layer
+            end, offset = (0, (-2, -10)) if passes == "gradients" else (-1, (5, 0))
+            layer, value = mean[["layer", "value"]].to_numpy()[end]
+            note(axes, f"{label}  {value:.2g}", (layer, value), offset, color=color)
+        axes.set(yscale="log", ymargin=0.15, xticks=sorted(here["layer"].unique()))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     return figure
-
-
-def _side_by_side(width: float, height: float) -> tuple[Figure, Sequence[Axes]]:
-    """Two panels, one below the other where they would be too narrow."""
-    if width >= WIDE:
-        figure = StyledFigure((width, height))
-        return figure, figure.subplots(1, 2)
-    figure = StyledFigure((width, 2 * height))
-    return figure, figure.subplots(2, 1)
-
-
-def _spaghetti(ax: Axes, rows: pd.DataFrame, color: str) -> pd.DataFrame:
-    """A thin line for each seed, and a strong one for their mean, which is returned."""
-    draw_seeds(ax, rows[rows["seed"].notna()], "value", color)
-    mean = rows[rows["seed"].isna()]
-    ax.plot(mean["layer"], mean["value"], color=color, lw=1.8)
-    return mean
 
 
 def _minus(step: object) -> str:
     return str(step).replace("-", "−")
-
-
-def _marks(step: str, quantity: str) -> list[tuple[str, float]]:
-    """What was published for a step; torch's kaiming beside kaiming."""
-    names = {step: "", "torch's kaiming": " (torch)"} if step == "kaiming" else {step: ""}
-    return [
-        (published.source + names[published.step], published.value)
-        for published in PUBLISHED
-        if published.step in names and published.quantity == quantity
-    ]
-
-
-def _pairs(step: str, shift: float = 0.0) -> list[tuple[str, float, float]]:
-    """The printed (mean, std) of a step, with what was subtracted from the mean put back."""
-    rows = [published for published in PUBLISHED if published.step == step]
-    return [
-        (mean.source, mean.value + shift, std.value)
-        for mean, std in zip(rows[::2], rows[1::2], strict=True)
-    ]
 
 
 def _mark(ax: Axes, marks: pd.DataFrame, width: float) -> None:

@@ -40,66 +40,62 @@ class Published(NamedTuple):
         return low - half <= self.value <= high + half
 
 
-def _draws(step: str, *pairs: tuple[str, str, str]) -> list[Published]:
-    """Means and standard deviations, each pair from one draw."""
-    return [
-        Published(step, quantity, printed, source)
-        for source, *pair in pairs
-        for quantity, printed in zip(("mean", "std"), pair, strict=True)
-    ]
+# step, quantity, what was printed and where; last, why a number is not comparable
+_TABLE = """
+data               | train mean                            | 0.1304     | a, b
+data               | train std                             | 0.3073     | a, b
+normalize          | train mean                            | 2.1425e-08 | a    | rounding
+normalize          | train mean                            | 3.06e-05   | b    | rounding
+normalize          | train std                             | 1.0000     | a, b
+normalize          | valid mean                            | -0.0058    | b
+normalize          | valid std                             | 0.9924     | b
+check              | farthest of mean and std - 1
+architecture       | training images                       | 50000      | a
+architecture       | inputs                                | 784        | a
+architecture       | hidden units                          | 50         | a
+architecture       | outputs                               | 1          | a
+simplified kaiming | mean                                  | -0.0417    | a
+simplified kaiming | std                                   | 1.0341     | a
+simplified kaiming | mean                                  | 0.2035     | b
+simplified kaiming | std                                   | 1.0095     | b
+relu               | mean                                  | 0.5063     | b
+relu               | std                                   | 0.6765     | b
+kaiming            | mean                                  | 0.5535     | a
+kaiming            | std                                   | 0.8032     | a
+kaiming            | mean                                  | 0.5678     | b
+kaiming            | std                                   | 0.8491     | b
+torch's kaiming    | mean                                  | 0.5542     | b
+torch's kaiming    | std                                   | 0.8006     | b
+relu - 0.5         | mean                                  | 0.0372     | a
+relu - 0.5         | std                                   | 0.8032     | a
+relu - 0.5         | mean                                  | -0.0279    | a
+relu - 0.5         | std                                   | 0.7500     | a
+relu - 0.5         | mean                                  | 0.1071     | b
+relu - 0.5         | std                                   | 0.8995     | b
+forward timing     | forward, ms                           | 2.56       | a    | another machine
+forward timing     | forward, ms                           | 3.3        | a    | another machine
+forward timing     | forward, ms                           | 8.41       | b    | another machine
+mse                | a batch of one: difference from torch
+gradients by hand  | largest difference from autograd
+layers as classes  | forward, ms                           | 13.2       | a    | another machine
+layers as classes  | backward, ms                          | 893        | a    | another machine
+layers as classes  | backward, ms                          | 3.4e3      | b    | another machine
+Module             | forward, ms                           | 19.9       | a    | another machine
+Module             | backward, ms                          | 49.7       | a    | another machine
+without einsum     | forward, ms                           | 46.4       | b    | another machine
+without einsum     | backward, ms                          | 140        | b    | another machine
+torch              | forward, ms                           | 19.7       | a    | another machine
+torch              | backward, ms                          | 16         | a    | another machine
+torch              | forward, ms                           | 46.3       | b    | another machine
+torch              | backward, ms                          | 71.1       | b    | another machine
+the open question  | accuracy, relu - 0.5 less relu
+"""
 
 
-def _times(step: str, *rows: tuple[str, str, str]) -> list[Published]:
-    return [
-        Published(step, f"{what}, ms", printed, source, False) for source, what, printed in rows
-    ]
+def _row(line: str) -> Published:
+    cells = [cell.strip() for cell in line.split("|")]
+    step, quantity, printed, source, reason = cells + [""] * (5 - len(cells))
+    return Published(step, quantity, printed, source, comparable=not reason)
 
 
-PUBLISHED = [
-    Published("data", "train mean", "0.1304", "a, b"),
-    Published("data", "train std", "0.3073", "a, b"),
-    Published("normalize", "train mean", "2.1425e-08", "a", comparable=False),
-    Published("normalize", "train mean", "3.06e-05", "b", comparable=False),
-    Published("normalize", "train std", "1.0000", "a, b"),
-    Published("normalize", "valid mean", "-0.0058", "b"),
-    Published("normalize", "valid std", "0.9924", "b"),
-    Published("check", "farthest of mean and std - 1"),
-    Published("architecture", "training images", "50000", "a"),
-    Published("architecture", "inputs", "784", "a"),
-    Published("architecture", "hidden units", "50", "a"),
-    Published("architecture", "outputs", "1", "a"),
-    *_draws("simplified kaiming", ("a", "-0.0417", "1.0341"), ("b", "0.2035", "1.0095")),
-    *_draws("relu", ("b", "0.5063", "0.6765")),
-    *_draws("kaiming", ("a", "0.5535", "0.8032"), ("b", "0.5678", "0.8491")),
-    *_draws("torch's kaiming", ("b", "0.5542", "0.8006")),
-    *_draws(
-        "relu - 0.5",
-        ("a", "0.0372", "0.8032"),
-        ("a", "-0.0279", "0.7500"),
-        ("b", "0.1071", "0.8995"),
-    ),
-    *_times(
-        "forward timing",
-        ("a", "forward", "2.56"),
-        ("a", "forward", "3.3"),
-        ("b", "forward", "8.41"),
-    ),
-    Published("mse", "a batch of one: difference from torch"),
-    Published("gradients by hand", "largest difference from autograd"),
-    *_times(
-        "layers as classes",
-        ("a", "forward", "13.2"),
-        ("a", "backward", "893"),
-        ("b", "backward", "3.4e3"),
-    ),
-    *_times("Module", ("a", "forward", "19.9"), ("a", "backward", "49.7")),
-    *_times("without einsum", ("b", "forward", "46.4"), ("b", "backward", "140")),
-    *_times(
-        "torch",
-        ("a", "forward", "19.7"),
-        ("a", "backward", "16"),
-        ("b", "forward", "46.3"),
-        ("b", "backward", "71.1"),
-    ),
-    Published("the open question", "accuracy, relu - 0.5 less relu"),
-]
+PUBLISHED = [_row(line) for line in _TABLE.strip().splitlines()]

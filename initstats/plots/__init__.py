@@ -1,9 +1,8 @@
 """Figures of all pages: for each a tidy frame, and its drawing with seaborn and matplotlib.
 
-A figure is drawn once for three readers: its ink is one colour, which a page replaces by the
-colour of its own text, and its other colours keep their meaning on white and on black. What
-vanished, overflowed or collapsed is drawn as that. `FIGURES` holds them all in the order of a
-report; `Results` is what they are drawn from.
+Text and axes have one colour, which a page replaces by the colour of its own text; all other
+colours can be read on white and on black. Values that vanished or overflowed are marked, not left
+out. `FIGURES` holds all figures in the order of a report; a study's are drawn from `Results`.
 """
 
 from __future__ import annotations

@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 Key = tuple[str, str, str, int]
 """A network, an init, an activation and a width."""
 
-DECADES = (-3, 3)
-"""Powers of ten of the magnitudes that are told apart; smaller ones lie next to zero, larger ones
-at the edge."""
-STEPS = 4
+LARGEST = 3
+"""Magnitudes between 10^-3 and 10^3 are told apart; smaller ones lie next to zero, larger ones at
+the edge."""
+PER_DECADE = 4
 """Bands per decade."""
-ZERO = STEPS * (DECADES[1] - DECADES[0]) + 1
+_POSITIVE = 10.0 ** (np.arange(2 * LARGEST * PER_DECADE) / PER_DECADE - LARGEST)
+_EDGES = np.concatenate([-_POSITIVE[::-1], [0.0, 0.0], _POSITIVE])
+EDGES = np.array([[-np.inf, *_EDGES, np.nan], [*_EDGES, np.inf, np.nan]])
+"""Lower and upper edges of the bands, (2, BANDS + 1)."""
+ZERO = len(_POSITIVE) + 1
 """The band of exact zeros; there are as many bands on either side of it."""
 BANDS = 2 * ZERO + 1
 OVERFLOW = BANDS
@@ -32,21 +36,14 @@ def band_of(low: Sequence[float], high: Sequence[float]) -> NDArray[np.int64]:
     edges = np.array([low, high])
     finite = np.isfinite(edges).all(axis=0)
     middle = np.where(finite, edges, 0.0).mean(axis=0)
-    with np.errstate(divide="ignore"):
-        step = np.floor((np.log10(np.abs(middle)) - DECADES[0]) * STEPS) + 1
-    away = np.where(middle == 0, 0, 1 + step.clip(0, ZERO - 1))
-    return np.where(finite, ZERO + np.sign(middle) * away, OVERFLOW).astype(np.int64)
+    away = np.sign(middle) * (1 + np.searchsorted(_POSITIVE, np.abs(middle), "right"))
+    return np.where(finite, ZERO + away, OVERFLOW).astype(np.int64)
 
 
 def banded(
     band: NDArray[np.int64], histograms: Iterable[tuple[Key, NDArray[np.int64]]]
 ) -> dict[Key, NDArray[np.int64]]:
-    """Counts (layers, BANDS + 1) by key, those of equal keys added up.
-
-    Args:
-        band: of each bin.
-        histograms: a key and its counts (layers, bins), any number of times.
-    """
+    """Counts (layers, BANDS + 1) by key; counts (layers, bins) of equal keys are added up."""
     starts = np.flatnonzero(np.diff(band, prepend=-1))
     result: dict[Key, NDArray[np.int64]] = {}
     for key, counts in histograms:
@@ -58,15 +55,11 @@ def banded(
 
 
 def tidy(keys: pd.DataFrame, counts: NDArray[np.int64]) -> pd.DataFrame:
-    """Counts in bands as a table: one row per band that is not empty.
-
-    Args:
-        keys: what each row of counts is about.
-        counts: (rows, BANDS + 1).
+    """Counts (rows, BANDS + 1) as a table: one row per band that is not empty.
 
     Returns:
-        The keys, `band`, its edges `low` and `high` (NaN for what is not finite) and `count`. Of a
-        row without any entry, the band of zeros remains.
+        The keys, `band`, its edges `low` and `high` (NaN for what is not finite) and `count`. A row
+        without any entry keeps the band of zeros.
     """
     held = counts > 0
     held[~held.any(axis=1), ZERO] = True
@@ -81,19 +74,3 @@ def counts_of(frame: pd.DataFrame, keys: Sequence[str]) -> NDArray[np.int64]:
     counts = np.zeros((row.max() + 1, BANDS + 1), np.int64)
     counts[row, frame["band"]] = frame["count"]
     return counts
-
-
-def _edges() -> NDArray[np.float64]:
-    """Lower and upper edges of the bands, (2, BANDS + 1)."""
-    steps = 10.0 ** (DECADES[0] + np.arange(ZERO) / STEPS)
-    low, high = np.append(0, steps[:-1]), np.append(steps[:-1], np.inf)
-    nothing = [np.nan]
-    return np.array(
-        [
-            np.concatenate([-high[::-1], [0], low, nothing]),
-            np.concatenate([-low[::-1], [0], high, nothing]),
-        ]
-    )
-
-
-EDGES = _edges()

@@ -28,7 +28,6 @@ PAGES: dict[str, Callable[[Any], Any]] = {
 }
 """The pages that show figures, and what makes the results of each page from what users have."""
 
-
 DEPTH = Need[Any](lambda results: results.depth > 1, "it needs a stack of at least two layers")
 HISTOGRAMS = Need[Any](
     lambda results: bool(results.bands),
@@ -47,7 +46,6 @@ class Picture:
     Attributes:
         name: of the drawing function, and of the files.
         page: the page that shows it, one of `PAGES`.
-        title: a short heading.
         caption: what to see in it.
         needs: what the results must hold.
         data: the function from results to the frame.
@@ -84,7 +82,10 @@ class Picture:
         """Draw what `frame` returned."""
         with mpl.rc_context(STYLE):
             figure = self.drawing(frame) if width is None else self.drawing(frame, width)
-            settle(figure)
+            if engine := figure.get_layout_engine():
+                # once, and not again each time that it is saved
+                engine.execute(figure)
+                figure.set_layout_engine("none")
         return figure
 
 
@@ -129,13 +130,6 @@ def register_figure(
         return function
 
     return add
-
-
-def settle(figure: Figure) -> None:
-    """Lay a figure out now, and not again each time that it is saved."""
-    if engine := figure.get_layout_engine():
-        engine.execute(figure)
-        figure.set_layout_engine("none")
 
 
 def figure(name: str, results: Any, width: float = 3.3) -> Figure:

@@ -1,37 +1,36 @@
-"""Curves with intervals: what they show, and how they and their ends are drawn."""
+"""Curves with intervals: their data, and how they and their ends are drawn."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from initstats.diagnosis import CONFIGURATION, seed_interval
 from initstats.plots.grid import panels
 from initstats.plots.results import Results, headings, order
-from initstats.plots.style import INK, Stroke, decimal, fade, power_of_ten, strokes
+from initstats.plots.style import INK, Stroke, decimal, power_of_ten, strokes
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The axis on which a statistic is averaged over seeds and drawn.
+    """The axis of a statistic, on which it is averaged over seeds and drawn.
 
     Attributes:
         logarithmic: whether a height is the logarithm of a value, to base 10.
         shown: range that is shown whatever the data.
         bounds: range that is never exceeded; lines leave the panel there.
         tick: least distance of two ticks.
-        label: what is written at a tick.
         band: heights between which a signal keeps its scale.
     """
 
@@ -39,25 +38,30 @@ class Scale:
     shown: tuple[float, float]
     bounds: tuple[float, float]
     tick: float
-    label: Callable[[float], str]
     band: tuple[float, float] | None = None
 
-    def height(self, values: Array) -> Array:
+    def height(self, values: ArrayLike) -> Array:
         """Heights of values; zero is infinitely low on a logarithmic axis."""
+        heights = np.asarray(values, dtype=float)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.log10(values) if self.logarithmic else values
+            return np.log10(heights) if self.logarithmic else heights
 
     def value(self, heights: Array) -> Array:
         """Values of heights."""
         return 10.0**heights if self.logarithmic else heights
 
-    def limits(self, curves: Iterable[Array]) -> tuple[float, float]:
+    def limits(self, heights: Array) -> tuple[float, float]:
         """The range of a panel that shows these heights, as far as its bounds allow."""
-        heights = np.concatenate([np.empty(0), *curves])
         known = heights[np.isfinite(heights)]
         low = math.floor(known.min(initial=self.shown[0]) / self.tick) * self.tick
         high = math.ceil(known.max(initial=self.shown[1]) / self.tick) * self.tick
         return max(low, self.bounds[0]), min(high, self.bounds[1])
+
+    def label(self, height: float) -> str:
+        """What is written at a tick."""
+        if self.logarithmic:
+            return power_of_ten(round(height))
+        return decimal(height, len(f"{self.tick:g}".partition(".")[2]))
 
     def ticks(self, limits: tuple[float, float]) -> list[float]:
         """Six ticks or fewer, one of them at 0."""
@@ -66,9 +70,9 @@ class Scale:
         return [self.tick * n for n in range(low, high + 1) if n % step == 0]
 
 
-LOG = Scale(True, (-1, 1), (-6, 6), 1, lambda x: power_of_ten(round(x)), (-1, 1))
-LINEAR = Scale(False, (-0.5, 1), (-5, 5), 0.5, lambda x: decimal(x, 1))
-SHARE = Scale(False, (0, 1), (0, 1), 0.5, lambda x: decimal(x, 1))
+LOG = Scale(True, (-1, 1), (-6, 6), 1, band=(-1, 1))
+LINEAR = Scale(False, (-0.5, 1), (-5, 5), 0.5)
+SHARE = Scale(False, (0, 1), (0, 1), 0.5)
 
 
 def scale_of(statistic: str) -> Scale:
@@ -79,11 +83,7 @@ def scale_of(statistic: str) -> Scale:
 
 
 def over_seeds(
-    results: Results,
-    statistic: str,
-    tensor: str,
-    direction: str = "forward",
-    scale: Scale | None = None,
+    results: Results, statistic: str, tensor: str, direction: str = "forward"
 ) -> pd.DataFrame:
     """A statistic of every configuration and layer: its mean over seeds, and theory.
 
@@ -94,9 +94,8 @@ def over_seeds(
         infinite on a logarithmic axis and NaN on others. Of theory, it is what is expected, NaN
         where theory does not apply, and the interval holds two thirds of single networks.
     """
-    scale = scale or scale_of(statistic)
-    rows = results.measured(tensor, direction)
-    heights = scale.height(rows[statistic].to_numpy(dtype=float))
+    scale, rows = scale_of(statistic), results.measured(tensor, direction)
+    heights = scale.height(rows[statistic])
     heights = heights.clip(0, 1) if scale is SHARE else heights
     overflow = np.inf if scale.logarithmic else np.nan
     rows = rows.assign(height=np.where(rows["nonfinite"] > 0, overflow, heights))
@@ -113,13 +112,19 @@ def over_seeds(
     return frame[[*columns, statistic, "low", "high", "verdict"]]
 
 
+def statistic_of(frame: pd.DataFrame) -> str:
+    """The statistic that a frame by `over_seeds` is about."""
+    names = [str(name) for name in frame]
+    return names[names.index("source") + 1]
+
+
 def _expected(
     predicted: pd.DataFrame, statistic: str, tensor: str, direction: str, scale: Scale
 ) -> pd.DataFrame:
-    """What theory says of a statistic, in the layers where it applies.
+    """The prediction of a statistic, NaN in layers where theory does not apply.
 
-    Where heights are logarithms, two thirds of single networks lie within the interval of a
-    log-normal length of the predicted spread, whose middle is below its mean.
+    On a logarithmic axis it has an interval, which holds two thirds of single networks: q is taken
+    as log-normal with the predicted spread, so that the middle is below the mean.
     """
     rows = predicted[(predicted["tensor"] == tensor) & (predicted["direction"] == direction)]
     rows = rows.sort_values("layer", kind="stable")
@@ -130,7 +135,7 @@ def _expected(
     if scale.logarithmic:
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = (rows["second_moment_spread"] / rows["second_moment"]).to_numpy()
-            variance = np.log1p(relative**2)  # of the logarithm of a second moment
+            variance = np.log1p(relative**2)  # that of log q
             middle, half = -variance / 4, np.sqrt(variance) / 2
             low, high = value * np.exp(middle - half), value * np.exp(middle + half)
     rows = rows[[*CONFIGURATION, "layer"]].assign(low=low, high=high, source="theory")
@@ -138,26 +143,11 @@ def _expected(
     return rows
 
 
-class Curve(NamedTuple):
-    """A line's heights, in the order in which the signal travels."""
-
-    at: Array
-    mean: Array
-    low: Array
-    high: Array
-
-    @classmethod
-    def of(cls, rows: pd.DataFrame, x: str, statistic: str, scale: Scale) -> Curve:
-        """The curve of one configuration's rows."""
-        heights = (scale.height(rows[name].to_numpy()) for name in (statistic, "low", "high"))
-        return cls(rows[x].to_numpy(dtype=float), *heights)
-
-
-Drawn = tuple[Curve, Stroke, bool]
-"""A curve, its stroke, and whether it is to stand out."""
+HEIGHTS = ["at", "height", "low", "high"]
+"""The columns of a line's points and interval, on the axes of a panel."""
 THEORY = "theory, where it applies"
 """The name of its lines in a key."""
-DOTTED = Stroke(INK, (1.2, 2.2), 0.9)
+DOTTED = Stroke(INK, (0, (1.2, 2.2)), 0.9)
 """The stroke of theory, which lets the measured line show through."""
 
 
@@ -167,9 +157,9 @@ def decorate(panels: Sequence[Axes], scale: Scale, limits: tuple[float, float]) 
     panels[0].set_ylim(limits)
     panels[0].set_yticks(ticks, [scale.label(height) for height in ticks])
     for axes in panels:
-        axes.grid(axis="y", color=fade(INK, 0.1), lw=0.5)
+        axes.grid(axis="y", color=to_rgba(INK, 0.1), lw=0.5)
         if scale.band:
-            axes.axhspan(*scale.band, color=fade(INK, 0.06), lw=0, zorder=0)
+            axes.axhspan(*scale.band, color=to_rgba(INK, 0.06), lw=0, zorder=0)
 
 
 def layer_ticks(depth: int) -> list[int]:
@@ -181,154 +171,111 @@ def layer_ticks(depth: int) -> list[int]:
 
 def panels_of_lines(
     frame: pd.DataFrame,
-    statistic: str,
     width: float | None,
     *,
     x: str,
     panel: str,
     line: str,
     labels: tuple[str, str],
-    draw: Callable[[Axes, Sequence[Drawn], tuple[float, float]], None],
-) -> tuple[Figure, Axes]:
+    draw: Callable[[Axes, pd.DataFrame, Stroke, tuple[float, float]], None],
+) -> tuple[Figure, list[list[Axes]]]:
     """A figure with a panel for each block and value of a column, and lines in each.
 
     Args:
         frame: as `over_seeds` gives it, in the order of the lines' points.
-        statistic: the column that is drawn.
         width: of the figure, inches.
         x, panel, line: columns: the flat axis, what has a panel, what has a line.
         labels: of the axes.
-        draw: draws the curves of a panel, whose limits are given.
+        draw: draws a line's rows, which have the columns `HEIGHTS`, in a panel with these limits.
 
     Returns:
-        The figure and its first panel, whose flat axis is that of all.
+        The figure, and its panels by block.
     """
-    scale = scale_of(statistic)
-    # what explodes would flatten all others where heights are not logarithms
-    shown = (frame["verdict"] == "healthy") | scale.logarithmic
-    measured = frame["source"] == "measured"
-    limits = scale.limits([scale.height(frame.loc[shown & measured, statistic].to_numpy())])
-    styles, theory = strokes(order(frame[line])), {} if measured.all() else {THEORY: DOTTED}
+    statistic = statistic_of(frame)
+    scale, measured = scale_of(statistic), frame["source"] == "measured"
+    heights = scale.height(frame[[statistic, "low", "high"]])
+    # on a linear axis, lines that explode would flatten all others
+    shown = measured & ((frame["verdict"] == "healthy") | scale.logarithmic)
+    limits = scale.limits(heights[shown, 0])
+    # infinite values are drawn well outside the panel
+    low, high = limits[0] - 2 * np.ptp(limits), limits[1] + 2 * np.ptp(limits)
+    heights = np.nan_to_num(heights, nan=np.nan, neginf=low, posinf=high)
+    frame = frame.assign(at=frame[x], height=heights[:, 0], low=heights[:, 1], high=heights[:, 2])
+    styles = strokes(order(frame[line]))
+    key = styles if measured.all() else styles | {THEORY: DOTTED}
     names, blocks = order(frame[panel]), headings(frame)
-    figure, grid = panels(
-        names, width, blocks=list(blocks.values()), labels=labels, key=styles | theory
-    )
-    decorate([axes for part in grid for axes in part], scale, limits)
+    figure, grid = panels(names, width, blocks=list(blocks.values()), labels=labels, key=key)
     for block, part in zip(blocks, grid, strict=True):
-        here = frame[(frame["network"] == block.network) & (frame["width"] == block.width)]
-        for name, axes in zip(names, part, strict=True):
-            curves: dict[str, list[Drawn]] = {"measured": [], "theory": []}
-            groups = here[here[panel] == name].groupby([line, "source"], observed=True)
-            for (key, source), rows in groups:
-                strong = bool(rows["verdict"].iloc[0] == "healthy")
-                curve = Curve.of(rows, x, statistic, scale)
-                curves[str(source)].append((curve, styles[str(key)], strong))
-            draw(axes, curves["measured"], limits)
-            draw_theory(axes, [curve for curve, *_ in curves["theory"]])
-    return figure, grid[0][0]
+        decorate(part, scale, limits)
+        axes = dict(zip(names, part, strict=True))
+        groups = block.rows(frame).groupby([panel, line, "source"], observed=True)
+        for (name, drawn, source), rows in groups:
+            if source == "theory":
+                draw_theory(axes[str(name)], rows)
+            else:
+                draw(axes[str(name)], rows, styles[str(drawn)], limits)
+    return figure, grid
 
 
-def draw_theory(axes: Axes, curves: Sequence[Curve]) -> None:
-    """What theory says: thin dotted lines on bands, none in an init's colour."""
-    add_bands(axes, curves, [fade(INK, 0.1)])
-    lines = [np.column_stack([curve.at, curve.mean]) for curve in curves]
-    axes.add_collection(
-        LineCollection(
-            lines, colors=INK, linestyles=[DOTTED.linestyle], linewidths=DOTTED.weight, zorder=4
-        ),
-        autolim=False,
-    )
+def draw_theory(axes: Axes, rows: pd.DataFrame) -> None:
+    """A prediction: a thin dotted line on a band, in the colour of the text."""
+    at, height, low, high = rows[HEIGHTS].to_numpy().T
+    axes.fill_between(at, low, high, color=to_rgba(INK, 0.1), lw=0, zorder=1)
+    axes.plot(at, height, **DOTTED._asdict(), zorder=4)
 
 
-def draw_curves(axes: Axes, curves: Sequence[Drawn], limits: tuple[float, float]) -> None:
-    """Means with their intervals, marked where they leave the panel or end."""
-    drawn = []
-    for curve, stroke, strong in curves:
-        mean = within(curve, limits).mean
-        outside = (mean < limits[0]) | (mean > limits[1])
-        until = int(outside.argmax()) + 1 if outside.any() else len(mean)
-        drawn.append(Curve(*(part[:until] for part in within(curve, limits))))
-        weight, color = (1.4, stroke.color) if strong else (0.9, fade(stroke.color, 0.6))
-        axes.plot(drawn[-1].at, drawn[-1].mean, color=color, linestyle=stroke.linestyle, lw=weight)
-        for position, height, marker in _marks(drawn[-1].mean, limits):
-            place = np.interp(position, range(until), drawn[-1].at)
-            mark(axes, place, height, marker, color)
-    add_bands(
-        axes, drawn, [fade(stroke.color, 0.18 if strong else 0.07) for _, stroke, strong in curves]
-    )
+def draw_curve(axes: Axes, rows: pd.DataFrame, stroke: Stroke, limits: tuple[float, float]) -> None:
+    """A mean with its interval up to where it leaves the panel or ends, and a mark there."""
+    at, height, low, high = rows[HEIGHTS].to_numpy().T
+    outside = (height < limits[0]) | (height > limits[1])
+    until = int(outside.argmax()) + 1 if outside.any() else len(at)
+    at, height, low, high = (values[:until] for values in (at, height, low, high))
+    strong = rows["verdict"].iloc[0] == "healthy"
+    color, weight = to_rgba(stroke.color, 1 if strong else 0.6), 1.4 if strong else 0.9
+    axes.plot(at, height, color=color, linestyle=stroke.linestyle, lw=weight)
+    band = to_rgba(stroke.color, 0.18 if strong else 0.07)
+    axes.fill_between(at, low, high, color=band, lw=0, zorder=1)
+    known = np.flatnonzero(~np.isnan(height))
+    if not len(known):
+        mark(axes, at[0], np.clip(0, *limits), "x", color)
+    elif outside.any():
+        end, edge = height[-1], np.clip(height[-1], *limits)
+        rising = known[-2:][np.argsort(height[known[-2:]])]
+        crossing = np.interp(edge, height[rising], at[rising])
+        mark(axes, crossing, edge, "v" if end < edge else "^", color)
+    elif known[-1] < len(at) - 1:
+        mark(axes, at[known[-1]], height[known[-1]], "x", color)
+    elif len(at) == 1:
+        mark(axes, at[0], height[0], "o", color)
 
 
-def draw_points(axes: Axes, curves: Sequence[Drawn], limits: tuple[float, float]) -> None:
+def draw_points(
+    axes: Axes, rows: pd.DataFrame, stroke: Stroke, limits: tuple[float, float]
+) -> None:
     """Means with their intervals, a dot for each; marked where one lies outside the panel."""
-    drawn = [within(curve, limits) for curve, *_ in curves]
-    for _, mean, low, high in drawn:  # what lies outside is marked, and has no band
-        outside = (mean < limits[0]) | (mean > limits[1])
-        low[outside], high[outside] = np.nan, np.nan
-    add_bands(axes, drawn, [fade(stroke.color, 0.18) for _, stroke, _ in curves])
-    for (at, mean, *_), (_, stroke, _) in zip(drawn, curves, strict=True):
-        axes.plot(at, mean, "o", color=stroke.color, linestyle=stroke.linestyle, lw=1.2, ms=2.6)
-        for outside, edge, marker in (
-            (mean < limits[0], limits[0], "v"),
-            (mean > limits[1], limits[1], "^"),
-        ):
-            for place in at[outside]:
-                mark(axes, place, edge, marker, stroke.color)
-
-
-def within(curve: Curve, limits: tuple[float, float]) -> Curve:
-    """A curve in which what is infinite lies well outside a panel, where it can be drawn to."""
-    beyond = 2 * (limits[1] - limits[0])
-    low, high = limits[0] - beyond, limits[1] + beyond
-    heights = (np.nan_to_num(part, nan=np.nan, neginf=low, posinf=high) for part in curve[1:])
-    return Curve(curve.at, *heights)
-
-
-def add_bands(axes: Axes, curves: Sequence[Curve], colors: Sequence[Any]) -> None:
-    """The intervals of curves as one artist; each stretch that is known is a polygon."""
-    polygons, faces = [], []
-    for number, (at, _, low, high) in enumerate(curves):
-        known = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
-        for part in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
-            there, back = part, part[::-1]
-            edge = np.concatenate([low[there], high[back]])
-            polygons.append(np.column_stack([np.concatenate([at[there], at[back]]), edge]))
-            faces.append(colors[number % len(colors)])
-    if polygons:
-        bands = PolyCollection(polygons, facecolors=faces, linewidths=0, zorder=1)
-        axes.add_collection(bands, autolim=False)
+    at, height, low, high = rows[HEIGHTS].to_numpy().T
+    outside = (height < limits[0]) | (height > limits[1])
+    band = to_rgba(stroke.color, 0.18)
+    axes.fill_between(at, low, high, where=~outside, color=band, lw=0, zorder=1)
+    color, dashes = stroke.color, stroke.linestyle
+    axes.plot(at, height, "o", color=color, linestyle=dashes, lw=1.2, ms=2.6)
+    for place, end in zip(at[outside], height[outside], strict=True):
+        mark(axes, place, np.clip(end, *limits), "v" if end < limits[0] else "^", color)
 
 
 def mark(axes: Axes, at: float, height: float, marker: str, color: Any) -> None:
-    """A mark that says what a line cannot."""
+    """A mark where a line ends or leaves the panel."""
     edge = 1.2 if marker == "x" else 0
     axes.plot(at, height, marker, color=color, ms=4, mew=edge, clip_on=False, zorder=5)
 
 
-def _marks(mean: Array, limits: tuple[float, float]) -> Iterator[tuple[float, float, str]]:
-    """Position, height and marker where a line leaves the panel or ends, or is a single point."""
-    low, high = limits
-    known = np.flatnonzero(~np.isnan(mean))
-    if len(known) == 0:
-        yield 0, min(max(0.0, low), high), "x"
-        return
-    last = int(known[-1])
-    height = mean[last]
-    if low <= height <= high:
-        if len(mean) == 1:
-            yield last, height, "o"
-        elif last < len(mean) - 1:
-            yield last, height, "x"
-        return
-    edge = low if height < low else high
-    before = mean[last - 1] if last else np.nan
-    share = 1.0 if np.isnan(before) else (edge - before) / (height - before)
-    yield last - 1 + share, edge, "v" if height < low else "^"
-
-
-def draw_seeds(axes: Axes, rows: pd.DataFrame, statistic: str, color: str) -> None:
-    """A thin line for each seed, layer by layer."""
-    wide = rows.pivot(index="layer", columns="seed", values=statistic)
-    axes.plot(wide.index, wide, color=fade(color, 0.28 if wide.shape[1] < 15 else 0.15), lw=0.6)
+def draw_seeds(axes: Axes, rows: pd.DataFrame, color: str) -> pd.DataFrame:
+    """A thin line for each seed, and a strong one for the rows without, which are returned."""
+    seeds = rows.dropna(subset="seed").pivot(index="layer", columns="seed", values="value")
+    axes.plot(seeds, color=to_rgba(color, 0.28 if seeds.shape[1] < 15 else 0.15), lw=0.6)
+    mean = rows[rows["seed"].isna()]
+    axes.plot(mean["layer"], mean["value"], color=color, lw=1.6)
+    return mean
 
 
 def note(

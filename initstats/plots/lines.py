@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from initstats.plots.catalog import DEPTH, GRADIENTS, register_figure
-from initstats.plots.curves import draw_curves, layer_ticks, over_seeds, panels_of_lines
+from initstats.plots.curves import draw_curve, layer_ticks, over_seeds, panels_of_lines
 from initstats.plots.results import Results
 
 
@@ -31,7 +31,7 @@ def std_by_depth(frame: pd.DataFrame, width: float | None = None) -> Figure:
     another. ▾ marks where a line leaves the panel towards zero (or is zero), ▴ where it leaves
     upwards (or overflows); from there it is not followed.
     """
-    return lines(frame, "std", "standard deviation", width)
+    return lines(frame, "standard deviation", width)
 
 
 @register_figure(
@@ -45,7 +45,7 @@ def mean_by_depth(frame: pd.DataFrame, width: float | None = None) -> Figure:
     an offset of every unit. Strong lines are the healthy configurations; ▴ and ▾ mark where a line
     leaves the panel, × where it ends in an overflow.
     """
-    return lines(frame, "mean", "mean", width)
+    return lines(frame, "mean", width)
 
 
 @register_figure(
@@ -59,7 +59,7 @@ def sample_correlation(frame: pd.DataFrame, width: float | None = None) -> Figur
     a bias, or an activation with a large mean, has drowned the signal. × is where a line ends
     because the signal is exactly zero or has overflowed.
     """
-    return lines(frame, "sample_correlation", "sample correlation", width)
+    return lines(frame, "sample correlation", width)
 
 
 @register_figure(
@@ -73,22 +73,15 @@ def gradient_by_depth(frame: pd.DataFrame, width: float | None = None) -> Figure
     its 95% Student-t interval. Read it from right to left, as the gradient travels. What falls
     towards the left vanishes before it reaches the first layers.
     """
-    return lines(frame, "std", "gradient's std", width)
+    return lines(frame, "gradient's std", width)
 
 
-def lines(frame: pd.DataFrame, statistic: str, label: str, width: float | None) -> Figure:
+def lines(frame: pd.DataFrame, label: str, width: float | None) -> Figure:
     """A panel for each activation and block, in which each init has a line."""
     depth, forward = int(frame["layer"].max()), frame["direction"].iloc[0] == "forward"
     frame = frame.sort_values(["activation", "layer"], ascending=[True, forward], kind="stable")
-    figure, axes = panels_of_lines(
-        frame,
-        statistic,
-        width,
-        x="layer",
-        panel="activation",
-        line="init",
-        labels=("layer", label),
-        draw=draw_curves,
-    )
-    axes.set(xlim=(0.5, depth + 0.5), xticks=layer_ticks(depth))
+    names = {"x": "layer", "panel": "activation", "line": "init"}
+    figure, grid = panels_of_lines(frame, width, **names, labels=("layer", label), draw=draw_curve)
+    for axes, *_ in grid:
+        axes.set(xlim=(0.5, depth + 0.5), xticks=layer_ticks(depth))
     return figure

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.colors import Colormap, ListedColormap, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from initstats.diagnosis import CONFIGURATION, VERDICTS
 from initstats.plots.catalog import register_figure
-from initstats.plots.grid import Cells, add_patches, matrices
+from initstats.plots.grid import Cells, add_key, matrices
 from initstats.plots.results import Results
 from initstats.plots.style import (
     ABOVE,
@@ -23,7 +25,6 @@ from initstats.plots.style import (
     PALETTE,
     decimal,
     diverging,
-    fade,
     inches,
     power_of_ten,
     sequential,
@@ -32,37 +33,34 @@ from initstats.plots.style import (
 LIMIT = 4
 """Decades at which the colours of the spread are full."""
 FILLED = 0.82
-"""From this opacity on, white letters stand out better than ink on white paper."""
+"""Opacity of a cell from which on white letters are easier to read than ink."""
 SMALLEST, LARGEST = 5.5, 7.5
 """Sizes of letters in cells, points."""
-LEAST = 0.16
-"""Least width of a cell, inches."""
+WIDTHS = (0.16, 0.9)
+"""Least and greatest width of a cell, inches."""
 
 _COLOURS = {
-    "healthy": fade(FIT, 1),
-    "vanishes": fade(BELOW, 0.3),
-    "gradient vanishes": fade(BELOW, 0.15),
-    "explodes": fade(ABOVE, 0.3),
-    "gradient explodes": fade(ABOVE, 0.15),
-    "overflows": fade(ABOVE, 0.5),
-    "collapses": fade(PALETTE[3], 0.22),
-    "dead": fade(INK, 0.2),
-    "shifted": fade(PALETTE[4], 0.35),
+    "healthy": to_rgba(FIT, 1),
+    "vanishes": to_rgba(BELOW, 0.3),
+    "gradient vanishes": to_rgba(BELOW, 0.15),
+    "explodes": to_rgba(ABOVE, 0.3),
+    "gradient explodes": to_rgba(ABOVE, 0.15),
+    "overflows": to_rgba(ABOVE, 0.5),
+    "collapses": to_rgba(PALETTE[3], 0.22),
+    "dead": to_rgba(INK, 0.2),
+    "shifted": to_rgba(PALETTE[4], 0.35),
 }
 
 
-def summarized(*columns: str) -> Callable[[Results], pd.DataFrame]:
-    """A function from results to columns of their summary, of a long sweep to a part of it."""
-
-    def frame(results: Results) -> pd.DataFrame:
-        few = results.few
-        return few.ordered(few.summary[[*CONFIGURATION, *columns]].astype({"verdict": str}))
-
-    return frame
+def summarized(results: Results, columns: list[str]) -> pd.DataFrame:
+    """Columns of the summary, for the configurations of `few`."""
+    few = results.few
+    return few.ordered(few.summary[[*CONFIGURATION, *columns]].astype({"verdict": str}))
 
 
 @register_figure(
-    title="What becomes of the signal", data=summarized("verdict", "agreement", "seeds")
+    title="What becomes of the signal",
+    data=partial(summarized, columns=["verdict", "agreement", "seeds"]),
 )
 def verdicts(frame: pd.DataFrame, width: float | None = None) -> Figure:
     """What became of the signal at the last layer: each seed is judged; the commonest verdict
@@ -71,23 +69,29 @@ def verdicts(frame: pd.DataFrame, width: float | None = None) -> Figure:
     """
     words = [verdict.name for verdict in VERDICTS]
     colours, limits = ListedColormap([_COLOURS[word] for word in words]), (-0.5, len(words) - 0.5)
-    figure, cells = matrices(frame, width, height=0.31, least=LEAST)
+    figure, cells = matrices(frame, width, widths=WIDTHS, heights=(0.31, 0.31))
     narrow = cells[0].width < inches("collapses", SMALLEST) + 0.03
     for part in cells:
         verdict = part.matrix(frame, "verdict")
         share, seeds = part.matrix(frame, "agreement"), part.matrix(frame, "seeds")
         votes = (share * seeds).map("\n{:.0f} of ".format) + seeds.map("{:.0f}".format)
-        labels = verdict.map(_initials if narrow else _two_lines)
-        labels += (votes if not narrow else votes.map(lambda _: "*")).where(share < 1, "")
+        written = verdict.astype(object).fillna("")
+        labels = written.map(_initials if narrow else _two_lines)
+        if narrow:
+            votes[:] = "*"
+        labels += votes.where(share < 1, "")
         _map(part, verdict.map(words.index, na_action="ignore"), labels, colours, limits)
     if narrow:
         met = [word for word in words if (frame["verdict"] == word).any()]
         key = {f"{_initials(word)}  {word}": _COLOURS[word] for word in met}
-        add_patches(figure, key, "* seeds disagree" if (frame["agreement"] < 1).any() else "")
+        _key(figure, key, "* seeds disagree" if (frame["agreement"] < 1).any() else "")
     return figure
 
 
-@register_figure(title="Spread of the last layer's activations", data=summarized("std", "verdict"))
+@register_figure(
+    title="Spread of the last layer's activations",
+    data=partial(summarized, columns=["std", "verdict"]),
+)
 def last_layer_std(frame: pd.DataFrame, width: float | None = None) -> Figure:
     """The power of ten of the standard deviation of the last layer's activations, median over
     seeds: 0 is a spread of 1, −3 a thousandth. Blue has shrunk, red has grown, and beyond
@@ -95,11 +99,12 @@ def last_layer_std(frame: pd.DataFrame, width: float | None = None) -> Figure:
     the healthy ones: a spread near 1 is not enough where every input gives the same output.
     """
     colours = diverging()
-    figure, cells = matrices(frame, width, height=0.27, least=LEAST)
+    figure, cells = matrices(frame, width, widths=WIDTHS, heights=(0.27, 0.27))
     digits = int(cells[0].width >= inches("−12.3", SMALLEST) + 0.03)
     for part in cells:
-        values = part.matrix(frame, "std").astype(float).map(_log10)
-        labels = values.map(lambda value: _exponent(value, digits))
+        with np.errstate(divide="ignore"):
+            values = part.matrix(frame, "std").astype(float).apply(np.log10)
+        labels = values.map(partial(decimal, digits=digits)).where(values.notna(), "")
         healthy = part.matrix(frame, "verdict") == "healthy"
         _map(part, values, labels, colours, (-LIMIT, LIMIT), bold=healthy)
     steps = range(-LIMIT, LIMIT + 1, 2)
@@ -108,18 +113,21 @@ def last_layer_std(frame: pd.DataFrame, width: float | None = None) -> Figure:
         ends.get(step, "") + power_of_ten(step): colours((step + LIMIT) / (2 * LIMIT))
         for step in steps
     }
-    add_patches(figure, key, "standard deviation")
+    _key(figure, key, "standard deviation")
     return figure
 
 
-@register_figure(title="Dead units in the last layer", data=summarized("dead", "verdict"))
+@register_figure(
+    title="Dead units in the last layer",
+    data=partial(summarized, columns=["dead", "verdict"]),
+)
 def dead_units(frame: pd.DataFrame, width: float | None = None) -> Figure:
     """Share of the last layer's units that give one and the same value for every sample, in
     percent, median over seeds: rectifiers that never fire, units that saturated, or, where the
     signal collapsed, all of them. Such a unit tells the next layer nothing about the input. A dot
     is none, ∞ an overflow.
     """
-    figure, cells = matrices(frame, width, height=0.27, least=LEAST)
+    figure, cells = matrices(frame, width, widths=WIDTHS, heights=(0.27, 0.27))
     for part in cells:
         values = part.matrix(frame, "dead").astype(float)
         labels = values.map(lambda share: f"{100 * share:.0f}" if share > 0 else "·")
@@ -129,24 +137,19 @@ def dead_units(frame: pd.DataFrame, width: float | None = None) -> Figure:
     return figure
 
 
-def _two_lines(word: object) -> str:
-    return word.replace(" ", "\n") if isinstance(word, str) else ""
+def _two_lines(word: str) -> str:
+    return word.replace(" ", "\n")
 
 
-def _initials(word: object) -> str:
-    return "".join(part[0] for part in word.split()) if isinstance(word, str) else ""
+def _initials(word: str) -> str:
+    return "".join(part[0] for part in word.split())
 
 
-def _log10(value: float) -> float:
-    """The logarithm of a spread; minus infinity for zero."""
-    return math.log10(value) if value else -math.inf
-
-
-def _exponent(value: float, digits: int) -> str:
-    """A logarithm in print; nothing where nothing was measured."""
-    if np.isfinite(value):
-        return decimal(value, digits)
-    return {-np.inf: "−∞", np.inf: "∞"}.get(value, "")
+def _key(figure: Figure, colours: Mapping[str, Any], title: str) -> None:
+    """What colours mean, below the maps."""
+    edge = to_rgba(INK, 0.25)
+    patches = {name: Patch(fc=color, ec=edge, lw=0.5) for name, color in colours.items()}
+    add_key(figure, patches, "lower", title)
 
 
 def _map(
@@ -157,14 +160,7 @@ def _map(
     limits: tuple[float, float],
     bold: pd.DataFrame | None = None,
 ) -> None:
-    """Draw cells with their labels; a configuration that was not measured stays empty.
-
-    Args:
-        part: the matrix's axes.
-        values, labels: of the cells.
-        colours, limits: of the values; infinite ones take the extremes.
-        bold: which labels stand out.
-    """
+    """Draw cells with their labels, empty where nothing was measured; `limits` are of colours."""
     values = values.astype(float).clip(*limits)
     sns.heatmap(
         values,
@@ -175,7 +171,7 @@ def _map(
         vmax=limits[1],
         cbar=False,
         linewidths=0.5,
-        linecolor=fade(INK, 0.12),
+        linecolor=to_rgba(INK, 0.12),
         xticklabels=False,
         yticklabels=False,
     )

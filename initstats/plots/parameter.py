@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from initstats.plots.catalog import register_figure
-from initstats.plots.curves import draw_points, over_seeds, panels_of_lines
-from initstats.plots.results import Results, Sweep
-from initstats.plots.style import STYLE
+from initstats.plots.catalog import FIGURES, register_figure
+from initstats.plots.curves import draw_points, over_seeds, panels_of_lines, statistic_of
+from initstats.plots.results import Results, Sweep, evenly
 from initstats.registry import Need, unknown
 
 SWEPT = Need[Any](
@@ -48,20 +45,14 @@ def by_parameter(
     wanted = list(layers) or sorted({1, (1 + depth) // 2, depth})
     if absent := sorted(set(wanted) - set(range(1, depth + 1))):
         raise ValueError(f"there is no layer {absent[0]}: give layers from 1 to {depth}")
-    kind, entries = sweep.kind, list(sweep.entries)
-    summary = results.summary[results.summary[kind].isin(entries)]
-    table, predicted = (
-        None if rows is None else rows[rows[kind].isin(entries) & rows["layer"].isin(wanted)]
-        for rows in (results.table, results.predicted)
-    )
-    assert table is not None
-    part = replace(results, table=table, summary=summary, predicted=predicted)
     tensor = "preactivation" if statistic == "sample_correlation" else "activation"
+    kind, family, column, entries = sweep
+    part = results.only(kind, entries)
     frame = over_seeds(part, statistic, tensor, direction)
-    family = [s.column for s in results.sweeps if (s.kind, s.family) == (kind, sweep.family)]
-    columns = list(dict.fromkeys([sweep.column, *family]))
-    values = table[[kind, *columns]].drop_duplicates().astype({kind: str})
-    return frame.astype({kind: str}).merge(values, on=kind)
+    others = [s.column for s in results.sweeps if (s.kind, s.family) == (kind, family)]
+    columns = list(dict.fromkeys([kind, column, *others]))
+    values = part.summary[columns].drop_duplicates().astype({kind: str})
+    return frame[frame["layer"].isin(wanted)].astype({kind: str}).merge(values, on=kind)
 
 
 def _sweep(results: Results, parameter: str) -> Sweep:
@@ -72,7 +63,7 @@ def _sweep(results: Results, parameter: str) -> Sweep:
             "inits=['normal(std=0.01:1:7log)']"
         )
     if not parameter:
-        return max(results.sweeps, key=lambda sweep: results.table[sweep.column].nunique())
+        return max(results.sweeps, key=lambda sweep: results.summary[sweep.column].nunique())
     named = {sweep.column: sweep for sweep in reversed(results.sweeps)}
     if parameter not in named:
         raise unknown("swept parameter", parameter, list(named))
@@ -86,7 +77,29 @@ def statistic_against_parameter(frame: pd.DataFrame, width: float | None = None)
     a value of the parameter suits a depth where its point lies within. ▾ marks a point below the
     panel (or a spread of exactly zero), ▴ one above it (or an overflow).
     """
-    return _draw(frame, "std", width)
+    columns = [str(name) for name in frame]
+    x, *others = columns[columns.index("verdict") + 1 :]
+    kind, _, parameter = x.partition("_")
+    family = str(frame[kind].iloc[0]).partition("(")[0]
+    hue = "activation" if kind == "init" else "init"
+    line = frame[hue].astype(str)
+    for other in others:
+        name = other.removeprefix(f"{kind}_")
+        line += [f", {name}={value:g}" for value in frame[other]]
+    frame = frame.assign(line=line, panel="layer " + frame["layer"].astype(str))
+    frame = frame.sort_values(["layer", hue, *others, x], kind="stable")
+    values = np.unique(frame[x])
+    if logarithmic := _log_spaced(values):
+        frame[x], values = np.log10(frame[x]), np.log10(values)
+    statistic = statistic_of(frame)
+    labels = f"{parameter} of {family}", LABELS.get(statistic, statistic.replace("_", " "))
+    names = {"x": x, "panel": "panel", "line": "line"}
+    figure, grid = panels_of_lines(frame, width, **names, labels=labels, draw=draw_points)
+    ticks, margin = evenly(values.tolist(), 5), 0.04 * np.ptp(values)
+    for axes, *_ in grid:
+        axes.set_xlim(values[0] - margin, values[-1] + margin)
+        axes.set_xticks(ticks, [f"{10**tick if logarithmic else tick:.3g}" for tick in ticks])
+    return figure
 
 
 def against(
@@ -112,35 +125,7 @@ def against(
         ValueError: no such statistic, layer or parameter, or none was swept.
     """
     frame = by_parameter(Results.of(results), statistic, layers, direction, parameter)
-    with mpl.rc_context(STYLE):
-        return _draw(frame, statistic, width)
-
-
-def _draw(frame: pd.DataFrame, statistic: str, width: float | None) -> Figure:
-    """A panel for each layer and block; a line for each activation, or init."""
-    columns = [str(name) for name in frame]
-    x, *others = columns[columns.index("verdict") + 1 :]
-    kind, _, parameter = x.partition("_")
-    family = str(frame[kind].iloc[0]).partition("(")[0]
-    hue = "activation" if kind == "init" else "init"
-    line = frame[hue].astype(str)
-    for other in others:
-        name = other.removeprefix(f"{kind}_")
-        line += [f", {name}={value:g}" for value in frame[other]]
-    frame = frame.assign(line=line, panel="layer " + frame["layer"].astype(str))
-    frame = frame.sort_values(["layer", hue, *others, x], kind="stable")
-    values = np.unique(frame[x])
-    if logarithmic := _log_spaced(values):
-        frame[x], values = np.log10(frame[x]), np.log10(values)
-    labels = f"{parameter} of {family}", LABELS.get(statistic, statistic.replace("_", " "))
-    figure, axes = panels_of_lines(
-        frame, statistic, width, x=x, panel="panel", line="line", labels=labels, draw=draw_points
-    )
-    picked = np.linspace(0, len(values) - 1, min(5, len(values))).round().astype(int)
-    ticks, margin = values[picked], 0.04 * np.ptp(values)
-    axes.set_xlim(values[0] - margin, values[-1] + margin)
-    axes.set_xticks(ticks, [f"{10**tick if logarithmic else tick:.3g}" for tick in ticks])
-    return figure
+    return FIGURES["statistic_against_parameter"].draw_frame(frame, width)
 
 
 def _log_spaced(values: np.ndarray) -> bool:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from initstats.plots.catalog import register_figure
-from initstats.plots.grid import add_key
+from initstats.plots.grid import panels
 from initstats.plots.style import (
     ABOVE,
     BELOW,
     INK,
     PAGE,
     StyledFigure,
-    fade,
     inches,
     power_of_ten,
     strokes,
@@ -87,7 +87,7 @@ def phases(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     if gone.any():
         axes.contourf(w, b, gone, levels=[0.5, 1.5], colors="none", hatches=["////"])
         for hatched in axes.collections:
-            hatched.set(edgecolor=fade(INK, 0.3), linewidth=0)
+            hatched.set(edgecolor=to_rgba(INK, 0.3), linewidth=0)
     _edge(axes, frame[frame["kind"] == "edge"])
     axes.set(xlim=extent[:2], ylim=extent[2:])
     axes.set(xlabel="σ of the weights · √fan-in", ylabel="σ of the biases")
@@ -129,55 +129,46 @@ def maps(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     point is marked. A curve that runs along the diagonal keeps what it gets; a correlation whose
     curve arrives steeper than the diagonal tells near inputs apart.
     """
-    across = 2 if width >= 6 else 1
-    figure = StyledFigure((width, 3.2 if across == 2 else 1.8 * width))
-    left, right = figure.subplots(2 // across, across).ravel()
-    sigma_b2 = frame["sigma_b2"].iloc[0]
-    left.set(xscale="log", yscale="log", xlim=SHOWN, ylim=SHOWN)
-    left.set(title=f"length, σ² of biases {sigma_b2:g}", xlabel="q of a layer")
-    left.set(ylabel="q of the next")
-    right.set(xlim=(0, 1), ylim=(0, 1.005), title="correlation at q*")
-    right.set(xlabel="c in a layer", ylabel="c in the next")
-    ticks = range(-3, 4)
-    for axis in (left.xaxis, left.yaxis):
-        axis.set_ticks([10.0**n for n in ticks], [power_of_ten(n) for n in ticks])
-        axis.set_ticks([], minor=True)
     scales = frame.drop_duplicates("weights").set_index("weights")["sigma_w2"]
     styles = strokes(list(scales.index))
-    for axes, quantity in ((left, "q"), (right, "c")):
+    titles = [f"length, σ² of biases {frame['sigma_b2'].iloc[0]:g}", "correlation at q*"]
+    key = {f"{name}: fan-in · σ² = {w2:.4g}": styles[str(name)] for name, w2 in scales.items()}
+    figure, (grid,) = panels(titles, width, key=key, least=2.6, height=2.6, share="")
+    for axes, quantity in zip(grid, "qc", strict=True):
+        axes.set(xlabel=f"{quantity} of a layer", ylabel=f"{quantity} of the next")
         here = frame[frame["quantity"] == quantity]
         ends = here.loc[~here["fixed"], "before"].agg(["min", "max"])
-        axes.plot(ends, ends, color=fade(INK, 0.4), lw=0.7)
+        axes.plot(ends, ends, color=to_rgba(INK, 0.4), lw=0.7)
+        limits = SHOWN if quantity == "q" else (0, 1.005)
         for name, rows in here.groupby("weights", sort=False):
             color, curve = styles[str(name)].color, rows[~rows["fixed"]]
             axes.plot(curve["before"], curve["after"], color=color, lw=1.4)
             point = float(rows.loc[rows["fixed"], "before"].iloc[0])
-            if axes is right or SHOWN[0] <= point <= SHOWN[1]:
+            if limits[0] <= point <= limits[1]:
                 axes.plot(point, point, "o", color=color, ms=5, mew=0, clip_on=False)
-    names = {f"{name}: fan-in · σ² = {w2:.4g}": styles[str(name)] for name, w2 in scales.items()}
-    add_key(figure, names)
+    grid[0].set(xscale="log", yscale="log", xlim=SHOWN, ylim=SHOWN)
+    for axis in (grid[0].xaxis, grid[0].yaxis):
+        axis.set_ticks([10.0**n for n in range(-3, 4)], [power_of_ten(n) for n in range(-3, 4)])
+        axis.set_ticks([], minor=True)
+    grid[1].set(xlim=(0, 1), ylim=(0, 1.005))
     return figure
 
 
-def _strength(xi: Array) -> Array:
-    """Opacities of depth scales: from pale to strong between 0.3 layers and `FARTHEST`."""
-    with np.errstate(divide="ignore"):
-        logarithm = np.log10(xi)
-    return np.asarray(np.interp(logarithm, np.log10([0.3, FARTHEST]), (0.03, 0.75)))
-
-
 def _colours(chi_1: Array, xi_c: Array) -> Array:
-    """The phase's colour in the strength of the depth scale, (rows, columns, 4)."""
+    """The phase's colour, pale to strong as the depth scale grows to `FARTHEST`, (..., 4)."""
+    with np.errstate(divide="ignore"):
+        strength = np.interp(np.log10(xi_c), np.log10([0.3, FARTHEST]), (0.03, 0.75))
     colours = np.empty((*xi_c.shape, 4))
     colours[..., :3] = np.where(chi_1[..., None] > 1, to_rgb(ABOVE), to_rgb(BELOW))
-    colours[..., 3] = np.where(np.isnan(xi_c), 0.0, _strength(xi_c))
+    colours[..., 3] = np.where(np.isnan(xi_c), 0.0, strength)
     return colours
 
 
 def _edge(axes: Axes, edge: pd.DataFrame) -> None:
+    """The edge of chaos, dashed where q does not stay on it."""
     stays = edge["chi_q"].to_numpy() <= 1 + 1e-6
     height = edge["sigma_b"].to_numpy()
-    if len(edge) and height.max() < 1e-3:  # of rectifiers
+    if len(edge) and height.max() < 1e-3:  # rectifiers: a point
         axes.plot(edge["sigma_w"].iloc[0], 0, "D", color=INK, ms=6, clip_on=False, zorder=4)
         return
     for part, dashes in ((stays, ()), (~stays, (3, 2))):
@@ -192,6 +183,17 @@ def _inits(figure: Figure, axes: Axes, inits: pd.DataFrame) -> None:
     level, last = 0, -np.inf
     beside = figure.get_figwidth() >= BESIDE
     room = 2.9 if beside else figure.get_figwidth() - 0.3
+    letters = int(room / inches("n", 8))
+
+    def listed(head: str, names: pd.Series[str]) -> str:
+        return fill(
+            ", ".join(names),
+            letters,
+            initial_indent=head,
+            subsequent_indent="    ",
+            break_on_hyphens=False,
+        )
+
     lines = []
     for number, (_, here) in enumerate(places, start=1):
         at = (here["sigma_w"].iloc[0], here["sigma_b"].iloc[0])
@@ -199,13 +201,13 @@ def _inits(figure: Figure, axes: Axes, inits: pd.DataFrame) -> None:
         near = at[0] - last < 0.16 / figure.get_figwidth() * axes.get_xlim()[1]
         level, last = (level + 1 if near else 0), at[0]  # one above the other
         axes.annotate(str(number), at, (2, 5 + 9 * level), textcoords="offset points", fontsize=8)
-        lines.append(_listed(f"{number}  ", list(here["init"]), room))
-    absent = list(inits.loc[inits["note"] != "", "init"])
-    if absent:
-        lines.append(_listed("not here: ", absent, room))
+        lines.append(listed(f"{number}  ", here["init"]))
+    absent = inits.loc[inits["note"] != "", "init"]
+    if len(absent):
+        lines.append(listed("not here: ", absent))
     if not beside:
         height = sum(line.count("\n") + 1.1 for line in lines)
-        figure.set_figheight(figure.get_figheight() + 0.15 * height + 0.2)
+        figure.set_figheight(figure.get_figheight() + 0.15 * height + 0.3)
     figure.legend(
         [Line2D([], [], lw=0) for _ in lines],
         lines,
@@ -218,23 +220,10 @@ def _inits(figure: Figure, axes: Axes, inits: pd.DataFrame) -> None:
     )
 
 
-def _listed(head: str, names: list[str], room: float) -> str:
-    """Names as a list behind a head, in as many lines as they need; `room` is in inches."""
-    lines = [head]
-    for number, name in enumerate(names):
-        word = name + ("," if number < len(names) - 1 else "")
-        if inches(f"{lines[-1]} {word}", 8) > room:
-            lines.append("    ")
-        lines[-1] += word + " "
-    return "\n".join(line.rstrip() for line in lines)
-
-
 def _key(axes: Axes) -> None:
     """The depth scale in layers, as colour."""
     reaches = np.array([1.0, 3.0, 10.0, 30.0, FARTHEST])
-    colours = np.empty((2, len(reaches), 4))
-    colours[..., :3] = np.array([to_rgb(BELOW), to_rgb(ABOVE)])[:, None]
-    colours[..., 3] = _strength(reaches)
+    colours = _colours(np.array([[0.0], [2.0]]), np.tile(reaches, (2, 1)))
     axes.imshow(colours, aspect="auto", interpolation="none")
     axes.set_yticks([0, 1], ["order", "chaos"])
     labels = [f"{reach:g}" for reach in reaches[:-1]] + [f"≥ {FARTHEST:g}"]

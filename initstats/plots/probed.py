@@ -7,26 +7,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from initstats.plots.bands import BANDS, band_of, counts_of, tidy
 from initstats.plots.catalog import register_figure
+from initstats.plots.curves import SHARE, Scale, decorate
 from initstats.plots.distribution import TICKS, picture
 from initstats.plots.grid import panels
-from initstats.plots.results import Probed
-from initstats.plots.style import (
-    ABOVE,
-    BELOW,
-    INK,
-    PAGE,
-    PALETTE,
-    StyledFigure,
-    fade,
-    power_of_ten,
-    sequential,
-)
+from initstats.plots.results import Probed, evenly
+from initstats.plots.style import ABOVE, BELOW, INK, PAGE, PALETTE, StyledFigure, sequential
 from initstats.probe.kinds import LINEAR
 from initstats.registry import Need
 
@@ -35,8 +27,12 @@ Array = NDArray[np.float64]
 FOLLOWED = 12
 """Layers, evenly taken, that are followed through training."""
 KEYS = ["step", "layer", "name", "op", "call", "tensor", "direction"]
-SHOWN = {"std": "std", "mean_over_std": "mean / std", "dead_fraction": "dead units"}
-"""The statistics of a profile, and their labels."""
+SHOWN = {
+    "std": ("std", Scale(True, (-1, 1), (-np.inf, np.inf), 1)),
+    "mean_over_std": ("mean / std", Scale(False, (-3, 3), (-3, 3), 1)),
+    "dead_fraction": ("dead units", SHARE),
+}
+"""The statistics of a profile, their labels and their axes."""
 
 SOME = Need[Any](lambda probed: len(probed.table) > 0, "nothing was measured")
 TRAINING = Need[Any](
@@ -88,10 +84,11 @@ def depth_profile(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     """
     rows, gradients = (frame[frame["direction"] == way] for way in ("forward", "backward"))
     figure, axes = _stack(len(SHOWN) + bool(len(gradients)), width)
-    for panel, (column, label) in zip(axes, SHOWN.items(), strict=False):
-        _dots(panel, rows, column, label)
+    for panel, column in zip(axes, SHOWN, strict=False):
+        _dots(panel, rows, column)
     if len(gradients):
-        _dots(axes[-1], gradients, "std", "gradient's std")
+        _dots(axes[-1], gradients, "std")
+        axes[-1].set_ylabel("gradient's std")
     for panel in axes:
         _broken(panel, rows, "layer")
     axes[-1].set_xlabel("layer, in the order of execution")
@@ -115,9 +112,8 @@ def distribution_profile(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     extent = (0.0, float(len(layers)), 0.0, 1.0)
     axes.imshow(picture(counts_of(frame, KEYS)), aspect="auto", interpolation="none", extent=extent)
     axes.set_yticks(list(TICKS), TICKS.values())
-    most = min(len(layers), 1 + int(width))
-    marks = np.unique(np.linspace(0, len(layers) - 1, most).astype(int))
-    axes.set_xticks(marks + 0.5, [str(layers[mark]) for mark in marks])
+    marks = np.array(evenly(range(len(layers)), 1 + int(width)))
+    axes.set_xticks(marks + 0.5, [str(layer) for layer in layers[marks]])
     axes.set_xlabel("layer, in the order of execution")
     return figure
 
@@ -134,13 +130,12 @@ def training_lines(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     line, the nearer to the input. The activation behind a layer is shown where there is one. A red
     line is a step at which some of them hold entries that are not finite.
     """
-    layers = list(frame.groupby("layer", sort=False))
-    colours = sequential(BELOW)(np.linspace(0.35, 1, len(layers)))
     figure, axes = _stack(len(SHOWN), width)
-    for panel, (column, label) in zip(axes, SHOWN.items(), strict=True):
-        low = _frame(panel, frame, column, label)
+    for panel, column in zip(axes, SHOWN, strict=True):
+        layers = frame.assign(height=_heights(panel, frame, column)).groupby("layer", sort=False)
+        colours = sequential(BELOW)(np.linspace(0.35, 1, layers.ngroups))
         for (_, rows), colour in zip(layers, colours, strict=True):
-            panel.plot(rows["step"], _heights(rows, column, low), color=colour, lw=1.2)
+            panel.plot(rows["step"], rows["height"], color=colour, lw=1.2)
         _broken(panel, frame, "step")
     axes[-1].set_xlabel("step")
     return figure
@@ -169,41 +164,30 @@ def training_distributions(frame: pd.DataFrame, width: float = PAGE) -> Figure:
 
 
 def followed(probed: Probed) -> pd.DataFrame:
-    """The layers that training is shown of: what reads a layer with weights, else itself.
+    """Some layers at all steps: activations that read a layer with weights, else that layer.
 
     The column `value` names each of them.
     """
     table = probed.table
     forward = table[(table["tensor"] != "weight") & (table["direction"] == "forward")]
-    last = forward.drop_duplicates("layer")
-    weighted = last[last["op"].isin(LINEAR) & (last["tensor"] == "preactivation")]["layer"]
-    shown = []
-    for layer in weighted:
-        reads = last["inputs"].eq(str(layer)) & (last["tensor"] == "activation")
-        shown.append(int(last.loc[reads, "layer"].iloc[0]) if reads.any() else int(layer))
-    wanted = list(dict.fromkeys(shown)) or last["layer"].astype(int).tolist()
-    picked = np.unique(np.linspace(0, len(wanted) - 1, min(FOLLOWED, len(wanted))).astype(int))
-    parts = []
-    for index in picked:
-        rows = forward[forward["layer"] == wanted[index]]
-        first = rows.iloc[0]
-        rows = rows[(rows["name"] == first["name"]) & (rows["op"] == first["op"])]
-        name = f"{first['name']} ({first['op']})"
-        parts.append(rows.sort_values("step", kind="stable").assign(value=name))
-    every: pd.DataFrame = pd.concat(parts, ignore_index=True)
-    return every
+    first = forward.drop_duplicates("layer")
+    weighted = first[first["op"].isin(LINEAR) & (first["tensor"] == "preactivation")]["layer"]
+    readers = first[first["tensor"] == "activation"].drop_duplicates("inputs").set_index("inputs")
+    shown = weighted.astype(str).map(readers["layer"]).fillna(weighted).astype(int)
+    wanted = list(dict.fromkeys(shown)) or list(first["layer"])
+    rows = forward[forward["layer"].isin(evenly(wanted, FOLLOWED))]
+    # a step in which the layer was another operation is left out
+    rows = rows.merge(first[["layer", "name", "op"]])
+    rows["value"] = rows["name"].astype(str) + " (" + rows["op"].astype(str) + ")"
+    return rows.sort_values(["layer", "step"], kind="stable", ignore_index=True)
 
 
 def banded_counts(histograms: pd.DataFrame, rows: pd.DataFrame) -> NDArray[np.int64]:
     """The histograms of some rows of a table in bands, (rows, BANDS + 1)."""
-    order = pd.Series(np.arange(len(rows)), index=pd.MultiIndex.from_frame(rows[KEYS].astype(str)))
-    order = order[~order.index.duplicated()]
-    entries = pd.MultiIndex.from_frame(histograms[KEYS].astype(str))
-    row = order.reindex(entries).to_numpy()
-    known = ~np.isnan(row)
-    band = band_of(histograms["low"].tolist(), histograms["high"].tolist())
+    bins = histograms.merge(rows[KEYS].assign(row=np.arange(len(rows))), on=KEYS)
     counts = np.zeros((len(rows), BANDS + 1), np.int64)
-    np.add.at(counts, (row[known].astype(int), band[known]), histograms["count"].to_numpy()[known])
+    band = band_of(bins["low"].tolist(), bins["high"].tolist())
+    np.add.at(counts, (bins["row"], band), bins["count"])
     return counts
 
 
@@ -216,42 +200,27 @@ def _stack(count: int, width: float) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _dots(axes: Axes, rows: pd.DataFrame, column: str, label: str) -> None:
-    heights = _heights(rows, column, _frame(axes, rows, column, label))
+def _dots(axes: Axes, rows: pd.DataFrame, column: str) -> None:
+    """A dot for each value; those of operations with weights are joined."""
+    heights = _heights(axes, rows, column)
     weighted, here = rows["tensor"] == "preactivation", rows["layer"]
-    axes.plot(here[~weighted], heights[~weighted], "o", ms=3, mew=0, color=fade(PALETTE[2], 0.8))
-    axes.plot(here[weighted], heights[weighted], "o-", ms=3.5, mew=0, lw=0.8, color=BELOW)
-    axes.axhline(0, color=fade(INK, 0.3), lw=0.5, zorder=0)
+    style: Any = {"mew": 0, "lw": 0.8, "clip_on": False}
+    axes.plot(here[~weighted], heights[~weighted], "o", ms=3, color=PALETTE[2], alpha=0.8, **style)
+    axes.plot(here[weighted], heights[weighted], "o-", ms=3.5, color=BELOW, **style)
+    axes.axhline(0, color=to_rgba(INK, 0.3), lw=0.5, zorder=0)
 
 
 def _broken(axes: Axes, rows: pd.DataFrame, x: str) -> None:
     """A red line wherever an entry is not finite."""
     for place in rows.loc[rows["nonfinite"] > 0, x].unique():
-        axes.axvline(place, color=fade(ABOVE, 0.6), lw=1)
+        axes.axvline(place, color=to_rgba(ABOVE, 0.6), lw=1)
 
 
-def _frame(axes: Axes, rows: pd.DataFrame, column: str, label: str) -> float:
-    """Label an axis and let it show a statistic; returns where what is exactly zero is drawn."""
+def _heights(axes: Axes, rows: pd.DataFrame, column: str) -> Array:
+    """Heights of a statistic on its axis, which shows them; what lies outside is on its edge."""
+    label, scale = SHOWN[column]
+    heights = scale.height(rows[column])
+    limits = scale.limits(heights)
+    decorate([axes], scale, limits)
     axes.set_ylabel(label)
-    if column != "std":
-        axes.set_ylim((-3.2, 3.2) if column == "mean_over_std" else (-0.04, 1.04))
-        return 0.0
-    known = _heights(rows, "std", np.nan)
-    known = known[np.isfinite(known)]
-    low, high = (np.floor(known.min()), np.ceil(known.max())) if len(known) else (-1.0, 1.0)
-    low, high = float(min(low, -1)), float(max(high, 1))
-    axes.set_ylim(low - 0.1, high + 0.1)
-    step = max(1, round((high - low) / 5))
-    ticks = range(int(low), int(high) + 1, step)
-    axes.set_yticks(list(ticks), [power_of_ten(tick) for tick in ticks])
-    return low
-
-
-def _heights(rows: pd.DataFrame, column: str, low: float) -> Array:
-    """Heights of a statistic: logarithms of standard deviations, others as far as is shown."""
-    values = rows[column].to_numpy(dtype=float)
-    if column != "std":
-        return values.clip(-3, 3)
-    with np.errstate(divide="ignore"):
-        heights = np.log10(values)
-    return np.where(heights == -np.inf, low, heights)
+    return heights.clip(*limits)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,10 @@ from initstats.diagnosis import CONFIGURATION, summarize
 from initstats.plots.bands import Key, band_of, banded
 from initstats.store import iterate_histograms, load_predictions, load_run, load_table
 
+T = TypeVar("T")
+
 MANY = 6
-"""Entries of one family that figures of all entries still show; of more, so many are taken."""
+"""Greatest number of entries of one swept family in figures that show all entries."""
 
 
 class Block(NamedTuple):
@@ -26,9 +28,12 @@ class Block(NamedTuple):
     network: str
     width: int
 
+    def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows about this network and width."""
+        return frame[(frame["network"] == self.network) & (frame["width"] == self.width)]
 
-@dataclass(frozen=True)
-class Sweep:
+
+class Sweep(NamedTuple):
     """A parameter that differs between the entries of one family.
 
     Attributes:
@@ -41,14 +46,7 @@ class Sweep:
     kind: str
     family: str
     column: str
-    entries: tuple[str, ...]
-
-    @property
-    def few(self) -> list[str]:
-        """The entries, or some of them, evenly taken, where there are many."""
-        count = len(self.entries)
-        picked = np.linspace(0, count - 1, min(MANY, count)).round().astype(int)
-        return [self.entries[index] for index in picked]
+    entries: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -118,41 +116,38 @@ class Results:
         return int(self.summary["depth"].max())
 
     @cached_property
-    def seeds(self) -> int:
-        """Seeds of the configuration that was drawn most often."""
-        return int(self.summary["seeds"].max())
-
-    @cached_property
     def sweeps(self) -> list[Sweep]:
         """The numeric parameters that differ between entries of a family, most entries first."""
         found = []
         for kind in ("init", "activation"):
-            for column in self.table.columns:
-                if not column.startswith(f"{kind}_") or self.table[column].dtype.kind not in "fiu":
-                    continue
-                pairs = self.table[[kind, column]].dropna().drop_duplicates()
-                entries = pd.Series(order(pairs[kind]))
-                for family, names in entries.groupby(entries.str.split("(").str[0], sort=False):
-                    if pairs.loc[pairs[kind].isin(names), column].nunique() > 1:
-                        found.append(Sweep(kind, str(family), column, tuple(names)))
+            for column in self.summary.filter(regex=f"^{kind}_").select_dtypes("number"):
+                rows = self.summary[[kind, column]].dropna()
+                families = rows[kind].astype(str).str.split("(").str[0]
+                for family, members in rows.groupby(families, sort=False):
+                    if members[column].nunique() > 1:
+                        found.append(Sweep(kind, str(family), str(column), order(members[kind])))
         return sorted(found, key=lambda sweep: -len(sweep.entries))
+
+    def only(self, kind: str, entries: Collection[str]) -> Results:
+        """The results of some inits or activations."""
+        table, summary = (rows[rows[kind].isin(entries)] for rows in (self.table, self.summary))
+        predicted = self.predicted
+        if predicted is not None:
+            predicted = predicted[predicted[kind].isin(entries)]
+        return replace(self, table=table, summary=summary, predicted=predicted)
 
     @cached_property
     def few(self) -> Results:
-        """The results of which figures show every entry: of a long sweep, some of its entries."""
+        """These results with at most `MANY` entries of each sweep, as most figures show."""
         kept = self
-        for sweep in self.sweeps:
-            absent = set(sweep.entries) - set(sweep.few)
-            kept = replace(
-                kept,
-                table=_without(kept.table, sweep.kind, absent),
-                summary=_without(kept.summary, sweep.kind, absent),
-            )
+        for kind, _, _, entries in self.sweeps:
+            absent = {*entries}.difference(evenly(entries, MANY))
+            kept = kept.only(kind, {*order(self.summary[kind])} - absent)
         return kept
 
     @property
     def left_out(self) -> str:
-        """What `few` leaves out, in a sentence; empty where it leaves out nothing."""
+        """A sentence about what `few` leaves out; empty if that is nothing."""
         long = {(s.kind, s.family): s for s in self.sweeps if len(s.entries) > MANY}
         parts = [f"{MANY} of {len(s.entries)} {s.family}" for s in long.values()]
         return f"Figures of all entries show {' and '.join(parts)}, evenly taken." if parts else ""
@@ -167,14 +162,13 @@ class Results:
 
         Configurations that were not measured are left out.
         """
-        names = {"init": self.inits, "activation": self.activations}
-        names["network"] = list(dict.fromkeys(block.network for block in self.blocks))
+        names = {kind: order(self.summary[kind]) for kind in ("network", "init", "activation")}
         kinds = {kind: pd.CategoricalDtype(entries) for kind, entries in names.items()}
         measured = self.summary[CONFIGURATION].astype(kinds)
         rows = rows.astype(kinds).merge(measured, on=CONFIGURATION)
-        by = ["network", "width", "init", "activation"]
-        ordered: pd.DataFrame = rows.sort_values(by, kind="stable", ignore_index=True)
-        return ordered
+        return rows.sort_values(
+            ["network", "width", "init", "activation"], kind="stable", ignore_index=True
+        )
 
 
 @dataclass(frozen=True)
@@ -203,10 +197,9 @@ def headings(rows: pd.DataFrame) -> dict[Block, str]:
     """The blocks of rows about configurations, each with what tells it from the others."""
     pairs = rows[["network", "width"]].drop_duplicates()
     blocks = [Block(str(network), int(width)) for network, width in pairs.to_numpy()]
-    if len(blocks) == 1:
-        return {blocks[0]: ""}
-    one = len({block.network for block in blocks}) == 1
-    return {block: f"{'' if one else block.network + ', '}width {block.width}" for block in blocks}
+    several = len({block.network for block in blocks}) > 1
+    names = [f"{block.network}, " * several + f"width {block.width}" for block in blocks]
+    return dict(zip(blocks, names if len(blocks) > 1 else [""], strict=True))
 
 
 def order(names: pd.Series) -> list[str]:
@@ -216,5 +209,7 @@ def order(names: pd.Series) -> list[str]:
     return [str(name) for name in names.unique()]
 
 
-def _without(rows: pd.DataFrame, kind: str, absent: set[str]) -> pd.DataFrame:
-    return rows[~rows[kind].isin(absent)] if absent else rows
+def evenly(entries: Sequence[T], most: int) -> list[T]:
+    """All entries, or `most` of them at equal distances, with both ends."""
+    count = len(entries)
+    return [entries[i] for i in np.linspace(0, count - 1, min(most, count)).round().astype(int)]

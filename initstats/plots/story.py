@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from initstats.diagnosis import CONFIGURATION
+from initstats.diagnosis import CONFIGURATION, seed_interval
 from initstats.plots.catalog import register_figure
-from initstats.plots.curves import (
-    Curve,
-    Scale,
-    decorate,
-    draw_curves,
-    draw_seeds,
-    layer_ticks,
-    note,
-    over_seeds,
-)
-from initstats.plots.grid import parts_of
+from initstats.plots.curves import Scale, decorate, draw_seeds, layer_ticks, note
+from initstats.plots.grid import panels
 from initstats.plots.results import Results, headings, order
-from initstats.plots.style import INK, PAGE, StyledFigure, decimal, fade, strokes
+from initstats.plots.style import INK, PAGE, decimal, strokes
 from initstats.registry import Need
 
 LESSON = "kaiming_normal"
 """The lesson's init."""
 
 
-def _plain(shown: tuple[float, float], bounds: tuple[float, float]) -> Scale:
-    return Scale(False, shown, bounds, 0.25, lambda x: decimal(x, 2))
-
-
 PANELS = {
-    "mean": ("mean", _plain((-0.25, 0.75), (-3.0, 6.0))),
-    "std": ("standard deviation", _plain((0, 1), (0, 6.0))),
+    "mean": ("mean", Scale(False, (-0.25, 0.75), (-3.0, 6.0), 0.25)),
+    "std": ("standard deviation", Scale(False, (0, 1), (0, 6.0), 0.25)),
 }
+"""The statistics, their titles and their axes."""
 
 
 def shifted(results: Results) -> list[str]:
@@ -69,22 +57,13 @@ def by_seed(results: Results) -> pd.DataFrame:
         seeds, whose `seed` is missing, `low` and `high` are its 95% Student-t interval.
     """
     results, init = results.few, lesson_init(results.few)
-    names = ["relu", *shifted(results)]
-
-    def chosen(rows: pd.DataFrame) -> pd.DataFrame:
-        return rows[(rows["init"] == init) & rows["activation"].isin(names)]
-
-    part = replace(results, table=chosen(results.table), summary=chosen(results.summary))
-    part = replace(part, predicted=None)
-    parts = []
-    for statistic, (_, scale) in PANELS.items():
-        mean = over_seeds(part, statistic, "activation", scale=scale)
-        parts += [
-            rows.rename(columns={statistic: "value"}).assign(statistic=statistic)
-            for rows in (part.ordered(part.measured("activation")), mean)
-        ]
-    columns = [*CONFIGURATION, "layer", "statistic", "seed", "value", "low", "high"]
-    return pd.concat(parts, ignore_index=True)[columns]
+    rows = results.ordered(results.measured("activation"))
+    rows = rows[(rows["init"] == init) & rows["activation"].isin(["relu", *shifted(results)])]
+    by = [*CONFIGURATION, "layer", "statistic"]
+    rows = rows.melt([*by[:-1], "seed", "nonfinite"], list(PANELS), "statistic", "value")
+    finite = rows.assign(value=rows["value"].where(rows["nonfinite"] == 0))
+    means = seed_interval(finite, "value", by).rename(columns={"mean": "value"}).reset_index()
+    return pd.concat([rows, means], ignore_index=True)[[*by, "seed", "value", "low", "high"]]
 
 
 @register_figure(
@@ -97,47 +76,46 @@ def shifted_relu_story(frame: pd.DataFrame, width: float | None = None) -> Figur
     whose input has changed. With kaiming's variance and infinite width the mean settles at minus
     half the constant.
     """
-    width = width or PAGE
-    across = 2 if width >= 6 else 1
-    names = headings(frame)
-    figure = StyledFigure((width, 2.3 * len(names) * (2 // across)))
-    under = f"under {frame['init'].iloc[0]}"
-    texts = [", ".join(filter(None, (heading, under))) for heading in names.values()]
-    for part, block in zip(parts_of(figure, texts), names, strict=True):
-        here = frame[(frame["network"] == block.network) & (frame["width"] == block.width)]
-        grid = part.subplots(2 // across, across).ravel()
-        for axes, statistic in zip(grid, PANELS, strict=True):
-            _panel(axes, here[here["statistic"] == statistic], statistic)
-        grid[-1].set_xlabel("layer")
-        if across > 1:
-            grid[0].set_xlabel("layer")
+    names, under = headings(frame), f"under {frame['init'].iloc[0]}"
+    figure, grid = panels(
+        [title for title, _ in PANELS.values()],
+        width or PAGE,
+        blocks=[", ".join(filter(None, (heading, under))) for heading in names.values()],
+        labels=("layer", ""),
+        least=2.5,
+        height=1.75,
+        share="x",
+    )
+    for block, part in zip(names, grid, strict=True):
+        for axes, statistic in zip(part, PANELS, strict=True):
+            rows = block.rows(frame)
+            draw_story(axes, rows[rows["statistic"] == statistic], statistic)
     return figure
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, statistic: str) -> None:
+def draw_story(axes: Axes, rows: pd.DataFrame, statistic: str) -> None:
     """One statistic of relu and of its shifted variants, labelled at the last layer."""
-    names, depth = order(rows["activation"]), int(rows["layer"].max())
-    styles = strokes(names)
-    label, scale = PANELS[statistic]
-    draws = rows[rows["seed"].notna()]
-    limits = scale.limits([draws["value"].to_numpy()])
+    styles, depth = strokes(order(rows["activation"])), int(rows["layer"].max())
+    scale = PANELS[statistic][1]
+    limits = scale.limits(rows.loc[rows["seed"].notna(), "value"].to_numpy())
     decorate([axes], scale, limits)
-    axes.set(xlim=(0.5, depth + 0.5), xticks=layer_ticks(depth), ylabel=label)
-    axes.axhline(0, color=fade(INK, 0.5), lw=0.6, zorder=0)
+    axes.set(xlim=(0.5, depth + 0.5), xticks=layer_ticks(depth))
+    axes.axhline(0, color=to_rgba(INK, 0.5), lw=0.6, zorder=0)
     starts, ends = {}, {}
-    for name in names:
-        draw_seeds(axes, draws[draws["activation"] == name], "value", styles[name].color)
-        mean = rows[(rows["activation"] == name) & rows["seed"].isna()]
-        curve = Curve.of(mean, "layer", "value", scale)
-        draw_curves(axes, [(curve, styles[name], True)], limits)
-        if limits[0] <= curve.mean[0] <= limits[1]:
-            starts[_value(curve.mean[0])] = curve.mean[0]  # what coincides, once
-        ends[name] = curve.mean[-1]
+    for name, (color, *_) in styles.items():
+        mean = draw_seeds(axes, rows[rows["activation"] == name], color)
+        mean = mean.reindex(columns=["layer", "value", "low", "high"])  # a lesson has no interval
+        at, value, low, high = mean.to_numpy(dtype=float).T
+        axes.fill_between(at, low, high, color=to_rgba(color, 0.18), lw=0, zorder=1)
+        if limits[0] <= value[0] <= limits[1]:
+            starts[_value(value[0])] = value[0]  # what coincides, once
+        ends[name] = value[-1]
     for text, height in starts.items():
-        note(axes, text, (1, height), (0, 8), ha="center")
+        note(axes, text, (1, height), (0, 8))
     heights = np.nan_to_num(np.array(list(ends.values())), nan=limits[1]).clip(*limits)
     for (name, end), height in zip(ends.items(), _apart(heights, limits), strict=True):
-        note(axes, f"{name}\n{_value(end)}", (depth + 0.5, height), (3, -2))
+        end_at, color = (depth + 0.5, height), styles[name].color
+        note(axes, f"{name}\n{_value(end)}", end_at, (3, -2), color=color)
 
 
 def _value(mean: float) -> str:

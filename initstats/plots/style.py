@@ -9,8 +9,7 @@ from io import BytesIO
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
-import numpy as np
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.textpath import text_to_path
@@ -40,11 +39,9 @@ STYLE: Any = {
     "axes.linewidth": 0.6,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
     "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.grid": False,
     "text.color": INK,
     "text.parse_math": False,  # a name may hold a dollar sign
     "xtick.color": INK,
@@ -72,7 +69,6 @@ STYLE: Any = {
     "figure.constrained_layout.w_pad": 0.03,
     "figure.constrained_layout.hspace": 0.0,
     "figure.constrained_layout.wspace": 0.0,
-    "savefig.facecolor": "none",
     "svg.fonttype": "none",  # text stays text: small, searchable, in the page's own type
     "svg.hashsalt": "initstats",
     "pdf.fonttype": 42,  # TrueType, which journals ask for
@@ -84,11 +80,7 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class StyledFigure(Figure):
-    """A figure that is laid out by its contents, and saved in `STYLE` whenever that is.
-
-    Args:
-        size: width and height, inches.
-    """
+    """A figure that is laid out by its contents, and always saved in `STYLE`; size in inches."""
 
     def __init__(self, size: tuple[float, float]) -> None:
         super().__init__(figsize=size, layout="constrained")
@@ -106,43 +98,32 @@ class StyledFigure(Figure):
 
 
 class Stroke(NamedTuple):
-    """A line's colour and dashes, the same for a name in all figures of a page."""
+    """Colour, dashes and width (points) of a line, the same for a name in all figures of a page."""
 
     color: str
-    dashes: tuple[float, ...] = ()
-    weight: float = 1.6
-
-    @property
-    def linestyle(self) -> tuple[float, tuple[float, ...]]:
-        """Offset and dashes, as matplotlib takes them."""
-        return (0, self.dashes)
+    linestyle: tuple[float, tuple[float, ...]] = (0, ())
+    lw: float = 1.6
 
 
 def strokes(names: Sequence[str]) -> dict[str, Stroke]:
     """A colour for each name and, where colours run out, another dash."""
     return {
-        name: Stroke(PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)])
+        name: Stroke(PALETTE[i % len(PALETTE)], (0, DASHES[i // len(PALETTE) % len(DASHES)]))
         for i, name in enumerate(names)
     }
 
 
-def fade(color: str, alpha: float) -> tuple[float, float, float, float]:
-    """A colour with an opacity of 0 to 1."""
-    return (*to_rgb(color), float(np.clip(alpha, 0, 1)))
-
-
 def diverging() -> LinearSegmentedColormap:
     """Colours from too small, through transparent, to too large."""
-    stops = [fade(BELOW, 1), fade(BELOW, 0), fade(ABOVE, 0), fade(ABOVE, 1)]
-    positions = (0, 0.5, 0.5, 1)
+    stops = [(0.0, BELOW, 1), (0.5, BELOW, 0), (0.5, ABOVE, 0), (1.0, ABOVE, 1)]
     return LinearSegmentedColormap.from_list(
-        "below-above", list(zip(positions, stops, strict=True))
+        "below-above", [(at, to_rgba(color, alpha)) for at, color, alpha in stops]
     )
 
 
 def sequential(color: str) -> LinearSegmentedColormap:
     """Colours from transparent to a colour."""
-    return LinearSegmentedColormap.from_list("paper", [fade(color, 0), fade(color, 1)])
+    return LinearSegmentedColormap.from_list("paper", [to_rgba(color, 0), to_rgba(color, 1)])
 
 
 def power_of_ten(exponent: int) -> str:
@@ -159,32 +140,28 @@ def power_of_ten(exponent: int) -> str:
 def decimal(number: float, digits: int) -> str:
     """A number with a typographer's minus, and none before zero.
 
-    >>> decimal(-0.04, 1), decimal(-1.25, 2)
-    ('0.0', '−1.25')
+    >>> decimal(-0.04, 1), decimal(-1.25, 2), decimal(float("-inf"), 1)
+    ('0.0', '−1.25', '−∞')
     """
-    text = f"{number:.{digits}f}"
-    return (text[1:] if float(text) == 0 and text[0] == "-" else text).replace("-", "−")
+    return f"{number:z.{digits}f}".replace("-", "−").replace("inf", "∞")
 
 
 @lru_cache(maxsize=4096)
 def inches(text: str, size: float = 8.5, weight: str = "normal") -> float:
     """Width of a text's longest line in print, inches; `size` is in points."""
     font = FontProperties(family=STYLE["font.family"], size=size, weight=weight)
-    lines = text.split("\n")
-    widths = (
-        text_to_path.get_text_width_height_descent(line, font, ismath=False) for line in lines
-    )
-    return float(max(width[0] for width in widths)) / 72
+    measure = text_to_path.get_text_width_height_descent
+    return float(max(measure(line, font, ismath=False)[0] for line in text.split("\n"))) / 72
 
 
 def wrapped(name: str, width: int = 9) -> str:
-    """A name over several lines: broken after an underscore or comma, before a parenthesis.
+    """A name over several lines: broken after "_", "," or ":", and before a parenthesis.
 
     >>> wrapped("general_relu(leak=0.2,sub=0.3)").split()
     ['general_', 'relu', '(leak=0.2,', 'sub=0.3)']
     """
     lines = [""]
-    for piece in re.split(r"(?<=[_,])|(?=\()", name):
+    for piece in re.split(r"(?<=[_,:])|(?=\()", name):
         if lines[-1] and len(lines[-1]) + len(piece) > width:
             lines.append("")
         lines[-1] += piece

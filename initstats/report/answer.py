@@ -26,19 +26,14 @@ def best_by_activation(results: Results) -> pd.DataFrame:
     """
     rows: list[Facts] = []
     keys = ["network", "width", "activation"]
+    numbers = ["growth", "growth_low", "growth_high", "std"]
     for names, group in results.summary.groupby(keys, observed=True, sort=True):
         healthy = steadiest_first(group[group["verdict"] == "healthy"])
         lost = group.loc[group["verdict"] != "healthy", "verdict"].astype(str).value_counts()
-        best = healthy.iloc[0] if len(healthy) else pd.Series(dtype=float)
-        rows.append(
-            dict(zip(keys, names, strict=True))
-            | {"kept": healthy["init"].astype(str).to_list(), "lost": lost.to_dict()}
-            | {
-                name: best.get(name, np.nan)
-                for name in ("growth", "growth_low", "growth_high", "std")
-            }
-        )
-    return pd.DataFrame(rows)
+        facts = {"kept": healthy["init"].astype(str).to_list(), "lost": lost.to_dict()}
+        best = healthy[numbers].head(1).to_dict("records")
+        rows.append(dict(zip(keys, names, strict=True)) | facts | dict(*best))
+    return pd.DataFrame(rows, columns=[*keys, "kept", "lost", *numbers])
 
 
 def steadiest_first(rows: pd.DataFrame) -> pd.DataFrame:
@@ -54,16 +49,18 @@ def keepers(results: Results) -> Facts | None:
         return None
     kept = (results.summary["verdict"] == "healthy").groupby(results.summary["init"].astype(str))
     counts = kept.sum()[results.inits]
-    best = int(counts.max())
-    following = int(counts[counts < best].max()) if (counts < best).any() else 0
-    leaders = list(counts.index[counts == best])
+    best, *fewer = sorted({*counts}, reverse=True)
+    following = fewer[0] if fewer else 0
+    leaders, followers, none = (
+        list(counts.index[counts == count]) for count in (best, following, 0)
+    )
     return {
         "leaders": leaders,
-        "best": best,
+        "best": int(best),
         "total": int(kept.size()[leaders[0]]),
-        "followers": list(counts.index[counts == following]) if following else [],
-        "following": following,
-        "none": list(counts.index[counts == 0]),
+        "followers": followers if following else [],
+        "following": int(following),
+        "none": none,
     }
 
 
@@ -74,8 +71,7 @@ def contrast(results: Results) -> Facts | None:
     the signal tenfold or more from the first layer to the last, by the smallest factor.
     """
     summary, steps = results.summary, results.depth - 1
-    names = ["relu", *results.activations]
-    for activation in dict.fromkeys(name for name in names if name in results.activations):
+    for activation in sorted(results.activations, key=lambda name: name != "relu"):
         rows = summary[summary["activation"] == activation]
         healthy = rows[rows["verdict"] == "healthy"]
         off = rows[rows["verdict"].isin(["vanishes", "explodes"]) & np.isfinite(rows["std"])]
@@ -94,8 +90,9 @@ def hopeless(results: Results) -> list[Facts]:
     for name, rows in results.summary.groupby("activation", observed=True, sort=True):
         verdicts = rows["verdict"].astype(str).value_counts()
         if "healthy" not in verdicts:
-            facts = {"activation": name, "inits": len(rows)}
-            lost.append(facts | {"verdict": verdicts.index[0], "count": int(verdicts.iloc[0])})
+            commonest, count = next(iter(verdicts.items()))
+            facts = {"activation": name, "inits": len(rows), "verdict": commonest, "count": count}
+            lost.append(facts)
     return lost
 
 
@@ -110,14 +107,9 @@ def shift_story(results: Results) -> Facts | None:
     names = shifted(results)
     if not names or "relu" not in results.activations:
         return None
-    init, block = lesson_init(results), results.blocks[0]
-    rows = results.measured("activation").astype({"activation": str})
-    rows = rows[
-        (rows["network"] == block.network)
-        & (rows["width"] == block.width)
-        & (rows["init"] == init)
-        & rows["activation"].isin(["relu", names[0]])
-    ]
+    init, rows = lesson_init(results), results.blocks[0].rows(results.measured("activation"))
+    rows = rows[(rows["init"] == init) & rows["activation"].isin(["relu", names[0]])]
+    rows = rows.astype({"activation": str})
     means = rows.groupby(["activation", "layer"])["mean"].mean().unstack("layer")
     if len(means) < 2:
         return None

@@ -99,17 +99,20 @@ class Studio:
 
     def begin(self, names: Sequence[str], results: Results) -> list[Callable[[], Drawing]]:
         """Begin to draw; each call of what is returned gives a drawing, in the order of names."""
+        finish: dict[str, Callable[[], Drawing]] = {
+            name: partial(draw, name, results) for name in names
+        }
         if self._pool is None:
-            return [partial(draw, name, results) for name in names]
+            return list(finish.values())
         file = Path(self._folder.name) / "results.pickle"
         file.write_bytes(pickle.dumps(results, pickle.HIGHEST_PROTOCOL))
-        futures = {}
         with suppress(BrokenExecutor):
             for name in names:
                 # a figure of the user's own may not be known to another process
                 if FIGURES[name].drawing.__module__.startswith("initstats."):
-                    futures[name] = self._pool.submit(_draw_from, file, name)
-        return [partial(_finish, name, results, futures.get(name)) for name in names]
+                    future = self._pool.submit(_draw_from, file, name)
+                    finish[name] = partial(_finish, future, finish[name])
+        return list(finish.values())
 
     def __enter__(self) -> Self:
         return self
@@ -120,12 +123,12 @@ class Studio:
         self._folder.cleanup()
 
 
-def _finish(name: str, results: Results, future: Future[Drawing] | None) -> Drawing:
-    """A drawing from another process, or from here where that one is gone."""
+def _finish(future: Future[Drawing], draw_here: Callable[[], Drawing]) -> Drawing:
+    """A drawing from another process, or from here if that process is gone."""
     try:
-        return future.result() if future else draw(name, results)
+        return future.result()
     except BrokenExecutor:
-        return draw(name, results)
+        return draw_here()
 
 
 def _warm_up() -> None:

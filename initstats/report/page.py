@@ -61,11 +61,11 @@ def figures_of(
     suffix: str = "",
     begin: Callable[[Sequence[str], Any], Sequence[Callable[[], Drawing]]] | None = None,
 ) -> list[Shown]:
-    """All figures of a page that can be drawn from these results.
+    """All figures of a kind of page that can be drawn from these results.
 
     Args:
-        page: its kind.
-        results: what the figures are drawn from.
+        page: a key of `PAGES`.
+        results: of that page.
         suffix: an end of their names, where a page shows them several times.
         begin: a method of a `Studio`, which draws them; None draws them here.
     """

@@ -21,7 +21,7 @@ def significant(value: float, digits: int = 2) -> str:
     ['0', '0.98', '14', '−2.0×10⁻²⁶', '∞', '—']
     """
     if not math.isfinite(value):
-        return DASH if math.isnan(value) else decimal(value, 0).replace("inf", "∞")
+        return DASH if math.isnan(value) else decimal(value, 0)
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
@@ -98,11 +98,6 @@ def printed(frame: pd.DataFrame, columns: Sequence[Column]) -> Table:
     rows = []
     for record in frame.to_dict("records"):
         values = [[record[field] for field in c.fields or (c.title,)] for c in columns]
-        rows.append(
-            [DASH if _missing(v[0]) else c.text(*v) for c, v in zip(columns, values, strict=True)]
-        )
+        pairs = zip(columns, values, strict=True)
+        rows.append([DASH if pd.isna(v[0]) is True else c.text(*v) for c, v in pairs])
     return Table(list(columns), rows)
-
-
-def _missing(value: object) -> bool:
-    return value is None or value is pd.NA or value != value

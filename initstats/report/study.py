@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import Any
@@ -90,69 +89,29 @@ def write_report(
     elif folder is None:
         raise ValueError("a table does not say where its report goes: name a folder")
     with Studio(workers) as studio:
-        source = Source.of(run)
-        figures = figures_of("study", source.results, begin=studio.begin)
-        return compose(source, figures, rows=rows).publish(folder)
+        results, recorded = Results.of(run), None
+        if not isinstance(run, pd.DataFrame):
+            recorded = load_run(run), load_sessions(run)
+        figures = figures_of("study", results, begin=studio.begin)
+        return compose(results, figures, recorded, rows=rows).publish(folder)
 
 
-@dataclass(frozen=True)
-class Source:
-    """The results to report, and what is known of how they came about.
-
-    Attributes:
-        results: what figures are drawn from.
-        run: configuration and settings; None for a bare table.
-        sessions: the drivers at work on the run; None for a bare table.
-    """
-
-    results: Results
-    run: Run | None = None
-    sessions: pd.DataFrame | None = None
-
-    @classmethod
-    def of(cls, run: str | Path | pd.DataFrame) -> Source:
-        """The source that a folder or a table is.
-
-        Raises:
-            ValueError: not a run's folder, or not the table of one sweep.
-        """
-        if isinstance(run, pd.DataFrame):
-            return cls(Results.of(run))
-        settings = load_run(run)
-        return cls(Results.of(run), settings, load_sessions(run))
-
-    @property
-    def dataset(self) -> str:
-        """The data set's name; empty where the table does not say."""
-        dataset = self.results.table.get("dataset")
-        return "" if dataset is None else str(dataset.iloc[0])
-
-    @property
-    def cells(self) -> int:
-        """Cells that are measured, for a run."""
-        keys = list(self.run.keys) if self.run else []
-        return len(self.results.table[keys].drop_duplicates()) if keys else 0
-
-    @property
-    def public_grid(self) -> str:
-        """The run's configuration as TOML, without the places of this machine."""
-        if self.run is None:
-            return ""
-        config = dict(self.run.config)
-        config["data"] = PurePath(str(config.get("data", ""))).name
-        config["plugins"] = [PurePath(str(name)).name for name in config.get("plugins") or ()]
-        return to_toml(config)
-
-
-def compose(source: Source, figures: Sequence[Shown], *, rows: bool = True) -> Page:
+def compose(
+    results: Results,
+    figures: Sequence[Shown] = (),
+    recorded: tuple[Run, pd.DataFrame] | None = None,
+    *,
+    rows: bool = True,
+) -> Page:
     """The page of a study.
 
     Args:
-        source: what is reported.
+        results: what is reported.
         figures: the figures, in their order.
+        recorded: of a run, its settings and the drivers at work on it; None for a bare table.
         rows: whether all rows of the table lie beside the page.
     """
-    results, run = source.results, source.run
+    run = recorded[0] if recorded else None
     met = {word.name: (results.summary["verdict"] == word.name).any() for word in VERDICTS}
     best = BLOCK * (len(results.blocks) > 1) + BEST
     tables: dict[str, pd.DataFrame | str] = {"summary.csv": results.summary}
@@ -162,15 +121,16 @@ def compose(source: Source, figures: Sequence[Shown], *, rows: bool = True) -> P
             tables["table.parquet"] = results.table
     if run:
         tables["grid.toml"] = to_toml(run.config)
+    facts = _facts(results) | (_record(results, *recorded) if recorded else {})
     values = {
-        "dataset": source.dataset,
+        "dataset": _dataset(results),
         "networks": _networks(results),
         "depth": results.depth,
-        "seeds": results.seeds,
+        "seeds": int(results.summary["seeds"].max()),
         "blocks": len(results.blocks),
         "healthy": int((results.summary["verdict"] == "healthy").sum()),
         "configurations": len(results.summary),
-        "cells": (source.cells, len(run.cells) if run else 0),
+        "cells": (_cells(results), len(run.cells) if run else 0),
         "keepers": answer.keepers(results),
         "contrast": answer.contrast(results),
         "hopeless": answer.hopeless(results),
@@ -183,8 +143,8 @@ def compose(source: Source, figures: Sequence[Shown], *, rows: bool = True) -> P
         "verdicts": {word.name: typeset(word.meaning) for word in VERDICTS if met[word.name]},
         "unmet": [name for name, there in met.items() if not there],
         "summary": _summary(results),
-        "facts": _facts(source),
-        "grid": source.public_grid,
+        "facts": {term: fact for term, fact in facts.items() if fact},
+        "grid": public_grid(run) if run else "",
     }
     return Page("study", values, figures, tables)
 
@@ -196,19 +156,17 @@ def _networks(results: Results) -> str:
 def _summary(results: Results) -> Table:
     """All configurations; parameters that vary in columns of their own, and not in the names."""
     summary = results.summary.copy()
-    parameters = []
+    parameters: list[str] = []
     for entry in ("network", "init", "activation"):
-        summary[entry] = summary[entry].astype(str)
-        varied = [name for name in map(str, results.table) if name.startswith(f"{entry}_")]
-        values = results.table.drop_duplicates(entry).astype({entry: str}).set_index(entry)
-        for name in varied:
-            summary[name] = summary[entry].map(values[name])
-            parameters.append(Column(name, "number", _parameter))
-        left_out = [name.removeprefix(f"{entry}_") for name in varied]
-        summary[entry] = [_without(spelling, left_out) for spelling in summary[entry]]
-    columns = [*BLOCK * (len(results.blocks) > 1), *ENTRIES, *parameters, *VERDICT]
-    backward = (results.table["direction"] == "backward").any()
-    return printed(summary, [*columns, GRADIENT] if backward else columns)
+        varied = [str(name) for name in summary.filter(regex=f"^{entry}_")]
+        named = [name.removeprefix(f"{entry}_") for name in varied]
+        summary[entry] = [_without(str(spelling), named) for spelling in summary[entry]]
+        parameters += varied
+    columns = BLOCK * (len(results.blocks) > 1) + ENTRIES
+    columns += [Column(name, "number", _parameter) for name in parameters] + VERDICT
+    if (results.table["direction"] == "backward").any():
+        columns.append(GRADIENT)
+    return printed(summary, columns)
 
 
 def _without(spelling: str, parameters: Sequence[str]) -> str:
@@ -226,22 +184,41 @@ def _parameter(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _facts(source: Source) -> dict[str, str]:
-    """How the numbers came about: of a run all that its store noted, of a table what it shows."""
-    results, run = source.results, source.run
-    facts = {
-        "data": source.dataset,
+def _dataset(results: Results) -> str:
+    """The data set's name; empty where the table does not say."""
+    return str(results.table["dataset"].iloc[0]) if "dataset" in results.table else ""
+
+
+def _cells(results: Results) -> int:
+    """Cells that are measured."""
+    return int(results.summary["seeds"].sum())
+
+
+def public_grid(run: Run) -> str:
+    """The run's configuration as TOML, without the places of this machine."""
+    config = dict(run.config)
+    config["data"] = PurePath(str(config.get("data", ""))).name
+    config["plugins"] = [PurePath(str(name)).name for name in config.get("plugins") or ()]
+    return to_toml(config)
+
+
+def _facts(results: Results) -> dict[str, str]:
+    """How the numbers came about, as far as the table shows."""
+    return {
+        "data": _dataset(results),
         "networks": _networks(results),
         "depth": f"{results.depth} layer{'s' * (results.depth > 1)}",
         "seeds": _seeds(results),
     }
-    if run is None or source.sessions is None:
-        return {term: fact for term, fact in facts.items() if fact}
-    settings, sessions = run.settings, source.sessions
-    facts |= {
-        "data": f"{source.dataset}, {settings['samples']:,} of the {settings['split']} split",
+
+
+def _record(results: Results, run: Run, sessions: pd.DataFrame) -> dict[str, str]:
+    """How the numbers of a run came about, as its store noted."""
+    settings = run.settings
+    facts = {
+        "data": f"{_dataset(results)}, {settings['samples']:,} of the {settings['split']} split",
         "data fingerprint": f"SHA-256 {settings['data'][:16]}…",
-        "finished": f"{source.cells:,} of {len(run.cells):,} cells",
+        "finished": f"{_cells(results):,} of {len(run.cells):,} cells",
         "duration": f"{sessions['seconds'].sum():.0f} s of computation"
         + (f" in {len(sessions)} sessions" if len(sessions) > 1 else ""),
         "started": f"{sessions['started'].iloc[0]:%Y-%m-%d %H:%M} UTC",

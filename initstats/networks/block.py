@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple, Protocol, Self
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from initstats.activations import Activation
 from initstats.inits import Init
@@ -151,6 +151,21 @@ class Block(ABC):
     def leaves(self) -> Iterator[Leaf]:
         """The blocks that emit a tensor, in the order in which they run."""
 
+    def draw(
+        self, init: Init, activation: Activation, generators: Callable[[int], Generator]
+    ) -> dict[int, Weights]:
+        """The weights of every layer, by the layer's number.
+
+        Args:
+            init: how the weights are drawn.
+            activation: the one in use; a layer's draw is told which activation it reads.
+            generators: gives each layer, by its number, a generator of its own.
+        """
+        drawn: dict[int, Weights] = {}
+        for leaf in self.leaves():
+            drawn |= leaf.draw(init, activation, generators)
+        return drawn
+
     @abstractmethod
     def forward(self, x: Tensor, at: Run) -> Tensor:
         """Run a tile of samples through the block, and emit every tensor on the way."""
@@ -190,6 +205,12 @@ class Leaf(Block):
         """The block itself."""
         yield self
 
+    def draw(
+        self, init: Init, activation: Activation, generators: Callable[[int], Generator]
+    ) -> dict[int, Weights]:
+        """Nothing: a leaf without weights."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Linear(Leaf):
@@ -223,6 +244,13 @@ class Linear(Leaf):
     @abstractmethod
     def folded(self, columns: Tensor) -> Tensor:
         """The transpose of `gather`: gradients of patches, summed to the gradient of the input."""
+
+    def draw(
+        self, init: Init, activation: Activation, generators: Callable[[int], Generator]
+    ) -> dict[int, Weights]:
+        """The layer's weight and bias, drawn from its own generator."""
+        weight, bias = init.sample(self.weight, generators(self.layer), self.read(activation))
+        return {self.layer: Weights(weight.flatten(1), bias[:, None] if bias.any() else None)}
 
     def read(self, activation: Activation) -> Activation:
         """The activation whose output the layer reads: the one in use, or the identity."""

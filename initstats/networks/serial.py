@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Self
 
-from torch import Generator, Tensor
+from torch import Tensor
 
-from initstats.activations import Activation
-from initstats.inits import Init
 from initstats.networks.activate import Activate
-from initstats.networks.block import Block, Expectation, Leaf, Linear, Place, Run, Signal, Weights
+from initstats.networks.block import Block, Expectation, Leaf, Linear, Place, Run, Signal
 from initstats.theory.state import Cotangent, State
 
 
@@ -51,23 +49,6 @@ class Serial(Block):
         """The leaves of every block."""
         for block in self.blocks:
             yield from block.leaves()
-
-    def draw(
-        self, init: Init, activation: Activation, generators: Callable[[int], Generator]
-    ) -> dict[int, Weights]:
-        """The weights of every layer, by the layer's number.
-
-        Args:
-            init: how the weights are drawn.
-            activation: the one in use; a layer's draw is told which activation it reads.
-            generators: gives each layer, by its number, a generator of its own.
-        """
-        drawn = {}
-        for layer in self.layers:
-            read, generator = layer.read(activation), generators(layer.layer)
-            weight, bias = init.sample(layer.weight, generator, read)
-            drawn[layer.layer] = Weights(weight.flatten(1), bias[:, None] if bias.any() else None)
-        return drawn
 
     def forward(self, x: Tensor, at: Run) -> Tensor:
         """The output of the last block, each reading that of the one before."""

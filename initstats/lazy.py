@@ -6,7 +6,6 @@ import ast
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 
 
 def attach(package: str) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
@@ -19,10 +18,10 @@ def attach(package: str) -> tuple[Callable[[str], object], Callable[[], list[str
         else:
             __getattr__, __dir__, __all__ = attach(__name__)
     """
-    source = Path(str(sys.modules[package].__file__)).read_text(encoding="utf-8")
+    spec = vars(sys.modules[package])["__spec__"]
     home = {
         alias.asname: str(node.module)
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(ast.parse(spec.loader.get_data(spec.origin)))
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
         if alias.asname

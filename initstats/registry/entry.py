@@ -32,8 +32,9 @@ class Entry:
 
     @property
     def parameters(self) -> dict[str, Value]:
-        """All its parameters, defaults filled in; a bare callable has none."""
-        return self.catalog.parse(self.name)[1] if self.module else {}
+        """All its parameters, defaults filled in; none under a name of the user's own."""
+        known = self.module and self.name.partition("(")[0] in self.catalog
+        return self.catalog.parse(self.name)[1] if known else {}
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         noun = self.catalog.noun

@@ -718,14 +718,10 @@ def test_theory_is_drawn_where_it_applies(table: pd.DataFrame) -> None:
     ends = 2 * np.exp([-0.25 - 0.5, -0.25 + 0.5])
     np.testing.assert_allclose(curve[["low", "high"]].iloc[0], ends)
     axes = axes_of(FIGURES["std_by_depth"].draw_frame(frame))["relu"]
-    heights = [
-        np.asarray(line.get_ydata())
-        for line in axes.lines
-        if to_rgb(line.get_color()) == to_rgb(INK)
-    ]
-    assert len(heights) == len(INITS)
-    np.testing.assert_allclose(heights[0][:3], np.log10(2))
-    assert np.isnan(heights[0][3:]).all()
+    (dotted,) = (line for line in axes.lines if to_rgb(line.get_color()) == to_rgb(INK))
+    heights = np.asarray(dotted.get_ydata()).reshape(len(INITS), 6)  # a gap after each line
+    np.testing.assert_allclose(heights[:, :3], np.log10(2))
+    assert np.isnan(heights[:, 3:]).all()
 
 
 def test_without_predictions_nothing_is_said_of_theory(results: Results) -> None:

@@ -143,8 +143,6 @@ def _expected(
     return rows
 
 
-HEIGHTS = ["at", "height", "low", "high"]
-"""The columns of a line's points and interval, on the axes of a panel."""
 THEORY = "theory, where it applies"
 """The name of its lines in a key."""
 DOTTED = Stroke(INK, (0, (1.2, 2.2)), 0.9)
@@ -176,20 +174,23 @@ def panels_of_lines(
     x: str,
     panel: str,
     line: str,
+    span: tuple[float, float],
     labels: tuple[str, str],
-    draw: Callable[[Axes, pd.DataFrame, Stroke, tuple[float, float]], None],
-) -> tuple[Figure, list[list[Axes]]]:
+    draw: Callable[[Axes, Array, Stroke, bool, tuple[float, float]], None],
+) -> tuple[Figure, list[Axes]]:
     """A figure with a panel for each block and value of a column, and lines in each.
 
     Args:
         frame: as `over_seeds` gives it, in the order of the lines' points.
         width: of the figure, inches.
         x, panel, line: columns: the flat axis, what has a panel, what has a line.
+        span: limits of the flat axis.
         labels: of the axes.
-        draw: draws a line's rows, which have the columns `HEIGHTS`, in a panel with these limits.
+        draw: draws one line into axes with these limits: its points (at, height, low and high)
+            in its stroke, strong or faint.
 
     Returns:
-        The figure, and its panels by block.
+        The figure, and the first panel of each block, whose axes all panels of a block share.
     """
     statistic = statistic_of(frame)
     scale, measured = scale_of(statistic), frame["source"] == "measured"
@@ -200,37 +201,47 @@ def panels_of_lines(
     # infinite values are drawn well outside the panel
     low, high = limits[0] - 2 * np.ptp(limits), limits[1] + 2 * np.ptp(limits)
     heights = np.nan_to_num(heights, nan=np.nan, neginf=low, posinf=high)
-    frame = frame.assign(at=frame[x], height=heights[:, 0], low=heights[:, 1], high=heights[:, 2])
+    points = np.column_stack([frame[x], heights])
+    healthy = (frame["verdict"] == "healthy").to_numpy()
     styles = strokes(order(frame[line]))
     key = styles if measured.all() else styles | {THEORY: DOTTED}
     names, blocks = order(frame[panel]), headings(frame)
     figure, grid = panels(names, width, blocks=list(blocks.values()), labels=labels, key=key)
+    axes: dict[tuple[Any, ...], Axes] = {}
+    theory: dict[Axes, list[Array]] = {}
     for block, part in zip(blocks, grid, strict=True):
         decorate(part, scale, limits)
-        axes = dict(zip(names, part, strict=True))
-        groups = block.rows(frame).groupby([panel, line, "source"], observed=True)
-        for (name, drawn, source), rows in groups:
-            if source == "theory":
-                draw_theory(axes[str(name)], rows)
-            else:
-                draw(axes[str(name)], rows, styles[str(drawn)], limits)
-    return figure, grid
+        part[0].set_xlim(span)  # before anything is drawn: looking for limits again would be slow
+        axes |= {(*block, name): each for name, each in zip(names, part, strict=True)}
+    by = ["network", "width", panel, line, "source"]
+    groups: Any = frame.groupby(by, observed=True).indices
+    for (network, size, name, drawn, source), rows in groups.items():
+        here = axes[network, size, name]
+        if source == "theory":
+            theory.setdefault(here, []).append(points[rows])
+        else:
+            draw(here, points[rows].T, styles[str(drawn)], bool(healthy[rows[0]]), limits)
+    for here, lines in theory.items():
+        draw_theory(here, lines)
+    return figure, [part[0] for part in grid]
 
 
-def draw_theory(axes: Axes, rows: pd.DataFrame) -> None:
-    """A prediction: a thin dotted line on a band, in the colour of the text."""
-    at, height, low, high = rows[HEIGHTS].to_numpy().T
+def draw_theory(axes: Axes, lines: Sequence[Array]) -> None:
+    """Predictions: thin dotted lines on bands, in the colour of the text."""
+    ended = [np.pad(line, [(0, 1), (0, 0)], constant_values=np.nan) for line in lines]
+    at, height, low, high = np.concatenate(ended).T
     axes.fill_between(at, low, high, color=to_rgba(INK, 0.1), lw=0, zorder=1)
     axes.plot(at, height, **DOTTED._asdict(), zorder=4)
 
 
-def draw_curve(axes: Axes, rows: pd.DataFrame, stroke: Stroke, limits: tuple[float, float]) -> None:
+def draw_curve(
+    axes: Axes, points: Array, stroke: Stroke, strong: bool, limits: tuple[float, float]
+) -> None:
     """A mean with its interval up to where it leaves the panel or ends, and a mark there."""
-    at, height, low, high = rows[HEIGHTS].to_numpy().T
+    at, height, low, high = points
     outside = (height < limits[0]) | (height > limits[1])
     until = int(outside.argmax()) + 1 if outside.any() else len(at)
     at, height, low, high = (values[:until] for values in (at, height, low, high))
-    strong = rows["verdict"].iloc[0] == "healthy"
     color, weight = to_rgba(stroke.color, 1 if strong else 0.6), 1.4 if strong else 0.9
     axes.plot(at, height, color=color, linestyle=stroke.linestyle, lw=weight)
     band = to_rgba(stroke.color, 0.18 if strong else 0.07)
@@ -250,10 +261,10 @@ def draw_curve(axes: Axes, rows: pd.DataFrame, stroke: Stroke, limits: tuple[flo
 
 
 def draw_points(
-    axes: Axes, rows: pd.DataFrame, stroke: Stroke, limits: tuple[float, float]
+    axes: Axes, points: Array, stroke: Stroke, strong: bool, limits: tuple[float, float]
 ) -> None:
     """Means with their intervals, a dot for each; marked where one lies outside the panel."""
-    at, height, low, high = rows[HEIGHTS].to_numpy().T
+    at, height, low, high = points
     outside = (height < limits[0]) | (height > limits[1])
     band = to_rgba(stroke.color, 0.18)
     axes.fill_between(at, low, high, where=~outside, color=band, lw=0, zorder=1)

@@ -81,7 +81,10 @@ def lines(frame: pd.DataFrame, label: str, width: float | None) -> Figure:
     depth, forward = int(frame["layer"].max()), frame["direction"].iloc[0] == "forward"
     frame = frame.sort_values(["activation", "layer"], ascending=[True, forward], kind="stable")
     names = {"x": "layer", "panel": "activation", "line": "init"}
-    figure, grid = panels_of_lines(frame, width, **names, labels=("layer", label), draw=draw_curve)
-    for axes, *_ in grid:
-        axes.set(xlim=(0.5, depth + 0.5), xticks=layer_ticks(depth))
+    span, labels = (0.5, depth + 0.5), ("layer", label)
+    figure, first = panels_of_lines(
+        frame, width, **names, span=span, labels=labels, draw=draw_curve
+    )
+    for axes in first:
+        axes.set_xticks(layer_ticks(depth))
     return figure

@@ -94,10 +94,12 @@ def statistic_against_parameter(frame: pd.DataFrame, width: float | None = None)
     statistic = statistic_of(frame)
     labels = f"{parameter} of {family}", LABELS.get(statistic, statistic.replace("_", " "))
     names = {"x": x, "panel": "panel", "line": "line"}
-    figure, grid = panels_of_lines(frame, width, **names, labels=labels, draw=draw_points)
     ticks, margin = evenly(values.tolist(), 5), 0.04 * np.ptp(values)
-    for axes, *_ in grid:
-        axes.set_xlim(values[0] - margin, values[-1] + margin)
+    span = values[0] - margin, values[-1] + margin
+    figure, first = panels_of_lines(
+        frame, width, **names, span=span, labels=labels, draw=draw_points
+    )
+    for axes in first:
         axes.set_xticks(ticks, [f"{10**tick if logarithmic else tick:.3g}" for tick in ticks])
     return figure
 

@@ -78,11 +78,13 @@ def write_benchmark(folder: str | Path, results: Mapping[str, Any]) -> Path:
     """
     compared, timings = ratios(results["timings"]), results["timings"]
     workloads = list(timings["workload"].unique())
+    times = milliseconds(timings)
     values = {
         "medians": compared.set_index(["ratio", "workload"])["median"].unstack().to_dict("index"),
         "missed": {*compared.loc[compared["reached"].eq(False), "ratio"]},
         "ratios": _printed(table(timings)),
-        "times": _printed(milliseconds(timings).map("{:,.0f}".format).rename(index=VARIANTS)),
+        "times": _printed(times.map("{:,.0f}".format).rename(index=VARIANTS)),
+        "without": list(times.loc["engine_off"] / times.loc["plain"]),
         "workloads": [WORKLOADS[name] for name in workloads if name in WORKLOADS],
         "whole_runs": whole_runs(results),
         "machine": results["machine"],

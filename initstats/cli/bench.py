@@ -102,8 +102,11 @@ def _time_lesson(quick: bool) -> dict[str, Any]:
 
 def _machine() -> dict[str, Any]:
     """The machine, and how busy it is; printed."""
+    import torch
+
     from initstats.machine import machine
 
-    found = {**machine(), "load": round(os.getloadavg()[0], 2)}
+    vectors = torch.backends.cpu.get_cpu_capability()
+    found = {**machine(), "vectors": vectors, "load": round(os.getloadavg()[0], 2)}
     typer.echo(", ".join(f"{key} {value}" for key, value in found.items()))
     return found

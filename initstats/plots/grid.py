@@ -81,6 +81,8 @@ def panels(
     panel += 0.15 * ("x" not in share)
     each = 0.25 * any(blocks) + len(rows) * panel + 0.2
     figure = StyledFigure((width, len(blocks) * each + 0.1))
+    if "x" not in share:  # titles keep clear of the numbers above them
+        figure.set_layout_engine("constrained", h_pad=0.06)
     if key:
         add_key(figure, {name: Line2D([], [], **line._asdict()) for name, line in key.items()})
     numbers = np.array_split(range(len(titles)), len(rows))

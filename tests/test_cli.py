@@ -367,12 +367,29 @@ def test_a_model_of_ones_own_is_examined(run: Run, tmp_path: Path) -> None:
     assert run("measure", "own_model:make", "--input", "4,784").code == 0
 
 
+@pytest.mark.parametrize("path", ["own_model.py", "own_model", "own_model.py:", ":make"])
+def test_a_model_without_its_function(run: Run, path: str) -> None:
+    said = run("measure", path, "--input", "4,784")
+    assert said.code == 2
+    assert f"'{path}' names no function: write module:function" in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_a_factory_that_makes_no_model(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "own_three.py").write_text("def make():\n    return 3\n")
+    said = run("measure", "own_three.py:make", "--input", "4,784")
+    assert said.code == 2
+    assert "own_three.py:make returns int, no torch.nn.Module" in said.err
+    assert said.err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ((), "one of --input, --data and --tokens"),
         (("--input", "4,a"), "'a' is not a whole number"),
         (("--input", "4,0"), "sizes of at least 1"),
+        (("--input", "3,5"), "cannot take this input of shape (3, 5): "),
         (("--input", "3,5"), "shapes cannot be multiplied (3x5 and 4x2) (raised in linear"),
     ],
 )

@@ -182,6 +182,8 @@ def test_ranges_of_two_parameters_make_every_combination(catalog: Catalog[Made])
 def test_a_faulty_range_is_refused(catalog: Catalog[Made], text: str) -> None:
     with pytest.raises(ValueError, match=f"leak: cannot read the range '{text}': write low:high"):
         catalog.expand(f"general(leak={text})")
+    with pytest.raises(ValueError, match="with both ends above 0"):  # of a range by equal factors
+        catalog.expand(f"general(leak={text})")
     with pytest.raises(ValueError, match="leak must be a number"):
         catalog[f"general(leak={text})"]
 

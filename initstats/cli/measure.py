@@ -24,7 +24,11 @@ def measure(
         str | None, typer.Option("--input", metavar="SIZES", help="Unit-normal input: 8,3,224,224.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(metavar="mnist|FOLDER", help="Its first 256 validation images.")
+        str | None,
+        typer.Option(
+            metavar="mnist|FOLDER",
+            help="Its first 256 validation images, (256, 1, 28, 28) of MNIST.",
+        ),
     ] = None,
     tokens: Annotated[
         str | None, typer.Option(metavar="SIZES", help="Token ids below 100: 2,128.")
@@ -37,16 +41,23 @@ def measure(
     ] = None,
 ) -> None:
     """Measure every operation of a model of your own, and say what is wrong with it."""
+    from torch import nn
+
     from initstats.diagnosis import diagnose
     from initstats.probe import Probe
 
     inputs = _inputs(shape, data, tokens)
     model = named_function(factory)()
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{factory} returns {type(model).__name__}, no torch.nn.Module")
     try:
         probe = Probe(model, backward=backward).run(inputs)
     except RuntimeError as error:
         place = "".join(f" ({note.split(';')[0]})" for note in getattr(error, "__notes__", []))
-        raise ValueError(f"the model cannot take this input: {error}{place}") from error
+        sizes = tuple(inputs.shape)
+        raise ValueError(
+            f"the model cannot take this input of shape {sizes}: {error}{place}"
+        ) from error
     table = probe.table()
     typer.echo(str(probe))
     for finding in diagnose(table).itertuples():

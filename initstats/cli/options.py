@@ -67,7 +67,9 @@ def named_function(path: str) -> Any:
     """The function that `module:function` names; the module may be in the working directory."""
     from initstats.sweep import load_plugins
 
-    module, _, name = path.partition(":")
+    module, _, name = path.rpartition(":")
+    if not (module and name):
+        raise ValueError(f"{path!r} names no function: write module:function, or file.py:function")
     (loaded,) = load_plugins([module])
     found = getattr(loaded, name, None)
     if found is None:

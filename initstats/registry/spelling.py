@@ -97,7 +97,7 @@ def read_range(text: str, where: str) -> list[str]:
     if not (possible and 2 <= count <= _MOST_VALUES):
         raise ValueError(
             f"{where}: cannot read the range {text!r}: write low:high:count, as in 0:0.4:5, or "
-            "low:high:countlog, as in 0.5:4:8log, of 2 values or more"
+            "low:high:countlog, as in 0.5:4:8log, with both ends above 0; of 2 values or more"
         )
     steps = [step / (count - 1) for step in range(count)]
     if logarithmic:

@@ -117,6 +117,14 @@ class Dataset:
     valid: Split
     test: Split | None = None
 
+    def __repr__(self) -> str:
+        sizes = {name: getattr(self, name) for name in ("train", "valid", "test")}
+        splits = ", ".join(f"{name} {len(x):,}" for name, x in sizes.items() if x is not None)
+        return (
+            f"Dataset {self.name!r}: samples of shape {self.shape}, {splits}; normalized with the "
+            f"training mean {self.mean:.4f} and std {self.std:.4f}"
+        )
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one sample: (channels, height, width), or (features,)."""

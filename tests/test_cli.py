@@ -17,6 +17,8 @@ import pytest
 import initstats as ist
 from initstats import cli
 from initstats.cli import options
+from initstats.diagnosis import RULES
+from initstats.plots import FIGURES
 
 
 class Said(NamedTuple):
@@ -218,6 +220,7 @@ def test_gain_says_which_to_use_and_what_torch_says(run: Run, tmp_path: Path) ->
     assert "std = 1.4142 / sqrt(fan_in)" in said.out
     assert "calculate_gain says 1.6667: none of the three: 4.7% above forward" in said.out
     rows = run("gain", "relu", "gelu", "--table").out.splitlines()
+    assert any("torch has" in row for row in rows)
     numbers = ["1.53353", "1.70093", "1.48111", "1.07203", "1.14406"]
     assert ["gelu", *numbers] in [row.split()[:6] for row in rows]
     (tmp_path / "own_gain.py").write_text("def halved(x):\n    return x / 2\n")
@@ -305,9 +308,10 @@ def test_a_mistake_of_ours_can_be_traced(run: Run, monkeypatch: pytest.MonkeyPat
     assert (said.code, said.err.count("\n")) == (2, 1)
     assert "format code 'f'" in said.err
     assert "initstats --traceback" in said.err
-    monkeypatch.setattr(sys, "argv", ["initstats", "--traceback", *TINY])
-    with pytest.raises(ValueError, match="format code 'f'"):
-        cli.main()
+    said = run("--traceback", *TINY)
+    assert said.code == 2
+    assert said.err.startswith("Traceback")
+    assert "format code 'f'" in said.err.splitlines()[-1]
 
 
 def test_an_error_that_says_what_to_do_needs_no_trace(run: Run) -> None:
@@ -365,6 +369,47 @@ def test_a_model_of_ones_own_is_examined(run: Run, tmp_path: Path) -> None:
     assert "measured" in said.out
     assert (tmp_path / "page" / "index.html").exists()
     assert run("measure", "own_model:make", "--input", "4,784").code == 0
+
+
+OWN_PARTS = """
+from matplotlib.figure import Figure
+import initstats as ist
+from initstats.diagnosis import Finding
+
+@ist.register_figure(title="Largest", data=lambda results: results.table.query("layer == 1"))
+def own_largest(frame, width=9.0):
+    drawing = Figure(figsize=(width, 2))
+    drawing.subplots().plot(frame["max"])
+    return drawing
+
+@ist.register_rule(threshold=0.01, source="a rule of our own")
+def own_limit(profile, threshold):
+    "no value above 0.01"
+    for row in profile.signal.query("max > @threshold").itertuples():
+        yield Finding("warning", row.place, f"it reaches {row.max:.3g}", "add a LayerNorm")
+"""
+
+
+def test_a_plugin_adds_figures_and_rules(run: Run, tmp_path: Path) -> None:
+    assert run(*TINY, "--out", "run").code == 0
+    (tmp_path / "own_parts.py").write_text(OWN_PARTS)
+    (tmp_path / "own_net.py").write_text("from torch import nn\nmake = lambda: nn.Linear(4, 2)\n")
+    try:
+        assert run("report", "run", "--plugin", "own_parts.py").code == 0
+        assert (tmp_path / "run" / "figures" / "own_largest.png").exists()
+        said = run("measure", "own_net.py:make", "--input", "20,4", "--plugin", "own_parts.py")
+        assert "warning: own_limit at Linear (linear): it reaches" in said.out
+    finally:
+        FIGURES.remove("own_largest")
+        RULES.remove("own_limit")
+
+
+def test_a_file_is_no_folder(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "notes").touch()
+    for command in (TINY, ("theory", "relu")):
+        said = run(*command, "--out", "notes")
+        assert said.code == 2
+        assert "initstats: notes is a file: name a folder for the " in said.err
 
 
 @pytest.mark.parametrize("path", ["own_model.py", "own_model", "own_model.py:", ":make"])

@@ -78,7 +78,7 @@ def test_entries_of_a_plugin_cross_by_its_path(tmp_path: Path) -> None:
 def test_what_cannot_be_imported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot import plugin 'no_such': No module named"):
         load_plugins(["no_such"])
-    with pytest.raises(ValueError, match=r"cannot import plugin 'no_such.py': .*No such file"):
+    with pytest.raises(ValueError, match=r"cannot import plugin 'no_such.py': No such file"):
         load_plugins(["no_such.py"])
     (tmp_path / "broken.py").write_text("def (\n")
     for _ in range(2):
@@ -87,7 +87,7 @@ def test_what_cannot_be_imported(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_configuration(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cannot read .*none.toml: .*No such file"):
+    with pytest.raises(ValueError, match=r"cannot read .*none.toml: No such file"):
         load_config(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("depth = \n")
     with pytest.raises(ValueError, match=r"cannot read .*bad.toml: Invalid value .at line 1"):

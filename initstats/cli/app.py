@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
-from traceback import extract_tb
+from traceback import extract_tb, print_exc
 from typing import Annotated, NoReturn
 
 import typer
@@ -28,7 +29,7 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="MODULE",
-        help="Import this module (or file.py) first: it registers inits and activations of yours.",
+        help="Import this module (or file.py) first: it registers inits, activations, ....",
     ),
 ]
 Workers = Annotated[
@@ -42,6 +43,7 @@ def main() -> None:
     # Spinning OpenMP threads slow a busy machine fifty times; torch reads these when imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    warnings.formatwarning = lambda message, *_, **__: f"initstats: {message}\n"
     sys.path.append(str(Path.cwd()))  # where a plugin is looked for; spawned workers look there too
     try:
         code = app(standalone_mode=False)
@@ -49,7 +51,8 @@ def main() -> None:
         _fail(_usage(error))
     except (ValueError, OSError) as error:
         if "--traceback" in sys.argv:
-            raise
+            print_exc()
+            sys.exit(2)
         _fail(f"{error}{'' if _is_foreseen(error) else ' (initstats --traceback ... shows where)'}")
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)

@@ -24,7 +24,7 @@ def bench(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Paired, interleaved rounds.")] = 5,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Seconds instead of minutes: small sizes, two rounds.")
+        bool, typer.Option("--quick", help="Small sizes, two rounds: about a minute.")
     ] = False,
     lesson: Annotated[
         bool, typer.Option("--foundations", help="Time the lesson's implementations instead.")

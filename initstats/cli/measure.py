@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from initstats.cli.app import app
+from initstats.cli.app import Plugins, app
 from initstats.cli.options import named_function, numbers
 
 SAMPLES = 256
@@ -39,13 +39,16 @@ def measure(
     out: Annotated[
         Path | None, typer.Option(help="Write a page into this folder.", show_default=False)
     ] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Measure every operation of a model of your own, and say what is wrong with it."""
     from torch import nn
 
     from initstats.diagnosis import diagnose
     from initstats.probe import Probe
+    from initstats.sweep import load_plugins
 
+    load_plugins(plugin or ())
     inputs = _inputs(shape, data, tokens)
     model = named_function(factory)()
     if not isinstance(model, nn.Module):

@@ -37,7 +37,7 @@ def gain(
         columns = ("forward", "variance", "backward", "chi_1", "chi_q")
         rows = (
             [entry.name, *(getattr(entry.gain, column) for column in columns)]
-            + ([torchs.number, torchs.verdict] if torchs else [math.nan, ""])
+            + ([torchs.number, torchs.verdict] if torchs else [math.nan, "torch has none"])
             for entry, torchs in compared
         )
         print_table(("activation", *columns, "torch", "which is"), rows, digits=6)

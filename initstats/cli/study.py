@@ -74,10 +74,13 @@ def report(
         Path | None, typer.Option(help="Where the page goes. \\[default: the run's folder]")
     ] = None,
     workers: Workers = None,
+    plugin: Plugins = None,
 ) -> None:
     """Draw the report of a run again: index.html, figures and tables."""
     from initstats.report import write_report
+    from initstats.sweep.plugins import load_plugins
 
+    load_plugins(plugin or ())
     typer.echo(f"report: {write_report(run, out, workers=workers or os.cpu_count() or 1)}")
 
 

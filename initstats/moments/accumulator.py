@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from initstats.moments import kernels_torch
-from initstats.moments.table import BINS, FIELDS, STATISTICS, summarize_units
+from initstats.moments.table import BINS, FIELDS, STATISTICS, Field, summarize_units
 from initstats.registry import unknown
 
 Kernels = Literal["numba", "torch", "off"]
@@ -94,7 +94,7 @@ class Moments:
             return
         x = x.detach().contiguous()
         x = x if x.dtype == torch.float64 else x.float()
-        self._merge_own(slot, {name: field.of(x) for name, field in self.own.items()})
+        self._merge_own(slot, {name: _tile(name, of, x) for name, of in self.own.items()})
         if self.kernels == "torch":
             fixed = self.units[slot][..., : len(FIELDS)]
             kernels_torch.add(fixed, self.histogram[slot], x, self.every)
@@ -151,6 +151,21 @@ class Moments:
                     f"{tuple(kept.shape)} is expected: one number a unit, as x.sum(-1) gives"
                 )
             kept.copy_(field.merge(kept, added[name]))
+
+
+def _tile(name: str, field: Field, x: Tensor) -> Tensor:
+    """A statistic's own field of a tile, ([slots,] units).
+
+    Raises:
+        ValueError: the field's function fails.
+    """
+    try:
+        return torch.as_tensor(field.of(x))
+    except Exception as error:  # whatever a user's function may do
+        raise ValueError(
+            f"the field of statistic {name!r} cannot be computed: {type(error).__name__}: {error}; "
+            f"it is given a tensor of {x.dtype} {tuple(x.shape)}, entries last"
+        ) from error
 
 
 def warm_up() -> None:

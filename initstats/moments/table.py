@@ -137,6 +137,9 @@ class Summary:
         return quantiles(self.histogram, self.min, self.max)
 
 
+_SUMMARY = [name for name in (*Summary.__annotations__, *vars(Summary)) if name[0] != "_"]
+
+
 @dataclass(frozen=True)
 class Field:
     """A number that one statistic keeps for every unit, in addition to `FIELDS`.
@@ -184,6 +187,10 @@ def register_statistic(
             'share of entries beyond -0.99 or 0.99'
             return s.total("saturated_fraction") / s.count
 
+    The function is given a `Summary` of some tensors and returns an array with a number for each.
+    What it reads are sums over units (``s.total(field)``), fields of the units (``s.unit(field)``),
+    and what follows from both, such as ``s.mean`` and ``s.quantiles``.
+
     Args:
         integer: whether the values are whole numbers.
         field: what every unit keeps in addition to `FIELDS`, from now on.
@@ -217,8 +224,29 @@ def summarize_units(units: Array, histogram: NDArray[np.int64], fields: tuple[st
             summary = Summary(units[part], histogram[part], fields)
             for column, entry in enumerate(STATISTICS.values()):
                 if entry.field is None or entry.name in fields:
-                    table[part, column] = entry.read(summary)
+                    table[part, column] = _read(entry, summary)
     return table
+
+
+def _read(entry: Statistic, summary: Summary) -> Array:
+    """A statistic of every slot, (slots,).
+
+    Raises:
+        ValueError: the statistic's function fails, or does not give a number for each slot.
+    """
+    try:
+        values = np.asarray(entry.read(summary), np.float64)
+    except Exception as error:  # whatever a user's function may do
+        raise ValueError(
+            f"statistic {entry.name!r} cannot be computed: {type(error).__name__}: {error}; it is "
+            f"given a Summary, which has {', '.join(_SUMMARY)}"
+        ) from error
+    if values.shape != summary.count.shape:
+        raise ValueError(
+            f"statistic {entry.name!r} has shape {values.shape}, {summary.count.shape} is "
+            "expected: a number for each tensor, as s.total('zero') / s.count gives"
+        )
+    return values
 
 
 @register_statistic(integer=True)

@@ -109,9 +109,10 @@ def register_figure(
 
     Args:
         title: a short heading.
-        data: from the page's results (a study's `Results`) to the frame that is drawn.
-        page: the page that shows it, one of `PAGES`.
-        needs: what the results must hold.
+        data: a function from the page's results to the frame that is drawn. The results of a study
+            are `plots.Results` (its `table`, its `summary`, ...), those of a model `plots.Probed`.
+        page: the page that shows it: study, model, theory, lesson or bench.
+        needs: what the results must hold; elsewhere the page leaves the figure out and says why.
 
     Returns:
         A decorator of the function that draws: `def mine(frame, width=9.0) -> Figure`.

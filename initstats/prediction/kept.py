@@ -11,7 +11,7 @@ from initstats.data import Dataset, load_data
 from initstats.prediction.comparison import compare_with_theory
 from initstats.prediction.predicting import KEYS, predict
 from initstats.store import Run, load_predictions, load_run, load_table, save_predictions
-from initstats.sweep import Grid, Progress, fingerprint
+from initstats.sweep import Grid, Progress, chosen_samples, definitions, fingerprint
 
 
 def predict_run(
@@ -32,7 +32,7 @@ def predict_run(
 
     Raises:
         ValueError: not a run's folder; its data cannot be loaded, or are others than it was
-            measured with; its plugins were not imported.
+            measured with; its plugins were not imported, or define something else than they did.
     """
     run = load_run(folder)
     grid = Grid(**{name: run.config[name] for name in run.config.keys() - {"data", "plugins"}})
@@ -41,6 +41,12 @@ def predict_run(
         raise ValueError(
             f"{folder} was measured with other data than these of {data.name!r}: pass the dataset "
             "that it was measured with, predict_run(folder, data)"
+        )
+    now = definitions(grid, chosen_samples(grid, data))
+    if redefined := run.redefined(now, run.cells):
+        raise ValueError(
+            f"{folder} was measured when {', '.join(redefined)} had another definition: "
+            "load that one to predict the run"
         )
     kept = load_predictions(folder)
     parts = [] if kept is None else [kept.drop(columns=["z", "seeds"], errors="ignore")]

@@ -52,9 +52,11 @@ def claim(folder: Path) -> set[str]:
         The files of the pictures that an earlier page of ours shows there.
 
     Raises:
-        ValueError: somebody else's page is there.
+        ValueError: somebody else's page is there, or the folder is a file.
         OSError: the folder cannot be made.
     """
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file: name a folder for the page")
     page = folder / PAGE
     html = page.read_text(encoding="utf-8", errors="replace") if page.exists() else ""
     if html and not _OURS.search(html, 0, 2000):

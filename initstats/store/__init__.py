@@ -18,6 +18,7 @@ from initstats.store.reading import load_histograms as load_histograms
 from initstats.store.reading import load_run as load_run
 from initstats.store.reading import load_sessions as load_sessions
 from initstats.store.reading import load_table as load_table
+from initstats.store.run import Definitions as Definitions
 from initstats.store.run import Key as Key
 from initstats.store.run import Kind as Kind
 from initstats.store.run import Run as Run

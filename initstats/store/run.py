@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Literal
 
+import numpy as np
 import tomli_w
 
 from initstats.store.parameters import Entries
@@ -15,6 +16,9 @@ Kind = Literal["text", "integer"]
 """What is in a key column."""
 Key = tuple[str | int, ...]
 """The values of a cell's key columns, or of a row's place columns."""
+
+Definitions = Mapping[str, Mapping[str, list[float]]]
+"""Numbers that every entry and statistic gave, by noun and name; see `Run.redefined`."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Run:
         statistics: the columns of a row, and whether they are integers.
         bins: lower and upper edges of the histograms' bins.
         parameters: of the entries that key columns name.
+        definitions: what entries and statistics make of fixed inputs.
 
     Raises:
         ValueError: a statistic has the name of a key.
@@ -46,6 +51,7 @@ class Run:
     statistics: dict[str, bool]
     bins: tuple[list[float], list[float]]
     parameters: Entries = field(default_factory=dict)
+    definitions: Definitions = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         taken = {"dataset", "cell", "position", "place", *self.keys, *self.places}
@@ -86,7 +92,25 @@ class Run:
                 noun: {**asked.parameters.get(noun, {}), **self.parameters.get(noun, {})}
                 for noun in {**self.parameters, **asked.parameters}
             },
+            definitions={
+                noun: {**self.definitions.get(noun, {}), **asked.definitions.get(noun, {})}
+                for noun in {**self.definitions, **asked.definitions}
+            },
         )
+
+    def redefined(self, definitions: Definitions, cells: Collection[Key]) -> list[str]:
+        """What is defined otherwise than when some cells of this run were measured.
+
+        Processors differ in the last digits, and so may the numbers.
+        """
+        used = {noun: {cell[place] for cell in cells} for place, noun in enumerate(self.keys)}
+        used["statistic"] = set(self.statistics) if cells else set()
+        return [
+            f"{noun} {name!r}"
+            for noun, members in self.definitions.items()
+            for name, numbers in members.items()
+            if name in used[noun] and not _alike(numbers, definitions.get(noun, {}).get(name))
+        ]
 
     def differences(self, asked: Run) -> list[str]:
         """The settings in which another run differs, with both values."""
@@ -101,6 +125,15 @@ class Run:
             for name in ours | theirs
             if ours.get(name) != theirs.get(name)
         ]
+
+
+def _alike(numbers: list[float], others: list[float] | None) -> bool:
+    """Whether numbers are equal but for rounding; true where there are no others."""
+    if others is None:
+        return True
+    return len(numbers) == len(others) and np.allclose(
+        numbers, others, rtol=1e-5, atol=1e-9, equal_nan=True
+    )
 
 
 def to_toml(config: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
+from warnings import warn
 
 import numpy as np
 import pandas as pd
@@ -51,6 +52,8 @@ class Store:
         file = ":memory:" if folder is None else Path(folder) / layout.FILE
         with ExitStack() as resources, complaints(file):
             if isinstance(file, Path):
+                if file.parent.is_file():
+                    raise StoreError(f"{folder} is a file: name a folder for the run")
                 file.parent.mkdir(parents=True, exist_ok=True)
                 resources.enter_context(layout.held(file.parent))
             connection = sqlite3.connect(file, isolation_level=None)
@@ -128,6 +131,7 @@ class Store:
         there = layout.found_run(self._connection, self._file)
         if there:
             self._check(there)
+            self._tell_gaps(there)
             self.run = there.extended(self.run)
         layout.write_ahead(self._connection)
         with self._transaction():
@@ -155,6 +159,26 @@ class Store:
                 f"{self._file} holds a run with other settings ({'; '.join(different)}): ask for "
                 "the same ones, or choose another folder"
             )
+        if redefined := there.redefined(self.run.definitions, self.done()):
+            raise StoreError(
+                f"{self._file} was measured when {', '.join(redefined)} had another definition: "
+                "choose another folder, or another name for what is new"
+            )
+
+    def _tell_gaps(self, there: Run) -> None:
+        """Warn of statistics that the cells there lack, or those that will be measured now."""
+        done = self.done()
+        for more, fewer, count, when in (
+            (self.run, there, len(done), "were"),
+            (there, self.run, len(set(self.run.cells) - done), "are now"),
+        ):
+            lacking = [name for name in more.statistics if name not in fewer.statistics]
+            if lacking and count:
+                warn(
+                    f"{self._file}: {', '.join(lacking)} will be NaN in {count:,} cells, which "
+                    f"{when} measured without it",
+                    stacklevel=5,
+                )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ of the run's settings, so the grid's order, workers and interruptions change not
 from __future__ import annotations
 
 from initstats.sweep.cell import Cell as Cell
+from initstats.sweep.definitions import definitions as definitions
 from initstats.sweep.grid import Grid as Grid
 from initstats.sweep.plugins import load_config as load_config
 from initstats.sweep.plugins import load_plugins as load_plugins

@@ -22,7 +22,8 @@ def load_plugins(plugins: Iterable[str]) -> list[ModuleType]:
         try:
             modules.append(import_module(plugin))
         except (ImportError, OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"cannot import plugin {plugin!r}: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"cannot import plugin {plugin!r}: {reason}") from error
     return modules
 
 
@@ -42,7 +43,8 @@ def load_config(path: str | Path, *, trusted: bool | Collection[str] = False) ->
     try:
         config = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error  # the system's words name the file again
+        raise ValueError(f"cannot read {path}: {reason}") from error
     folder, plugins = Path(path).parent, config.get("plugins", [])
     if not (isinstance(plugins, list) and all(isinstance(name, str) for name in plugins)):
         raise ValueError(f"{path}: plugins: a list of names is expected, not {plugins!r}")

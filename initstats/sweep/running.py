@@ -21,6 +21,7 @@ from initstats.registry import check_importable
 from initstats.stack import FIT_SAMPLES, Settings
 from initstats.store import Run, Store, parameters_of
 from initstats.sweep.cell import KEYS, PLACES
+from initstats.sweep.definitions import definitions, statistic_definitions
 from initstats.sweep.grid import Grid
 from initstats.sweep.plugins import absolute_data, absolute_plugin
 from initstats.sweep.work import Engine, suited_workers, tasks
@@ -71,6 +72,9 @@ def run_sweep(
     source = data.name if source is None else absolute_data(source)
     config = {"data": source, **grid.config, "plugins": [absolute_plugin(name) for name in plugins]}
     asked = _run(config, grid, data, engine)
+    if out is not None:
+        known = {**definitions(grid, engine.split), **statistic_definitions()}
+        asked = replace(asked, definitions=known)
     notify = progress or (lambda done, total: None)
 
     with Store.open(out, asked, {**machine(), "workers": most}) as store:

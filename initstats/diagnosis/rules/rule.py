@@ -61,7 +61,20 @@ RULES: Catalog[Rule] = Catalog("rule")
 def register_rule(
     *, threshold: float, source: str, needs: Sequence[Need[Profile]] = ()
 ) -> Callable[[Check], Check]:
-    """Register a rule; the docstring's first line says what holds when all is well.
+    """Register a function ``check(profile, threshold)`` that yields a `Finding` for each fault.
+
+    The function's name is the rule's, its docstring's first line says what holds when all is well::
+
+        @register_rule(threshold=100, source="our own nets do not train beyond it")
+        def small_values(profile, threshold):
+            'No tensor holds values above 100.'
+            for row in profile.signal.query("max > @threshold").itertuples():
+                yield Finding("warning", row.place, f"it reaches {row.max:.3g}", "add a LayerNorm")
+
+    Args:
+        threshold: the value from which on it is a fault; the function is given it.
+        source: the work, or the reason, that the threshold comes from; findings cite it.
+        needs: what the profile must hold; the rule is unchecked where it does not.
 
     Raises:
         ValueError: another module took the name.

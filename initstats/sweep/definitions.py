@@ -1,0 +1,87 @@
+"""The numbers that a name gives: how a folder notices that the name has come to mean another thing.
+
+A file of code may change without a change of what it computes, and a function may change although
+its own code does not. So the definition of an entry is known by what it makes of fixed inputs.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import product
+
+import torch
+
+from initstats import inits
+from initstats.activations import ACTIVATIONS, Activation
+from initstats.data import Split
+from initstats.inits import Init
+from initstats.moments import STATISTICS, Moments
+from initstats.networks import Network
+from initstats.stack import Settings, generator_for, run_stack
+from initstats.store import Definitions
+from initstats.sweep.grid import Grid
+
+SAMPLES = WIDTH = 8
+SHAPES = ((WIDTH, WIDTH), (12, 30), (30, 12), (6, 4, 3, 3))
+"""Shapes of the weights that inits draw."""
+_FAULTS = (ArithmeticError, RuntimeError, TypeError, ValueError)
+"""What an entry may raise where it cannot do what a study does not ask of it."""
+
+
+def definitions(grid: Grid, split: Split) -> Definitions:
+    """What every network, init and activation of a grid makes of fixed inputs.
+
+    Args:
+        split: gives the networks their first samples.
+    """
+    samples = split.first(min(SAMPLES, len(split)))
+    return {
+        "network": {each.name: _of_network(each, samples, grid.depth) for each in grid.networks},
+        "init": {each.name: _of_init(each) for each in grid.inits},
+        "activation": {each.name: _of_activation(each) for each in grid.activations},
+    }
+
+
+def statistic_definitions() -> Definitions:
+    """Every statistic of tensors that differ in their distribution: dense, sparse, constant."""
+    generator = torch.Generator().manual_seed(0)
+    x = 2 * torch.randn(5, WIDTH, 40, generator=generator) + 0.5
+    tensors = torch.stack([x[0], x[1].tanh(), x[2].relu(), x[3].clamp(0, 0), x[4].exp()])
+    tensors[0, 0, 0], tensors[0, 1, 0] = torch.nan, torch.inf
+    moments = Moments(len(tensors), WIDTH, kernels="torch")
+    moments.add(slice(0, len(tensors)), tensors)
+    return {"statistic": dict(zip(STATISTICS, moments.statistics().T.tolist(), strict=True))}
+
+
+def _of_activation(activation: Activation) -> list[float]:
+    """Values near 0 and far away from it, and slopes where there are any."""
+    far = torch.logspace(1, 4, 7)
+    x = torch.cat([-far.flip(0), torch.linspace(-8, 8, 33), far])
+    with torch.no_grad():
+        numbers = activation(x.clone()).tolist()
+    with suppress(*_FAULTS):
+        numbers += activation.derivative(x.clone()).tolist()
+    return numbers
+
+
+def _of_init(init: Init) -> list[float]:
+    """A part of what it draws for layers that read data or an activation, as far as it can."""
+    numbers = [float(init.fitted)]
+    for shape, name in product(SHAPES, ("identity", "gelu")):
+        with suppress(*_FAULTS):
+            weight, bias = init.sample(shape, generator_for(0, *shape), ACTIVATIONS[name])
+            numbers += [*weight.flatten()[:8].tolist(), weight.std().item(), *bias[:4].tolist()]
+    return numbers
+
+
+def _of_network(network: Network, samples: Split, depth: int) -> list[float]:
+    """The second moments of a narrow one, forward and backward; none if it cannot be so narrow."""
+    settings = Settings(depth, len(samples), backward=True, dtype="float64", kernels="torch")
+    init, relu = inits.get("kaiming_normal"), ACTIVATIONS["relu"]
+    try:
+        narrow = network.on(samples.shape, WIDTH, depth)
+        (result,) = run_stack(narrow, init, [relu], [0], samples, None, settings)
+    except _FAULTS:
+        return []
+    moments: list[float] = result.statistics[:, list(STATISTICS).index("second_moment")].tolist()
+    return [leaf.outputs.size for leaf in narrow.leaves()] + moments

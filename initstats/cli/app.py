@@ -29,7 +29,7 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="MODULE",
-        help="Import this module (or file.py) first: it registers inits, activations, ....",
+        help="Import this module (or file.py) first: it registers inits, activations, and so on.",
     ),
 ]
 Workers = Annotated[

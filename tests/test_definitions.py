@@ -55,6 +55,16 @@ def clipped(limit: float) -> dict[str, Any]:
     return {"activations": ["mine_clipped"]}
 
 
+def cut(limit: float) -> dict[str, Any]:
+    """Differs between a tenth of the limits alone."""
+
+    @ist.register_activation()
+    def mine_cut(x: Tensor) -> Tensor:
+        return torch.where(x.abs() > limit / 10, x, 0)
+
+    return {"activations": ["mine_cut"]}
+
+
 def sloped(slope: float) -> dict[str, Any]:
     facts = Facts(derivative=lambda x: torch.full_like(x, slope))
 
@@ -165,6 +175,7 @@ def averaged(power: float) -> dict[str, Any]:
 KINDS: dict[Define, str] = {
     scaled: "activation 'mine_scaled'",
     clipped: "activation 'mine_clipped'",
+    cut: "activation 'mine_cut'",
     sloped: "activation 'mine_sloped'",
     default: "activation 'mine_default'",
     named: "activation 'my own'",

@@ -54,14 +54,14 @@ def statistic_definitions() -> Definitions:
 
 
 def _of_activation(activation: Activation) -> list[float]:
-    """Values near 0 and far away from it, and slopes where there are any."""
-    far = torch.logspace(1, 4, 7)
-    x = torch.cat([-far.flip(0), torch.linspace(-8, 8, 33), far])
+    """Values, and slopes where there are any: in steps of 1/16 near 0, in powers far from it."""
+    scales = torch.logspace(-3, 4, 29)
+    x = torch.cat([-scales, torch.linspace(-4, 4, 129), scales])
     with torch.no_grad():
         numbers = activation(x.clone()).tolist()
     with suppress(*_FAULTS):
         numbers += activation.derivative(x.clone()).tolist()
-    return numbers
+    return [float(f"{number:.7g}") for number in numbers]  # float32 has no more digits
 
 
 def _of_init(init: Init) -> list[float]:

@@ -269,13 +269,21 @@ def mine(x):
 """
 
 
+SWEEP = """
+import initstats as ist
+from initstats.sweep import load_plugins
+
+load_plugins(["acts.py"])
+grid = ist.Grid(inits=["normal"], activations=["mine"], depth=1, seeds=1, samples=32)
+ist.run_sweep(grid, ist.load_data("mnist"), out="run")
+"""
+
+
 def test_a_plugin_that_was_edited(tmp_path: Path) -> None:
-    def typed(helper: str) -> subprocess.CompletedProcess[str]:
+    def run(helper: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         (tmp_path / "acts.py").write_text(PLUGIN.format(helper=helper))
-        command = "sweep --plugin acts.py --inits normal --activations mine --depth 1 --seeds 1 "
-        command += "--samples 32 --workers 1 --out run"
         return subprocess.run(
-            [sys.executable, "-B", "-m", "initstats", *command.split()],
+            [sys.executable, "-B", *arguments],
             cwd=tmp_path,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             capture_output=True,
@@ -283,11 +291,13 @@ def test_a_plugin_that_was_edited(tmp_path: Path) -> None:
             check=False,
         )
 
-    first = typed("def helped(x):\n    return 0.5 * x")
-    assert "1 cells (1 new)" in first.stdout, first.stderr
-    again = typed("# A comment.\ndef helped(value):\n    return value / 2")
-    assert "1 cells (0 new)" in again.stdout, again.stderr
-    other = typed("def helped(x):\n    return x")
+    for same in ("def helped(x):\n    return 0.5 * x", "# Half.\ndef helped(y):\n    return y / 2"):
+        done = run(same, "-c", SWEEP)
+        assert done.returncode == 0, done.stderr
+    options = "--plugin acts.py --inits normal --activations mine --depth 1 --seeds 1 --samples 32"
+    other = run(
+        "def helped(x):\n    return x", "-m", "initstats", "sweep", *options.split(), "--out=run"
+    )
     assert other.returncode == 2
     assert other.stderr.startswith("initstats: run/run.sqlite was measured when activation 'mine'")
     assert len(other.stderr.splitlines()) == 1

@@ -98,7 +98,9 @@ def weight_axis(op: str, parameter: Tensor, operand: Tensor, axis: int | None) -
         operand: the parameter as the operation got it, maybe transposed.
         axis: the dimension of the operand that is the parameter's first.
     """
-    if parameter.ndim < 2 or op not in MADE_LAST:
+    if parameter.ndim < 2:
+        return 0
+    if op not in MADE_LAST:
         return 1 if op.startswith("conv_transpose") else 0
     return 0 if axis == operand.ndim - 1 else parameter.ndim - 1
 

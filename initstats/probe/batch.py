@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from initstats.probe.operations import tensors
 
 Loss = Callable[[Any], Tensor]
+Writing = Callable[[Any], None]
 
 
 def called(model: nn.Module, inputs: Any) -> Any:
@@ -23,30 +25,73 @@ def called(model: nn.Module, inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
+class Kept:
+    """A model's parameters, buffers and attributes, as they were when this was made.
+
+    Buffers are copied. Parameters may be large and are rarely written to in a forward pass, so one
+    is copied just before the first operation that writes to its memory.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = list(model.modules())
+        # a lazy module becomes another one in its first pass
+        self._modules = [
+            (module, _attributes(module))
+            for module in modules
+            if not isinstance(module, torch.jit.ScriptModule)
+            and not any(is_lazy(p) for p in module.parameters(recurse=False))
+        ]
+        self._parameters: list[tuple[nn.Parameter, Tensor, bool]] = []
+        self._unwritten: dict[int, list[Tensor]] = {}
+        for p in model.parameters():
+            if not is_lazy(p):
+                self._parameters.append((p, p.data, p.requires_grad))
+                self._unwritten.setdefault(_memory(p), []).append(p.data)
+        buffers = [x for x in model.buffers() if not is_lazy(x)]
+        scripted = [m for m in modules if isinstance(m, torch.jit.ScriptModule)]
+        foreign = [p for m in scripted for p in m.parameters()]  # written to out of sight
+        self._values = [(x, x.detach().clone()) for x in (*buffers, *foreign)]
+
+    def writing(self, target: Any) -> None:
+        """Copy the parameters in whose memory an operation is about to write."""
+        for x in tensors(target):
+            for data in self._unwritten.pop(_memory(x), ()):
+                self._values.append((data, data.clone()))
+
+    def put_back(self) -> None:
+        """Make the model what it was."""
+        for module, attributes in self._modules:
+            _put_attributes_back(module, attributes)
+        for p, data, requires_grad in self._parameters:
+            if _place(p) != _place(data):
+                p.data = data
+            if p.requires_grad != requires_grad:
+                p.requires_grad_(requires_grad)
+        for x, values in self._values:
+            with torch.inference_mode(x.is_inference()), torch.no_grad():
+                x.copy_(values)
+
+
 @contextmanager
-def unmoved(model: nn.Module) -> Iterator[None]:
-    """Put back the buffers that a forward pass changes, and the random states that it uses."""
-    before = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+def unmoved(model: nn.Module) -> Iterator[Writing]:
+    """Put back what a forward pass moves on a model, and the random states that it uses.
+
+    Yields:
+        A function to be called with what an operation is about to write to.
+    """
+    kept = Kept(model)
     devices = {x.device.index for x in (*model.parameters(), *model.buffers()) if x.is_cuda}
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (kept, not drawn from)
     try:
         with torch.random.fork_rng(devices=devices):
-            yield
+            yield kept.writing
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-        with torch.no_grad():
-            for module, name, buffer, values in before:
-                module._buffers[name] = buffer
-                buffer.copy_(values)
+        kept.put_back()
 
 
-def send_back(model: nn.Module, output: Any, loss: Loss | None) -> None:
+def send_back(model: nn.Module, inputs: Any, output: Any, loss: Loss | None) -> None:
     """Backpropagate without accumulating gradients; without a loss, unit-normal ones.
 
     Raises:
@@ -59,7 +104,44 @@ def send_back(model: nn.Module, output: Any, loss: Loss | None) -> None:
             "no gradient flows back from the model's output: it has no tensor that requires one "
             "(are the parameters frozen, or the output detached?)"
         )
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    starts = [x for x in (*model.parameters(), *tensors(inputs)) if x.requires_grad]
     generator = torch.Generator().manual_seed(0)
     sent = None if loss else [torch.randn(x.shape, generator=generator).to(x) for x in ends]
-    torch.autograd.grad(ends, parameters, sent, allow_unused=True)
+    torch.autograd.grad(ends, starts, sent, allow_unused=True)
+
+
+_TABLES = ("_parameters", "_buffers", "_modules")
+"""Attributes of a module that are tables themselves, and may have changed inside."""
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    own = vars(module)
+    return {**own, **{name: dict(own[name]) for name in _TABLES if name in own}}
+
+
+def _put_attributes_back(module: nn.Module, attributes: dict[str, Any]) -> None:
+    own = vars(module)
+    for name in own.keys() - attributes.keys():
+        del own[name]
+    for name, value in attributes.items():
+        if name in _TABLES:
+            own[name].clear()
+            own[name].update(value)
+        elif own.get(name) is not value:
+            own[name] = value
+
+
+def _memory(x: Tensor) -> int:
+    """Where a tensor's numbers begin in memory, for all its views; 0 where it has none."""
+    try:
+        return x.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # sparse, or a wrapper
+        return 0
+
+
+def _place(x: Tensor) -> object:
+    """Where and how a tensor's numbers lie."""
+    try:
+        return x.data_ptr(), x.shape, x.stride(), x.dtype
+    except (RuntimeError, NotImplementedError):
+        return id(x)

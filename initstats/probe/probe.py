@@ -21,8 +21,9 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from initstats.moments import STATISTICS, bin_edges
 from initstats.probe.batch import Loss, called, send_back, unmoved
 from initstats.probe.facts import FACTS
-from initstats.probe.recording import Miss, Recorder, bare
-from initstats.probe.slots import Direction, Reading, Slot
+from initstats.probe.misses import Miss
+from initstats.probe.recording import Recorder, bare
+from initstats.probe.slots import MODES, Direction, Reading, Slot
 from initstats.probe.summary import as_html, as_text, summarize_values
 from initstats.probe.watching import Watch
 
@@ -123,10 +124,14 @@ class Probe:
             ValueError: `backward` was asked for, and the output has no gradient.
             RuntimeError: the probe was opened before.
         """
-        with unmoved(self.model), torch.set_grad_enabled(self.backward), self:
+        self._recorder.watching = False  # a single pass
+        with unmoved(self.model) as writing, torch.set_grad_enabled(self.backward), self as probe:
+            assert probe._watch is not None
+            probe._watch.writing = writing
             output = called(self.model, inputs)
             if self.backward:
-                send_back(self.model, output, loss)
+                with self._recorder.captured():
+                    send_back(self.model, inputs, output, loss)
         return self
 
     def __enter__(self) -> Self:
@@ -134,7 +139,8 @@ class Probe:
             raise RuntimeError("a probe opens or runs once: make another, or leave this one open")
         self._watch = Watch(self._modules, self._recorder)
         with ExitStack() as stack:
-            stack.callback(self._recorder.gradients.close)
+            stack.callback(self._recorder.close)
+            self._recorder.weight_gradients.open()
             if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
                 stack.enter_context(_ignored(".*torch.compile.*global hooks"))
@@ -246,7 +252,7 @@ class Probe:
         """All rows of the table: by step, layer and direction."""
         slots, step = self._recorder.slots.values(), self._recorder.step
         rows = [(slot, reading) for slot in slots for reading in slot.readings(step)]
-        return sorted(rows, key=lambda row: (row[1].step, row[0].layer))
+        return sorted(rows, key=lambda r: (r[1].step, MODES.index(r[1].mode), r[0].layer))
 
     def _keys(self, rows: list[tuple[Slot, Reading]]) -> pd.DataFrame:
         """The columns of the table that say which tensor a row is about."""
@@ -255,6 +261,7 @@ class Probe:
         keys = {
             "network": [self.network] * len(rows),
             "step": [reading.step for reading in readings],
+            "mode": [reading.mode for reading in readings],
             "layer": [slot.layer for slot in slots],
             "name": [address.name for address in addresses],
             "op": [a.op + (f"[{a.output}]" if a.output else "") for a in addresses],
@@ -267,6 +274,7 @@ class Probe:
             "unit_axis": [slot.axis for slot in slots],
             "units": [slot.units for slot in slots],
             "entries": [slot.entries for slot in slots],
+            "update_ratio": [reading.update_ratio for reading in readings],
         }
         # without rows pandas would take text for numbers
         return pd.DataFrame(keys, dtype=None if rows else object).astype(ORDERED)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -14,9 +16,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from initstats.probe.axes import axis_after, moved_axis, parameter_axis
 from initstats.probe.elementwise import UNKNOWN, Forms
-from initstats.probe.gradients import Gradients
+from initstats.probe.gradients import Gradients, WeightGradients, at_the_end, reduced
 from initstats.probe.kinds import CASTS, FUSED, LOOKUPS, MIXING, REARRANGING
 from initstats.probe.linear import Sum, sums
+from initstats.probe.misses import Guard, Miss
 from initstats.probe.operations import (
     Operation,
     is_maker,
@@ -24,7 +27,9 @@ from initstats.probe.operations import (
     tensors,
     unmeasurable,
 )
-from initstats.probe.slots import Address, Slot
+from initstats.probe.ranks import distributed, ranks
+from initstats.probe.slots import Address, Mode, Slot
+from initstats.probe.updates import Updates
 
 if TYPE_CHECKING:
     from initstats.probe.probe import Probe
@@ -88,15 +93,6 @@ class Use(NamedTuple):
     sum: Sum
 
 
-class Miss(NamedTuple):
-    """Something that was not measured, and why."""
-
-    kind: str
-    name: str
-    op: str
-    reason: str
-
-
 class Recorder:
     """The values of a model by the operations that made them, with their statistics.
 
@@ -108,37 +104,92 @@ class Recorder:
         misses: what was seen but could not be measured.
         parameters: the model's, by id, with their names.
         used: the parameters (by id) that operations used.
-        step: how many updates of the weights came before the present pass.
+        updates: counts the steps.
         measuring: whether the present step is measured.
+        inside: whether a pass is in progress.
+        watching: whether more than one pass may come.
+        scale: the factor of the loss whose backward is in progress.
+        capturing: whether gradients are computed that go to no parameter's `grad`.
     """
 
     def __init__(self, probe: Probe) -> None:
         self.probe = probe
         self.slots: dict[Address, Slot] = {}
         self.misses: dict[Miss, None] = {}  # an ordered set
-        self.step, self.measuring = 0, True
+        self.updates = Updates()
+        self.measuring, self.inside, self.watching, self.capturing = True, False, True, False
+        self.scale = 1.0
         self.gradients = Gradients()
+        self.weight_gradients = WeightGradients(self)
         self.parameters: dict[int, tuple[str, nn.Parameter]] = {}
         self.used: set[int] = set()
         self._layers = 0
         self._weights: dict[int, Slot] = {}
-        self._version = -1
+        self._called: dict[str, nn.Parameter] = {}
+        self._mode: Mode = "train"
+        self._trained: dict[int, Mode] = {}
+        self._ranks = 1
         self._origins: Any = WeakIdKeyDictionary()
         self._outside: Any = WeakIdKeyDictionary()
         self._forms = Forms()
 
-    def begin_pass(self) -> None:
-        """Begin a forward pass, and a new step where the weights changed since the last one."""
+    def weight(self, parameter: Tensor) -> tuple[Slot | None, Mode]:
+        """The slot of a parameter that this step's passes used, and the mode of the last of them.
+
+        None where its gradient is not wanted: the step is not measured, or the model itself
+        computes derivatives.
+        """
+        ident = id(parameter)
+        wanted = self.measuring and not self.inside
+        return self._weights.get(ident) if wanted else None, self._trained.get(ident, self._mode)
+
+    @property
+    def step(self) -> int:
+        """How many updates of the weights came before the present pass."""
+        return self.updates.step
+
+    def guarded(self, kind: str, name: str, op: str, result: Any = None) -> Guard:
+        """A block from which no error of ours reaches the model: it is listed as missed.
+
+        Args:
+            kind, name, op: the columns of the list.
+            result: what the operation made; it remains a signal, even though it was not followed.
+        """
+        return Guard(Miss(kind, name, op, ""), partial(self._fail, result))
+
+    def _fail(self, result: Any, miss: Miss) -> None:
+        self.misses[miss] = None
+        for x in tensors(result):
+            if x.is_floating_point() and x not in self._origins:
+                self._origins[x] = Origin("signal")
+
+    @contextmanager
+    def captured(self) -> Iterator[None]:
+        """Gradients are computed in here that go to no parameter's `grad`."""
+        before, self.capturing = self.capturing, True
+        try:
+            yield
+        finally:
+            self.capturing = before
+
+    def begin_pass(self, module: nn.Module) -> None:
+        """Begin a forward pass, and a new step where the weights changed since the last one.
+
+        Args:
+            module: the module that is called: the model, or a part of it.
+        """
         # named at each pass: lazy modules make their parameters in their first
-        named = self.probe.model.named_parameters()
-        self.parameters = {id(p): (bare(name), p) for name, p in named}
-        version = sum(0 if p.is_inference() else p._version for _, p in self.parameters.values())
-        if self._version not in (-1, version):
-            for slot in self.slots.values():
-                slot.close(self.step)
-            self.step += 1
-        self._version = version
-        self.measuring = self.step % self.probe.every == 0
+        named = [(bare(name), p) for name, p in self.probe.model.named_parameters()]
+        if self.watching:
+            self._follow_updates(module, named)
+        self.inside, self.measuring = True, self.step % self.probe.every == 0
+        self._mode = "train" if module.training else "eval"
+        self.parameters = {id(p): (name, p) for name, p in named}
+        # an id may come again, as that of another parameter
+        names = {ident: name for ident, (name, _) in self.parameters.items()}
+        kept = {i: slot for i, slot in self._weights.items() if names.get(i) == slot.address.name}
+        self._weights = kept
+        self._ranks = ranks(self.probe.model)
         self.gradients.forget_dead()
         for x in list(self._outside):  # what comes from outside is measured at every pass
             self._origins.pop(x, None)
@@ -149,7 +200,37 @@ class Recorder:
             moved = tuple(range(parameter.ndim))
             self._origins[parameter] = Origin("weight", (), 0, (ident,), moved=moved)
             if self.probe.backward and parameter.requires_grad:
-                self.gradients.watch(parameter, partial(self._take_weight_gradient, ident))
+                self.gradients.watch(parameter, partial(self.weight_gradients.add, parameter))
+                self.gradients.watch_sum(parameter, self.weight_gradients.arrive)
+
+    def end_pass(self) -> None:
+        """End a forward pass; what it did to the weights itself is no update."""
+        self.inside = False
+        if self.watching:
+            self.updates.end(self._called)
+
+    def close(self) -> None:
+        """Read what has arrived, and leave no hook and no copy behind."""
+        with self.guarded("gradient", "", ""):
+            self.weight_gradients.settle()
+        self.weight_gradients.close()
+        self.gradients.close()
+        self.updates.close()
+
+    def begin_backward(self, scale: float) -> None:
+        """Begin the backward of a loss that was multiplied by a factor."""
+        self.scale = scale
+        at_the_end(partial(setattr, self, "scale", 1.0))
+
+    def _follow_updates(self, module: nn.Module, named: list[tuple[str, nn.Parameter]]) -> None:
+        """Close the present step if the weights that a module brings are not those of the step."""
+        own, step = {id(p) for p in module.parameters()}, self.step
+        self._called = {name: p for name, p in named if id(p) in own}
+        trained = self.probe.weights and torch.is_grad_enabled() and module.training
+        if self.updates.begin(module, self._called, copies=trained):
+            self.weight_gradients.settle()
+            for slot in self.slots.values():
+                slot.close(step, whole=distributed())
 
     def observe(
         self, call: Call, operation: Operation, outputs: list[Tensor], writes: bool
@@ -208,7 +289,7 @@ class Recorder:
             self._remember_weights(op, origins, made, slots)
         self._record_sums(uses, slots)
         if op in FUSED:
-            self._miss("tensor", call.name, op, FUSED[op])
+            self.miss("tensor", call.name, op, FUSED[op])
 
     def observe_mask(self, operation: Operation, out: Tensor) -> None:
         """Follow an elementwise operation whose output is no signal: `x > 0`, `zeros_like(x)`."""
@@ -224,7 +305,7 @@ class Recorder:
                 self._follow(x)
             else:
                 reason = "its operations run out of sight (scripted or foreign code)"
-                self._miss("module", call.name, "", reason)
+                self.miss("module", call.name, "", reason)
                 self._forms.begin(x, UNKNOWN)
                 self._measure(call.address("output"), x, (), None)
 
@@ -233,7 +314,7 @@ class Recorder:
             self._origins[x] = Origin("constant")
             if x.numel() and op not in REARRANGING | CASTS:
                 reason = "a constant: neither input nor weights reach it"
-                self._miss("tensor", call.name, op, reason)
+                self.miss("tensor", call.name, op, reason)
 
     def _rearrange(self, operation: Operation, x: Tensor, source: Tensor, origin: Origin) -> None:
         """Remember that a tensor holds the entries of a source."""
@@ -268,7 +349,8 @@ class Recorder:
         origin: Origin = self._origins[x]
         if origin.pending is not None and x.requires_grad:
             origin.pending.attached = True
-            self.gradients.watch(x, partial(self._take_gradient, origin.pending))
+            take = partial(self._take_gradient, origin.pending, self._mode)
+            self.gradients.watch(x, take)
             origin = self._origins[x] = origin._replace(pending=None)
         return origin
 
@@ -284,18 +366,19 @@ class Recorder:
         kind: Literal["signal", "weight"] = "weight" if address.tensor == "weight" else "signal"
         reason = unmeasurable(x) if self.probe.selected(name) else "excluded"
         if reason:
-            self._miss("tensor", name, op, reason)
+            self.miss("tensor", name, op, reason)
             self._origins[x] = Origin(kind, layers, axis)
             return None
         axis = self._chosen_axis(name, x, axis)
         slot = self._slot(address, 0 if op == "input" else None, layers, x, axis)
-        slot.add("forward", x)
+        with self.guarded("tensor", name, op):
+            slot.add("forward", x, self._mode)
         slot.detached |= not (x.requires_grad or torch.is_grad_enabled())
         pending = slot if self.probe.backward else None
         self._origins[x] = Origin(kind, (slot.layer,), axis, pending=pending)
         self._follow(x)
         if kind == "signal":
-            slot.facts.observe(x, self._forms.of(x))
+            slot.facts[self._mode].observe(x, self._forms.of(x))
         return slot
 
     def _measure_weights(
@@ -311,20 +394,31 @@ class Recorder:
         layers = self._origins[made].layers
         if not (self.probe.weights and layers and self.probe.selected(call.name)):
             return
-        axes = {id(use.operand): use.sum.axis for use in uses}
+        axes, op = {id(use.operand): use.sum.axis for use in uses}, operation.name
         for operand, origin in zip(operation.tensors, origins, strict=True):
             for ident in origin.parameters:
                 name, parameter = self.parameters[ident]
+                if reason := unmeasurable(parameter):
+                    self.miss("parameter", name, op, reason)
+                    continue
                 if ident not in self._weights:
                     axis = axes.get(id(operand))
                     if axis is None:
                         axis = parameter_axis(operation, operand, made, self._origins[made].axis)
-                    address = Address(name, operation.name, "weight", 1, 0)
+                    address = Address(name, op, "weight", 1, 0)
                     axis = origin.dimension(axis) or 0
                     self._weights[ident] = self._slot(address, layers[0], (), parameter, axis)
-                    self._weights[ident].settled = operation.name in MIXING
-                if "forward" not in self._weights[ident].current:
-                    self._weights[ident].add("forward", parameter)
+                    self._weights[ident].settled = op in MIXING
+                self._measure_weight(ident, name, op, parameter)
+
+    def _measure_weight(self, ident: int, name: str, op: str, parameter: nn.Parameter) -> None:
+        slot = self._weights[ident]
+        if torch.is_grad_enabled():
+            self._trained[ident] = self._mode
+        if (self._mode, "forward") not in slot.current:
+            slot.update_ratio = self.updates.ratios.get(name, math.nan)
+            with self.guarded("parameter", name, op):
+                slot.once(parameter, self._mode)
 
     def _remember_weights(
         self, op: str, origins: list[Origin], made: list[Tensor], slots: list[Slot | None]
@@ -343,18 +437,18 @@ class Recorder:
             used = own[0] if own else origin.slot
             for slot in slots:
                 if slot is not None and not each.inner:
-                    slot.facts.sum_with(each.fan_in, used)
+                    slot.facts[self._mode].sum_with(each.fan_in, used)
             for slot in own:
-                slot.facts.sum_with(each.fan_in, used)
+                slot.facts[self._mode].sum_with(each.fan_in, used)
                 dim = origin.dimension(each.axis)
                 if dim is not None and not slot.settled:
-                    slot.turn(dim, operand, each.axis)
+                    slot.turn(dim, operand, each.axis, self._mode)
                 slot.settled = True
             if used is None or own:
                 continue
             dim = origin.dimension(each.axis)
             if used.address.tensor == "weight" and dim is not None and not used.settled:
-                used.turn(dim, operand, each.axis)
+                used.turn(dim, operand, each.axis, self._mode)
                 used.settled = True
             for ident in origin.made_of:
                 self._record_behind(ident, used, each.fan_in, dim)
@@ -365,11 +459,11 @@ class Recorder:
             return
         if dim is not None and math.prod(slot.shape) <= used.shape[dim]:
             return  # one number for each unit: a scale
-        slot.facts.sum_with(fan_in, used)
+        slot.facts[self._mode].sum_with(fan_in, used)
         if dim is not None and not slot.settled:
             behind = dim + len(slot.shape) - len(used.shape)
             if behind >= 0 and slot.shape[behind] >= used.shape[dim]:
-                slot.turn(behind, self.parameters[ident][1], behind)
+                slot.turn(behind, self.parameters[ident][1], behind, self._mode)
         slot.settled = True
 
     def _slot(
@@ -384,14 +478,19 @@ class Recorder:
             self.slots[address] = Slot(address, layer, layers, tuple(x.shape), x.dtype, axis)
         return self.slots[address]
 
-    def _take_gradient(self, slot: Slot, gradient: Tensor) -> None:
-        if not unmeasurable(gradient):
-            slot.add("backward", gradient)
+    def _take_gradient(self, slot: Slot, mode: Mode, gradient: Tensor) -> None:
+        """Measure the gradient of a value, of the loss that the optimizer sees.
 
-    def _take_weight_gradient(self, ident: int, gradient: Tensor) -> None:
-        """Measure the gradient of a parameter (by id) that this step's passes used."""
-        if self.measuring and ident in self._weights:
-            self._take_gradient(self._weights[ident], gradient)
+        Under a `GradScaler` the loss was multiplied; over several ranks it is their mean.
+        """
+        if self.inside:
+            return  # a derivative that the model itself computes
+        name, op = slot.address.name, slot.address.op
+        with self.guarded("gradient", name, op):
+            if reason := unmeasurable(gradient):
+                self.miss("gradient", name, op, reason)
+            else:
+                slot.add("backward", reduced(gradient, self.scale * self._ranks), mode)
 
     def _chosen_axis(self, name: str, x: Tensor, axis: int | None) -> int:
         """The dimension of the units, counted from the front."""
@@ -400,7 +499,8 @@ class Recorder:
         axis = self.probe.axis_of(name, axis)
         return x.ndim - 1 if axis is None or not -x.ndim <= axis < x.ndim else axis % x.ndim
 
-    def _miss(self, *what: str) -> None:
+    def miss(self, *what: str) -> None:
+        """List something that was not measured, and why."""
         self.misses[Miss(*what)] = None
 
 

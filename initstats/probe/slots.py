@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ from initstats.probe.facts import Facts
 from initstats.probe.operations import by_unit
 
 Direction = Literal["forward", "backward"]
+Mode = Literal["train", "eval"]
+MODES = get_args(Mode)
 HISTOGRAM_ALL = 2**17
 """Only every eighth entry of a tensor with more entries than this goes into the histogram."""
 
@@ -38,14 +42,48 @@ class Address(NamedTuple):
     units: int = 1
 
 
-class Reading(NamedTuple):
-    """The statistics of a tensor at one step; the histogram's rows are nonempty bins and counts."""
+@dataclass
+class Reading:
+    """What was measured of a tensor, or of its gradient, at one step and in one mode of the model.
+
+    Attributes:
+        update_ratio: of a weight, the size of its last update; NaN of other tensors.
+        moments: the accumulator, until only its numbers are kept.
+    """
 
     step: int
+    mode: Mode
     direction: Direction
-    statistics: NDArray[np.float64]
-    histogram: NDArray[np.int64]
+    update_ratio: float
+    moments: Moments | None
     facts: Facts
+    _numbers: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None
+
+    @property
+    def statistics(self) -> NDArray[np.float64]:
+        """(statistics,), in the order of the table.
+
+        Raises:
+            ValueError: a registered statistic fails.
+        """
+        return self._read()[0]
+
+    @property
+    def histogram(self) -> NDArray[np.int64]:
+        """(bins, 2): the bins that are not empty, and their counts."""
+        return self._read()[1]
+
+    def reduce(self) -> None:
+        """Keep the numbers alone: accumulators take memory by the unit."""
+        self._numbers, self.moments = self._read(), None
+
+    def _read(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        if self.moments is None:
+            assert self._numbers is not None
+            return self._numbers
+        counts = self.moments.histogram[0].cpu().numpy()
+        bins = np.flatnonzero(counts)
+        return self.moments.statistics()[0], np.stack([bins, counts[bins]], axis=1)
 
 
 @dataclass
@@ -62,7 +100,9 @@ class Slot:
         detached: whether it was made while gradients were disabled.
         seen: the directions that were measured at any step.
         current: the statistics of the present step.
-        facts: those of the present step.
+        update_ratio: of a weight, rms of its last update over its rms before.
+        past: the readings of earlier steps.
+        facts: those of the present step, by mode.
     """
 
     address: Address
@@ -75,9 +115,10 @@ class Slot:
     detached: bool = False
     settled: bool = False
     seen: set[Direction] = field(default_factory=set)
-    current: dict[Direction, Moments] = field(default_factory=dict)
-    facts: Facts = field(default_factory=Facts)
-    _past: list[Reading] = field(default_factory=list)
+    current: dict[tuple[Mode, Direction], Moments] = field(default_factory=dict)
+    update_ratio: float = math.nan
+    past: list[Reading] = field(default_factory=list)
+    facts: defaultdict[Mode, Facts] = field(default_factory=lambda: defaultdict(Facts))
 
     @property
     def units(self) -> int:
@@ -89,46 +130,72 @@ class Slot:
         """The number of entries of a unit in one batch: samples times positions."""
         return math.prod(self.shape) // max(self.units, 1)
 
-    def turn(self, axis: int, x: Tensor, along: int) -> None:
+    def turn(self, axis: int, x: Tensor, along: int, mode: Mode) -> None:
         """Count units along another dimension, which is dimension `along` of the tensor x."""
-        if axis != self.axis and "backward" not in self.current:
+        if axis != self.axis and (mode, "backward") not in self.current:
             self.axis = axis
-            if self.current.pop("forward", None):
-                self.add("forward", x, along)
+            if self.current.pop((mode, "forward"), None):
+                self.add("forward", x, mode, along)
 
-    def add(self, direction: Direction, x: Tensor, axis: int | None = None) -> None:
+    def add(self, direction: Direction, x: Tensor, mode: Mode, axis: int | None = None) -> None:
         """Add a tile of the tensor or of its gradient, on its own device.
 
         Args:
             axis: dimension of the units in x, where x is the tensor rearranged.
         """
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            rows = by_unit(x.detach().resolve_neg(), self.axis if axis is None else axis)
-            if direction not in self.current:
-                self.seen.add(direction)
-                self.current[direction] = Moments(
-                    1,
-                    rows.shape[0],
-                    every=8 if rows.numel() > HISTOGRAM_ALL else 1,
-                    kernels="numba" if rows.device.type == "cpu" else "torch",
-                    device=rows.device,
-                )
-            self.current[direction].add(0, rows)
+            rows = by_unit(plain(x), self.axis if axis is None else axis)
+            key = mode, direction
+            moments = self.current.get(key) or Moments(
+                1,
+                rows.shape[0],
+                every=8 if rows.numel() > HISTOGRAM_ALL else 1,
+                kernels="numba" if rows.device.type == "cpu" else "torch",
+                device=rows.device,
+            )
+            moments.add(0, rows)
+            self.current[key] = moments  # not before: what fails leaves no row
+            self.seen.add(direction)
 
-    def close(self, step: int) -> None:
-        """Keep the present step's statistics and begin anew."""
-        self._past += self._readings(step)
-        self.current, self.facts = {}, Facts()
+    def put(self, direction: Direction, x: Tensor, mode: Mode) -> None:
+        """Take a tensor instead of what was added before."""
+        self.current.pop((mode, direction), None)
+        self.add(direction, x, mode)
+
+    def once(self, x: Tensor, mode: Mode) -> None:
+        """Measure a weight once a step; in another mode it is the same."""
+        for other in MODES:
+            if moments := self.current.get((other, "forward")):
+                self.current[mode, "forward"] = moments
+                return
+        self.add("forward", x, mode)
+
+    def close(self, step: int, *, whole: bool) -> None:
+        """Keep the present step's statistics and begin anew.
+
+        Args:
+            whole: keep the accumulators too, which can still be merged.
+        """
+        for reading in self._present(step):
+            if not whole:
+                with suppress(ValueError):  # a statistic that fails is told to whoever asks for it
+                    reading.reduce()
+            self.past.append(reading)
+        self.current, self.update_ratio = {}, math.nan
+        self.facts = defaultdict(Facts)
 
     def readings(self, step: int) -> Iterator[Reading]:
         """All steps in their order, the present one last."""
-        yield from self._past
-        yield from self._readings(step)
+        yield from self.past
+        yield from self._present(step)
 
-    def _readings(self, step: int) -> Iterator[Reading]:
-        for direction in sorted(self.current, reverse=True):  # forward first
-            moments = self.current[direction]
-            counts = moments.histogram[0].cpu().numpy()
-            bins = np.flatnonzero(counts)
-            histogram = np.stack([bins, counts[bins]], axis=1)
-            yield Reading(step, direction, moments.statistics()[0], histogram, self.facts)
+    def _present(self, step: int) -> Iterator[Reading]:
+        for mode, direction in sorted(self.current, reverse=True):  # train, and forward, first
+            moments, facts = self.current[mode, direction], self.facts[mode]
+            yield Reading(step, mode, direction, self.update_ratio, moments, facts)
+
+
+def plain(x: Tensor) -> Tensor:
+    """The entries of a tensor without its history; of a sparse one with all its zeros."""
+    x = x.detach()
+    return (x if x.layout == torch.strided else x.to_dense()).resolve_neg()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from threading import get_ident
 from types import FunctionType
 from typing import Any
@@ -13,8 +15,12 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
+from initstats.probe.gradients import scaled_by
 from initstats.probe.operations import Operation, body, name_of, tensors
 from initstats.probe.recording import Call, Recorder
+
+EXPOSING = frozenset(("set", "numpy", "array", "data_ptr", "untyped_storage", "dlpack"))
+"""Calls after which code of any kind may write to the memory of their first argument."""
 
 
 class Watch(TorchFunctionMode):
@@ -29,12 +35,14 @@ class Watch(TorchFunctionMode):
     Attributes:
         entered: the modules (by id) whose calls were seen.
         failure: the error that an operation raised, if one did, and the place.
+        writing: called, if given, with what an operation is about to write to.
     """
 
     def __init__(self, names: Mapping[int, str], recorder: Recorder) -> None:
         super().__init__()
         self.entered: set[int] = set()
         self.failure: tuple[Exception, str] | None = None
+        self.writing: Callable[[Any], None] | None = None
         self._recorder = recorder
         self._names = names
         self._thread = get_ident()
@@ -50,8 +58,8 @@ class Watch(TorchFunctionMode):
         self.entered.add(id(module))
         if not self._running:
             self._counts.clear()
-            with torch._C.DisableTorchFunction():
-                self._recorder.begin_pass()
+            with self._recorder.guarded("module", name, ""), torch._C.DisableTorchFunction():
+                self._recorder.begin_pass(module)
         self._counts[id(module)] += 1
         self._running.append(Call(module, name, self._counts[id(module)]))
 
@@ -60,9 +68,12 @@ class Watch(TorchFunctionMode):
         if self._elsewhere() or not self._running or self._running[-1].module is not module:
             return
         call = self._running.pop()
-        if self._recorder.measuring:
-            with torch._C.DisableTorchFunction():
+        with self._recorder.guarded("module", call.name, ""), torch._C.DisableTorchFunction():
+            if self._recorder.measuring:
                 self._recorder.observe_result(call, given, result)
+        if not self._running:
+            with self._recorder.guarded("module", call.name, ""), torch._C.DisableTorchFunction():
+                self._recorder.end_pass()
 
     def __torch_function__(
         self,
@@ -74,7 +85,7 @@ class Watch(TorchFunctionMode):
         """Run an operation and have what it made recorded."""
         kwargs = kwargs or {}
         if not self._running or not self._recorder.measuring or self._elsewhere():
-            return func(*args, **kwargs)
+            return self._run_outside(func, args, kwargs)
         if isinstance(func, FunctionType) and func not in self._inside:
             self._inside.append(func)
             try:
@@ -83,13 +94,41 @@ class Watch(TorchFunctionMode):
             finally:
                 self._inside.pop()
         operation = Operation(func, name_of(func), args, kwargs)
+        if self.writing is not None:
+            with self._recorder.guarded("module", self._running[-1].name, operation.name):
+                self._before_writing(operation)
         try:
             result = func(*args, **kwargs)
         except Exception as error:
             self.failure = error, f"{operation.name} of {self._running[-1].name}"
             raise
-        with torch._C.DisableTorchFunction():
+        guard = self._recorder.guarded("tensor", self._running[-1].name, operation.name, result)
+        with torch._C.DisableTorchFunction(), guard:
             self._record(operation, result)
+        return result
+
+    def _before_writing(self, operation: Operation) -> None:
+        target = operation.written
+        if target is None and operation.name in EXPOSING:
+            target = operation.args[:1]
+        if target is not None and self.writing is not None:
+            with torch._C.DisableTorchFunction():
+                self.writing(target)
+
+    def _run_outside(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Run an operation between the passes, or one in a pass that is not measured."""
+        if self._running or self._elsewhere():
+            return func(*args, **kwargs)
+        if func is torch.autograd.grad:
+            with self._recorder.captured():
+                return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if scaled_by(func, sys._getframe(2)):
+            with self._recorder.guarded("gradient", "", "mul"), torch._C.DisableTorchFunction():
+                take = partial(self._recorder.begin_backward, float(args[1]))
+                self._recorder.gradients.watch(result, lambda _: take())
         return result
 
     def _record(self, operation: Operation, result: Any) -> None:

@@ -353,10 +353,17 @@ def unit_std_std(s: Summary) -> Array:
 
 @register_statistic()
 def sample_correlation(s: Summary) -> Array:
-    """mean kernel of pairs of samples over q: 1 when every input looks the same to the layer"""
-    relative = _ratio(s.unit("mean"), s.root_mean_square[:, None])
-    pairs = (s.unit("count") > 1).any(axis=1)  # one sample has none
-    return np.where(pairs, _average(np.where(s.seen, relative**2, np.nan)), np.nan)
+    """kernel of two different samples (or positions) over q: 1 when all look the same to the layer"""
+    # Entries of a unit are samples at positions, and a tensor does not tell which are one sample's.
+    # A unit's mean over pairs i != j is its squared mean less what pairs of i with i add to that.
+    n = s.unit("count")
+    paired = n > 1
+    mean, std = (np.where(paired, values, 0.0) for values in (s.unit("mean"), s.unit_std))
+    largest = np.maximum(np.abs(mean), std).max(axis=1, initial=0.0)[:, None]
+    square, variance = _ratio(mean, largest) ** 2, _ratio(std, largest) ** 2
+    kernel = square - variance / np.maximum(n - 1, 1.0)
+    weight = np.where(paired, n, 0.0)
+    return _ratio((weight * kernel).sum(axis=1), (weight * (square + variance)).sum(axis=1))
 
 
 for _name, _p in QUANTILES.items():

@@ -62,6 +62,7 @@ def truth(tiles: Sequence[Tensor]) -> dict[str, float]:
         "mean": mean,
         "std": spread * np.sqrt(y.size / (y.size - 1)) if y.size > 1 else NAN,
         "second_moment": second_moment,
+        "abs_mean": reach * abs(y / reach).mean(),
         "skewness": (z**3).mean(),
         "kurtosis": (z**4).mean() - 3,
         "min": y.min(),
@@ -87,6 +88,7 @@ def tolerances(true: dict[str, float], tol: float, higher: float) -> dict[str, f
         "mean": tol * max(abs(true["mean"]), spread),
         "std": tol * true["std"],
         "second_moment": 3 * tol * true["second_moment"],
+        "abs_mean": tol * true["abs_mean"],
         "skewness": higher * max(1, abs(true["skewness"])),
         "kurtosis": higher * max(1, abs(true["kurtosis"])),
         "negative_fraction": 1e-15,
@@ -297,6 +299,7 @@ def test_a_tile_worked_out_by_hand(kernels: Kernels) -> None:
         "mean": 3.5,
         "std": 3.5**0.5,
         "second_moment": 91 / 6,
+        "abs_mean": 3.5,
         "skewness": 0,
         "kurtosis": -222 / 175,
         "min": 1,
@@ -330,6 +333,7 @@ def test_one_entry_has_no_std(kernels: Kernels) -> None:
     undefined = {name for name, value in seen.items() if np.isnan(value)}
     assert undefined == {"std", "skewness", "kurtosis", "dead_fraction", "sample_correlation"}
     assert {seen[name] for name in ("mean", "min", "max", *QUANTILES)} == {-0.75}
+    assert seen["abs_mean"] == 0.75
 
 
 @pytest.mark.parametrize("kernels", BOTH)
@@ -342,7 +346,7 @@ def test_a_constant_has_no_spread_and_no_shape(kernels: Kernels, dtype: torch.dt
     zero = ("std", "unit_mean_std", "unit_std_mean", "unit_std_std")
     assert {seen[name] for name in zero} == {0.0}
     value = float(tiles[0][0, 0])
-    assert {seen[name] for name in ("mean", "min", "max", *QUANTILES)} == {value}
+    assert {seen[name] for name in ("mean", "abs_mean", "min", "max", *QUANTILES)} == {value}
     assert seen["dead_fraction"] == 1
     assert seen["sample_correlation"] == 1
 
@@ -439,6 +443,27 @@ def test_opposite_samples() -> None:
     x = torch.tensor([[1.0, -1.0], [-3.0, 3.0]])
     assert measured([x]).read("sample_correlation") == pytest.approx(-1, abs=1e-6)
     assert measured([x, x]).read("sample_correlation") == pytest.approx(-1 / 3, abs=1e-6)
+
+
+@pytest.mark.parametrize("kernels", BOTH)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_mean_size_of_two_values(kernels: Kernels, dtype: torch.dtype) -> None:
+    # every sum of equal terms rounds the same way: the worst case of a float32 sum
+    rng = np.random.default_rng(2)
+    for size in (1.1, 1.3, 1.4999999, 1.7e30, 1.9e-30):
+        signs = torch.from_numpy(rng.choice([-size, size], (3, 7000))).to(dtype)
+        zeros = torch.from_numpy(rng.choice([0, 1, 1, 1], (3, 7000))).to(dtype)
+        for x in (signs, signs * zeros):
+            seen = measured([x[:, :900], x[:, 900:]], kernels).read("abs_mean")
+            assert seen == pytest.approx(float(x.double().abs().mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize("kernels", BOTH)
+def test_mean_size_is_within_what_float64_holds(kernels: Kernels) -> None:
+    x = torch.tensor([[1e308, -1.5e308, 0.5e308], [-1e308, NAN, -INF]], dtype=torch.float64)
+    assert measured([x], kernels).read("abs_mean") == pytest.approx(1e308, rel=1e-15)
+    assert measured([x, x], kernels).read("abs_mean") == pytest.approx(1e308, rel=1e-15)
+    assert measured([1e-300 * x], kernels).read("abs_mean") == pytest.approx(1e8, rel=1e-15)
 
 
 # tiles and merges
@@ -553,9 +578,8 @@ def test_kernels_agree(name: str, dtype: torch.dtype, every: int) -> None:
     tiles = data(name, dtype)
     a, b = (measured(tiles, kernels, every) for kernels in BOTH)
     assert torch.equal(a.histogram, b.histogram)
-    exact = [
-        FIELDS.index(field) for field in FIELDS if field not in ("scale", "mean", "m2", "m3", "m4")
-    ]
+    rounded = ("scale", "mean", "m2", "m3", "m4", "abs")
+    exact = [FIELDS.index(field) for field in FIELDS if field not in rounded]
     assert torch.equal(a.units[..., exact], b.units[..., exact])
 
 
@@ -718,8 +742,8 @@ def test_quantiles_beside_a_jump_of_the_density() -> None:
 
 
 def test_columns_are_those_promised() -> None:
-    promised = """count nonfinite infinite mean std second_moment skewness kurtosis min max
-        negative_fraction zero_fraction dead_fraction unit_mean_std unit_std_mean unit_std_std
+    promised = """count nonfinite infinite mean std second_moment abs_mean skewness kurtosis min
+        max negative_fraction zero_fraction dead_fraction unit_mean_std unit_std_mean unit_std_std
         sample_correlation q01 q05 q25 q50 q75 q95 q99"""
     assert list(STATISTICS) == promised.split()
     whole = {name for name, entry in STATISTICS.items() if entry.integer}

@@ -43,6 +43,7 @@ def by_hand(x: Tensor, axis: int = -1) -> dict[str, float]:
         "mean": x.mean().item(),
         "std": x.std().item() if x.numel() > 1 else float("nan"),
         "second_moment": x.square().mean().item(),
+        "abs_mean": x.abs().mean().item(),
         "skewness": (centred.pow(3).mean() / spread**1.5).item(),
         "kurtosis": (centred.pow(4).mean() / spread**2 - 3).item(),
         "min": x.min().item(),

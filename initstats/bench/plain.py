@@ -117,6 +117,7 @@ def whole_set(x: Tensor) -> dict[str, Tensor]:
         "mean": mean,
         "std": std,
         "second_moment": second_moment,
+        "abs_mean": x.abs().mean(),
         "skewness": (z2 * z).mean(),
         "kurtosis": (z2 * z2).mean() - 3,
         "min": low.min(),

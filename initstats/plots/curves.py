@@ -82,7 +82,7 @@ def scale_of(statistic: str) -> Scale:
         return CORRELATION
     if statistic.endswith("_fraction"):
         return SHARE
-    return LOG if "std" in statistic or statistic == "second_moment" else LINEAR
+    return LOG if "std" in statistic or statistic in ("second_moment", "abs_mean") else LINEAR
 
 
 def over_seeds(

@@ -21,6 +21,7 @@ from initstats.moments import STATISTICS, bin_edges
 from initstats.probe.batch import Loss, called, send_back, unmoved
 from initstats.probe.recording import Miss, Recorder, bare
 from initstats.probe.slots import Direction, Reading, Slot
+from initstats.probe.spectra import SPECTRA, why_none
 from initstats.probe.summary import as_html, as_text, summarize_values
 from initstats.probe.watching import Watch
 
@@ -54,6 +55,7 @@ class Probe:
         every: measure every n-th step.
         unit_axis: by pattern, the dimension of the units in what these modules make; otherwise it
             is that of the channels (after convolutions) or the last.
+        spectra: measure the spectra of values and weights, too, which takes longer.
 
     Raises:
         ValueError: `every` below 1, or patterns that match no module.
@@ -78,6 +80,7 @@ class Probe:
     exclude: Patterns | None = None
     every: int = 1
     unit_axis: Mapping[str, int] | None = None
+    spectra: bool = False
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -165,13 +168,16 @@ class Probe:
             - `direction`: `backward` is the gradient of the loss with respect to the tensor;
             - `inputs`: the layers that the operation read, with commas between;
             - `shape` and `dtype` as first seen; `unit_axis`, the dimension whose entries are the
-              units; then the statistics, as in a study's table.
+              units; then the statistics, as in a study's table;
+            - with `spectra`, `participation_ratio` of a value's units over its entries, and
+              `stable_rank` of a weight with a row for each unit; see `initstats.probe.spectra`.
         """
         rows = self._readings()
         statistics = np.array([reading.statistics for _, reading in rows])
-        statistics = statistics.reshape(len(rows), len(STATISTICS))
+        columns = [*STATISTICS, *SPECTRA] if self.spectra else [*STATISTICS]
+        statistics = statistics.reshape(len(rows), len(columns))
         integers = {name: "int64" for name, entry in STATISTICS.items() if entry.integer}
-        numbers = pd.DataFrame(statistics, columns=[*STATISTICS]).astype(integers)
+        numbers = pd.DataFrame(statistics, columns=columns).astype(integers)
         return pd.concat([self._keys(rows), numbers], axis=1)
 
     def histograms(self) -> pd.DataFrame:
@@ -196,6 +202,10 @@ class Probe:
             `kind`, `name` of the module or parameter, `op` and `reason`.
         """
         misses = [*self._recorder.misses, *self._unused(), *self._without_gradient()]
+        for slot in self._recorder.slots.values() if self.spectra else ():
+            name, op, tensor, *_ = slot.address
+            if why := why_none(slot.shape, slot.axis, weight=tensor == "weight"):
+                misses.append(Miss("spectrum", name, op, why))
         return pd.DataFrame(misses, columns=list(Miss._fields))
 
     @property
@@ -306,13 +316,14 @@ def measure(
     include: Patterns | None = None,
     exclude: Patterns | None = None,
     unit_axis: Mapping[str, int] | None = None,
+    spectra: bool = False,
 ) -> pd.DataFrame:
     """The statistics of every operation of a model over one batch: `Probe(...).run(...).table()`.
 
     Args:
         model: any module, in the mode to measure; it is left as it was.
         inputs, loss: as `Probe.run`.
-        backward, weights, include, exclude, unit_axis: as `Probe`.
+        backward, weights, include, exclude, unit_axis, spectra: as `Probe`.
 
     Raises:
         ValueError: as `Probe` and `Probe.run`.
@@ -328,6 +339,7 @@ def measure(
         include=include,
         exclude=exclude,
         unit_axis=unit_axis,
+        spectra=spectra,
     )
     return probe.run(inputs, loss).table()
 

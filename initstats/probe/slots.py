@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from initstats.moments import Moments
 from initstats.probe.operations import by_unit
+from initstats.probe.spectra import SpectralMoments
 
 Direction = Literal["forward", "backward"]
 HISTOGRAM_ALL = 2**17
@@ -54,6 +55,7 @@ class Slot:
         inputs: the layers whose values the operation read.
         shape, dtype: those of the tensor when it was first seen.
         axis: dimension of the units.
+        spectra: whether the spectrum is measured, too.
         attached: whether a hook waits for its gradient.
         detached: whether it was made while gradients were disabled.
         seen: the directions that were measured at any step.
@@ -66,6 +68,7 @@ class Slot:
     shape: tuple[int, ...]
     dtype: torch.dtype
     axis: int
+    spectra: bool = False
     attached: bool = False
     detached: bool = False
     seen: set[Direction] = field(default_factory=set)
@@ -78,14 +81,20 @@ class Slot:
             rows = by_unit(x.detach().resolve_neg(), self.axis)
             if direction not in self.current:
                 self.seen.add(direction)
-                self.current[direction] = Moments(
-                    1,
-                    rows.shape[0],
-                    every=8 if rows.numel() > HISTOGRAM_ALL else 1,
-                    kernels="numba" if rows.device.type == "cpu" else "torch",
-                    device=rows.device,
-                )
+                self.current[direction] = self._accumulator(direction, rows)
             self.current[direction].add(0, rows)
+
+    def _accumulator(self, direction: Direction, rows: Tensor) -> Moments:
+        """A new accumulator for tiles (units, entries) like these."""
+        options: Any = {
+            "every": 8 if rows.numel() > HISTOGRAM_ALL else 1,
+            "kernels": "numba" if rows.device.type == "cpu" else "torch",
+            "device": rows.device,
+        }
+        if not self.spectra:
+            return Moments(1, rows.shape[0], **options)
+        kind = "weight" if self.address.tensor == "weight" else "values"
+        return SpectralMoments(rows.shape[0], kind if direction == "forward" else "none", **options)
 
     def close(self, step: int) -> None:
         """Keep the present step's statistics and begin anew."""

@@ -52,7 +52,9 @@ def truth(tiles: Sequence[Tensor]) -> dict[str, float]:
     root = reach * np.sqrt(((y / reach) ** 2).mean())
     rows = [mean_and_std(row[np.isfinite(row)]) for row in x if np.isfinite(row).any()]
     unit_mean, unit_std = (np.array(column) for column in zip(*rows, strict=True))
-    pairs = any(np.isfinite(row).sum() > 1 for row in x)
+    paired = [row / reach for row in (row[np.isfinite(row)] for row in x) if len(row) > 1]
+    own = sum((row**2).sum() for row in paired)
+    between = sum((row.sum() ** 2 - (row**2).sum()) / (len(row) - 1) for row in paired)
     judged = [row for row in x if len(row) > 1 and np.isfinite(row).any()]
     with np.errstate(over="ignore", under="ignore"):
         second_moment = np.float64(root) ** 2
@@ -60,6 +62,7 @@ def truth(tiles: Sequence[Tensor]) -> dict[str, float]:
         "mean": mean,
         "std": spread * np.sqrt(y.size / (y.size - 1)) if y.size > 1 else NAN,
         "second_moment": second_moment,
+        "abs_mean": reach * abs(y / reach).mean(),
         "skewness": (z**3).mean(),
         "kurtosis": (z**4).mean() - 3,
         "min": y.min(),
@@ -70,7 +73,7 @@ def truth(tiles: Sequence[Tensor]) -> dict[str, float]:
         "unit_mean_std": mean_and_std(unit_mean)[1],
         "unit_std_mean": unit_std.mean(),
         "unit_std_std": mean_and_std(unit_std)[1],
-        "sample_correlation": ((unit_mean / root) ** 2).mean() if root > 0 and pairs else NAN,
+        "sample_correlation": between / own if own > 0 else NAN,
     }
     return {name: float(value) for name, value in values.items()}
 
@@ -85,6 +88,7 @@ def tolerances(true: dict[str, float], tol: float, higher: float) -> dict[str, f
         "mean": tol * max(abs(true["mean"]), spread),
         "std": tol * true["std"],
         "second_moment": 3 * tol * true["second_moment"],
+        "abs_mean": tol * true["abs_mean"],
         "skewness": higher * max(1, abs(true["skewness"])),
         "kurtosis": higher * max(1, abs(true["kurtosis"])),
         "negative_fraction": 1e-15,
@@ -295,6 +299,7 @@ def test_a_tile_worked_out_by_hand(kernels: Kernels) -> None:
         "mean": 3.5,
         "std": 3.5**0.5,
         "second_moment": 91 / 6,
+        "abs_mean": 3.5,
         "skewness": 0,
         "kurtosis": -222 / 175,
         "min": 1,
@@ -305,7 +310,7 @@ def test_a_tile_worked_out_by_hand(kernels: Kernels) -> None:
         "unit_mean_std": 1.5,
         "unit_std_mean": (2 / 3) ** 0.5,
         "unit_std_std": 0,
-        "sample_correlation": (2**2 + 5**2) / 2 / (91 / 6),
+        "sample_correlation": (1 * 2 + 1 * 3 + 2 * 3 + 4 * 5 + 4 * 6 + 5 * 6) / 6 / (91 / 6),
     }
     for name, value in expected.items():
         assert seen[name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
@@ -328,6 +333,7 @@ def test_one_entry_has_no_std(kernels: Kernels) -> None:
     undefined = {name for name, value in seen.items() if np.isnan(value)}
     assert undefined == {"std", "skewness", "kurtosis", "dead_fraction", "sample_correlation"}
     assert {seen[name] for name in ("mean", "min", "max", *QUANTILES)} == {-0.75}
+    assert seen["abs_mean"] == 0.75
 
 
 @pytest.mark.parametrize("kernels", BOTH)
@@ -340,9 +346,9 @@ def test_a_constant_has_no_spread_and_no_shape(kernels: Kernels, dtype: torch.dt
     zero = ("std", "unit_mean_std", "unit_std_mean", "unit_std_std")
     assert {seen[name] for name in zero} == {0.0}
     value = float(tiles[0][0, 0])
-    assert {seen[name] for name in ("mean", "min", "max", *QUANTILES)} == {value}
+    assert {seen[name] for name in ("mean", "abs_mean", "min", "max", *QUANTILES)} == {value}
     assert seen["dead_fraction"] == 1
-    assert seen["sample_correlation"] == pytest.approx(1, rel=1e-15)
+    assert seen["sample_correlation"] == 1
 
 
 @pytest.mark.parametrize("kernels", BOTH)
@@ -390,9 +396,74 @@ def test_a_unit_is_dead_when_all_its_entries_are_one_value(kernels: Kernels) -> 
 def test_sample_correlation_is_the_mean_kernel_of_pairs(kernels: Kernels) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(rng.normal(size=(5, 1)), 1, (5, 40))
-    pairs = [np.mean(x[:, a] * x[:, b]) for a in range(40) for b in range(40)]
+    pairs = [np.mean(x[:, a] * x[:, b]) for a in range(40) for b in range(40) if a != b]
+    for cuts in ([], [1], [3, 30]):
+        tiles = list(torch.from_numpy(x).tensor_split(cuts, dim=1))
+        seen = read(measured(tiles, kernels))["sample_correlation"]
+        assert seen == pytest.approx(np.mean(pairs) / np.mean(x**2), rel=1e-12)
+
+
+@pytest.mark.parametrize("kernels", BOTH)
+def test_sample_correlation_of_units_that_lack_entries(kernels: Kernels) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(rng.normal(size=(6, 1)), 1, (6, 9))
+    x[0, 2:] = x[1, 1:] = x[2] = x[3, [0, 4]] = NAN  # a pair, no pair, nothing, 21 pairs
+    between = own = 0.0
+    for row in x:
+        known = row[np.isfinite(row)]
+        if len(known) > 1:  # a unit weighs as many times as it has entries, as in q
+            pairs = [a * b for i, a in enumerate(known) for j, b in enumerate(known) if i != j]
+            between, own = between + len(known) * np.mean(pairs), own + (known**2).sum()
     seen = read(measured([torch.from_numpy(x)], kernels))["sample_correlation"]
-    assert seen == pytest.approx(np.mean(pairs) / np.mean(x**2), rel=1e-12)
+    assert seen == pytest.approx(between / own, rel=1e-12)
+    constant = np.where(np.isfinite(x), rng.normal(size=(6, 1)), NAN)
+    assert read(measured([torch.from_numpy(constant)], kernels))["sample_correlation"] == 1
+
+
+@pytest.mark.parametrize("kernels", BOTH)
+@pytest.mark.parametrize("samples", [2, 3, 16])
+@pytest.mark.parametrize("correlation", [0.0, 0.6])
+def test_few_samples_have_the_correlation_of_many(
+    kernels: Kernels, samples: int, correlation: float
+) -> None:
+    draws, units = 400, 50
+    generator = torch.Generator().manual_seed(samples)
+    shared = torch.randn(draws, units, 1, generator=generator, dtype=torch.float64)
+    own = torch.randn(draws, units, samples, generator=generator, dtype=torch.float64)
+    moments = Moments(draws, units, kernels=kernels)
+    moments.add(slice(0, draws), correlation**0.5 * shared + (1 - correlation) ** 0.5 * own)
+    seen = moments.read("sample_correlation")
+    assert seen.mean() == pytest.approx(correlation, abs=4 * seen.std() / draws**0.5)
+    # the largest that a unit's pairs give is 1, the least -1 / (samples - 1)
+    assert seen.max() <= 1
+    assert seen.min() >= -1 / (samples - 1)
+
+
+def test_opposite_samples() -> None:
+    x = torch.tensor([[1.0, -1.0], [-3.0, 3.0]])
+    assert measured([x]).read("sample_correlation") == pytest.approx(-1, abs=1e-6)
+    assert measured([x, x]).read("sample_correlation") == pytest.approx(-1 / 3, abs=1e-6)
+
+
+@pytest.mark.parametrize("kernels", BOTH)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_mean_size_of_two_values(kernels: Kernels, dtype: torch.dtype) -> None:
+    # every sum of equal terms rounds the same way: the worst case of a float32 sum
+    rng = np.random.default_rng(2)
+    for size in (1.1, 1.3, 1.4999999, 1.7e30, 1.9e-30):
+        signs = torch.from_numpy(rng.choice([-size, size], (3, 7000))).to(dtype)
+        zeros = torch.from_numpy(rng.choice([0, 1, 1, 1], (3, 7000))).to(dtype)
+        for x in (signs, signs * zeros):
+            seen = measured([x[:, :900], x[:, 900:]], kernels).read("abs_mean")
+            assert seen == pytest.approx(float(x.double().abs().mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize("kernels", BOTH)
+def test_mean_size_is_within_what_float64_holds(kernels: Kernels) -> None:
+    x = torch.tensor([[1e308, -1.5e308, 0.5e308], [-1e308, NAN, -INF]], dtype=torch.float64)
+    assert measured([x], kernels).read("abs_mean") == pytest.approx(1e308, rel=1e-15)
+    assert measured([x, x], kernels).read("abs_mean") == pytest.approx(1e308, rel=1e-15)
+    assert measured([1e-300 * x], kernels).read("abs_mean") == pytest.approx(1e8, rel=1e-15)
 
 
 # tiles and merges
@@ -507,9 +578,8 @@ def test_kernels_agree(name: str, dtype: torch.dtype, every: int) -> None:
     tiles = data(name, dtype)
     a, b = (measured(tiles, kernels, every) for kernels in BOTH)
     assert torch.equal(a.histogram, b.histogram)
-    exact = [
-        FIELDS.index(field) for field in FIELDS if field not in ("scale", "mean", "m2", "m3", "m4")
-    ]
+    rounded = ("scale", "mean", "m2", "m3", "m4", "abs")
+    exact = [FIELDS.index(field) for field in FIELDS if field not in rounded]
     assert torch.equal(a.units[..., exact], b.units[..., exact])
 
 
@@ -672,8 +742,8 @@ def test_quantiles_beside_a_jump_of_the_density() -> None:
 
 
 def test_columns_are_those_promised() -> None:
-    promised = """count nonfinite infinite mean std second_moment skewness kurtosis min max
-        negative_fraction zero_fraction dead_fraction unit_mean_std unit_std_mean unit_std_std
+    promised = """count nonfinite infinite mean std second_moment abs_mean skewness kurtosis min
+        max negative_fraction zero_fraction dead_fraction unit_mean_std unit_std_mean unit_std_std
         sample_correlation q01 q05 q25 q50 q75 q95 q99"""
     assert list(STATISTICS) == promised.split()
     whole = {name for name, entry in STATISTICS.items() if entry.integer}

@@ -92,7 +92,8 @@ def test_first_layer_is_exact(toy: ist.Dataset) -> None:
     kernel = (x @ x.T / x.shape[1]).numpy()
     q, kappa = kernel.diagonal().mean(), kernel.mean()
     assert first["second_moment"] == pytest.approx(q, rel=1e-6)
-    assert first["sample_correlation"] == pytest.approx(kappa / q, rel=1e-6)
+    between = kernel[~np.eye(len(kernel), dtype=bool)].mean()
+    assert first["sample_correlation"] == pytest.approx(between / q, rel=1e-6)
     assert first["unit_mean_std"] == pytest.approx(math.sqrt(kappa * (1 - 1 / width)), rel=1e-6)
     assert first["std"] == pytest.approx(math.sqrt(q - kappa / width), rel=1e-6)
     spread = math.sqrt(2 * (kernel**2).mean() / width)
@@ -100,6 +101,27 @@ def test_first_layer_is_exact(toy: ist.Dataset) -> None:
     roots = np.sqrt(kernel.diagonal() / (2 * math.pi))
     behind = predict(grid, toy).iloc[1]
     assert behind["mean"] == pytest.approx(roots.mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 16])
+def test_few_samples_are_correlated_as_predicted(toy: ist.Dataset, samples: int) -> None:
+    grid = ist.Grid(
+        inits=["matched", "torch_default"],
+        activations=["relu", "tanh"],
+        widths=[300],
+        depth=4,
+        seeds=30,
+        samples=samples,
+        split="train",
+    )
+    found = ist.run_sweep(grid, toy).groupby(KEYS, observed=True, sort=False)["sample_correlation"]
+    predicted = predict(grid, toy)["sample_correlation"].to_numpy()
+    if samples == 1:
+        assert np.isnan([*found.mean(), *predicted]).all()
+        return
+    z = (found.mean() - predicted) / found.sem()
+    assert z.abs().max() < 4.5
+    assert found.sem().max() < 0.02  # and yet the error of one pair with itself would be seen
 
 
 def test_samples_of_nearly_one_length_go_together() -> None:

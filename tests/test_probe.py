@@ -33,7 +33,9 @@ def by_hand(x: Tensor, axis: int = -1) -> dict[str, float]:
     spread = centred.square().mean()
     dead = (units.amin(1) == units.amax(1)).double()
     pairs = units.shape[1] > 1
-    correlation = units.mean(1).square().mean() / x.square().mean()
+    n = units.shape[1]
+    own = units.square().sum(1)
+    correlation = (units.sum(1).square() - own).mean() / max(n - 1, 1) / own.mean()
     return {
         "count": x.numel(),
         "nonfinite": 0,
@@ -41,6 +43,7 @@ def by_hand(x: Tensor, axis: int = -1) -> dict[str, float]:
         "mean": x.mean().item(),
         "std": x.std().item() if x.numel() > 1 else float("nan"),
         "second_moment": x.square().mean().item(),
+        "abs_mean": x.abs().mean().item(),
         "skewness": (centred.pow(3).mean() / spread**1.5).item(),
         "kurtosis": (centred.pow(4).mean() / spread**2 - 3).item(),
         "min": x.min().item(),

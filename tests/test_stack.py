@@ -105,12 +105,12 @@ def test_every_row_agrees_with_torch_layers_and_autograd(
         assert row["std"] == pytest.approx(scale, rel=2e-6), key
         assert row["second_moment"] == pytest.approx(float((x**2).mean()), rel=4e-6), key
         assert row["max"] == pytest.approx(float(x.max()), abs=1e-5 * scale), key
-        units = x.mean(1)
+        units, n = x.mean(1), x.shape[1]
         assert row["unit_mean_std"] == pytest.approx(
             float(units.std(correction=0)), abs=2e-6 * scale
         ), key
         assert row["sample_correlation"] == pytest.approx(
-            float((units**2).mean() / (x**2).mean()), abs=1e-5
+            (n * float((units**2).mean() / (x**2).mean()) - 1) / (n - 1), abs=1e-5
         ), key
 
 

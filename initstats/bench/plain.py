@@ -108,6 +108,7 @@ def whole_set(x: Tensor) -> dict[str, Tensor]:
     z = (x - mean) / (std * math.sqrt(1 - 1 / x.numel()))
     z2 = z * z
     unit_mean, unit_std = x.mean(samples), x.std(samples, correction=0)
+    pairs = unit_mean.square() - unit_std.square() / (x.numel() / x.shape[1] - 1)
     low, high = x.amin(samples), x.amax(samples)
     return {
         "count": torch.tensor(x.numel()),
@@ -116,6 +117,7 @@ def whole_set(x: Tensor) -> dict[str, Tensor]:
         "mean": mean,
         "std": std,
         "second_moment": second_moment,
+        "abs_mean": x.abs().mean(),
         "skewness": (z2 * z).mean(),
         "kurtosis": (z2 * z2).mean() - 3,
         "min": low.min(),
@@ -126,7 +128,7 @@ def whole_set(x: Tensor) -> dict[str, Tensor]:
         "unit_mean_std": unit_mean.std(correction=0),
         "unit_std_mean": unit_std.mean(),
         "unit_std_std": unit_std.std(correction=0),
-        "sample_correlation": (unit_mean * unit_mean).mean() / second_moment,
+        "sample_correlation": pairs.mean() / second_moment,
         "quantiles": _quantiles(x),
     }
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from initstats.moments.histogram import BINS, HALF, SHIFT
 
 Array = NDArray[Any]
-BLOCK, RUN = np.uint64(6144), np.uint64(1024)
+BLOCK, RUN = np.uint64(6144), np.uint64(512)
 EXPONENT = 0x7FF << 52
 LARGEST = float(np.finfo(np.float32).max)
 _intrinsic: Any = numba.extending.intrinsic
@@ -76,11 +76,14 @@ def _survey(x, start, stop, signed, unsigned):  # type: ignore[no-untyped-def]
 
 
 @_compiled(fastmath=_FINITE)
-def _powers(x, start, stop, shift, inverse):  # type: ignore[no-untyped-def]
-    """Sums of d, d^2, d^3, d^4, d = (x - shift) * inverse, and the counts of x < 0 and x == 0."""
-    zero = shift - shift
-    one = zero + type(shift)(1)
-    s1 = s2 = s3 = s4 = negative = zeros = zero
+def _powers(x, start, stop, shift, inverse, signed):  # type: ignore[no-untyped-def]
+    """Sums of d, d^2, d^3, d^4, d = (x - shift) * inverse, and |x|; counts of x < 0 and x == 0.
+
+    Counts are integers of the width of x: of two comparisons, a vector subtracts the masks.
+    """
+    zero, integer = shift - shift, type(signed)
+    s1 = s2 = s3 = s4 = size = zero
+    negative = zeros = signed
     scaled = shift * inverse
     for i in range(start, stop):
         v = x[i]
@@ -90,9 +93,10 @@ def _powers(x, start, stop, shift, inverse):  # type: ignore[no-untyped-def]
         s2 += d2
         s3 += d2 * d
         s4 += d2 * d2
-        negative += one if v < zero else zero
-        zeros += one if v == zero else zero
-    return s1, s2, s3, s4, negative, zeros
+        size += abs(v)
+        negative = integer(negative + (v < zero))
+        zeros = integer(zeros + (v == zero))
+    return s1, s2, s3, s4, size, negative, zeros
 
 
 @_compiled()
@@ -111,13 +115,14 @@ def _careful(x):  # type: ignore[no-untyped-def]
         else:
             nonfinite += 1
             infinite += math.isinf(v)
-    mean = s1 = s2 = s3 = s4 = 0.0
+    mean = size = s1 = s2 = s3 = s4 = 0.0
     scale = _power_above(largest)
     if n > 0 and low < high:
         for v in x:
             if math.isfinite(v):
                 mean += float(v) / scale
-        mean = mean / n * scale
+                size += abs(float(v)) / scale
+        mean, size = mean / n * scale, size / n * scale
         scale = _power_above(max(high / 2 - mean / 2, mean / 2 - low / 2) * 2)
         for v in x:
             if math.isfinite(v):
@@ -127,8 +132,8 @@ def _careful(x):  # type: ignore[no-untyped-def]
                 s3 += d * d * d
                 s4 += d * d * d * d
     else:
-        mean, scale = low, 0.0
-    return n, nonfinite, infinite, mean, scale, low, high, negative, zeros, s1, s2, s3, s4
+        mean, size, scale = low, largest, 0.0
+    return n, nonfinite, infinite, mean, size, scale, low, high, negative, zeros, s1, s2, s3, s4
 
 
 @_compiled()
@@ -190,20 +195,24 @@ def _add_block(row, x, start, stop, layout):  # type: ignore[no-untyped-def]
         low, high, shift = float(low), float(high), total / x.dtype.type(n)
         scale = _power_above(max(high - float(shift), float(shift) - low))
         inverse = x.dtype.type(1.0 / scale)
-        s1 = s2 = s3 = s4 = negative = zeros = 0.0
+        s1 = s2 = s3 = s4 = size = negative = zeros = 0.0
         for first in range(start, stop, RUN):
             last = min(first + RUN, stop)
-            t1, t2, t3, t4, neg, zer = _powers(x, first, last, shift, inverse)
+            t1, t2, t3, t4, t, neg, zer = _powers(x, first, last, shift, inverse, signed)
             s1 += t1
             s2 += t2
             s3 += t3
             s4 += t4
+            size += t
             negative += neg
             zeros += zer
+        _merge_size(row, n, size / n)
         _merge_sums(row, n, scale, float(shift), s1, s2, s3, s4)
     else:
-        n, bad, infinite, mean, scale, low, high, neg, zer, s1, s2, s3, s4 = _careful(x[start:stop])
+        found = _careful(x[start:stop])
+        n, bad, infinite, mean, size, scale, low, high, neg, zer, s1, s2, s3, s4 = found
         if n > 0:
+            _merge_size(row, n, size)
             _merge_sums(row, n, scale, mean, s1, s2, s3, s4)
         row[1] += bad
         row[2] += infinite
@@ -211,6 +220,12 @@ def _add_block(row, x, start, stop, layout):  # type: ignore[no-untyped-def]
     row[8], row[9] = min(row[8], low), max(row[9], high)
     row[10] += negative
     row[11] += zeros
+
+
+@_compiled()
+def _merge_size(row, n, size):  # type: ignore[no-untyped-def]
+    """Merge a mean of |x|; the count of the row is still that before these n entries."""
+    row[12] += (size - row[12]) * (n / (row[0] + n))
 
 
 @_compiled()

@@ -33,16 +33,19 @@ def _fields(x: Tensor) -> Tensor:
     finite = x.isfinite()
     n = finite.sum(-1, dtype=torch.float64)
     some = n > 0
+    entries = n.clamp(min=1)
     low = torch.where(finite, x, torch.inf).amin(-1)
     high = torch.where(finite, x, -torch.inf).amax(-1)
-    scale = _power_below(torch.where(finite, x, 0.0).abs().amax(-1))
-    mean = (torch.where(finite, x, 0.0) / scale[..., None]).sum(-1) / n.clamp(min=1) * scale
-    constant = low >= high
-    mean = torch.where(constant, torch.where(some, low, 0.0), mean)
+    known = torch.where(finite, x, 0.0)
+    scale = _power_below(known.abs().amax(-1))
+    shares, constant = known / scale[..., None], low >= high
+    value = torch.where(some, low, 0.0)  # that of a constant
+    mean = torch.where(constant, value, shares.sum(-1) / entries * scale)
+    size = torch.where(constant, value.abs(), shares.abs().sum(-1) / entries * scale)
     reach = torch.maximum(high / 2 - mean / 2, mean / 2 - low / 2)
     scale = _power_below(torch.where(constant, 0.0, reach))
     d = torch.where(finite, x / scale[..., None] - (mean / scale)[..., None], 0.0)
-    c = d.sum(-1) / n.clamp(min=1)
+    c = d.sum(-1) / entries
     d = torch.where(finite, d - c[..., None], 0.0)
     fields = {
         "count": n,
@@ -57,6 +60,7 @@ def _fields(x: Tensor) -> Tensor:
         "max": high,
         "negative": (finite & (x < 0)).sum(-1),
         "zero": (x == 0).sum(-1),
+        "abs": size,
     }
     return torch.stack([fields[name].to(torch.float64) for name in FIELDS], -1)
 
@@ -68,10 +72,11 @@ def merge(a: Tensor, b: Tensor) -> Tensor:
     set without entries changes nothing.
     """
     sets = torch.stack((a, b)).movedim(-1, 0)  # a copy, which is overwritten
-    n, _, _, scale, mean, m2, m3, m4, low, high, *_ = sets
+    n, _, _, scale, mean, m2, m3, m4, low, high, _, _, size = sets
     total = n[0] + n[1]
     delta = mean[1] - mean[0]
-    joint = mean[0] + delta * (n[1] / (total + (total == 0)))
+    share = n[1] / (total + (total == 0))
+    joint = mean[0] + delta * share
     reach = torch.maximum(torch.maximum(scale[0], scale[1]), delta.abs() * (n[0] * n[1] > 0))
     power = _power_below(reach)
     d, r = (mean - joint) * (n > 0) / power, scale / power
@@ -88,6 +93,7 @@ def merge(a: Tensor, b: Tensor) -> Tensor:
     merged[FIELDS.index("mean")] = joint
     merged[FIELDS.index("min")] = torch.minimum(low[0], low[1])
     merged[FIELDS.index("max")] = torch.maximum(high[0], high[1])
+    merged[FIELDS.index("abs")] = size[0] + (size[1] - size[0]) * share
     return merged.movedim(0, -1)
 
 

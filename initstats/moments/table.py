@@ -34,9 +34,11 @@ FIELDS = (
     "max",
     "negative",
     "zero",
+    "abs",
 )
 """The numbers that are kept for a unit (float64). All but `nonfinite` and `infinite` are of the
-finite entries; `m2 m3 m4` are sums of powers of (x - mean) / scale, `scale` is a power of two or 0.
+finite entries; `m2 m3 m4` are sums of powers of (x - mean) / scale, `scale` is a power of two or 0;
+`abs` is the mean of |x|.
 """
 
 Array = NDArray[np.float64]
@@ -72,6 +74,17 @@ class Summary:
         values: Array = self.unit(field).sum(axis=1)
         return values
 
+    def average(self, field: str) -> Array:
+        """A field that is a mean over a unit's entries as the mean over all of them, (slots,).
+
+        It is computed as an offset from one unit's mean, so that equal means stay exact.
+        """
+        values = self.unit(field)
+        first = np.take_along_axis(values, self.seen.argmax(axis=1)[:, None], axis=1)
+        share = _ratio(self.unit("count"), self.count[:, None])
+        offset: Array = (share * (values - first)).sum(axis=1)
+        return offset + first[:, 0]
+
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
         """Units with at least one finite entry, (slots, units)."""
@@ -84,14 +97,8 @@ class Summary:
 
     @cached_property
     def mean(self) -> Array:
-        """Mean of all finite entries, (slots,).
-
-        It is computed as an offset from one unit's mean, so that equal means stay exact.
-        """
-        first = np.take_along_axis(self.unit("mean"), self.seen.argmax(axis=1)[:, None], axis=1)
-        share = _ratio(self.unit("count"), self.count[:, None])
-        offset: Array = (share * (self.unit("mean") - first)).sum(axis=1)
-        return offset + first[:, 0]
+        """Mean of all finite entries, (slots,)."""
+        return self.average("mean")
 
     @cached_property
     def central(self) -> tuple[Array, Array, Array, Array]:
@@ -287,6 +294,12 @@ def second_moment(s: Summary) -> Array:
 
 
 @register_statistic()
+def abs_mean(s: Summary) -> Array:
+    """mean of |x|"""
+    return s.average("abs")
+
+
+@register_statistic()
 def skewness(s: Summary) -> Array:
     """asymmetry: third standardized moment (population); 0 for a symmetric distribution"""
     _, m2, m3, _ = s.central
@@ -353,10 +366,17 @@ def unit_std_std(s: Summary) -> Array:
 
 @register_statistic()
 def sample_correlation(s: Summary) -> Array:
-    """mean kernel of pairs of samples over q: 1 when every input looks the same to the layer"""
-    relative = _ratio(s.unit("mean"), s.root_mean_square[:, None])
-    pairs = (s.unit("count") > 1).any(axis=1)  # one sample has none
-    return np.where(pairs, _average(np.where(s.seen, relative**2, np.nan)), np.nan)
+    """kernel of two different samples (or positions) over q: 1 when all look alike to the layer"""
+    # Entries of a unit are samples at positions, and a tensor does not tell which are one sample's.
+    # A unit's mean over pairs i != j is its squared mean less what pairs of i with i add to that.
+    n = s.unit("count")
+    paired = n > 1
+    mean, std = (np.where(paired, values, 0.0) for values in (s.unit("mean"), s.unit_std))
+    largest = np.maximum(np.abs(mean), std).max(axis=1, initial=0.0)[:, None]
+    square, variance = _ratio(mean, largest) ** 2, _ratio(std, largest) ** 2
+    kernel = square - variance / np.maximum(n - 1, 1.0)
+    weight = np.where(paired, n, 0.0)
+    return _ratio((weight * kernel).sum(axis=1), (weight * (square + variance)).sum(axis=1))
 
 
 for _name, _p in QUANTILES.items():

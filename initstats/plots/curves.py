@@ -73,13 +73,16 @@ class Scale:
 LOG = Scale(True, (-1, 1), (-6, 6), 1, band=(-1, 1))
 LINEAR = Scale(False, (-0.5, 1), (-5, 5), 0.5)
 SHARE = Scale(False, (0, 1), (0, 1), 0.5)
+CORRELATION = Scale(False, (0, 1), (-1, 1), 0.1)
 
 
 def scale_of(statistic: str) -> Scale:
     """The axis of a statistic of the table."""
-    if statistic == "sample_correlation" or statistic.endswith("_fraction"):
+    if statistic == "sample_correlation":
+        return CORRELATION
+    if statistic.endswith("_fraction"):
         return SHARE
-    return LOG if "std" in statistic or statistic == "second_moment" else LINEAR
+    return LOG if "std" in statistic or statistic in ("second_moment", "abs_mean") else LINEAR
 
 
 def over_seeds(
@@ -96,7 +99,7 @@ def over_seeds(
     """
     scale, rows = scale_of(statistic), results.measured(tensor, direction)
     heights = scale.height(rows[statistic])
-    heights = heights.clip(0, 1) if scale is SHARE else heights
+    heights = heights.clip(*scale.bounds) if scale in (SHARE, CORRELATION) else heights
     overflow = np.inf if scale.logarithmic else np.nan
     rows = rows.assign(height=np.where(rows["nonfinite"] > 0, overflow, heights))
     interval = seed_interval(rows, "height", [*CONFIGURATION, "layer"]).apply(scale.value)

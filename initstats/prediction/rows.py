@@ -65,7 +65,7 @@ def row_of(samples: Samples, activation: Activation, state: State) -> Row:
         negative_fraction=negative,
         zero_fraction=zero,
         unit_mean_std=root(covariance * (1 - 1 / width)),
-        sample_correlation=kernel / square if square > 0 else np.nan,
+        sample_correlation=samples.between(kernel, square) / square if square > 0 else np.nan,
         second_moment_spread=root(variance / width),
         second_moment_error=shift * (shift / square) if square > 0 else 0.0,
         note=note,

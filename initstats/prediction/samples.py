@@ -2,7 +2,7 @@
 
 Samples differ in length, and lengths go through the maps one by one: averaging them first would be
 a bias. Statistics over all samples and units fluctuate with the kernel between samples, whose mean
-is kappa. Pairs drawn at random stand for all pairs.
+is kappa. Pairs drawn at random stand for all pairs where these are many.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from initstats.theory.state import Joint
 Array = NDArray[np.float64]
 
 _GROUPS = 1024  # most groups of samples of nearly one length
-_PAIRS = 2048  # pairs that are drawn
+_PAIRS = 2048  # most pairs
 TINY = 1e-300
 """Stands for a length of 0 where a correlation is asked for."""
 
@@ -31,13 +31,15 @@ class Samples:
         weights: share of the samples in each group, (groups,).
         pairs: the groups of both samples of each pair, (2, pairs).
         k: x_a . x_b / n of the pairs, (pairs,), scaled to their groups' lengths.
-        kappa: mean of the kernel over all pairs.
+        kappa: mean of the kernel over all pairs, those of a sample with itself among them.
+        count: number of samples.
     """
 
     def __init__(self, split: Split) -> None:
         x = split.x
         features = x.shape[1]
         q = (x.double().square().sum(1) / features).numpy()
+        self.count = len(q)
         order = np.argsort(q)
         groups = np.array_split(order, min(_GROUPS, len(q)))
         sizes = np.array([len(group) for group in groups])
@@ -45,7 +47,10 @@ class Samples:
         self.q = np.array([q[group].mean() for group in groups])
         group_of = np.empty(len(q), dtype=np.int64)
         group_of[order] = np.repeat(np.arange(len(groups)), sizes)
-        samples = np.random.default_rng(0).integers(0, len(q), (2, _PAIRS))
+        if len(q) ** 2 <= _PAIRS:
+            samples = np.indices((len(q), len(q))).reshape(2, -1)
+        else:
+            samples = np.random.default_rng(0).integers(0, len(q), (2, _PAIRS))
         self.pairs = group_of[samples]
         a, b = samples
         k = ((x[a] * x[b]).double().sum(1) / features).numpy()
@@ -67,6 +72,12 @@ class Samples:
         spread = self.k - self.k.mean()
         slope = values @ spread / max(spread @ spread, TINY)
         return float(values.mean() + slope * (self.kappa - self.k.mean()))
+
+    def between(self, kernel: float, square: float) -> float:
+        """Mean over pairs of different samples, given those over all pairs and over samples."""
+        if self.count == 1:
+            return np.nan
+        return (self.count * kernel - square) / (self.count - 1)
 
     def products(self, values: Array) -> Array:
         """Products of both samples of each pair, (pairs,), of values aligned with `q`."""

@@ -24,6 +24,7 @@ from initstats.probe.facts import FACTS
 from initstats.probe.misses import Miss
 from initstats.probe.recording import Recorder, bare
 from initstats.probe.slots import MODES, Direction, Reading, Slot
+from initstats.probe.spectra import SPECTRA, why_none
 from initstats.probe.summary import as_html, as_text, summarize_values
 from initstats.probe.watching import Watch
 
@@ -57,6 +58,7 @@ class Probe:
         every: measure every n-th step.
         unit_axis: by pattern, the dimension of the units in what these modules make; otherwise it
             is that of the channels (after convolutions) or the last.
+        spectra: measure the spectra of values and weights, too, which takes longer.
 
     Raises:
         ValueError: `every` below 1, or patterns that match no module.
@@ -81,6 +83,7 @@ class Probe:
     exclude: Patterns | None = None
     every: int = 1
     unit_axis: Mapping[str, int] | None = None
+    spectra: bool = False
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -185,13 +188,16 @@ class Probe:
               phi(0); of what a linear map made and of the map's weights, `fan_in`, how many inputs
               a unit sums, and `sigma_w2`, fan_in times the second moment of the weights as the
               operation used them;
-            - the statistics, as in a study's table.
+            - the statistics, as in a study's table;
+            - with `spectra`, `participation_ratio` of a value's units over its entries, and
+              `stable_rank` of a weight with a row for each unit; see `initstats.probe.spectra`.
         """
         rows = self._readings()
         statistics = np.array([reading.statistics for _, reading in rows])
-        statistics = statistics.reshape(len(rows), len(STATISTICS))
+        columns = [*STATISTICS, *SPECTRA] if self.spectra else [*STATISTICS]
+        statistics = statistics.reshape(len(rows), len(columns))
         integers = {name: "int64" for name, entry in STATISTICS.items() if entry.integer}
-        numbers = pd.DataFrame(statistics, columns=[*STATISTICS]).astype(integers)
+        numbers = pd.DataFrame(statistics, columns=columns).astype(integers)
         return pd.concat([self._keys(rows), _facts(rows), numbers], axis=1)
 
     def histograms(self) -> pd.DataFrame:
@@ -216,6 +222,10 @@ class Probe:
             `kind`, `name` of the module or parameter, `op` and `reason`.
         """
         misses = [*self._recorder.misses, *self._unused(), *self._without_gradient()]
+        for slot in self._recorder.slots.values() if self.spectra else ():
+            name, op, tensor, *_ = slot.address
+            if why := why_none(slot.shape, slot.axis, weight=tensor == "weight"):
+                misses.append(Miss("spectrum", name, op, why))
         return pd.DataFrame(misses, columns=list(Miss._fields))
 
     @property
@@ -330,13 +340,14 @@ def measure(
     include: Patterns | None = None,
     exclude: Patterns | None = None,
     unit_axis: Mapping[str, int] | None = None,
+    spectra: bool = False,
 ) -> pd.DataFrame:
     """The statistics of every operation of a model over one batch: `Probe(...).run(...).table()`.
 
     Args:
         model: any module, in the mode to measure; it is left as it was.
         inputs, loss: as `Probe.run`.
-        backward, weights, include, exclude, unit_axis: as `Probe`.
+        backward, weights, include, exclude, unit_axis, spectra: as `Probe`.
 
     Raises:
         ValueError: as `Probe` and `Probe.run`.
@@ -352,6 +363,7 @@ def measure(
         include=include,
         exclude=exclude,
         unit_axis=unit_axis,
+        spectra=spectra,
     )
     return probe.run(inputs, loss).table()
 

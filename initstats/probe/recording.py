@@ -475,7 +475,8 @@ class Recorder:
         if address not in self.slots:
             if layer is None:
                 layer = self._layers = self._layers + 1
-            self.slots[address] = Slot(address, layer, layers, tuple(x.shape), x.dtype, axis)
+            shape, spectra = tuple(x.shape), self.probe.spectra
+            self.slots[address] = Slot(address, layer, layers, shape, x.dtype, axis, spectra)
         return self.slots[address]
 
     def _take_gradient(self, slot: Slot, mode: Mode, gradient: Tensor) -> None:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from initstats.moments import Moments
 from initstats.probe.facts import Facts
 from initstats.probe.operations import by_unit
+from initstats.probe.spectra import SpectralMoments
 
 Direction = Literal["forward", "backward"]
 Mode = Literal["train", "eval"]
@@ -95,6 +96,7 @@ class Slot:
         inputs: the layers whose values the operation read.
         shape, dtype: those of the tensor when it was first seen.
         axis: dimension of the units.
+        spectra: whether the spectrum is measured, too.
         attached: whether a hook waits for its gradient.
         settled: whether the use of weights has said which of their dimensions counts units.
         detached: whether it was made while gradients were disabled.
@@ -111,6 +113,7 @@ class Slot:
     shape: tuple[int, ...]
     dtype: torch.dtype
     axis: int
+    spectra: bool = False
     attached: bool = False
     detached: bool = False
     settled: bool = False
@@ -146,16 +149,22 @@ class Slot:
         with torch._C.DisableTorchFunction(), torch.no_grad():
             rows = by_unit(plain(x), self.axis if axis is None else axis)
             key = mode, direction
-            moments = self.current.get(key) or Moments(
-                1,
-                rows.shape[0],
-                every=8 if rows.numel() > HISTOGRAM_ALL else 1,
-                kernels="numba" if rows.device.type == "cpu" else "torch",
-                device=rows.device,
-            )
+            moments = self.current.get(key) or self._accumulator(direction, rows)
             moments.add(0, rows)
             self.current[key] = moments  # not before: what fails leaves no row
             self.seen.add(direction)
+
+    def _accumulator(self, direction: Direction, rows: Tensor) -> Moments:
+        """A new accumulator for tiles (units, entries) like these."""
+        options: Any = {
+            "every": 8 if rows.numel() > HISTOGRAM_ALL else 1,
+            "kernels": "numba" if rows.device.type == "cpu" else "torch",
+            "device": rows.device,
+        }
+        if not self.spectra:
+            return Moments(1, rows.shape[0], **options)
+        kind = "weight" if self.address.tensor == "weight" else "values"
+        return SpectralMoments(rows.shape[0], kind if direction == "forward" else "none", **options)
 
     def put(self, direction: Direction, x: Tensor, mode: Mode) -> None:
         """Take a tensor instead of what was added before."""

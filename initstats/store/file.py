@@ -12,8 +12,8 @@ from pathlib import Path
 from initstats.store.run import Key, Run
 
 FILE, CONFIG, LOCK = "run.sqlite", "grid.toml", "run.lock"
-VERSION = 2
-"""The version of the layout; a file of another one is refused."""
+VERSION = 3
+"""The version of the layout and of what the columns mean; a file of another one is refused."""
 _OURS = 0x6973_7461
 """SQLite's application id: a file without it is another program's."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

@@ -14,12 +14,12 @@ from typing import Any, Self, get_args
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from initstats.moments import STATISTICS, bin_edges
 from initstats.probe.batch import Loss, called, send_back, unmoved
-from initstats.probe.recording import Miss, Recorder, bare
+from initstats.probe.recording import UNMASKED, Miss, Recorder, bare
 from initstats.probe.slots import Direction, Reading, Slot
 from initstats.probe.summary import as_html, as_text, summarize_values
 from initstats.probe.watching import Watch
@@ -54,9 +54,15 @@ class Probe:
         every: measure every n-th step.
         unit_axis: by pattern, the dimension of the units in what these modules make; otherwise it
             is that of the channels (after convolutions) or the last.
+        mask: booleans, (samples, positions) or (samples,): the entries that count, where others
+            are padding. It applies to every value, and gradient of a value, whose dimensions
+            without the units' begin so, as (samples, positions, units) and (samples, channels,
+            positions) do, or with samples times positions in one. Values that it does not fit are
+            measured whole, and `missed` lists them with the kind `mask`. Weights are whole. Set
+            the attribute `mask` before each batch, where there are several.
 
     Raises:
-        ValueError: `every` below 1, or patterns that match no module.
+        ValueError: `every` below 1, patterns that match no module, or a mask that is none.
 
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
     >>> with Probe(model) as probe:
@@ -78,10 +84,14 @@ class Probe:
     exclude: Patterns | None = None
     every: int = 1
     unit_axis: Mapping[str, int] | None = None
+    mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"every={self.every} was given, 1 or more is expected")
+        if self.mask is not None and not (self.mask.dtype == torch.bool and self.mask.any()):
+            given = f"{self.mask.dtype} of shape {tuple(self.mask.shape)}"
+            raise ValueError(f"mask: booleans, some of them true, are expected, not {given}")
         self.network = type(getattr(self.model, "_orig_mod", self.model)).__name__
         self._modules = {
             id(module): bare(name) or self.network for name, module in self.model.named_modules()
@@ -116,13 +126,20 @@ class Probe:
                 unit-normal gradient is sent back from every tensor of floats in the output.
 
         Raises:
-            ValueError: `backward` was asked for, and the output has no gradient.
+            ValueError: `backward` was asked for, and the output has no gradient; or the mask fits
+                no value of the model.
             RuntimeError: the probe was opened before.
         """
         with unmoved(self.model), torch.set_grad_enabled(self.backward), self:
             output = called(self.model, inputs)
             if self.backward:
                 send_back(self.model, output, loss)
+        if self.mask is not None and not self._recorder.masked:
+            sizes = tuple(self.mask.shape)
+            raise ValueError(
+                f"the mask of shape {sizes} fits no value of the model: it must begin as its "
+                "inputs do, (samples, positions) or (samples,)"
+            )
         return self
 
     def __enter__(self) -> Self:
@@ -202,7 +219,8 @@ class Probe:
     def coverage(self) -> str:
         """`N of M measured`, where M counts the tensors that were measured and what was missed."""
         measured = sum("forward" in slot.seen for slot in self._recorder.slots.values())
-        return f"{measured} of {measured + len(self.missed())} measured"
+        missed = (self.missed()["kind"] != UNMASKED).sum()
+        return f"{measured} of {measured + missed} measured"
 
     def summary(self) -> pd.DataFrame:
         """The values of the last step at a glance; see `initstats.probe.summary`."""
@@ -306,13 +324,14 @@ def measure(
     include: Patterns | None = None,
     exclude: Patterns | None = None,
     unit_axis: Mapping[str, int] | None = None,
+    mask: Tensor | None = None,
 ) -> pd.DataFrame:
     """The statistics of every operation of a model over one batch: `Probe(...).run(...).table()`.
 
     Args:
         model: any module, in the mode to measure; it is left as it was.
         inputs, loss: as `Probe.run`.
-        backward, weights, include, exclude, unit_axis: as `Probe`.
+        backward, weights, include, exclude, unit_axis, mask: as `Probe`.
 
     Raises:
         ValueError: as `Probe` and `Probe.run`.
@@ -328,6 +347,7 @@ def measure(
         include=include,
         exclude=exclude,
         unit_axis=unit_axis,
+        mask=mask,
     )
     return probe.run(inputs, loss).table()
 

@@ -18,6 +18,7 @@ from initstats.probe.operations import (
     is_maker,
     keeps_distribution,
     moved_axis,
+    spread,
     tensors,
     unmeasurable,
     weight_axis,
@@ -26,6 +27,10 @@ from initstats.probe.slots import Address, Slot
 
 if TYPE_CHECKING:
     from initstats.probe.probe import Probe
+
+
+UNMASKED = "mask"
+"""The kind of a miss that was measured, but with the entries that the mask leaves out."""
 
 
 @dataclass
@@ -90,13 +95,14 @@ class Recorder:
         used: the parameters (by id) that operations used.
         step: how many updates of the weights came before the present pass.
         measuring: whether the present step is measured.
+        masked: whether the probe's mask fitted any tensor.
     """
 
     def __init__(self, probe: Probe) -> None:
         self.probe = probe
         self.slots: dict[Address, Slot] = {}
         self.misses: dict[Miss, None] = {}  # an ordered set
-        self.step, self.measuring = 0, True
+        self.step, self.measuring, self.masked = 0, True, False
         self.gradients = Gradients()
         self.parameters: dict[int, tuple[str, nn.Parameter]] = {}
         self.used: set[int] = set()
@@ -232,7 +238,7 @@ class Recorder:
             return
         axis = self._chosen_axis(name, x, axis)
         slot = self._slot(address, 0 if op == "input" else None, layers, x, axis)
-        slot.add("forward", x)
+        slot.add("forward", x, self._mask(slot, x))
         slot.detached |= not (x.requires_grad or torch.is_grad_enabled())
         pending = slot if self.probe.backward else None
         self._origins[x] = Origin(kind, (slot.layer,), axis, pending=pending)
@@ -268,7 +274,20 @@ class Recorder:
 
     def _take_gradient(self, slot: Slot, gradient: Tensor) -> None:
         if not unmeasurable(gradient):
-            slot.add("backward", gradient)
+            slot.add("backward", gradient, self._mask(slot, gradient))
+
+    def _mask(self, slot: Slot, x: Tensor) -> Tensor | None:
+        """The entries of each unit that the probe's mask lets count; None: all."""
+        address, mask = slot.address, self.probe.mask
+        if mask is None or address.tensor == "weight":
+            return None
+        fitting = spread(mask, x, slot.axis)
+        if fitting is None:
+            sizes = "x".join(map(str, mask.shape))
+            reason = f"measured whole: the mask of {sizes} does not fit its samples and positions"
+            self._miss(UNMASKED, address.name, address.op, reason)
+        self.masked |= fitting is not None
+        return fitting
 
     def _take_weight_gradient(self, ident: int, gradient: Tensor) -> None:
         """Measure the gradient of a parameter (by id) that this step's passes used."""

@@ -72,10 +72,16 @@ class Slot:
     current: dict[Direction, Moments] = field(default_factory=dict)
     _past: list[Reading] = field(default_factory=list)
 
-    def add(self, direction: Direction, x: Tensor) -> None:
-        """Add a tile of the tensor or of its gradient, on its own device."""
+    def add(self, direction: Direction, x: Tensor, mask: Tensor | None = None) -> None:
+        """Add a tile of the tensor or of its gradient, on its own device.
+
+        Args:
+            mask: booleans, (entries of a unit): which of them count; by default all do.
+        """
         with torch._C.DisableTorchFunction(), torch.no_grad():
             rows = by_unit(x.detach().resolve_neg(), self.axis)
+            if mask is not None:
+                rows = rows[:, mask.to(rows.device)]
             if direction not in self.current:
                 self.seen.add(direction)
                 self.current[direction] = Moments(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from traceback import walk_tb
 from typing import Any, Self, get_args
 
@@ -225,6 +226,25 @@ class Probe:
     def summary(self) -> pd.DataFrame:
         """The values of the last step at a glance; see `initstats.probe.summary`."""
         return summarize_values(self.table(), self.histograms())
+
+    def report(self, folder: str | Path) -> Path:
+        """Write the model's page, `index.html`, with figures and tables beside it.
+
+        It shows what `diagnose` finds, every value by depth, and of several steps how the values
+        went through the training.
+
+        Returns:
+            The path of the page.
+
+        Raises:
+            ValueError: the folder holds somebody else's page.
+            OSError: the folder cannot be written.
+        """
+        # reports read tables, and are drawn without torch: only here does a probe know of one
+        from initstats.report.model import write_model_report
+
+        found = self.table(), self.histograms(), self.missed()
+        return write_model_report(folder, *found, coverage=self.coverage)
 
     def __repr__(self) -> str:
         return f"<Probe of {self.network}: {self.coverage}>"

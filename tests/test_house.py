@@ -22,7 +22,7 @@ ORDER = (
     *("theory", "backprop", "networks", "stack", "probe"),
     *("workers", "store", "sweep", "prediction", "repair", "audit"),
     *("diagnosis", "plots", "report"),  # tables into words, figures and pages
-    *("foundations", "training", "bench", "cli", "__main__"),
+    *("callbacks", "foundations", "training", "bench", "cli", "__main__"),
 )
 # what works without torch sees only this of the rooms before it: the engine is none of its business
 TABLES = {"registry", "lazy", "moments.table", "probe.kinds"}

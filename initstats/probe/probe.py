@@ -166,8 +166,11 @@ class Probe:
             if where := self._place_of(error):
                 error.add_note(f"raised in {where}; what ran before it is in the error's `table`")
 
-    def table(self) -> pd.DataFrame:
+    def table(self, *, latest: bool = False) -> pd.DataFrame:
         """The statistics, one row for each tensor, direction and step, in the order of execution.
+
+        Args:
+            latest: only the rows of the present step, none where it is not measured.
 
         Returns:
             The columns
@@ -185,7 +188,7 @@ class Probe:
             - `shape` and `dtype` as first seen; `unit_axis`, the dimension whose entries are the
               units; then the statistics, as in a study's table.
         """
-        rows = self._readings()
+        rows = self._readings(latest)
         statistics = np.array([reading.statistics for _, reading in rows])
         statistics = statistics.reshape(len(rows), len(STATISTICS))
         integers = {name: "int64" for name, entry in STATISTICS.items() if entry.integer}
@@ -266,10 +269,12 @@ class Probe:
             matches |= found
         return matches
 
-    def _readings(self) -> list[tuple[Slot, Reading]]:
-        """All rows of the table: by step, layer and direction."""
+    def _readings(self, latest: bool = False) -> list[tuple[Slot, Reading]]:
+        """All rows of the table, or those of the present step: by step, layer and direction."""
         slots, step = self._recorder.slots.values(), self._recorder.step
         rows = [(slot, reading) for slot in slots for reading in slot.readings(step)]
+        if latest:
+            rows = [row for row in rows if row[1].step == step]
         return sorted(rows, key=lambda row: (row[1].step, row[0].layer))
 
     def _keys(self, rows: list[tuple[Slot, Reading]]) -> pd.DataFrame:

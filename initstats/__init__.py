@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from initstats import activations as activations
     from initstats import backprop as backprop
+    from initstats import callbacks as callbacks
     from initstats import data as data
     from initstats import diagnosis as diagnosis
     from initstats import foundations as foundations
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from initstats.moments import register_statistic as register_statistic
     from initstats.networks import register_network as register_network
     from initstats.plots import register_figure as register_figure
+    from initstats.plots.measured import depth_profile as depth_profile
+    from initstats.plots.measured import distribution_profile as distribution_profile
+    from initstats.plots.measured import training_distributions as training_distributions
+    from initstats.plots.measured import training_lines as training_lines
     from initstats.prediction import compare_with_theory as compare_with_theory
     from initstats.prediction import predict as predict
     from initstats.prediction import predict_run as predict_run

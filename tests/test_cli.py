@@ -431,11 +431,9 @@ def test_a_factory_that_makes_no_model(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "one of --input, --data and --tokens"),
+        ((), "say what goes into the model: --input, --tokens, --data"),
         (("--input", "4,a"), "'a' is not a whole number"),
         (("--input", "4,0"), "sizes of at least 1"),
-        (("--input", "3,5"), "cannot take this input of shape (3, 5): "),
-        (("--input", "3,5"), "shapes cannot be multiplied (3x5 and 4x2) (raised in linear"),
     ],
 )
 def test_a_model_without_proper_input(

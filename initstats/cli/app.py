@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from traceback import extract_tb, print_exc
+from traceback import StackSummary, TracebackException, extract_tb, print_exc
 from typing import Annotated, NoReturn
 
 import typer
@@ -38,8 +38,16 @@ Workers = Annotated[
 ]
 
 
+class OwnError(Exception):
+    """An error in code of the user's own, which is its cause; the message is one line about it."""
+
+
 def main() -> None:
-    """Run the command line; every expected error is one line on stderr and exit code 2."""
+    """Run the command line; every expected error is one line on stderr and exit code 2.
+
+    Under the line about an error in the user's own code stands its traceback, without our frames.
+    Errors that nobody expected have exit code 2, too: 1 is for what a check-up finds.
+    """
     # Spinning OpenMP threads slow a busy machine fifty times; torch reads these when imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -49,6 +57,10 @@ def main() -> None:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
         _fail(_usage(error))
+    except OwnError as error:
+        typer.echo(f"initstats: {' '.join(str(error).split())}", err=True)
+        typer.echo(_traceback_of(error.__cause__), nl=False, err=True)
+        sys.exit(2)
     except (ValueError, OSError) as error:
         if "--traceback" in sys.argv:
             print_exc()
@@ -57,6 +69,9 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
         sys.exit(130)
+    except Exception:  # noqa: BLE001 (it is told in full)
+        print_exc()
+        sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -80,9 +95,38 @@ def _initstats(
 
 def _is_foreseen(error: Exception) -> bool:
     """Whether we wrote the message for users; any other ValueError may be a mistake of ours."""
+    return isinstance(error, OSError) or is_raised_here(error)
+
+
+def is_raised_here(error: BaseException) -> bool:
+    """Whether it is our own code that raised an error."""
     place = extract_tb(error.__traceback__)[-1]
-    ours = Path(place.filename).is_relative_to(Path(__file__).parents[1])
-    return isinstance(error, OSError) or (ours and (place.line or "").startswith("raise"))
+    return _is_ours(place.filename) and (place.line or "").startswith("raise")
+
+
+def _is_ours(file: str) -> bool:
+    return Path(file).is_relative_to(Path(__file__).parents[1])
+
+
+def _is_plumbing(file: str) -> bool:
+    """Whether a frame tells nothing about an error in the user's code."""
+    return (
+        _is_ours(file) or file.startswith("<frozen") or file.endswith("torch/nn/modules/module.py")
+    )
+
+
+def _traceback_of(error: BaseException | None) -> str:
+    """The traceback of an error in the user's code; all of it, and not only that, if asked for."""
+    if error is None:
+        return ""
+    told = TracebackException.from_exception(error)
+    if "--traceback" not in sys.argv:
+        chain: TracebackException | None = told
+        while chain:
+            frames = [frame for frame in chain.stack if not _is_plumbing(frame.filename)]
+            chain.stack = StackSummary.from_list(frames)
+            chain = chain.__cause__ or chain.__context__
+    return "".join(told.format())
 
 
 def _fail(message: str) -> NoReturn:

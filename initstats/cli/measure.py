@@ -2,96 +2,192 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from initstats.cli.app import Plugins, app
-from initstats.cli.options import named_function, numbers
+from initstats.cli.console import Bar
 
-SAMPLES = 256
-TOKENS = 100
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from initstats.probe import Probe
+
+GIVEN = "given"
+
+
+def _note(context: typer.Context, option: typer.CallbackParam, value: Any) -> Any:
+    """Note what an option gives to the model: options come in the order of the command line."""
+    values = [value] if isinstance(value, str) else value or []
+    context.meta.setdefault(GIVEN, []).extend((option.name, text) for text in values)
+    return value
+
+
+Factory = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODULE:FACTORY",
+        help="What makes the model: a function without arguments; file.py:name works.",
+    ),
+]
+Numbers = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SIZES",
+        callback=_note,
+        help="Unit-normal numbers: 8,3,224,224. Repeat it for a model of several arguments.",
+    ),
+]
+Tokens = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SIZES", callback=_note, help="Token ids below 100: 2,128. Repeatable."),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="mnist|FOLDER",
+        callback=_note,
+        help="Its first 256 validation images, (256, 1, 28, 28) of MNIST; with --steps, batches "
+        "of 256 training images.",
+    ),
+]
+Float = Annotated[
+    Literal["float32", "float64", "bfloat16", "float16"] | None,
+    typer.Option(
+        show_default=False, help="Cast the model and its input. \\[default: the factory's choice]"
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        show_default=False,
+        help="Train for so many steps, and watch. A model that returns its loss has that "
+        "minimized; scores of classes, their cross-entropy on --data; anything else, the squared "
+        "error to targets drawn once.",
+    ),
+]
+Optimizer = Annotated[
+    Literal["sgd", "adam"] | None,
+    typer.Option(show_default=False, help="What --steps trains with. \\[default: sgd]"),
+]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        min=0, show_default=False, help="Learning rate. \\[default: sgd 0.01, adam 0.001]"
+    ),
+]
+Severity = Annotated[
+    Literal["error", "warning", "never"],
+    typer.Option(help="Exit with code 1 where a finding is at least this severe."),
+]
+Json = Annotated[
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="FILE|-",
+        help="Write findings and table as JSON; - prints it, and nothing else.",
+    ),
+]
 
 
 @app.command(rich_help_panel="Measure")
 def measure(
-    factory: Annotated[
-        str,
-        typer.Argument(metavar="MODULE:FACTORY", help="What makes the model; file.py:name works."),
-    ],
-    shape: Annotated[
-        str | None, typer.Option("--input", metavar="SIZES", help="Unit-normal input: 8,3,224,224.")
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="mnist|FOLDER",
-            help="Its first 256 validation images, (256, 1, 28, 28) of MNIST.",
-        ),
-    ] = None,
-    tokens: Annotated[
-        str | None, typer.Option(metavar="SIZES", help="Token ids below 100: 2,128.")
-    ] = None,
+    context: typer.Context,
+    factory: Factory,
+    input: Numbers = None,  # noqa: A002 (the name of the option)
+    tokens: Tokens = None,
+    data: Data = None,
+    dtype: Float = None,
     backward: Annotated[
         bool, typer.Option("--backward", help="Gradients of a unit-normal cotangent, too.")
     ] = False,
+    steps: Steps = None,
+    optimizer: Optimizer = None,
+    lr: Rate = None,
+    fail_on: Severity = "error",
+    as_json: Json = None,
     out: Annotated[
         Path | None, typer.Option(help="Write a page into this folder.", show_default=False)
     ] = None,
     plugin: Plugins = None,
 ) -> None:
-    """Measure every operation of a model of your own, and say what is wrong with it."""
-    from torch import nn
+    """Measure every operation of a model of your own, and say what is wrong with it.
 
+    Exit code 0: nothing found; 1: a finding as severe as --fail-on says; 2: not measured.
+
+    Inputs go to the model in the order of their options; all of one option stand where its first
+    one does.
+    """
+    from initstats.cli.model import batches, measured, own_model, train
     from initstats.diagnosis import diagnose
-    from initstats.probe import Probe
+    from initstats.report.folder import claim
     from initstats.sweep import load_plugins
 
+    if as_json not in (None, "-") and not Path(as_json).parent.is_dir():
+        raise ValueError(f"cannot write {as_json}: there is no folder {Path(as_json).parent}")
+    if steps is None and (lr, optimizer) != (None, None):
+        raise ValueError("--optimizer and --lr are for a training: say how long with --steps")
+    if out:
+        claim(out)  # before the work, not after it
     load_plugins(plugin or ())
-    inputs = _inputs(shape, data, tokens)
-    model = named_function(factory)()
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{factory} returns {type(model).__name__}, no torch.nn.Module")
-    try:
-        probe = Probe(model, backward=backward).run(inputs)
-    except RuntimeError as error:
-        place = "".join(f" ({note.split(';')[0]})" for note in getattr(error, "__notes__", []))
-        sizes = tuple(inputs.shape)
-        raise ValueError(
-            f"the model cannot take this input of shape {sizes}: {error}{place}"
-        ) from error
-    table = probe.table()
+    source = batches(context.meta.get(GIVEN, []), dtype, training=steps is not None)
+    model, losses = own_model(factory, dtype), list[float]()
+    if steps is None:
+        probe = measured(model, next(source)[0], backward=backward)
+    else:
+        with Bar("steps") as bar:
+            probe, losses = train(model, source, steps, optimizer or "sgd", lr, bar.show)
+    findings = diagnose(probe.table())
+    if as_json != "-":
+        _tell(probe, findings, losses)
+    if as_json:
+        _write(as_json, probe, findings, losses)
+    if out:
+        typer.echo(f"page: {probe.report(out)}", err=as_json == "-")
+    severe = {"error": ["error"], "warning": ["error", "warning"], "never": []}[fail_on]
+    if findings["severity"].isin(severe).any():
+        raise typer.Exit(1)
+
+
+def _tell(probe: Probe, findings: pd.DataFrame, losses: list[float]) -> None:
+    """Print what was measured and what was found."""
     typer.echo(str(probe))
-    for finding in diagnose(table).itertuples():
+    if losses:
+        typer.echo(f"loss: {losses[0]:.4g} at first, {losses[-1]:.4g} in step {len(losses)}")
+    for finding in findings.itertuples():
         if finding.severity not in ("healthy", "unchecked"):
             typer.echo(f"{finding.severity}: {finding.rule} at {finding.where}: {finding.evidence}")
             typer.echo(f"  remedy: {finding.remedy}")
-    if out:
-        from initstats.report.model import write_model_report
-
-        page = write_model_report(
-            out, table, probe.histograms(), probe.missed(), coverage=probe.coverage
-        )
-        typer.echo(f"page: {page}")
 
 
-def _inputs(shape: str | None, data: str | None, tokens: str | None) -> Any:
-    """What goes into the model, the same at every call."""
-    import torch
+def _write(target: str, probe: Probe, findings: pd.DataFrame, losses: list[float]) -> None:
+    """Write all that is known as JSON, into a file or (-) on the standard output."""
+    known = {
+        "network": probe.network,
+        "coverage": probe.coverage,
+        "losses": [_finite(loss) for loss in losses],
+        "findings": _records(findings),
+        "missed": _records(probe.missed()),
+        "table": _records(probe.table()),
+    }
+    text = json.dumps(known, indent=1, allow_nan=False)
+    if target == "-":
+        typer.echo(text)
+    else:
+        Path(target).write_text(f"{text}\n", encoding="utf-8")
 
-    if sum(choice is not None for choice in (shape, data, tokens)) != 1:
-        raise ValueError("say what goes into the model: one of --input, --data and --tokens")
-    if data is not None:
-        from initstats.data import load_data
 
-        split = load_data(data).valid
-        some = split.first(min(SAMPLES, len(split)))
-        return some.x.view(len(some), *some.shape)
-    sizes = numbers("--input" if shape else "--tokens", [shape or tokens or ""])
-    if not sizes or min(sizes) < 1:
-        raise ValueError(f"{shape or tokens!r} is no shape: give sizes of at least 1, as in 8,784")
-    generator = torch.Generator().manual_seed(0)
-    if tokens is not None:
-        return torch.randint(TOKENS, sizes, generator=generator)
-    return torch.randn(sizes, generator=generator)
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table."""
+    rows = frame.to_dict("records")
+    return [{str(name): _finite(value) for name, value in row.items()} for row in rows]
+
+
+def _finite(value: Any) -> Any:
+    """The value; None, which is JSON's null, for what is no finite number."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

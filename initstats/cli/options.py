@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from functools import wraps
+from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 
-from initstats.registry import split_names
+from initstats.cli.app import OwnError
+from initstats.registry import import_module, split_names
 
 NAMES, NUMBERS = "NAMES", "NUMBERS"
 
@@ -64,17 +67,35 @@ def numbers(option: str, values: Sequence[str]) -> list[int]:
 
 
 def named_function(path: str) -> Any:
-    """The function that `module:function` names; the module may be in the working directory."""
-    from initstats.sweep import load_plugins
+    """The function that `module:function` names; the module may be in the working directory.
 
+    Raises:
+        ValueError: there is no such file, module or function.
+        OwnError: the module's own code raised an error.
+    """
     module, _, name = path.rpartition(":")
     if not (module and name):
         raise ValueError(f"{path!r} names no function: write module:function, or file.py:function")
-    (loaded,) = load_plugins([module])
-    found = getattr(loaded, name, None)
+    found = getattr(_own_module(module), name, None)
     if found is None:
         raise ValueError(f"module {module!r} has no function {name!r}")
     return found
+
+
+def _own_module(name: str) -> ModuleType:
+    if name.endswith(".py") and not Path(name).is_file():
+        raise ValueError(f"there is no file {name}")
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{name}.".startswith(f"{error.name}."):
+            raise ValueError(
+                f"there is no module {error.name!r}, neither installed nor in the working "
+                "directory; a file is named with its .py"
+            ) from error
+        raise OwnError(f"importing {name} failed: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise OwnError(f"importing {name} raised {type(error).__name__}: {error}") from error
 
 
 def _option(name: str) -> Any:

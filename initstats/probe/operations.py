@@ -8,6 +8,7 @@ recorded is always one call of a compiled function.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -87,6 +88,22 @@ def by_unit(x: Tensor, axis: int) -> Tensor:
     if x.ndim == 0 or not x.numel():
         return x.reshape(1, -1)
     return x.movedim(axis, 0).flatten(1) if x.ndim > 1 else x[:, None]
+
+
+def spread(mask: Tensor, x: Tensor, axis: int) -> Tensor | None:
+    """The mask of samples and positions that `by_unit(x, axis)` needs; None where it does not fit.
+
+    It fits where the dimensions of `x` without the units' begin as its own do, or with as many
+    entries as it has in all (samples and positions in one dimension).
+    """
+    shape = [size for dimension, size in enumerate(x.shape) if dimension != axis]
+    if tuple(shape[: mask.ndim]) == mask.shape:
+        within = shape[mask.ndim :]
+    elif shape[:1] == [mask.numel()]:
+        within = shape[1:]
+    else:
+        return None
+    return mask.flatten().repeat_interleave(math.prod(within))
 
 
 def unmeasurable(x: Tensor) -> str:

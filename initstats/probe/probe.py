@@ -9,20 +9,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import KW_ONLY, dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from traceback import walk_tb
 from typing import Any, Self, get_args
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from initstats.moments import STATISTICS, bin_edges
 from initstats.probe.batch import Loss, called, send_back, unmoved
 from initstats.probe.facts import FACTS
 from initstats.probe.misses import Miss
-from initstats.probe.recording import Recorder, bare
+from initstats.probe.recording import UNMASKED, Recorder, bare
 from initstats.probe.slots import MODES, Direction, Reading, Slot
 from initstats.probe.spectra import SPECTRA, why_none
 from initstats.probe.summary import as_html, as_text, summarize_values
@@ -59,9 +60,15 @@ class Probe:
         unit_axis: by pattern, the dimension of the units in what these modules make; otherwise it
             is that of the channels (after convolutions) or the last.
         spectra: measure the spectra of values and weights, too, which takes longer.
+        mask: booleans, (samples, positions) or (samples,): the entries that count, where others
+            are padding. It applies to every value, and gradient of a value, whose dimensions
+            without the units' begin so, as (samples, positions, units) and (samples, channels,
+            positions) do, or with samples times positions in one. Values that it does not fit are
+            measured whole, and `missed` lists them with the kind `mask`. Weights are whole. Set
+            the attribute `mask` before each batch, where there are several.
 
     Raises:
-        ValueError: `every` below 1, or patterns that match no module.
+        ValueError: `every` below 1, patterns that match no module, or a mask that is none.
 
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
     >>> with Probe(model) as probe:
@@ -84,10 +91,14 @@ class Probe:
     every: int = 1
     unit_axis: Mapping[str, int] | None = None
     spectra: bool = False
+    mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"every={self.every} was given, 1 or more is expected")
+        if self.mask is not None and not (self.mask.dtype == torch.bool and self.mask.any()):
+            given = f"{self.mask.dtype} of shape {tuple(self.mask.shape)}"
+            raise ValueError(f"mask: booleans, some of them true, are expected, not {given}")
         self.network = type(getattr(self.model, "_orig_mod", self.model)).__name__
         names = {id(module): bare(name) for name, module in self.model.named_modules()}
         root = self.network
@@ -124,7 +135,8 @@ class Probe:
                 unit-normal gradient is sent back from every tensor of floats in the output.
 
         Raises:
-            ValueError: `backward` was asked for, and the output has no gradient.
+            ValueError: `backward` was asked for, and the output has no gradient; or the mask fits
+                no value of the model.
             RuntimeError: the probe was opened before.
         """
         self._recorder.watching = False  # a single pass
@@ -135,6 +147,12 @@ class Probe:
             if self.backward:
                 with self._recorder.captured():
                     send_back(self.model, inputs, output, loss)
+        if self.mask is not None and not self._recorder.masked:
+            sizes = tuple(self.mask.shape)
+            raise ValueError(
+                f"the mask of shape {sizes} fits no value of the model: it must begin as its "
+                "inputs do, (samples, positions) or (samples,)"
+            )
         return self
 
     def __enter__(self) -> Self:
@@ -161,8 +179,11 @@ class Probe:
             if where := self._place_of(error):
                 error.add_note(f"raised in {where}; what ran before it is in the error's `table`")
 
-    def table(self) -> pd.DataFrame:
+    def table(self, *, latest: bool = False) -> pd.DataFrame:
         """The statistics, one row for each tensor, direction and step, in the order of execution.
+
+        Args:
+            latest: only the rows of the present step, none where it is not measured.
 
         Returns:
             The columns
@@ -192,7 +213,7 @@ class Probe:
             - with `spectra`, `participation_ratio` of a value's units over its entries, and
               `stable_rank` of a weight with a row for each unit; see `initstats.probe.spectra`.
         """
-        rows = self._readings()
+        rows = self._readings(latest)
         statistics = np.array([reading.statistics for _, reading in rows])
         columns = [*STATISTICS, *SPECTRA] if self.spectra else [*STATISTICS]
         statistics = statistics.reshape(len(rows), len(columns))
@@ -232,11 +253,31 @@ class Probe:
     def coverage(self) -> str:
         """`N of M measured`, where M counts the tensors that were measured and what was missed."""
         measured = sum("forward" in slot.seen for slot in self._recorder.slots.values())
-        return f"{measured} of {measured + len(self.missed())} measured"
+        missed = (self.missed()["kind"] != UNMASKED).sum()
+        return f"{measured} of {measured + missed} measured"
 
     def summary(self) -> pd.DataFrame:
         """The values of the last step at a glance; see `initstats.probe.summary`."""
         return summarize_values(self.table(), self.histograms())
+
+    def report(self, folder: str | Path) -> Path:
+        """Write the model's page, `index.html`, with figures and tables beside it.
+
+        It shows what `diagnose` finds, every value by depth, and of several steps how the values
+        went through the training.
+
+        Returns:
+            The path of the page.
+
+        Raises:
+            ValueError: the folder holds somebody else's page.
+            OSError: the folder cannot be written.
+        """
+        # reports read tables, and are drawn without torch: only here does a probe know of one
+        from initstats.report.model import write_model_report
+
+        found = self.table(), self.histograms(), self.missed()
+        return write_model_report(folder, *found, coverage=self.coverage)
 
     def __repr__(self) -> str:
         return f"<Probe of {self.network}: {self.coverage}>"
@@ -258,10 +299,12 @@ class Probe:
             matches |= found
         return matches
 
-    def _readings(self) -> list[tuple[Slot, Reading]]:
-        """All rows of the table: by step, layer and direction."""
+    def _readings(self, latest: bool = False) -> list[tuple[Slot, Reading]]:
+        """All rows of the table, or those of the present step: by step, layer and direction."""
         slots, step = self._recorder.slots.values(), self._recorder.step
         rows = [(slot, reading) for slot in slots for reading in slot.readings(step)]
+        if latest:
+            rows = [row for row in rows if row[1].step == step]
         return sorted(rows, key=lambda r: (r[1].step, MODES.index(r[1].mode), r[0].layer))
 
     def _keys(self, rows: list[tuple[Slot, Reading]]) -> pd.DataFrame:
@@ -341,13 +384,14 @@ def measure(
     exclude: Patterns | None = None,
     unit_axis: Mapping[str, int] | None = None,
     spectra: bool = False,
+    mask: Tensor | None = None,
 ) -> pd.DataFrame:
     """The statistics of every operation of a model over one batch: `Probe(...).run(...).table()`.
 
     Args:
         model: any module, in the mode to measure; it is left as it was.
         inputs, loss: as `Probe.run`.
-        backward, weights, include, exclude, unit_axis, spectra: as `Probe`.
+        backward, weights, include, exclude, unit_axis, spectra, mask: as `Probe`.
 
     Raises:
         ValueError: as `Probe` and `Probe.run`.
@@ -364,6 +408,7 @@ def measure(
         exclude=exclude,
         unit_axis=unit_axis,
         spectra=spectra,
+        mask=mask,
     )
     return probe.run(inputs, loss).table()
 

@@ -22,8 +22,10 @@ from initstats.probe.linear import Sum, sums
 from initstats.probe.misses import Guard, Miss
 from initstats.probe.operations import (
     Operation,
+    by_unit,
     is_maker,
     keeps_distribution,
+    spread,
     tensors,
     unmeasurable,
 )
@@ -33,6 +35,10 @@ from initstats.probe.updates import Updates
 
 if TYPE_CHECKING:
     from initstats.probe.probe import Probe
+
+
+UNMASKED = "mask"
+"""The kind of a miss that was measured, but with the entries that the mask leaves out."""
 
 
 @dataclass
@@ -110,6 +116,7 @@ class Recorder:
         watching: whether more than one pass may come.
         scale: the factor of the loss whose backward is in progress.
         capturing: whether gradients are computed that go to no parameter's `grad`.
+        masked: whether the probe's mask fitted any tensor.
     """
 
     def __init__(self, probe: Probe) -> None:
@@ -118,7 +125,7 @@ class Recorder:
         self.misses: dict[Miss, None] = {}  # an ordered set
         self.updates = Updates()
         self.measuring, self.inside, self.watching, self.capturing = True, False, True, False
-        self.scale = 1.0
+        self.scale, self.masked = 1.0, False
         self.gradients = Gradients()
         self.weight_gradients = WeightGradients(self)
         self.parameters: dict[int, tuple[str, nn.Parameter]] = {}
@@ -371,14 +378,16 @@ class Recorder:
             return None
         axis = self._chosen_axis(name, x, axis)
         slot = self._slot(address, 0 if op == "input" else None, layers, x, axis)
+        mask = self._mask(slot, x) if kind == "signal" else None
         with self.guarded("tensor", name, op):
-            slot.add("forward", x, self._mode)
+            slot.add("forward", x, self._mode, mask=mask)
         slot.detached |= not (x.requires_grad or torch.is_grad_enabled())
         pending = slot if self.probe.backward else None
         self._origins[x] = Origin(kind, (slot.layer,), axis, pending=pending)
         self._follow(x)
         if kind == "signal":
-            slot.facts[self._mode].observe(x, self._forms.of(x))
+            counted = x if mask is None else by_unit(x, axis)[:, mask.to(x.device)]
+            slot.facts[self._mode].observe(counted, self._forms.of(x))
         return slot
 
     def _measure_weights(
@@ -479,6 +488,19 @@ class Recorder:
             self.slots[address] = Slot(address, layer, layers, shape, x.dtype, axis, spectra)
         return self.slots[address]
 
+    def _mask(self, slot: Slot, x: Tensor) -> Tensor | None:
+        """The entries of each unit that the probe's mask lets count; None: all."""
+        address, mask = slot.address, self.probe.mask
+        if mask is None or address.tensor == "weight":
+            return None
+        fitting = spread(mask, x, slot.axis)
+        if fitting is None:
+            sizes = "x".join(map(str, mask.shape))
+            reason = f"measured whole: the mask of {sizes} does not fit its samples and positions"
+            self.miss(UNMASKED, address.name, address.op, reason)
+        self.masked |= fitting is not None
+        return fitting
+
     def _take_gradient(self, slot: Slot, mode: Mode, gradient: Tensor) -> None:
         """Measure the gradient of a value, of the loss that the optimizer sees.
 
@@ -491,7 +513,8 @@ class Recorder:
             if reason := unmeasurable(gradient):
                 self.miss("gradient", name, op, reason)
             else:
-                slot.add("backward", reduced(gradient, self.scale * self._ranks), mode)
+                gradient = reduced(gradient, self.scale * self._ranks)
+                slot.add("backward", gradient, mode, mask=self._mask(slot, gradient))
 
     def _chosen_axis(self, name: str, x: Tensor, axis: int | None) -> int:
         """The dimension of the units, counted from the front."""

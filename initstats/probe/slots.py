@@ -140,14 +140,25 @@ class Slot:
             if self.current.pop((mode, "forward"), None):
                 self.add("forward", x, mode, along)
 
-    def add(self, direction: Direction, x: Tensor, mode: Mode, axis: int | None = None) -> None:
+    def add(
+        self,
+        direction: Direction,
+        x: Tensor,
+        mode: Mode,
+        axis: int | None = None,
+        *,
+        mask: Tensor | None = None,
+    ) -> None:
         """Add a tile of the tensor or of its gradient, on its own device.
 
         Args:
             axis: dimension of the units in x, where x is the tensor rearranged.
+            mask: booleans, (entries of a unit): which of them count; by default all do.
         """
         with torch._C.DisableTorchFunction(), torch.no_grad():
             rows = by_unit(plain(x), self.axis if axis is None else axis)
+            if mask is not None:
+                rows = rows[:, mask.to(rows.device)]
             key = mode, direction
             moments = self.current.get(key) or self._accumulator(direction, rows)
             moments.add(0, rows)

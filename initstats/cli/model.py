@@ -1,0 +1,193 @@
+"""A model of the user's own: how it is made, what goes into it, and how it is trained."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from initstats.cli.app import OwnError, is_raised_here
+from initstats.cli.options import named_function, numbers
+from initstats.data import Split, load_data
+from initstats.probe import Probe
+from initstats.probe.batch import called
+from initstats.probe.operations import tensors
+
+SAMPLES = 256
+"""Images in a batch of data."""
+TOKENS = 100
+"""Token ids are below this."""
+MEASURED = 100
+"""Of a longer training, about so many steps are measured, evenly taken."""
+RATES = {"sgd": 0.01, "adam": 0.001}
+"""The optimizers and their learning rates."""
+
+Batch = tuple[Any, Tensor | None]
+"""What the model is called with, and the classes of the samples where they have some."""
+
+
+def own_model(factory: str, dtype: str | None = None) -> nn.Module:
+    """The model that `module:factory` makes (or is), maybe cast to a floating type.
+
+    Raises:
+        ValueError: there is no such factory, or what it makes is no module.
+        OwnError: the factory raised an error.
+    """
+    made = named_function(factory)
+    if not isinstance(made, nn.Module):
+        with own_code(factory):
+            made = made()
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"{factory} returns {type(made).__name__}, no torch.nn.Module")
+    return made.to(getattr(torch, dtype)) if dtype else made
+
+
+def batches(given: Sequence[tuple[str, str]], dtype: str | None, training: bool) -> Iterator[Batch]:
+    """The batches that go into a model, without end; random ones are the same each time.
+
+    Args:
+        given: for each positional argument of the model what it is, `input`, `tokens` or `data`,
+            and its sizes or its source.
+        dtype: of floats.
+        training: whether data is taken from the training split, a batch after the other, instead
+            of the first validation images each time.
+
+    Raises:
+        ValueError: nothing is given, sizes that are no shape, or data that cannot be read.
+    """
+    kinds = [kind for kind, _ in given]
+    if not given or kinds.count("data") > 1:
+        raise ValueError(
+            "say what goes into the model: --input, --tokens, --data (once), one for each of its "
+            "arguments, in their order"
+        )
+    fixed = [
+        None if kind == "data" else _random(kind, text, seed)
+        for seed, (kind, text) in enumerate(given)
+    ]
+    split = None
+    if "data" in kinds:
+        data = load_data(given[kinds.index("data")][1])
+        split = data.train if training else data.valid.first(min(SAMPLES, len(data.valid)))
+    return _batches(fixed, split, getattr(torch, dtype or "float32"))
+
+
+def measured(model: nn.Module, inputs: Any, *, backward: bool) -> Probe:
+    """The probe of one batch.
+
+    Raises:
+        ValueError: as `Probe.run`.
+        OwnError: the model raised an error.
+    """
+    with own_code("the model", inputs):
+        return Probe(model, backward=backward).run(inputs)
+
+
+def train(
+    model: nn.Module,
+    batches: Iterator[Batch],
+    steps: int,
+    optimizer: str,
+    rate: float | None,
+    progress: Callable[[int, int], None],
+) -> tuple[Probe, list[float]]:
+    """Train a model for some steps under a probe.
+
+    A model that returns its loss (a number, or an output with a `loss`) has that minimized; one
+    that returns scores for classes has their cross-entropy, where the data has classes; any other
+    learns to return unit-normal numbers, drawn once.
+
+    Returns:
+        The probe, and the loss at each step.
+
+    Raises:
+        ValueError: the model has no parameters, or its output holds nothing to train.
+        OwnError: the model raised an error.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("the model has no parameters to train")
+    chosen = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer]
+    updates = chosen(parameters, RATES[optimizer] if rate is None else rate)
+    losses = []
+    with Probe(model, backward=True, every=-(-steps // MEASURED)) as probe:
+        for step, (inputs, labels) in enumerate(itertools.islice(batches, steps)):
+            updates.zero_grad()
+            with own_code("the model", inputs):
+                loss = loss_of(called(model, inputs), labels)
+                loss.backward()  # type: ignore[no-untyped-call]
+            updates.step()
+            losses.append(loss.item())
+            progress(step + 1, steps)
+    return probe, losses
+
+
+def loss_of(output: Any, labels: Tensor | None) -> Tensor:
+    """The number that a training makes small; see `train`."""
+    own = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
+    if isinstance(own, Tensor):
+        return own.mean()
+    found = [x for x in tensors(output) if x.is_floating_point() and x.requires_grad]
+    if not found:
+        raise ValueError("the model's output holds no numbers that depend on its parameters")
+    scores = found[0]
+    if scores.ndim == 0:
+        return scores
+    if labels is not None and scores.ndim == 2 and scores.shape[1] > int(labels.max()):
+        return nn.functional.cross_entropy(scores, labels)
+    generator = torch.Generator().manual_seed(len(found))
+    targets = [torch.randn(x.shape, generator=generator).to(x) for x in found]
+    errors = [(x - y).square().mean() for x, y in zip(found, targets, strict=True)]
+    return torch.stack(errors).mean()
+
+
+@contextmanager
+def own_code(what: str, inputs: Any = None) -> Iterator[None]:
+    """Make an OwnError of any error of the user's code; ours pass.
+
+    Args:
+        what: whose code runs.
+        inputs: tensors that it is given, whose shapes are told.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if is_raised_here(error):
+            raise
+        notes = [note.split(";")[0] for note in getattr(error, "__notes__", [])]
+        error.__notes__ = []
+        shapes = " and ".join(str(tuple(x.shape)) for x in tensors(inputs))
+        place = f" ({', '.join(notes)})" if notes else ""
+        raised = f"{what} raised {type(error).__name__}{' on ' * bool(shapes)}{shapes}"
+        raise OwnError(f"{raised}: {error}{place}") from error
+
+
+def _random(kind: str, text: str, seed: int) -> Tensor:
+    """Unit-normal numbers, or token ids, the same at every call."""
+    sizes = numbers(f"--{kind}", [text])
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"{text!r} is no shape: give sizes of at least 1, as in 8,784")
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "tokens":
+        return torch.randint(TOKENS, sizes, generator=generator)
+    return torch.randn(sizes, generator=generator)
+
+
+def _batches(
+    fixed: Sequence[Tensor | None], split: Split | None, floats: torch.dtype
+) -> Iterator[Batch]:
+    """The arguments of a model, images in the place of None, again and again."""
+    none: list[tuple[Tensor, Tensor | None]] = [(torch.empty(0), None)]
+    for images, labels in itertools.cycle(_tiles(split) if split else none):
+        values = [images if x is None else x for x in fixed]
+        cast = tuple(x.to(floats) if x.is_floating_point() else x for x in values)
+        yield (cast if len(cast) > 1 else cast[0]), labels
+
+
+def _tiles(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    for start in range(0, len(split), SAMPLES):
+        yield split.images[start : start + SAMPLES], split.y[start : start + SAMPLES]

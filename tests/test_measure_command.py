@@ -1,0 +1,373 @@
+"""`initstats measure`: a check-up that a continuous integration can rely on."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import initstats as ist
+from initstats import cli
+from initstats.cli.model import batches, loss_of
+
+OWN = """
+import torch
+from torch import nn
+
+def seeded(make):
+    def factory():
+        with torch.random.fork_rng():
+            torch.default_generator.manual_seed(0)
+            return make()
+    return factory
+
+def he(*sizes):
+    net = nn.Sequential()
+    for a, b in zip(sizes, sizes[1:]):
+        net.extend([nn.Linear(a, b), nn.ReLU()])
+        nn.init.kaiming_normal_(net[-2].weight)
+        nn.init.zeros_(net[-2].bias)
+    return net[:-1]
+
+def zeros():
+    net = he(8, 8, 8)
+    nn.init.zeros_(net[2].weight)
+    return net
+
+def flat():
+    return nn.Sequential(nn.Flatten(), *he(784, 32, 10))
+
+class Three(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.time = nn.Conv2d(3, 4, 3), nn.Linear(1, 4)
+        self.embedding = nn.Embedding(100, 4)
+
+    def forward(self, x, t, ids):
+        told = self.time(t[:, None]) + self.embedding(ids).mean(1)
+        return self.conv(x) + told[:, :, None, None]
+
+class Loss(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = he(8, 16, 1)
+
+    def forward(self, x):
+        return (self.net(x) - x[:, :1]).square().mean()
+
+class Fails(nn.Module):
+    def forward(self, x):
+        return self.help(x)
+
+    def help(self, x):
+        raise KeyError("no such head")
+
+sound, zero, images, three = map(seeded, (lambda: he(8, 8, 8), zeros, flat, Three))
+loss, frozen = seeded(Loss), lambda: he(8, 8).requires_grad_(False)
+instance = he(8, 8, 8)
+
+def divides():
+    return 1 / 0
+
+def asks(size):
+    return nn.Linear(size, size)
+"""
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Measure = Callable[..., Said]
+
+
+@pytest.fixture
+def measure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Measure:
+    """Type `initstats measure` in a folder that holds models of one's own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_models.py").write_text(OWN)
+
+    def typed(factory: str, *arguments: str) -> Said:
+        path = factory if ":" in factory else f"own_models.py:{factory}"
+        monkeypatch.setattr(sys, "argv", ["initstats", "measure", path, *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        code = stop.value.code
+        assert isinstance(code, int)
+        return Said(code, *capsys.readouterr())
+
+    return typed
+
+
+@pytest.fixture
+def severities(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The exit code where the rules find faults of some severities."""
+
+    def found(*severities: str, fail_on: str | None) -> int:
+        rows = ist.diagnose(ist.measure(nn.Linear(4, 4), torch.randn(8, 4)))
+        rows = rows[rows["severity"] == "healthy"].head(len(severities)).copy()
+        rows["severity"] = list(severities)
+        monkeypatch.setattr("initstats.diagnosis.diagnose", lambda table: rows)
+        option = ["--fail-on", fail_on] if fail_on else []
+        return measure("sound", "--input", "16,8", *option).code
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("found", "fail_on", "code"),
+    [
+        (("error", "note"), None, 1),
+        (("warning", "note"), None, 0),
+        (("note", "healthy"), None, 0),
+        (("warning",), "warning", 1),
+        (("error",), "warning", 1),
+        (("note",), "warning", 0),
+        (("error", "warning"), "never", 0),
+    ],
+)
+def test_the_exit_code_is_the_severest_finding(
+    severities: Callable[..., int], found: tuple[str, ...], fail_on: str | None, code: int
+) -> None:
+    assert severities(*found, fail_on=fail_on) == code
+
+
+def test_a_dead_model_fails_and_a_sound_one_does_not(measure: Measure) -> None:
+    said = measure("zero", "--input", "32,8", "--backward")
+    assert (said.code, said.err) == (1, "")
+    assert "error: " in said.out
+    assert measure("zero", "--input", "32,8", "--fail-on", "never").code == 0
+    assert measure("sound", "--input", "64,8").code == 0
+    assert measure("instance", "--input", "64,8").code == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+def test_several_inputs_of_any_float(measure: Measure, dtype: str) -> None:
+    inputs = ("--input", "8,3,16,16", "--input", "8", "--tokens", "8,5")
+    said = measure("three", *inputs, "--dtype", dtype, "--json", "-")
+    assert said.code == 0, said.err
+    rows = json.loads(said.out)["table"]
+    given = {row["name"]: row for row in rows if row["op"] == "input"}
+    assert given["conv"]["shape"] == "8x3x16x16"
+    assert {row["dtype"] for row in rows} == {dtype}
+    # all of one option stand where its first one does: here the ids come first
+    said = measure("three", *inputs[4:], *inputs[:4])
+    assert said.code == 2
+    assert "the model raised" in said.err
+    assert "on (8, 5) and (8, 3, 16, 16) and (8,):" in said.err
+
+
+def test_inputs_are_independent_and_the_same_each_time() -> None:
+    given = [("input", "50,4"), ("tokens", "50,4"), ("input", "50,4")]
+    source = batches(given, None, training=True)
+    (x, ids, y), labels = next(source)
+    (again, *_), _ = next(source)
+    assert labels is None
+    assert torch.equal(x, again)
+    assert abs(torch.corrcoef(torch.stack([x.flatten(), y.flatten()]))[0, 1]) < 0.25
+    assert ids.dtype == torch.int64
+    assert 0 <= int(ids.min()) <= int(ids.max()) < 100
+
+
+def test_images_come_from_the_split_that_is_asked_for() -> None:
+    data = ist.load_data("mnist")
+    x, y = next(batches([("data", "mnist")], None, training=False))
+    assert x.shape == (256, 1, 28, 28)
+    assert torch.equal(x.flatten(1), data.valid.x[:256])
+    assert y is not None
+    assert torch.equal(y, data.valid.y[:256])
+    source = batches([("data", "mnist"), ("input", "3")], "float64", training=True)
+    (first, _), _ = next(source)
+    (second, extra), labels = next(source)
+    assert torch.equal(second.flatten(1), data.train.x[256:512].double())
+    assert not torch.equal(first, second)
+    assert extra.dtype == torch.float64
+    assert labels is not None
+    assert torch.equal(labels, data.train.y[256:512])
+
+
+def test_json_holds_what_python_measures(measure: Measure, tmp_path: Path) -> None:
+    said = measure("zero", "--input", "32,8", "--json", "found.json")
+    assert said.code == 1
+    assert "measured" in said.out
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert found["network"] == "Sequential"
+    assert {row["severity"] for row in found["findings"]} >= {"error"}
+    for row in found["findings"]:
+        assert {"severity", "rule", "where", "evidence", "remedy"} <= set(row)
+    last = found["table"][-1]
+    assert (last["name"], last["op"], last["count"]) == ("2.bias", "linear", 8)
+    assert any(value is None for row in found["table"] for value in row.values())  # NaN is null
+    quiet = measure("zero", "--input", "32,8", "--json", "-", "--out", "page")
+    assert json.loads(quiet.out) == found
+    assert quiet.err == "page: page/index.html\n"
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_training_on_images_learns(measure: Measure, optimizer: str) -> None:
+    said = measure("images", "--data", "mnist", "--steps", "8", "--optimizer", optimizer)
+    assert said.code == 0, said.err
+    ((first, last),) = re.findall(r"loss: (\S+) at first, (\S+) in step 8", said.out)
+    assert float(last) < float(first)
+
+
+def test_steps_watch_a_training(measure: Measure, tmp_path: Path) -> None:
+    said = measure("loss", "--input", "64,8", "--steps", "3", "--json", "-", "--out", "page")
+    found = json.loads(said.out)
+    assert len(found["losses"]) == 3
+    assert found["losses"][-1] < found["losses"][0]
+    assert {row["step"] for row in found["table"]} == {0, 1, 2}
+    assert {row["direction"] for row in found["table"]} == {"forward", "backward"}
+    html = (tmp_path / "page" / "index.html").read_text()
+    assert "Through training" in html
+    assert "The colourful dimension" in html
+
+
+def test_a_rate_that_is_too_large_diverges_and_fails(measure: Measure) -> None:
+    said = measure("images", "--data", "mnist", "--steps", "8", "--lr", "1e9")
+    assert said.code == 1
+    assert "nan in step 8" in said.out or "inf in step 8" in said.out
+
+
+def test_of_a_long_training_some_steps_are_measured(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("initstats.cli.model.MEASURED", 4)
+    found = json.loads(measure("loss", "--input", "4,8", "--steps", "10", "--json", "-").out)
+    assert len(found["losses"]) == 10
+    assert sorted({row["step"] for row in found["table"]}) == [0, 3, 6, 9]
+
+
+def test_what_is_minimized() -> None:
+    scores = torch.randn(4, 3, requires_grad=True)
+    labels = torch.tensor([0, 1, 2, 1])
+    entropy = nn.functional.cross_entropy(scores, labels)
+    assert torch.equal(loss_of(scores, labels), entropy)
+    assert torch.equal(loss_of((scores, scores), labels), entropy)
+    number = scores.sum()
+    assert loss_of(number, labels) is number
+    assert torch.equal(loss_of({"loss": number, "logits": scores}, labels), number)
+    few = scores[:, :2]  # too few scores for three classes
+    for output, classes in ((few, labels), (scores, None)):
+        assert torch.equal(loss_of(output, classes), loss_of(output, classes))  # targets stay
+    expected: list[Tensor] = []
+    generator = torch.Generator().manual_seed(1)
+    expected.append((scores - torch.randn(4, 3, generator=generator)).square().mean())
+    assert torch.allclose(loss_of(scores, None), expected[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nofile.py:make", "--input", "3"), "there is no file nofile.py"),
+        (("no_module:make", "--input", "3"), "no module 'no_module', neither installed nor"),
+        (("none", "--input", "3"), "module 'own_models.py' has no function 'none'"),
+        (("sound", "--data", "nowhere"), "nowhere: expected 'mnist', a folder"),
+        (("sound", "--input", "3,x"), "--input: 'x' is not a whole number"),
+        (("sound", "--tokens", "0"), "'0' is no shape"),
+        (("sound",), "say what goes into the model: --input, --tokens, --data"),
+        (("sound", "--input", "4,8", "--lr", "1"), "say how long with --steps"),
+        (("sound", "--input", "4,8", "--optimizer", "adam"), "say how long with --steps"),
+        (("sound", "--input", "4,8", "--steps", "0"), "--steps"),
+        (("sound", "--input", "4,8", "--dtype", "int8"), "--dtype"),
+        (("sound", "--input", "4,8", "--fail-on", "note"), "--fail-on"),
+        (("sound", "--input", "4,8", "--json", "no/where.json"), "there is no folder no"),
+        (("frozen", "--input", "4,8", "--steps", "2"), "the model has no parameters to train"),
+        (("frozen", "--input", "4,8", "--backward"), "no gradient flows back"),
+    ],
+)
+def test_bad_input_is_one_line(measure: Measure, arguments: tuple[str, ...], words: str) -> None:
+    said = measure(*arguments)
+    assert said.code == 2
+    assert said.out == ""
+    assert words in said.err
+    assert said.err.count("\n") == 1
+    assert "plugin" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line", "last"),
+    [
+        (
+            ("divides", "--input", "3"),
+            "own_models.py:divides raised ZeroDivisionError: division by zero",
+            "ZeroDivisionError: division by zero",
+        ),
+        (
+            ("asks", "--input", "3"),
+            "own_models.py:asks raised TypeError: ",
+            "missing 1 required positional argument: 'size'",
+        ),
+        (
+            ("Fails", "--input", "3,4"),
+            "the model raised KeyError on (3, 4): 'no such head' (raised in Fails)",
+            "KeyError: 'no such head'",
+        ),
+        (
+            ("sound", "--input", "3,5"),
+            "the model raised RuntimeError on (3, 5): mat1 and mat2 shapes",
+            "cannot be multiplied (3x5 and 8x8)",
+        ),
+        (
+            ("sound", "--input", "3,5", "--steps", "2"),
+            "the model raised RuntimeError on (3, 5): mat1 and mat2 shapes",
+            "cannot be multiplied (3x5 and 8x8)",
+        ),
+    ],
+)
+def test_an_error_of_the_model_comes_with_its_own_traceback(
+    measure: Measure, arguments: tuple[str, ...], line: str, last: str
+) -> None:
+    said = measure(*arguments)
+    assert (said.code, said.out) == (2, "")
+    lines = said.err.splitlines()
+    assert lines[0].startswith(f"initstats: {line}")
+    assert lines[-1].endswith(last)
+    package = str(Path(ist.__file__).parent)
+    assert not [text for text in lines if package in text]
+    if "Fails" in arguments:
+        assert [text.rpartition("in ")[2] for text in lines if "own_models.py" in text] == [
+            "forward",
+            "help",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("import nothing_here", "importing own_broken.py failed: No module named 'nothing_here'"),
+        ("def f(:", "importing own_broken.py raised SyntaxError: invalid syntax"),
+        ("1 / 0", "importing own_broken.py raised ZeroDivisionError: division by zero"),
+        ("raise SystemExit(0)", "importing own_broken.py raised SystemExit: 0"),
+    ],
+)
+def test_a_file_that_cannot_be_imported(
+    measure: Measure, tmp_path: Path, source: str, line: str
+) -> None:
+    (tmp_path / "own_broken.py").write_text(f"{source}\n")
+    said = measure("own_broken.py:make", "--input", "3")
+    assert said.code == 2
+    lines = said.err.splitlines()
+    assert lines[0].startswith(f"initstats: {line}")
+    assert any("own_broken.py" in text for text in lines[1:])
+
+
+def test_an_error_of_ours_is_no_finding(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise TypeError("a mistake of ours")
+
+    monkeypatch.setattr("initstats.diagnosis.diagnose", fail)
+    said = measure("sound", "--input", "4,8")
+    assert said.code == 2
+    assert "Traceback" in said.err

@@ -162,6 +162,7 @@ def test_every_operation_as_by_hand() -> None:
 def test_columns() -> None:
     table = measure(nn.Linear(3, 2), uneven(5, 3))
     keys = "network step layer name op call tensor direction inputs shape dtype unit_axis"
+    keys += " units entries gain low high saturated_fraction fan_in sigma_w2"
     assert table.columns.tolist() == [*keys.split(), *STATISTICS]
     row = one(table, tensor="preactivation")
     assert row[["network", "name", "shape", "dtype", "unit_axis"]].tolist() == [

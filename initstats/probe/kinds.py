@@ -23,13 +23,12 @@ REARRANGING = words(
 """Calls, also those in place, whose output holds the entries of their input equally often."""
 CASTS = words("to type type_as float double half bfloat16")
 MAKERS = words("bernoulli empty eye full multinomial ones rand randint randn zeros")
-MADE_LAST = words("addbmm addmm baddbmm bmm embedding embedding_bag matmul mm rmatmul")
-"""Calls whose weights count the units they make in the last dimension."""
-MIXING = MADE_LAST | words(
-    "bilinear chain_matmul einsum gru gru_cell linear lstm lstm_cell rnn_relu rnn_relu_cell "
-    "rnn_tanh rnn_tanh_cell scaled_dot_product_attention tensordot"
+MIXING = words(
+    "addbmm addmm addmv baddbmm bilinear bmm chain_matmul einsum embedding embedding_bag gru "
+    "gru_cell inner linalg_matmul linear lstm lstm_cell matmul mm mv rmatmul rnn_relu "
+    "rnn_relu_cell rnn_tanh rnn_tanh_cell scaled_dot_product_attention tensordot"
 )
-"""Calls that make new units, in the last dimension."""
+"""Calls that make new units, in the last dimension where a weight does not say otherwise."""
 LINEAR = words("addbmm addmm baddbmm bmm conv1d conv2d conv3d linear matmul mm")
 """Calls that, given weights, are the linear maps of mean-field theory."""
 NORMALIZATIONS = words("batch_norm group_norm instance_norm layer_norm rms_norm rsqrt")
@@ -39,6 +38,16 @@ POOLING = {
 }
 PASSING = POOLING | words("alpha_dropout dropout feature_alpha_dropout feature_dropout flatten")
 """Calls that may come between an activation and the layer that reads it."""
+CHOOSING = words(
+    "chunk dsplit gather getitem hsplit index_select narrow select split split_with_sizes "
+    "take_along_dim tensor_split unbind unfold unsafe_chunk unsafe_split vsplit"
+)
+"""Calls whose output holds some entries of their input."""
+CARRYING = (REARRANGING | CASTS | PASSING | CHOOSING) | words(
+    "constant_pad_nd pad upsample_bicubic2d upsample_bilinear2d upsample_linear1d "
+    "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d"
+)
+"""Calls whose output is distributed, nearly, as their input."""
 FUSED = {
     "scaled_dot_product_attention": "attention scores and weights stay inside a fused kernel: ask "
     'the model for its plain attention (transformers: attn_implementation="eager")',

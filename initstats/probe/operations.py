@@ -1,4 +1,4 @@
-"""Facts about a call of torch: its name, its tensors, the dimension of its output's units.
+"""Facts about a call of torch: its name, its tensors, whether its output holds the same entries.
 
 Calls are seen through `TorchFunctionMode`, at the level at which people write them. Those that are
 themselves written in Python (`F.multi_head_attention_forward`) are followed inside, so that what is
@@ -8,21 +8,51 @@ recorded is always one call of a compiled function.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from initstats.probe.kinds import CASTS, CHANNELS_SECOND, MADE_LAST, MAKERS, MIXING, REARRANGING
-
-_SPATIAL = re.compile(r"(?:conv|pool|upsample|interpolate|fold|pad).*?([123])d")
+from initstats.probe.kinds import CASTS, MAKERS, REARRANGING
 
 
-def operation(function: Callable[..., Any]) -> str:
+@dataclass(frozen=True)
+class Operation:
+    """A call of torch.
+
+    Attributes:
+        name: see `name_of`.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @cached_property
+    def tensors(self) -> list[Tensor]:
+        """The tensors among the arguments, in their order."""
+        return list(tensors((self.args, self.kwargs)))
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument, wherever it was given."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    @property
+    def written(self) -> Any:
+        """What the call writes to; None where it makes new tensors."""
+        if self.kwargs.get("out") is not None:
+            return self.kwargs["out"]
+        name = self.name
+        writes = name == "setitem" or (name.endswith("_") and name.rstrip("_") not in REARRANGING)
+        return self.args[0] if self.args and writes else None
+
+
+def name_of(function: Callable[..., Any]) -> str:
     """The name of a call: `__add__` and `Tensor.add` are both `add`."""
     name = str(getattr(function, "__name__", function))
     if not name.startswith("__"):
@@ -35,14 +65,6 @@ def operation(function: Callable[..., Any]) -> str:
 def is_maker(name: str) -> bool:
     """Whether the output's entries do not come from the arguments: `zeros_like`, `x.new_ones`."""
     return name.removeprefix("new_").removesuffix("_like") in MAKERS
-
-
-def written(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """What the call writes to; None where it makes new tensors."""
-    if kwargs.get("out") is not None:
-        return kwargs["out"]
-    writes = name == "setitem" or (name.endswith("_") and name.rstrip("_") not in REARRANGING)
-    return args[0] if args and writes else None
 
 
 def keeps_distribution(name: str, out: Tensor, source: Tensor) -> bool:
@@ -58,49 +80,6 @@ def keeps_distribution(name: str, out: Tensor, source: Tensor) -> bool:
     if not out.numel() or unmeasurable(out) or unmeasurable(source):
         return False
     return out.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
-
-
-def moved_axis(axis: int | None, out: Tensor, source: Tensor) -> int | None:
-    """The dimension of `out`, a rearranged `source`, that was dimension `axis`; None: the last.
-
-    In a view it is the dimension of the same size that walks memory in the same steps.
-    """
-    if axis is None:
-        return None
-    size, step = source.shape[axis], source.stride(axis)
-    for moved in range(out.ndim):
-        if (out.shape[moved], out.stride(moved)) == (size, step) and size > 1:
-            return moved
-    return axis if out.shape == source.shape else None
-
-
-def axis_after(name: str, out: Tensor, source: Tensor | None, axis: int | None) -> int | None:
-    """The dimension of the units in a call's output; None: the last.
-
-    Units are the channels of convolutions, pooling and batch normalization. In calls that keep the
-    shape they stay where they are in the `source`, the first argument that carries the signal:
-    in its dimension `axis`.
-    """
-    if spatial := _SPATIAL.search(name):
-        return out.ndim - int(spatial[1]) - 1
-    if name in CHANNELS_SECOND:
-        return 1
-    if name in MIXING or source is None or axis is None or out.ndim != source.ndim:
-        return None
-    return axis
-
-
-def weight_axis(op: str, parameter: Tensor, operand: Tensor, axis: int | None) -> int:
-    """The dimension of a parameter that counts the units it makes; the first in torch's layers.
-
-    Args:
-        op: the operation that uses the parameter.
-        operand: the parameter as the operation got it, maybe transposed.
-        axis: the dimension of the operand that is the parameter's first.
-    """
-    if parameter.ndim < 2 or op not in MADE_LAST:
-        return 1 if op.startswith("conv_transpose") else 0
-    return 0 if axis == operand.ndim - 1 else parameter.ndim - 1
 
 
 def by_unit(x: Tensor, axis: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +20,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from initstats.moments import STATISTICS, bin_edges
 from initstats.probe.batch import Loss, called, send_back, unmoved
+from initstats.probe.facts import FACTS
 from initstats.probe.recording import Miss, Recorder, bare
 from initstats.probe.slots import Direction, Reading, Slot
 from initstats.probe.summary import as_html, as_text, summarize_values
@@ -165,14 +167,24 @@ class Probe:
             - `direction`: `backward` is the gradient of the loss with respect to the tensor;
             - `inputs`: the layers that the operation read, with commas between;
             - `shape` and `dtype` as first seen; `unit_axis`, the dimension whose entries are the
-              units; then the statistics, as in a study's table.
+              units; `units`, how many there are; `entries`, of one unit in one batch: samples
+              times positions;
+            - facts about the operation, NaN where they do not apply: of a value, `gain`,
+              1 / sqrt(E phi(z)^2) over z ~ N(0, 1), where phi is the elementwise function, with its
+              parameters, that made it of the last value that none made (1 for such values);
+              `low` and `high`, the bounds of phi where its slope vanishes;
+              `saturated_fraction`, the share of entries at such a bound, to 1% of its distance from
+              phi(0); of what a linear map made and of the map's weights, `fan_in`, how many inputs
+              a unit sums, and `sigma_w2`, fan_in times the second moment of the weights as the
+              operation used them;
+            - the statistics, as in a study's table.
         """
         rows = self._readings()
         statistics = np.array([reading.statistics for _, reading in rows])
         statistics = statistics.reshape(len(rows), len(STATISTICS))
         integers = {name: "int64" for name, entry in STATISTICS.items() if entry.integer}
         numbers = pd.DataFrame(statistics, columns=[*STATISTICS]).astype(integers)
-        return pd.concat([self._keys(rows), numbers], axis=1)
+        return pd.concat([self._keys(rows), _facts(rows), numbers], axis=1)
 
     def histograms(self) -> pd.DataFrame:
         """The distributions: a row per nonempty bin, as `load_histograms` gives those of a study.
@@ -251,6 +263,8 @@ class Probe:
             "shape": ["x".join(map(str, slot.shape)) for slot in slots],
             "dtype": [str(slot.dtype).removeprefix("torch.") for slot in slots],
             "unit_axis": [slot.axis for slot in slots],
+            "units": [slot.units for slot in slots],
+            "entries": [slot.entries for slot in slots],
         }
         # without rows pandas would take text for numbers
         return pd.DataFrame(keys, dtype=None if rows else object).astype(ORDERED)
@@ -337,6 +351,24 @@ ORDERED = {
     "direction": pd.CategoricalDtype(list(get_args(Direction))),
 }
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+def _facts(rows: list[tuple[Slot, Reading]]) -> pd.DataFrame:
+    """The columns of the table that say what an operation computes."""
+    place = [*STATISTICS].index("second_moment")
+    squares = {
+        (id(slot), reading.step): float(reading.statistics[place])
+        for slot, reading in rows
+        if reading.direction == "forward" and slot.address.tensor == "weight"
+    }
+    found = []
+    for _, reading in rows:
+        facts = reading.facts
+        saturated = facts.saturated_fraction if reading.direction == "forward" else math.nan
+        square = squares.get((id(facts.weight), reading.step), math.nan)
+        sigma_w2 = facts.fan_in * square
+        found.append((facts.gain, *facts.bounds, saturated, facts.fan_in, sigma_w2))
+    return pd.DataFrame(np.array(found, float).reshape(len(rows), len(FACTS)), columns=[*FACTS])
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,16 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from initstats.probe.axes import axis_after, moved_axis, parameter_axis
+from initstats.probe.elementwise import UNKNOWN, Forms
 from initstats.probe.gradients import Gradients
-from initstats.probe.kinds import CASTS, FUSED, REARRANGING
+from initstats.probe.kinds import CASTS, FUSED, MIXING, REARRANGING
+from initstats.probe.linear import Sum, sums
 from initstats.probe.operations import (
-    axis_after,
+    Operation,
     is_maker,
     keeps_distribution,
-    moved_axis,
     tensors,
     unmeasurable,
-    weight_axis,
 )
 from initstats.probe.slots import Address, Slot
 
@@ -58,6 +60,9 @@ class Origin(NamedTuple):
         layers: the measured values that it holds or, if it was not measured, was made of.
         axis: dimension of its units; None: the last.
         parameters: ids of the parameters whose entries it holds, rearranged.
+        made_of: ids of the parameters that weights were computed of.
+        moved: the dimension that each dimension of the measured weight has become.
+        slot: the measured weights that it holds, rearranged.
         pending: the slot of its gradient, until autograd knows the tensor.
     """
 
@@ -65,7 +70,22 @@ class Origin(NamedTuple):
     layers: tuple[int, ...] = ()
     axis: int | None = None
     parameters: tuple[int, ...] = ()
+    made_of: tuple[int, ...] = ()
+    moved: tuple[int | None, ...] = ()
+    slot: Slot | None = None
     pending: Slot | None = None
+
+    def dimension(self, axis: int) -> int | None:
+        """The dimension of the measured weight that is dimension `axis` of the tensor now."""
+        return self.moved.index(axis) if axis in self.moved else None
+
+
+class Use(NamedTuple):
+    """Weights that an operation sums with."""
+
+    operand: Tensor
+    origin: Origin
+    sum: Sum
 
 
 class Miss(NamedTuple):
@@ -105,6 +125,7 @@ class Recorder:
         self._version = -1
         self._origins: Any = WeakIdKeyDictionary()
         self._outside: Any = WeakIdKeyDictionary()
+        self._forms = Forms()
 
     def begin_pass(self) -> None:
         """Begin a forward pass, and a new step where the weights changed since the last one."""
@@ -125,12 +146,13 @@ class Recorder:
         for buffer in self.probe.model.buffers():
             self._origins[buffer] = Origin("constant")
         for ident, (_, parameter) in self.parameters.items():
-            self._origins[parameter] = Origin("weight", axis=0, parameters=(ident,))
+            moved = tuple(range(parameter.ndim))
+            self._origins[parameter] = Origin("weight", (), 0, (ident,), moved=moved)
             if self.probe.backward and parameter.requires_grad:
                 self.gradients.watch(parameter, partial(self._take_weight_gradient, ident))
 
     def observe(
-        self, call: Call, op: str, outputs: list[Tensor], given: list[Tensor], writes: bool
+        self, call: Call, operation: Operation, outputs: list[Tensor], writes: bool
     ) -> None:
         """Follow the signal through an operation that made, or wrote to, tensors of floats.
 
@@ -144,16 +166,18 @@ class Recorder:
         first argument of the leading kind decides where the units are.
 
         Args:
-            given: the tensors among its arguments.
             writes: whether the outputs are arguments that it wrote to.
         """
         if writes and any(id(x) in self.parameters for x in outputs):
             return  # the next operation that uses the parameter measures it
-        origins = [self._origin(call, op, x) for x in given]
+        op, given, summed = operation.name, operation.tensors, sums(operation)
+        across = {id(each.weight): each.summed for each in summed}
+        origins = [self._origin(call, operation, x, across.get(id(x))) for x in given]
         kinds = {origin.kind for origin in origins}
         leading = "signal" if "signal" in kinds else "weight"
         if leading not in kinds or is_maker(op):
             self._set_constant(call, op, outputs)
+            self.observe_mask(operation, outputs[0])
             return
         source, origin = next(
             pair for pair in zip(given, origins, strict=True) if pair[1].kind == leading
@@ -161,22 +185,34 @@ class Recorder:
         made = []
         for x in outputs:
             if not writes and keeps_distribution(op, x, source):
-                self._origins[x] = origin._replace(axis=moved_axis(origin.axis, x, source))
+                self._rearrange(operation, x, source, origin)
             else:
                 made.append(x)
         if not made:
             return
         indexed = any(not (x.is_floating_point() or x.is_complex()) for x in given)
         derived = leading == "weight" and not indexed
-        tensor = "weight" if derived else "preactivation" if "weight" in kinds else "activation"
+        uses = [] if derived else _uses(summed, given, origins)
+        tensor = "preactivation" if uses or "weight" in kinds else "activation"
         layers = tuple(dict.fromkeys(layer for o in origins for layer in o.layers))
-        address = call.address(op, tensor)
+        address = call.address(op, "weight" if derived else tensor)
+        if not derived:
+            self._forms.follow(operation, made, source)
+        slots = []
         for output, x in enumerate(made):
-            axis = axis_after(op, x, source, origin.axis)
-            self._measure(address._replace(output=output), x, layers, axis)
-        self._measure_weights(call, op, given, origins, self._origins[made[0]].layers)
+            axis = uses[0].sum.made if uses else None
+            axis = axis_after(operation, x, source, origin.axis) if axis is None else axis
+            slots.append(self._measure(address._replace(output=output), x, layers, axis))
+        self._measure_weights(call, operation, origins, made[0], uses)
+        if leading == "weight":
+            self._remember_weights(op, origins, made, slots)
+        self._record_sums(uses, slots)
         if op in FUSED:
             self._miss("tensor", call.name, op, FUSED[op])
+
+    def observe_mask(self, operation: Operation, out: Tensor) -> None:
+        """Follow an elementwise operation whose output is no signal: `x > 0`, `zeros_like(x)`."""
+        self._forms.note(operation, out)
 
     def observe_result(self, call: Call, given: Any, result: Any) -> None:
         """Measure what a module returns, where no operation was seen that made it."""
@@ -189,6 +225,7 @@ class Recorder:
             else:
                 reason = "its operations run out of sight (scripted or foreign code)"
                 self._miss("module", call.name, "", reason)
+                self._forms.begin(x, UNKNOWN)
                 self._measure(call.address("output"), x, (), None)
 
     def _set_constant(self, call: Call, op: str, outputs: list[Tensor]) -> None:
@@ -198,13 +235,29 @@ class Recorder:
                 reason = "a constant: neither input nor weights reach it"
                 self._miss("tensor", call.name, op, reason)
 
-    def _origin(self, call: Call, op: str, x: Tensor) -> Origin:
-        """The origin of an argument; one from outside the model is measured now."""
+    def _rearrange(self, operation: Operation, x: Tensor, source: Tensor, origin: Origin) -> None:
+        """Remember that a tensor holds the entries of a source."""
+        axis = moved_axis(operation, x, source, origin.axis)
+        moved = tuple(
+            moved_axis(operation, x, source, dim) for dim in origin.moved if dim is not None
+        )
+        self._origins[x] = origin._replace(axis=axis, moved=moved)
+        if source in self._forms:
+            self._forms.carry(x, source, operation)
+
+    def _origin(self, call: Call, operation: Operation, x: Tensor, axis: int | None) -> Origin:
+        """The origin of an argument; one from outside the model is measured now.
+
+        Args:
+            axis: the dimension that the operation sums over, if it does.
+        """
         if x not in self._origins:
             if not x.is_floating_point():
                 return Origin("constant")
             self._outside[x] = True
-            self._measure(call.address("input"), x, (), axis_after(op, x, None, None))
+            axis = axis_after(operation, x, None, None) if axis is None else axis
+            self._forms.begin(x)
+            self._measure(call.address("input"), x, (), axis)
         return self._follow(x)
 
     def _follow(self, x: Tensor) -> Origin:
@@ -221,15 +274,19 @@ class Recorder:
 
     def _measure(
         self, address: Address, x: Tensor, layers: tuple[int, ...], axis: int | None
-    ) -> None:
-        """Measure a value made of the values at some layers, and remember where it comes from."""
+    ) -> Slot | None:
+        """Measure a value made of the values at some layers, and remember where it comes from.
+
+        Returns:
+            Its slot; None where it cannot or shall not be measured.
+        """
         name, op = address.name, address.op
         kind: Literal["signal", "weight"] = "weight" if address.tensor == "weight" else "signal"
         reason = unmeasurable(x) if self.probe.selected(name) else "excluded"
         if reason:
             self._miss("tensor", name, op, reason)
             self._origins[x] = Origin(kind, layers, axis)
-            return
+            return None
         axis = self._chosen_axis(name, x, axis)
         slot = self._slot(address, 0 if op == "input" else None, layers, x, axis)
         slot.add("forward", x)
@@ -237,29 +294,90 @@ class Recorder:
         pending = slot if self.probe.backward else None
         self._origins[x] = Origin(kind, (slot.layer,), axis, pending=pending)
         self._follow(x)
+        if kind == "signal":
+            slot.facts.observe(x, self._forms.of(x))
+        return slot
 
     def _measure_weights(
-        self, call: Call, op: str, given: list[Tensor], origins: list[Origin], made: tuple[int, ...]
+        self,
+        call: Call,
+        operation: Operation,
+        origins: list[Origin],
+        made: Tensor,
+        uses: list[Use],
     ) -> None:
         """Measure the parameters that an operation uses, once a step, under the layer it made."""
         self.used.update(ident for origin in origins for ident in origin.parameters)
-        if not (self.probe.weights and made and self.probe.selected(call.name)):
+        layers = self._origins[made].layers
+        if not (self.probe.weights and layers and self.probe.selected(call.name)):
             return
-        for operand, origin in zip(given, origins, strict=True):
+        axes = {id(use.operand): use.sum.axis for use in uses}
+        for operand, origin in zip(operation.tensors, origins, strict=True):
             for ident in origin.parameters:
                 name, parameter = self.parameters[ident]
                 if ident not in self._weights:
-                    axis = weight_axis(op, parameter, operand, origin.axis)
-                    address = Address(name, op, "weight", 1, 0)
-                    self._weights[ident] = self._slot(address, made[0], (), parameter, axis)
+                    axis = axes.get(id(operand))
+                    if axis is None:
+                        axis = parameter_axis(operation, operand, made, self._origins[made].axis)
+                    address = Address(name, operation.name, "weight", 1, 0)
+                    axis = origin.dimension(axis) or 0
+                    self._weights[ident] = self._slot(address, layers[0], (), parameter, axis)
+                    self._weights[ident].settled = operation.name in MIXING
                 if "forward" not in self._weights[ident].current:
                     self._weights[ident].add("forward", parameter)
+
+    def _remember_weights(
+        self, op: str, origins: list[Origin], made: list[Tensor], slots: list[Slot | None]
+    ) -> None:
+        """Remember of which parameters weights were computed, entry by entry."""
+        idents = () if op in MIXING else {i for o in origins for i in (*o.parameters, *o.made_of)}
+        for x, slot in zip(made, slots, strict=True):
+            self._origins[x] = self._origins[x]._replace(
+                made_of=tuple(idents), moved=tuple(range(x.ndim)), slot=slot
+            )
+
+    def _record_sums(self, uses: list[Use], slots: list[Slot | None]) -> None:
+        """Record what an operation sums, with the weights that it used and those behind them."""
+        for operand, origin, each in uses:
+            own = [self._weights[i] for i in origin.parameters if i in self._weights]
+            used = own[0] if own else origin.slot
+            for slot in slots:
+                if slot is not None and not each.inner:
+                    slot.facts.sum_with(each.fan_in, used)
+            for slot in own:
+                slot.facts.sum_with(each.fan_in, used)
+                dim = origin.dimension(each.axis)
+                if dim is not None and not slot.settled:
+                    slot.turn(dim, operand, each.axis)
+                slot.settled = True
+            if used is None or own:
+                continue
+            dim = origin.dimension(each.axis)
+            if used.address.tensor == "weight" and dim is not None and not used.settled:
+                used.turn(dim, operand, each.axis)
+                used.settled = True
+            for ident in origin.made_of:
+                self._record_behind(ident, used, each.fan_in, dim)
+
+    def _record_behind(self, ident: int, used: Slot, fan_in: float, dim: int | None) -> None:
+        """Record a sum at a parameter (by id) of which the weights that it used were computed."""
+        if (slot := self._weights.get(ident)) is None or len(slot.shape) < 2:
+            return
+        if math.prod(slot.shape) <= used.units:
+            return  # one number for each unit: a scale
+        slot.facts.sum_with(fan_in, used)
+        if dim is not None and not slot.settled:
+            dim += len(slot.shape) - len(used.shape)
+            if dim >= 0 and slot.shape[dim] >= used.units:
+                slot.turn(dim, self.parameters[ident][1], dim)
+        slot.settled = True
 
     def _slot(
         self, address: Address, layer: int | None, layers: tuple[int, ...], x: Tensor, axis: int
     ) -> Slot:
         """The slot of an address, a new one where it is seen first; None is the next layer."""
-        address = address._replace(units=x.shape[axis] if x.ndim else 1)
+        if address.tensor != "weight":
+            address = address._replace(units=x.shape[axis] if x.ndim else 1)
         if address not in self.slots:
             if layer is None:
                 layer = self._layers = self._layers + 1
@@ -284,6 +402,16 @@ class Recorder:
 
     def _miss(self, *what: str) -> None:
         self.misses[Miss(*what)] = None
+
+
+def _uses(summed: list[Sum], given: list[Tensor], origins: list[Origin]) -> list[Use]:
+    """The sums whose operand comes from parameters."""
+    return [
+        Use(x, origin, each)
+        for x, origin in zip(given, origins, strict=True)
+        for each in summed
+        if each.weight is x and (origin.kind == "weight" or origin.made_of)
+    ]
 
 
 def bare(name: str) -> str:

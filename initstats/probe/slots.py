@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from initstats.moments import Moments
+from initstats.probe.facts import Facts
 from initstats.probe.operations import by_unit
 
 Direction = Literal["forward", "backward"]
@@ -43,6 +45,7 @@ class Reading(NamedTuple):
     direction: Direction
     statistics: NDArray[np.float64]
     histogram: NDArray[np.int64]
+    facts: Facts
 
 
 @dataclass
@@ -55,9 +58,11 @@ class Slot:
         shape, dtype: those of the tensor when it was first seen.
         axis: dimension of the units.
         attached: whether a hook waits for its gradient.
+        settled: whether the use of weights has said which of their dimensions counts units.
         detached: whether it was made while gradients were disabled.
         seen: the directions that were measured at any step.
         current: the statistics of the present step.
+        facts: those of the present step.
     """
 
     address: Address
@@ -68,14 +73,37 @@ class Slot:
     axis: int
     attached: bool = False
     detached: bool = False
+    settled: bool = False
     seen: set[Direction] = field(default_factory=set)
     current: dict[Direction, Moments] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
     _past: list[Reading] = field(default_factory=list)
 
-    def add(self, direction: Direction, x: Tensor) -> None:
-        """Add a tile of the tensor or of its gradient, on its own device."""
+    @property
+    def units(self) -> int:
+        """The number of units."""
+        return self.shape[self.axis] if self.shape else 1
+
+    @property
+    def entries(self) -> int:
+        """The number of entries of a unit in one batch: samples times positions."""
+        return math.prod(self.shape) // max(self.units, 1)
+
+    def turn(self, axis: int, x: Tensor, along: int) -> None:
+        """Count units along another dimension, which is dimension `along` of the tensor x."""
+        if axis != self.axis and "backward" not in self.current:
+            self.axis = axis
+            if self.current.pop("forward", None):
+                self.add("forward", x, along)
+
+    def add(self, direction: Direction, x: Tensor, axis: int | None = None) -> None:
+        """Add a tile of the tensor or of its gradient, on its own device.
+
+        Args:
+            axis: dimension of the units in x, where x is the tensor rearranged.
+        """
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            rows = by_unit(x.detach().resolve_neg(), self.axis)
+            rows = by_unit(x.detach().resolve_neg(), self.axis if axis is None else axis)
             if direction not in self.current:
                 self.seen.add(direction)
                 self.current[direction] = Moments(
@@ -90,7 +118,7 @@ class Slot:
     def close(self, step: int) -> None:
         """Keep the present step's statistics and begin anew."""
         self._past += self._readings(step)
-        self.current = {}
+        self.current, self.facts = {}, Facts()
 
     def readings(self, step: int) -> Iterator[Reading]:
         """All steps in their order, the present one last."""
@@ -103,4 +131,4 @@ class Slot:
             counts = moments.histogram[0].cpu().numpy()
             bins = np.flatnonzero(counts)
             histogram = np.stack([bins, counts[bins]], axis=1)
-            yield Reading(step, direction, moments.statistics()[0], histogram)
+            yield Reading(step, direction, moments.statistics()[0], histogram, self.facts)

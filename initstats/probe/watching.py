@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from initstats.probe.operations import body, operation, tensors, written
+from initstats.probe.operations import Operation, body, name_of, tensors
 from initstats.probe.recording import Call, Recorder
 
 
@@ -82,26 +82,25 @@ class Watch(TorchFunctionMode):
                     return body(func)(*args, **kwargs)
             finally:
                 self._inside.pop()
-        op = operation(func)
+        operation = Operation(func, name_of(func), args, kwargs)
         try:
             result = func(*args, **kwargs)
         except Exception as error:
-            self.failure = error, f"{op} of {self._running[-1].name}"
+            self.failure = error, f"{operation.name} of {self._running[-1].name}"
             raise
         with torch._C.DisableTorchFunction():
-            self._record(op, args, kwargs, result)
+            self._record(operation, result)
         return result
 
-    def _record(
-        self, op: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
-    ) -> None:
-        target = written(op, args, kwargs)
-        made = tensors(result if target is None else target)
+    def _record(self, operation: Operation, result: Any) -> None:
+        target = operation.written
+        made = list(tensors(result if target is None else target))
+        if not made or any(is_lazy(x) for x in operation.tensors):
+            return  # a lazy module finds its shape
         if outputs := [x for x in made if x.is_floating_point() or x.is_complex()]:
-            given = list(tensors((args, kwargs)))
-            if any(is_lazy(x) for x in given):
-                return  # a lazy module finds its shape
-            self._recorder.observe(self._running[-1], op, outputs, given, target is not None)
+            self._recorder.observe(self._running[-1], operation, outputs, target is not None)
+        else:
+            self._recorder.observe_mask(operation, made[0])
 
     def _elsewhere(self) -> bool:
         """Whether this is not a forward pass of the thread that is watched.

@@ -1,0 +1,74 @@
+"""What is known of the operation that made a tensor, beside the statistics of its entries."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from initstats.probe.elementwise import Phi
+
+if TYPE_CHECKING:
+    from initstats.probe.slots import Slot
+
+FACTS = ("gain", "low", "high", "saturated_fraction", "fan_in", "sigma_w2")
+"""Columns of a probe's table."""
+
+
+@dataclass(eq=False)
+class Facts:
+    """The facts about a tensor at one step.
+
+    Attributes:
+        phi: the elementwise function that made a value of the last value that none made; None for
+            weights.
+        fan_in: how many inputs a unit sums; NaN where the operation is no sum of products.
+        weight: the weights of that sum as the operation used them.
+    """
+
+    phi: Phi | None = None
+    fan_in: float = math.nan
+    weight: Slot | None = None
+    _saturated: list[Tensor] = field(default_factory=list)
+    _entries: int = 0
+
+    def observe(self, x: Tensor, phi: Phi) -> None:
+        """Note down the function of a value, and count the entries at its bounds."""
+        self.phi, bounds = phi, phi.bounds
+        if not bounds.exist:
+            return
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            x = x.detach()
+            if math.isnan(bounds.high):
+                at = x <= bounds.at_low
+            elif math.isnan(bounds.low):
+                at = x >= bounds.at_high
+            else:
+                at = (x <= bounds.at_low) | (x >= bounds.at_high)
+            self._saturated.append(at.count_nonzero())
+            self._entries += x.numel()
+
+    def sum_with(self, fan_in: float, weight: Slot | None) -> None:
+        """Note down the sum that the tensor is the output, or the weight, of."""
+        if math.isnan(self.fan_in):
+            self.fan_in, self.weight = fan_in, weight
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The bounds of phi, low and high; NaN where there is none."""
+        return self.phi.bounds[:2] if self.phi else (math.nan, math.nan)
+
+    @property
+    def gain(self) -> float:
+        """The gain of phi."""
+        return self.phi.gain if self.phi else math.nan
+
+    @property
+    def saturated_fraction(self) -> float:
+        """The share of entries that were at a bound; NaN where there is no bound."""
+        if not self._entries:
+            return math.nan
+        return sum(int(count) for count in self._saturated) / self._entries

@@ -49,8 +49,8 @@ def moved_axis(operation: Operation, out: Tensor, source: Tensor, axis: int | No
 
     Where the dimension was split, it is the part that tells most units apart.
     """
-    if axis is None or out is source:
-        return axis
+    if axis is None or out is source or axis >= source.ndim:
+        return axis if out.ndim else None
     if operation.name in _SHUFFLES:
         return out.ndim - 3
     if unmeasurable(out) or unmeasurable(source) or not out.numel():

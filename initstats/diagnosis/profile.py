@@ -223,7 +223,7 @@ def _graph(rows: Columns, *, probed: bool) -> Graph:
     }
     weighted = values["tensor"] == "preactivation"
     linear = weighted & (~np.isnan(values["fan_in"]) | (not probed))
-    linear &= ~np.array([op.startswith(_RECURRENT) for op in ops.values()], bool)
+    linear &= ~np.array([str(op).startswith(_RECURRENT) for op in values["op"]], bool)
     return Graph(ops, inputs, _chosen(layers, linear), _chosen(layers, weighted))
 
 

@@ -40,16 +40,19 @@ class Zeros:
 
     @cached_property
     def sources(self) -> frozenset[int]:
-        """The zero values of which an operation's own parameters are the cause."""
+        """The values that weights of zero make zero, or one constant for each unit."""
         graph, parameters, rows = self.graph, self.parameters, self.rows
         nonzero = {int(layer) for layer in parameters["layer"][parameters["second_moment"] != 0]}
-        zero = {int(layer) for layer in parameters["layer"]} - nonzero
-        empty = {int(layer) for layer in rows["layer"][rows["sigma_w2"] == 0]}
-        found = set()
-        for layer in self.values & graph.weighted:
+        partly = {int(layer) for layer in parameters["layer"][parameters["second_moment"] == 0]}
+        zero = partly - nonzero
+        constant = {int(layer) for layer in rows["layer"][rows["dead_fraction"] == 1]}
+        found = {int(layer) for layer in rows["layer"][rows["sigma_w2"] == 0]} & graph.linear
+        for layer in (graph.weighted - graph.linear) & (self.values | constant):
+            inputs = graph.inputs[layer]
             # weights that another operation used first are not listed here
-            fed = not any(source in self.values for source in graph.inputs[layer])
-            if layer in empty or (layer not in graph.linear and (fed or layer in zero)):
+            fed = layer in self.values and not any(source in self.values for source in inputs)
+            stopped = layer in partly and not any(source in constant for source in inputs)
+            if fed or layer in zero or stopped:
                 found.add(layer)
         return frozenset(found)
 
@@ -82,9 +85,14 @@ class Zeros:
         return self._alive(self.moving) if self.values else frozenset(self.graph.ops)
 
     @cached_property
+    def excused(self) -> frozenset[int]:
+        """The values that zero weights, and no activation, keep from telling samples apart."""
+        return frozenset(self.sources | (self.values & self.alive))
+
+    @cached_property
     def reached(self) -> frozenset[int]:
         """The values at which a gradient arrives, or will."""
-        quiet = not self.gradients and not self.values
+        quiet = not self.gradients and not self.values and not self.sources
         return frozenset(self.graph.ops) if quiet else self._reached(self.moving)
 
     def _alive(self, moving: frozenset[int]) -> frozenset[int]:
@@ -120,9 +128,13 @@ class Zeros:
         measured: set[int],
     ) -> bool:
         """Whether a reader hands its gradient on to a value that has none, in the end."""
-        if reader not in reached or reader not in alive:
+        zeros = [i for i in self.graph.inputs[reader] if i in self.values]
+        others = [i for i in zeros if i != layer]
+        cut = reader in self.values and not zeros and reader not in self.sources
+        if cut or reader not in reached or (reader in self.sources and reader not in moving):
             return False
-        others = [i for i in self.graph.inputs[reader] if i != layer]
-        waits = reader in moving or any(i in self.values and i in alive for i in others)
+        if any(i not in alive for i in others) and self.graph.ops[reader] not in SUMS:
+            return False
+        waits = reader in moving or bool(others)
         # where a gradient is now, and nothing is zero, the operation itself stops it
         return waits or reader not in measured or reader in self.gradients

@@ -28,9 +28,8 @@ def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
         layer = int(rows["layer"][number])
         # a fault is told where it begins: there an operation reads values that are less dead
         begins = all(share[profile.at[i]] < share[number] for i in graph.inputs[layer])
-        on_purpose = layer in profile.zeros.values and layer in profile.zeros.alive
-        told = layer in profile.zeros.stuck
-        if begins and not on_purpose and not told and (layer in graph.computed or not profile.probed):
+        judged = layer in graph.computed or not profile.probed
+        if begins and judged and layer not in profile.zeros.excused:
             found[layer] = float(share[number])
     for error in (True, False):
         layers = [layer for layer, dead in found.items() if (dead >= 0.999) == error]

@@ -113,7 +113,7 @@ def fan_mode(profile: Profile, threshold: float) -> Iterator[Finding]:
     by_out = drawn.sigma_w2 / drawn.ratio
     uneven = np.maximum(drawn.ratio, 1 / drawn.ratio)
     # orthogonal weights have exactly the norm of their gain, and keep that of vectors
-    random = np.abs(by_out / np.round(by_out) - 1) > 1e-5
+    random = np.abs(by_out - np.round(by_out)) > 1e-5 * by_out
     wrong = drawn.fits(by_out) & ~drawn.fits(drawn.sigma_w2) & ~drawn.near_default
     wrong &= random & drawn.fresh & (uneven >= 2)
     wrong &= ~np.isin(drawn.layers, [*profile.graph.normalized])

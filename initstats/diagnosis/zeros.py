@@ -79,6 +79,18 @@ class Zeros:
         """The sources that no gradient ever reaches, in order."""
         return sorted(self.sources - self.moving)
 
+    def waits(self, source: int) -> bool:
+        """Whether another source that is stuck reads the zeros of one that is."""
+        waiting, seen = [source], {source}
+        while waiting:
+            for reader in self.graph.readers[waiting.pop()]:
+                if reader in self.sources - self.moving:
+                    return True
+                if reader in self.values and reader not in seen:
+                    seen.add(reader)
+                    waiting.append(reader)
+        return False
+
     @cached_property
     def alive(self) -> frozenset[int]:
         """The values that are not zero, or not for long."""

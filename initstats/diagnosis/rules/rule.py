@@ -103,6 +103,9 @@ GRADIENTS = Need[Profile](
     lambda profile: len(profile.graph.path) > 3 and len(profile.value_gradients) > 3,
     "gradients were not measured (backward=True), or the model has fewer than four layers",
 )
+BACKWARD = Need[Profile](
+    lambda profile: len(profile.value_gradients) > 0, "gradients were not measured (backward=True)"
+)
 WEIGHTS = Need[Profile](
     lambda profile: profile.probed and len(profile.parameters) > 0 and len(profile.maps) > 0,
     "no weights of linear maps were measured; measure the model itself, with weights=True",

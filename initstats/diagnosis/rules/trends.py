@@ -67,7 +67,7 @@ def scale_jump(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no single operation multiplies the signal by a factor that lasts"""
     graph, rows = profile.graph, profile.values
     rms = np.sqrt(rows["second_moment"])
-    far = np.flatnonzero((rms > threshold) | (rms * threshold < 1))
+    far = np.flatnonzero((rms > threshold) | ((rms * threshold < 1) & (rms > 0)))
     for number in far:
         layer, op = int(rows["layer"][number]), str(rows["op"][number]).rstrip("_")
         read = [rms[profile.at[i]] for i in graph.inputs[layer]]
@@ -123,11 +123,9 @@ def _growth(
     *,
     severity: bool,
 ) -> Iterator[Finding]:
-    """The blocks that make three quarters of a stream's growth, the strongest first."""
-    logs = np.log(np.maximum(factors, 1.0))
-    order = np.argsort(-logs, kind="stable")
-    needed = int(np.searchsorted(np.cumsum(logs[order]), 0.75 * logs.sum())) + 1
-    strong = sorted(order[:needed])
+    """A finding that names the blocks that grow at least half as much as the strongest."""
+    logs = np.log(factors)
+    strong = np.flatnonzero(logs >= logs.max() / 2)
     branches = [_branch(profile, chain[number]) for number in strong]
     names = [str(profile.along([layer])["name"][0]) for layer in branches]
     # each branch adds its share of the stream's second moment: together once the stream's own
@@ -234,7 +232,7 @@ def _rescale(profile: Profile, log: float, steps: int, what: str) -> str:
     excess = float(np.median(np.log(np.maximum(rows["sigma_w2"], 1e-300)) / 2 - np.log(gains)))
     read = [profile.graph.source(layer) for layer in path[1:]]
     values = profile.along([layer for layer in read if layer is not None])
-    bounded = np.isfinite(values["low"]) & np.isfinite(values["high"])
+    odd = np.abs(values["low"] + values["high"]) < 1e-3 * values["high"]
     if what == "signal":
         if abs(excess) > math.log(1.05):
             return (
@@ -242,14 +240,14 @@ def _rescale(profile: Profile, log: float, steps: int, what: str) -> str:
                 f"{math.exp(excess):.3g} times those of the gain of what each layer reads"
             )
         return "initstats.lsuv_(model, x)  # or a normalization between layers"
-    if len(bounded) and bounded.mean() > 0.5:
-        sigma = math.exp(float(np.median(np.log(np.maximum(rows["sigma_w2"], 1e-300)) / 2)))
+    sigma = math.exp(float(np.median(np.log(np.maximum(rows["sigma_w2"], 1e-300)) / 2)))
+    if len(odd) and odd.mean() > 0.5 and abs(math.log(sigma)) > math.log(1.05):
         return (
             f'initstats.reinitialize_(model, "lecun_normal", x)  # gain 1: weights {1 / sigma:.3g} '
             "times as large; the gain that keeps the signal of a bounded activation is too large "
             "for its gradient"
         )
-    if abs(log - excess) * steps < math.log(DECADE):
+    if abs(excess) > math.log(1.05) and abs(log - excess) * steps < math.log(DECADE):
         return (
             f'initstats.reinitialize_(model, "matched", x)  # weights {math.exp(-excess):.3g} times '
             "as large: the gain of what each layer reads"

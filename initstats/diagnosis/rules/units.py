@@ -81,7 +81,8 @@ def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
             listed(found.places),
             f"{found['saturated_fraction'][worst]:.0%} of the entries at {found.places[worst]} are "
             "within 1% of a bound, where the derivative is near 0",
-            drawn_anew(profile, before)
+            _revived(profile, layers)
+            or drawn_anew(profile, before)
             or "make the pre-activation smaller, or normalize what it reads",
         )
     yield from _decided(profile)
@@ -132,7 +133,7 @@ def mean_shift(profile: Profile, threshold: float) -> Iterator[Finding]:
         worst = int(np.argmax(ratio[told]))
         row = found.where(np.array([worst]))
         yield Finding(
-            "warning" if ratio[told].max() > 3 * threshold else "note",
+            "warning" if (ratio[told] > 3 * limit[told]).any() else "note",
             listed(found.places),
             f"the mean at {row.places[0]} is {row['mean'][0]:.3g}, the std {row['std'][0]:.3g}: a "
             "layer that reads it mostly sees a constant",

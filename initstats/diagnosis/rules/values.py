@@ -8,24 +8,44 @@ import numpy as np
 
 from initstats.diagnosis.columns import Columns
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.rule import Finding, Severity, listed, register_rule
+from initstats.diagnosis.rules.rule import (
+    BACKWARD,
+    WEIGHTS,
+    Finding,
+    Severity,
+    listed,
+    register_rule,
+)
 
 
-@register_rule(threshold=0, source="IEEE 754: what overflows once stays infinite or becomes NaN")
+_IEEE = "IEEE 754: what overflows once stays infinite or becomes NaN"
+
+
+@register_rule(threshold=0, source=_IEEE)
 def nonfinite(profile: Profile, threshold: float) -> Iterator[Finding]:
     """every entry is a finite number"""
-    parameters, rows = profile.parameters, profile.values
-    spoiled = parameters.where(parameters["nonfinite"] > threshold)
-    if len(spoiled):
-        yield _spoiled(profile, spoiled)
-        return
+    rows = profile.values
+    bad = rows.where(rows["nonfinite"] > threshold)
+    if len(bad) and not (profile.parameters["nonfinite"] > threshold).any():
+        yield from _begun(profile, bad)
+
+
+@register_rule(threshold=0, source=_IEEE, needs=[WEIGHTS])
+def nonfinite_weights(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """every weight is a finite number"""
+    rows = profile.parameters
     bad = rows.where(rows["nonfinite"] > threshold)
     if len(bad):
-        yield from _begun(profile, bad)
-        return
-    gradients = profile.value_gradients
-    bad = gradients.where(gradients["nonfinite"] > threshold)
-    if len(bad):
+        yield _spoiled(profile, bad)
+
+
+@register_rule(threshold=0, source=_IEEE, needs=[BACKWARD])
+def nonfinite_gradients(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """gradients are finite where values are"""
+    rows = profile.value_gradients
+    bad = rows.where(rows["nonfinite"] > threshold)
+    spread = [profile.values, profile.parameters]
+    if len(bad) and not any((rows["nonfinite"] > threshold).any() for rows in spread):
         yield _backward(profile, bad)
 
 

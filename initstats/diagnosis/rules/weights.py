@@ -50,31 +50,31 @@ def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
 )
 def zero_weights(profile: Profile, threshold: float) -> Iterator[Finding]:
     """weights that are zero get a gradient, now or as soon as others have moved"""
-    graph, stuck = profile.graph, profile.zeros.stuck
+    stuck = profile.zeros.stuck
     if len(stuck) > threshold:
         names = [str(n) for layer in stuck for n in profile.own(layer)["name"]]
-        fed = [layer for layer in stuck if profile.zeros.values.isdisjoint(graph.inputs[layer])]
+        # of two, one behind the other, the second may stay at zero
+        drawn = [layer for layer in stuck if profile.zeros.waits(layer)]
         yield Finding(
             "error",
             listed(names or profile.along(stuck).places),
             "all these weights are 0, one behind the other: each multiplies the other's gradient "
             "by 0, so that none ever changes",
-            _from_zero(profile, fed) or "start one of them at a small number, not both at 0",
+            _from_zero(profile, drawn) or "start one of them at a small number, not both at 0",
         )
 
 
 def _from_zero(profile: Profile, layers: list[int]) -> str:
-    lines = []
+    """Draw zero weights with the gain of what they read."""
+    lines: dict[str, list[str]] = {}
     for layer in layers:
         own = profile.own(layer)
         for name, fan_in in zip(own["name"], own["fan_in"], strict=True):
             if fan_in > 0:
                 std = f"std={profile.gain(layer):.4f} / math.sqrt({fan_in:.0f})"
-                lines.append((f"nn.init.normal_(model.get_parameter({{}}), {std})", str(name)))
-    kinds: dict[str, list[str]] = {}
-    for line, name in lines:
-        kinds.setdefault(line, []).append(name)
-    return "\n".join(over(names, line) for line, names in kinds.items())
+                line = f"nn.init.normal_(model.get_parameter({{}}), {std})"
+                lines.setdefault(line, []).append(str(name))
+    return "\n".join(over(names, line) for line, names in lines.items())
 
 
 @register_rule(

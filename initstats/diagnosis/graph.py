@@ -130,6 +130,14 @@ class Graph:
         return frozenset(found)
 
     @cached_property
+    def summands(self) -> frozenset[int]:
+        """The values that only sums read: others beside them may be larger."""
+        pairs = self.readers.items()
+        return frozenset(
+            layer for layer, all_ in pairs if all_ and all(self.ops[r] in SUMS for r in all_)
+        )
+
+    @cached_property
     def blocks(self) -> list[Block]:
         """The residual sums: of two values from one origin, one of them by more linear maps."""
         found: dict[int, Block] = {}

@@ -35,7 +35,8 @@ def signal(profile: Profile, threshold: float) -> Iterator[Finding]:
     path = profile.graph.path
     size = profile.along(path)["second_moment"]
     lost = [layer for layer, q in zip(path, size, strict=True) if q == 0]
-    stays = [layer for layer in lost if layer not in profile.zeros.alive]
+    # zero weights that never move are told as such
+    stays = [layer for layer in lost if layer not in profile.zeros.alive and not profile.zeros.stuck]
     yield from _drift(profile, path, size, stays, threshold, "signal")
 
 
@@ -50,7 +51,8 @@ def gradient(profile: Profile, threshold: float) -> Iterator[Finding]:
     squares = dict(zip(rows["layer"], rows["second_moment"] * rows["count"], strict=True))
     path = [layer for layer in reversed(profile.graph.path) if layer in squares]
     size = np.array([squares[layer] for layer in path])
-    stays = [layer for layer in path if squares[layer] == 0 and layer not in profile.zeros.reached]
+    lost = [layer for layer in path if squares[layer] == 0]
+    stays = [layer for layer in lost if layer not in profile.zeros.reached and not profile.zeros.stuck]
     yield from _drift(profile, path, size, stays, threshold, "gradient")
 
 

@@ -126,7 +126,10 @@ def mean_shift(profile: Profile, threshold: float) -> Iterator[Finding]:
         layer = int(rows["layer"][number])
         # the mean over positions of what a rectifier gives has little spread, by its nature
         pooled = graph.ops[layer] in POOLING | {"mean"}
-        if any(r in graph.linear for r in graph.readers.get(layer, [])) and not pooled:
+        read = [r for r in graph.readers.get(layer, []) if r in graph.linear]
+        if layer == 0:  # there may be several inputs: each has the name of the module it came to
+            read = [r for r in read if profile.along([r])["name"][0] == rows["name"][number]]
+        if read and not pooled:
             told.append(number)
     if told:
         found = rows.where(np.array(told, int))
@@ -153,6 +156,8 @@ def collapse(profile: Profile, threshold: float) -> Iterator[Finding]:
         (profile.maps["nonfinite"] == 0) & (profile.maps["entries"] >= ENOUGH)
     )
     same = rows["sample_correlation"] >= threshold
+    if profile.zeros.sources:  # a bias alone is the same for all
+        same &= ~np.isin(rows["layer"], [*profile.zeros.sources])
     if same.any():
         found = rows.where(same)
         many = len(found) >= max(3, len(rows) / 4)

@@ -157,9 +157,10 @@ def low_precision(profile: Profile, threshold: float) -> Iterator[Finding]:
                 yield from _unfit(
                     profile, used, (name,), "warning" if severity == "warning" else "note", threshold
                 )
-    # what would not fit, were the model to run in a format that has float32's range or half of it
-    full = profile.values.where(profile.values["dtype"] == "float32")
-    yield from _unfit(profile, full, ("float16",), "note", threshold)
+    # a model in float32 is asked only whether its signal would fit, not its masks and small branches
+    judged = [*profile.graph.downstream - profile.graph.summands]
+    full = (profile.values["dtype"] == "float32") & np.isin(profile.values["layer"], judged)
+    yield from _unfit(profile, profile.values.where(full), ("float16",), "note", threshold)
 
 
 def _unfit(

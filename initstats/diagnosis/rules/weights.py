@@ -46,7 +46,7 @@ def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
 @register_rule(
     threshold=0,
     source="Hu et al. 2022 (LoRA): of two factors one starts at zero, not both",
-    needs=[WEIGHTS],
+    needs=[OPERATIONS],
 )
 def zero_weights(profile: Profile, threshold: float) -> Iterator[Finding]:
     """weights that are zero get a gradient, now or as soon as others have moved"""

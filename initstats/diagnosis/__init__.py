@@ -7,13 +7,12 @@
 from __future__ import annotations
 
 from initstats.diagnosis.findings import Findings, diagnose
-from initstats.diagnosis.profile import GAINS, Profile
+from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules import RULES, Finding, Rule, register_rule
 from initstats.diagnosis.summary import CONFIGURATION, VERDICTS, Verdict, seed_interval, summarize
 
 __all__ = [
     "CONFIGURATION",
-    "GAINS",
     "RULES",
     "VERDICTS",
     "Finding",

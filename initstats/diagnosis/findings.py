@@ -35,7 +35,9 @@ class Findings(pd.DataFrame):
         for finding in self._faults().itertuples():
             about = f" ({finding.subject})" if several else ""
             lines.append(f"{finding.severity}: {finding.rule} at {finding.where}{about}")
-            lines += [f"  {finding.evidence}", f"  remedy: {finding.remedy}"]
+            lines += [f"  {finding.evidence}"]
+            first, *rest = str(finding.remedy).splitlines() or [""]
+            lines += [f"  remedy: {first}", *(f"  {line}" for line in rest)]
         # names and numbers are not broken
         wrapper = textwrap.TextWrapper(
             width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
@@ -116,18 +118,25 @@ def _told(rule: Rule, steps: list[Profile]) -> list[tuple[str, ...]]:
     if not found:
         return [("healthy", *about, "", rule.meaning, "")]
     told: list[tuple[str, ...]] = []
-    for severity, finding in {finding.severity: finding for _, finding in found}.items():
+    measured = [profile.step for profile in steps]
+    for severity in dict.fromkeys(finding.severity for _, finding in found):
+        at = [step for step, finding in found if finding.severity == severity]
+        # told as it was found first, where the cause is
+        finding = next(finding for _, finding in found if finding.severity == severity)
         evidence = finding.evidence
-        if len(steps) > 1:
-            at = [step for step, other in found if other.severity == severity]
-            evidence += f" (at {_spelled(at, len(steps))})"
+        if len({*measured}) > 1:
+            evidence += f" (at {_spelled(at, measured)})"
         told.append((severity, *about, finding.where, evidence, finding.remedy))
     return told
 
 
-def _spelled(steps: list[int], measured: int) -> str:
+def _spelled(at: list[int], measured: list[int]) -> str:
     """The steps of a fault in words."""
-    if len(steps) == 1:
-        return f"step {steps[0]}"
-    all_of_them = len(steps) == measured
-    return "every step" if all_of_them else f"{len(steps)} steps, {steps[0]} to {steps[-1]}"
+    found, steps = sorted({*at}), sorted({*measured})
+    if found == steps:
+        return "every step"
+    if found == [step for step in steps if step >= found[0]]:
+        return f"step {found[0]}" + (" and every step after it" if len(found) > 1 else "")
+    if len(found) == 1:
+        return f"step {found[0]}"
+    return f"{len(found)} steps, {found[0]} to {found[-1]}"

@@ -1,37 +1,25 @@
-"""A network at one time, as the rules read it: its values in the order of execution."""
+"""A network at one time, as the rules read it: its values and weights, and who reads whom."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from initstats.diagnosis.columns import Columns, columns_of
+from initstats.diagnosis.graph import Graph
+from initstats.diagnosis.zeros import Zeros
 from initstats.diagnosis.summary import CONFIGURATION, in_order
-from initstats.probe.kinds import LINEAR, NORMALIZATIONS, numbers, source
+from initstats.probe.kinds import numbers
 
-GAINS = {
-    "relu": 1.414213562,
-    "leaky_relu": 1.414142857,
-    "elu": 1.245198301,
-    "celu": 1.245198301,
-    "selu": 1.0,
-    "gelu": 1.533530441,
-    "silu": 1.67653247,
-    "mish": 1.486847581,
-    "softplus": 1.041866836,
-    "hardswish": 1.736657213,
-    "hardtanh": 1.39203614,
-    "tanh": 1.59253742,
-    "sigmoid": 1.846228545,
-    "softsign": 2.337533363,
-}
-"""1 / sqrt(E phi(z)^2), z ~ N(0, 1), by the operation's name: `initstats.gain` without torch."""
-_CARRYING = {"add", "add_", "dropout", "mean", "pow", "square"}
+FACTS = ("units", "entries", "gain", "low", "high", "saturated_fraction", "fan_in", "sigma_w2")
+"""Columns that a probe records; in a study's table, which lacks them, they are NaN."""
+_RECURRENT = ("gru", "lstm", "rnn_")
 
 
 @dataclass(frozen=True)
@@ -40,103 +28,145 @@ class Profile:
 
     Attributes:
         subject: the model's class, or the configuration of a study.
-        rows: of a probe's table; for a study medians over its seeds, with `name`, `op` and
+        columns: of a probe's table; for a study medians over its seeds, with `name`, `op` and
             `inputs` filled in and each value at a layer of its own.
         step: updates of the weights before it; 0 for a study.
         probed: whether operations were seen one by one.
+        graph: who reads whom.
     """
 
     subject: str
-    rows: pd.DataFrame
+    columns: Columns
     step: int
     probed: bool
+    graph: Graph
 
-    @cached_property
+    @property
+    def rows(self) -> pd.DataFrame:
+        """All rows, in the table's order."""
+        return self.columns.frame()
+
+    @property
     def signal(self) -> pd.DataFrame:
-        """The values of the forward pass, in order.
+        """The values of the forward pass, in order; `place` names each in words."""
+        return self.values.frame()
 
-        `place` names each in words; `entries` is the number of entries of a unit: samples times
-        positions.
-        """
-        return self._in_direction("forward")
-
-    @cached_property
+    @property
     def gradients(self) -> pd.DataFrame:
         """The gradients of those values, from the input to the output."""
-        return self._in_direction("backward")
+        return self.value_gradients.frame()
 
-    @cached_property
+    @property
     def linear(self) -> pd.DataFrame:
         """The outputs of linear maps with weights: the pre-activations of mean-field theory."""
-        return self._linear(self.signal)
+        return self.maps.frame()
 
-    @cached_property
+    @property
     def linear_gradients(self) -> pd.DataFrame:
         """The gradients of these outputs, from the input to the output."""
-        return self._linear(self.gradients)
+        rows = self.value_gradients
+        return rows.where(np.isin(rows["layer"], [*self.graph.linear])).frame()
 
-    @cached_property
+    @property
     def weights(self) -> pd.DataFrame:
-        """The weights of linear maps, with `fan_in`, `fan_out` and their `module`.
-
-        `sigma_w2` is fan_in times the weights' second moment, by which a layer multiplies the
-        second moment of its input; `gain` is that of the `activation` that the layer reads, which
-        is empty for the model's input; `normalized` says whether a normalization reads the layer.
-        """
-        rows = self.rows[(self.rows["tensor"] == "weight") & (self.rows["direction"] == "forward")]
-        rows = rows[rows["op"].isin(LINEAR) & rows["shape"].str.contains("x")].copy()
-        units = _units(rows)
-        rows["fan_in"] = rows["count"] / units
-        # as many positions of the output read an entry as the kernel has positions
-        rows["fan_out"] = units * [math.prod(_sizes(shape)[2:]) for shape in rows["shape"]]
-        rows["sigma_w2"] = rows["fan_in"] * rows["second_moment"]
-        rows["module"] = [name.rpartition(".")[0] for name in rows["name"]]
-        read = [source(layer, self._by_layer) for layer in rows["layer"]]
-        rows["activation"] = ["" if row is None else row["op"].rstrip("_") for row in read]
-        rows["gain"] = rows["activation"].map(GAINS).fillna(1.0)
-        rows["normalized"] = rows["layer"].isin(self._normalized)
-        return rows.sort_values("layer")
-
-    def readers(self, layer: int) -> list[pd.Series[Any]]:
-        """The values that are made of the one at a layer."""
-        return self._readers.get(layer, [])
-
-    def inputs(self, layer: int) -> list[int]:
-        """The layers that the operation at a layer reads."""
-        return numbers(self._by_layer[layer]["inputs"]) if layer in self._by_layer else []
+        """The parameters, in the order of their use."""
+        return self.parameters.frame()
 
     @cached_property
-    def _by_layer(self) -> dict[int, pd.Series[Any]]:
-        return {int(row["layer"]): row for _, row in self.signal.iterrows() if row["layer"] > 0}
+    def values(self) -> Columns:
+        """The rows of `signal`."""
+        return self._values("forward")
 
     @cached_property
-    def _readers(self) -> dict[int, list[pd.Series[Any]]]:
-        readers: dict[int, list[pd.Series[Any]]] = {}
-        for row in self._by_layer.values():
-            for read in numbers(row["inputs"]):
-                readers.setdefault(read, []).append(row)
-        return readers
+    def value_gradients(self) -> Columns:
+        """The rows of `gradients`."""
+        return self._values("backward")
 
     @cached_property
-    def _normalized(self) -> set[int]:
-        """The layers that a normalization reads, directly or through a residual sum."""
-        found: set[int] = set()
-        for layer, row in reversed(self._by_layer.items()):  # readers before what they read
-            if row["op"] in NORMALIZATIONS or (row["op"] in _CARRYING and layer in found):
-                found.update(numbers(row["inputs"]))
+    def maps(self) -> Columns:
+        """The rows of `linear`: each with its `fan_in` and `sigma_w2`."""
+        layers = self.values["layer"]
+        return self.values.where(np.isin(layers, [*self.graph.linear]))
+
+    @cached_property
+    def parameters(self) -> Columns:
+        """The rows of `weights`."""
+        return self._weights("forward")
+
+    @cached_property
+    def parameter_gradients(self) -> Columns:
+        """The gradients of the parameters."""
+        return self._weights("backward")
+
+    @cached_property
+    def at(self) -> dict[int, int]:
+        """The position of each layer's value in `values`."""
+        return {int(layer): number for number, layer in enumerate(self.values["layer"])}
+
+    @cached_property
+    def zeros(self) -> Zeros:
+        """Which values and gradients are zero, and which of them stay so."""
+        return Zeros(self.graph, self.values, self.value_gradients, self.parameters)
+
+    def along(self, layers: Sequence[int]) -> Columns:
+        """The values at some layers, in that order."""
+        return self.values.where(np.array([self.at[layer] for layer in layers], int))
+
+    def gain(self, layer: int) -> float:
+        """The gain that a linear map needs to keep the second moment of what it reads."""
+        source = self.graph.source(layer)
+        gain = 1.0 if source is None else float(self.values["gain"][self.at[source]])
+        return gain if 0 < gain < math.inf else 1.0
+
+    def own(self, layer: int) -> Columns:
+        """The parameters that the operation at a layer uses, where it is the first to use them."""
+        return self.parameters.where(self.parameters["layer"] == layer)
+
+    def made_of(self, layer: int) -> Columns:
+        """The parameters that the weights of a linear map are computed of, as by weight norm."""
+        waiting, found = [layer], set[int]()
+        while waiting:
+            for source in self._reads.get(waiting.pop(), ()):
+                if source not in self.at and source not in found:
+                    found.add(source)
+                    waiting.append(source)
+        return self.parameters.where(np.isin(self.parameters["layer"], [*found]))
+
+    def place(self, layer: int) -> str:
+        """A value in words."""
+        return self.along([layer]).places[0]
+
+    @cached_property
+    def _reads(self) -> dict[int, list[int]]:
+        """The layers that each operation read, weights that were computed among them."""
+        forward = self.columns.where(self.columns["direction"] == "forward")
+        found: dict[int, list[int]] = {}
+        for layer, text in zip(forward["layer"], forward["inputs"], strict=True):
+            found.setdefault(int(layer), []).extend(numbers(text))
         return found
 
-    def _in_direction(self, direction: str) -> pd.DataFrame:
-        chosen = (self.rows["tensor"] != "weight") & (self.rows["direction"] == direction)
-        rows = self.rows[chosen].sort_values("layer", kind="stable")
-        if not self.probed:
-            return rows.assign(place=rows["name"], entries=np.inf)  # of thousands of samples
-        call = np.where(rows["call"].gt(1), ", call " + rows["call"].astype(str), "")
-        place = rows["name"] + " (" + rows["op"] + call + ")"
-        return rows.assign(place=place, entries=rows["count"] / np.maximum(_units(rows), 1))
+    def _values(self, direction: str) -> Columns:
+        rows = self.columns.where(
+            (self.columns["tensor"] != "weight") & (self.columns["direction"] == direction)
+        )
+        return rows.where(np.argsort(rows["layer"], kind="stable"))
 
-    def _linear(self, rows: pd.DataFrame) -> pd.DataFrame:
-        return rows[(rows["tensor"] == "preactivation") & rows["op"].isin(LINEAR)]
+    def _weights(self, direction: str) -> Columns:
+        """Parameters: what is computed of them alone comes first at a layer of its own."""
+        rows = self.columns.where(
+            (self.columns["tensor"] == "weight") & (self.columns["direction"] == direction)
+        )
+        names = zip(rows["layer"], rows["name"], strict=True)
+        return rows.where(np.array([pair not in self._derived for pair in names], bool))
+
+    @cached_property
+    def _derived(self) -> set[tuple[int, str]]:
+        """What is computed of parameters alone, by layer and name: no value is at its layer."""
+        first: dict[int, str] = {}
+        forward = self.columns.where(self.columns["direction"] == "forward")
+        for layer, name in zip(forward["layer"], forward["name"], strict=True):
+            first.setdefault(layer, name)
+        return {(layer, name) for layer, name in first.items() if layer not in self.at}
 
 
 def profiles(table: pd.DataFrame) -> list[Profile]:
@@ -146,47 +176,81 @@ def profiles(table: pd.DataFrame) -> list[Profile]:
         ValueError: neither the table of a study nor that of a probe.
     """
     if {"name", "op", "inputs"} <= set(table.columns):
-        steps = [rows.astype({"tensor": str}) for _, rows in table.groupby("step")]
-        return [
-            Profile(str(rows["network"].iloc[0]), rows, int(rows["step"].iloc[0]), True)
-            for rows in steps
-        ]
+        return [*_probed(table)]
     if not {*CONFIGURATION, "layer", "tensor", "direction"} <= set(table.columns):
         raise ValueError(
             "this is neither a study's table (of run_sweep) nor a probed model's (of measure): "
             f"it has the columns {', '.join(map(str, table.columns))}"
         )
     groups = in_order(table).groupby(CONFIGURATION, observed=True, sort=True)
-    return [
-        Profile(f"{network} of width {width}, {init}, {activation}", _medians(rows), 0, False)
-        for (network, init, activation, width), rows in groups
-    ]
+    found = []
+    for (network, init, activation, width), rows in groups:
+        columns = columns_of(_medians(rows))
+        subject = f"{network} of width {width}, {init}, {activation}"
+        found.append(Profile(subject, columns, 0, False, _graph(columns, probed=False)))
+    return found
+
+
+def _probed(table: pd.DataFrame) -> Iterator[Profile]:
+    """A profile for each step, and for each mode at a step; equal graphs are made once."""
+    facts = {name: np.nan for name in FACTS if name not in table}
+    columns = columns_of(table.assign(**facts))
+    modes = columns["mode"] if "mode" in table else np.full(len(table), "")
+    known: dict[Hashable, Graph] = {}
+    pairs = pd.MultiIndex.from_arrays([columns["step"], modes])
+    codes, times = pairs.factorize(sort=True)
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], range(len(times)))
+    for (step, _), index in zip(times, np.split(order, starts[1:]), strict=True):
+        rows = columns.where(index)
+        key = tuple(tuple(rows[name]) for name in ("layer", "inputs", "op", "tensor", "direction"))
+        key = (*key, tuple(np.isnan(rows["fan_in"])))
+        if key not in known:
+            known[key] = _graph(rows, probed=True)
+        yield Profile(str(rows["network"][0]), rows, int(step), True, known[key])
+
+
+def _graph(rows: Columns, *, probed: bool) -> Graph:
+    """The values of a network, and which of them linear maps and weights made."""
+    chosen = (rows["tensor"] != "weight") & (rows["direction"] == "forward")
+    values = rows.where(chosen)
+    values = values.where(np.argsort(values["layer"], kind="stable"))
+    layers = [int(layer) for layer in values["layer"]]
+    ops = {layer: str(op) for layer, op in zip(layers, values["op"], strict=True)}
+    inputs = {
+        layer: tuple(number for number in numbers(text) if number in ops and number != layer)
+        for layer, text in zip(layers, values["inputs"], strict=True)
+    }
+    weighted = values["tensor"] == "preactivation"
+    linear = weighted & (~np.isnan(values["fan_in"]) | (not probed))
+    linear &= ~np.array([str(op).startswith(_RECURRENT) for op in values["op"]], bool)
+    return Graph(ops, inputs, _chosen(layers, linear), _chosen(layers, weighted))
+
+
+def _chosen(layers: list[int], mask: Any) -> frozenset[int]:
+    return frozenset(layer for layer, kept in zip(layers, mask, strict=True) if kept)
 
 
 def _medians(rows: pd.DataFrame) -> pd.DataFrame:
-    """The typical seed's rows of a configuration, with the names that a probe would give."""
+    """The typical seed's rows of a configuration, with the names that a probe would give.
+
+    The values of a configuration are one behind another, as in a network without shortcuts.
+    """
     grouped = rows.groupby(["layer", "tensor", "direction"], observed=True)
     typical = grouped.median(numeric_only=True)
     typical["nonfinite"] = grouped["nonfinite"].sum()
     typical = typical.reset_index()
-    second = typical["tensor"] == "activation"
     activation = str(rows["activation"].iloc[0]).partition("(")[0]
-    place = 2 * typical["layer"] - 1 + second
+    second = typical["tensor"] == "activation"
+    values = pd.MultiIndex.from_arrays([typical["layer"], second])
+    number, _ = values.factorize(sort=True)
+    facts = {name: np.nan for name in FACTS if name not in typical}
     return typical.assign(
         name="layer " + typical["layer"].astype(str),
         op=np.where(second, activation, "linear"),
-        layer=place,
-        inputs=(place - 1).astype(str),
+        call=1,
+        inputs=["" if code == 0 else str(code) for code in number],
+        layer=number + 1,
         tensor=typical["tensor"].astype(str),
+        **(facts | {"entries": np.inf}),  # of thousands of samples
     )
-
-
-def _sizes(shape: str) -> list[int]:
-    """The sizes in an entry of the column `shape`, as in "8x3x5"."""
-    return [int(size) for size in shape.split("x")] if shape else []
-
-
-def _units(rows: pd.DataFrame) -> NDArray[np.int64]:
-    """How many units each row's tensor has; 1 for a tensor of no dimension."""
-    shapes = zip(rows["shape"], rows["unit_axis"], strict=True)
-    return np.array([_sizes(shape)[axis] if shape else 1 for shape, axis in shapes], np.int64)

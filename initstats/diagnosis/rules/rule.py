@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
-
-import pandas as pd
 
 from initstats.diagnosis.profile import Profile
 from initstats.registry import Catalog, Need, meaning_of
@@ -89,28 +87,31 @@ def register_rule(
     return register
 
 
-def listed(column: pd.Series[Any]) -> str:
-    """The names in a column, once each; of many the first three and the last."""
-    names = [str(name) for name in column.unique()]
+def listed(places: Iterable[Any]) -> str:
+    """Places, once each; of many the first three and the last."""
+    names = list(dict.fromkeys(map(str, places)))
     if len(names) <= SHOWN:
         return ", ".join(names)
     return f"{len(names)} places: {', '.join(names[: SHOWN - 1])}, ... {names[-1]}"
 
 
 DEEP = Need[Profile](
-    lambda profile: len(profile.linear) > 3,
+    lambda profile: len(profile.graph.path) > 3,
     "a trend needs at least four layers with weights, one after the other",
 )
 GRADIENTS = Need[Profile](
-    lambda profile: len(profile.linear_gradients) > 3,
+    lambda profile: len(profile.graph.path) > 3 and len(profile.value_gradients) > 3,
     "gradients were not measured (backward=True), or the model has fewer than four layers",
 )
+BACKWARD = Need[Profile](
+    lambda profile: len(profile.value_gradients) > 0, "gradients were not measured (backward=True)"
+)
 WEIGHTS = Need[Profile](
-    lambda profile: profile.probed and not profile.weights.empty,
+    lambda profile: profile.probed and len(profile.parameters) > 0 and len(profile.maps) > 0,
     "no weights of linear maps were measured; measure the model itself, with weights=True",
 )
 BATCH = Need[Profile](
-    lambda profile: bool((profile.linear["entries"] >= ENOUGH).any()),
+    lambda profile: bool((profile.maps["entries"] >= ENOUGH).any()),
     f"at least {ENOUGH} samples (times positions) are needed to know that a unit is constant",
 )
 OPERATIONS = Need[Profile](

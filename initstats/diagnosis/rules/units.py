@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.rule import BATCH, ENOUGH, Finding, listed, register_rule
+from initstats.diagnosis.rules.remedies import drawn_anew, over
+from initstats.diagnosis.rules.rule import BATCH, ENOUGH, OPERATIONS, Finding, listed, register_rule
 from initstats.diagnosis.summary import SAME
+from initstats.probe.kinds import POOLING
 
 
 @register_rule(
@@ -18,80 +20,126 @@ from initstats.diagnosis.summary import SAME
 )
 def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
     """units differ from sample to sample"""
-    values = profile.signal
-    # an embedding is looked up, not computed: a batch of one token type is no fault
-    computed = (values["layer"] > 0) & ~values["op"].str.startswith("embedding")
-    computed &= values["entries"] >= ENOUGH
-    rows = values[computed & (values["dead_fraction"] > 0)]
-    dead = rows.set_index("layer")["dead_fraction"]
-    # a fault is told where it begins: there an operation reads values that are less dead
-    begins = [
-        not any(dead.get(source, 0.0) >= share for source in profile.inputs(layer))
-        for layer, share in zip(rows["layer"], rows["dead_fraction"], strict=True)
-    ]
-    rows = rows[np.array(begins, bool)]
-    for severity, low, high in (("error", 0.999, 2.0), ("warning", threshold, 0.999)):
-        found = rows[(rows["dead_fraction"] >= low) & (rows["dead_fraction"] < high)]
-        if len(found):
-            worst = found.sort_values("dead_fraction").iloc[-1]
+    rows, graph = profile.values, profile.graph
+    share = rows["dead_fraction"]
+    candidates = np.flatnonzero((share >= threshold) & (rows["entries"] >= ENOUGH))
+    found: dict[int, float] = {}
+    for number in candidates:
+        layer = int(rows["layer"][number])
+        # a fault is told where it begins: there an operation reads values that are less dead
+        begins = all(share[profile.at[i]] < share[number] for i in graph.inputs[layer])
+        judged = layer in graph.computed or not profile.probed
+        if begins and judged and layer not in profile.zeros.excused:
+            found[layer] = float(share[number])
+    for error in (True, False):
+        layers = [layer for layer, dead in found.items() if (dead >= 0.999) == error]
+        if layers:
+            worst = max(layers, key=found.__getitem__)
             yield Finding(
-                "error" if severity == "error" else "warning",
-                listed(found["place"]),
-                f"{worst['dead_fraction']:.0%} of the units of {worst['place']} give one value for "
+                "error" if error else "warning",
+                listed(profile.along(layers).places),
+                f"{found[worst]:.0%} of the units of {profile.place(worst)} give one value for "
                 "every sample, and so tell nothing about it",
-                "shift or shrink the biases before it, initialize the weights before it to the "
+                _revived(profile, layers)
+                or "shift or shrink the biases before it, initialize the weights before it to the "
                 "gain of the activation that they read (see initstats.gain), or use a leaky "
                 "activation",
             )
 
 
-_BOUNDS = {"tanh": (0.0, 1.0), "sigmoid": (0.5, 0.5), "hardtanh": (0.0, 1.0), "softsign": (0, 1)}
-"""Centre and half range of the activations that saturate."""
+def _revived(profile: Profile, layers: list[int]) -> str:
+    """Biases at zero, where biases outweigh all that the layers before sum."""
+    names = []
+    for layer in layers:
+        for before in profile.graph.maps_before(layer):
+            own, spread = profile.own(before), profile.along([before])["unit_std_mean"][0]
+            heavy = (own["second_moment"] > (2 * spread) ** 2) & ~(own["fan_in"] > 0)
+            names += [str(name) for name in own["name"][heavy]]
+    if not names:
+        return ""
+    line = over(names, "nn.init.zeros_(model.get_parameter({}))")
+    return line + "  # these biases outweigh all that their units sum"
 
 
 @register_rule(
-    threshold=0.7,
-    source="Glorot & Bengio 2010; tanh of unit pre-activations has 0.39, entries at the bounds 1",
+    threshold=0.3,
+    source="Glorot & Bengio 2010; tanh of unit pre-activations has 0.8% of its entries there",
+    needs=[OPERATIONS],
 )
 def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
     """bounded activations are not pressed against their bounds"""
-    ops = profile.signal["op"].str.rstrip("_")
-    rows = profile.signal[ops.isin(_BOUNDS)]
-    bounds = [_BOUNDS[op] for op in ops[rows.index]]
-    centre, reach = np.array(bounds, float).reshape(-1, 2).T
-    filled = (rows["std"] ** 2 + (rows["mean"] - centre) ** 2) / reach**2
-    found = rows[filled > threshold]
+    rows, graph = profile.values, profile.graph
+    # a network may be certain of its answers
+    read = np.array([bool(graph.readers[int(layer)]) for layer in rows["layer"]], bool)
+    found = rows.where((rows["saturated_fraction"] > threshold) & read)
     if len(found):
-        worst = rows.loc[filled[found.index].sort_values().index[-1]]
-        op = str(worst["op"]).rstrip("_")
+        worst = int(np.argmax(found["saturated_fraction"]))
+        layers = [int(layer) for layer in found["layer"]]
+        before = dict.fromkeys(b for layer in layers for b in graph.maps_before(layer))
         yield Finding(
             "warning",
-            listed(found["place"]),
-            f"the mean square at {worst['place']} is {filled.max():.2f} of the bound's: its "
-            "derivative is near 0 for most entries",
-            "make the pre-activation smaller: "
-            f"std = {5 / 3 if op == 'tanh' else 1:.4g} / sqrt(fan_in) at most in the layer before "
-            "it, or normalize what it reads",
+            listed(found.places),
+            f"{found['saturated_fraction'][worst]:.0%} of the entries at {found.places[worst]} are "
+            "within 1% of a bound, where the derivative is near 0",
+            _revived(profile, layers)
+            or drawn_anew(profile, before)
+            or "make the pre-activation smaller, or normalize what it reads",
+        )
+    yield from _decided(profile)
+
+
+def _decided(profile: Profile) -> Iterator[Finding]:
+    """A softmax that gives nearly all to one entry: the sum of its squares is nearly 1."""
+    rows, graph = profile.values, profile.graph
+    chosen = rows.where((rows["op"] == "softmax") & (rows["units"] >= 8))
+    told = [
+        int(layer)
+        for layer, total in zip(
+            chosen["layer"], chosen["second_moment"] * chosen["units"], strict=True
+        )
+        if total > 0.9 and graph.readers[int(layer)] and int(layer) in graph.downstream
+    ]
+    if told:
+        yield Finding(
+            "warning",
+            listed(profile.along(told).places),
+            "a softmax gives nearly all weight to one entry of each row: its derivative is near 0",
+            "divide the scores by the root of the size of a head, or shrink the weights of queries "
+            "and keys",
         )
 
 
 @register_rule(
-    threshold=1.0,
+    threshold=3.0,
     source="LeCun et al. 1998: inputs of a layer should average near zero",
+    needs=[],
 )
 def mean_shift(profile: Profile, threshold: float) -> Iterator[Finding]:
     """what layers read is not far to one side of zero"""
-    read = {source for layer in profile.linear["layer"] for source in profile.inputs(int(layer))}
-    rows = profile.signal[profile.signal["layer"].isin(read) | (profile.signal["layer"] == 0)]
-    ratio = rows["mean"].abs() / rows["std"]
-    found = rows[ratio > threshold]
-    if len(found):
-        worst = rows.loc[ratio[found.index].sort_values().index[-1]]
+    rows, graph = profile.values, profile.graph
+    with np.errstate(all="ignore"):
+        ratio = np.abs(rows["mean"]) / rows["std"]
+    # an input can be normalized once and for all: it is asked to be
+    limit = np.where(rows["layer"] == 0, threshold / 3, threshold)
+    told = []
+    for number in np.flatnonzero((ratio > limit) & np.isfinite(ratio)):
+        layer = int(rows["layer"][number])
+        # the mean over positions of what a rectifier gives has little spread, by its nature
+        pooled = graph.ops[layer] in POOLING | {"mean"}
+        read = [r for r in graph.readers.get(layer, []) if r in graph.linear]
+        if layer == 0:  # there may be several inputs: each has the name of the module it came to
+            read = [r for r in read if profile.along([r])["name"][0] == rows["name"][number]]
+        if read and not pooled:
+            told.append(number)
+    if told:
+        found = rows.where(np.array(told, int))
+        worst = int(np.argmax(ratio[told]))
+        row = found.where(np.array([worst]))
         yield Finding(
-            "warning" if ratio[found.index].max() > 10 * threshold else "note",
-            listed(found["place"]),
-            f"the mean at {worst['place']} is {worst['mean']:.3g}, the std "
-            f"{worst['std']:.3g}: a layer that reads it mostly sees a constant",
+            "warning" if (ratio[told] > 3 * limit[told]).any() else "note",
+            listed(found.places),
+            f"the mean at {row.places[0]} is {row['mean'][0]:.3g}, the std {row['std'][0]:.3g}: a "
+            "layer that reads it mostly sees a constant",
             "subtract the mean: normalize the input, put a normalization before the layer, or "
             "use an activation that is negative for negative inputs",
         )
@@ -104,16 +152,20 @@ def mean_shift(profile: Profile, threshold: float) -> Iterator[Finding]:
 )
 def collapse(profile: Profile, threshold: float) -> Iterator[Finding]:
     """layers tell samples apart"""
-    rows = profile.linear[profile.linear["nonfinite"] == 0]
-    rows = rows[rows["entries"] >= ENOUGH]
-    found = rows[rows["sample_correlation"] >= threshold]
-    if len(found):
+    rows = profile.maps.where(
+        (profile.maps["nonfinite"] == 0) & (profile.maps["entries"] >= ENOUGH)
+    )
+    same = rows["sample_correlation"] >= threshold
+    if profile.zeros.sources:  # a bias alone is the same for all
+        same &= ~np.isin(rows["layer"], [*profile.zeros.sources])
+    if same.any():
+        found = rows.where(same)
         many = len(found) >= max(3, len(rows) / 4)
         yield Finding(
-            "warning" if many and rows.index[-1] in found.index else "note",
-            listed(found["place"]),
+            "warning" if many and same[-1] else "note",
+            listed(found.places),
             "different samples give nearly the same output: their correlation is "
-            f"{found['sample_correlation'].iloc[-1]:.4f} at {found['place'].iloc[-1]}, and "
+            f"{found['sample_correlation'][-1]:.4f} at {found.places[-1]}, and "
             f"{threshold} or more in {len(found)} of {len(rows)} layers",
             "initialize weights to the gain and biases to zero, add residual connections or "
             'normalizations, or fit the rectifier to the depth (activation "tailored_relu")',

@@ -4,52 +4,139 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pandas as pd
+import numpy as np
 
+from initstats.diagnosis.columns import Columns
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.rule import Finding, Severity, listed, register_rule
-from initstats.probe.kinds import numbers
+from initstats.diagnosis.rules.rule import (
+    BACKWARD,
+    WEIGHTS,
+    Finding,
+    Severity,
+    listed,
+    register_rule,
+)
 
 
-@register_rule(threshold=0, source="IEEE 754: what overflows once stays infinite or becomes NaN")
+_IEEE = "IEEE 754: what overflows once stays infinite or becomes NaN"
+
+
+@register_rule(threshold=0, source=_IEEE)
 def nonfinite(profile: Profile, threshold: float) -> Iterator[Finding]:
     """every entry is a finite number"""
-    bad = profile.signal[profile.signal["nonfinite"] > threshold]
+    rows = profile.values
+    bad = rows.where(rows["nonfinite"] > threshold)
+    if len(bad) and not (profile.parameters["nonfinite"] > threshold).any():
+        yield from _begun(profile, bad)
+
+
+@register_rule(threshold=0, source=_IEEE, needs=[WEIGHTS])
+def nonfinite_weights(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """every weight is a finite number"""
+    rows = profile.parameters
+    bad = rows.where(rows["nonfinite"] > threshold)
+    if len(bad):
+        yield _spoiled(profile, bad)
+
+
+@register_rule(threshold=0, source=_IEEE, needs=[BACKWARD])
+def nonfinite_gradients(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """gradients are finite where values are"""
+    rows = profile.value_gradients
+    bad = rows.where(rows["nonfinite"] > threshold)
+    spread = [profile.values, profile.parameters]
+    if len(bad) and not any((rows["nonfinite"] > threshold).any() for rows in spread):
+        yield _backward(profile, bad)
+
+
+def _spoiled(profile: Profile, bad: Columns) -> Finding:
+    share = bad["nonfinite"].sum() / bad["count"].sum()
+    begun = (
+        "the update before this step wrote them, from a gradient that was NaN, infinite, or too "
+        "large: lower the learning rate, warm it up, and clip gradients, "
+        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0); if a step before had NaN in its "
+        "loss, mend that first. Go on from weights that were saved before"
+    )
+    loaded = (
+        "the weights came so: load others, or draw them anew; if they were trained, look for the "
+        "first step with NaN: a lower learning rate and clipped gradients "
+        "(torch.nn.utils.clip_grad_norm_) keep them finite"
+    )
+    return Finding(
+        "error",
+        listed(bad["name"]),
+        f"{len(bad)} of {len(profile.parameters)} parameters hold NaN or infinite weights, "
+        f"{share:.2%} of their entries: whatever reads them is NaN",
+        begun if profile.step else loaded,
+    )
+
+
+def _begun(profile: Profile, bad: Columns) -> Iterator[Finding]:
+    """Where values that are not finite begin, and whether they spread."""
+    layers, graph = [int(layer) for layer in bad["layer"]], profile.graph
     # whether bad values end at readers that have none, as those of a mask do; later layers first
     contained: dict[int, bool] = {}
-    for layer in reversed([int(layer) for layer in bad["layer"]]):
-        readers = [int(row["layer"]) for row in profile.readers(layer)]
+    for layer in reversed(layers):
+        readers = graph.readers[layer]
         contained[layer] = bool(readers) and all(contained.get(reader, True) for reader in readers)
-    first = [row for _, row in bad.iterrows() if not contained.keys() & numbers(row["inputs"])]
-    spread = [row for row in first if not contained[row["layer"]]]
+    first = [layer for layer in layers if not contained.keys() & set(graph.inputs[layer])]
+    spread = [layer for layer in first if not contained[layer]]
     if spread:
-        row = spread[0]
-        share = row["nonfinite"] / row["count"]
+        row = profile.along(spread[:1])
+        count, nonfinite = row["count"][0], row["nonfinite"][0]
         reached = f"; {len(bad) - 1} tensors after it hold some" if len(bad) > 1 else ""
+        given = spread[0] == 0
+        read = "it comes from outside" if given else "all that it reads are finite"
         yield Finding(
             "error",
-            row["place"],
-            f"{row['nonfinite']:,.0f} of {row['count']:,.0f} entries ({share:.2%}) are NaN or "
-            f"infinite, and all that it reads are finite{reached}",
-            f"look at {row['op']} there: does it divide by zero, take the log or root of what is "
-            "not positive, or leave the range of its dtype? Bound its input, add an eps, or "
-            "compute it in float32",
+            profile.place(spread[0]),
+            f"{nonfinite:,.0f} of {count:,.0f} entries ({nonfinite / count:.2%}) are NaN or "
+            f"infinite, and {read}{reached}",
+            "fill or drop what is missing in the data, before the model"
+            if given
+            else f"look at {row['op'][0]} there: does it divide by zero, take the log or root of "
+            "what is not positive, or leave the range of its dtype? Bound its input, add an eps, "
+            "or compute it in float32",
         )
     elif first:
         yield Finding(
             "note",
-            listed(pd.DataFrame(first)["place"]),
+            listed(profile.along(first).places),
             "it has NaN or infinite entries, and whatever reads it has none, as with a mask",
             "nothing, if it is a mask on purpose",
         )
 
 
+def _backward(profile: Profile, bad: Columns) -> Finding:
+    """Where a gradient that is not finite begins: there all that the next operations get are."""
+    layers = {int(layer) for layer in bad["layer"]}
+    readers = profile.graph.readers
+    first = [layer for layer in layers if not layers & set(readers.get(layer, []))]
+    last = max(first, default=max(layers))
+    makers = sorted(readers.get(last, []))
+    ops = " or ".join(profile.along(makers).places) or "the loss"
+    scaled = set(bad["dtype"]) == {"float16"}  # a loss scale that is too large is lowered
+    return Finding(
+        "note" if scaled else "error",
+        profile.place(last),
+        f"its gradient holds NaN or infinite entries, while all values are finite; {ops} makes "
+        "them on the way back",
+        f"look at the derivative of {ops}: a root or a norm has none at 0, a division by almost 0 "
+        "has a huge one. Add an eps inside the root, or mask with torch.where before the operation",
+    )
+
+
 _FORMATS = {
-    "float16": (65504.0, 2.0**-14),
-    "bfloat16": (3.3895e38, 2.0**-126),
-    "float8_e4m3fn": (448.0, 2.0**-6),
+    "float16": (65504.0, 2.0**-14, 2.0**-24),
+    "bfloat16": (3.3895e38, 2.0**-126, 2.0**-133),
+    "float8_e4m3fn": (448.0, 2.0**-6, 2.0**-9),
+    "float8_e5m2": (57344.0, 2.0**-14, 2.0**-16),
 }
-"""Largest number and smallest normal number of the formats of low precision."""
+"""The largest, the smallest normal and the smallest number of the formats of low precision."""
+_ADVICE = (
+    "bfloat16 has float32's range; in float16 scale the loss (torch.amp.GradScaler); float8 needs "
+    "a scale for each tensor"
+)
 
 
 @register_rule(
@@ -58,29 +145,55 @@ _FORMATS = {
     "those above its largest overflow",
 )
 def low_precision(profile: Profile, threshold: float) -> Iterator[Finding]:
-    """tensors fit the formats of low precision: half their entries are normal numbers there"""
-    rows = pd.concat([profile.signal, profile.gradients])
-    reach = rows[["min", "max"]].abs().max(axis=1)
+    """tensors fit their format: half their entries are normal numbers there, none overflow"""
+    if not profile.probed:
+        yield from _unfit(profile, profile.values, ("float16",), "note", threshold)
+        return
+    for rows, severity in ((profile.values, "warning"), (profile.value_gradients, "note")):
+        dtypes = rows["dtype"]
+        for name in dict.fromkeys(dtypes):
+            if name in _FORMATS:
+                used = rows.where(dtypes == name)
+                yield from _unfit(
+                    profile, used, (name,), "warning" if severity == "warning" else "note", threshold
+                )
+    # a model in float32 is asked only whether its signal would fit, not its masks and small branches
+    judged = [*profile.graph.downstream - profile.graph.summands]
+    full = (profile.values["dtype"] == "float32") & np.isin(profile.values["layer"], judged)
+    yield from _unfit(profile, profile.values.where(full), ("float16",), "note", threshold)
+
+
+def _unfit(
+    profile: Profile,
+    rows: Columns,
+    formats: tuple[str, ...],
+    severity: Severity,
+    threshold: float,
+) -> Iterator[Finding]:
+    """Tensors half of whose entries are out of a format's range.
+
+    A few entries may be: those of a mask are as large as the format of the model allows.
+    """
+    ends = np.abs(np.stack([rows["q25"], rows["q75"]]))
     # half the entries are within this of zero, zeros included
-    middle = rows[["q25", "q75"]].abs().max(axis=1)
-    used = set(rows["dtype"]) if profile.probed else set()
-    told: dict[Severity, list[tuple[str, str]]] = {"warning": [], "note": []}
-    for name, (largest, smallest) in _FORMATS.items():
-        above = rows[reach > largest]
-        below = rows[(middle < smallest) & (rows["zero_fraction"] < threshold)]
-        if len(above) + len(below):
-            count = [_tensors(len(above), "overflow"), _tensors(len(below), "lose", " precision")]
-            place = listed(pd.concat([above, below])["place"])
-            line = f"{name}: {', '.join(filter(None, count))}"
-            told["warning" if name in used else "note"].append((place, line))
-    for severity, lines in told.items():
-        if lines:
+    middle = ends.max(axis=0, initial=0.0)
+    for name in formats:
+        largest, smallest, least = _FORMATS[name]
+        above = middle > largest
+        # below the least number the statistics are of what was unscaled afterwards
+        below = (middle < smallest) & (rows["zero_fraction"] < threshold) & (rows["count"] > 1)
+        below &= (middle > least) | (rows["dtype"] != name if profile.probed else True)
+        found = above | below
+        if found.any():
+            counts = [
+                _tensors(int(above.sum()), "overflow"),
+                _tensors(int(below.sum()), "lose", " precision"),
+            ]
             yield Finding(
                 severity,
-                lines[0][0],
-                "; ".join(count for _, count in lines),
-                "bfloat16 has float32's range; in float16 scale the loss (torch.amp.GradScaler); "
-                "float8 needs a scale for each tensor",
+                listed(rows.where(found).places),
+                f"{name}: {', '.join(filter(None, counts))}",
+                _ADVICE,
             )
 
 

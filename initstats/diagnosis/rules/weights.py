@@ -7,41 +7,74 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.rule import WEIGHTS, Finding, listed, register_rule
+from initstats.diagnosis.rules.remedies import drawn_anew, over
+from initstats.diagnosis.rules.rule import OPERATIONS, WEIGHTS, Finding, listed, register_rule
+
+Array = NDArray[Any]
 
 
 @register_rule(
     threshold=5.0,
     source="more than the largest gain of a common activation (4.8 for sigmoid without its mean; "
     "Brock et al. 2021)",
-    needs=[WEIGHTS],
+    needs=[OPERATIONS],
 )
 def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no layer multiplies its input by more than any gain calls for"""
-    scale = np.sqrt(profile.weights["sigma_w2"])
-    large = profile.weights[scale > threshold]
-    if len(large):
-        worst = large.sort_values("sigma_w2").iloc[-1]
+    maps = profile.maps
+    # large weights may make good for a small input, as in a head that reads what was scaled down
+    large = (maps["sigma_w2"] > threshold**2) & (maps["second_moment"] > threshold**2)
+    if not large.any():
+        return
+    found = maps.where(large)
+    layers = [int(layer) for layer in found["layer"]]
+    worst = int(np.argmax(found["sigma_w2"]))
+    yield Finding(
+        "warning" if set(layers) <= profile.graph.normalized else "error",
+        listed(found["name"]),
+        f"the weights at {found['name'][worst]} multiply the rms by "
+        f"{math.sqrt(found['sigma_w2'][worst]):.3g}; for what it reads, "
+        f"{profile.gain(layers[worst]):.3f} keeps the signal",
+        drawn_anew(profile, layers)
+        or "scale the weights down to the gain of the activation that they read",
+    )
+
+
+@register_rule(
+    threshold=0,
+    source="Hu et al. 2022 (LoRA): of two factors one starts at zero, not both",
+    needs=[OPERATIONS],
+)
+def zero_weights(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """weights that are zero get a gradient, now or as soon as others have moved"""
+    stuck = profile.zeros.stuck
+    if len(stuck) > threshold:
+        names = [str(n) for layer in stuck for n in profile.own(layer)["name"]]
+        # of two, one behind the other, the second may stay at zero
+        drawn = [layer for layer in stuck if profile.zeros.waits(layer)]
         yield Finding(
-            "warning" if large["normalized"].all() else "error",
-            listed(large["module"]),
-            f"std {worst['std']:.3g} at {worst['module']} multiplies the rms by "
-            f"{math.sqrt(worst['sigma_w2']):.3g}; a layer that reads "
-            f"{worst['activation'] or 'the input'} keeps the signal with {worst['gain']:.3f}",
-            _line(worst),
+            "error",
+            listed(names or profile.along(stuck).places),
+            "all these weights are 0, one behind the other: each multiplies the other's gradient "
+            "by 0, so that none ever changes",
+            _from_zero(profile, drawn) or "start one of them at a small number, not both at 0",
         )
-    dead = profile.weights[scale == 0]
-    if len(dead):
-        yield Finding(
-            "note",
-            listed(dead["module"]),
-            "all weights are 0: nothing passes until they are trained",
-            "nothing, if a residual branch starts at zero on purpose; else " + _line(dead.iloc[0]),
-        )
+
+
+def _from_zero(profile: Profile, layers: list[int]) -> str:
+    """Draw zero weights with the gain of what they read."""
+    lines: dict[str, list[str]] = {}
+    for layer in layers:
+        own = profile.own(layer)
+        for name, fan_in in zip(own["name"], own["fan_in"], strict=True):
+            if fan_in > 0:
+                std = f"std={profile.gain(layer):.4f} / math.sqrt({fan_in:.0f})"
+                line = f"nn.init.normal_(model.get_parameter({{}}), {std})"
+                lines.setdefault(line, []).append(str(name))
+    return "\n".join(over(names, line) for line, names in lines.items())
 
 
 @register_rule(
@@ -51,24 +84,20 @@ def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
 )
 def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no run of layers is left at torch's default, which shrinks the signal in each"""
-    weights = profile.weights
-    bound = weights[["min", "max"]].abs().max(axis=1) * np.sqrt(weights["fan_in"])
-    # for n uniform draws, the variance of the sample variance is 4/5 of its square over n
-    error = 4 * np.sqrt(0.8 / weights["count"])
-    default = ((3 * weights["sigma_w2"] - 1).abs() < error) & (bound <= 1.0001) & (bound > 0.9)
+    drawn = _Drawn(profile)
+    default = drawn.default
     if not default.any():
         return
-    run, longest = 0, 0
-    for kept in default & ~weights["normalized"]:
-        run = run + 1 if kept else 0
-        longest = max(longest, run)
-    shrink = 1 / (math.sqrt(3) * float(np.median(weights.loc[default, "gain"])))
+    layers = [int(layer) for layer in drawn.layers[default]]
+    longest = _longest_run(profile, {*layers})
+    gains = [profile.gain(layer) for layer in layers]
     yield Finding(
         "warning" if longest >= threshold else "note",
-        listed(weights[default]["module"]),
-        f"the weights are uniform in +-1/sqrt(fan_in), as torch leaves them: each layer multiplies "
-        f"the rms by about {shrink:.2f}; {longest} in a row have no normalization after them",
-        _line(weights[default].iloc[0]),
+        listed(drawn.modules[default]),
+        "the weights are uniform in +-1/sqrt(fan_in), as torch leaves them: each layer multiplies "
+        f"the rms by about {1 / (math.sqrt(3) * float(np.median(gains))):.2f}; {longest} in a row "
+        "have no normalization after them",
+        drawn_anew(profile, layers),
     )
 
 
@@ -80,27 +109,100 @@ def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
 )
 def fan_mode(profile: Profile, threshold: float) -> Iterator[Finding]:
     """weights are scaled by the inputs that a unit sums, not by the outputs"""
-    weights = profile.weights
-    ratio = weights["fan_in"] / weights["fan_out"]
-    unevenness = np.maximum(ratio, 1 / ratio)
-    gains = np.stack([np.ones(len(weights)), np.full(len(weights), 2.0), weights["gain"] ** 2])
-    error = 4 * np.sqrt(2 / weights["count"].to_numpy()) + 0.01
+    drawn = _Drawn(profile)
+    by_out = drawn.sigma_w2 / drawn.ratio
+    uneven = np.maximum(drawn.ratio, 1 / drawn.ratio)
+    # orthogonal weights have exactly the norm of their gain, and keep that of vectors
+    random = np.abs(by_out - np.round(by_out)) > 1e-5 * by_out
+    wrong = drawn.fits(by_out) & ~drawn.fits(drawn.sigma_w2) & ~drawn.near_default
+    wrong &= random & drawn.fresh & (uneven >= 2)
+    wrong &= ~np.isin(drawn.layers, [*profile.graph.normalized])
+    if not wrong.any():
+        return
+    layers = [int(layer) for layer in drawn.layers[wrong]]
+    fan_in, ratio = drawn.fan_in[wrong][0], drawn.ratio[wrong][0]
+    yield Finding(
+        "warning" if uneven[wrong].max() >= threshold else "note",
+        listed(drawn.modules[wrong]),
+        f"the variance is a squared gain over fan_out, {fan_in / ratio:.0f}, and not over fan_in, "
+        f"{fan_in:.0f}: the second moment becomes {ratio:.3g} times what it should be",
+        drawn_anew(profile, layers),
+    )
 
-    def fits(sigma2: pd.Series[float]) -> NDArray[np.bool_]:
-        return np.asarray((np.abs(sigma2.to_numpy() / gains - 1) < error).any(axis=0))
 
-    by_out = fits(weights["sigma_w2"] / ratio) & ~fits(weights["sigma_w2"])
-    wrong = weights[by_out & (unevenness >= 2) & ~weights["normalized"]]
-    if len(wrong):
-        first = wrong.iloc[0]
-        yield Finding(
-            "warning" if unevenness[wrong.index].max() >= threshold else "note",
-            listed(wrong["module"]),
-            f"the variance is a squared gain over fan_out, {first['fan_out']:.0f}, and not "
-            f"over fan_in, {first['fan_in']:.0f}: the second moment becomes "
-            f"{first['fan_in'] / first['fan_out']:.3g} times what it should be",
-            _line(first),
-        )
+class _Drawn:
+    """The weights of linear maps that are parameters, and of which law they may be."""
+
+    def __init__(self, profile: Profile) -> None:
+        rows = profile.parameters
+        layers = np.isin(rows["layer"], [*profile.graph.linear])
+        self.rows = rows = rows.where(layers & (rows["fan_in"] > 0))
+        self.layers: Array = rows["layer"]
+        self.fan_in: Array = rows["fan_in"]
+        self.sigma_w2: Array = self.fan_in * rows["second_moment"]
+        self.modules = np.array([str(n).rpartition(".")[0] or str(n) for n in rows["name"]], object)
+        gains = np.array([profile.gain(int(layer)) for layer in self.layers], float)
+        self.gains = np.stack([np.ones(len(rows)), np.full(len(rows), 2.0), gains**2])
+        self.ratio = np.array([_fans(profile, int(layer)) for layer in self.layers], float)
+
+    @property
+    def default(self) -> Array:
+        """Whether they are uniform in +-1/sqrt(fan_in)."""
+        bound = np.maximum(np.abs(self.rows["min"]), np.abs(self.rows["max"]))
+        bound = bound * np.sqrt(self.fan_in)
+        # for n uniform draws, the variance of the sample variance is 4/5 of its square over n
+        error = 4 * np.sqrt(0.8 / self.rows["count"])
+        uniform: Array = (np.abs(3 * self.sigma_w2 - 1) < error) & (bound <= 1.0001) & (bound > 0.9)
+        return uniform
+
+    @property
+    def near_default(self) -> Array:
+        """Whether their second moment is about the default's, as after some training."""
+        near: Array = np.abs(3 * self.sigma_w2 - 1) < 0.2
+        return near | self.default
+
+    @property
+    def fresh(self) -> Array:
+        """Whether they have the moments of normal or of uniform draws around zero.
+
+        Four standard errors are allowed; weights that were trained for long are outside.
+        """
+        count = self.rows["count"]
+        centred = np.abs(self.rows["mean"]) * np.sqrt(count) < 4 * self.rows["std"]
+        kurtosis, error = self.rows["kurtosis"], 4 * np.sqrt(24 / count)
+        law = (np.abs(kurtosis) < error) | (np.abs(kurtosis + 1.2) < error)
+        drawn: Array = centred & law & (np.abs(self.rows["skewness"]) < 4 * np.sqrt(6 / count))
+        return drawn
+
+    def fits(self, sigma_w2: Array) -> Array:
+        """Whether it is the square of a usual gain, within four standard errors."""
+        error = 4 * np.sqrt(2 / self.rows["count"]) + 0.01
+        near: Array = (np.abs(sigma_w2 / self.gains - 1) < error).any(axis=0)
+        return near
+
+
+def _fans(profile: Profile, layer: int) -> float:
+    """fan_in over fan_out: both count the positions of a kernel, which leaves units over units."""
+    row = profile.along([layer])
+    if not str(row["op"][0]).startswith("conv"):
+        return float(row["fan_in"][0] / row["units"][0])
+    source = profile.graph.source(layer)
+    if source is None:
+        return math.nan
+    return float(profile.along([source])["units"][0] / row["units"][0])
+
+
+def _longest_run(profile: Profile, layers: set[int]) -> int:
+    """How many of some linear maps are one behind another, with no norm or shortcut between."""
+    graph = profile.graph
+    ends = graph.normalized | graph.normalizations | {block.layer for block in graph.blocks}
+    run: dict[int, int] = {}
+    for layer, inputs in graph.inputs.items():
+        before = max((run[source] for source in inputs), default=0)
+        if layer in graph.linear:
+            before = before + 1 if layer in layers else 0
+        run[layer] = 0 if layer in ends else before
+    return max(run.values(), default=0)
 
 
 @register_rule(
@@ -110,23 +212,18 @@ def fan_mode(profile: Profile, threshold: float) -> Iterator[Finding]:
 )
 def useless_bias(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no layer adds a bias that the next operation takes away"""
-    biases = set(profile.rows.loc[profile.rows["tensor"] == "weight", "name"])
+    graph, biases = profile.graph, {str(name) for name in profile.parameters["name"]}
+    maps = profile.maps
     useless = [
-        any(row["op"] in ("batch_norm", "instance_norm") for row in profile.readers(layer))
-        and f"{module}.bias" in biases
-        for layer, module in profile.weights[["layer", "module"]].itertuples(index=False)
+        str(name)
+        for layer, name in zip(maps["layer"], maps["name"], strict=True)
+        if f"{name}.bias" in biases
+        and any(graph.ops[r] in ("batch_norm", "instance_norm") for r in graph.readers[layer])
     ]
-    if sum(useless) > threshold:
+    if len(useless) > threshold:
         yield Finding(
             "note",
-            listed(profile.weights[useless]["module"]),
+            listed(useless),
             "a normalization of each channel follows, which subtracts the bias",
             "set bias=False in these layers",
         )
-
-
-def _line(weight: pd.Series[Any]) -> str:
-    """The line that initializes a layer so that it keeps the signal."""
-    layer = f"model.get_submodule({weight['module']!r})"
-    std = f"{weight['gain']:.4f} / math.sqrt({weight['fan_in']:.0f})"
-    return f"nn.init.normal_({layer}.weight, std={std})"

@@ -1,0 +1,99 @@
+"""Rules about what is equal and should not be: units of a layer, and layers of a network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from initstats.diagnosis.profile import Profile
+from initstats.diagnosis.rules.remedies import drawn_anew, over
+from initstats.diagnosis.rules.rule import BATCH, ENOUGH, WEIGHTS, Finding, listed, register_rule
+
+_EXACT = ("count", "mean", "std", "skewness", "kurtosis", "min", "max", "unit_std_std")
+"""Statistics that two tensors of real numbers share to the last digit only if they are equal."""
+
+
+@register_rule(
+    threshold=1e-6,
+    source="Goodfellow et al. 2016, 8.4: units of equal weights get equal gradients, and stay equal",
+    needs=[BATCH],
+)
+def equal_units(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """the units of a layer differ from each other"""
+    rows = profile.maps
+    rms = np.sqrt(rows["second_moment"])
+    same = (rows["unit_mean_std"] <= threshold * rms) & (rows["unit_std_std"] <= threshold * rms)
+    same &= (rows["dead_fraction"] == 0) & (rows["entries"] >= ENOUGH) & (rms > 0)
+    same &= rows["unit_std_mean"] > threshold * rms
+    if profile.probed:
+        same &= rows["units"] > 1
+    if same.any():
+        found = rows.where(same)
+        yield Finding(
+            "warning",
+            listed(found["name"]),
+            "all units of these layers are copies of each other: their means and stds agree to "
+            f"{threshold:g} of the rms, and equal units get equal gradients",
+            drawn_anew(profile, map(int, found["layer"])) if profile.probed else "draw them anew",
+        )
+
+
+@register_rule(
+    threshold=1,
+    source="torch's nn.TransformerEncoder copies one layer: draw each anew (its documentation)",
+    needs=[WEIGHTS],
+)
+def equal_layers(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """no two layers start with the same weights"""
+    rows = profile.parameters
+    drawn = (rows["fan_in"] > 0) & (rows["std"] > 0) & (rows["count"] > threshold)
+    drawn &= (rows["unit_std_std"] > 0) | (rows["unit_mean_std"] > 0)
+    rows = rows.where(drawn & np.isin(rows["layer"], [*profile.graph.linear]))
+    groups: dict[tuple[float, ...], list[int]] = {}
+    for number, key in enumerate(zip(*(rows[name] for name in _EXACT), strict=True)):
+        groups.setdefault(key, []).append(number)
+    copies = [numbers for numbers in groups.values() if len(numbers) > threshold]
+    if not copies:
+        return
+    behind = any(
+        _follows(profile, int(rows["layer"][a]), int(rows["layer"][b]))
+        for a, b in ((numbers[0], numbers[-1]) for numbers in copies)
+    )
+    names = [[str(rows["name"][number]) for number in numbers] for numbers in copies]
+    lines: dict[str, list[str]] = {}
+    for numbers in copies:
+        for number in numbers[1:]:  # the first may stay
+            key = f"nn.init.normal_(model.get_parameter({{}}), std={rows['std'][number]:.4g})"
+            lines.setdefault(key, []).append(str(rows["name"][number]))
+    yield Finding(
+        "warning" if behind else "note",
+        listed(_heads(names)),
+        f"{sum(map(len, names))} weights are copies of each other: {' = '.join(names[0])}"
+        + (f", and {len(names) - 1} more such groups" if len(names) > 1 else ""),
+        "\n".join(over(group, line) for line, group in lines.items())
+        + ("" if behind else "  # unless they are copies on purpose, as a target network is"),
+    )
+
+
+def _follows(profile: Profile, first: int, second: int) -> bool:
+    """Whether the second value is made of the first."""
+    reached, waiting = {first}, [first]
+    while waiting:
+        for reader in profile.graph.readers[waiting.pop()]:
+            if reader not in reached:
+                reached.add(reader)
+                waiting.append(reader)
+    return second in reached
+
+
+def _heads(groups: list[list[str]]) -> list[str]:
+    """The modules that are copies: names without the end that all of a group share."""
+    found: dict[str, None] = {}
+    for names in groups:
+        parts = [name.split(".")[::-1] for name in names]
+        shared = len(os.path.commonprefix(parts))
+        for name in names:
+            found[".".join(name.split(".")[: len(name.split(".")) - shared]) or name] = None
+    return [*found]

@@ -1,0 +1,104 @@
+"""Remedies as lines of code that run as they stand, given `model`, `x`, `nn` and `math`.
+
+What is said beside the code is a comment.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from initstats.diagnosis.profile import Profile
+
+_SHOWN = 2
+"""Names are written one a line up to this many, in a loop beyond."""
+
+
+def drawn_anew(profile: Profile, layers: Iterable[int]) -> str:
+    """Draw the weights of linear maps so that each keeps the second moment of what it reads.
+
+    Weights that are used as they are get a normal distribution; those that are computed of
+    parameters, or that another layer uses, are scaled.
+    """
+    std: dict[tuple[str, int], list[str]] = {}
+    scale: dict[str, list[str]] = {}
+    for layer in layers:
+        row = profile.along([layer])
+        gain, fan_in, size = profile.gain(layer), float(row["fan_in"][0]), float(row["sigma_w2"][0])
+        if name := _parameter(profile, layer):
+            std.setdefault((f"{gain:.4f}", round(fan_in)), []).append(name)
+        elif (name := _root(profile, layer)) and size > 0:
+            scale.setdefault(f"{gain / math.sqrt(size):.4g}", []).append(name)
+    drawn = [
+        over(names, f"nn.init.normal_(model.get_parameter({{}}), std={gain} / math.sqrt({fan_in}))")
+        for (gain, fan_in), names in std.items()
+    ]
+    return "\n".join(drawn + [scaled(names, factor) for factor, names in scale.items()])
+
+
+def scaled(names: Sequence[str], factor: str) -> str:
+    """Multiply parameters by a factor."""
+    return over(names, f"model.get_parameter({{}}).data.mul_({factor})")
+
+
+def over(names: Sequence[str], line: str) -> str:
+    """A line of code for each of some names, which stand where it has braces."""
+    names = list(dict.fromkeys(names))
+    if len(names) <= _SHOWN:
+        return "\n".join(line.format(repr(name)) for name in names)
+    if counted := _counted(names):
+        numbers, template = counted
+        return f"for i in {numbers}: {line.format(template)}"
+    return f"for name in {names!r}: {line.format('name')}"
+
+
+def weight_names(profile: Profile, layers: Iterable[int]) -> list[str]:
+    """The parameters by which linear maps are scaled, where they are known."""
+    names = [_parameter(profile, layer) or _root(profile, layer) for layer in layers]
+    return [name for name in names if name]
+
+
+def _counted(names: Sequence[str]) -> tuple[str, str] | None:
+    """Names that differ in one number, which counts evenly, as a range and an f-string."""
+    parts = [re.split(r"(?<![^.])(\d+)(?![^.])", name) for name in names]
+    if len({len(part) for part in parts}) > 1 or any("'" in name or "{" in name for name in names):
+        return None
+    varying = [n for n in range(len(parts[0])) if len({part[n] for part in parts}) > 1]
+    if len(varying) != 1 or not all(part[varying[0]].isdigit() for part in parts):
+        return None
+    numbers = [int(part[varying[0]]) for part in parts]
+    steps = {b - a for a, b in zip(numbers[:-1], numbers[1:], strict=True)}
+    if len(steps) > 1 or (step := steps.pop()) < 1:
+        return None
+    template = "".join("{i}" if n == varying[0] else part for n, part in enumerate(parts[0]))
+    bounds = f"{numbers[0]}, " if numbers[0] or step > 1 else ""
+    by = f", {step}" if step > 1 else ""
+    return f"range({bounds}{numbers[-1] + 1}{by})", f"f'{template}'"
+
+
+def _parameter(profile: Profile, layer: int) -> str:
+    """The parameter that a linear map uses as it is, first of all operations; empty for none."""
+    own, size = profile.own(layer), float(profile.along([layer])["sigma_w2"][0])
+    for name, fan_in, moment in zip(
+        own["name"], own["fan_in"], own["second_moment"], strict=True
+    ):
+        if np.isclose(fan_in * moment, size, rtol=1e-4, atol=0):
+            return str(name)
+    return ""
+
+
+def _root(profile: Profile, layer: int) -> str:
+    """The parameter whose scale is that of a linear map's weights; empty where it is not known."""
+    row = profile.along([layer])
+    found = profile.made_of(layer)
+    if len(found):
+        # of a direction and a length, the length has fewer entries
+        return str(found["name"][int(np.argmin(found["count"]))])
+    everything = profile.parameters
+    same = np.isclose(
+        everything["second_moment"] * row["fan_in"][0], row["sigma_w2"][0], rtol=1e-6, atol=0
+    )
+    return str(everything["name"][same][0]) if same.any() else ""

@@ -16,6 +16,7 @@ from initstats.repair.layout import Layout, layout_of, rows_of_gates
 from initstats.repair.uses import Use, follow, gates
 from initstats.repair.weights import (
     Bias,
+    Output,
     Weight,
     overlap,
     parametrization_of,
@@ -71,11 +72,16 @@ class Plan:
                 return weight
         return None
 
+    def used(self, use: Use) -> Weight | None:
+        """The weight that a signal is multiplied with; None where there is none of either."""
+        if not use.is_product or use.signal is None or not use.signal.numel():
+            return None
+        return self.find(use.operand, use.sources)
+
     @property
     def changed(self) -> list[nn.Parameter]:
-        """The parameters that belong to a weight."""
-        weights = [p for weight in self.weights for p in weight.parameters]
-        return weights + [bias.parameter for w in self.weights for bias in w.biases]
+        """The parameters that hold something else than before, or may do so."""
+        return [parameter for weight in self.weights for parameter in weight.changed]
 
     def move_buffers(self) -> None:
         """Have buffers that are computed of changed parameters follow them."""
@@ -91,7 +97,17 @@ class Plan:
         tied = f", tied to {', '.join(others)}" if others else ""
         if any(parameter is self.parameters[ident] for parameter in self.changed):
             return f"done{tied}"
+        if weight := self.weight_of(ident):
+            return f"left because {weight.name} needs no change of it{tied}"
         return f"left because {self.reasons[ident]}{tied}"
+
+    def weight_of(self, ident: int) -> Weight | None:
+        """The weight that a parameter (by id) is part of, or the bias of."""
+        for weight in self.weights:
+            biases = [bias.parameter for bias in weight.biases]
+            if any(id(parameter) == ident for parameter in (*weight.parameters, *biases)):
+                return weight
+        return None
 
     def keep_draw(self) -> None:
         """Leave what cannot be scaled."""
@@ -104,20 +120,23 @@ class Plan:
                 self.reasons |= {id(parameter): reason for parameter in weight.parameters}
         self.weights = [weight for weight in self.weights if not gates(weight.op)]
 
-    def _meet(self, use: Use) -> None:
-        """Take a use into account."""
+    def _meet(self, use: Use) -> Any:
+        """Take a use into account; the operation's result, if it had to run for that."""
         if (row := _padding_row(use)) is not None and len(use.sources) == 1:
             self._padding.append((next(iter(use.sources)), row))
         if self.find(use.operand, use.sources):
-            return
+            return None
         reason = self._against(use)
         layout = None if reason else _layout(use)
         if layout is not None:
             self._add(use, layout)
-            return
+            result = use.run()
+            self.weights[-1].outputs.append(Output.of(result))
+            return result
         for ident in use.sources:
             if self.reasons[ident] == UNSEEN:
                 self.reasons[ident] = reason or f"{use.op} uses it in a way that is not known"
+        return None
 
     def _meet_added(self, use: Use) -> None:
         """Take a parameter into account that is added to what a product made."""

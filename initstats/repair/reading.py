@@ -39,10 +39,10 @@ class Reading:
         row = self._use(name) or {"layer": -1, "op": "", "call": 0}
         return {key: row[key] for key in ("layer", "name", "op", "call") if key in row}
 
-    def output(self, name: str) -> dict[str, float]:
+    def output(self, name: str) -> tuple[float, float]:
         """The mean and std of what is made with a parameter; NaN where nothing is."""
         row = self._use(name) or {}
-        return {key: row.get(key, math.nan) for key in ("mean", "std")}
+        return row.get("mean", math.nan), row.get("std", math.nan)
 
     def std(self, name: str) -> float:
         """The std of a parameter; NaN where it was not measured."""

@@ -20,6 +20,7 @@ from initstats.repair.reading import Reading
 from initstats.repair.setting import fit, settle
 
 Patterns = str | Iterable[str]
+SUFFIXES = ("_before", "_after")
 
 
 def lsuv_(
@@ -172,17 +173,18 @@ def _draw(plan: Plan, init: Init, seed: int, activation_of: Callable[[str], Acti
 
 def _compared(plan: Plan, before: Reading, after: Reading) -> pd.DataFrame:
     """A row for each parameter."""
-    weights = {id(weight.parameters[0]): weight for weight in reversed(plan.weights)}
     rows = []
     for name, ident in plan.idents.items():
-        first, weight = plan.names[ident][0], weights.get(ident)
+        first, weight = plan.names[ident][0], plan.weight_of(ident)
         row: dict[str, Any] = before.keys(first) | {"name": name}
-        for suffix, reading in (("_before", before), ("_after", after)):
-            row |= {f"{key}{suffix}": x for key, x in reading.output(first).items()}
-            std = reading.std(first)
-            if weight is not None:
-                used = weight.before if reading is before else weight.values
-                std = float(used.double().std())
-            row[f"weight_std{suffix}"] = std
+        for place, reading in enumerate((before, after)):
+            mean, std = reading.output(first)
+            if weight and weight.outputs[place:]:
+                mean, std = weight.outputs[place]
+            size = reading.std(first)
+            if weight and ident == id(weight.parameters[0]):
+                size = float((weight.values if place else weight.before).double().std())
+            numbers = {"mean": mean, "std": std, "weight_std": size}
+            row |= {f"{key}{SUFFIXES[place]}": x for key, x in numbers.items()}
         rows.append(row | {"outcome": plan.outcome(name)})
     return pd.DataFrame(rows)

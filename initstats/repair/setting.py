@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from initstats.fitting import fit_std
 from initstats.repair.planning import Plan
 from initstats.repair.uses import Use, follow, gates
-from initstats.repair.weights import Weight
+from initstats.repair.weights import Output, Weight, unexpanded
 
 PASSES = 4
 """Largest number of passes in which layers are fitted, as a tied one may move what others read."""
 
 
-class Seen(NamedTuple):
-    """A weight as the model used it first, and the std of what it made of it."""
-
-    operand: Tensor
-    std: float
-
-
-def settle(plan: Plan, inputs: Any) -> dict[Weight, Seen]:
+def settle(plan: Plan, inputs: Any) -> None:
     """Write the weights of a plan to the model, until the model uses them.
 
     Raises:
@@ -33,20 +26,19 @@ def settle(plan: Plan, inputs: Any) -> dict[Weight, Seen]:
         weight.write()
     while True:
         seen = _seen(plan, inputs)
-        off = [weight for weight, (operand, _) in seen.items() if not weight.agrees(operand)]
+        off = [weight for weight, operand in seen.items() if not weight.agrees(operand)]
         if not off:
             break
         for weight in off:
-            if not weight.correct(seen[weight].operand):
+            if not weight.correct(seen[weight]):
                 raise ValueError(
                     f"layer {weight.name!r} does not use the weight that is written to it: is it "
                     "normalized, or computed in a way that cannot be undone? Exclude it: "
                     f"exclude={weight.name!r}. Nothing was changed"
                 )
-    for weight, (operand, _) in seen.items():
+    for weight, operand in seen.items():
         if weight.computed:
             weight.change(operand)  # where it is masked, the model's zeros
-    return seen
 
 
 def fit(plan: Plan, inputs: Any, *, std: float, tolerance: float, rounds: int) -> None:
@@ -61,26 +53,27 @@ def fit(plan: Plan, inputs: Any, *, std: float, tolerance: float, rounds: int) -
         settle(plan, inputs)
     for _ in range(PASSES):
         _fit_once(plan, inputs, std, 0.9 * tolerance, rounds)
-        seen = settle(plan, inputs)
-        off = {w: s.std for w, s in seen.items() if not abs(s.std / std - 1) <= tolerance}
-        off = {weight: size for weight, size in off.items() if not gates(weight.op)}
+        settle(plan, inputs)
+        scaled = [w for w in plan.weights if w.outputs[1:] and not gates(w.op)]
+        off = [w for w in scaled if not abs(w.outputs[-1].std / std - 1) <= tolerance]
         if not off:
             return
-    weight, size = next(iter(off.items()))
-    raise ValueError(_unfitted(weight, size, std, f"{PASSES} passes"))
+    raise ValueError(_unfitted(off[0], off[0].outputs[-1].std, std, f"{PASSES} passes"))
 
 
-def _seen(plan: Plan, inputs: Any) -> dict[Weight, Seen]:
+def _seen(plan: Plan, inputs: Any) -> dict[Weight, Tensor]:
     """The weights as the model uses them, in one pass."""
-    seen: dict[Weight, Seen] = {}
+    seen: dict[Weight, Tensor] = {}
+    for weight in plan.weights:
+        del weight.outputs[1:]
 
     def see(use: Use) -> Any:
-        weight = plan.find(use.operand, use.sources) if use.is_product else None
+        weight = plan.used(use)
         if weight is None or weight in seen:
             return None
         y = use.run()
-        size = float(y.double().std()) if isinstance(y, Tensor) else math.nan
-        seen[weight] = Seen(use.operand.detach().clone(), size)
+        weight.outputs.append(Output.of(y))
+        seen[weight] = unexpanded(use.operand.detach()).clone()
         return y
 
     plan.traces = follow(plan.model, inputs, see)
@@ -91,7 +84,7 @@ def _fit_once(plan: Plan, inputs: Any, std: float, tolerance: float, rounds: int
     fitted: set[Weight] = set()
 
     def fit_use(use: Use) -> Any:
-        weight = plan.find(use.operand, use.sources) if use.is_product else None
+        weight = plan.used(use)
         if weight is None:
             return None
         weight.show(use.operand)

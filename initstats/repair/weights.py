@@ -5,15 +5,30 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from initstats.probe.operations import tensors
 from initstats.repair.layout import Layout
 
 ATTEMPTS = 3
 """Ways in which a computed weight is corrected until the model uses what it should."""
+
+
+class Output(NamedTuple):
+    """The mean and std of what an operation makes; of the first tensor, if it makes several."""
+
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, result: Any) -> Output:
+        """The moments of an operation's result."""
+        y = next(tensors(result)).detach().double()
+        return cls(float(y.mean()), float(y.std()))
 
 
 @dataclass(eq=False)
@@ -42,8 +57,10 @@ class Weight:
         layout: its matrices.
         module: the module and the name under which the weight is parametrized, if it is.
         fixed: entries that stay as they are, such as the row of an embedding's padding.
+        biases: what is added to its output.
         before: the weight as the model used it at first.
         values: the weight as the model is to use it.
+        outputs: those of the operation, before and after.
     """
 
     name: str
@@ -59,6 +76,8 @@ class Weight:
         self.operand = unexpanded(self.operand.detach())
         self.before = self.operand.clone()
         self.values = self.before.to(torch.promote_types(self.before.dtype, torch.float32))
+        self.outputs: list[Output] = []
+        self._others = [parameter.detach().clone() for parameter in self.parameters[1:]]
         self._attempt = 0
         self._turned = _turned(self.before, self.parameters[0].detach())
 
@@ -66,6 +85,13 @@ class Weight:
     def computed(self) -> bool:
         """Whether the model computes it of its parameters, and does not use one itself."""
         return not shares_storage(self.operand, self.parameters[0])
+
+    @property
+    def changed(self) -> list[nn.Parameter]:
+        """The parameters that hold something else than before, or may do so."""
+        others = zip(self.parameters[1:], self._others, strict=True)
+        moved = [other for other, before in others if not torch.equal(other, before)]
+        return [self.parameters[0], *moved, *(bias.parameter for bias in self.biases)]
 
     def change(self, values: Tensor) -> None:
         """Change what the model is to use."""

@@ -206,8 +206,13 @@ class Forms:
 
     def note(self, operation: Operation, out: Tensor) -> None:
         """Note down what is no signal itself, but may take part in making one: a comparison."""
-        took_part = any(x in self._forms for x in operation.tensors)
-        if took_part and (form := self.composed(operation, out)):
+        forms = [self._forms[x] for x in operation.tensors if x in self._forms]
+        if not forms:
+            return
+        if operation.name in CASTS:
+            phi = _phi(Tensor.double, (_Hole(0),), (), (forms[0].phi,))
+            self._forms[out] = forms[0]._replace(phi=phi)
+        elif form := self.composed(operation, out):
             self._forms[out] = form
 
     def composed(self, operation: Operation, out: Tensor) -> Form | None:
@@ -250,7 +255,7 @@ class Forms:
         if not wide and not _elementwise(operation.function, args, named, kinds, out.ndim, pieces):
             return None
         phi = _phi(operation.function, args, named, pieces)
-        return phi and Form(phi, signals[0].place, axes.pop() if axes else None)
+        return None if phi is None else Form(phi, signals[0].place, axes.pop() if axes else None)
 
     def _joins(self, name: str, operation: Operation) -> bool:
         """Whether values of one and the same function are put side by side."""

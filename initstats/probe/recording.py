@@ -15,7 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from initstats.probe.axes import axis_after, moved_axis, parameter_axis
 from initstats.probe.elementwise import UNKNOWN, Forms
 from initstats.probe.gradients import Gradients
-from initstats.probe.kinds import CASTS, FUSED, MIXING, REARRANGING
+from initstats.probe.kinds import CASTS, FUSED, LOOKUPS, MIXING, REARRANGING
 from initstats.probe.linear import Sum, sums
 from initstats.probe.operations import (
     Operation,
@@ -190,7 +190,7 @@ class Recorder:
                 made.append(x)
         if not made:
             return
-        indexed = any(not (x.is_floating_point() or x.is_complex()) for x in given)
+        indexed = op in LOOKUPS and not all(x.is_floating_point() or x.is_complex() for x in given)
         derived = leading == "weight" and not indexed
         uses = [] if derived else _uses(summed, given, origins)
         tensor = "preactivation" if uses or "weight" in kinds else "activation"
@@ -363,13 +363,13 @@ class Recorder:
         """Record a sum at a parameter (by id) of which the weights that it used were computed."""
         if (slot := self._weights.get(ident)) is None or len(slot.shape) < 2:
             return
-        if math.prod(slot.shape) <= used.units:
+        if dim is not None and math.prod(slot.shape) <= used.shape[dim]:
             return  # one number for each unit: a scale
         slot.facts.sum_with(fan_in, used)
         if dim is not None and not slot.settled:
-            dim += len(slot.shape) - len(used.shape)
-            if dim >= 0 and slot.shape[dim] >= used.units:
-                slot.turn(dim, self.parameters[ident][1], dim)
+            behind = dim + len(slot.shape) - len(used.shape)
+            if behind >= 0 and slot.shape[behind] >= used.shape[dim]:
+                slot.turn(behind, self.parameters[ident][1], behind)
         slot.settled = True
 
     def _slot(

@@ -70,16 +70,21 @@ def test_lsuv_gives_every_layer_unit_std() -> None:
         if call == 1:
             assert y.std().item() == pytest.approx(1, abs=0.01), name
     assert abs(after["shared", 2].std().item() - 1) > 0.02  # one weight cannot fit both calls
-    rows = table.set_index(["name", "call"])
-    for key, y in after.items():
-        assert rows.loc[key, "std_before"] == pytest.approx(before[key].std().item(), rel=1e-5)
-        assert rows.loc[key, "std_after"] == pytest.approx(y.std().item(), rel=1e-5)
+    rows = table.set_index("name")
+    for (name, call), y in after.items():
+        if call == 1:
+            row = rows.loc[f"{name}.weight"]
+            assert row["std_before"] == pytest.approx(before[name, 1].std().item(), rel=1e-5)
+            assert row["std_after"] == pytest.approx(y.std().item(), rel=1e-5)
     wide = model.wide.weight.detach().double()
     scale = (wide.T @ wide).diagonal()
     assert torch.allclose(
         wide.T @ wide, scale.mean() * torch.eye(16, dtype=torch.float64), atol=1e-4
     )
-    assert rows.loc[("wide", 1), "weight_std_after"] == pytest.approx(wide.std().item(), rel=1e-5)
+    assert rows.loc["wide.weight", "weight_std_after"] == pytest.approx(wide.std().item(), rel=1e-5)
+    said = rows["outcome"].to_dict()
+    assert {name for name in said if said[name] != "done"} == {"norm.weight", "norm.bias"}
+    assert said["norm.weight"] == "left because batch_norm, which uses it, sums over no inputs"
 
 
 def test_lsuv_leaves_the_rest_alone() -> None:
@@ -116,7 +121,8 @@ def test_lsuv_can_keep_the_draw() -> None:
     model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 7))
     before = [p.detach().clone() for p in model.parameters()]
     table = lsuv_(model, uneven(50, 5), orthogonal=False, std=2.0, tolerance=1e-3)
-    assert table["std_after"].tolist() == pytest.approx([2, 2], rel=1e-3)
+    assert table["std_after"].tolist() == pytest.approx([2] * 4, rel=1e-3)
+    assert table["outcome"].tolist() == ["done", "left because only weights are scaled"] * 2
     weight = model[0].weight
     assert isinstance(weight, Tensor)
     ratio = weight / before[0]
@@ -153,12 +159,17 @@ def test_lsuv_refuses_and_restores(fault: str) -> None:
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     message = {
         "dead": "layer '2' gives an output of std 0 on this batch.*dead.*Nothing was changed",
-        "capped": "layer '2' has std .* after 10 rounds, not 1.*Nothing was changed",
+        "capped": "layer '2' does not use the weight that is written.*exclude='2'.*Nothing was",
     }[fault]
     with pytest.raises(ValueError, match=message):
         lsuv_(model, x)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert not any(m._forward_hooks for m in model.modules())
+
+
+def read_by(table: pd.DataFrame) -> dict[str, str]:
+    """The activation that each weight reads."""
+    return {row["name"]: row["activation"] for _, row in table.iterrows() if row["activation"]}
 
 
 def spread(weight: Tensor) -> float:
@@ -179,12 +190,14 @@ def test_matched_takes_the_gain_of_what_a_layer_reads() -> None:
     assert_gain(model.wide.weight, 1.0, 16)  # a mean over positions
     assert_gain(model.shared.weight, math.sqrt(2 / (1 + 0.3**2)), 60)
     assert_gain(model.head.weight, ist.gain("tanh").forward, 60)
-    names = dict(zip(table["name"], table["activation"], strict=True))
-    assert names == {"conv": "identity", "wide": "identity", "shared": "LeakyReLU", "head": "tanh"}
+    assert read_by(table) == {
+        **{"conv.weight": "identity", "wide.weight": "identity"},
+        **{"shared.weight": "LeakyReLU", "head.weight": "tanh"},
+    }
     assert not model.wide.bias.any()
     assert table.columns.tolist() == [
         *("layer", "name", "op", "call", "mean_before", "std_before", "weight_std_before"),
-        *("mean_after", "std_after", "weight_std_after", "activation"),
+        *("mean_after", "std_after", "weight_std_after", "outcome", "activation"),
     ]
 
 
@@ -204,7 +217,7 @@ def test_matched_looks_through_pooling_and_dropout() -> None:
     torch.manual_seed(0)
     model = Convolutional()
     table = reinitialize_(model, "matched", uneven(4, 3, 16, 16))
-    assert table["activation"].tolist() == ["identity", "silu", "elu", "identity"]
+    assert [*read_by(table).values()] == ["identity", "silu", "elu", "identity"]
     assert_gain(model.b.weight, ist.gain("silu").forward, 180)
     assert_gain(model.c.weight, ist.gain("elu").forward, 180)
 
@@ -224,8 +237,10 @@ def test_matched_has_gain_one_behind_norms_embeddings_and_sums() -> None:
             return y
 
     table = reinitialize_(Block(), "matched", torch.arange(9).view(3, 3))
-    read = dict(zip(table["name"], table["activation"], strict=True))
-    assert read == {"q": "identity", "up": "identity", "down": "gelu", "head": "identity"}
+    assert read_by(table) == {
+        **{"q.weight": "identity", "up.weight": "identity"},
+        **{"down.weight": "gelu", "head.weight": "identity"},
+    }
 
 
 @pytest.mark.parametrize("activation", [nn.GELU, nn.SiLU])

@@ -51,10 +51,22 @@ def sums(operation: Operation) -> list[Sum]:
         if name in RECURRENT:
             matrices = [x for x in operation.tensors if x.ndim == 2]
             return [Sum(x, x.shape[1], 0, None, 1, inner=True) for x in matrices]
-        labelled = _labelled(name, operation)
     except (IndexError, TypeError, ValueError):  # arguments of a kind that is not known here
         return []
+    labelled = labels(operation)
     return _by_operand(*labelled) if labelled else []
+
+
+def labels(operation: Operation) -> tuple[list[tuple[Tensor, Labels]], Labels] | None:
+    """The operands of a product with a label for every dimension, and those of its output.
+
+    Returns:
+        None for what is no product, and for convolutions and recurrent layers.
+    """
+    try:
+        return _labelled(operation.name.rstrip("_"), operation)
+    except (IndexError, TypeError, ValueError):  # arguments of a kind that is not known here
+        return None
 
 
 def _by_operand(operands: list[tuple[Tensor, Labels]], out: Labels) -> list[Sum]:

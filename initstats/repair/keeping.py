@@ -1,0 +1,66 @@
+"""A model as it was, to be put back."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class Kept:
+    """All that a repair could move in a model: tensors, whether they are trained, and modes.
+
+    Args:
+        model: any module.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = [
+            (module, module.training, {**module._parameters}, {**module._buffers}, _plain(module))
+            for module in model.modules()
+        ]
+        tensors: dict[int, Tensor] = {}
+        for _, _, parameters, buffers, plain in self._modules:
+            for x in (*parameters.values(), *buffers.values(), *plain.values()):
+                if x is not None:
+                    tensors[id(x)] = x
+        self._tensors = [
+            (x, x.data, x.detach().clone(), x.requires_grad)
+            for x in tensors.values()
+            if not torch.nn.parameter.is_lazy(x)
+        ]
+
+    def put_back(
+        self, but: Iterable[Tensor] = (), attributes: Container[tuple[nn.Module, str]] = ()
+    ) -> None:
+        """Put everything back, or everything but some tensors and attributes of modules."""
+        left = {id(x) for x in but}
+        for module, training, parameters, buffers, plain in self._modules:
+            module.training = training
+            module._parameters.update(parameters)
+            module._buffers.update(buffers)
+            kept = {name: x for name, x in plain.items() if (module, name) not in attributes}
+            vars(module).update(kept)
+        with torch.no_grad():
+            for x, data, values, trained in self._tensors:
+                if x.requires_grad != trained:
+                    x.requires_grad_(trained)
+                if id(x) in left:
+                    continue
+                if x.layout == torch.strided and x.data_ptr() != data.data_ptr():
+                    x.data = data
+                if not _same_bits(x, values):
+                    x.detach().copy_(values)
+
+
+def _plain(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors that are plain attributes, such as a weight that a hook computes."""
+    return {name: x for name, x in vars(module).items() if isinstance(x, Tensor)}
+
+
+def _same_bits(x: Tensor, y: Tensor) -> bool:
+    if x.layout != torch.strided or x.dtype != y.dtype or x.shape != y.shape:
+        return False
+    bits = [t.detach().reshape(-1).view(torch.uint8) for t in (x, y)]
+    return torch.equal(*bits)

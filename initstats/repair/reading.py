@@ -1,0 +1,101 @@
+"""What a probe's table says about the parameters of a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from torch import Tensor, nn
+
+from initstats import activations
+from initstats.activations import ACTIVATIONS, Activation
+from initstats.probe.kinds import CARRYING, numbers
+from initstats.probe.recording import bare
+
+
+class Reading:
+    """A probe's table of one pass, asked by the names of parameters.
+
+    Args:
+        table: as `measure` gives it.
+        model: the model that was measured.
+    """
+
+    def __init__(self, table: pd.DataFrame, model: nn.Module) -> None:
+        names = {bare(name) for name, _ in model.named_parameters()}
+        rows = table[table["direction"] == "forward"]
+        own = (rows["tensor"] == "weight") & rows["name"].isin(names)
+        self._parameters = _by(rows[own], "name")
+        self._values = _by(rows[~own], "layer")
+        self._readers: dict[int, int] = {}
+        for layer, row in self._values.items():
+            for number in numbers(row["inputs"]):
+                self._readers.setdefault(number, layer)
+
+    def keys(self, name: str) -> dict[str, Any]:
+        """The layer, operation and call that first use a parameter."""
+        row = self._use(name) or {"layer": -1, "op": "", "call": 0}
+        return {key: row[key] for key in ("layer", "name", "op", "call") if key in row}
+
+    def output(self, name: str) -> tuple[float, float]:
+        """The mean and std of what is made with a parameter; NaN where nothing is."""
+        row = self._use(name) or {}
+        return row.get("mean", math.nan), row.get("std", math.nan)
+
+    def std(self, name: str) -> float:
+        """The std of a parameter; NaN where it was not measured."""
+        return float(self._parameters.get(name, {}).get("std", math.nan))
+
+    def activation(self, name: str, modules: Mapping[str, nn.Module]) -> Activation:
+        """The elementwise function that made what a layer reads; the identity where none did."""
+        row = self._read(name)
+        if row is None or not abs(row["gain"] - 1) > 1e-12:
+            return activations.get("identity")
+        gain = row["gain"]
+        while row["op"].rstrip("_") in CARRYING and (made := self._made_of(row, gain)):
+            row = made
+        module = modules.get(row["name"])
+        leaf = module is not None and row["name"] and not any(True for _ in module.children())
+        called = type(module).__name__ if leaf else row["op"].rstrip("_")
+        if called in ACTIVATIONS and math.isclose(activations.gain(called).forward, gain):
+            return activations.get(called)
+        return _of_gain(called, gain)
+
+    def _use(self, name: str) -> dict[str, Any] | None:
+        """The row of the value that a parameter, or what is computed of it, first makes."""
+        row = self._parameters.get(name)
+        row = row and self._values.get(row["layer"])
+        while row and row["tensor"] == "weight":
+            row = self._values.get(self._readers.get(row["layer"], -1))
+        return row
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        """The row of the value that is read by the operation which uses a parameter."""
+        use = self._use(name) or {"inputs": ""}
+        return next((row for row in self._inputs(use) if row["tensor"] != "weight"), None)
+
+    def _made_of(self, row: dict[str, Any], gain: float) -> dict[str, Any] | None:
+        """The row that pooling or dropout was given."""
+        return next((source for source in self._inputs(row) if source["gain"] == gain), None)
+
+    def _inputs(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        rows = (self._values.get(number) for number in numbers(row["inputs"]))
+        return [row for row in rows if row]
+
+
+def _by(rows: pd.DataFrame, key: str) -> dict[Any, dict[str, Any]]:
+    """The first row for each entry of a column."""
+    records = rows.drop_duplicates(key).to_dict("records")
+    return {record[key]: {str(k): x for k, x in record.items()} for record in records}
+
+
+def _of_gain(name: str, gain: float) -> Activation:
+    """A stand-in of a function of which the gain is known: it keeps a signal under that gain."""
+
+    def function(z: Tensor) -> Tensor:
+        return z / gain
+
+    function.__name__ = name if name not in ACTIVATIONS else f"{name} (of other parameters)"
+    return activations.get(function)

@@ -1,0 +1,190 @@
+"""The repairs: each changes a model in place, or leaves it as it was and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Generator, nn
+from torch.nn.parameter import is_lazy
+
+from initstats import activations, inits
+from initstats.activations import Activation
+from initstats.inits import Init
+from initstats.probe import measure
+from initstats.repair.keeping import Kept
+from initstats.repair.planning import Plan
+from initstats.repair.reading import Reading
+from initstats.repair.setting import fit, settle
+
+Patterns = str | Iterable[str]
+SUFFIXES = ("_before", "_after")
+
+
+def lsuv_(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    std: float = 1.0,
+    tolerance: float = 0.01,
+    rounds: int = 10,
+    orthogonal: bool = True,
+    exclude: Patterns | None = None,
+    frozen: bool = False,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Give every layer with weights an output of one std on a batch, in place.
+
+    Weights are drawn orthogonal and biases set to zero; then each weight, in the order of
+    execution, is divided by the std of what is made of it until that fits. Mode, device, buffers
+    and random states stay as they are. A weight that is used several times is fitted at its first
+    use.
+
+    A weight is whatever an operation multiplies the signal with: the parameter of a linear or
+    convolutional layer of any kind, of an attention or of `x @ self.W`, or what the model computes
+    of parameters (`weight_norm`, a mask, a constant factor). The matrices of experts, groups, gates
+    and packed projections are drawn one by one. Recurrent layers are drawn, but not scaled, as
+    their output is not linear in their weights; all their biases, that of a forget gate too, are 0.
+    The row of an embedding's padding stays.
+
+    Args:
+        model: any module.
+        inputs: the batch; as `measure` takes it.
+        std: the standard deviation that each output is to have.
+        tolerance: the largest relative deviation from that.
+        rounds: largest number of divisions for each layer.
+        orthogonal: draw the weights anew first; else keep weights and biases, and only scale.
+        exclude: leave parameters whose name matches one of these shell patterns, or is inside a
+            module whose name does.
+        frozen: change parameters that are not trained, too.
+        seed: names the draw; a layer's does not depend on the others'.
+
+    Returns:
+        One row for each parameter, in the model's order: `layer`, `op` and `call` of the operation
+        that first uses it, as in `measure`; its `name`; `mean` and `std` of that operation's
+        output and `weight_std`, that of the weight as the model uses it, each `_before` and
+        `_after`; and the `outcome`, `done` or `left because ...`.
+
+    Raises:
+        ValueError: a layer whose output is constant or not finite on the batch, or that does not
+            come within the tolerance; a weight that the model normalizes; a pattern that matches
+            nothing. The model is then as it was.
+    """
+
+    def change(plan: Plan, _: Reading) -> None:
+        if orthogonal:
+            linear = activations.get("identity")
+            _draw(plan, inits.get("orthogonal"), seed, lambda _: linear)
+        else:
+            plan.keep_draw()
+        fit(plan, inputs, std=std, tolerance=tolerance, rounds=rounds)
+
+    return _changed(model, inputs, exclude, frozen, change)[1]
+
+
+def reinitialize_(
+    model: nn.Module,
+    init: str | Init | Callable[..., object],
+    inputs: Any,
+    *,
+    exclude: Patterns | None = None,
+    frozen: bool = False,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Draw the weights of every layer anew, in place.
+
+    Args:
+        model: any module; weights as in `lsuv_`.
+        init: as `initstats.inits.get`. `matched` takes the gain of the activation that a layer
+            reads, whatever function it is and also through pooling and dropout. A layer that reads
+            anything else (the model's input, a normalization, an embedding, a residual sum) gets
+            gain 1. So the second moment of every pre-activation stays at that of the input, if
+            that is 1.
+        inputs: a batch to run the model on; as `measure` takes it.
+        exclude, frozen: as `lsuv_`.
+        seed: names the draw; a layer's does not depend on the others'.
+
+    Returns:
+        As `lsuv_`, and the `activation` that made what the layer reads, `identity` where none did.
+
+    Raises:
+        ValueError: an unknown init, or one that is fitted to data (use `lsuv_`); a weight that the
+            model normalizes; a pattern that matches nothing. The model is then as it was.
+    """
+    entry = inits.get(init)
+    if entry.fitted:
+        raise ValueError(f"init {entry.name!r} is fitted to data: use lsuv_(model, inputs)")
+    read: dict[str, Activation] = {}
+
+    def change(plan: Plan, before: Reading) -> None:
+        def activation_of(name: str) -> Activation:
+            read[name] = before.activation(name, plan.modules)
+            return read[name]
+
+        _draw(plan, entry, seed, activation_of)
+        settle(plan, inputs)
+
+    table = _changed(model, inputs, exclude, frozen, change)[1]
+    names = [read[name].name if name in read else "" for name in table["name"]]
+    return table.assign(activation=names)
+
+
+def _changed(
+    model: nn.Module,
+    inputs: Any,
+    exclude: Patterns | None,
+    frozen: bool,
+    change: Callable[[Plan, Reading], None],
+) -> tuple[Plan, pd.DataFrame]:
+    """Change a model's weights, or nothing if that fails; the plan, and a table that compares."""
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        measure(model, inputs)  # it finds the shapes
+    kept = Kept(model)
+    try:
+        before = Reading(measure(model, inputs), model)
+        plan = Plan(model, inputs, exclude, frozen)
+        with torch.no_grad():
+            change(plan, before)
+        after = Reading(measure(model, inputs), model)
+        kept.put_back(plan.changed, plan.traces.attributes)
+        plan.move_buffers()
+    except BaseException:
+        kept.put_back()
+        raise
+    return plan, _compared(plan, before, after)
+
+
+def _draw(plan: Plan, init: Init, seed: int, activation_of: Callable[[str], Activation]) -> None:
+    """Draw the weights of a plan and set its biases."""
+    numbers = {ident: number for number, ident in enumerate(plan.parameters)}
+    generators: dict[int, Generator] = {}
+    for weight in plan.weights:
+        ident = id(weight.parameters[0])
+        if ident not in generators:
+            generators[ident] = Generator().manual_seed(seed * 1_000_003 + numbers[ident])
+        activation = activation_of(plan.names[ident][0])
+        values, biases = weight.layout.draw(init, activation, generators[ident])
+        weight.change(values.to(weight.values.device))
+        for bias in weight.biases:
+            bias.write(biases)
+
+
+def _compared(plan: Plan, before: Reading, after: Reading) -> pd.DataFrame:
+    """A row for each parameter."""
+    rows = []
+    for name, ident in plan.idents.items():
+        first, weight = plan.names[ident][0], plan.weight_of(ident)
+        row: dict[str, Any] = before.keys(first) | {"name": name}
+        for place, reading in enumerate((before, after)):
+            mean, std = reading.output(first)
+            if weight and weight.outputs[place:]:
+                mean, std = weight.outputs[place]
+            size = reading.std(first)
+            if weight and ident == id(weight.parameters[0]):
+                size = float((weight.values if place else weight.before).double().std())
+            numbers = {"mean": mean, "std": std, "weight_std": size}
+            row |= {f"{key}{SUFFIXES[place]}": x for key, x in numbers.items()}
+        rows.append(row | {"outcome": plan.outcome(name)})
+    return pd.DataFrame(rows)

@@ -1059,3 +1059,17 @@ def test_shown_in_a_notebook() -> None:
 def test_public_names() -> None:
     assert ist.Probe is Probe
     assert ist.measure is measure
+
+
+def test_samples_at_positions_are_paired_and_none_with_itself() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 2, 2, 2, generator=generator)
+    row = one(Probe(nn.Conv2d(2, 3, 1)).run(images).table(), op="input")
+    units = images.double().movedim(1, 0).flatten(1)
+    pairs = [(units[:, i] @ units[:, j] / 2).item() for i in range(8) for j in range(8) if i != j]
+    expected = float(np.mean(pairs)) / units.square().mean().item()
+    assert row["sample_correlation"] == pytest.approx(expected, rel=1e-5)
+    # two samples, opposite to each other: not half alike, as their own squares would make them
+    x = torch.randn(1, 6, generator=generator)
+    table = Probe(nn.Linear(6, 50, bias=False)).run(torch.cat([x, -x])).table()
+    assert one(table, tensor="preactivation")["sample_correlation"] == pytest.approx(-1, abs=1e-5)

@@ -81,14 +81,18 @@ class Summary:
         """
         values = self.unit(field)
         first = np.take_along_axis(values, self.seen.argmax(axis=1)[:, None], axis=1)
-        share = _ratio(self.unit("count"), self.count[:, None])
-        offset: Array = (share * (values - first)).sum(axis=1)
+        offset: Array = (self.share * (values - first)).sum(axis=1)
         return offset + first[:, 0]
 
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
         """Units with at least one finite entry, (slots, units)."""
         return self.unit("count") > 0
+
+    @cached_property
+    def share(self) -> Array:
+        """Each unit's share of the finite entries, (slots, units); NaN where there are none."""
+        return _ratio(self.unit("count"), self.count[:, None])
 
     @cached_property
     def count(self) -> Array:

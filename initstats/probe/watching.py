@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from initstats.probe.gradients import scaled_by
 from initstats.probe.operations import Operation, body, name_of, tensors
-from initstats.probe.recording import Call, Recorder
+from initstats.probe.origins import Call
+from initstats.probe.recording import Recorder
 
 EXPOSING = frozenset(("set", "numpy", "array", "data_ptr", "untyped_storage", "dlpack"))
 """Calls after which code of any kind may write to the memory of their first argument."""

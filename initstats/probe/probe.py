@@ -180,6 +180,21 @@ class Probe:
         numbers = pd.DataFrame(statistics, columns=[*STATISTICS]).astype(integers)
         return pd.concat([self._keys(rows), numbers], axis=1)
 
+    def gather(self, group: Any = None) -> Self:
+        """Bring together what the probes of all ranks measured; every rank calls this.
+
+        Each rank of a `DistributedDataParallel` model sees a part of the batch. After this, the
+        tables of all ranks hold the whole: values and their gradients merged as batches are, and
+        the weights once. The present step ends. Until it is called, the accumulators of all steps
+        are kept, about 100 bytes a unit: in a long training, call it now and then. With a single
+        process it changes nothing.
+
+        Args:
+            group: the process group; by default that of all ranks.
+        """
+        self._recorder.gather(group)
+        return self
+
     def histograms(self) -> pd.DataFrame:
         """The distributions: a row per nonempty bin, as `load_histograms` gives those of a study.
 
@@ -235,7 +250,8 @@ class Probe:
         return matches
 
     def _readings(self) -> list[tuple[Slot, Reading]]:
-        """All rows of the table: by step, layer and direction."""
+        """All rows of the table: by step, mode, layer and direction."""
+        self._recorder.weight_gradients.settle()
         slots, step = self._recorder.slots.values(), self._recorder.step
         rows = [(slot, reading) for slot in slots for reading in slot.readings(step)]
         return sorted(rows, key=lambda r: (r[1].step, MODES.index(r[1].mode), r[0].layer))

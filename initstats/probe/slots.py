@@ -94,6 +94,7 @@ class Slot:
         axis: dimension of the units.
         attached: whether a hook waits for its gradient.
         detached: whether it was made while gradients were disabled.
+        derived: whether it is computed of weights alone.
         seen: the directions that were measured at any step.
         current: the statistics of the present step.
         update_ratio: of a weight, rms of its last update over its rms before.
@@ -108,6 +109,7 @@ class Slot:
     axis: int
     attached: bool = False
     detached: bool = False
+    derived: bool = False
     seen: set[Direction] = field(default_factory=set)
     current: dict[tuple[Mode, Direction], Moments] = field(default_factory=dict)
     update_ratio: float = math.nan

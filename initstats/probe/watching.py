@@ -127,8 +127,8 @@ class Watch(TorchFunctionMode):
         result = func(*args, **kwargs)
         if scaled_by(func, sys._getframe(2)):
             with self._recorder.guarded("gradient", "", "mul"), torch._C.DisableTorchFunction():
-                take = partial(self._recorder.begin_backward, float(args[1]))
-                self._recorder.gradients.watch(result, lambda _: take())
+                begin = partial(self._recorder.begin_backward, float(args[1]))
+                self._recorder.gradients.watch(result, begin)
         return result
 
     def _record(

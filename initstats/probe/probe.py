@@ -300,6 +300,7 @@ class Probe:
         slots = self._recorder.slots.values()
         if not any("backward" in slot.seen for slot in slots):
             return
+        failed = {(miss.name, miss.op) for miss in self._recorder.misses if miss.kind == "gradient"}
         for slot in slots:
             if slot.attached:
                 reason = "the loss does not depend on it"
@@ -307,7 +308,8 @@ class Probe:
                 reason = "made while gradients were off (no_grad, or a custom autograd function)"
             else:
                 continue
-            if "backward" not in slot.seen and slot.address.tensor != "weight":
+            told = (slot.address.name, slot.address.op) in failed
+            if "backward" not in slot.seen and slot.address.tensor != "weight" and not told:
                 yield Miss("gradient", slot.address.name, slot.address.op, reason)
 
     def _place_of(self, error: BaseException) -> str:

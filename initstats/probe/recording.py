@@ -99,7 +99,7 @@ class Recorder:
         self.misses: dict[Miss, None] = {}  # an ordered set
         self.updates = Updates()
         self.measuring, self.inside, self.watching, self.capturing = True, False, True, False
-        self.gradients = Gradients()
+        self.gradients = Gradients(partial(self.guarded, "gradient", "", ""))
         self.weight_gradients = WeightGradients(self)
         self.parameters: dict[int, tuple[str, nn.Parameter]] = {}
         self.used: set[int] = set()
@@ -334,12 +334,13 @@ class Recorder:
     ) -> None:
         """Measure the parameters that an operation uses, once a step, under the layer it made."""
         self.used.update(ident for origin in origins for ident in origin.parameters)
-        if not (self.probe.weights and made and self.probe.selected(call.name)):
+        if not (self.probe.weights and self.probe.selected(call.name)):
             return
         for operand, origin in zip(given, origins, strict=True):
             for ident in origin.parameters:
                 name, parameter = self.parameters[ident]
-                if reason := unmeasurable(parameter):
+                beside = "" if made else "no value that is made of it could be measured"
+                if reason := unmeasurable(parameter) or beside:
                     self.miss("parameter", name, op, reason)
                     continue
                 if ident not in self._weights:

@@ -109,8 +109,8 @@ class Watch(TorchFunctionMode):
 
     def _before_writing(self, op: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         target = written(op, args, kwargs)
-        if target is None and op in EXPOSING:
-            target = args[:1]
+        if target is None and (op in EXPOSING or op.endswith("_")):
+            target = args[:1] or [*kwargs.values()]
         if target is not None and self.writing is not None:
             with torch._C.DisableTorchFunction():
                 self.writing(target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,13 @@ FACTS = ("gain", "low", "high", "saturated_fraction", "fan_in", "sigma_w2")
 """Columns of a probe's table."""
 
 
+class Given(NamedTuple):
+    """What is kept of an elementwise function that another process has."""
+
+    gain: float
+    bounds: tuple[float, float]
+
+
 @dataclass(eq=False)
 class Facts:
     """The facts about a tensor at one step.
@@ -29,7 +36,7 @@ class Facts:
         weight: the weights of that sum as the operation used them.
     """
 
-    phi: Phi | None = None
+    phi: Phi | Given | None = None
     fan_in: float = math.nan
     weight: Slot | None = None
     _saturated: Tensor | int = 0
@@ -55,6 +62,16 @@ class Facts:
         """Note down the sum that the tensor is the output, or the weight, of."""
         if math.isnan(self.fan_in):
             self.fan_in, self.weight = fan_in, weight
+
+    def portable(self) -> Facts:
+        """The same facts for another process, without the weights."""
+        phi = self.phi and Given(self.gain, self.bounds)
+        return Facts(phi, self.fan_in, None, int(self._saturated), self._entries)
+
+    def merge(self, other: Facts) -> None:
+        """Count the entries at a bound that another process has seen, too."""
+        self._saturated = self._saturated + other._saturated
+        self._entries += other._entries
 
     @property
     def bounds(self) -> tuple[float, float]:

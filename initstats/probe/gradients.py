@@ -16,6 +16,7 @@ from torch.optim.optimizer import (
 )
 from torch.utils.weak import WeakIdKeyDictionary
 
+from initstats.probe.misses import Guard
 from initstats.probe.operations import unmeasurable
 
 if TYPE_CHECKING:
@@ -29,9 +30,13 @@ class Gradients:
 
     The hooks are on autograd's nodes: a node stands for a value at one time, so that operations in
     place change nothing, and tensors stay as they are. Only leaves have no node of their own.
+
+    Args:
+        guard: makes a block whose errors do not reach autograd.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, guard: Callable[[], Guard]) -> None:
+        self._guard = guard
         self._nodes: list[Any] = []
         self._leaves: Any = WeakIdKeyDictionary()
         self._sums: Any = WeakIdKeyDictionary()
@@ -43,16 +48,18 @@ class Gradients:
         that autograd arrives there.
         """
         if x.grad_fn is not None:
-            self._nodes.append(x.grad_fn.register_prehook(partial(_take_one, take, x.output_nr)))
+            hook = partial(self._take_one, take, x.output_nr)
+            self._nodes.append(x.grad_fn.register_prehook(hook))
         elif x not in self._leaves:
             had_none = x._backward_hooks is None
-            self._leaves[x] = x.register_hook(take), had_none  # type: ignore[no-untyped-call]
+            self._leaves[x] = x.register_hook(partial(self._take, take)), had_none  # type: ignore[no-untyped-call]
 
     def watch_sum(self, x: Tensor, take: Take) -> None:
         """Give a leaf to `take` each time that something was added to its `grad`."""
         if x.grad_fn is None and x not in self._sums:
             had_none = x._post_accumulate_grad_hooks is None
-            self._sums[x] = x.register_post_accumulate_grad_hook(take), had_none  # type: ignore[no-untyped-call]
+            hook = partial(self._take, take)
+            self._sums[x] = x.register_post_accumulate_grad_hook(hook), had_none  # type: ignore[no-untyped-call]
 
     def forget_dead(self) -> None:
         """Let go of hooks whose graph is gone."""
@@ -72,6 +79,15 @@ class Gradients:
                     setattr(x, name, None)
             leaves.clear()
         self._nodes = []
+
+    def _take(self, take: Take, gradient: Tensor) -> None:
+        with self._guard():
+            take(gradient)
+
+    def _take_one(self, take: Take, number: int, gradients: tuple[Tensor | None, ...]) -> None:
+        with self._guard():
+            if (gradient := gradients[number]) is not None:
+                take(gradient)
 
 
 class WeightGradients:
@@ -190,8 +206,3 @@ def reduced(gradient: Tensor, factor: float) -> Tensor:
 def at_the_end(function: Callable[[], None]) -> None:
     """Call a function at the end of the backward that is in progress."""
     torch.autograd.Variable._execution_engine.queue_callback(function)
-
-
-def _take_one(take: Take, number: int, gradients: tuple[Tensor | None, ...]) -> None:
-    if (gradient := gradients[number]) is not None:
-        take(gradient)

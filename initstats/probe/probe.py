@@ -24,7 +24,7 @@ from initstats.probe.batch import Loss, called, send_back, unmoved
 from initstats.probe.facts import FACTS
 from initstats.probe.misses import Miss
 from initstats.probe.recording import UNMASKED, Recorder, bare
-from initstats.probe.slots import MODES, Direction, Reading, Slot
+from initstats.probe.slots import MODES, Address, Direction, Reading, Slot
 from initstats.probe.spectra import SPECTRA, why_none
 from initstats.probe.summary import as_html, as_text, summarize_values
 from initstats.probe.watching import Watch
@@ -221,6 +221,21 @@ class Probe:
         numbers = pd.DataFrame(statistics, columns=columns).astype(integers)
         return pd.concat([self._keys(rows), _facts(rows), numbers], axis=1)
 
+    def gather(self, group: Any = None) -> Self:
+        """Bring together what the probes of all ranks measured; every rank calls this.
+
+        Each rank of a `DistributedDataParallel` model sees a part of the batch. After this, the
+        tables of all ranks hold the whole: values and their gradients merged as batches are, and
+        the weights once. The present step ends. Until it is called, the accumulators of all steps
+        are kept, about 100 bytes a unit: in a long training, call it now and then. With a single
+        process it changes nothing.
+
+        Args:
+            group: the process group; by default that of all ranks.
+        """
+        self._recorder.gather(group)
+        return self
+
     def histograms(self) -> pd.DataFrame:
         """The distributions: a row per nonempty bin, as `load_histograms` gives those of a study.
 
@@ -300,7 +315,8 @@ class Probe:
         return matches
 
     def _readings(self, latest: bool = False) -> list[tuple[Slot, Reading]]:
-        """All rows of the table, or those of the present step: by step, layer and direction."""
+        """All rows of the table, or those of the present step: by step, mode, layer, direction."""
+        self._recorder.weight_gradients.settle()
         slots, step = self._recorder.slots.values(), self._recorder.step
         rows = [(slot, reading) for slot in slots for reading in slot.readings(step)]
         if latest:
@@ -353,6 +369,7 @@ class Probe:
         slots = self._recorder.slots.values()
         if not any("backward" in slot.seen for slot in slots):
             return
+        failed = {(miss.name, miss.op) for miss in self._recorder.misses if miss.kind == "gradient"}
         for slot in slots:
             if slot.attached:
                 reason = "the loss does not depend on it"
@@ -360,7 +377,8 @@ class Probe:
                 reason = "made while gradients were off (no_grad, or a custom autograd function)"
             else:
                 continue
-            if "backward" not in slot.seen and slot.address.tensor != "weight":
+            told = (slot.address.name, slot.address.op) in failed
+            if "backward" not in slot.seen and slot.address.tensor != "weight" and not told:
                 yield Miss("gradient", slot.address.name, slot.address.op, reason)
 
     def _place_of(self, error: BaseException) -> str:
@@ -423,8 +441,8 @@ CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 def _facts(rows: list[tuple[Slot, Reading]]) -> pd.DataFrame:
     """The columns of the table that say what an operation computes."""
     place = [*STATISTICS].index("second_moment")
-    squares = {
-        (id(slot), reading.step): float(reading.statistics[place])
+    squares: dict[tuple[Address | None, int], float] = {
+        (slot.address, reading.step): float(reading.statistics[place])
         for slot, reading in rows
         if reading.direction == "forward"
     }
@@ -432,7 +450,8 @@ def _facts(rows: list[tuple[Slot, Reading]]) -> pd.DataFrame:
     for _, reading in rows:
         facts = reading.facts
         saturated = facts.saturated_fraction if reading.direction == "forward" else math.nan
-        square = squares.get((id(facts.weight), reading.step), math.nan)
+        weight = facts.weight.address if facts.weight else None
+        square = squares.get((weight, reading.step), math.nan)
         sigma_w2 = facts.fan_in * square
         found.append((facts.gain, *facts.bounds, saturated, facts.fan_in, sigma_w2))
     return pd.DataFrame(np.array(found, float).reshape(len(rows), len(FACTS)), columns=[*FACTS])

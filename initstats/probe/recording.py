@@ -29,7 +29,7 @@ from initstats.probe.operations import (
     unmeasurable,
 )
 from initstats.probe.origins import Call, Origin, Use, axes_of, same_units, uses_of
-from initstats.probe.ranks import distributed, ranks
+from initstats.probe.ranks import distributed, gather, ranks
 from initstats.probe.slots import Address, Mode, Slot
 from initstats.probe.updates import Updates
 
@@ -67,17 +67,16 @@ class Recorder:
         self.misses: dict[Miss, None] = {}  # an ordered set
         self.updates = Updates()
         self.measuring, self.inside, self.watching, self.capturing = True, False, True, False
-        self.scale, self.masked = 1.0, False
-        self.gradients = Gradients()
+        self.masked = False
+        self.gradients = Gradients(partial(self.guarded, "gradient", "", ""))
         self.weight_gradients = WeightGradients(self)
         self.parameters: dict[int, tuple[str, nn.Parameter]] = {}
         self.used: set[int] = set()
-        self._layers = 0
+        self._layers, self._ranks, self.scale = 0, 1, 1.0
         self._weights: dict[int, Slot] = {}
         self._called: dict[str, nn.Parameter] = {}
         self._mode: Mode = "train"
         self._trained: dict[int, Mode] = {}
-        self._ranks = 1
         self._origins: Any = WeakIdKeyDictionary()
         self._outside: Any = WeakIdKeyDictionary()
         self._forms = Forms()
@@ -98,12 +97,7 @@ class Recorder:
         return self.updates.step
 
     def guarded(self, kind: str, name: str, op: str, result: Any = None) -> Guard:
-        """A block from which no error of ours reaches the model: it is listed as missed.
-
-        Args:
-            kind, name, op: the columns of the list.
-            result: what the operation made; it remains a signal, even though it was not followed.
-        """
+        """A block whose errors are listed, and go no further; what was made remains a signal."""
         return Guard(Miss(kind, name, op, ""), partial(self._fail, result))
 
     def _fail(self, result: Any, miss: Miss) -> None:
@@ -138,7 +132,7 @@ class Recorder:
         names = {ident: name for ident, (name, _) in self.parameters.items()}
         kept = {i: slot for i, slot in self._weights.items() if names.get(i) == slot.address.name}
         self._weights = kept
-        self._ranks = ranks(self.probe.model)
+        self._ranks, self.scale = ranks(self.probe.model), 1.0
         self.gradients.forget_dead()
         for x in list(self._outside):  # what comes from outside is measured at every pass
             self._origins.pop(x, None)
@@ -166,8 +160,8 @@ class Recorder:
         self.gradients.close()
         self.updates.close()
 
-    def begin_backward(self, scale: float) -> None:
-        """Begin the backward of a loss that was multiplied by a factor."""
+    def begin_backward(self, scale: float, _: Tensor) -> None:
+        """Begin the backward of a loss that was multiplied by a factor; a hook for its gradient."""
         self.scale = scale
         at_the_end(partial(setattr, self, "scale", 1.0))
 
@@ -177,9 +171,22 @@ class Recorder:
         self._called = {name: p for name, p in named if id(p) in own}
         trained = self.probe.weights and torch.is_grad_enabled() and module.training
         if self.updates.begin(module, self._called, copies=trained):
-            self.weight_gradients.settle()
-            for slot in self.slots.values():
-                slot.close(step, whole=distributed())
+            self._close_step(step)
+
+    def _close_step(self, step: int) -> None:
+        self.weight_gradients.settle()
+        for slot in self.slots.values():
+            slot.close(step, whole=distributed())
+
+    def gather(self, group: Any) -> None:
+        """Merge what all ranks measured, up to the present step, which ends here."""
+        self.weight_gradients.settle()
+        if distributed():
+            self._close_step(self.step)
+            self.updates.tell()
+            for slot in gather(self.slots, group):
+                reason = "each rank has a part of it, and only weights' own gradients are averaged"
+                self.miss("gradient", slot.address.name, slot.address.op, reason)
 
     def observe(
         self, call: Call, operation: Operation, outputs: list[Tensor], writes: bool
@@ -323,6 +330,7 @@ class Recorder:
         mask = self._mask(slot, x) if kind == "signal" else None
         with self.guarded("tensor", name, op):
             slot.add("forward", x, self._mode, mask=mask)
+        slot.derived = kind == "weight"
         slot.detached |= not (x.requires_grad or torch.is_grad_enabled())
         pending = slot if self.probe.backward else None
         self._origins[x] = Origin(kind, (slot.layer,), axis, pending=pending)
@@ -343,13 +351,14 @@ class Recorder:
         """Measure the parameters that an operation uses, once a step, under the layer it made."""
         self.used.update(ident for origin in origins for ident in origin.parameters)
         layers = self._origins[made].layers
-        if not (self.probe.weights and layers and self.probe.selected(call.name)):
+        if not (self.probe.weights and self.probe.selected(call.name)):
             return
         axes, op = {id(use.operand): use.sum.axis for use in uses}, operation.name
         for operand, origin in zip(operation.tensors, origins, strict=True):
             for ident in origin.parameters:
                 name, parameter = self.parameters[ident]
-                if reason := unmeasurable(parameter):
+                beside = "" if layers else "no value that is made of it could be measured"
+                if reason := unmeasurable(parameter) or beside:
                     self.miss("parameter", name, op, reason)
                     continue
                 if ident not in self._weights:

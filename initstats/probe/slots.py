@@ -100,6 +100,7 @@ class Slot:
         attached: whether a hook waits for its gradient.
         settled: whether the use of weights has said which of their dimensions counts units.
         detached: whether it was made while gradients were disabled.
+        derived: whether it is computed of weights alone.
         seen: the directions that were measured at any step.
         current: the statistics of the present step.
         update_ratio: of a weight, rms of its last update over its rms before.
@@ -117,6 +118,7 @@ class Slot:
     attached: bool = False
     detached: bool = False
     settled: bool = False
+    derived: bool = False
     seen: set[Direction] = field(default_factory=set)
     current: dict[tuple[Mode, Direction], Moments] = field(default_factory=dict)
     update_ratio: float = math.nan

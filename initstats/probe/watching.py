@@ -109,9 +109,9 @@ class Watch(TorchFunctionMode):
         return result
 
     def _before_writing(self, operation: Operation) -> None:
-        target = operation.written
-        if target is None and operation.name in EXPOSING:
-            target = operation.args[:1]
+        target, name = operation.written, operation.name
+        if target is None and (name in EXPOSING or name.endswith("_")):
+            target = operation.args[:1] or [*operation.kwargs.values()]
         if target is not None and self.writing is not None:
             with torch._C.DisableTorchFunction():
                 self.writing(target)
@@ -128,8 +128,8 @@ class Watch(TorchFunctionMode):
         result = func(*args, **kwargs)
         if scaled_by(func, sys._getframe(2)):
             with self._recorder.guarded("gradient", "", "mul"), torch._C.DisableTorchFunction():
-                take = partial(self._recorder.begin_backward, float(args[1]))
-                self._recorder.gradients.watch(result, lambda _: take())
+                begin = partial(self._recorder.begin_backward, float(args[1]))
+                self._recorder.gradients.watch(result, begin)
         return result
 
     def _record(self, operation: Operation, result: Any) -> None:

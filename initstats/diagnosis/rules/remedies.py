@@ -82,9 +82,7 @@ def _counted(names: Sequence[str]) -> tuple[str, str] | None:
 def _parameter(profile: Profile, layer: int) -> str:
     """The parameter that a linear map uses as it is, first of all operations; empty for none."""
     own, size = profile.own(layer), float(profile.along([layer])["sigma_w2"][0])
-    for name, fan_in, moment in zip(
-        own["name"], own["fan_in"], own["second_moment"], strict=True
-    ):
+    for name, fan_in, moment in zip(own["name"], own["fan_in"], own["second_moment"], strict=True):
         if np.isclose(fan_in * moment, size, rtol=1e-4, atol=0):
             return str(name)
     return ""

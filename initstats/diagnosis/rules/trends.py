@@ -36,7 +36,9 @@ def signal(profile: Profile, threshold: float) -> Iterator[Finding]:
     size = profile.along(path)["second_moment"]
     lost = [layer for layer, q in zip(path, size, strict=True) if q == 0]
     # zero weights that never move are told as such
-    stays = [layer for layer in lost if layer not in profile.zeros.alive and not profile.zeros.stuck]
+    stays = [
+        layer for layer in lost if layer not in profile.zeros.alive and not profile.zeros.stuck
+    ]
     yield from _drift(profile, path, size, stays, threshold, "signal")
 
 
@@ -52,7 +54,9 @@ def gradient(profile: Profile, threshold: float) -> Iterator[Finding]:
     path = [layer for layer in reversed(profile.graph.path) if layer in squares]
     size = np.array([squares[layer] for layer in path])
     lost = [layer for layer in path if squares[layer] == 0]
-    stays = [layer for layer in lost if layer not in profile.zeros.reached and not profile.zeros.stuck]
+    stays = [
+        layer for layer in lost if layer not in profile.zeros.reached and not profile.zeros.stuck
+    ]
     yield from _drift(profile, path, size, stays, threshold, "gradient")
 
 
@@ -78,7 +82,9 @@ def scale_jump(profile: Profile, threshold: float) -> Iterator[Finding]:
         factor = rms[number] / max(read) if max(read) > 0 else math.nan
         linear = layer in graph.linear
         if linear:  # what multiplies by more than any gain calls for is told by its weights
-            small = factor * 3 * threshold < 1 and math.sqrt(rows["sigma_w2"][number]) < 1 / threshold
+            small = (
+                factor * 3 * threshold < 1 and math.sqrt(rows["sigma_w2"][number]) < 1 / threshold
+            )
             told = small and bool(graph.readers[layer])
         elif op in _SCALING and len(read) == 1:
             told = factor > threshold or (factor * threshold < 1 and bool(graph.readers[layer]))
@@ -138,7 +144,9 @@ def _growth(
         listed(names),
         f"the second moment grows {growth:.3g} times over {len(chain)} residual sums from "
         f"{profile.place(chain[0].layer)} to {profile.place(chain[-1].layer)}, most of all at "
-        + ", ".join(f"{name} ({factors[n]:.3g} times)" for name, n in zip(names[:4], strong, strict=False)),
+        + ", ".join(
+            f"{name} ({factors[n]:.3g} times)" for name, n in zip(names[:4], strong, strict=False)
+        ),
         (scaled(weights, f"{share:.3g}") if weights else f"scale each branch by {share:.3g}")
         + "  # or start each branch at zero",
     )

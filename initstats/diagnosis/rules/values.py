@@ -155,7 +155,11 @@ def low_precision(profile: Profile, threshold: float) -> Iterator[Finding]:
             if name in _FORMATS:
                 used = rows.where(dtypes == name)
                 yield from _unfit(
-                    profile, used, (name,), "warning" if severity == "warning" else "note", threshold
+                    profile,
+                    used,
+                    (name,),
+                    "warning" if severity == "warning" else "note",
+                    threshold,
                 )
     # a model in float32 is asked only whether its signal would fit, not its masks and small branches
     judged = [*profile.graph.downstream - profile.graph.summands]

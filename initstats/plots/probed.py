@@ -112,7 +112,7 @@ def distribution_profile(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     extent = (0.0, float(len(layers)), 0.0, 1.0)
     axes.imshow(picture(counts_of(frame, KEYS)), aspect="auto", interpolation="none", extent=extent)
     _mark(axes)
-    marks = np.array(evenly(range(len(layers)), 1 + int(width)))
+    marks = np.arange(0, len(layers), -(-len(layers) // (1 + int(width))))
     axes.set_xticks(marks + 0.5, [str(layer) for layer in layers[marks]])
     axes.set_xlabel("layer, in the order of execution")
     return figure

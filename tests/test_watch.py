@@ -165,6 +165,7 @@ def test_the_page_is_written_at_the_end(tmp_path: Path) -> None:
     train(model, watcher.step)
     watcher.end()
     html = (tmp_path / "index.html").read_text()
+    assert f"It watched {STEPS} steps of a training" in html
     assert "Through training" in html
     assert "The colourful dimension" in html
     assert watcher.probe is not None

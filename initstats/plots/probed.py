@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from initstats.plots.bands import BANDS, band_of, counts_of, tidy
+from initstats.plots.bands import BANDS, EDGES, band_of, counts_of, tidy
 from initstats.plots.catalog import register_figure
 from initstats.plots.curves import SHARE, Scale, decorate
-from initstats.plots.distribution import TICKS, picture
+from initstats.plots.distribution import MIDDLE, picture
 from initstats.plots.grid import panels
 from initstats.plots.results import Probed, evenly
 from initstats.plots.style import ABOVE, BELOW, INK, PAGE, PALETTE, StyledFigure, sequential
@@ -111,8 +111,8 @@ def distribution_profile(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     axes = figure.subplots()
     extent = (0.0, float(len(layers)), 0.0, 1.0)
     axes.imshow(picture(counts_of(frame, KEYS)), aspect="auto", interpolation="none", extent=extent)
-    axes.set_yticks(list(TICKS), TICKS.values())
-    marks = np.array(evenly(range(len(layers)), 1 + int(width)))
+    _mark(axes)
+    marks = np.arange(0, len(layers), -(-len(layers) // (1 + int(width))))
     axes.set_xticks(marks + 0.5, [str(layer) for layer in layers[marks]])
     axes.set_xlabel("layer, in the order of execution")
     return figure
@@ -155,11 +155,12 @@ def training_distributions(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     layers = list(frame.groupby("layer", sort=False))
     titles = [str(rows["value"].iloc[0]) for _, rows in layers]
     figure, (grid,) = panels(titles, width, labels=("step", ""), most=3)
+    gap = float(min(np.diff(np.unique(frame["step"])), default=1))  # of `every` steps
     for axes, (_, rows) in zip(grid, layers, strict=True):
-        extent = (float(rows["step"].min()), float(rows["step"].max()) + 1, 0.0, 1.0)
+        extent = (float(rows["step"].min()), float(rows["step"].max()) + gap, 0.0, 1.0)
         image = picture(counts_of(rows, KEYS))
         axes.imshow(image, aspect="auto", interpolation="none", extent=extent)
-    grid[0].set_yticks(list(TICKS), TICKS.values())
+    _mark(grid[0])
     return figure
 
 
@@ -198,6 +199,14 @@ def _stack(count: int, width: float) -> tuple[Figure, list[Axes]]:
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.align_ylabels(axes)
     return figure, axes
+
+
+def _mark(axes: Axes) -> None:
+    """Ticks on the upright axis of pictures: at the lower edge of the bands of 1 and 100."""
+    rows = BANDS + MIDDLE - 1
+    heights = (np.searchsorted(EDGES[0, :BANDS], [1.0, 100.0]) + MIDDLE - 1) / rows
+    below = 1 - heights[::-1]
+    axes.set_yticks([*below, 0.5, *heights], ["−100", "−1", "0", "1", "100"])
 
 
 def _dots(axes: Axes, rows: pd.DataFrame, column: str) -> None:

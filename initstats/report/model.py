@@ -58,6 +58,7 @@ def write_model_report(
     faults = found[severity.isin(["error", "warning", "note"])]
     values = {
         "network": table["network"].iloc[0] if len(table) else "Nothing",
+        "steps": table["step"].nunique(),
         "errors": int((severity == "error").sum()),
         "warnings": int((severity == "warning").sum()),
         "checks": found.loc[severity != "unchecked", "rule"].nunique(),

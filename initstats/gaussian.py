@@ -194,7 +194,8 @@ def gain(f: Function, derivative: Function | None = None) -> Gain:
     """The gains of an activation, by quadrature at q = 1; autograd gives a missing derivative.
 
     A step, a sign and a constant are no error: what does not exist is infinite (chi of a
-    function that is zero everywhere: NaN), and `Gain.note` says why.
+    function that is zero everywhere: NaN), and `Gain.note` says why. `f` may give several channels,
+    (points, channels): expectations are then also over them.
 
     >>> round(gain(torch.relu).forward, 9)
     1.414213562
@@ -205,9 +206,10 @@ def gain(f: Function, derivative: Function | None = None) -> Gain:
     slope_of = derivative or derivative_of(f)
 
     def rows(z: Tensor) -> Tensor:
-        y, slope = _checked(f, z), _checked(slope_of, z)
+        y, slope = _by_channel(f, z), _by_channel(slope_of, z)
         # The plain slope is there to refine the panels in which a jump is looked for.
-        return torch.stack([y, y.square(), (z * z - 1) * y.square(), slope, slope.square()])
+        radial = (z * z - 1)[:, None] * y.square()
+        return torch.stack([y, y.square(), radial, slope, slope.square()]).mean(-1)
 
     totals = _integrate(rows, 1.0, _WIDE)
     if not totals.exist[:3].all():
@@ -361,11 +363,20 @@ def _jumps(f: Function, derivative: Function, totals: _Totals) -> bool:
     left, right = (torch.cat(sides) for sides in zip(*(p[:2] for p in totals.settled), strict=True))
     middle, half = (left + right) / 2, (right - left) / 2
     z = middle[:, None] + half[:, None] * _NODES
-    explained = (derivative(z.flatten()).view(z.shape) @ _WEIGHTS) * half
-    change = _checked(f, right) - _checked(f, left)
+    slopes = _by_channel(derivative, z.flatten()).view(*z.shape, -1)
+    explained = torch.einsum("pnc,n,p->pc", slopes, _WEIGHTS, half)
+    change = _by_channel(f, right) - _by_channel(f, left)
     density = torch.exp(-middle * middle / 2) / math.sqrt(2 * math.pi)
     size = math.sqrt(totals.values[1]) + math.sqrt(totals.values[4])
-    return bool(((change - explained).abs() * density > _JUMP * size).any())
+    return bool(((change - explained).abs().amax(-1) * density > _JUMP * size).any())
+
+
+def _by_channel(f: Function, z: Tensor) -> Tensor:
+    """f(z) in float64, (points, channels)."""
+    several = f(z.clone())
+    if isinstance(several, Tensor) and several.ndim == 2 and len(several) == len(z):
+        return several.detach().double()
+    return _checked(lambda _: several, z)[:, None]
 
 
 def _checked(f: Function, x: Tensor) -> Tensor:

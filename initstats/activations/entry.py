@@ -9,7 +9,8 @@ from functools import cached_property, partial
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from initstats import gaussian
 from initstats.gaussian import Function, Gain
@@ -100,7 +101,7 @@ def get(activation: str | Activation | Function) -> Activation:
     if not callable(activation):
         raise ValueError(f"an activation is a name or a callable, not {activation!r}")
     name = name_of(activation)
-    found = _made(name, activation, Facts())
+    found = _made(name, _in_any_dtype(activation), Facts(), meaning_of(activation))
     if name not in ACTIVATIONS:
         return found
     registered = ACTIVATIONS[name]
@@ -116,12 +117,23 @@ def get(activation: str | Activation | Function) -> Activation:
 def gain(activation: str | Activation | Function) -> Gain:
     """The gains of an activation, by name or of any callable; see `initstats.gaussian.Gain`.
 
+    Those of a module with a parameter for every channel (`nn.PReLU(64)`) are the expectations over
+    channels, too.
+
     >>> round(gain("gelu").forward, 5)
     1.53353
 
     Raises:
         ValueError: as `get`; or E phi(z)^2 does not exist.
     """
+    if isinstance(activation, nn.Module) and (channels := _channels(activation)) > 1:
+        function = _in_any_dtype(activation)
+        slope = gaussian.derivative_of(function)
+
+        def side_by_side(z: Tensor) -> Tensor:
+            return z[:, None].expand(-1, channels).clone()
+
+        return gaussian.gain(lambda z: function(side_by_side(z)), lambda z: slope(side_by_side(z)))
     return get(activation).gain
 
 
@@ -167,6 +179,30 @@ def _made(
     known = {**vars(facts), "derivative": derivative}
     meaning = meaning_of(function) if meaning is None else meaning
     return Activation(name, function, **known, meaning=meaning, module=module)
+
+
+def _in_any_dtype(function: Function) -> Function:
+    """A module with its parameters in the dtype of its input; any other callable as it is."""
+    if not isinstance(function, nn.Module):
+        return function
+    module = function
+
+    def at_dtype(x: Tensor) -> Tensor:
+        state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        cast = {
+            name: value.detach().to(x.dtype) if value.is_floating_point() else value
+            for name, value in state.items()
+        }
+        y: Tensor = functional_call(module, cast, (x,))
+        return y
+
+    return at_dtype
+
+
+def _channels(module: nn.Module) -> int:
+    """The number of entries of a module's parameters, where it is one number; else 1."""
+    sizes = {parameter.numel() for parameter in module.parameters()} - {1}
+    return sizes.pop() if len(sizes) == 1 else 1
 
 
 def _slope(out_backward: OutBackward | None) -> Function | None:

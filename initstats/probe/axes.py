@@ -129,7 +129,7 @@ def _marked_dimension(marks: Tensor) -> int | None:
     best, most = None, 1
     for dim in range(marks.ndim):
         line = marks[tuple(slice(None) if d == dim else 0 for d in range(marks.ndim))]
-        different = len(line.unique())
+        different = len(set(line.tolist()))
         if different > 1 and different >= most:
             best, most = dim, different
     return best

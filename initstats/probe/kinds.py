@@ -43,6 +43,8 @@ CHOOSING = words(
     "take_along_dim tensor_split unbind unfold unsafe_chunk unsafe_split vsplit"
 )
 """Calls whose output holds some entries of their input."""
+LOOKUPS = words("embedding embedding_bag gather getitem index_select take take_along_dim")
+"""Calls that look rows up by an index."""
 CARRYING = (REARRANGING | CASTS | PASSING | CHOOSING) | words(
     "constant_pad_nd pad upsample_bicubic2d upsample_bilinear2d upsample_linear1d "
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d"

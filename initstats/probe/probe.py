@@ -85,9 +85,11 @@ class Probe:
         if self.every < 1:
             raise ValueError(f"every={self.every} was given, 1 or more is expected")
         self.network = type(getattr(self.model, "_orig_mod", self.model)).__name__
-        self._modules = {
-            id(module): bare(name) or self.network for name, module in self.model.named_modules()
-        }
+        names = {id(module): bare(name) for name, module in self.model.named_modules()}
+        root = self.network
+        while root in names.values():  # a module inside has the name of the model's class
+            root += "()"
+        self._modules = {ident: name or root for ident, name in names.items()}
         chosen = set(self._modules.values()) if self.include is None else self._match(self.include)
         self._selected = chosen - self._match(self.exclude)
         self._axes: dict[str, int] = {}
@@ -359,7 +361,7 @@ def _facts(rows: list[tuple[Slot, Reading]]) -> pd.DataFrame:
     squares = {
         (id(slot), reading.step): float(reading.statistics[place])
         for slot, reading in rows
-        if reading.direction == "forward" and slot.address.tensor == "weight"
+        if reading.direction == "forward"
     }
     found = []
     for _, reading in rows:

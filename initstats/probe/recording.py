@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -13,10 +11,11 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from initstats.probe.axes import axis_after, moved_axis, parameter_axis
-from initstats.probe.elementwise import UNKNOWN, Forms
+from initstats.probe.elementwise import UNKNOWN
+from initstats.probe.forms import Forms
 from initstats.probe.gradients import Gradients
-from initstats.probe.kinds import CASTS, FUSED, MIXING, REARRANGING
-from initstats.probe.linear import Sum, sums
+from initstats.probe.kinds import CASTS, FUSED, LOOKUPS, MIXING, REARRANGING
+from initstats.probe.linear import sums
 from initstats.probe.operations import (
     Operation,
     is_maker,
@@ -24,68 +23,11 @@ from initstats.probe.operations import (
     tensors,
     unmeasurable,
 )
+from initstats.probe.origins import Call, Origin, Use, axes_of, same_units, uses_of
 from initstats.probe.slots import Address, Slot
 
 if TYPE_CHECKING:
     from initstats.probe.probe import Probe
-
-
-@dataclass
-class Call:
-    """A call of a module that is in progress.
-
-    Attributes:
-        name: the module's qualified name.
-        number: which call of the module within the pass it is, from 1.
-        turns: how often each operation ran in it so far.
-    """
-
-    module: nn.Module
-    name: str
-    number: int
-    turns: Counter[str] = field(default_factory=Counter)
-
-    def address(self, op: str, tensor: str = "activation") -> Address:
-        """The address of an operation's first output, at the next turn of the operation."""
-        self.turns[op] += 1
-        return Address(self.name, op, tensor, self.number, self.turns[op] - 1)
-
-
-class Origin(NamedTuple):
-    """Where the entries of a tensor come from.
-
-    Attributes:
-        kind: `signal` where the input reaches it, `weight` where only parameters do, `constant`
-            where neither does.
-        layers: the measured values that it holds or, if it was not measured, was made of.
-        axis: dimension of its units; None: the last.
-        parameters: ids of the parameters whose entries it holds, rearranged.
-        made_of: ids of the parameters that weights were computed of.
-        moved: the dimension that each dimension of the measured weight has become.
-        slot: the measured weights that it holds, rearranged.
-        pending: the slot of its gradient, until autograd knows the tensor.
-    """
-
-    kind: Literal["signal", "weight", "constant"]
-    layers: tuple[int, ...] = ()
-    axis: int | None = None
-    parameters: tuple[int, ...] = ()
-    made_of: tuple[int, ...] = ()
-    moved: tuple[int | None, ...] = ()
-    slot: Slot | None = None
-    pending: Slot | None = None
-
-    def dimension(self, axis: int) -> int | None:
-        """The dimension of the measured weight that is dimension `axis` of the tensor now."""
-        return self.moved.index(axis) if axis in self.moved else None
-
-
-class Use(NamedTuple):
-    """Weights that an operation sums with."""
-
-    operand: Tensor
-    origin: Origin
-    sum: Sum
 
 
 class Miss(NamedTuple):
@@ -163,7 +105,8 @@ class Recorder:
         its arguments. Arguments that all come from weights make a weight (weight normalization),
         except rows that are looked up by an index, as in an embedding: the index is the model's
         input. Weights with a signal make a pre-activation, a signal alone makes an activation. The
-        first argument of the leading kind decides where the units are.
+        first argument of the leading kind, of the output's shape if there is one, decides where the
+        units are.
 
         Args:
             writes: whether the outputs are arguments that it wrote to.
@@ -179,9 +122,8 @@ class Recorder:
             self._set_constant(call, op, outputs)
             self.observe_mask(operation, outputs[0])
             return
-        source, origin = next(
-            pair for pair in zip(given, origins, strict=True) if pair[1].kind == leading
-        )
+        led = [pair for pair in zip(given, origins, strict=True) if pair[1].kind == leading]
+        source, origin = next((p for p in led if p[0].shape == outputs[0].shape), led[0])
         made = []
         for x in outputs:
             if not writes and keeps_distribution(op, x, source):
@@ -190,22 +132,23 @@ class Recorder:
                 made.append(x)
         if not made:
             return
-        indexed = any(not (x.is_floating_point() or x.is_complex()) for x in given)
+        indexed = op in LOOKUPS and not all(x.is_floating_point() or x.is_complex() for x in given)
         derived = leading == "weight" and not indexed
-        uses = [] if derived else _uses(summed, given, origins)
+        uses = [] if derived else uses_of(summed, given, origins)
         tensor = "preactivation" if uses or "weight" in kinds else "activation"
         layers = tuple(dict.fromkeys(layer for o in origins for layer in o.layers))
         address = call.address(op, "weight" if derived else tensor)
+        axes = axes_of(operation, made, uses, source, origin.axis)
         if not derived:
-            self._forms.follow(operation, made, source)
-        slots = []
-        for output, x in enumerate(made):
-            axis = uses[0].sum.made if uses else None
-            axis = axis_after(operation, x, source, origin.axis) if axis is None else axis
-            slots.append(self._measure(address._replace(output=output), x, layers, axis))
+            kept = same_units(made[0], axes[0], source, origin.axis)
+            self._forms.follow(operation, made, source, kept)
+        slots = [
+            self._measure(address._replace(output=output), x, layers, axis)
+            for output, (x, axis) in enumerate(zip(made, axes, strict=True))
+        ]
         self._measure_weights(call, operation, origins, made[0], uses)
         if leading == "weight":
-            self._remember_weights(op, origins, made, slots)
+            self._remember_weights(op, origins, made, slots, indexed=indexed)
         self._record_sums(uses, slots)
         if op in FUSED:
             self._miss("tensor", call.name, op, FUSED[op])
@@ -238,9 +181,7 @@ class Recorder:
     def _rearrange(self, operation: Operation, x: Tensor, source: Tensor, origin: Origin) -> None:
         """Remember that a tensor holds the entries of a source."""
         axis = moved_axis(operation, x, source, origin.axis)
-        moved = tuple(
-            moved_axis(operation, x, source, dim) for dim in origin.moved if dim is not None
-        )
+        moved = tuple(moved_axis(operation, x, source, dim) for dim in origin.moved)
         self._origins[x] = origin._replace(axis=axis, moved=moved)
         if source in self._forms:
             self._forms.carry(x, source, operation)
@@ -256,7 +197,8 @@ class Recorder:
                 return Origin("constant")
             self._outside[x] = True
             axis = axis_after(operation, x, None, None) if axis is None else axis
-            self._forms.begin(x)
+            if x.numel() != 1:  # one number is a parameter of what it is used in
+                self._forms.begin(x)
             self._measure(call.address("input"), x, (), axis)
         return self._follow(x)
 
@@ -327,13 +269,22 @@ class Recorder:
                     self._weights[ident].add("forward", parameter)
 
     def _remember_weights(
-        self, op: str, origins: list[Origin], made: list[Tensor], slots: list[Slot | None]
+        self,
+        op: str,
+        origins: list[Origin],
+        made: list[Tensor],
+        slots: list[Slot | None],
+        *,
+        indexed: bool,
     ) -> None:
-        """Remember of which parameters weights were computed, entry by entry."""
-        idents = () if op in MIXING else {i for o in origins for i in (*o.parameters, *o.made_of)}
+        """Remember of which parameters weights were computed, or chosen from a stack of them."""
+        idents = {ident for o in origins for ident in (*o.parameters, *o.made_of)}
+        if indexed:
+            idents = {i for i in idents if i in self.parameters and self.parameters[i][1].ndim > 2}
+        known = () if op in MIXING else tuple(idents)
         for x, slot in zip(made, slots, strict=True):
             self._origins[x] = self._origins[x]._replace(
-                made_of=tuple(idents), moved=tuple(range(x.ndim)), slot=slot
+                made_of=known, moved=tuple(range(x.ndim)), slot=slot
             )
 
     def _record_sums(self, uses: list[Use], slots: list[Slot | None]) -> None:
@@ -361,23 +312,25 @@ class Recorder:
 
     def _record_behind(self, ident: int, used: Slot, fan_in: float, dim: int | None) -> None:
         """Record a sum at a parameter (by id) of which the weights that it used were computed."""
-        if (slot := self._weights.get(ident)) is None or len(slot.shape) < 2:
+        slot = self._weights.get(ident)
+        if slot is None or ident not in self.parameters or len(slot.shape) < 2:
             return
-        if math.prod(slot.shape) <= used.units:
+        if dim is not None and math.prod(slot.shape) <= used.shape[dim]:
             return  # one number for each unit: a scale
         slot.facts.sum_with(fan_in, used)
         if dim is not None and not slot.settled:
-            dim += len(slot.shape) - len(used.shape)
-            if dim >= 0 and slot.shape[dim] >= used.units:
-                slot.turn(dim, self.parameters[ident][1], dim)
+            behind = dim + len(slot.shape) - len(used.shape)
+            if behind >= 0 and slot.shape[behind] >= used.shape[dim]:
+                slot.turn(behind, self.parameters[ident][1], behind)
         slot.settled = True
 
     def _slot(
         self, address: Address, layer: int | None, layers: tuple[int, ...], x: Tensor, axis: int
     ) -> Slot:
         """The slot of an address, a new one where it is seen first; None is the next layer."""
-        if address.tensor != "weight":
-            address = address._replace(units=x.shape[axis] if x.ndim else 1)
+        weights = address.tensor == "weight"  # whose axis is known later
+        units = x.numel() if weights or not x.ndim else x.shape[axis]
+        address = address._replace(units=units)
         if address not in self.slots:
             if layer is None:
                 layer = self._layers = self._layers + 1
@@ -402,16 +355,6 @@ class Recorder:
 
     def _miss(self, *what: str) -> None:
         self.misses[Miss(*what)] = None
-
-
-def _uses(summed: list[Sum], given: list[Tensor], origins: list[Origin]) -> list[Use]:
-    """The sums whose operand comes from parameters."""
-    return [
-        Use(x, origin, each)
-        for x, origin in zip(given, origins, strict=True)
-        for each in summed
-        if each.weight is x and (origin.kind == "weight" or origin.made_of)
-    ]
 
 
 def bare(name: str) -> str:

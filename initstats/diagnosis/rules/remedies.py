@@ -5,6 +5,7 @@ What is said beside the code is a comment.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -70,7 +71,7 @@ def _counted(names: Sequence[str]) -> tuple[str, str] | None:
     if len(varying) != 1 or not all(part[varying[0]].isdigit() for part in parts):
         return None
     numbers = [int(part[varying[0]]) for part in parts]
-    steps = {b - a for a, b in zip(numbers[:-1], numbers[1:], strict=True)}
+    steps = {b - a for a, b in itertools.pairwise(numbers)}
     if len(steps) > 1 or (step := steps.pop()) < 1:
         return None
     template = "".join("{i}" if n == varying[0] else part for n, part in enumerate(parts[0]))
@@ -82,9 +83,7 @@ def _counted(names: Sequence[str]) -> tuple[str, str] | None:
 def _parameter(profile: Profile, layer: int) -> str:
     """The parameter that a linear map uses as it is, first of all operations; empty for none."""
     own, size = profile.own(layer), float(profile.along([layer])["sigma_w2"][0])
-    for name, fan_in, moment in zip(
-        own["name"], own["fan_in"], own["second_moment"], strict=True
-    ):
+    for name, fan_in, moment in zip(own["name"], own["fan_in"], own["second_moment"], strict=True):
         if np.isclose(fan_in * moment, size, rtol=1e-4, atol=0):
             return str(name)
     return ""

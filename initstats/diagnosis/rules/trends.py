@@ -36,7 +36,9 @@ def signal(profile: Profile, threshold: float) -> Iterator[Finding]:
     size = profile.along(path)["second_moment"]
     lost = [layer for layer, q in zip(path, size, strict=True) if q == 0]
     # zero weights that never move are told as such
-    stays = [layer for layer in lost if layer not in profile.zeros.alive and not profile.zeros.stuck]
+    stays = [
+        layer for layer in lost if layer not in profile.zeros.alive and not profile.zeros.stuck
+    ]
     yield from _drift(profile, path, size, stays, threshold, "signal")
 
 
@@ -52,7 +54,9 @@ def gradient(profile: Profile, threshold: float) -> Iterator[Finding]:
     path = [layer for layer in reversed(profile.graph.path) if layer in squares]
     size = np.array([squares[layer] for layer in path])
     lost = [layer for layer in path if squares[layer] == 0]
-    stays = [layer for layer in lost if layer not in profile.zeros.reached and not profile.zeros.stuck]
+    stays = [
+        layer for layer in lost if layer not in profile.zeros.reached and not profile.zeros.stuck
+    ]
     yield from _drift(profile, path, size, stays, threshold, "gradient")
 
 
@@ -61,8 +65,7 @@ _SCALING = words("div mul multiply divide true_divide")
 
 @register_rule(
     threshold=DECADE,
-    source="He et al. 2015: an operation that multiplies the rms by a factor multiplies that of all "
-    "that follow",
+    source="He et al. 2015: what multiplies the rms once multiplies that of all that follow",
     needs=[OPERATIONS],
 )
 def scale_jump(profile: Profile, threshold: float) -> Iterator[Finding]:
@@ -78,7 +81,9 @@ def scale_jump(profile: Profile, threshold: float) -> Iterator[Finding]:
         factor = rms[number] / max(read) if max(read) > 0 else math.nan
         linear = layer in graph.linear
         if linear:  # what multiplies by more than any gain calls for is told by its weights
-            small = factor * 3 * threshold < 1 and math.sqrt(rows["sigma_w2"][number]) < 1 / threshold
+            small = (
+                factor * 3 * threshold < 1 and math.sqrt(rows["sigma_w2"][number]) < 1 / threshold
+            )
             told = small and bool(graph.readers[layer])
         elif op in _SCALING and len(read) == 1:
             told = factor > threshold or (factor * threshold < 1 and bool(graph.readers[layer]))
@@ -88,8 +93,8 @@ def scale_jump(profile: Profile, threshold: float) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 profile.place(layer),
-                f"it multiplies the rms by {factor:.3g}, from {max(read):.3g} to {rms[number]:.3g}, "
-                "and what reads it does not undo that",
+                f"it multiplies the rms by {factor:.3g}, from {max(read):.3g} to "
+                f"{rms[number]:.3g}, and what reads it does not undo that",
                 (linear and drawn_anew(profile, [layer]))
                 or "leave the factor out, or put a normalization behind it",
             )
@@ -127,7 +132,7 @@ def _growth(
 ) -> Iterator[Finding]:
     """A finding that names the blocks that grow at least half as much as the strongest."""
     logs = np.log(factors)
-    strong = np.flatnonzero(logs >= logs.max() / 2)
+    strong = [int(number) for number in np.flatnonzero(logs >= logs.max() / 2)]
     branches = [_branch(profile, chain[number]) for number in strong]
     names = [str(profile.along([layer])["name"][0]) for layer in branches]
     # each branch adds its share of the stream's second moment: together once the stream's own
@@ -138,7 +143,9 @@ def _growth(
         listed(names),
         f"the second moment grows {growth:.3g} times over {len(chain)} residual sums from "
         f"{profile.place(chain[0].layer)} to {profile.place(chain[-1].layer)}, most of all at "
-        + ", ".join(f"{name} ({factors[n]:.3g} times)" for name, n in zip(names[:4], strong, strict=False)),
+        + ", ".join(
+            f"{name} ({factors[n]:.3g} times)" for name, n in zip(names[:4], strong, strict=False)
+        ),
         (scaled(weights, f"{share:.3g}") if weights else f"scale each branch by {share:.3g}")
         + "  # or start each branch at zero",
     )
@@ -251,10 +258,10 @@ def _rescale(profile: Profile, log: float, steps: int, what: str) -> str:
         )
     if abs(excess) > math.log(1.05) and abs(log - excess) * steps < math.log(DECADE):
         return (
-            f'initstats.reinitialize_(model, "matched", x)  # weights {math.exp(-excess):.3g} times '
-            "as large: the gain of what each layer reads"
+            f'initstats.reinitialize_(model, "matched", x)  # weights {math.exp(-excess):.3g} '
+            "times as large: the gain of what each layer reads"
         )
     return (
-        f"a normalization between layers, or weights {1 / factor:.4g} times as large: the gain that "
-        "keeps this activation's signal does not keep its gradient"
+        f"a normalization between layers, or weights {1 / factor:.4g} times as large: the gain "
+        "that keeps this activation's signal does not keep its gradient"
     )

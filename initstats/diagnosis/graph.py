@@ -115,7 +115,7 @@ class Graph:
         for layer, inputs in self.inputs.items():
             if not inputs or self.ops[layer] in _LOOKUPS:
                 continue
-            product = layer not in self.weighted and len(inputs) > 1 and self.ops[layer] in MIXING
+            product = layer not in self.weighted and self.ops[layer] in MIXING
             if layer in self.weighted or (not product and any(i in found for i in inputs)):
                 found.add(layer)
         return frozenset(found)

@@ -161,9 +161,16 @@ def _undone(
 ) -> bool:
     """Whether all that read a value are back at the size that was before, or at a usual one."""
     graph = profile.graph
-    readers = graph.readers[layer]
+    readers, now = graph.readers[layer], rms[profile.at[layer]]
+
+    def size(reader: int) -> float:
+        """The rms of a reader, without the bias of a linear map."""
+        gain = math.sqrt(profile.values["sigma_w2"][profile.at[reader]])
+        linear = reader in graph.linear and math.isfinite(gain)
+        return float(now * gain if linear else rms[profile.at[reader]])
+
     return bool(readers) and all(
-        _back(rms[profile.at[layer]], rms[profile.at[reader]], before, threshold)
+        _back(now, size(reader), before, threshold)
         or (
             reader not in graph.linear
             and graph.ops[reader] not in SUMS

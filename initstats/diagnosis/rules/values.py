@@ -161,7 +161,7 @@ def low_precision(profile: Profile, threshold: float) -> Iterator[Finding]:
                     threshold,
                 )
     # of a model in float32 only the signal is asked to fit, not its masks and small branches
-    judged = [*profile.graph.downstream - profile.graph.summands]
+    judged = [*profile.graph.computed - profile.graph.summands]
     full = (profile.values["dtype"] == "float32") & np.isin(profile.values["layer"], judged)
     yield from _unfit(profile, profile.values.where(full), ("float16",), "note", threshold)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import initstats as ist
-from initstats.diagnosis import GAINS, RULES, Finding, Findings, Profile, diagnose, register_rule
+from initstats.diagnosis import RULES, Finding, Findings, Profile, diagnose, register_rule
 from initstats.probe import Probe, measure
 
 DEPTH, WIDTH = 20, 100
@@ -31,7 +31,7 @@ def healthy(*kinds: str) -> nn.Sequential:
         nn.init.zeros_(layer.bias)
         model.append(layer)
         kind = (kinds or ("relu", "tanh"))[index % len(kinds or "12")]
-        gain = GAINS[kind]
+        gain = ist.gain(kind).forward
         if index < DEPTH:
             model.append(nn.ReLU() if kind == "relu" else nn.Tanh())
     return model
@@ -75,7 +75,7 @@ def test_unchecked_says_why() -> None:
     found = diagnose(measure(healthy(), batch(4), weights=False))
     assert of(found, "gradient")["severity"] == "unchecked"
     assert "backward=True" in of(found, "gradient")["evidence"]
-    assert "weights=True" in of(found, "weight_scale")["evidence"]
+    assert "weights=True" in of(found, "default_init")["evidence"]
     assert "16 samples" in of(found, "dead_units")["evidence"]
 
 
@@ -127,7 +127,7 @@ DEFECTS: list[tuple[Callable[[nn.Sequential], None], str, str, str, str]] = [
     (dead_layer, "error", "dead_units", "17 (relu)", "biases"),
     (half_dead, "warning", "dead_units", "17 (relu)", "biases"),
     (torch_defaults, "warning", "default_init", "20 places: 0, 2, 4, ... 38", "std=1.0000"),
-    (saturated, "warning", "saturation", "23 (tanh)", "std = 1.667 / sqrt(fan_in)"),
+    (saturated, "warning", "saturation", "23 (tanh)", "std=1.4142 / math.sqrt(100)"),
     (broken, "error", "nonfinite", "15 (log)", "take the log or root of what is not positive"),
     (wrong_fan, "warning", "fan_mode", "40", "std=1.5925 / math.sqrt(100)"),
 ]
@@ -212,8 +212,9 @@ def test_residual_growth(scale: float, severity: str) -> None:
     row = of(judged(Residual(scale)), "residual_growth")
     assert row["severity"] == severity
     if severity == "warning":
-        assert row["where"] == "8 sums from Residual (add) to Residual (add)"
-        assert "0.354" in row["remedy"]
+        assert row["where"] == "8 places: branches.0, branches.1, branches.2, ... branches.7"
+        factor = float(row["remedy"].partition("mul_(")[2].partition(")")[0])
+        assert factor == pytest.approx(8**-0.5, rel=0.05)
 
 
 def test_useless_bias_and_normalized_layers() -> None:
@@ -251,7 +252,9 @@ def test_saturation_is_told_at_a_value_that_has_numbers() -> None:
     model = nn.Sequential(nn.Tanh(), LogOfNegative(), nn.Tanh())  # the second reads only NaN
     row = of(diagnose(measure(model, -9 * batch().abs())), "saturation")
     assert row["where"] == "0 (tanh)"
-    assert row["evidence"].startswith("the mean square at 0 (tanh) is 0.9")
+    assert row["evidence"].endswith(
+        "% of the entries at 0 (tanh) are within 1% of a bound, where the derivative is near 0"
+    )
 
 
 def test_collapse() -> None:
@@ -276,10 +279,15 @@ def test_shifted_input_is_noted() -> None:
 )
 def test_low_precision(dtype: torch.dtype, severity: str) -> None:
     class Tiny(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x * 1e-6
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(WIDTH, WIDTH)
 
-    table = measure(Tiny(), batch().to(dtype))
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.fc(x) * 1e-6
+            return out
+
+    table = measure(Tiny().to(dtype), batch().to(dtype))
     rows = diagnose(table).query("rule == 'low_precision'")
     assert severity in rows["severity"].tolist()
     assert rows["evidence"].iloc[0].startswith("float16: 1 tensor loses precision")
@@ -390,11 +398,6 @@ def test_findings_are_a_frame(tmp_path: Path) -> None:
 
 
 # the rules
-
-
-def test_gains_are_those_of_the_quadrature() -> None:
-    for name, gain in GAINS.items():
-        assert gain == pytest.approx(ist.gain(name).forward, rel=1e-8), name
 
 
 @pytest.mark.parametrize("name", RULES)

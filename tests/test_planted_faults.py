@@ -212,7 +212,8 @@ class Denoise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv(nn.functional.silu(self.norm(x)))
-        return x + h * self.factor
+        out: Tensor = x + h * self.factor
+        return out
 
 
 @fault
@@ -240,14 +241,14 @@ def dead_by_bias() -> Planted:
 @fault
 def half_dead_convolution() -> Planted:
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.ReLU())
-    nn.init.constant_(model[0].bias[:8], -100.0)  # type: ignore[index, arg-type]
+    nn.init.constant_(model.get_parameter("0.bias")[:8], -100.0)
     return Planted(model, torch.randn(8, 3, 8, 8), "dead_units", "1 (relu)", "50% of the units")
 
 
 @fault
 def weights_of_nan() -> Planted:
     model = dense()
-    nn.init.constant_(model[6].weight[3], math.nan)  # type: ignore[index, arg-type]
+    nn.init.constant_(model.get_parameter("6.weight")[3], math.nan)
     return Planted(model, batch(), "nonfinite_weights", "6.weight", "1 of 16 parameters")
 
 
@@ -286,7 +287,7 @@ def saturated_by_hand() -> Planted:
             return 1 / (1 + torch.exp(-x)) - 0.5
 
     model = nn.Sequential(layer_of(WIDTH, WIDTH, 9.0), Gate(), layer_of(WIDTH, 4))
-    return Planted(model, batch(), "saturation", "1 (sub)")
+    return Planted(model, batch(), "saturation", "1 (reciprocal)")
 
 
 @fault
@@ -304,7 +305,8 @@ def attention_of_one() -> Planted:
             self.q, self.k = layer_of(WIDTH, WIDTH, 3.0), layer_of(WIDTH, WIDTH, 3.0)
 
         def forward(self, x: Tensor) -> Tensor:
-            return (self.q(x) @ self.k(x).mT).softmax(-1) @ x
+            out: Tensor = (self.q(x) @ self.k(x).mT).softmax(-1) @ x
+            return out
 
     return Planted(Attend(), torch.randn(8, 16, WIDTH), "saturation", "Attend (softmax)")
 
@@ -319,24 +321,24 @@ def defaults_of_torch() -> Planted:
 def fan_out() -> Planted:
     model = nn.Sequential(nn.Linear(200, 800), nn.ReLU(), nn.Linear(800, 100), nn.ReLU())
     model.append(nn.Linear(100, 10))
-    for layer in model[::2]:
-        nn.init.kaiming_normal_(layer.weight, mode="fan_out")  # type: ignore[arg-type]
+    for layer in [*model][::2]:
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out")
     return Planted(model, batch(128, 200), "fan_mode", "0, 2, 4", "over fan_out, 800")
 
 
 @fault
 def fan_out_of_convolutions() -> Planted:
     model = nn.Sequential(nn.Conv2d(4, 64, 3), nn.ReLU(), nn.Conv2d(64, 8, 3), nn.ReLU())
-    for layer in model[::2]:
-        nn.init.kaiming_uniform_(layer.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
+    for layer in [*model][::2]:
+        nn.init.kaiming_uniform_(layer.weight, mode="fan_out", nonlinearity="relu")
     return Planted(model, torch.randn(8, 4, 9, 9), "fan_mode", "0, 2")
 
 
 @fault
 def constant_weights() -> Planted:
     model = dense(4)
-    for layer in model[::2]:
-        nn.init.constant_(layer.weight, 1 / WIDTH)  # type: ignore[arg-type]
+    for layer in [*model][::2]:
+        nn.init.constant_(layer.weight, 1 / WIDTH)
     return Planted(model, batch(), "equal_units", "0, 2, 4, 6", "copies of each other")
 
 
@@ -453,8 +455,8 @@ def growth_behind_activations() -> Planted:
     def block() -> nn.Module:
         first = nn.Conv2d(8, 8, 3, padding=1, bias=False)
         branch = nn.Sequential(first, nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, bias=False))
-        for layer in branch[::2]:
-            nn.init.kaiming_normal_(layer.weight)  # type: ignore[arg-type]
+        for layer in [*branch][::2]:
+            nn.init.kaiming_normal_(layer.weight)
         return Residual(branch, nn.ReLU())
 
     model = nn.Sequential(*[block() for _ in range(10)])
@@ -469,8 +471,8 @@ def uncentred_input() -> Planted:
 @fault
 def collapsed_samples() -> Planted:
     model = dense(12, nn.Tanh, 0.6)
-    for layer in model[::2]:
-        nn.init.normal_(layer.bias)  # type: ignore[arg-type]
+    for layer in [*model][::2]:
+        nn.init.normal_(layer.bias)
     return Planted(model, batch(), "collapse", "22 (linear)", "nearly the same output")
 
 
@@ -499,7 +501,14 @@ def as_code(remedy: str) -> Any:
         return None
 
 
-WORDS = {"nonfinite", "nonfinite_weights", "nonfinite_gradients", "low_precision", "collapse", "mean_shift"}
+WORDS = {
+    "nonfinite",
+    "nonfinite_weights",
+    "nonfinite_gradients",
+    "low_precision",
+    "collapse",
+    "mean_shift",
+}
 """Rules whose remedies are decisions of those who make the model or the data."""
 DECISIONS = {
     "factor_after_a_layer",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -36,8 +37,8 @@ def tokens(samples: int = 8, length: int = 16, vocabulary: int = 100) -> Tensor:
     return torch.randint(1, vocabulary, (samples, length))
 
 
-def chain(*parts: nn.Module | list[nn.Module]) -> nn.Sequential:
-    modules = [m for part in parts for m in (part if isinstance(part, list) else [part])]
+def chain(*parts: nn.Module | Sequence[nn.Module]) -> nn.Sequential:
+    modules = [m for part in parts for m in ([part] if isinstance(part, nn.Module) else part)]
     return nn.Sequential(*modules)
 
 
@@ -116,17 +117,16 @@ def dense_selu_lecun() -> Built:
 def dense_orthogonal_uneven() -> Built:
     """A policy's network: wide layers, orthogonal, with a small head."""
     model = chain(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 4))
-    for layer, gain in zip(model[::2], (math.sqrt(2), math.sqrt(2), 0.01), strict=True):
-        nn.init.orthogonal_(layer.weight, gain)  # type: ignore[arg-type]
-        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    for layer, gain in zip([*model][::2], (math.sqrt(2), math.sqrt(2), 0.01), strict=True):
+        nn.init.orthogonal_(layer.weight, gain)
+        nn.init.zeros_(layer.bias)
     return model, torch.randn(64, 8)
 
 
 @sound
 def convolutions_lsuv() -> Built:
     widths = (3, 8, 16, 16, 16)
-    pairs = zip(widths[:-1], widths[1:], strict=True)
-    layers = [m for i, o in pairs for m in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU())]
+    layers = [m for i, o in pairwise(widths) for m in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU())]
     model, x = chain(layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)), images()
     lsuv_(model, x)
     return model, x
@@ -264,7 +264,7 @@ def residual_scaled_branches() -> Built:
     model = chain([drawn(block) for block in blocks], nn.Linear(32, 10))
     with torch.no_grad():
         for block in blocks:
-            block.branch[2].weight.mul_(8**-0.5)  # type: ignore[index, union-attr, operator]
+            block.get_parameter("branch.2.weight").mul_(8**-0.5)
     return model, torch.randn(64, 32)
 
 
@@ -293,7 +293,9 @@ class Lora(nn.Module):
 
 @sound
 def lora() -> Built:
-    return chain([m for _ in range(4) for m in (Lora(48), nn.ReLU())], Lora(48)), torch.randn(64, 48)
+    return chain([m for _ in range(4) for m in (Lora(48), nn.ReLU())], Lora(48)), torch.randn(
+        64, 48
+    )
 
 
 class LayerScale(nn.Module):
@@ -304,12 +306,13 @@ class LayerScale(nn.Module):
         self.wide, self.narrow = nn.Linear(size, 4 * size), nn.Linear(4 * size, size)
         self.scale = nn.Parameter(1e-6 * torch.ones(size))
         for layer in (self.deep, self.wide, self.narrow):
-            nn.init.trunc_normal_(layer.weight, std=0.02)  # type: ignore[arg-type]
+            nn.init.trunc_normal_(layer.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(self.deep(x).permute(0, 2, 3, 1))
         h = self.scale * self.narrow(F.gelu(self.wide(h)))
-        return x + h.permute(0, 3, 1, 2)
+        out: Tensor = x + h.permute(0, 3, 1, 2)
+        return out
 
 
 @sound
@@ -508,7 +511,8 @@ class Experts(nn.Module):
         every = torch.einsum("bi,eih->ebh", h, self.up)
         every = torch.bmm(torch.relu(every), self.down)
         picked = every[chosen, torch.arange(len(x))] + self.bias[chosen]
-        return x + weight[:, None] * picked
+        out: Tensor = x + weight[:, None] * picked
+        return out
 
 
 @sound

@@ -43,7 +43,7 @@ class Columns:
     @property
     def places(self) -> list[str]:
         """What names each row in words: the module, the operation, and which call of it."""
-        if "op" not in self._arrays:
+        if "call" not in self._arrays:  # a study's
             return [str(name) for name in self["name"]]
         calls = [f", call {call}" if call > 1 else "" for call in self["call"]]
         triples = zip(self["name"], self["op"], calls, strict=True)

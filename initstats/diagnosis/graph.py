@@ -72,19 +72,19 @@ class Graph:
         for layer, inputs in self.inputs.items():
             before[layer] = max(inputs, key=length.__getitem__, default=None)
             length[layer] = (layer in self.linear) + max((length[i] for i in inputs), default=0)
-        layer = max(reversed(length), key=length.__getitem__, default=None)
+        here = max(reversed([*length]), key=length.__getitem__, default=None)
         found = []
-        while layer is not None:
-            if layer in self.linear:
-                found.append(layer)
-            layer = before[layer]
+        while here is not None:
+            if here in self.linear:
+                found.append(here)
+            here = before[here]
         return found[::-1]
 
     @cached_property
     def normalized(self) -> frozenset[int]:
         """The values that a normalization reads, directly or through a residual sum."""
         found: set[int] = set()
-        for layer in reversed(self.ops):  # readers before what they read
+        for layer in reversed([*self.ops]):  # readers before what they read
             carries = self.ops[layer] in _CARRYING and layer in found
             if carries or layer in self.normalizations:
                 found.update(self.inputs[layer])
@@ -115,7 +115,7 @@ class Graph:
         for layer, inputs in self.inputs.items():
             if not inputs or self.ops[layer] in _LOOKUPS:
                 continue
-            product = layer not in self.weighted and len(inputs) > 1 and self.ops[layer] in MIXING
+            product = layer not in self.weighted and self.ops[layer] in MIXING
             if layer in self.weighted or (not product and any(i in found for i in inputs)):
                 found.add(layer)
         return frozenset(found)

@@ -13,8 +13,8 @@ import pandas as pd
 
 from initstats.diagnosis.columns import Columns, columns_of
 from initstats.diagnosis.graph import Graph
-from initstats.diagnosis.zeros import Zeros
 from initstats.diagnosis.summary import CONFIGURATION, in_order
+from initstats.diagnosis.zeros import Zeros
 from initstats.probe.kinds import numbers
 
 FACTS = ("units", "entries", "gain", "low", "high", "saturated_fraction", "fan_in", "sigma_w2")
@@ -248,7 +248,6 @@ def _medians(rows: pd.DataFrame) -> pd.DataFrame:
     return typical.assign(
         name="layer " + typical["layer"].astype(str),
         op=np.where(second, activation, "linear"),
-        call=1,
         inputs=["" if code == 0 else str(code) for code in number],
         layer=number + 1,
         tensor=typical["tensor"].astype(str),

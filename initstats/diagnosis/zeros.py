@@ -122,11 +122,12 @@ class Zeros:
     def _reached(self, moving: frozenset[int]) -> frozenset[int]:
         graph, alive, found = self.graph, self._alive(moving), set[int]()
         measured = {int(layer) for layer in self.gradient_rows["layer"]}
-        for layer in reversed(graph.ops):
+        for layer in reversed([*graph.ops]):
             readers = graph.readers[layer]
-            if layer in measured - self.gradients or not (readers or layer in measured):
-                found.add(layer)
-            elif any(self._opens(r, layer, moving, alive, found, measured) for r in readers):
+            arrives = layer in measured - self.gradients or not (readers or layer in measured)
+            if arrives or any(
+                self._opens(r, layer, moving, alive, found, measured) for r in readers
+            ):
                 found.add(layer)
         return frozenset(found)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,7 +16,7 @@ _EXACT = ("count", "mean", "std", "skewness", "kurtosis", "min", "max", "unit_st
 
 @register_rule(
     threshold=1e-6,
-    source="Goodfellow et al. 2016, 8.4: units of equal weights get equal gradients, and stay equal",
+    source="Goodfellow et al. 2016, 8.4: units of equal weights get equal gradients, for ever",
     needs=[BATCH],
 )
 def equal_units(profile: Profile, threshold: float) -> Iterator[Finding]:
@@ -65,8 +64,8 @@ def equal_layers(profile: Profile, threshold: float) -> Iterator[Finding]:
     lines: dict[str, list[str]] = {}
     for numbers in copies:
         for number in numbers[1:]:  # the first may stay
-            key = f"nn.init.normal_(model.get_parameter({{}}), std={rows['std'][number]:.4g})"
-            lines.setdefault(key, []).append(str(rows["name"][number]))
+            line = f"nn.init.normal_(model.get_parameter({{}}), std={rows['std'][number]:.4g})"
+            lines.setdefault(line, []).append(str(rows["name"][number]))
     yield Finding(
         "warning" if behind else "note",
         listed(_heads(names)),
@@ -92,8 +91,8 @@ def _heads(groups: list[list[str]]) -> list[str]:
     """The modules that are copies: names without the end that all of a group share."""
     found: dict[str, None] = {}
     for names in groups:
-        parts = [name.split(".")[::-1] for name in names]
-        shared = len(os.path.commonprefix(parts))
-        for name in names:
-            found[".".join(name.split(".")[: len(name.split(".")) - shared]) or name] = None
+        parts = [name.split(".") for name in names]
+        while len({part[-1] for part in parts}) == 1 and all(len(part) > 1 for part in parts):
+            parts = [part[:-1] for part in parts]
+        found |= {".".join(part): None for part in parts}
     return [*found]

@@ -5,6 +5,7 @@ What is said beside the code is a comment.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -70,7 +71,7 @@ def _counted(names: Sequence[str]) -> tuple[str, str] | None:
     if len(varying) != 1 or not all(part[varying[0]].isdigit() for part in parts):
         return None
     numbers = [int(part[varying[0]]) for part in parts]
-    steps = {b - a for a, b in zip(numbers[:-1], numbers[1:], strict=True)}
+    steps = {b - a for a, b in itertools.pairwise(numbers)}
     if len(steps) > 1 or (step := steps.pop()) < 1:
         return None
     template = "".join("{i}" if n == varying[0] else part for n, part in enumerate(parts[0]))

@@ -65,8 +65,7 @@ _SCALING = words("div mul multiply divide true_divide")
 
 @register_rule(
     threshold=DECADE,
-    source="He et al. 2015: an operation that multiplies the rms by a factor multiplies that of all "
-    "that follow",
+    source="He et al. 2015: what multiplies the rms once multiplies that of all that follow",
     needs=[OPERATIONS],
 )
 def scale_jump(profile: Profile, threshold: float) -> Iterator[Finding]:
@@ -94,8 +93,8 @@ def scale_jump(profile: Profile, threshold: float) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 profile.place(layer),
-                f"it multiplies the rms by {factor:.3g}, from {max(read):.3g} to {rms[number]:.3g}, "
-                "and what reads it does not undo that",
+                f"it multiplies the rms by {factor:.3g}, from {max(read):.3g} to "
+                f"{rms[number]:.3g}, and what reads it does not undo that",
                 (linear and drawn_anew(profile, [layer]))
                 or "leave the factor out, or put a normalization behind it",
             )
@@ -133,7 +132,7 @@ def _growth(
 ) -> Iterator[Finding]:
     """A finding that names the blocks that grow at least half as much as the strongest."""
     logs = np.log(factors)
-    strong = np.flatnonzero(logs >= logs.max() / 2)
+    strong = [int(number) for number in np.flatnonzero(logs >= logs.max() / 2)]
     branches = [_branch(profile, chain[number]) for number in strong]
     names = [str(profile.along([layer])["name"][0]) for layer in branches]
     # each branch adds its share of the stream's second moment: together once the stream's own
@@ -162,9 +161,16 @@ def _undone(
 ) -> bool:
     """Whether all that read a value are back at the size that was before, or at a usual one."""
     graph = profile.graph
-    readers = graph.readers[layer]
+    readers, now = graph.readers[layer], rms[profile.at[layer]]
+
+    def size(reader: int) -> float:
+        """The rms of a reader, without the bias of a linear map."""
+        gain = math.sqrt(profile.values["sigma_w2"][profile.at[reader]])
+        linear = reader in graph.linear and math.isfinite(gain)
+        return float(now * gain if linear else rms[profile.at[reader]])
+
     return bool(readers) and all(
-        _back(rms[profile.at[layer]], rms[profile.at[reader]], before, threshold)
+        _back(now, size(reader), before, threshold)
         or (
             reader not in graph.linear
             and graph.ops[reader] not in SUMS
@@ -259,10 +265,10 @@ def _rescale(profile: Profile, log: float, steps: int, what: str) -> str:
         )
     if abs(excess) > math.log(1.05) and abs(log - excess) * steps < math.log(DECADE):
         return (
-            f'initstats.reinitialize_(model, "matched", x)  # weights {math.exp(-excess):.3g} times '
-            "as large: the gain of what each layer reads"
+            f'initstats.reinitialize_(model, "matched", x)  # weights {math.exp(-excess):.3g} '
+            "times as large: the gain of what each layer reads"
         )
     return (
-        f"a normalization between layers, or weights {1 / factor:.4g} times as large: the gain that "
-        "keeps this activation's signal does not keep its gradient"
+        f"a normalization between layers, or weights {1 / factor:.4g} times as large: the gain "
+        "that keeps this activation's signal does not keep its gradient"
     )

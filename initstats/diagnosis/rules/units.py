@@ -69,19 +69,21 @@ def _revived(profile: Profile, layers: list[int]) -> str:
 def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
     """bounded activations are not pressed against their bounds"""
     rows, graph = profile.values, profile.graph
-    # a network may be certain of its answers
-    read = np.array([bool(graph.readers[int(layer)]) for layer in rows["layer"]], bool)
-    found = rows.where((rows["saturated_fraction"] > threshold) & read)
+    # below, a function such as exp only comes to rest: it is not pressed against a bound
+    over = (rows["saturated_fraction"] > threshold) & np.isfinite(rows["high"])
+    layers = {int(layer) for layer in rows["layer"][over]}
+    # a network may be certain of its answers; of one function's operations the first is told
+    layers = {n for n in layers if graph.readers[n] and layers.isdisjoint(graph.inputs[n])}
+    found = profile.along(sorted(layers))
     if len(found):
         worst = int(np.argmax(found["saturated_fraction"]))
-        layers = [int(layer) for layer in found["layer"]]
-        before = dict.fromkeys(b for layer in layers for b in graph.maps_before(layer))
+        before = dict.fromkeys(b for n in sorted(layers) for b in graph.maps_before(n))
         yield Finding(
             "warning",
             listed(found.places),
             f"{found['saturated_fraction'][worst]:.0%} of the entries at {found.places[worst]} are "
             "within 1% of a bound, where the derivative is near 0",
-            _revived(profile, layers)
+            _revived(profile, sorted(layers))
             or drawn_anew(profile, before)
             or "make the pre-activation smaller, or normalize what it reads",
         )

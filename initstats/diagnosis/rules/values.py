@@ -17,7 +17,6 @@ from initstats.diagnosis.rules.rule import (
     register_rule,
 )
 
-
 _IEEE = "IEEE 754: what overflows once stays infinite or becomes NaN"
 
 
@@ -161,8 +160,8 @@ def low_precision(profile: Profile, threshold: float) -> Iterator[Finding]:
                     "warning" if severity == "warning" else "note",
                     threshold,
                 )
-    # a model in float32 is asked only whether its signal would fit, not its masks and small branches
-    judged = [*profile.graph.downstream - profile.graph.summands]
+    # of a model in float32 only the signal is asked to fit, not its masks and small branches
+    judged = [*profile.graph.computed - profile.graph.summands]
     full = (profile.values["dtype"] == "float32") & np.isin(profile.values["layer"], judged)
     yield from _unfit(profile, profile.values.where(full), ("float16",), "note", threshold)
 

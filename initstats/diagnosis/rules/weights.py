@@ -20,7 +20,7 @@ Array = NDArray[Any]
     threshold=5.0,
     source="more than the largest gain of a common activation (4.8 for sigmoid without its mean; "
     "Brock et al. 2021)",
-    needs=[OPERATIONS],
+    needs=[WEIGHTS],
 )
 def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no layer multiplies its input by more than any gain calls for"""

@@ -1,0 +1,322 @@
+"""Each rule fires where it should and is silent beside: the thresholds, by models made for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from initstats.diagnosis import diagnose
+from initstats.diagnosis.profile import profiles
+from initstats.diagnosis.rules.remedies import over
+from initstats.probe import Probe, measure
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def stack(widths: Sequence[int], std: Callable[[int, int], float]) -> nn.Sequential:
+    """Rectified layers of some widths, normal of a std that follows from both."""
+    model = nn.Sequential()
+    for number, (i, o) in enumerate(pairwise(widths)):
+        layer = nn.Linear(i, o)
+        nn.init.normal_(layer.weight, std=std(i, o))
+        nn.init.zeros_(layer.bias)
+        model.extend([nn.ReLU(), layer] if number else [layer])
+    return model
+
+
+def told(model: nn.Module, x: Any, rule: str, *, backward: bool = True) -> dict[str, Any]:
+    """What a rule says, by severity."""
+    found = diagnose(measure(model, x, backward=backward)).query(f"rule == '{rule}'")
+    return {str(row.severity): row for row in found.itertuples()}
+
+
+def he(i: int, _: int) -> float:
+    return math.sqrt(2 / i)
+
+
+def by_out(_: int, o: int) -> float:
+    return math.sqrt(2 / o)
+
+
+@pytest.mark.parametrize(
+    ("widths", "std", "severity"),
+    [
+        ((240, 80, 20), by_out, "note"),  # the head is left to the next rows
+        ((240, 48, 48), by_out, "warning"),
+        ((60, 240, 240), by_out, "warning"),
+        ((80, 240, 240), by_out, "note"),
+        ((240, 200, 200), by_out, "healthy"),
+        ((240, 48, 48), he, "healthy"),
+    ],
+)
+def test_fan_mode_is_graver_the_less_square_the_layer(
+    widths: Sequence[int], std: Callable[[int, int], float], severity: str
+) -> None:
+    model = stack(widths, std)
+    if widths[-1] != widths[-2]:
+        nn.init.normal_(model.get_parameter("2.weight"), std=he(*widths[-2:]))
+    assert set(told(model, torch.randn(64, widths[0]), "fan_mode")) == {severity}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.Sequential(nn.Linear(128, 384), nn.ReLU(), nn.Linear(384, 10)),
+        lambda: nn.Sequential(nn.Linear(20, 50), nn.Tanh(), nn.Linear(50, 20)),
+        lambda: nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3)),
+        lambda: nn.Sequential(nn.Linear(64, 192), nn.GELU(), nn.Linear(192, 64)),
+    ],
+)
+def test_defaults_have_one_cause(build: Callable[[], nn.Module], seed: int) -> None:
+    torch.manual_seed(seed)
+    model = build()
+    first = next(model.parameters())
+    x = torch.randn(32, 3, 9, 9) if first.ndim == 4 else torch.randn(32, first.shape[1])
+    found = diagnose(measure(model, x)).set_index("rule")["severity"]
+    assert found["fan_mode"] == "healthy"
+    assert found["default_init"] == "note"
+
+
+def test_orthogonal_weights_are_not_scaled_by_fan_out() -> None:
+    """They keep the norm of a vector, whatever the sizes."""
+    model = stack((32, 128, 512), he)
+    for name in ("0.weight", "2.weight"):
+        nn.init.orthogonal_(model.get_parameter(name), math.sqrt(2))
+    assert set(told(model, torch.randn(64, 32), "fan_mode")) == {"healthy"}
+
+
+def test_uniform_weights_that_are_not_torchs() -> None:
+    model = stack([100] * 6, he)
+    for number in range(0, 9, 2):
+        nn.init.uniform_(model.get_parameter(f"{number}.weight"), -0.097, 0.097)
+    assert set(told(model, torch.randn(64, 100), "default_init")) == {"healthy"}
+    for number in range(0, 9, 2):
+        nn.init.uniform_(model.get_parameter(f"{number}.weight"), -0.1, 0.1)
+    assert set(told(model, torch.randn(64, 100), "default_init")) == {"warning"}
+
+
+def test_gradient_is_compared_by_its_norm() -> None:
+    """Under He's initialization the norm stays, and the mean square grows as layers narrow."""
+    x = torch.randn(64, 1024)
+    model = stack([1024, 512, 256, 128, 64, 32, 16, 8], he)
+    assert set(told(model, x, "gradient")) == {"healthy"}
+    model = stack([1024, 512, 256, 128, 64, 32, 16, 8], lambda i, o: 5 * he(i, o))
+    assert "explodes" in told(model, x, "gradient")["error"].evidence
+
+
+class PostNorm(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.fc, self.drop, self.norm = nn.Linear(64, 64), nn.Dropout(0.1), nn.LayerNorm(64)
+        nn.init.normal_(self.fc.weight, std=factor / 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(x + self.drop(self.fc(x)))
+        return out
+
+
+def test_normalization_behind_a_residual_sum_counts() -> None:
+    x = torch.randn(64, 64)
+    assert set(told(nn.Sequential(PostNorm(9), PostNorm(1)), x, "weight_scale")) == {"warning"}
+    plain = stack([64] * 4, lambda i, _: 9 / math.sqrt(i))
+    assert set(told(plain, x, "weight_scale")) == {"error"}
+
+
+class Written(nn.Module):
+    """A normalization that is written out in operations."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.fc, self.form = nn.Linear(64, 64), form
+        nn.init.normal_(self.fc.weight, std=9 / 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.fc(x)
+        if self.form == "rms":
+            return h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return (h - h.mean(-1, keepdim=True)) / (h.std(-1, keepdim=True) + 1e-6)
+
+
+@pytest.mark.parametrize("form", ["rms", "std"])
+def test_a_normalization_written_out_counts(form: str) -> None:
+    assert set(told(Written(form), torch.randn(64, 64), "weight_scale")) == {"warning"}
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(32, 32) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.q(x) @ self.k(x).mT / 32**0.5
+        out: Tensor = self.out(scores.softmax(-1) @ self.v(x))
+        return out
+
+
+def test_queries_keys_and_values_are_beside_each_other() -> None:
+    (profile,) = profiles(measure(nn.Sequential(Attention(), Attention()), torch.randn(4, 5, 32)))
+    names = profile.along(profile.graph.path)["name"]
+    assert [name.rpartition(".")[2] in "qkv" for name in names] == [True, False] * 2
+    assert [name for name in names if name.endswith("out")] == ["0.out", "1.out"]
+
+
+@pytest.mark.parametrize(("z", "severity"), [(1.0, "healthy"), (1.8, "healthy"), (4.0, "warning")])
+@pytest.mark.parametrize("act", [nn.Tanh, nn.Sigmoid, lambda: nn.Hardtanh(-2, 2)])
+def test_saturation_counts_entries_at_the_bounds(
+    act: Callable[[], nn.Module], z: float, severity: str
+) -> None:
+    x = z * torch.randn(256, 32) * (2 if isinstance(act(), nn.Sigmoid) else 1)
+    model = nn.Sequential(act(), nn.Linear(32, 32))
+    assert set(told(model, x, "saturation")) == {severity}
+
+
+@pytest.mark.parametrize(
+    "act", [nn.ReLU6, lambda: nn.Hardtanh(-5, 5), nn.ELU, nn.Softplus, nn.SiLU, nn.GELU]
+)
+def test_what_is_hardly_at_a_bound_is_not_saturated(act: Callable[[], nn.Module]) -> None:
+    model = nn.Sequential(nn.Linear(64, 64), act(), nn.Linear(64, 4))
+    nn.init.kaiming_normal_(model.get_parameter("0.weight"))
+    assert set(told(model, torch.randn(256, 64), "saturation")) == {"healthy"}
+
+
+class Scaled(nn.Module):
+    def __init__(self, after: Callable[[Tensor], Tensor], factor: float = 100.0) -> None:
+        super().__init__()
+        self.fc, self.out, self.after, self.factor = (
+            nn.Linear(32, 32),
+            nn.Linear(32, 4),
+            after,
+            factor,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(self.after(self.fc(x) * self.factor))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("after", "factor", "severity"),
+    [
+        (lambda h: h, 100.0, "warning"),
+        (torch.relu, 100.0, "warning"),
+        (lambda h: h, 1 / 500, "warning"),
+        (lambda h: h, 5.0, "healthy"),
+        (lambda h: h.softmax(-1), 100.0, "healthy"),
+        (lambda h: nn.functional.layer_norm(torch.relu(h), (32,)), 100.0, "healthy"),
+        (torch.sin, 1000.0, "healthy"),
+        (lambda h: h / 50, 100.0, "healthy"),
+        (lambda h: h + torch.tanh(1000 * h), 1 / 500, "healthy"),
+    ],
+)
+def test_a_factor_is_a_fault_where_nothing_undoes_it(
+    after: Callable[[Tensor], Tensor], factor: float, severity: str
+) -> None:
+    found = told(Scaled(after, factor), torch.randn(64, 32), "scale_jump")
+    assert severity in found
+    if severity == "warning":
+        assert found["warning"].where == "Scaled (mul)"
+
+
+class Zeroed(nn.Module):
+    """A branch beside a shortcut, whose last factors may be zero."""
+
+    def __init__(self, zeros: str) -> None:
+        super().__init__()
+        self.up, self.norm, self.down = nn.Linear(32, 32), nn.LayerNorm(32), nn.Linear(32, 32)
+        self.alpha = nn.Parameter(torch.ones(()))
+        for name in zeros.split():
+            nn.init.zeros_(self.get_parameter(name))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.alpha * self.down(self.norm(torch.relu(self.up(x))))
+        return out
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(
+    ("zeros", "stuck"),
+    [
+        ("alpha", False),
+        ("down.weight", False),
+        ("down.weight down.bias", False),
+        ("norm.weight", False),
+        ("norm.weight norm.bias", False),
+        ("alpha down.weight down.bias", True),
+        ("down.weight down.bias norm.weight norm.bias", True),
+    ],
+)
+def test_one_zero_learns_and_two_do_not(zeros: str, stuck: bool, backward: bool) -> None:
+    """The oracle: whether some steps of training move what is zero."""
+    model, x = nn.Sequential(Zeroed(zeros), nn.Linear(32, 4)), torch.randn(64, 32)
+    found = diagnose(measure(model, x, backward=backward))
+    grave = found[found["severity"] <= "warning"]
+    assert (grave["rule"].tolist() == ["zero_weights"]) == stuck, str(grave)
+    assert stuck or grave.empty, str(grave)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (model(x) - x[:, :4].sin()).square().mean().backward()
+        optimizer.step()
+    weights = [model.get_parameter(f"0.{name}") for name in zeros.split() if "bias" not in name]
+    assert any(bool((weight == 0).all()) for weight in weights) == stuck
+
+
+def test_padding_is_no_fault() -> None:
+    """Rows of padding are zero, alike, and masked."""
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.fc = nn.Embedding(50, 32, padding_idx=0), nn.Linear(32, 32)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            h = torch.tanh(self.fc(self.embedding(ids)))
+            scores = (h @ h.mT).masked_fill((ids == 0)[:, None], torch.finfo(h.dtype).min)
+            return scores.softmax(-1) @ h
+
+    ids = torch.randint(1, 50, (16, 12))
+    ids[:, 4:] = 0
+    found = diagnose(measure(Reader(), ids, backward=True))
+    assert found[found["severity"] <= "warning"].empty, str(found)
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (["a"], "f('a')"),
+        (["0.w", "2.w"], "f('0.w')\nf('2.w')"),
+        (["0.w", "2.w", "4.w"], "for i in range(0, 5, 2): f(f'{i}.w')"),
+        (["h.1.w", "h.2.w", "h.3.w"], "for i in range(1, 4): f(f'h.{i}.w')"),
+        (["h.0.w", "h.1.w", "h.2.w"], "for i in range(3): f(f'h.{i}.w')"),
+        (["0.w", "1.w", "4.w"], "for name in ['0.w', '1.w', '4.w']: f(name)"),
+        (["c1", "c2", "c3"], "for name in ['c1', 'c2', 'c3']: f(name)"),
+        (["0.a.0", "1.a.1", "2.a.2"], "for name in ['0.a.0', '1.a.1', '2.a.2']: f(name)"),
+    ],
+)
+def test_a_line_for_many_places(names: list[str], line: str) -> None:
+    assert over(names, "f({})") == line
+    seen: list[str] = []
+    exec(line, {"f": seen.append})
+    assert seen == names
+
+
+def test_modes_and_steps_are_judged_apart() -> None:
+    """A table with a mode for each pass has a profile for each; a fault is told with its steps."""
+    model = stack([32] * 4, he)
+    with Probe(model) as probe:
+        model(torch.randn(64, 32))
+    table = probe.table()
+    table = pd.concat([table.assign(mode="train"), table.assign(mode="eval")])
+    assert len(profiles(table)) == 2
+    assert diagnose(table)["rule"].is_unique

@@ -39,7 +39,9 @@ class Kept:
         for module, training, parameters, buffers, plain in self._modules:
             module.training = training
             module._parameters.update(parameters)
-            module._buffers.update(buffers)
+            for name, buffer in buffers.items():
+                if id(module._buffers.get(name)) not in left:
+                    module._buffers[name] = buffer
             kept = {name: x for name, x in plain.items() if (module, name) not in attributes}
             vars(module).update(kept)
         with torch.no_grad():

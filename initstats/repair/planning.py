@@ -83,6 +83,12 @@ class Plan:
         """The parameters that hold something else than before, or may do so."""
         return [parameter for weight in self.weights for parameter in weight.changed]
 
+    @property
+    def buffers(self) -> list[Tensor]:
+        """The buffers that a parametrization sets together with its parameters."""
+        parts = [w.module[0].parametrizations[w.module[1]] for w in self.weights if w.module]  # type: ignore[index]
+        return [buffer for part in parts for buffer in part.buffers()]
+
     def move_buffers(self) -> None:
         """Have buffers that are computed of changed parameters follow them."""
         changed = {id(parameter) for parameter in self.changed}
@@ -134,9 +140,16 @@ class Plan:
             self.weights[-1].outputs.append(Output.of(result))
             return result
         for ident in use.sources:
-            if self.reasons[ident] == UNSEEN:
-                self.reasons[ident] = reason or f"{use.op} uses it in a way that is not known"
+            self._leave(ident, reason or f"{use.op} uses it in a way that is not known")
+        for _, sources in use.biases:
+            for ident in sources:
+                self._leave(ident, self._kept(ident) or f"so is the weight that {use.op} uses")
         return None
+
+    def _leave(self, ident: int, reason: str) -> None:
+        """Leave a parameter, unless a reason is known."""
+        if self.reasons[ident] == UNSEEN:
+            self.reasons[ident] = reason
 
     def _meet_added(self, use: Use) -> None:
         """Take a parameter into account that is added to what a product made."""

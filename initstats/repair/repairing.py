@@ -17,7 +17,7 @@ from initstats.probe import measure
 from initstats.repair.keeping import Kept
 from initstats.repair.planning import Plan
 from initstats.repair.reading import Reading
-from initstats.repair.setting import fit, settle
+from initstats.repair.setting import check, fit, settle
 
 Patterns = str | Iterable[str]
 SUFFIXES = ("_before", "_after")
@@ -142,14 +142,17 @@ def _changed(
     if any(is_lazy(parameter) for parameter in model.parameters()):
         measure(model, inputs)  # it finds the shapes
     kept = Kept(model)
+    devices = {x.device.index for x in (*model.parameters(), *model.buffers()) if x.is_cuda}
     try:
         before = Reading(measure(model, inputs), model)
-        plan = Plan(model, inputs, exclude, frozen)
-        with torch.no_grad():
+        # the inverse of a parametrization may draw numbers
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            plan = Plan(model, inputs, exclude, frozen)
             change(plan, before)
+            kept.put_back([*plan.changed, *plan.buffers], plan.traces.attributes)
+            plan.move_buffers()
+            check(plan, inputs)
         after = Reading(measure(model, inputs), model)
-        kept.put_back(plan.changed, plan.traces.attributes)
-        plan.move_buffers()
     except BaseException:
         kept.put_back()
         raise

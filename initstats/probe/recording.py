@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -13,10 +11,11 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from initstats.probe.axes import axis_after, moved_axis, parameter_axis
-from initstats.probe.elementwise import UNKNOWN, Forms
+from initstats.probe.elementwise import UNKNOWN
+from initstats.probe.forms import Forms
 from initstats.probe.gradients import Gradients
 from initstats.probe.kinds import CASTS, FUSED, LOOKUPS, MIXING, REARRANGING
-from initstats.probe.linear import Sum, sums
+from initstats.probe.linear import sums
 from initstats.probe.operations import (
     Operation,
     is_maker,
@@ -24,68 +23,11 @@ from initstats.probe.operations import (
     tensors,
     unmeasurable,
 )
+from initstats.probe.origins import Call, Origin, Use, axes_of, same_units, uses_of
 from initstats.probe.slots import Address, Slot
 
 if TYPE_CHECKING:
     from initstats.probe.probe import Probe
-
-
-@dataclass
-class Call:
-    """A call of a module that is in progress.
-
-    Attributes:
-        name: the module's qualified name.
-        number: which call of the module within the pass it is, from 1.
-        turns: how often each operation ran in it so far.
-    """
-
-    module: nn.Module
-    name: str
-    number: int
-    turns: Counter[str] = field(default_factory=Counter)
-
-    def address(self, op: str, tensor: str = "activation") -> Address:
-        """The address of an operation's first output, at the next turn of the operation."""
-        self.turns[op] += 1
-        return Address(self.name, op, tensor, self.number, self.turns[op] - 1)
-
-
-class Origin(NamedTuple):
-    """Where the entries of a tensor come from.
-
-    Attributes:
-        kind: `signal` where the input reaches it, `weight` where only parameters do, `constant`
-            where neither does.
-        layers: the measured values that it holds or, if it was not measured, was made of.
-        axis: dimension of its units; None: the last.
-        parameters: ids of the parameters whose entries it holds, rearranged.
-        made_of: ids of the parameters that weights were computed of.
-        moved: the dimension that each dimension of the measured weight has become.
-        slot: the measured weights that it holds, rearranged.
-        pending: the slot of its gradient, until autograd knows the tensor.
-    """
-
-    kind: Literal["signal", "weight", "constant"]
-    layers: tuple[int, ...] = ()
-    axis: int | None = None
-    parameters: tuple[int, ...] = ()
-    made_of: tuple[int, ...] = ()
-    moved: tuple[int | None, ...] = ()
-    slot: Slot | None = None
-    pending: Slot | None = None
-
-    def dimension(self, axis: int) -> int | None:
-        """The dimension of the measured weight that is dimension `axis` of the tensor now."""
-        return self.moved.index(axis) if axis in self.moved else None
-
-
-class Use(NamedTuple):
-    """Weights that an operation sums with."""
-
-    operand: Tensor
-    origin: Origin
-    sum: Sum
 
 
 class Miss(NamedTuple):
@@ -192,17 +134,18 @@ class Recorder:
             return
         indexed = op in LOOKUPS and not all(x.is_floating_point() or x.is_complex() for x in given)
         derived = leading == "weight" and not indexed
-        uses = [] if derived else _uses(summed, given, origins)
+        uses = [] if derived else uses_of(summed, given, origins)
         tensor = "preactivation" if uses or "weight" in kinds else "activation"
         layers = tuple(dict.fromkeys(layer for o in origins for layer in o.layers))
         address = call.address(op, "weight" if derived else tensor)
+        axes = axes_of(operation, made, uses, source, origin.axis)
         if not derived:
-            self._forms.follow(operation, made, source)
-        slots = []
-        for output, x in enumerate(made):
-            axis = uses[0].sum.made if uses else None
-            axis = axis_after(operation, x, source, origin.axis) if axis is None else axis
-            slots.append(self._measure(address._replace(output=output), x, layers, axis))
+            kept = same_units(made[0], axes[0], source, origin.axis)
+            self._forms.follow(operation, made, source, kept)
+        slots = [
+            self._measure(address._replace(output=output), x, layers, axis)
+            for output, (x, axis) in enumerate(zip(made, axes, strict=True))
+        ]
         self._measure_weights(call, operation, origins, made[0], uses)
         if leading == "weight":
             self._remember_weights(op, origins, made, slots)
@@ -256,7 +199,8 @@ class Recorder:
                 return Origin("constant")
             self._outside[x] = True
             axis = axis_after(operation, x, None, None) if axis is None else axis
-            self._forms.begin(x)
+            if x.numel() != 1:  # one number is a parameter of what it is used in
+                self._forms.begin(x)
             self._measure(call.address("input"), x, (), axis)
         return self._follow(x)
 
@@ -402,16 +346,6 @@ class Recorder:
 
     def _miss(self, *what: str) -> None:
         self.misses[Miss(*what)] = None
-
-
-def _uses(summed: list[Sum], given: list[Tensor], origins: list[Origin]) -> list[Use]:
-    """The sums whose operand comes from parameters."""
-    return [
-        Use(x, origin, each)
-        for x, origin in zip(given, origins, strict=True)
-        for each in summed
-        if each.weight is x and (origin.kind == "weight" or origin.made_of)
-    ]
 
 
 def bare(name: str) -> str:

@@ -14,7 +14,8 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from initstats.probe.operations import Operation, body, name_of, tensors
-from initstats.probe.recording import Call, Recorder
+from initstats.probe.origins import Call
+from initstats.probe.recording import Recorder
 
 
 class Watch(TorchFunctionMode):

@@ -249,7 +249,7 @@ def test_lsuv_scales_every_kind(kind: tuple[Noting, Tensor]) -> None:
             assert torch.equal(parameter, before[name])
 
 
-TRANSPOSED = [(3, 1, 1), (2, 2, 1), (3, 2, 1), (4, 2, 2), (3, 3, 4), (5, 2, 1)]
+TRANSPOSED = [(2, 2, 1), (3, 2, 1), (4, 2, 2), (3, 3, 4)]
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
@@ -259,8 +259,8 @@ def test_transposed_convolutions(rank: int, kernel: int, stride: int, groups: in
     torch.manual_seed(0)
     layer = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[rank - 1]
     model = chain(layer(8, 64, kernel, stride, groups=groups))
-    size = {1: 60, 2: 16, 3: 8}[rank]
-    x = torch.randn(8, 8, *[size] * rank, generator=torch.Generator().manual_seed(2))
+    size = {1: 60, 2: 16, 3: 7}[rank]
+    x = torch.randn(4, 8, *[size] * rank, generator=torch.Generator().manual_seed(2))
     reinitialize_(model, "lecun_normal", x)
     model(x)
     inner = model.outputs[0]
@@ -389,11 +389,19 @@ def test_the_weight_that_is_used_has_the_scale(name: str) -> None:
     means = {"normal(std=0.5)": FAN_IN[name] / 4, "lecun_normal": 1.0}
     for init, mean in means.items():
         squares = []
-        for seed in range(5):
+        for seed in range(3):
             reinitialize_(model, init, x, seed=seed)
             signs = torch.randint(2, x.shape, generator=torch.Generator().manual_seed(seed)) * 2.0
             model(signs - 1)
             squares.append(model.outputs[0].square().mean().item())
-        spread = torch.tensor(squares).std().item() / 5**0.5
-        assert abs(sum(squares) / 5 - mean) < max(6 * spread, 0.05 * mean)
-        assert spread < 0.15 * mean
+        spread = torch.tensor(squares).std().item() / 3**0.5
+        assert abs(sum(squares) / 3 - mean) < max(6 * spread, 0.1 * mean)
+        assert spread < 0.2 * mean
+
+
+def test_a_multiple_of_a_bias_is_what_the_scheme_draws() -> None:
+    torch.manual_seed(0)
+    model = chain(Equalized(16, 400, "number"))
+    reinitialize_(model, "mean_field(sigma_b=0.5)", X)
+    bias = model.layers[0].bias * 0.01  # type: ignore[index, union-attr]
+    assert bias.std().item() == pytest.approx(0.5, rel=4 / math.sqrt(800))

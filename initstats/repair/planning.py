@@ -86,7 +86,8 @@ class Plan:
     @property
     def buffers(self) -> list[Tensor]:
         """The buffers that a parametrization sets together with its parameters."""
-        parts = [w.module[0].parametrizations[w.module[1]] for w in self.weights if w.module]  # type: ignore[index]
+        modules = [weight.module for weight in self.weights if weight.module]
+        parts = [vars(module)["_modules"]["parametrizations"][name] for module, name in modules]
         return [buffer for part in parts for buffer in part.buffers()]
 
     def move_buffers(self) -> None:
@@ -184,6 +185,8 @@ class Plan:
             return "it is excluded"
         if not (parameter.requires_grad or self._frozen):
             return "it is frozen (requires_grad is False)"
+        if parameter.is_inference():
+            return "it was made in inference mode, and cannot be written to"
         return unmeasurable(parameter)
 
     def _bodies(self, use: Use) -> list[nn.Parameter]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
-from torch import Tensor, nn
+from torch import nn
 
 from initstats import activations
-from initstats.activations import ACTIVATIONS, Activation
+from initstats.activations import Activation
 from initstats.probe.kinds import CARRYING, numbers
 from initstats.probe.recording import bare
 
@@ -49,7 +51,11 @@ class Reading:
         return float(self._parameters.get(name, {}).get("std", math.nan))
 
     def activation(self, name: str, modules: Mapping[str, nn.Module]) -> Activation:
-        """The elementwise function that made what a layer reads; the identity where none did."""
+        """The elementwise function that made what a layer reads; the identity where none did.
+
+        For a function that cannot be had, of which the gain is known, a multiple of the identity
+        that has the same gain stands in.
+        """
         row = self._read(name)
         if row is None or not abs(row["gain"] - 1) > 1e-12:
             return activations.get("identity")
@@ -58,10 +64,14 @@ class Reading:
             row = made
         module = modules.get(row["name"])
         leaf = module is not None and row["name"] and not any(True for _ in module.children())
-        called = type(module).__name__ if leaf else row["op"].rstrip("_")
-        if called in ACTIVATIONS and math.isclose(activations.gain(called).forward, gain):
-            return activations.get(called)
-        return _of_gain(called, gain)
+        op = row["op"].rstrip("_")
+        name = type(module).__name__ if leaf else op
+        for known in (module, op) if leaf else (op,):
+            with suppress(Exception):  # a module that computes no elementwise function
+                found = activations.get(known)  # type: ignore[arg-type]
+                if math.isclose(found.gain.forward, gain, rel_tol=1e-6):
+                    return replace(found, name=name)
+        return replace(activations.get(lambda z: z / gain), name=name)
 
     def _use(self, name: str) -> dict[str, Any] | None:
         """The row of the value that a parameter, or what is computed of it, first makes."""
@@ -89,13 +99,3 @@ def _by(rows: pd.DataFrame, key: str) -> dict[Any, dict[str, Any]]:
     """The first row for each entry of a column."""
     records = rows.drop_duplicates(key).to_dict("records")
     return {record[key]: {str(k): x for k, x in record.items()} for record in records}
-
-
-def _of_gain(name: str, gain: float) -> Activation:
-    """A stand-in of a function of which the gain is known: it keeps a signal under that gain."""
-
-    def function(z: Tensor) -> Tensor:
-        return z / gain
-
-    function.__name__ = name if name not in ACTIVATIONS else f"{name} (of other parameters)"
-    return activations.get(function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -107,7 +108,8 @@ def reinitialize_(
         seed: names the draw; a layer's does not depend on the others'.
 
     Returns:
-        As `lsuv_`, and the `activation` that made what the layer reads, `identity` where none did.
+        As `lsuv_`, and of each weight the `activation` that made what it reads, `identity` where
+        none did, and that function's `gain`.
 
     Raises:
         ValueError: an unknown init, or one that is fitted to data (use `lsuv_`); a weight that the
@@ -127,8 +129,11 @@ def reinitialize_(
         settle(plan, inputs)
 
     table = _changed(model, inputs, exclude, frozen, change)[1]
-    names = [read[name].name if name in read else "" for name in table["name"]]
-    return table.assign(activation=names)
+    functions = [read.get(name) for name in table["name"]]
+    return table.assign(
+        activation=[function.name if function else "" for function in functions],
+        gain=[function.gain.forward if function else math.nan for function in functions],
+    )
 
 
 def _changed(

@@ -38,10 +38,17 @@ class Bias:
     operand: Tensor
     parameter: nn.Parameter
 
+    def __post_init__(self) -> None:
+        used, own = (float(x.detach().double().norm()) for x in (self.operand, self.parameter))
+        self._factor = used / own if own and used else 1.0
+
     def write(self, values: Tensor) -> None:
-        """Set the bias, or the parameter that it is computed of."""
-        target = self.operand if shares_storage(self.operand, self.parameter) else self.parameter
-        target.detach().copy_(values.flatten()[: target.numel()].view(target.shape))
+        """Set the bias, or the parameter of which a multiple is used."""
+        if shares_storage(self.operand, self.parameter):
+            target, factor = self.operand, 1.0
+        else:
+            target, factor = self.parameter.detach(), self._factor
+        target.copy_(values.flatten()[: target.numel()].view(target.shape) / factor)
 
 
 @dataclass(eq=False)

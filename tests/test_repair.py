@@ -323,6 +323,12 @@ def test_reinitialize_cures_torch_s_default() -> None:
     assert table["std_before"].iloc[-1] < 0.1 < table["std_after"].iloc[-1]
 
 
+def test_a_model_without_parameters_has_no_rows() -> None:
+    table = reinitialize_(nn.ReLU(), "matched", uneven(4, 3))
+    assert table.empty
+    assert {"name", "std_after", "outcome", "activation", "gain"} <= {*table.columns}
+
+
 def test_reinitialize_refuses() -> None:
     model = nn.Linear(3, 3)
     with pytest.raises(ValueError, match=r"'lsuv' is fitted to data: use lsuv_\(model, inputs\)"):

@@ -19,8 +19,9 @@ class Kept:
         self._modules = [
             (module, module.training, {**module._parameters}, {**module._buffers}, _plain(module))
             for module in model.modules()
+            if not isinstance(module, torch.jit.ScriptModule)  # which cannot be given others
         ]
-        tensors: dict[int, Tensor] = {}
+        tensors = {id(x): x for x in (*model.parameters(), *model.buffers())}
         for _, _, parameters, buffers, plain in self._modules:
             for x in (*parameters.values(), *buffers.values(), *plain.values()):
                 if x is not None:

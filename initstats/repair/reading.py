@@ -37,9 +37,9 @@ class Reading:
                 self._readers.setdefault(number, layer)
 
     def keys(self, name: str) -> dict[str, Any]:
-        """The layer, operation and call that first use a parameter."""
+        """The layer, operation and call that first use a parameter; -1 and 0 where none does."""
         row = self._use(name) or {"layer": -1, "op": "", "call": 0}
-        return {key: row[key] for key in ("layer", "name", "op", "call") if key in row}
+        return {key: row[key] for key in ("layer", "op", "call")}
 
     def output(self, name: str) -> tuple[float, float]:
         """The mean and std of what is made with a parameter; NaN where nothing is."""

@@ -22,6 +22,10 @@ from initstats.repair.setting import check, fit, settle
 
 Patterns = str | Iterable[str]
 SUFFIXES = ("_before", "_after")
+COLUMNS = [
+    *("layer", "name", "op", "call", "mean_before", "std_before", "weight_std_before"),
+    *("mean_after", "std_after", "weight_std_after", "outcome"),
+]
 
 
 def lsuv_(
@@ -63,10 +67,10 @@ def lsuv_(
         seed: names the draw; a layer's does not depend on the others'.
 
     Returns:
-        One row for each parameter, in the model's order: `layer`, `op` and `call` of the operation
-        that first uses it, as in `measure`; its `name`; `mean` and `std` of that operation's
-        output and `weight_std`, that of the weight as the model uses it, each `_before` and
-        `_after`; and the `outcome`, `done` or `left because ...`.
+        One row for each parameter, in the model's order: its `name`; `layer`, `op` and `call` of
+        the operation that first uses it, as in `measure` (-1 where none was seen); `mean` and
+        `std` of that operation's output and `weight_std`, that of the weight as the model uses it,
+        each `_before` and `_after`; and the `outcome`, `done` or `left because ...`.
 
     Raises:
         ValueError: a layer whose output is constant or not finite on the batch, or that does not
@@ -185,6 +189,7 @@ def _compared(plan: Plan, before: Reading, after: Reading) -> pd.DataFrame:
     for name, ident in plan.idents.items():
         first, weight = plan.names[ident][0], plan.weight_of(ident)
         row: dict[str, Any] = before.keys(first) | {"name": name}
+        row["op"] = weight.op if weight else row["op"]
         for place, reading in enumerate((before, after)):
             mean, std = reading.output(first)
             if weight and weight.outputs[place:]:
@@ -195,4 +200,4 @@ def _compared(plan: Plan, before: Reading, after: Reading) -> pd.DataFrame:
             numbers = {"mean": mean, "std": std, "weight_std": size}
             row |= {f"{key}{SUFFIXES[place]}": x for key, x in numbers.items()}
         rows.append(row | {"outcome": plan.outcome(name)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COLUMNS)

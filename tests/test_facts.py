@@ -653,3 +653,30 @@ def test_facts_leave_random_states_alone() -> None:
     with Probe(model):
         found = model(x)
     assert torch.equal(found, expected)
+
+
+def test_random_functions_are_not_known() -> None:
+    row = last(lambda x: torch.relu(torch.rrelu(x, 0.1, 0.3, True)), torch.randn(4, 5))
+    assert np.isnan(row["gain"])
+    row = last(lambda x: torch.rrelu(x, 0.1, 0.3, False), torch.randn(4, 5))
+    assert row["gain"] == pytest.approx(math.sqrt(2 / (1 + 0.2**2)))
+
+
+def test_rows_that_are_looked_up_are_no_weights_of_the_map_behind_them() -> None:
+    index = torch.arange(7)
+    table = measure(
+        Function(lambda x, e, w: F.linear(e[x], w), torch.randn(9, 5), torch.randn(6, 5)), index
+    )
+    fans = table.dropna(subset="fan_in").set_index("name")["fan_in"]
+    assert fans.to_dict() == {"Function": 5, "w.1": 5}
+    attended = measure(Function(lambda x, e: e[x] @ e[x].t(), torch.randn(9, 5)), index)
+    assert attended["fan_in"].isna().all()
+
+
+def test_weights_of_changing_shape() -> None:
+    model = Function(lambda x, w: F.linear(x, (w * 2)[:, : x.shape[1]]), torch.randn(6, 9))
+    with Probe(model) as probe:
+        for width in (9, 4, 7):
+            model(torch.randn(5, width))
+    made = probe.table().query("op == 'linear'")
+    assert made["count"].tolist() == [90]

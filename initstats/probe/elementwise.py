@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -138,6 +138,7 @@ class Phi:
 IDENTITY = Phi()
 UNKNOWN = Phi(known=False)
 _KNOWN: dict[Any, Phi] = {}  # functions without tensors of their own, by their structure
+_TRIED: dict[Any, Literal["elementwise", "random", ""]] = {}
 _MESH = gaussian.mesh(torch.arange(-10, 10.25, 0.25, dtype=torch.float64))
 _PLACES = torch.cat(
     [
@@ -189,25 +190,27 @@ def phi_of(
     return _KNOWN.setdefault(key, made)
 
 
-def is_elementwise(
+def what_is(
     function: Callable[..., Any],
     args: Any,
     kwargs: Any,
     kinds: tuple[str, ...],
     ndim: int,
     parts: tuple[Phi | Tensor, ...],
-) -> bool:
-    """Whether an operation is elementwise; what was tried once is known."""
-    if constants := tuple(part for part in parts if isinstance(part, Tensor)):
-        return _tried(function, args, kwargs, kinds, ndim, constants)
-    return _tried_once(function, args, kwargs, kinds, ndim)
+) -> Literal["elementwise", "random", ""]:
+    """What an operation on tensors of some dimensions is; what was tried once is known.
 
-
-@lru_cache(_KEPT)
-def _tried_once(
-    function: Callable[..., Any], args: Any, kwargs: Any, kinds: tuple[str, ...], ndim: int
-) -> bool:
-    return _tried(function, args, kwargs, kinds, ndim, ())
+    Args:
+        args, kwargs: with holes for the parts.
+        kinds: of each part, `value`, `mask` (of booleans) or `constant`.
+    """
+    constants = tuple(part for part in parts if isinstance(part, Tensor))
+    key = (function, args, kwargs, kinds, ndim, tuple(part.shape for part in constants))
+    if key not in _TRIED:
+        if len(_TRIED) > _KEPT:
+            _TRIED.clear()
+        _TRIED[key] = _tried(function, args, kwargs, kinds, ndim, constants)
+    return _TRIED[key]
 
 
 def _tried(
@@ -217,7 +220,7 @@ def _tried(
     kinds: tuple[str, ...],
     ndim: int,
     constants: tuple[Tensor, ...],
-) -> bool:
+) -> Literal["elementwise", "random", ""]:
     """Whether an operation does to every entry the same, whatever and wherever the others are."""
     shape = [2 + dim for dim in range(ndim)] if ndim < 6 else [2] * ndim
     count = math.prod(shape)
@@ -239,13 +242,17 @@ def _tried(
 
     corner = (slice(1, None),) * ndim
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        y = turned = part = None
+        made: list[Any] = []
         with suppress(Exception):
-            y = result(torch.clone)
-            turned = result(lambda x: x.flatten().flip(0).reshape(shape).clone())
-            part = result(lambda x: x[corner].clone())
-        made = [t for t in (y, turned, part) if isinstance(t, Tensor)]
-        if len(made) < 3 or [*made[0].shape] != shape or made[0].shape != made[1].shape:
-            return False
-        y, turned, part = (t.double() for t in made)
-        return same(turned.flatten().flip(0).reshape(shape), y) and same(part, y[corner])
+            made.append(result(torch.clone))
+            made.append(result(lambda x: x.flatten().flip(0).reshape(shape).clone()))
+            made.append(result(lambda x: x[corner].clone()))
+            made.append(result(torch.clone))
+        values = [t.double() for t in made if isinstance(t, Tensor)]
+        if len(values) < 4 or any([*t.shape] != shape for t in (values[0], values[1])):
+            return ""
+        y, turned, part, again = values
+        if not same(y, again):
+            return "random"
+        turned = turned.flatten().flip(0).reshape(shape)
+        return "elementwise" if same(turned, y) and same(part, y[corner]) else ""

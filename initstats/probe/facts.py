@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,7 +32,7 @@ class Facts:
     phi: Phi | None = None
     fan_in: float = math.nan
     weight: Slot | None = None
-    _saturated: list[Tensor] = field(default_factory=list)
+    _saturated: Tensor | int = 0
     _entries: int = 0
 
     def observe(self, x: Tensor, phi: Phi) -> None:
@@ -48,7 +48,7 @@ class Facts:
                 at = x >= bounds.at_high
             else:
                 at = (x <= bounds.at_low) | (x >= bounds.at_high)
-            self._saturated.append(at.count_nonzero())
+            self._saturated = self._saturated + at.count_nonzero()
             self._entries += x.numel()
 
     def sum_with(self, fan_in: float, weight: Slot | None) -> None:
@@ -71,4 +71,4 @@ class Facts:
         """The share of entries that were at a bound; NaN where there is no bound."""
         if not self._entries:
             return math.nan
-        return sum(int(count) for count in self._saturated) / self._entries
+        return int(self._saturated) / self._entries

@@ -9,8 +9,16 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from initstats.probe.elementwise import IDENTITY, Hole, Phi, is_elementwise, phi_of
-from initstats.probe.kinds import CARRYING, CASTS, MIXING, NORMALIZATIONS, REARRANGING, words
+from initstats.probe.elementwise import IDENTITY, UNKNOWN, Hole, Phi, phi_of, what_is
+from initstats.probe.kinds import (
+    CARRYING,
+    CASTS,
+    CHOOSING,
+    MIXING,
+    NORMALIZATIONS,
+    REARRANGING,
+    words,
+)
 from initstats.probe.operations import Operation, unmeasurable
 
 _CHANNELS = 2**14  # most entries of a parameter such as a slope for every channel
@@ -54,7 +62,7 @@ class Forms:
         """Take a tensor as a value of its own."""
         self._forms[x] = Form(phi, object())
 
-    def carry(self, x: Tensor, source: Tensor, operation: Operation) -> None:
+    def carry(self, x: Tensor, source: Tensor, operation: Operation, output: int = 0) -> None:
         """Take over the function of a source whose entries an operation rearranged or chose."""
         form = self._forms.get(source)
         name = operation.name.rstrip("_")
@@ -63,10 +71,11 @@ class Forms:
         elif x is source or name in _KEEPING:
             self._forms[x] = form
         else:
-            # the same rearrangement twice puts the same entries at the same places
-            repeats = name in REARRANGING and len(operation.tensors) == 1
-            key = (name, repr(operation.args[1:]), repr(operation.kwargs)) if repeats else object()
-            self._forms[x] = form._replace(place=(form.place, key), axis=None)
+            # the same choice made twice puts the same entries at the same places
+            repeats = name in REARRANGING | CHOOSING and len(operation.tensors) == 1
+            how = (name, repr(operation.args[1:]), repr(operation.kwargs), output)
+            place = form.place, how if repeats else object()
+            self._forms[x] = form._replace(place=place, axis=None)
 
     def follow(
         self, operation: Operation, outputs: list[Tensor], source: Tensor, same_units: bool
@@ -80,20 +89,20 @@ class Forms:
         if len(outputs) == 1 and (form := self.composed(operation, outputs[0])):
             self._forms[outputs[0]] = form
         elif name in CARRYING or (name in _REDUCING and same_units) or self._joins(name, operation):
-            for x in outputs:
-                self.carry(x, source, operation)
+            for output, x in enumerate(outputs):
+                self.carry(x, source, operation, output)
         else:
             for x in outputs:
                 self.begin(x)
 
     def note(self, operation: Operation, out: Tensor) -> None:
         """Note down what is no signal itself, but may take part in making one: a comparison."""
-        forms = [self._forms[x] for x in operation.tensors if x in self._forms]
-        if not forms:
+        known = [x for x in operation.tensors if x in self._forms]
+        if not known:
             return
-        if operation.name in CASTS:
-            phi = phi_of(Tensor.double, (Hole(0),), (), (forms[0].phi,))
-            self._forms[out] = forms[0]._replace(phi=phi)
+        if operation.name in CASTS and known[0].dtype == torch.bool:
+            form = self._forms[known[0]]
+            self._forms[out] = form._replace(phi=phi_of(Tensor.double, (Hole(0),), (), (form.phi,)))
         elif form := self.composed(operation, out):
             self._forms[out] = form
 
@@ -134,9 +143,12 @@ class Forms:
             form.phi if form else _snapshot(part) for part, form in zip(parts, forms, strict=True)
         )
         kinds = tuple(map(_kind, parts, forms))
-        if not wide and not is_elementwise(
-            operation.function, args, named, kinds, out.ndim, pieces
-        ):
+        tried = "elementwise"
+        if not wide:
+            tried = what_is(operation.function, args, named, kinds, out.ndim, pieces)
+        if tried == "random":
+            return Form(UNKNOWN, signals[0].place)
+        if not tried:
             return None
         phi = phi_of(operation.function, args, named, pieces)
         return None if phi is None else Form(phi, signals[0].place, axes.pop() if axes else None)

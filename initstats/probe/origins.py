@@ -89,10 +89,12 @@ def same_units(out: Tensor, to: int | None, source: Tensor, axis: int | None) ->
 
 
 def uses_of(summed: list[Sum], given: list[Tensor], origins: list[Origin]) -> list[Use]:
-    """The sums whose operand comes from parameters."""
-    return [
+    """The sums whose operand comes from parameters; what was looked up counts if nothing else."""
+    found = [
         Use(x, origin, each)
         for x, origin in zip(given, origins, strict=True)
         for each in summed
         if each.weight is x and (origin.kind == "weight" or origin.made_of)
     ]
+    weights = [use for use in found if use.origin.kind == "weight"]
+    return weights or found

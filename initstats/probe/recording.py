@@ -105,7 +105,8 @@ class Recorder:
         its arguments. Arguments that all come from weights make a weight (weight normalization),
         except rows that are looked up by an index, as in an embedding: the index is the model's
         input. Weights with a signal make a pre-activation, a signal alone makes an activation. The
-        first argument of the leading kind decides where the units are.
+        first argument of the leading kind, of the output's shape if there is one, decides where the
+        units are.
 
         Args:
             writes: whether the outputs are arguments that it wrote to.
@@ -121,9 +122,8 @@ class Recorder:
             self._set_constant(call, op, outputs)
             self.observe_mask(operation, outputs[0])
             return
-        source, origin = next(
-            pair for pair in zip(given, origins, strict=True) if pair[1].kind == leading
-        )
+        led = [pair for pair in zip(given, origins, strict=True) if pair[1].kind == leading]
+        source, origin = next((p for p in led if p[0].shape == outputs[0].shape), led[0])
         made = []
         for x in outputs:
             if not writes and keeps_distribution(op, x, source):
@@ -148,7 +148,7 @@ class Recorder:
         ]
         self._measure_weights(call, operation, origins, made[0], uses)
         if leading == "weight":
-            self._remember_weights(op, origins, made, slots)
+            self._remember_weights(op, origins, made, slots, indexed=indexed)
         self._record_sums(uses, slots)
         if op in FUSED:
             self._miss("tensor", call.name, op, FUSED[op])
@@ -181,9 +181,7 @@ class Recorder:
     def _rearrange(self, operation: Operation, x: Tensor, source: Tensor, origin: Origin) -> None:
         """Remember that a tensor holds the entries of a source."""
         axis = moved_axis(operation, x, source, origin.axis)
-        moved = tuple(
-            moved_axis(operation, x, source, dim) for dim in origin.moved if dim is not None
-        )
+        moved = tuple(moved_axis(operation, x, source, dim) for dim in origin.moved)
         self._origins[x] = origin._replace(axis=axis, moved=moved)
         if source in self._forms:
             self._forms.carry(x, source, operation)
@@ -271,13 +269,22 @@ class Recorder:
                     self._weights[ident].add("forward", parameter)
 
     def _remember_weights(
-        self, op: str, origins: list[Origin], made: list[Tensor], slots: list[Slot | None]
+        self,
+        op: str,
+        origins: list[Origin],
+        made: list[Tensor],
+        slots: list[Slot | None],
+        *,
+        indexed: bool,
     ) -> None:
-        """Remember of which parameters weights were computed, entry by entry."""
-        idents = () if op in MIXING else {i for o in origins for i in (*o.parameters, *o.made_of)}
+        """Remember of which parameters weights were computed, or chosen from a stack of them."""
+        idents = {ident for o in origins for ident in (*o.parameters, *o.made_of)}
+        if indexed:
+            idents = {i for i in idents if i in self.parameters and self.parameters[i][1].ndim > 2}
+        known = () if op in MIXING else tuple(idents)
         for x, slot in zip(made, slots, strict=True):
             self._origins[x] = self._origins[x]._replace(
-                made_of=tuple(idents), moved=tuple(range(x.ndim)), slot=slot
+                made_of=known, moved=tuple(range(x.ndim)), slot=slot
             )
 
     def _record_sums(self, uses: list[Use], slots: list[Slot | None]) -> None:
@@ -305,7 +312,8 @@ class Recorder:
 
     def _record_behind(self, ident: int, used: Slot, fan_in: float, dim: int | None) -> None:
         """Record a sum at a parameter (by id) of which the weights that it used were computed."""
-        if (slot := self._weights.get(ident)) is None or len(slot.shape) < 2:
+        slot = self._weights.get(ident)
+        if slot is None or ident not in self.parameters or len(slot.shape) < 2:
             return
         if dim is not None and math.prod(slot.shape) <= used.shape[dim]:
             return  # one number for each unit: a scale
@@ -320,8 +328,9 @@ class Recorder:
         self, address: Address, layer: int | None, layers: tuple[int, ...], x: Tensor, axis: int
     ) -> Slot:
         """The slot of an address, a new one where it is seen first; None is the next layer."""
-        if address.tensor != "weight":
-            address = address._replace(units=x.shape[axis] if x.ndim else 1)
+        weights = address.tensor == "weight"  # whose axis is known later
+        units = x.numel() if weights or not x.ndim else x.shape[axis]
+        address = address._replace(units=units)
         if address not in self.slots:
             if layer is None:
                 layer = self._layers = self._layers + 1

@@ -190,12 +190,12 @@ def test_matched_takes_the_gain_of_what_a_layer_reads() -> None:
     model, x = Net().eval(), uneven(8, 3, 8, 8)
     table = reinitialize_(model, "matched", x)
     assert_gain(model.conv.weight, 1.0, 27)  # the input
-    assert_gain(model.wide.weight, 1.0, 16)  # a mean over positions
+    assert_gain(model.wide.weight, math.sqrt(2), 16)  # through a mean over positions
     assert_gain(model.shared.weight, math.sqrt(2 / (1 + 0.3**2)), 60)
     assert_gain(model.head.weight, ist.gain("tanh").forward, 60)
     assert read_by(table) == {
         "conv.weight": "identity",
-        "wide.weight": "identity",
+        "wide.weight": "relu",
         "shared.weight": "LeakyReLU",
         "head.weight": "tanh",
     }

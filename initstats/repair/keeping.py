@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +32,8 @@ class Kept:
             if not torch.nn.parameter.is_lazy(x)
         ]
 
-    def put_back(
-        self, but: Iterable[Tensor] = (), attributes: Container[tuple[nn.Module, str]] = ()
-    ) -> None:
-        """Put everything back, or everything but some tensors and attributes of modules."""
+    def put_back(self, but: Iterable[Tensor] = ()) -> None:
+        """Put everything back, or everything but some tensors."""
         left = {id(x) for x in but}
         for module, training, parameters, buffers, plain in self._modules:
             module.training = training
@@ -43,8 +41,7 @@ class Kept:
             for name, buffer in buffers.items():
                 if id(module._buffers.get(name)) not in left:
                     module._buffers[name] = buffer
-            kept = {name: x for name, x in plain.items() if (module, name) not in attributes}
-            vars(module).update(kept)
+            vars(module).update(plain)
         with torch.no_grad():
             for x, data, values, trained in self._tensors:
                 if x.requires_grad != trained:

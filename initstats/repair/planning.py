@@ -90,12 +90,14 @@ class Plan:
         parts = [vars(module)["_modules"]["parametrizations"][name] for module, name in modules]
         return [buffer for part in parts for buffer in part.buffers()]
 
-    def move_buffers(self) -> None:
-        """Have buffers that are computed of changed parameters follow them."""
+    def leave_traces(self) -> None:
+        """Have what is computed of changed parameters, and stays in the model, follow them."""
         changed = {id(parameter) for parameter in self.changed}
         for buffer, values, sources in self.traces.buffers:
             if sources & changed:
                 buffer.copy_(values)
+        for module, name, values in self.traces.attributes:
+            vars(module)[name] = values
 
     def outcome(self, name: str) -> str:
         """What became of a parameter."""

@@ -13,7 +13,7 @@ from torch import nn
 
 from initstats import activations
 from initstats.activations import Activation
-from initstats.probe.kinds import CARRYING, numbers
+from initstats.probe.kinds import numbers
 from initstats.probe.recording import bare
 
 
@@ -60,8 +60,8 @@ class Reading:
         if row is None or not abs(row["gain"] - 1) > 1e-12:
             return activations.get("identity")
         gain = row["gain"]
-        while row["op"].rstrip("_") in CARRYING and (made := self._made_of(row, gain)):
-            row = made
+        while carried := self._carried(row, gain):
+            row = carried
         module = modules.get(row["name"])
         leaf = module is not None and row["name"] and not any(True for _ in module.children())
         op = row["op"].rstrip("_")
@@ -86,8 +86,8 @@ class Reading:
         use = self._use(name) or {"inputs": ""}
         return next((row for row in self._inputs(use) if row["tensor"] != "weight"), None)
 
-    def _made_of(self, row: dict[str, Any], gain: float) -> dict[str, Any] | None:
-        """The row that pooling or dropout was given."""
+    def _carried(self, row: dict[str, Any], gain: float) -> dict[str, Any] | None:
+        """The row that an operation such as pooling was given, whose gain it only carries on."""
         return next((source for source in self._inputs(row) if source["gain"] == gain), None)
 
     def _inputs(self, row: dict[str, Any]) -> list[dict[str, Any]]:

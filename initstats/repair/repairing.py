@@ -158,14 +158,20 @@ def _changed(
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
             plan = Plan(model, inputs, exclude, frozen)
             change(plan, before)
-            kept.put_back([*plan.changed, *plan.buffers], plan.traces.attributes)
-            plan.move_buffers()
+            after = Reading(measure(model, inputs), model)
+            _finish(plan, kept)
             check(plan, inputs)
-        after = Reading(measure(model, inputs), model)
+            _finish(plan, kept)  # a pass may have moved something
     except BaseException:
         kept.put_back()
         raise
     return plan, _compared(plan, before, after)
+
+
+def _finish(plan: Plan, kept: Kept) -> None:
+    """Put everything back but what the plan is to change."""
+    kept.put_back([*plan.changed, *plan.buffers])
+    plan.leave_traces()
 
 
 def _draw(plan: Plan, init: Init, seed: int, activation_of: Callable[[str], Activation]) -> None:

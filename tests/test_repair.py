@@ -524,6 +524,27 @@ def test_what_is_frozen_stays_unless_asked() -> None:
     assert model[0](x).std().item() == pytest.approx(1, abs=0.01)
 
 
+def test_what_is_computed_with_a_frozen_weight_stays() -> None:
+    class Adapted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.up = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.a, self.b = nn.Parameter(torch.ones(2, 8)), nn.Parameter(torch.zeros(8, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.up(F.linear(x, self.fc.weight + self.b @ self.a))
+            return y
+
+    model = Adapted()
+    model.fc.requires_grad_(False)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    said = lsuv_(model, uneven(40, 8)).set_index("name")["outcome"]
+    assert {name for name in said.index if said[name] == "done"} == {"up.weight", "up.bias"}
+    assert said["fc.weight"] == "left because it is frozen (requires_grad is False)"
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) == (said[name] != "done")
+
+
 def test_an_expert_that_no_sample_reaches_is_left() -> None:
     class Routed(nn.Module):
         def __init__(self) -> None:

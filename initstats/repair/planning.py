@@ -143,7 +143,8 @@ class Plan:
             self.weights[-1].outputs.append(Output.of(result))
             return result
         for ident in use.sources:
-            self._leave(ident, reason or f"{use.op} uses it in a way that is not known")
+            unknown = f"{use.op} uses it in a way that is not known"
+            self._leave(ident, self._kept(ident) or reason or unknown)
         for _, sources in use.biases:
             for ident in sources:
                 self._leave(ident, self._kept(ident) or f"so is the weight that {use.op} uses")
@@ -164,9 +165,9 @@ class Plan:
 
     def _against(self, use: Use) -> str:
         """Why a use gives no weight to repair; empty where it does."""
-        reasons = [self._kept(ident) for ident in use.sources]
-        if any(reasons):
-            return max(reasons)
+        kept = [self.names[ident][0] for ident in use.sources if self._kept(ident)]
+        if kept:
+            return f"{use.op} uses it together with {kept[0]}, which stays"
         if use.signal is None:
             return f"only parameters reach {use.op}, which uses it"
         if not use.is_product:
@@ -205,9 +206,7 @@ class Plan:
         name = self.names[id(body)][0]
         module = parametrization_of(name, self.modules)
         layer = name.partition(".parametrizations.")[0] if module else name.rpartition(".")[0]
-        weight = Weight(
-            layer or type(self.model).__name__, use.op, use.operand, [body, *others], layout, module
-        )
+        weight = Weight(layer or name, use.op, use.operand, [body, *others], layout, module)
         self.weights.append(weight)
         taken = {id(bias.parameter) for w in self.weights for bias in w.biases}
         for operand, sources in use.biases:

@@ -56,7 +56,7 @@ class Weight:
     """A weight as operations use it.
 
     Attributes:
-        name: the qualified name of the layer.
+        name: the qualified name of the layer; of the parameter where the model itself holds it.
         op: the operation that first uses it.
         operand: the weight as that operation got it; a view of the parameter where nothing is
             computed in between, so that the parameter is written through it.

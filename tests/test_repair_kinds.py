@@ -314,7 +314,8 @@ def test_attention_is_drawn_by_its_projections(reads: str) -> None:
     sizes = {"kdim": 6, "vdim": 7} if reads == "others" else {}
     layer = nn.MultiheadAttention(16, 4, batch_first=True, **sizes)
     x = stacked(X)
-    other = {"itself": (x, x), "another": (x + 1, x + 1), "others": (x[..., :6], x[..., :7])}
+    memory = x + 1
+    other = {"itself": (x, x), "another": (memory, memory), "others": (x[..., :6], x[..., :7])}
     table = reinitialize_(layer, "orthogonal", (x, *other[reads]))
     assert set(table["outcome"]) == {"done"}
     for name, parameter in layer.named_parameters():

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -9,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 import initstats as ist
 from initstats import lsuv_, reinitialize_
@@ -187,17 +190,20 @@ def test_matched_takes_the_gain_of_what_a_layer_reads() -> None:
     model, x = Net().eval(), uneven(8, 3, 8, 8)
     table = reinitialize_(model, "matched", x)
     assert_gain(model.conv.weight, 1.0, 27)  # the input
-    assert_gain(model.wide.weight, 1.0, 16)  # a mean over positions
+    assert_gain(model.wide.weight, math.sqrt(2), 16)  # through a mean over positions
     assert_gain(model.shared.weight, math.sqrt(2 / (1 + 0.3**2)), 60)
     assert_gain(model.head.weight, ist.gain("tanh").forward, 60)
     assert read_by(table) == {
-        **{"conv.weight": "identity", "wide.weight": "identity"},
-        **{"shared.weight": "LeakyReLU", "head.weight": "tanh"},
+        "conv.weight": "identity",
+        "wide.weight": "relu",
+        "shared.weight": "LeakyReLU",
+        "head.weight": "tanh",
     }
     assert not model.wide.bias.any()
     assert table.columns.tolist() == [
         *("layer", "name", "op", "call", "mean_before", "std_before", "weight_std_before"),
         *("mean_after", "std_after", "weight_std_after", "outcome", "activation"),
+        "gain",
     ]
 
 
@@ -238,8 +244,10 @@ def test_matched_has_gain_one_behind_norms_embeddings_and_sums() -> None:
 
     table = reinitialize_(Block(), "matched", torch.arange(9).view(3, 3))
     assert read_by(table) == {
-        **{"q.weight": "identity", "up.weight": "identity"},
-        **{"down.weight": "gelu", "head.weight": "identity"},
+        "q.weight": "identity",
+        "up.weight": "identity",
+        "down.weight": "gelu",
+        "head.weight": "identity",
     }
 
 
@@ -315,9 +323,310 @@ def test_reinitialize_cures_torch_s_default() -> None:
     assert table["std_before"].iloc[-1] < 0.1 < table["std_after"].iloc[-1]
 
 
+def test_a_model_without_parameters_has_no_rows() -> None:
+    table = reinitialize_(nn.ReLU(), "matched", uneven(4, 3))
+    assert table.empty
+    assert {"name", "std_after", "outcome", "activation", "gain"} <= {*table.columns}
+
+
 def test_reinitialize_refuses() -> None:
     model = nn.Linear(3, 3)
     with pytest.raises(ValueError, match=r"'lsuv' is fitted to data: use lsuv_\(model, inputs\)"):
         reinitialize_(model, "lsuv", uneven(4, 3))
     with pytest.raises(ValueError, match="unknown init 'kaiming': did you mean"):
         reinitialize_(model, "kaiming", uneven(4, 3))
+
+
+def state_of(model: nn.Module, x: Any) -> dict[str, Any]:
+    """All that a repair could move."""
+    return {
+        "tensors": {name: t.clone() for name, t in model.state_dict().items()},
+        "attributes": {
+            (name, key): value.detach().clone() if isinstance(value, Tensor) else id(value)
+            for name, module in model.named_modules()
+            for key, value in vars(module).items()
+            if key in ("training", "weight") or key.startswith("_forward")
+        },
+        "identities": {name: id(p) for name, p in model.named_parameters()},
+        "trained": {name: p.requires_grad for name, p in model.named_parameters()},
+        "random": torch.get_rng_state(),
+    }
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return torch.equal(one, other) if isinstance(one, Tensor) else bool(one == other)
+
+
+class Standardized(nn.Linear):
+    """A layer that normalizes its weight itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.weight.mean(1, keepdim=True)
+        return F.linear(x, (self.weight - mean) / self.weight.std(1, keepdim=True), self.bias)
+
+
+class Interrupted(nn.Module):
+    """Raises at its third pass, when repairs are under way."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        super().__init__()
+        self.error, self.passes = error, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        if self.passes > 2:
+            raise self.error
+        return x
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], type[BaseException]]] = {
+    "old spectral_norm": (lambda: nn.utils.spectral_norm(nn.Linear(16, 9)), ValueError),
+    "spectral_norm": (lambda: parametrizations.spectral_norm(nn.Linear(16, 9)), ValueError),
+    "square spectral_norm": (
+        lambda: parametrizations.spectral_norm(nn.Linear(16, 16)),
+        ValueError,
+    ),
+    "evaluated": (lambda: parametrizations.spectral_norm(nn.Linear(16, 9)).eval(), ValueError),
+    "orthogonal": (lambda: parametrizations.orthogonal(nn.Linear(16, 9)), ValueError),
+    "standardized": (lambda: Standardized(16, 9), ValueError),
+    "interrupted": (lambda: Interrupted(KeyboardInterrupt), KeyboardInterrupt),
+    "failing": (lambda: Interrupted(RuntimeError), RuntimeError),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*")
+@pytest.mark.parametrize("repair", ["lsuv", "reinitialize"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refusal_leaves_the_model_bit_for_bit(name: str, repair: str) -> None:
+    torch.manual_seed(0)
+    build, error = REFUSED[name]
+    model = nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), build())
+    model[0].bias.requires_grad_(False)
+    x = uneven(50, 5)
+    model(x)
+    before = state_of(model, x)
+    draw = functools.partial(reinitialize_, init="kaiming_normal")
+    with pytest.raises(error) as raised:
+        (lsuv_ if repair == "lsuv" else draw)(model, inputs=x)
+    assert same(state_of(model, x), before)
+    if error is ValueError:
+        assert "layer '3' does not use" in str(raised.value)
+        lsuv_(model, x, exclude="3")  # what the message offers
+        assert model[0](x).std().item() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("parametrize", ["spectral_norm", "orthogonal"])
+def test_an_orthogonal_draw_passes_norms(parametrize: str) -> None:
+    """The largest singular value of an orthogonal matrix is 1: dividing by it changes nothing."""
+    torch.manual_seed(0)
+    layer: Any = getattr(parametrizations, parametrize)(nn.Linear(16, 16))
+    old = layer.weight.detach().clone()
+    table = reinitialize_(layer, "orthogonal", uneven(50, 16))
+    assert set(table["outcome"]) == {"done"}
+    assert not torch.allclose(layer.weight, old, atol=0.1)
+    for _ in (layer.train(), layer.eval()):  # the vectors went along
+        weight = layer.weight.detach().double()
+        assert torch.allclose(weight @ weight.T, torch.eye(16, dtype=torch.float64), atol=1e-4)
+
+
+def test_masks_stay() -> None:
+    torch.manual_seed(10)
+    layer: Any = nn.Linear(64, 64)
+    prune.l1_unstructured(layer, "weight", 0.5)  # type: ignore[no-untyped-call]
+    model, x = nn.Sequential(layer, nn.ReLU()), uneven(50, 64)
+    mask = layer.weight_mask.bool().clone()
+    reinitialize_(model, "normal(std=3)", x)
+    assert torch.equal(layer.weight != 0, mask)  # without another pass, too
+    assert layer.weight[mask].std().item() == pytest.approx(3, rel=4 / 64)
+    lsuv_(model, x)
+    assert not layer.weight[~mask].any()
+    assert layer(x).std().item() == pytest.approx(1, abs=0.01)
+
+
+class Language(nn.Module):
+    """An embedding with a row for padding that is the head's weight, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(60, 32, padding_idx=5)
+        self.body, self.norm = nn.Linear(32, 32), nn.LayerNorm(32)
+        self.head = nn.Linear(32, 60, bias=False)
+        self.head.weight = self.embed.weight
+        self.idle = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.norm(self.body(self.embed(x))))
+        return y
+
+
+def test_tied_weights_are_treated_once_and_padding_stays() -> None:
+    torch.manual_seed(0)
+    model, tokens = Language(), torch.randint(0, 60, (16, 20))
+    table = reinitialize_(model, "lecun_normal", tokens).set_index("name")
+    assert not model.embed.weight[5].any()
+    assert model.embed.weight is model.head.weight
+    rows = model.embed.weight.detach()[torch.arange(60) != 5]
+    assert rows.std().item() == pytest.approx(1 / math.sqrt(32), rel=0.08)
+    assert table.loc["embed.weight", "outcome"] == "done, tied to head.weight"
+    assert table.loc["head.weight", "outcome"] == "done, tied to embed.weight"
+    assert table.loc["idle", "outcome"] == "left because no operation that uses it was seen"
+    lsuv_(model, tokens)
+    assert not model.embed.weight[5].any()
+    for y in preactivations(model, tokens).values():
+        assert y.std().item() == pytest.approx(1, abs=0.0101) or y.shape[-1] == 32
+    assert preactivations(model, tokens)["head", 1].std().item() == pytest.approx(1, abs=0.0101)
+
+
+@pytest.mark.parametrize(
+    ("exclude", "kept"),
+    [
+        ("body", {"body.weight", "body.bias"}),
+        (["head.*", "bod?"], {"embed.weight", "head.weight", "body.weight", "body.bias"}),
+        ("body.bias", {"body.bias"}),
+    ],
+)
+def test_what_is_excluded_stays(exclude: Any, kept: set[str]) -> None:
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 60, (16, 20))
+    repairs: list[Callable[[nn.Module], pd.DataFrame]] = [
+        lambda model: lsuv_(model, tokens, exclude=exclude, tolerance=0.05, rounds=30),
+        lambda model: reinitialize_(model, "xavier_uniform", tokens, exclude=exclude),
+    ]
+    for repair in repairs:
+        model = Language()
+        model.body.bias.data.mul_(0.01)
+        before = {name: p.clone() for name, p in model.named_parameters(remove_duplicate=False)}
+        said = repair(model).set_index("name")["outcome"]
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            layer = name.split(".")[0] in ("embed", "body", "head")
+            assert torch.equal(parameter, before[name]) == (name in kept or not layer), name
+            assert said[name].startswith("left because it is excluded") == (name in kept)
+
+
+def test_unknown_patterns_are_refused() -> None:
+    with pytest.raises(ValueError, match="exclude='haed' matches no module and no parameter.*body"):
+        lsuv_(Language(), torch.arange(9), exclude="haed")
+
+
+def test_what_is_frozen_stays_unless_asked() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)), uneven(40, 8)
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()  # type: ignore[operator]
+    table = lsuv_(model, x)
+    assert torch.equal(model[0].weight, before)  # type: ignore[arg-type]
+    reason = "left because it is frozen (requires_grad is False)"
+    assert table["outcome"].tolist() == [reason, reason, "done", "done"]
+    assert set(lsuv_(model, x, frozen=True)["outcome"]) == {"done"}
+    assert not model[0].weight.requires_grad
+    assert model[0](x).std().item() == pytest.approx(1, abs=0.01)
+
+
+def test_what_is_computed_with_a_frozen_weight_stays() -> None:
+    class Adapted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.up = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.a, self.b = nn.Parameter(torch.ones(2, 8)), nn.Parameter(torch.zeros(8, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.up(F.linear(x, self.fc.weight + self.b @ self.a))
+            return y
+
+    model = Adapted()
+    model.fc.requires_grad_(False)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    said = lsuv_(model, uneven(40, 8)).set_index("name")["outcome"]
+    assert {name for name in said.index if said[name] == "done"} == {"up.weight", "up.bias"}
+    assert said["fc.weight"] == "left because it is frozen (requires_grad is False)"
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) == (said[name] != "done")
+
+
+def test_an_expert_that_no_sample_reaches_is_left() -> None:
+    class Routed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.experts = nn.ModuleList([nn.Linear(8, 8) for _ in range(3)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            chosen = (x[:, 0] > 0).long()
+            return torch.cat([e(x[chosen == i]) for i, e in enumerate(self.experts)])
+
+    said = lsuv_(Routed(), uneven(40, 8)).set_index("name")["outcome"]
+    assert said["experts.1.weight"] == "done"
+    assert said["experts.2.weight"] == "left because no entry of the batch reaches it"
+
+
+def test_what_a_pass_moves_is_put_back() -> None:
+    """An embedding with a largest norm shrinks its rows whenever they are looked up."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 8, max_norm=0.5), nn.Linear(8, 4))
+    before = model[0].weight.detach().clone()  # type: ignore[operator]
+    lsuv_(model, torch.arange(9))
+    assert torch.equal(model[0].weight, before)  # type: ignore[arg-type]
+
+
+def test_gain_of_functions_of_any_parameters() -> None:
+    class Two(nn.Module):
+        def __init__(self, phi: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.phi, self.a, self.b = phi, nn.Linear(64, 256), nn.Linear(256, 256)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.b(self.phi(self.a(x)))
+            return y
+
+    functions: list[tuple[Callable[[Tensor], Tensor], float]] = [
+        (lambda x: F.leaky_relu(x, 1 / 3), math.sqrt(2 / (1 + 1 / 9))),
+        (nn.PReLU(init=0.5), math.sqrt(2 / (1 + 0.25))),
+        (nn.PReLU(256, init=0.5), math.sqrt(2 / (1 + 0.25))),
+        (lambda x: F.relu(x) * 3, math.sqrt(2) / 3),
+        (lambda x: x * torch.sigmoid(x), ist.gain("silu").forward),
+        (lambda x: F.dropout(F.relu(x), 0.1, training=False), math.sqrt(2)),
+    ]
+    for phi, gain in functions:
+        model = Two(phi)
+        reinitialize_(model, "matched", uneven(9, 64))
+        assert_gain(model.a.weight, 1.0, 64)
+        assert_gain(model.b.weight, gain, 256)
+
+
+def vision() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=4), nn.LeakyReLU(0.3)),
+        *(nn.ConvTranspose2d(16, 8, 2, 2), nn.Flatten(), nn.Linear(8 * 64, 10)),
+    )
+
+
+def deep(layers: int) -> nn.Module:
+    model = nn.Sequential()
+    for _ in range(layers):
+        model.append(nn.Linear(64, 64)).append(nn.Tanh())
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (lambda: deep(20), (64, 64)),
+        (vision, (16, 3, 8, 8)),
+        (lambda: nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True), (8, 12, 32)),
+        (
+            lambda: nn.Sequential(nn.Linear(64, 64, bias=False), nn.ReLU(), nn.Linear(64, 5)),
+            (64, 64),
+        ),
+    ],
+    ids=["deep", "vision", "transformer", "small"],
+)
+def test_after_lsuv_diagnose_has_nothing_to_say(
+    build: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    model = build()
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    lsuv_(model, x)
+    found = ist.diagnose(ist.measure(model, x))
+    assert found[found["severity"] <= "warning"].empty, found.to_string()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,9 @@ class Kept:
         self._modules = [
             (module, module.training, {**module._parameters}, {**module._buffers}, _plain(module))
             for module in model.modules()
+            if not isinstance(module, torch.jit.ScriptModule)  # which cannot be given others
         ]
-        tensors: dict[int, Tensor] = {}
+        tensors = {id(x): x for x in (*model.parameters(), *model.buffers())}
         for _, _, parameters, buffers, plain in self._modules:
             for x in (*parameters.values(), *buffers.values(), *plain.values()):
                 if x is not None:
@@ -31,17 +32,16 @@ class Kept:
             if not torch.nn.parameter.is_lazy(x)
         ]
 
-    def put_back(
-        self, but: Iterable[Tensor] = (), attributes: Container[tuple[nn.Module, str]] = ()
-    ) -> None:
-        """Put everything back, or everything but some tensors and attributes of modules."""
+    def put_back(self, but: Iterable[Tensor] = ()) -> None:
+        """Put everything back, or everything but some tensors."""
         left = {id(x) for x in but}
         for module, training, parameters, buffers, plain in self._modules:
             module.training = training
             module._parameters.update(parameters)
-            module._buffers.update(buffers)
-            kept = {name: x for name, x in plain.items() if (module, name) not in attributes}
-            vars(module).update(kept)
+            for name, buffer in buffers.items():
+                if id(module._buffers.get(name)) not in left:
+                    module._buffers[name] = buffer
+            vars(module).update(plain)
         with torch.no_grad():
             for x, data, values, trained in self._tensors:
                 if x.requires_grad != trained:

@@ -83,12 +83,21 @@ class Plan:
         """The parameters that hold something else than before, or may do so."""
         return [parameter for weight in self.weights for parameter in weight.changed]
 
-    def move_buffers(self) -> None:
-        """Have buffers that are computed of changed parameters follow them."""
+    @property
+    def buffers(self) -> list[Tensor]:
+        """The buffers that a parametrization sets together with its parameters."""
+        modules = [weight.module for weight in self.weights if weight.module]
+        parts = [vars(module)["_modules"]["parametrizations"][name] for module, name in modules]
+        return [buffer for part in parts for buffer in part.buffers()]
+
+    def leave_traces(self) -> None:
+        """Have what is computed of changed parameters, and stays in the model, follow them."""
         changed = {id(parameter) for parameter in self.changed}
         for buffer, values, sources in self.traces.buffers:
             if sources & changed:
                 buffer.copy_(values)
+        for module, name, values in self.traces.attributes:
+            vars(module)[name] = values
 
     def outcome(self, name: str) -> str:
         """What became of a parameter."""
@@ -134,9 +143,17 @@ class Plan:
             self.weights[-1].outputs.append(Output.of(result))
             return result
         for ident in use.sources:
-            if self.reasons[ident] == UNSEEN:
-                self.reasons[ident] = reason or f"{use.op} uses it in a way that is not known"
+            unknown = f"{use.op} uses it in a way that is not known"
+            self._leave(ident, self._kept(ident) or reason or unknown)
+        for _, sources in use.biases:
+            for ident in sources:
+                self._leave(ident, self._kept(ident) or f"so is the weight that {use.op} uses")
         return None
+
+    def _leave(self, ident: int, reason: str) -> None:
+        """Leave a parameter, unless a reason is known."""
+        if self.reasons[ident] == UNSEEN:
+            self.reasons[ident] = reason
 
     def _meet_added(self, use: Use) -> None:
         """Take a parameter into account that is added to what a product made."""
@@ -148,9 +165,9 @@ class Plan:
 
     def _against(self, use: Use) -> str:
         """Why a use gives no weight to repair; empty where it does."""
-        reasons = [self._kept(ident) for ident in use.sources]
-        if any(reasons):
-            return max(reasons)
+        kept = [self.names[ident][0] for ident in use.sources if self._kept(ident)]
+        if kept:
+            return f"{use.op} uses it together with {kept[0]}, which stays"
         if use.signal is None:
             return f"only parameters reach {use.op}, which uses it"
         if not use.is_product:
@@ -171,6 +188,8 @@ class Plan:
             return "it is excluded"
         if not (parameter.requires_grad or self._frozen):
             return "it is frozen (requires_grad is False)"
+        if parameter.is_inference():
+            return "it was made in inference mode, and cannot be written to"
         return unmeasurable(parameter)
 
     def _bodies(self, use: Use) -> list[nn.Parameter]:
@@ -187,9 +206,7 @@ class Plan:
         name = self.names[id(body)][0]
         module = parametrization_of(name, self.modules)
         layer = name.partition(".parametrizations.")[0] if module else name.rpartition(".")[0]
-        weight = Weight(
-            layer or type(self.model).__name__, use.op, use.operand, [body, *others], layout, module
-        )
+        weight = Weight(layer or name, use.op, use.operand, [body, *others], layout, module)
         self.weights.append(weight)
         taken = {id(bias.parameter) for w in self.weights for bias in w.biases}
         for operand, sources in use.biases:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
-from torch import Tensor, nn
+from torch import nn
 
 from initstats import activations
-from initstats.activations import ACTIVATIONS, Activation
-from initstats.probe.kinds import CARRYING, numbers
+from initstats.activations import Activation
+from initstats.probe.kinds import numbers
 from initstats.probe.recording import bare
 
 
@@ -35,9 +37,9 @@ class Reading:
                 self._readers.setdefault(number, layer)
 
     def keys(self, name: str) -> dict[str, Any]:
-        """The layer, operation and call that first use a parameter."""
+        """The layer, operation and call that first use a parameter; -1 and 0 where none does."""
         row = self._use(name) or {"layer": -1, "op": "", "call": 0}
-        return {key: row[key] for key in ("layer", "name", "op", "call") if key in row}
+        return {key: row[key] for key in ("layer", "op", "call")}
 
     def output(self, name: str) -> tuple[float, float]:
         """The mean and std of what is made with a parameter; NaN where nothing is."""
@@ -49,19 +51,27 @@ class Reading:
         return float(self._parameters.get(name, {}).get("std", math.nan))
 
     def activation(self, name: str, modules: Mapping[str, nn.Module]) -> Activation:
-        """The elementwise function that made what a layer reads; the identity where none did."""
+        """The elementwise function that made what a layer reads; the identity where none did.
+
+        For a function that cannot be had, of which the gain is known, a multiple of the identity
+        that has the same gain stands in.
+        """
         row = self._read(name)
         if row is None or not abs(row["gain"] - 1) > 1e-12:
             return activations.get("identity")
         gain = row["gain"]
-        while row["op"].rstrip("_") in CARRYING and (made := self._made_of(row, gain)):
-            row = made
+        while carried := self._carried(row, gain):
+            row = carried
         module = modules.get(row["name"])
         leaf = module is not None and row["name"] and not any(True for _ in module.children())
-        called = type(module).__name__ if leaf else row["op"].rstrip("_")
-        if called in ACTIVATIONS and math.isclose(activations.gain(called).forward, gain):
-            return activations.get(called)
-        return _of_gain(called, gain)
+        op = row["op"].rstrip("_")
+        name = type(module).__name__ if leaf else op
+        for known in (module, op) if leaf else (op,):
+            with suppress(Exception):  # a module that computes no elementwise function
+                found = activations.get(known)  # type: ignore[arg-type]
+                if math.isclose(found.gain.forward, gain, rel_tol=1e-6):
+                    return replace(found, name=name)
+        return replace(activations.get(lambda z: z / gain), name=name)
 
     def _use(self, name: str) -> dict[str, Any] | None:
         """The row of the value that a parameter, or what is computed of it, first makes."""
@@ -76,8 +86,8 @@ class Reading:
         use = self._use(name) or {"inputs": ""}
         return next((row for row in self._inputs(use) if row["tensor"] != "weight"), None)
 
-    def _made_of(self, row: dict[str, Any], gain: float) -> dict[str, Any] | None:
-        """The row that pooling or dropout was given."""
+    def _carried(self, row: dict[str, Any], gain: float) -> dict[str, Any] | None:
+        """The row that an operation such as pooling was given, whose gain it only carries on."""
         return next((source for source in self._inputs(row) if source["gain"] == gain), None)
 
     def _inputs(self, row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -89,13 +99,3 @@ def _by(rows: pd.DataFrame, key: str) -> dict[Any, dict[str, Any]]:
     """The first row for each entry of a column."""
     records = rows.drop_duplicates(key).to_dict("records")
     return {record[key]: {str(k): x for k, x in record.items()} for record in records}
-
-
-def _of_gain(name: str, gain: float) -> Activation:
-    """A stand-in of a function of which the gain is known: it keeps a signal under that gain."""
-
-    def function(z: Tensor) -> Tensor:
-        return z / gain
-
-    function.__name__ = name if name not in ACTIVATIONS else f"{name} (of other parameters)"
-    return activations.get(function)

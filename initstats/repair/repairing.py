@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,10 +18,14 @@ from initstats.probe import measure
 from initstats.repair.keeping import Kept
 from initstats.repair.planning import Plan
 from initstats.repair.reading import Reading
-from initstats.repair.setting import fit, settle
+from initstats.repair.setting import check, fit, settle
 
 Patterns = str | Iterable[str]
 SUFFIXES = ("_before", "_after")
+COLUMNS = [
+    *("layer", "name", "op", "call", "mean_before", "std_before", "weight_std_before"),
+    *("mean_after", "std_after", "weight_std_after", "outcome"),
+]
 
 
 def lsuv_(
@@ -62,10 +67,10 @@ def lsuv_(
         seed: names the draw; a layer's does not depend on the others'.
 
     Returns:
-        One row for each parameter, in the model's order: `layer`, `op` and `call` of the operation
-        that first uses it, as in `measure`; its `name`; `mean` and `std` of that operation's
-        output and `weight_std`, that of the weight as the model uses it, each `_before` and
-        `_after`; and the `outcome`, `done` or `left because ...`.
+        One row for each parameter, in the model's order: its `name`; `layer`, `op` and `call` of
+        the operation that first uses it, as in `measure` (-1 where none was seen); `mean` and
+        `std` of that operation's output and `weight_std`, that of the weight as the model uses it,
+        each `_before` and `_after`; and the `outcome`, `done` or `left because ...`.
 
     Raises:
         ValueError: a layer whose output is constant or not finite on the batch, or that does not
@@ -107,7 +112,8 @@ def reinitialize_(
         seed: names the draw; a layer's does not depend on the others'.
 
     Returns:
-        As `lsuv_`, and the `activation` that made what the layer reads, `identity` where none did.
+        As `lsuv_`, and of each weight the `activation` that made what it reads, `identity` where
+        none did, and that function's `gain`.
 
     Raises:
         ValueError: an unknown init, or one that is fitted to data (use `lsuv_`); a weight that the
@@ -127,8 +133,11 @@ def reinitialize_(
         settle(plan, inputs)
 
     table = _changed(model, inputs, exclude, frozen, change)[1]
-    names = [read[name].name if name in read else "" for name in table["name"]]
-    return table.assign(activation=names)
+    functions = [read.get(name) for name in table["name"]]
+    return table.assign(
+        activation=[function.name if function else "" for function in functions],
+        gain=[function.gain.forward if function else math.nan for function in functions],
+    )
 
 
 def _changed(
@@ -142,18 +151,27 @@ def _changed(
     if any(is_lazy(parameter) for parameter in model.parameters()):
         measure(model, inputs)  # it finds the shapes
     kept = Kept(model)
+    devices = {x.device.index for x in (*model.parameters(), *model.buffers()) if x.is_cuda}
     try:
         before = Reading(measure(model, inputs), model)
-        plan = Plan(model, inputs, exclude, frozen)
-        with torch.no_grad():
+        # the inverse of a parametrization may draw numbers
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            plan = Plan(model, inputs, exclude, frozen)
             change(plan, before)
-        after = Reading(measure(model, inputs), model)
-        kept.put_back(plan.changed, plan.traces.attributes)
-        plan.move_buffers()
+            after = Reading(measure(model, inputs), model)
+            _finish(plan, kept)
+            check(plan, inputs)
+            _finish(plan, kept)  # a pass may have moved something
     except BaseException:
         kept.put_back()
         raise
     return plan, _compared(plan, before, after)
+
+
+def _finish(plan: Plan, kept: Kept) -> None:
+    """Put everything back but what the plan is to change."""
+    kept.put_back([*plan.changed, *plan.buffers])
+    plan.leave_traces()
 
 
 def _draw(plan: Plan, init: Init, seed: int, activation_of: Callable[[str], Activation]) -> None:
@@ -177,6 +195,7 @@ def _compared(plan: Plan, before: Reading, after: Reading) -> pd.DataFrame:
     for name, ident in plan.idents.items():
         first, weight = plan.names[ident][0], plan.weight_of(ident)
         row: dict[str, Any] = before.keys(first) | {"name": name}
+        row["op"] = weight.op if weight else row["op"]
         for place, reading in enumerate((before, after)):
             mean, std = reading.output(first)
             if weight and weight.outputs[place:]:
@@ -187,4 +206,4 @@ def _compared(plan: Plan, before: Reading, after: Reading) -> pd.DataFrame:
             numbers = {"mean": mean, "std": std, "weight_std": size}
             row |= {f"{key}{SUFFIXES[place]}": x for key, x in numbers.items()}
         rows.append(row | {"outcome": plan.outcome(name)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COLUMNS)

@@ -31,14 +31,22 @@ def settle(plan: Plan, inputs: Any) -> None:
             break
         for weight in off:
             if not weight.correct(seen[weight]):
-                raise ValueError(
-                    f"layer {weight.name!r} does not use the weight that is written to it: is it "
-                    "normalized, or computed in a way that cannot be undone? Exclude it: "
-                    f"exclude={weight.name!r}. Nothing was changed"
-                )
+                raise ValueError(_unused(weight))
     for weight, operand in seen.items():
         if weight.computed:
             weight.change(operand)  # where it is masked, the model's zeros
+
+
+def check(plan: Plan, inputs: Any) -> None:
+    """See once more that the model uses what it computes of its parameters.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if any(weight.computed for weight in plan.weights):
+        for weight, operand in _seen(plan, inputs).items():
+            if not weight.agrees(operand):
+                raise ValueError(_unused(weight))
 
 
 def fit(plan: Plan, inputs: Any, *, std: float, tolerance: float, rounds: int) -> None:
@@ -118,6 +126,14 @@ def _fitted(weight: Weight, use: Use, std: float, tolerance: float, rounds: int)
     if abs(size / std - 1) > tolerance:
         raise ValueError(_unfitted(weight, size, std, f"{rounds} rounds"))
     return y
+
+
+def _unused(weight: Weight) -> str:
+    return (
+        f"layer {weight.name!r} does not use the weight that is written to it: is it normalized, "
+        f"or computed in a way that cannot be undone? Exclude it: exclude={weight.name!r}. Nothing "
+        "was changed"
+    )
 
 
 def _unfitted(weight: Weight, size: float, std: float, after: str) -> str:

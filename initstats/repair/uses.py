@@ -87,11 +87,11 @@ class Traces(NamedTuple):
 
     Attributes:
         buffers: such as the vectors of spectral norm, with their values and the parameters (by id).
-        attributes: modules and names under which they hold what was computed, as hooks do.
+        attributes: modules, names and values under which they hold what was computed, as hooks do.
     """
 
     buffers: list[tuple[Tensor, Tensor, frozenset[int]]]
-    attributes: set[tuple[nn.Module, str]]
+    attributes: list[tuple[nn.Module, str, Tensor]]
 
 
 def follow(model: nn.Module, inputs: Any, handle: Handle, added: Handle | None = None) -> Traces:
@@ -164,12 +164,12 @@ class _Follower(TorchFunctionMode):
     def traces(self) -> Traces:
         """What was computed of parameters and is still there."""
         moved = [(self._buffers[ident], sources) for ident, sources in self._moved.items()]
-        attributes = {
-            (module, name)
+        attributes = [
+            (module, name, x)
             for module in self._model.modules()
             for name, x in vars(module).items()
             if isinstance(x, Tensor) and self._sources.get(x)
-        }
+        ]
         return Traces([(x, x.clone(), sources) for x, sources in moved], attributes)
 
     def _sources_of(self, x: Tensor) -> frozenset[int] | None:

@@ -38,10 +38,17 @@ class Bias:
     operand: Tensor
     parameter: nn.Parameter
 
+    def __post_init__(self) -> None:
+        used, own = (float(x.detach().double().norm()) for x in (self.operand, self.parameter))
+        self._factor = used / own if own and used else 1.0
+
     def write(self, values: Tensor) -> None:
-        """Set the bias, or the parameter that it is computed of."""
-        target = self.operand if shares_storage(self.operand, self.parameter) else self.parameter
-        target.detach().copy_(values.flatten()[: target.numel()].view(target.shape))
+        """Set the bias, or the parameter of which a multiple is used."""
+        if shares_storage(self.operand, self.parameter):
+            target, factor = self.operand, 1.0
+        else:
+            target, factor = self.parameter.detach(), self._factor
+        target.copy_(values.flatten()[: target.numel()].view(target.shape) / factor)
 
 
 @dataclass(eq=False)
@@ -49,7 +56,7 @@ class Weight:
     """A weight as operations use it.
 
     Attributes:
-        name: the qualified name of the layer.
+        name: the qualified name of the layer; of the parameter where the model itself holds it.
         op: the operation that first uses it.
         operand: the weight as that operation got it; a view of the parameter where nothing is
             computed in between, so that the parameter is written through it.

@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 
 FOLLOWED = 12
 """Layers, evenly taken, that are followed through training."""
-KEYS = ["step", "layer", "name", "op", "call", "tensor", "direction"]
+KEYS = ["step", "mode", "layer", "name", "op", "call", "tensor", "direction"]
 SHOWN = {
     "std": ("std", Scale(True, (-1, 1), (-np.inf, np.inf), 1)),
     "mean_over_std": ("mean / std", Scale(False, (-3, 3), (-3, 3), 1)),
@@ -47,6 +47,7 @@ def last_step(probed: Probed) -> pd.DataFrame:
     """The values (not weights) of the last step in the order of execution, forward ones first."""
     table = probed.table
     rows = table[(table["tensor"] != "weight") & (table["step"] == table["step"].max())]
+    rows = _training(rows)
     ordered: pd.DataFrame = rows.sort_values(
         ["direction", "layer"], ascending=[False, True], kind="stable"
     )
@@ -170,7 +171,7 @@ def followed(probed: Probed) -> pd.DataFrame:
     The column `value` names each of them.
     """
     table = probed.table
-    forward = table[(table["tensor"] != "weight") & (table["direction"] == "forward")]
+    forward = _training(table[(table["tensor"] != "weight") & (table["direction"] == "forward")])
     first = forward.drop_duplicates("layer")
     weighted = first[first["op"].isin(LINEAR) & (first["tensor"] == "preactivation")]["layer"]
     readers = first[first["tensor"] == "activation"].drop_duplicates("inputs").set_index("inputs")
@@ -181,6 +182,12 @@ def followed(probed: Probed) -> pd.DataFrame:
     rows = rows.merge(first[["layer", "name", "op"]])
     rows["value"] = rows["name"].astype(str) + " (" + rows["op"].astype(str) + ")"
     return rows.sort_values(["layer", "step"], kind="stable", ignore_index=True)
+
+
+def _training(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a model in training, where it was measured in both modes."""
+    kept: pd.DataFrame = rows[rows["mode"] == rows["mode"].max()]
+    return kept
 
 
 def banded_counts(histograms: pd.DataFrame, rows: pd.DataFrame) -> NDArray[np.int64]:

@@ -45,7 +45,18 @@ class Probe:
     buffers, gradients, modes, hooks and attributes are not touched, nor is any random state;
     outputs agree up to rounding, as fused fast paths are not taken.
 
-    Batches at the same weights are pooled. An update of the weights begins a new step.
+    Batches at the same weights and in the same mode of the model are pooled. An update of the
+    weights begins a new step, whoever makes it: an optimizer of any kind, a write to `.data`, a
+    parametrization, other weights that are loaded. Micro-batches whose gradients accumulate are one
+    step. What a pass itself does to the weights (an embedding's `max_norm`) is no update.
+
+    Gradients are the optimizer's. That of a weight is its `grad` when an optimizer of torch steps:
+    summed over micro-batches and parts, averaged over ranks, unscaled, clipped. Where none steps,
+    it is the `grad` that the last backward left, or what `torch.autograd.grad` gave. Gradients of
+    values are divided by the scale of a `GradScaler`, and under `DistributedDataParallel` by the
+    number of ranks, so that they belong to the same loss; see `gather`.
+
+    Nothing that fails while something is measured reaches the model: `missed` lists it.
 
     If the forward pass raises, the error gets a note that names the operation, and an attribute
     `table`: what ran until then.
@@ -125,7 +136,8 @@ class Probe:
     def run(self, inputs: Any, loss: Loss | None = None) -> Self:
         """Measure one batch, and leave the model as it was.
 
-        Buffers that the forward pass changed (batch norm's statistics) and random states are put
+        What the forward pass changed on it (batch norm's statistics, weights that an embedding's
+        `max_norm` rewrites, parameters that are replaced, attributes) and random states are put
         back, and gradients are not accumulated.
 
         Args:
@@ -191,6 +203,7 @@ class Probe:
             - `network`: the model's class; `step`: updates of the weights before it;
             - `layer`: number in the order of execution, 0 for what comes from outside (`op` is
               `input`); parameters are at the layer that first uses them;
+            - `mode`: `train` or `eval`, that of the module whose call began the pass;
             - `name`, `op`, `call`: the module that runs the operation (or the parameter's name),
               the operation, and which call of the module within a pass it is; a second output of
               an operation is `op[1]`;
@@ -201,6 +214,9 @@ class Probe:
             - `shape` and `dtype` as first seen; `unit_axis`, the dimension whose entries are the
               units; `units`, how many there are; `entries`, of one unit in one batch: samples
               times positions;
+            - `update_ratio`, of weights: rms of the update since the step before over the rms of
+              the weight then; NaN at the first step, infinite if the weight was 0. A copy of the
+              trained weights is kept for it while the probe is open;
             - facts about the operation, NaN where they do not apply: of a value, `gain`,
               1 / sqrt(E phi(z)^2) over z ~ N(0, 1), where phi is the elementwise function, with its
               parameters, that made it of the last value that none made (1 for such values);

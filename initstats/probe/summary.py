@@ -72,10 +72,11 @@ def _cells(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def _values(rows: pd.DataFrame) -> pd.DataFrame:
-    """The forward values of the last step."""
+    """The forward values of the last step; in training, where it was measured in both modes."""
     chosen = (rows["tensor"] != "weight") & (rows["direction"] == "forward")
-    last: pd.DataFrame = rows[chosen & (rows["step"] == rows["step"].max())]
-    return last
+    last = rows[chosen & (rows["step"] == rows["step"].max())]
+    first: pd.DataFrame = last[last["mode"] == last["mode"].max()]
+    return first
 
 
 def _sparkline(bins: pd.DataFrame | None, low: float, high: float) -> str:

@@ -37,10 +37,10 @@ class Updates:
     """Counts the updates of a model's weights, and measures them.
 
     Version counters miss what fused optimizers write and what goes through `.data`, so the values
-    themselves are compared: with a copy where the size of an update is wanted, with a mark
-    otherwise. Both read them once, at the memory's speed. What a pass itself does to the weights
-    (an embedding's `max_norm`) is no update, and neither is what leaves all values as they are,
-    unless an optimizer says that it stepped.
+    are compared too: with a copy where the size of an update is wanted, with a mark otherwise. Both
+    read them once, at the memory's speed. What a pass itself does to the weights (an embedding's
+    `max_norm`) is no update. A step of an optimizer is one even if it leaves all values as they
+    are, as at a learning rate of 0.
 
     Each pass looks at the parameters of the module that is called. Where only parts of a model are
     called by themselves, a part that is first called at a step shows what began it.
@@ -105,6 +105,8 @@ class Updates:
         seen = self._seen.get(name)
         if seen is None:
             return False
+        if written(seen.handle, handle(x)):
+            return True
         if (values := numbers(x)) is None or seen.copy is None:
             return seen.mark != mark(x)
         if seen.layout != layout(x):
@@ -166,6 +168,13 @@ def handle(x: Tensor) -> Hashable:
         return id(x), x.data_ptr(), object() if x.is_inference() else x._version
     except _NO_NUMBERS:
         return id(x)
+
+
+def written(before: Hashable, now: Hashable) -> bool:
+    """Whether torch counted a write to a tensor between two of its handles."""
+    if not (isinstance(before, tuple) and isinstance(now, tuple)):
+        return False
+    return before[:2] == now[:2] and isinstance(now[2], int) and before[2] != now[2]
 
 
 def mark(x: Tensor) -> Hashable:

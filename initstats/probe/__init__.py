@@ -1,9 +1,11 @@
 """The statistics of every operation of any model, forward and backward, without touching it.
 
 `kinds` and `operations` know torch's calls, `watching` sees them, `recording` follows the signal
-through them, `slots` gather the statistics, `gradients` those of the way back, `batch` runs a model
-and puts it back. What only reads tables needs no torch, so all but `kinds` and `summary` loads on
-first use.
+through them from its `origins`, `slots` gather the statistics, `gradients` those of the way back,
+`batch` runs a model and puts it back. What an operation computes is read off it when it runs:
+`axes` where the units are, `linear` how many inputs they sum, `forms` and `elementwise` which
+function made a value; `facts` keep it. What only reads tables needs no torch, so all but `kinds`
+and `summary` loads on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The elementwise function phi that made a value, followed through the operations of a model.
+"""The elementwise function phi that made a value: what it computes, its gain and its bounds.
 
 A value is phi(z) of the last value z before it that no elementwise operation made: the output of a
 linear map or of a normalization, the input, a sum of two branches. With z ~ N(0, 1) the gain

@@ -108,10 +108,10 @@ def test_uniform_weights_that_are_not_torchs() -> None:
 
 def test_gradient_is_compared_by_its_norm() -> None:
     """Under He's initialization the norm stays, and the mean square grows as layers narrow."""
-    x = torch.randn(64, 1024)
-    model = stack([1024, 512, 256, 128, 64, 32, 16, 8], he)
+    x = torch.randn(64, 64)
+    model = stack([64, 2048, 1024, 512, 256, 128, 64, 32, 16, 8], he)
     assert set(told(model, x, "gradient")) == {"healthy"}
-    model = stack([1024, 512, 256, 128, 64, 32, 16, 8], lambda i, o: 5 * he(i, o))
+    model = stack([64, 2048, 1024, 512, 256, 128, 64, 32, 16, 8], lambda i, o: 5 * he(i, o))
     assert "explodes" in told(model, x, "gradient")["error"].evidence
 
 

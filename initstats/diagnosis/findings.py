@@ -121,12 +121,12 @@ def _told(rule: Rule, steps: list[Profile]) -> list[tuple[str, ...]]:
     measured = [profile.step for profile in steps]
     for severity in dict.fromkeys(finding.severity for _, finding in found):
         at = [step for step, finding in found if finding.severity == severity]
-        # told as it was found first, where the cause is
-        finding = next(finding for _, finding in found if finding.severity == severity)
-        evidence = finding.evidence
-        if len({*measured}) > 1:
-            evidence += f" (at {_spelled(at, measured)})"
-        told.append((severity, *about, finding.where, evidence, finding.remedy))
+        steps_told = f" (at {_spelled(at, measured)})" if len({*measured}) > 1 else ""
+        # told as it was found first, where the cause is: all that a rule says of that step
+        for step, finding in found:
+            if step == at[0] and finding.severity == severity:
+                evidence = finding.evidence + steps_told
+                told.append((severity, *about, finding.where, evidence, finding.remedy))
     return told
 
 

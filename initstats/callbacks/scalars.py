@@ -47,13 +47,15 @@ def writer(logger: Any) -> Write:
 
 
 def scalars_of(table: pd.DataFrame) -> dict[str, float]:
-    """The scalars of the rows of one step, by tag.
+    """The scalars of the rows of one step, by tag; those of training, where there is some.
 
     Tags are `std/`, `gradient_std/`, `dead_fraction/` or `update_ratio/`, then the layer's number,
     its name and its operation: the values that operations with weights give, how many units of the
     others are constant, and the updates of the weights. `nonfinite` counts the entries that are NaN
     or infinite in all values. A statistic that has no value is left out.
     """
+    if (trained := table["mode"] == "train").any():
+        table = table[trained]
     values = table[table["tensor"] != "weight"]
     forward = values["direction"] == "forward"
     made = values["tensor"] == "preactivation"

@@ -201,7 +201,7 @@ def _probed(table: pd.DataFrame) -> Iterator[Profile]:
     codes, times = pairs.factorize(sort=True)
     order = np.argsort(codes, kind="stable")
     starts = np.searchsorted(codes[order], range(len(times)))
-    for (step, _), index in zip(times, np.split(order, starts[1:]), strict=True):
+    for (step, _), index in zip(times, np.split(order, starts)[1:], strict=True):
         rows = columns.where(index)
         key = tuple(tuple(rows[name]) for name in ("layer", "inputs", "op", "tensor", "direction"))
         key = (*key, tuple(np.isnan(rows["fan_in"])))

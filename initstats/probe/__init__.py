@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from initstats.lazy import attach
 
 if TYPE_CHECKING:
+    from initstats.probe.measuring import measure as measure
     from initstats.probe.probe import Probe as Probe
-    from initstats.probe.probe import measure as measure
 else:
     __getattr__, __dir__, __all__ = attach(__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from traceback import walk_tb
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -19,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from initstats.moments import STATISTICS, bin_edges
+from initstats.moments import bin_edges
 from initstats.probe.batch import Loss, called, send_back, unmoved
-from initstats.probe.facts import FACTS
 from initstats.probe.misses import Miss
+from initstats.probe.readings import MODES, read_together
 from initstats.probe.recording import UNMASKED, Recorder, bare
-from initstats.probe.slots import MODES, Address, Direction, Reading, Slot
-from initstats.probe.spectra import SPECTRA, why_none
+from initstats.probe.rows import Row, facts_of, keys_of, statistics_of
+from initstats.probe.spectra import why_none
 from initstats.probe.summary import as_html, as_text, summarize_values
 from initstats.probe.watching import Watch
 
@@ -230,12 +229,8 @@ class Probe:
               `stable_rank` of a weight with a row for each unit; see `initstats.probe.spectra`.
         """
         rows = self._readings(latest)
-        statistics = np.array([reading.statistics for _, reading in rows])
-        columns = [*STATISTICS, *SPECTRA] if self.spectra else [*STATISTICS]
-        statistics = statistics.reshape(len(rows), len(columns))
-        integers = {name: "int64" for name, entry in STATISTICS.items() if entry.integer}
-        numbers = pd.DataFrame(statistics, columns=columns).astype(integers)
-        return pd.concat([self._keys(rows), _facts(rows), numbers], axis=1)
+        parts = keys_of(rows, self.network), facts_of(rows), statistics_of(rows, self.spectra)
+        return pd.concat(parts, axis=1)
 
     def gather(self, group: Any = None) -> Self:
         """Bring together what the probes of all ranks measured; every rank calls this.
@@ -248,7 +243,12 @@ class Probe:
 
         Args:
             group: the process group; by default that of all ranks.
+
+        Raises:
+            ValueError: spectra are measured, which cannot be merged.
         """
+        if self.spectra:
+            raise ValueError("spectra of several ranks cannot be merged: use spectra=False")
         self._recorder.gather(group)
         return self
 
@@ -264,7 +264,7 @@ class Probe:
         row = np.repeat(np.arange(len(rows)), [len(reading.histogram) for _, reading in rows])
         none = np.empty((0, 2), np.int64)
         bins, counts = np.concatenate([none, *(reading.histogram for _, reading in rows)]).T
-        keys = self._keys(rows).take(row).reset_index(drop=True)
+        keys = keys_of(rows, self.network).take(row).reset_index(drop=True)
         return keys.assign(low=low[bins], high=high[bins], count=counts)
 
     def missed(self) -> pd.DataFrame:
@@ -330,39 +330,15 @@ class Probe:
             matches |= found
         return matches
 
-    def _readings(self, latest: bool = False) -> list[tuple[Slot, Reading]]:
+    def _readings(self, latest: bool = False) -> list[Row]:
         """All rows of the table, or those of the present step: by step, mode, layer, direction."""
         self._recorder.weight_gradients.settle()
         slots, step = self._recorder.slots.values(), self._recorder.step
         rows = [(slot, reading) for slot in slots for reading in slot.readings(step)]
         if latest:
             rows = [row for row in rows if row[1].step == step]
+        read_together(reading for _, reading in rows)
         return sorted(rows, key=lambda r: (r[1].step, MODES.index(r[1].mode), r[0].layer))
-
-    def _keys(self, rows: list[tuple[Slot, Reading]]) -> pd.DataFrame:
-        """The columns of the table that say which tensor a row is about."""
-        slots, readings = [slot for slot, _ in rows], [reading for _, reading in rows]
-        addresses = [slot.address for slot in slots]
-        keys = {
-            "network": [self.network] * len(rows),
-            "step": [reading.step for reading in readings],
-            "mode": [reading.mode for reading in readings],
-            "layer": [slot.layer for slot in slots],
-            "name": [address.name for address in addresses],
-            "op": [a.op + (f"[{a.output}]" if a.output else "") for a in addresses],
-            "call": [address.call for address in addresses],
-            "tensor": [address.tensor for address in addresses],
-            "direction": [reading.direction for reading in readings],
-            "inputs": [",".join(map(str, slot.inputs)) for slot in slots],
-            "shape": ["x".join(map(str, slot.shape)) for slot in slots],
-            "dtype": [str(slot.dtype).removeprefix("torch.") for slot in slots],
-            "unit_axis": [slot.axis for slot in slots],
-            "units": [slot.units for slot in slots],
-            "entries": [slot.entries for slot in slots],
-            "update_ratio": [reading.update_ratio for reading in readings],
-        }
-        # without rows pandas would take text for numbers
-        return pd.DataFrame(keys, dtype=None if rows else object).astype(ORDERED)
 
     def _unused(self) -> Iterator[Miss]:
         """Modules that never ran, and unused parameters of the other modules."""
@@ -407,70 +383,7 @@ class Probe:
         return name
 
 
-def measure(
-    model: nn.Module,
-    inputs: Any,
-    *,
-    backward: bool = False,
-    loss: Loss | None = None,
-    weights: bool = True,
-    include: Patterns | None = None,
-    exclude: Patterns | None = None,
-    unit_axis: Mapping[str, int] | None = None,
-    spectra: bool = False,
-    mask: Tensor | None = None,
-) -> pd.DataFrame:
-    """The statistics of every operation of a model over one batch: `Probe(...).run(...).table()`.
-
-    Args:
-        model: any module, in the mode to measure; it is left as it was.
-        inputs, loss: as `Probe.run`.
-        backward, weights, include, exclude, unit_axis, spectra, mask: as `Probe`.
-
-    Raises:
-        ValueError: as `Probe` and `Probe.run`.
-
-    >>> table = measure(nn.Linear(3, 2), torch.ones(5, 3))
-    >>> table["op"].tolist()
-    ['input', 'linear', 'linear', 'linear']
-    """
-    probe = Probe(
-        model,
-        backward=backward,
-        weights=weights,
-        include=include,
-        exclude=exclude,
-        unit_axis=unit_axis,
-        spectra=spectra,
-        mask=mask,
-    )
-    return probe.run(inputs, loss).table()
-
-
-ORDERED = {
-    "tensor": pd.CategoricalDtype(["preactivation", "activation", "weight"]),
-    "direction": pd.CategoricalDtype(list(get_args(Direction))),
-}
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-
-
-def _facts(rows: list[tuple[Slot, Reading]]) -> pd.DataFrame:
-    """The columns of the table that say what an operation computes."""
-    place = [*STATISTICS].index("second_moment")
-    squares: dict[tuple[Address | None, int], float] = {
-        (slot.address, reading.step): float(reading.statistics[place])
-        for slot, reading in rows
-        if reading.direction == "forward"
-    }
-    found = []
-    for _, reading in rows:
-        facts = reading.facts
-        saturated = facts.saturated_fraction if reading.direction == "forward" else math.nan
-        weight = facts.weight.address if facts.weight else None
-        square = squares.get((weight, reading.step), math.nan)
-        sigma_w2 = facts.fan_in * square
-        found.append((facts.gain, *facts.bounds, saturated, facts.fan_in, sigma_w2))
-    return pd.DataFrame(np.array(found, float).reshape(len(rows), len(FACTS)), columns=[*FACTS])
 
 
 @contextmanager

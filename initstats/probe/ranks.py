@@ -14,7 +14,8 @@ from torch import nn
 
 from initstats.moments import Moments
 from initstats.probe.facts import Facts
-from initstats.probe.slots import Address, Direction, Mode, Reading, Slot
+from initstats.probe.readings import Direction, Mode, Reading
+from initstats.probe.slots import Address, Slot
 
 
 def distributed() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,7 +30,8 @@ from initstats.probe.operations import (
 )
 from initstats.probe.origins import Call, Origin, Use, axes_of, same_units, uses_of
 from initstats.probe.ranks import distributed, gather, ranks
-from initstats.probe.slots import Address, Mode, Slot
+from initstats.probe.readings import Mode, read_together
+from initstats.probe.slots import Address, Slot
 from initstats.probe.updates import Updates
 
 if TYPE_CHECKING:
@@ -175,8 +176,13 @@ class Recorder:
 
     def _close_step(self, step: int) -> None:
         self.weight_gradients.settle()
-        for slot in self.slots.values():
-            slot.close(step, whole=distributed())
+        ended = [reading for slot in self.slots.values() for reading in slot.close(step)]
+        if distributed():
+            return  # accumulators can still be merged
+        with suppress(ValueError):  # a statistic that fails is told to whoever asks for it
+            read_together(ended)
+            for reading in ended:
+                reading.reduce()
 
     def gather(self, group: Any) -> None:
         """Merge what all ranks measured, up to the present step, which ends here."""

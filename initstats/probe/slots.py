@@ -5,23 +5,18 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from initstats.moments import Moments
 from initstats.probe.facts import Facts
 from initstats.probe.operations import by_unit
+from initstats.probe.readings import MODES, Direction, Mode, Reading
 from initstats.probe.spectra import SpectralMoments
 
-Direction = Literal["forward", "backward"]
-Mode = Literal["train", "eval"]
-MODES = get_args(Mode)
 HISTOGRAM_ALL = 2**17
 """Only every eighth entry of a tensor with more entries than this goes into the histogram."""
 
@@ -41,50 +36,6 @@ class Address(NamedTuple):
     turn: int
     output: int = 0
     units: int = 1
-
-
-@dataclass
-class Reading:
-    """What was measured of a tensor, or of its gradient, at one step and in one mode of the model.
-
-    Attributes:
-        update_ratio: of a weight, the size of its last update; NaN of other tensors.
-        moments: the accumulator, until only its numbers are kept.
-    """
-
-    step: int
-    mode: Mode
-    direction: Direction
-    update_ratio: float
-    moments: Moments | None
-    facts: Facts
-    _numbers: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None
-
-    @property
-    def statistics(self) -> NDArray[np.float64]:
-        """(statistics,), in the order of the table.
-
-        Raises:
-            ValueError: a registered statistic fails.
-        """
-        return self._read()[0]
-
-    @property
-    def histogram(self) -> NDArray[np.int64]:
-        """(bins, 2): the bins that are not empty, and their counts."""
-        return self._read()[1]
-
-    def reduce(self) -> None:
-        """Keep the numbers alone: accumulators take memory by the unit."""
-        self._numbers, self.moments = self._read(), None
-
-    def _read(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        if self.moments is None:
-            assert self._numbers is not None
-            return self._numbers
-        counts = self.moments.histogram[0].cpu().numpy()
-        bins = np.flatnonzero(counts)
-        return self.moments.statistics()[0], np.stack([bins, counts[bins]], axis=1)
 
 
 @dataclass
@@ -192,19 +143,13 @@ class Slot:
                 return
         self.add("forward", x, mode)
 
-    def close(self, step: int, *, whole: bool) -> None:
-        """Keep the present step's statistics and begin anew.
-
-        Args:
-            whole: keep the accumulators too, which can still be merged.
-        """
-        for reading in self._present(step):
-            if not whole:
-                with suppress(ValueError):  # a statistic that fails is told to whoever asks for it
-                    reading.reduce()
-            self.past.append(reading)
+    def close(self, step: int) -> list[Reading]:
+        """Keep the present step's readings, which are returned, and begin anew."""
+        ended = list(self._present(step))
+        self.past += ended
         self.current, self.update_ratio = {}, math.nan
         self.facts = defaultdict(Facts)
+        return ended
 
     def readings(self, step: int) -> Iterator[Reading]:
         """All steps in their order, the present one last."""

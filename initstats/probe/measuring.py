@@ -1,0 +1,53 @@
+"""The table of one batch, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from torch import Tensor, nn
+
+from initstats.probe.batch import Loss
+from initstats.probe.probe import Patterns, Probe
+
+
+def measure(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    backward: bool = False,
+    loss: Loss | None = None,
+    weights: bool = True,
+    include: Patterns | None = None,
+    exclude: Patterns | None = None,
+    unit_axis: Mapping[str, int] | None = None,
+    spectra: bool = False,
+    mask: Tensor | None = None,
+) -> pd.DataFrame:
+    """The statistics of every operation of a model over one batch: `Probe(...).run(...).table()`.
+
+    Args:
+        model: any module, in the mode to measure; it is left as it was.
+        inputs, loss: as `Probe.run`.
+        backward, weights, include, exclude, unit_axis, spectra, mask: as `Probe`.
+
+    Raises:
+        ValueError: as `Probe` and `Probe.run`.
+
+    >>> import torch
+    >>> table = measure(nn.Linear(3, 2), torch.ones(5, 3))
+    >>> table["op"].tolist()
+    ['input', 'linear', 'linear', 'linear']
+    """
+    probe = Probe(
+        model,
+        backward=backward,
+        weights=weights,
+        include=include,
+        exclude=exclude,
+        unit_axis=unit_axis,
+        spectra=spectra,
+        mask=mask,
+    )
+    return probe.run(inputs, loss).table()

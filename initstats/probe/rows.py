@@ -1,0 +1,78 @@
+"""The columns of a probe's table, from what was measured."""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+
+from initstats.moments import STATISTICS
+from initstats.probe.facts import FACTS
+from initstats.probe.readings import Direction, Reading
+from initstats.probe.slots import Address, Slot
+from initstats.probe.spectra import SPECTRA
+
+Row = tuple[Slot, Reading]
+ORDERED = {
+    "tensor": pd.CategoricalDtype(["preactivation", "activation", "weight"]),
+    "direction": pd.CategoricalDtype(list(get_args(Direction))),
+}
+
+
+def keys_of(rows: list[Row], network: str) -> pd.DataFrame:
+    """The columns that say which tensor of a network a row is about."""
+    slots, readings = [slot for slot, _ in rows], [reading for _, reading in rows]
+    addresses = [slot.address for slot in slots]
+    keys = {
+        "network": [network] * len(rows),
+        "step": [reading.step for reading in readings],
+        "mode": [reading.mode for reading in readings],
+        "layer": [slot.layer for slot in slots],
+        "name": [address.name for address in addresses],
+        "op": [a.op + (f"[{a.output}]" if a.output else "") for a in addresses],
+        "call": [address.call for address in addresses],
+        "tensor": [address.tensor for address in addresses],
+        "direction": [reading.direction for reading in readings],
+        "inputs": [",".join(map(str, slot.inputs)) for slot in slots],
+        "shape": ["x".join(map(str, slot.shape)) for slot in slots],
+        "dtype": [str(slot.dtype).removeprefix("torch.") for slot in slots],
+        "unit_axis": [slot.axis for slot in slots],
+        "units": [slot.units for slot in slots],
+        "entries": [slot.entries for slot in slots],
+        "update_ratio": [reading.update_ratio for reading in readings],
+    }
+    # without rows pandas would take text for numbers
+    return pd.DataFrame(keys, dtype=None if rows else object).astype(ORDERED)
+
+
+def facts_of(rows: list[Row]) -> pd.DataFrame:
+    """The columns that say what an operation computes."""
+    place = [*STATISTICS].index("second_moment")
+    squares: dict[tuple[Address | None, int], float] = {
+        (slot.address, reading.step): float(reading.statistics[place])
+        for slot, reading in rows
+        if reading.direction == "forward"
+    }
+    found = []
+    for _, reading in rows:
+        facts = reading.facts
+        saturated = facts.saturated_fraction if reading.direction == "forward" else math.nan
+        weight = facts.weight.address if facts.weight else None
+        square = squares.get((weight, reading.step), math.nan)
+        sigma_w2 = facts.fan_in * square
+        found.append((facts.gain, *facts.bounds, saturated, facts.fan_in, sigma_w2))
+    return pd.DataFrame(np.array(found, float).reshape(len(rows), len(FACTS)), columns=[*FACTS])
+
+
+def statistics_of(rows: list[Row], spectra: bool) -> pd.DataFrame:
+    """The statistics, and the spectra where they were measured.
+
+    Raises:
+        ValueError: a registered statistic fails.
+    """
+    columns = [*STATISTICS, *SPECTRA] if spectra else [*STATISTICS]
+    numbers = np.array([reading.statistics for _, reading in rows]).reshape(len(rows), len(columns))
+    integers = {name: "int64" for name, entry in STATISTICS.items() if entry.integer}
+    return pd.DataFrame(numbers, columns=columns).astype(integers)

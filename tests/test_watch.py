@@ -358,6 +358,7 @@ def test_a_trainer_of_lightning(tmp_path: Path, fails: bool) -> None:
 def test_a_learner_of_fastai(tmp_path: Path) -> None:
     pytest.importorskip("fastai")
     fastai: Any = import_module("fastai.basics")
+    import_module("fastai.callback.progress")  # gives a learner no_bar
     ours: Any = import_module("initstats.callbacks.fastai")
     data = TensorDataset(X, Y)
     loaders = [fastai.DataLoader(data, bs=16, num_workers=0) for _ in range(2)]

@@ -38,7 +38,8 @@ def he(*sizes):
 
 def zeros():
     net = he(8, 8, 8)
-    nn.init.zeros_(net[2].weight)
+    for layer in net[::2]:
+        nn.init.zeros_(layer.weight)
     return net
 
 def flat():

@@ -238,6 +238,21 @@ def test_a_tied_weight_is_whole(reentrant: bool | None, steps: bool) -> None:
         is_of(row_of(probe, "a.weight", step=step), model.a.weight.grad)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_a_reentrant_checkpoint_is_measured_in_one_call(held: bool) -> None:
+    tables = []
+    for reentrant in (False, True):
+        model, x = Twice(reentrant), batch()[:, :3].clone().requires_grad_()
+        before = torch.full((3, 3), 5.0, dtype=torch.float64) if held else None
+        model.a.weight.grad = before
+        tables.append(measure(model, x, backward=True))
+        assert model.a.weight.grad is before
+        assert before is None or before.eq(5).all()
+        assert x.grad is None
+        assert model.a.bias.grad is None
+    agree(tables[1], tables[0])
+
+
 @pytest.mark.parametrize("bag", [False, True])
 @pytest.mark.parametrize("steps", [False, True])
 def test_sparse_gradients_are_as_dense_ones(bag: bool, steps: bool) -> None:

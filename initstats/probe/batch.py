@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -91,8 +91,17 @@ def unmoved(model: nn.Module) -> Iterator[Writing]:
         kept.put_back()
 
 
-def send_back(model: nn.Module, inputs: Any, output: Any, loss: Loss | None) -> None:
+def send_back(
+    model: nn.Module,
+    inputs: Any,
+    output: Any,
+    loss: Loss | None,
+    captured: Callable[[], AbstractContextManager[None]],
+) -> None:
     """Backpropagate without accumulating gradients; without a loss, unit-normal ones.
+
+    Args:
+        captured: surrounds what leaves no gradient in `.grad`.
 
     Raises:
         ValueError: the output has no gradient.
@@ -107,7 +116,30 @@ def send_back(model: nn.Module, inputs: Any, output: Any, loss: Loss | None) -> 
     starts = [x for x in (*model.parameters(), *tensors(inputs)) if x.requires_grad]
     generator = torch.Generator().manual_seed(0)
     sent = None if loss else [torch.randn(x.shape, generator=generator).to(x) for x in ends]
-    torch.autograd.grad(ends, starts, sent, allow_unused=True)
+    if any(type(node).__name__ == "CheckpointFunctionBackward" for node in _nodes(ends)):
+        # a reentrant checkpoint refuses `grad`, and adds to `.grad`
+        kept = [(x, x.grad) for x in starts]
+        for x in starts:
+            x.grad = None
+        try:
+            torch.autograd.backward(ends, sent)
+        finally:
+            for x, gradient in kept:
+                x.grad = gradient
+        return
+    with captured():
+        torch.autograd.grad(ends, starts, sent, allow_unused=True)
+
+
+def _nodes(ends: list[Tensor]) -> Iterator[Any]:
+    """The operations that made some tensors, as autograd knows them."""
+    waiting, seen = [x.grad_fn for x in ends], set[Any]()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting += [source for source, _ in node.next_functions]
 
 
 _TABLES = ("_parameters", "_buffers", "_modules")

@@ -156,8 +156,7 @@ class Probe:
             probe._watch.writing = writing
             output = called(self.model, inputs)
             if self.backward:
-                with self._recorder.captured():
-                    send_back(self.model, inputs, output, loss)
+                send_back(self.model, inputs, output, loss, self._recorder.captured)
         if self.mask is not None and not self._recorder.masked:
             sizes = tuple(self.mask.shape)
             raise ValueError(

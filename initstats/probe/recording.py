@@ -32,6 +32,7 @@ from initstats.probe.origins import Call, Origin, Use, axes_of, same_units, uses
 from initstats.probe.ranks import distributed, gather, ranks
 from initstats.probe.readings import Mode, read_together
 from initstats.probe.slots import Address, Slot
+from initstats.probe.sums import record_sums
 from initstats.probe.updates import Updates
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ class Recorder:
         self._measure_weights(call, operation, origins, made[0], uses)
         if leading == "weight":
             self._remember_weights(op, origins, made, slots, indexed=indexed)
-        self._record_sums(uses, slots)
+        record_sums(uses, slots, self._weights, self.parameters, self._mode)
         if op in FUSED:
             self.miss("tensor", call.name, op, FUSED[op])
 
@@ -404,43 +405,6 @@ class Recorder:
             self._origins[x] = self._origins[x]._replace(
                 made_of=known, moved=tuple(range(x.ndim)), slot=slot
             )
-
-    def _record_sums(self, uses: list[Use], slots: list[Slot | None]) -> None:
-        """Record what an operation sums, with the weights that it used and those behind them."""
-        for operand, origin, each in uses:
-            own = [self._weights[i] for i in origin.parameters if i in self._weights]
-            used = own[0] if own else origin.slot
-            for slot in slots:
-                if slot is not None and not each.inner:
-                    slot.facts[self._mode].sum_with(each.fan_in, used)
-            for slot in own:
-                slot.facts[self._mode].sum_with(each.fan_in, used)
-                dim = origin.dimension(each.axis)
-                if dim is not None and not slot.settled:
-                    slot.turn(dim, operand, each.axis, self._mode)
-                slot.settled = True
-            if used is None or own:
-                continue
-            dim = origin.dimension(each.axis)
-            if used.address.tensor == "weight" and dim is not None and not used.settled:
-                used.turn(dim, operand, each.axis, self._mode)
-                used.settled = True
-            for ident in origin.made_of:
-                self._record_behind(ident, used, each.fan_in, dim)
-
-    def _record_behind(self, ident: int, used: Slot, fan_in: float, dim: int | None) -> None:
-        """Record a sum at a parameter (by id) of which the weights that it used were computed."""
-        slot = self._weights.get(ident)
-        if slot is None or ident not in self.parameters or len(slot.shape) < 2:
-            return
-        if dim is not None and math.prod(slot.shape) <= used.shape[dim]:
-            return  # one number for each unit: a scale
-        slot.facts[self._mode].sum_with(fan_in, used)
-        if dim is not None and not slot.settled:
-            behind = dim + len(slot.shape) - len(used.shape)
-            if behind >= 0 and slot.shape[behind] >= used.shape[dim]:
-                slot.turn(behind, self.parameters[ident][1], behind, self._mode)
-        slot.settled = True
 
     def _slot(
         self, address: Address, layer: int | None, layers: tuple[int, ...], x: Tensor, axis: int

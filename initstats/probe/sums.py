@@ -1,0 +1,65 @@
+"""The sums of operations, recorded at what they made and at the weights that they used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import nn
+
+from initstats.probe.origins import Use
+from initstats.probe.readings import Mode
+from initstats.probe.slots import Slot
+
+
+def record_sums(
+    uses: list[Use],
+    slots: list[Slot | None],
+    weights: Mapping[int, Slot],
+    parameters: Mapping[int, tuple[str, nn.Parameter]],
+    mode: Mode,
+) -> None:
+    """Record what an operation sums, with the weights that it used and those behind them.
+
+    Args:
+        slots: of what the operation made.
+        weights: slots of the parameters that were measured, by id.
+        parameters: all, by id, with their names.
+    """
+    for operand, origin, each in uses:
+        own = [weights[i] for i in origin.parameters if i in weights]
+        used = own[0] if own else origin.slot
+        for slot in slots:
+            if slot is not None and not each.inner:
+                slot.facts[mode].sum_with(each.fan_in, used)
+        for slot in own:
+            slot.facts[mode].sum_with(each.fan_in, used)
+            dim = origin.dimension(each.axis)
+            if dim is not None and not slot.settled:
+                slot.turn(dim, operand, each.axis, mode)
+            slot.settled = True
+        if used is None or own:
+            continue
+        dim = origin.dimension(each.axis)
+        if used.address.tensor == "weight" and dim is not None and not used.settled:
+            used.turn(dim, operand, each.axis, mode)
+            used.settled = True
+        for ident in origin.made_of:
+            if ident in parameters and ident in weights:
+                _record_behind(weights[ident], parameters[ident][1], used, each.fan_in, dim, mode)
+
+
+def _record_behind(
+    slot: Slot, parameter: nn.Parameter, used: Slot, fan_in: float, dim: int | None, mode: Mode
+) -> None:
+    """Record a sum at a parameter of which the weights that it used were computed."""
+    if len(slot.shape) < 2:
+        return
+    if dim is not None and math.prod(slot.shape) <= used.shape[dim]:
+        return  # one number for each unit: a scale
+    slot.facts[mode].sum_with(fan_in, used)
+    if dim is not None and not slot.settled:
+        behind = dim + len(slot.shape) - len(used.shape)
+        if behind >= 0 and slot.shape[behind] >= used.shape[dim]:
+            slot.turn(behind, parameter, behind, mode)
+    slot.settled = True

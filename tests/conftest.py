@@ -23,6 +23,16 @@ settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
 
 
+LONG = "sweep cli stack prediction plots paths store theory_pictures bench workers pages".split()
+"""Test modules that take minutes: they begin first, so that no process waits for another's."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    first = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: first.get(item.path.stem, len(first)))
+
+
 @pytest.fixture(scope="session")
 def mnist() -> ist.Dataset:
     return ist.load_data("mnist")

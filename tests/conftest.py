@@ -23,7 +23,18 @@ settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
 
 
-LONG = "sweep cli stack prediction plots paths store theory_pictures bench workers pages".split()
+LONG = [
+    "sweep",
+    "cli",
+    "stack",
+    "prediction",
+    "plots",
+    "paths",
+    "store",
+    "bench",
+    "workers",
+    "pages",
+]
 """Test modules that take minutes: they begin first, so that no process waits for another's."""
 
 

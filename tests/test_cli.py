@@ -333,16 +333,16 @@ def test_interrupted_by_the_keyboard_it_goes_on_from_there(tmp_path: Path) -> No
     folder = tmp_path / "run"
     few = ["--activations", "relu", "--samples", "500", "--workers", "2", "--out", str(folder)]
     command = [sys.executable, "-m", "initstats", *SMALL, *few, "--seeds"]
-    with subprocess.Popen([*command, "20000"], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*command, "2000"], stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and len(_cells(folder)) < 5:
-            time.sleep(0.1)
+            time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "the same command goes on from there" in err
     assert "Traceback" not in err
     kept = _cells(folder)
-    assert 5 <= len(kept) < 40000
+    assert 5 <= len(kept) < 4000
     seeds = ",".join(str(seed) for seed in sorted(kept["seed"].unique())[:3])
     subprocess.run([*command, seeds], check=True, capture_output=True)
     assert len(_cells(folder)) in (len(kept), len(kept) + 1)

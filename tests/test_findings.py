@@ -424,3 +424,12 @@ def test_adding_a_rule() -> None:
             register_rule(threshold=1, source="test")(narrow)
     finally:
         RULES.remove("narrow")
+
+
+def test_a_probe_is_judged_as_its_table() -> None:
+    probe = Probe(nn.Linear(8, 4)).run(torch.randn(20, 8))
+    assert diagnose(probe).equals(diagnose(probe.table()))
+    with pytest.raises(ValueError, match="a table or a Probe is expected, not int"):
+        diagnose(3)
+    with pytest.raises(TypeError, match=r"a torch.nn.Module is expected, not function"):
+        Probe(lambda x: x)  # type: ignore[arg-type]

@@ -72,7 +72,7 @@ class Fails(nn.Module):
 
 sound, zero, images, three = map(seeded, (lambda: he(8, 8, 8), zeros, flat, Three))
 loss, frozen = seeded(Loss), lambda: he(8, 8).requires_grad_(False)
-instance = he(8, 8, 8)
+instance, drawn = he(8, 8, 8), lambda: he(8, 8, 8)
 
 def divides():
     return 1 / 0
@@ -196,6 +196,11 @@ def test_images_come_from_the_split_that_is_asked_for() -> None:
     assert extra.dtype == torch.float64
     assert labels is not None
     assert torch.equal(labels, data.train.y[256:512])
+
+
+def test_a_factory_that_draws_gives_the_same_model_each_time(measure: Measure) -> None:
+    first, again = (measure("drawn", "--input", "32,8").out for _ in range(2))
+    assert first == again != measure("drawn", "--input", "32,8", "--seed", "1").out
 
 
 def test_json_holds_what_python_measures(measure: Measure, tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def measure(
     backward: Annotated[
         bool, typer.Option("--backward", help="Gradients of a unit-normal cotangent, too.")
     ] = False,
+    seed: Annotated[int, typer.Option(help="torch's seed when the model is made.")] = 0,
     steps: Steps = None,
     optimizer: Optimizer = None,
     lr: Rate = None,
@@ -136,7 +137,7 @@ def measure(
         claim(out)  # before the work, not after it
     load_plugins(plugin or ())
     source = batches(context.meta.get(GIVEN, []), dtype, training=steps is not None)
-    model, losses = own_model(factory, dtype), list[float]()
+    model, losses = own_model(factory, dtype, seed), list[float]()
     if steps is None:
         probe = measured(model, next(source)[0], backward=backward)
     else:

@@ -30,17 +30,22 @@ Batch = tuple[Any, Tensor | None]
 """What the model is called with, and the classes of the samples where they have some."""
 
 
-def own_model(factory: str, dtype: str | None = None) -> nn.Module:
+def own_model(factory: str, dtype: str | None = None, seed: int = 0) -> nn.Module:
     """The model that `module:factory` makes (or is), maybe cast to a floating type.
+
+    Args:
+        seed: torch's when the factory is imported and called, so that it gives the same weights.
 
     Raises:
         ValueError: there is no such factory, or what it makes is no module.
         OwnError: the factory raised an error.
     """
-    made = named_function(factory)
-    if not isinstance(made, nn.Module):
-        with own_code(factory):
-            made = made()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        made = named_function(factory)
+        if not isinstance(made, nn.Module):
+            with own_code(factory):
+                made = made()
     if not isinstance(made, nn.Module):
         raise ValueError(f"{factory} returns {type(made).__name__}, no torch.nn.Module")
     return made.to(getattr(torch, dtype)) if dtype else made

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from itertools import groupby
 from operator import attrgetter
+from typing import Any
 
 import pandas as pd
 
@@ -67,13 +68,13 @@ class Findings(pd.DataFrame):
             yield f"unchecked: {_listed(rows['rule'], self['subject'].nunique())}: {reason}"
 
 
-def diagnose(table: pd.DataFrame) -> Findings:
+def diagnose(table: Any) -> Findings:
     """Look for every fault that the rules know, in a study, a measured model or a training.
 
     Args:
         table: of `run_sweep` or `load_table` (each configuration is judged by the medians over its
             seeds), of `measure`, or of a `Probe` that watched a training (a fault is told once,
-            with the steps at which it was found).
+            with the steps at which it was found); or the probe itself.
 
     Returns:
         A DataFrame that is printed in full, with one row per finding, the gravest first:
@@ -87,6 +88,10 @@ def diagnose(table: pd.DataFrame) -> Findings:
     Raises:
         ValueError: neither the table of a study nor that of a probe.
     """
+    if not isinstance(table, pd.DataFrame):
+        if not hasattr(table, "table"):
+            raise ValueError(f"a table or a Probe is expected, not {type(table).__name__}")
+        table = table.table()
     groups = [list(steps) for _, steps in groupby(profiles(table), attrgetter("subject"))]
     rows = [row for steps in groups for rule in RULES.values() for row in _told(rule, steps)]
     found = pd.DataFrame(rows, columns=COLUMNS)

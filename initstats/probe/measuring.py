@@ -33,7 +33,7 @@ def measure(
         backward, weights, include, exclude, unit_axis, spectra, mask: as `Probe`.
 
     Raises:
-        ValueError: as `Probe` and `Probe.run`.
+        TypeError, ValueError: as `Probe` and `Probe.run`.
 
     >>> import torch
     >>> table = measure(nn.Linear(3, 2), torch.ones(5, 3))

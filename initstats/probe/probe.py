@@ -78,6 +78,7 @@ class Probe:
             the attribute `mask` before each batch, where there are several.
 
     Raises:
+        TypeError: no module.
         ValueError: `every` below 1, patterns that match no module, or a mask that is none.
 
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
@@ -104,6 +105,8 @@ class Probe:
     mask: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            raise TypeError(f"a torch.nn.Module is expected, not {type(self.model).__name__}")
         if self.every < 1:
             raise ValueError(f"every={self.every} was given, 1 or more is expected")
         if self.mask is not None and not (self.mask.dtype == torch.bool and self.mask.any()):
@@ -370,7 +373,8 @@ class Probe:
                 continue
             told = (slot.address.name, slot.address.op) in failed
             if "backward" not in slot.seen and slot.address.tensor != "weight" and not told:
-                yield Miss("gradient", slot.address.name, slot.address.op, reason)
+                output = f"[{slot.address.output}]" if slot.address.output else ""
+                yield Miss("gradient", slot.address.name, slot.address.op + output, reason)
 
     def _place_of(self, error: BaseException) -> str:
         """The module in whose code an error was raised, and the operation that raised it."""

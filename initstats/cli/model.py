@@ -44,6 +44,7 @@ def own_model(factory: str, dtype: str | None = None, seed: int = 0) -> nn.Modul
         torch.default_generator.manual_seed(seed)
         made = named_function(factory)
         if not isinstance(made, nn.Module):
+            torch.default_generator.manual_seed(seed)  # its module may have drawn, too
             with own_code(factory):
                 made = made()
     if not isinstance(made, nn.Module):

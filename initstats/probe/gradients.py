@@ -20,7 +20,7 @@ from initstats.probe.misses import Guard
 from initstats.probe.operations import unmeasurable
 
 if TYPE_CHECKING:
-    from initstats.probe.recording import Recorder
+    from initstats.probe.passes import Passes
 
 Take = Callable[[Tensor], None]
 
@@ -100,7 +100,7 @@ class WeightGradients:
         recorder: takes the gradients, and hears of the steps.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Passes) -> None:
         self._recorder = recorder
         self._optimized: Any = WeakIdKeyDictionary()
         self._unread: Any = WeakIdKeyDictionary()

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from initstats.probe.kinds import CASTS, MAKERS, REARRANGING
 
@@ -129,6 +130,27 @@ def tensors(value: Any) -> Iterator[Tensor]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
         yield from tensors([getattr(value, field.name, None) for field in fields])
+
+
+class Opening(TorchFunctionMode):
+    """A mode that sees the calls inside torch's functions that are written in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._opened: list[FunctionType] = []
+
+    def opens(self, function: Callable[..., Any]) -> TypeGuard[FunctionType]:
+        """Whether a function can be seen inside, and is not seen inside now."""
+        return isinstance(function, FunctionType) and function not in self._opened
+
+    def inside(self, function: FunctionType, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        """Call a function, whose own calls come to this mode."""
+        self._opened.append(function)
+        try:
+            with self:
+                return body(function)(*args, **kwargs)
+        finally:
+            self._opened.pop()
 
 
 @cache

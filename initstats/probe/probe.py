@@ -21,8 +21,9 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from initstats.moments import bin_edges
 from initstats.probe.batch import Loss, called, send_back, unmoved
 from initstats.probe.misses import Miss
+from initstats.probe.passes import bare
 from initstats.probe.readings import MODES, read_together
-from initstats.probe.recording import UNMASKED, Recorder, bare
+from initstats.probe.recording import UNMASKED, Recorder
 from initstats.probe.rows import Row, facts_of, keys_of, statistics_of
 from initstats.probe.spectra import why_none
 from initstats.probe.summary import as_html, as_text, summarize_values

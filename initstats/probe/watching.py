@@ -7,16 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from threading import get_ident
-from types import FunctionType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.overrides import TorchFunctionMode
 
 from initstats.probe.gradients import scaled_by
-from initstats.probe.operations import Operation, body, name_of, tensors
+from initstats.probe.operations import Opening, Operation, name_of, tensors
 from initstats.probe.origins import Call
 from initstats.probe.recording import Recorder
 
@@ -24,7 +22,7 @@ EXPOSING = frozenset(("set", "numpy", "array", "data_ptr", "untyped_storage", "d
 """Calls after which code of any kind may write to the memory of their first argument."""
 
 
-class Watch(TorchFunctionMode):
+class Watch(Opening):
     """Hands every operation that the modules of a model run to its recorder.
 
     Nothing is put on the model: operations are seen by torch's function mode, modules by its global
@@ -49,7 +47,6 @@ class Watch(TorchFunctionMode):
         self._thread = get_ident()
         self._running: list[Call] = []
         self._counts: Counter[int] = Counter()
-        self._inside: list[FunctionType] = []
 
     def enter_module(self, module: nn.Module, _: Any) -> None:
         """A global forward pre-hook."""
@@ -87,13 +84,8 @@ class Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         if not self._running or not self._recorder.measuring or self._elsewhere():
             return self._run_outside(func, args, kwargs)
-        if isinstance(func, FunctionType) and func not in self._inside:
-            self._inside.append(func)
-            try:
-                with self:
-                    return body(func)(*args, **kwargs)
-            finally:
-                self._inside.pop()
+        if self.opens(func):
+            return self.inside(func, args, kwargs)
         operation = Operation(func, name_of(func), args, kwargs)
         if self.writing is not None:
             with self._recorder.guarded("module", self._running[-1].name, operation.name):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from initstats.probe.operations import unmeasurable
-from initstats.probe.recording import bare
+from initstats.probe.passes import bare
 from initstats.repair.layout import Layout, layout_of, rows_of_gates
 from initstats.repair.uses import Use, follow, gates
 from initstats.repair.weights import (

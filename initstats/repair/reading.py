@@ -14,7 +14,7 @@ from torch import nn
 from initstats import activations
 from initstats.activations import Activation
 from initstats.probe.kinds import numbers
-from initstats.probe.recording import bare
+from initstats.probe.passes import bare
 
 
 class Reading:

@@ -6,18 +6,16 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from initstats.probe.batch import called, unmoved
 from initstats.probe.kinds import CASTS, REARRANGING, words
 from initstats.probe.linear import sums
-from initstats.probe.operations import Operation, body, name_of, tensors
+from initstats.probe.operations import Opening, Operation, name_of, tensors
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 """Recurrent operations, also those of cells, and how many gates' rows their matrices have."""
@@ -112,13 +110,12 @@ def follow(model: nn.Module, inputs: Any, handle: Handle, added: Handle | None =
         return follower.traces()
 
 
-class _Follower(TorchFunctionMode):
+class _Follower(Opening):
     """Sees every operation, and knows of each tensor whether the input or only weights reach it."""
 
     def __init__(self, model: nn.Module, inputs: Any, handle: Handle, added: Handle) -> None:
         super().__init__()
         self._model, self._handle, self._added = model, handle, added
-        self._inside: list[FunctionType] = []
         self._rows: dict[int, int] = {}
         self._buffers = {id(buffer): buffer for buffer in model.buffers()}
         self._moved: dict[int, frozenset[int]] = {}
@@ -144,15 +141,10 @@ class _Follower(TorchFunctionMode):
     ) -> Any:
         """Run an operation, unless a handle does, and follow what it made."""
         kwargs = kwargs or {}
-        if isinstance(func, FunctionType) and func not in self._inside:
+        if self.opens(func):
             if func.__name__ == "multi_head_attention_forward" and args[5] is not None:
                 self._rows[id(args[5])] = args[3]  # its packed weight has this many rows for each
-            self._inside.append(func)
-            try:
-                with self:
-                    return body(func)(*args, **kwargs)
-            finally:
-                self._inside.pop()
+            return self.inside(func, args, kwargs)
         operation = Operation(func, name_of(func), args, kwargs)
         known = [self._sources_of(x) for x in operation.tensors]
         result = self._used(operation, known) if any(known) else None

@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from markupsafe import escape
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from initstats.diagnosis import diagnose
 from initstats.plots import FIGURES, Probed, figure, of_page, probed
 from initstats.plots.bands import BANDS, OVERFLOW, ZERO
 from initstats.probe import Probe
@@ -91,6 +93,17 @@ def test_page_of_a_training_has_its_figures(trained: Probe, tmp_path: Path) -> N
     assert "Through training" in html
     assert "The colourful dimension" in html
     assert len(list((tmp_path / "figures").iterdir())) == 8
+
+
+def test_lines_of_a_remedy_stay_lines(trained: Probe, tmp_path: Path) -> None:
+    sizes = zip([30, 30, 20, 20], [30, 20, 20, 20], strict=True)
+    layers = [each for size in sizes for each in (nn.Linear(*size), nn.ReLU())]
+    probe = Probe(nn.Sequential(*layers)).run(torch.randn(64, 30))
+    (remedy,) = diagnose(probe).query("rule == 'default_init'")["remedy"]
+    assert "\n" in remedy
+    assert "<br>".join(map(str, map(escape, remedy.splitlines()))) in write(probe, tmp_path / "a")
+    assert "It watched" in (html := write(trained, tmp_path / "b"))
+    assert ".It watched" not in " ".join(html.split())
 
 
 def test_page_of_nothing(tmp_path: Path) -> None:

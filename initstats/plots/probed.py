@@ -161,6 +161,7 @@ def training_distributions(frame: pd.DataFrame, width: float = PAGE) -> Figure:
         extent = (float(rows["step"].min()), float(rows["step"].max()) + gap, 0.0, 1.0)
         image = picture(counts_of(rows, KEYS))
         axes.imshow(image, aspect="auto", interpolation="none", extent=extent)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _mark(grid[0])
     return figure
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from markupsafe import Markup
 
 from initstats.diagnosis import diagnose
 from initstats.plots import Probed
@@ -17,7 +18,7 @@ FINDINGS = [
     Column("rule"),
     Column("where", "code"),
     Column("evidence", "prose"),
-    Column("remedy", "prose"),
+    Column("remedy", "prose", lambda lines: Markup("<br>").join(lines.splitlines())),
 ]
 VALUES = [
     Column("layer", "number"),

@@ -70,6 +70,7 @@ class Moments:
         # a page fresh from the system takes no memory until it is written; most bins never are
         fresh = mmap(-1, slots * BINS * torch.int64.itemsize, access=ACCESS_COPY)
         self.histogram = torch.frombuffer(fresh, dtype=torch.int64).view(slots, BINS).to(device)
+        self._begun = slots > 1
 
     def add(self, slot: int | slice, x: Tensor) -> None:
         """Add a tile to a slot, or one to each of several. An empty tile changes nothing.
@@ -97,7 +98,8 @@ class Moments:
         self._merge_own(slot, {name: _tile(name, of, x) for name, of in self.own.items()})
         if self.kernels == "torch":
             fixed = self.units[slot][..., : len(FIELDS)]
-            kernels_torch.add(fixed, self.histogram[slot], x, self.every)
+            first, self._begun = not self._begun, True
+            kernels_torch.add(fixed, self.histogram[slot], x, self.every, first=first)
             return
         units, histogram, tiles = self.units.numpy(), self.histogram.numpy(), x.numpy()
         for one, tile in zip(slots, tiles, strict=True) if slots else [(slot, tiles)]:
@@ -115,6 +117,7 @@ class Moments:
             raise ValueError(f"(slots, units) {theirs} cannot be merged into {ours}")
         if other.fields != self.fields:
             raise ValueError(f"fields {other.fields} cannot be merged into {self.fields}")
+        self._begun = True
         added, fixed = other.units.to(self.units.device), self.units[..., : len(FIELDS)]
         fixed.copy_(kernels_torch.merge(fixed, added[..., : len(FIELDS)]))
         own = enumerate(self.own, len(FIELDS))

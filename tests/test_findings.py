@@ -363,7 +363,7 @@ def test_findings_are_printed_in_full(capsys: pytest.CaptureFixture[str]) -> Non
     assert printed.startswith(f"{first['severity']}: {first['rule']} at {first['where']}\n  ")
     assert words(first["evidence"]) in words(printed)
     assert "\nhealthy: nonfinite, " in printed
-    assert "\nunchecked: gradient: gradients were not measured" in printed
+    assert "unchecked: nonfinite_gradients, gradient: gradients were not measured" in printed
     assert max(map(len, printed.splitlines())) <= pd.get_option("display.width")
     with pd.option_context("display.width", 300):
         assert f"  remedy: {REMEDY}\n" in repr(found)

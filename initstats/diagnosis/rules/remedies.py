@@ -26,12 +26,18 @@ def drawn_anew(profile: Profile, layers: Iterable[int]) -> str:
     """
     std: dict[tuple[str, int], list[str]] = {}
     scale: dict[str, list[str]] = {}
+    done: set[str] = set()
     for layer in layers:
         row = profile.along([layer])
         gain, fan_in, size = profile.gain(layer), float(row["fan_in"][0]), float(row["sigma_w2"][0])
-        if name := _parameter(profile, layer):
+        own = _parameter(profile, layer)
+        name = own or _root(profile, layer)
+        if name in done:  # weights that several operations use
+            continue
+        done.add(name)
+        if own:
             std.setdefault((f"{gain:.4f}", round(fan_in)), []).append(name)
-        elif (name := _root(profile, layer)) and size > 0:
+        elif name and size > 0:
             scale.setdefault(f"{gain / math.sqrt(size):.4g}", []).append(name)
     drawn = [
         over(names, f"nn.init.normal_(model.get_parameter({{}}), std={gain} / math.sqrt({fan_in}))")

@@ -2,49 +2,85 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
+from initstats.diagnosis.graph import SCALING
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.remedies import drawn_anew, over
-from initstats.diagnosis.rules.rule import BATCH, ENOUGH, OPERATIONS, Finding, listed, register_rule
+from initstats.diagnosis.rules.causes import oversized
+from initstats.diagnosis.rules.remedies import drawn_anew, over, scaled
+from initstats.diagnosis.rules.rule import (
+    BATCH,
+    MAPS,
+    OPERATIONS,
+    RULES,
+    Finding,
+    Severity,
+    listed,
+    register_rule,
+)
+from initstats.diagnosis.sight import ENOUGH, WHOLE
 from initstats.diagnosis.summary import SAME
-from initstats.probe.kinds import POOLING
+from initstats.probe.kinds import POOLING, RECURRENT
 
 
 @register_rule(
     threshold=0.3,
-    source="Lu et al. 2020 (dying ReLU): the share of units that are constant over the batch",
+    source="Lu et al. 2020 (dying ReLU): the share of units that are constant over the batch; half "
+    "as many are worth knowing",
     needs=[BATCH],
 )
 def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
-    """units differ from sample to sample"""
-    rows, graph = profile.values, profile.graph
-    share = rows["dead_fraction"]
-    candidates = np.flatnonzero((share >= threshold) & (rows["entries"] >= ENOUGH))
-    found: dict[int, float] = {}
-    for number in candidates:
-        layer = int(rows["layer"][number])
-        # a fault is told where it begins: there an operation reads values that are less dead
-        begins = all(share[profile.at[i]] < share[number] for i in graph.inputs[layer])
-        judged = layer in graph.computed or not profile.probed
-        if begins and judged and layer not in profile.zeros.excused:
-            found[layer] = float(share[number])
-    for error in (True, False):
-        layers = [layer for layer, dead in found.items() if (dead >= 0.999) == error]
+    """in no layer do 15% of the units give one value for every sample"""
+    dead = {n: share for n, share in profile.sight.dead.items() if n not in profile.sight.spread}
+    noted = threshold / 2
+    degrees: list[tuple[Severity, float, float]] = [
+        ("error", WHOLE, math.inf),
+        ("warning", threshold, WHOLE),
+        ("note", noted, threshold),
+    ]
+    for severity, low, high in degrees:
+        layers = [layer for layer, share in dead.items() if low <= share < high]
         if layers:
-            worst = max(layers, key=found.__getitem__)
+            worst = max(layers, key=dead.__getitem__)
             yield Finding(
-                "error" if error else "warning",
+                severity,
                 listed(profile.along(layers).places),
-                f"{found[worst]:.0%} of the units of {profile.place(worst)} give one value for "
-                "every sample, and so tell nothing about it",
-                _revived(profile, layers)
-                or "shift or shrink the biases before it, initialize the weights before it to the "
-                "gain of the activation that they read (see initstats.gain), or use a leaky "
-                "activation",
+                f"{_dead_of(profile, worst, dead[worst])} give one value for every sample, and so "
+                "tell nothing about it",
+                _revived(profile, layers) or _advice(profile, worst),
             )
+    worst = max(dead, key=dead.__getitem__, default=-1)
+    if worst >= 0 and dead[worst] < noted:
+        yield Finding(
+            "healthy",
+            profile.place(worst),
+            f"{_dead_of(profile, worst, dead[worst])} give one value for every sample, fewer than "
+            f"{noted:.0%}",
+            "",
+        )
+
+
+def _dead_of(profile: Profile, layer: int, share: float) -> str:
+    """How many units of a layer are dead."""
+    units = profile.along([layer])["units"][0]
+    if math.isnan(units):  # a study's
+        return f"{share:.0%} of the units of {profile.place(layer)}"
+    return f"{round(share * units)} of {units:.0f} units ({share:.0%}) of {profile.place(layer)}"
+
+
+def _advice(profile: Profile, layer: int) -> str:
+    op = profile.graph.ops[layer]
+    if op == "input":
+        return "measure with samples that differ"
+    if op in SCALING:
+        return "leave the factor out: it is 0"
+    return (
+        "shift or shrink the biases before it, initialize the weights before it to the gain of "
+        "the activation that they read (see initstats.gain), or use a leaky activation"
+    )
 
 
 def _revived(profile: Profile, layers: list[int]) -> str:
@@ -68,31 +104,58 @@ def _revived(profile: Profile, layers: list[int]) -> str:
 )
 def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
     """bounded activations are not pressed against their bounds"""
-    rows, graph = profile.values, profile.graph
+    rows, graph = profile.seen, profile.graph
     # below, a function such as exp only comes to rest: it is not pressed against a bound
     over = (rows["saturated_fraction"] > threshold) & np.isfinite(rows["high"])
     layers = {int(layer) for layer in rows["layer"][over]}
+    # weights that are too large are told as such
+    large = {int(layer) for layer in oversized(profile)["layer"]}
+    gates = {layer for layer in layers if graph.ops[layer] in RECURRENT}
     # a network may be certain of its answers; of one function's operations the first is told
-    layers = {n for n in layers if graph.readers[n] and layers.isdisjoint(graph.inputs[n])}
-    found = profile.along(sorted(layers))
-    if len(found):
-        worst = int(np.argmax(found["saturated_fraction"]))
-        before = dict.fromkeys(b for n in sorted(layers) for b in graph.maps_before(n))
-        yield Finding(
-            "warning",
-            listed(found.places),
-            f"{found['saturated_fraction'][worst]:.0%} of the entries at {found.places[worst]} are "
-            "within 1% of a bound, where the derivative is near 0",
-            _revived(profile, sorted(layers))
-            or drawn_anew(profile, before)
-            or "make the pre-activation smaller, or normalize what it reads",
-        )
+    layers = {
+        n for n in layers if (graph.readers[n] or n in gates) and layers.isdisjoint(graph.inputs[n])
+    }
+    told = {n for n in layers - gates if large and large >= {*graph.maps_before(n)}}
+    for several in (layers & gates, layers - gates - told):
+        if several:
+            yield _pressed(profile, sorted(several), inside=several <= gates)
+    if told:
+        places = listed(profile.along(sorted(told)).places)
+        yield Finding("unchecked", places, "weight_scale names the weights that cause it", "")
     yield from _decided(profile)
+
+
+def _pressed(profile: Profile, layers: list[int], *, inside: bool) -> Finding:
+    """Values at the bounds of the function that made them, or gates inside of operations."""
+    found = profile.along(layers)
+    worst = int(np.argmax(found["saturated_fraction"]))
+    share, place = found["saturated_fraction"][worst], found.places[worst]
+    before = dict.fromkeys(b for n in layers for b in profile.graph.maps_before(n))
+    what = f"gates and candidates inside {place}" if inside else f"entries at {place}"
+    return Finding(
+        "warning",
+        listed(found.places),
+        f"{share:.0%} of the {what} are within 1% of a bound, where the derivative is near 0",
+        (_lessened(profile, layers) if inside else _revived(profile, layers))
+        or ("" if inside else drawn_anew(profile, before))
+        or "make the pre-activation smaller, or normalize what it reads",
+    )
+
+
+def _lessened(profile: Profile, layers: list[int]) -> str:
+    """Weights of recurrent operations with the scale that keeps a signal, and no larger biases."""
+    scale: dict[str, list[str]] = {}
+    for own in map(profile.own, layers):
+        sizes = np.sqrt(own["second_moment"] * np.where(own["fan_in"] > 0, own["fan_in"], 1))
+        for name, size in zip(own["name"], sizes, strict=True):
+            if size > 1:
+                scale.setdefault(f"{1 / size:.3g}", []).append(str(name))
+    return "\n".join(scaled(names, factor) for factor, names in scale.items())
 
 
 def _decided(profile: Profile) -> Iterator[Finding]:
     """A softmax that gives nearly all to one entry: the sum of its squares is nearly 1."""
-    rows, graph = profile.values, profile.graph
+    rows, graph = profile.seen, profile.graph
     chosen = rows.where((rows["op"] == "softmax") & (rows["units"] >= 8))
     told = [
         int(layer)
@@ -118,7 +181,7 @@ def _decided(profile: Profile) -> Iterator[Finding]:
 )
 def mean_shift(profile: Profile, threshold: float) -> Iterator[Finding]:
     """what layers read is not far to one side of zero"""
-    rows, graph = profile.values, profile.graph
+    rows, graph = profile.seen, profile.graph
     with np.errstate(all="ignore"):
         ratio = np.abs(rows["mean"]) / rows["std"]
     # an input can be normalized once and for all: it is asked to be
@@ -150,16 +213,26 @@ def mean_shift(profile: Profile, threshold: float) -> Iterator[Finding]:
 @register_rule(
     threshold=SAME,
     source="Schoenholz et al. 2017: in the ordered phase all correlations go to 1",
-    needs=[BATCH],
+    needs=[MAPS, BATCH],
 )
 def collapse(profile: Profile, threshold: float) -> Iterator[Finding]:
     """layers tell samples apart"""
-    rows = profile.maps.where(
-        (profile.maps["nonfinite"] == 0) & (profile.maps["entries"] >= ENOUGH)
-    )
+    rows = profile.seen_maps
+    rows = rows.where((rows["nonfinite"] == 0) & (rows["entries"] >= ENOUGH))
     same = rows["sample_correlation"] >= threshold
     if profile.zeros.sources:  # a bias alone is the same for all
         same &= ~np.isin(rows["layer"], [*profile.zeros.sources])
+    # what biases that outweigh all else do to units is told at the dead units
+    told = [
+        n for n, dead in profile.sight.dead.items() if dead >= RULES["dead_units"].threshold / 2
+    ]
+    before = [layer for n in told for layer in profile.graph.maps_before(n)]
+    same &= ~np.isin(rows["layer"], [*profile.sight.constant])
+    caused = same & np.isin(rows["layer"], before)
+    same &= ~caused
+    if caused.any():
+        places = listed(rows.where(caused).places)
+        yield Finding("unchecked", places, "dead_units tells what biases do there", "")
     if same.any():
         found = rows.where(same)
         many = len(found) >= max(3, len(rows) / 4)

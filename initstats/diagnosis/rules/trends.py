@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 
 from initstats.diagnosis.graph import Block
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.causes import jumps, named, oversized
+from initstats.diagnosis.rules.causes import jumps, leap, oversized
 from initstats.diagnosis.rules.remedies import drawn_anew, scaled, weight_names
 from initstats.diagnosis.rules.rule import (
     ARRIVED,
@@ -222,10 +222,10 @@ def _drift(
     if abs(total) <= threshold or abs(mean) <= half:
         return
     low, high = (math.exp((mean + sign * half) / 2) for sign in (-1, 1))
-    rule, made = named(profile, path)
+    made = leap(profile, path)
     if abs(total - made) <= threshold and made * total > 0:
         where = profile.place(places[0])
-        yield Finding("unchecked", where, f"{rule} names what multiplies the {what}", "")
+        yield Finding("unchecked", where, f"scale_jump names what multiplies the {what}", "")
         return
     word = "explodes" if total > 0 else "vanishes"
     measure, direction = "rms", "through the layers"

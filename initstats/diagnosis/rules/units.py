@@ -9,7 +9,7 @@ import numpy as np
 
 from initstats.diagnosis.graph import SCALING
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.causes import oversized
+from initstats.diagnosis.rules.causes import oversized, pressed
 from initstats.diagnosis.rules.remedies import drawn_anew, over, scaled
 from initstats.diagnosis.rules.rule import (
     BATCH,
@@ -104,41 +104,35 @@ def _revived(profile: Profile, layers: list[int]) -> str:
 )
 def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
     """bounded activations are not pressed against their bounds"""
-    rows, graph = profile.seen, profile.graph
-    # below, a function such as exp only comes to rest: it is not pressed against a bound
-    over = (rows["saturated_fraction"] > threshold) & np.isfinite(rows["high"])
-    layers = {int(layer) for layer in rows["layer"][over]}
-    # weights that are too large are told as such
-    large = {int(layer) for layer in oversized(profile)["layer"]}
-    gates = {layer for layer in layers if graph.ops[layer] in RECURRENT}
-    # a network may be certain of its answers; of one function's operations the first is told
-    layers = {
-        n for n in layers if (graph.readers[n] or n in gates) and layers.isdisjoint(graph.inputs[n])
-    }
-    told = {n for n in layers - gates if large and large >= {*graph.maps_before(n)}}
-    for several in (layers & gates, layers - gates - told):
-        if several:
-            yield _pressed(profile, sorted(several), inside=several <= gates)
-    if told:
-        places = listed(profile.along(sorted(told)).places)
-        yield Finding("unchecked", places, "weight_scale names the weights that cause it", "")
+    layers = pressed(profile)
+    inside = [layer for layer in layers if profile.graph.ops[layer] in RECURRENT]
+    outside = [layer for layer in layers if layer not in inside]
+    if outside:
+        before = dict.fromkeys(b for n in outside for b in profile.graph.maps_before(n))
+        remedy = _revived(profile, outside) or drawn_anew(profile, before)
+        yield _pressed(profile, outside, "entries at", remedy)
+    if inside:
+        yield _pressed(profile, inside, "gates and candidates inside", _lessened(profile, inside))
     yield from _decided(profile)
 
 
-def _pressed(profile: Profile, layers: list[int], *, inside: bool) -> Finding:
+def _pressed(profile: Profile, layers: list[int], what: str, remedy: str) -> Finding:
     """Values at the bounds of the function that made them, or gates inside of operations."""
     found = profile.along(layers)
     worst = int(np.argmax(found["saturated_fraction"]))
-    share, place = found["saturated_fraction"][worst], found.places[worst]
-    before = dict.fromkeys(b for n in layers for b in profile.graph.maps_before(n))
-    what = f"gates and candidates inside {place}" if inside else f"entries at {place}"
+    large = oversized(profile)
+    causes = {n for layer in layers for n in profile.graph.maps_before(layer)}
+    large = large.where(np.isin(large["layer"], [*causes]))
+    by = ""
+    if len(large):
+        most = math.sqrt(large["sigma_w2"].max())
+        by = f"; the weights at {listed(large['name'])} multiply the rms by up to {most:.3g}"
     return Finding(
         "warning",
         listed(found.places),
-        f"{share:.0%} of the {what} are within 1% of a bound, where the derivative is near 0",
-        (_lessened(profile, layers) if inside else _revived(profile, layers))
-        or ("" if inside else drawn_anew(profile, before))
-        or "make the pre-activation smaller, or normalize what it reads",
+        f"{found['saturated_fraction'][worst]:.0%} of the {what} {found.places[worst]} are within "
+        f"1% of a bound, where the derivative is near 0{by}",
+        remedy or "make the pre-activation smaller, or normalize what it reads",
     )
 
 
@@ -164,7 +158,12 @@ def _decided(profile: Profile) -> Iterator[Finding]:
         )
         if total > 0.9 and graph.readers[int(layer)] and int(layer) in graph.downstream
     ]
-    if told:
+    large = set(map(int, oversized(profile)["layer"]))
+    caused = [layer for layer in told if large & {*graph.maps_before(layer)}]
+    if told and told == caused:
+        places = listed(profile.along(told).places)
+        yield Finding("unchecked", places, "weight_scale names the weights that cause it", "")
+    elif told:
         yield Finding(
             "warning",
             listed(profile.along(told).places),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from initstats.diagnosis.graph import SCALING
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.causes import oversized
+from initstats.diagnosis.rules.causes import oversized, pressed
 from initstats.diagnosis.rules.remedies import drawn_anew, over
 from initstats.diagnosis.rules.rule import (
     MAPS,
@@ -35,6 +35,13 @@ Array = NDArray[Any]
 def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no layer multiplies its input by more than any gain calls for"""
     found = oversized(profile)
+    # what a bounded activation reads is told with it
+    told = [n for layer in pressed(profile) for n in profile.graph.maps_before(layer)]
+    caused = np.isin(found["layer"], told)
+    if len(found) and caused.all():
+        yield Finding("unchecked", listed(found["name"]), "saturation names these weights", "")
+        return
+    found = found.where(~caused)
     if not len(found):
         return
     layers = [int(layer) for layer in found["layer"]]

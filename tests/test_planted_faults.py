@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -337,7 +338,8 @@ class Written(nn.Module):
     def forward(self, x: Tensor, h: Tensor | None) -> Tensor:
         h = torch.zeros(len(x), 32) if h is None else h
         z, n = (self.w(x) + self.u(h)).chunk(2, -1)
-        return z.sigmoid() * h + (1 - z.sigmoid()) * n.tanh()
+        out: Tensor = z.sigmoid() * h + (1 - z.sigmoid()) * n.tanh()
+        return out
 
 
 class Fused(nn.Module):
@@ -352,7 +354,7 @@ class Fused(nn.Module):
         return out
 
 
-SENTENCES = (16, 10, 32)
+SENTENCES = (16, 6, 32)
 RECURRENT: dict[str, Callable[[float], nn.Module]] = {
     "gru_cell": lambda f: Unrolled(nn.GRUCell(32, 32), f),
     "lstm_cell": lambda f: Unrolled(nn.LSTMCell(32, 32, bias=False), f),
@@ -376,10 +378,10 @@ FAULTS |= {f"pressed_{op}": pressed(op) for op in RECURRENT}
 
 @pytest.mark.parametrize("op", RECURRENT)
 def test_recurrent_nets_are_sound_before_and_after_some_training(op: str) -> None:
-    for seed in range(3):
+    for seed in range(3 if os.environ.get("INITSTATS_ALL_SEEDS") else 1):
         torch.manual_seed(seed)
         model, x = RECURRENT[op](1.0), torch.randn(SENTENCES)
-        for steps in (0, 20):
+        for steps in (0, 8):
             model(x)
             optimizer = torch.optim.Adam(model.parameters(), 0.01)
             for _ in range(steps):

@@ -15,7 +15,6 @@ from initstats.diagnosis.columns import Columns
 from initstats.diagnosis.graph import SCALING, SUMS
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.rule import RULES
-from initstats.probe.kinds import RECURRENT
 
 
 class Jump(NamedTuple):
@@ -64,23 +63,6 @@ def leap(profile: Profile, path: list[int]) -> float:
     """The log of what the jumps between the first and the last of some layers make of a square."""
     layers = range(min(path) + 1, max(path) + 1) if path else range(0)
     return sum(2 * math.log(jump.factor) for jump in jumps(profile) if jump.layer in layers)
-
-
-def pressed(profile: Profile) -> list[int]:
-    """The values at the bounds of what made them, and recurrent operations whose gates are.
-
-    Of one function's operations the first counts. A network may be certain of its answers.
-    """
-    rows, graph = profile.seen, profile.graph
-    # below, a function such as exp only comes to rest: it is not pressed against a bound
-    over = rows["saturated_fraction"] > RULES["saturation"].threshold
-    layers = {int(layer) for layer in rows["layer"][over & np.isfinite(rows["high"])]}
-    return sorted(
-        layer
-        for layer in layers
-        if (graph.readers[layer] or graph.ops[layer] in RECURRENT)
-        and layers.isdisjoint(graph.inputs[layer])
-    )
 
 
 def _undone(

@@ -46,6 +46,22 @@ def drawn_anew(profile: Profile, layers: Iterable[int]) -> str:
     return "\n".join(drawn + [scaled(names, factor) for factor, names in scale.items()])
 
 
+def unbiased(profile: Profile, layers: Iterable[int], size: float | None = None) -> str:
+    """Zero the biases of linear maps that outweigh what their units sum; empty for none.
+
+    Args:
+        size: the rms of those sums; the present one by default.
+    """
+    names = []
+    for layer in layers:
+        own, spread = profile.own(layer), profile.along([layer])["unit_std_mean"][0]
+        limit = 2 * (spread if size is None else size)
+        heavy = (own["second_moment"] > limit**2) & ~(own["fan_in"] > 0)
+        names += [str(name) for name in own["name"][heavy]]
+    line = over(names, "nn.init.zeros_(model.get_parameter({}))") if names else ""
+    return line and line + "  # these biases outweigh all that their units sum"
+
+
 def scaled(names: Sequence[str], factor: str) -> str:
     """Multiply parameters by a factor."""
     return over(names, f"model.get_parameter({{}}).data.mul_({factor})")

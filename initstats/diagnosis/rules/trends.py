@@ -252,6 +252,10 @@ _FADING = (
 """What to do where the same weights are used again and again."""
 
 
+_BOUNDED = 1.1
+"""A gain under which an odd bounded function keeps signal and gradient through tens of layers."""
+
+
 def _rescale(profile: Profile, log: float, steps: int, what: str) -> str:
     """A remedy for a trend of `log` a layer, by what the weights are and what reads them."""
     factor = math.exp(log)
@@ -278,9 +282,9 @@ def _rescale(profile: Profile, log: float, steps: int, what: str) -> str:
     sigma = math.exp(float(np.median(np.log(np.maximum(rows["sigma_w2"], 1e-300)) / 2)))
     if len(odd) and odd.mean() > 0.5 and abs(math.log(sigma)) > math.log(1.05):
         return (
-            f'initstats.reinitialize_(model, "lecun_normal", x)  # gain 1: weights {1 / sigma:.3g} '
-            "times as large; the gain that keeps the signal of a bounded activation is too large "
-            "for its gradient"
+            f'initstats.reinitialize_(model, "kaiming_normal(gain={_BOUNDED})", x)  # weights '
+            f"{_BOUNDED / sigma:.3g} times as large: the gain that keeps the whole signal of a "
+            "bounded activation is too large for its gradient, and at 1 the signal fades"
         )
     if abs(excess) > math.log(1.05) and abs(log - excess) * steps < math.log(DECADE):
         return (

@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.special import ndtr
 
 from initstats.diagnosis.graph import SCALING
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.causes import oversized, pressed
-from initstats.diagnosis.rules.remedies import drawn_anew, over, scaled
+from initstats.diagnosis.rules.causes import oversized
+from initstats.diagnosis.rules.remedies import drawn_anew, scaled, unbiased
 from initstats.diagnosis.rules.rule import (
     BATCH,
     MAPS,
@@ -21,6 +22,7 @@ from initstats.diagnosis.rules.rule import (
     listed,
     register_rule,
 )
+from initstats.diagnosis.rules.weights import shrinking
 from initstats.diagnosis.sight import ENOUGH, WHOLE
 from initstats.diagnosis.summary import SAME
 from initstats.probe.kinds import POOLING, RECURRENT
@@ -35,32 +37,47 @@ from initstats.probe.kinds import POOLING, RECURRENT
 def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
     """in no layer do 15% of the units give one value for every sample"""
     dead = {n: share for n, share in profile.sight.dead.items() if n not in profile.sight.spread}
-    noted = threshold / 2
-    degrees: list[tuple[Severity, float, float]] = [
-        ("error", WHOLE, math.inf),
-        ("warning", threshold, WHOLE),
-        ("note", noted, threshold),
-    ]
-    for severity, low, high in degrees:
-        layers = [layer for layer, share in dead.items() if low <= share < high]
-        if layers:
+    noted, told = threshold / 2, []
+    natural = {n for n, share in dead.items() if share >= noted and _natural(profile, n, share)}
+    shrunk = shrinking(profile)
+    caused = [n for n in dead if shrunk and shrunk >= {*profile.graph.maps_before(n)}]
+
+    def severity(layer: int) -> Severity:
+        share, least = dead[layer], threshold if layer in natural else noted
+        if share < least:
+            return "healthy"
+        if share >= WHOLE:
+            return "error"
+        return "warning" if share >= threshold and layer not in natural else "note"
+
+    degrees: list[Severity] = ["error", "warning", "note"]
+    for degree in degrees:
+        layers = [layer for layer in dead if severity(layer) == degree]
+        told += layers
+        if layers and not {*layers} <= {*caused}:
             worst = max(layers, key=dead.__getitem__)
+            before = [n for layer in layers for n in profile.graph.maps_before(layer)]
             yield Finding(
-                severity,
+                degree,
                 listed(profile.along(layers).places),
                 f"{_dead_of(profile, worst, dead[worst])} give one value for every sample, and so "
                 "tell nothing about it",
-                _revived(profile, layers) or _advice(profile, worst),
+                unbiased(profile, before) or _advice(profile, worst),
             )
-    worst = max(dead, key=dead.__getitem__, default=-1)
-    if worst >= 0 and dead[worst] < noted:
-        yield Finding(
-            "healthy",
-            profile.place(worst),
-            f"{_dead_of(profile, worst, dead[worst])} give one value for every sample, fewer than "
-            f"{noted:.0%}",
-            "",
+    if told and {*told} <= {*caused}:
+        places = listed(profile.along(told).places)
+        yield Finding("unchecked", places, "default_init names the weights that cause it", "")
+    elif dead and not told:
+        worst = max(dead, key=dead.__getitem__)
+        than = (
+            "as many as random weights leave where samples are so alike"
+            if worst in natural
+            else f"below {noted:.0%}"
         )
+        evidence = (
+            f"{_dead_of(profile, worst, dead[worst])} give one value for every sample, {than}"
+        )
+        yield Finding("healthy", profile.place(worst), evidence, "")
 
 
 def _dead_of(profile: Profile, layer: int, share: float) -> str:
@@ -83,18 +100,28 @@ def _advice(profile: Profile, layer: int) -> str:
     )
 
 
-def _revived(profile: Profile, layers: list[int]) -> str:
-    """Biases at zero, where biases outweigh all that the layers before sum."""
-    names = []
-    for layer in layers:
-        for before in profile.graph.maps_before(layer):
-            own, spread = profile.own(before), profile.along([before])["unit_std_mean"][0]
-            heavy = (own["second_moment"] > (2 * spread) ** 2) & ~(own["fan_in"] > 0)
-            names += [str(name) for name in own["name"][heavy]]
-    if not names:
-        return ""
-    line = over(names, "nn.init.zeros_(model.get_parameter({}))")
-    return line + "  # these biases outweigh all that their units sum"
+def _natural(profile: Profile, layer: int, share: float) -> bool:
+    """Whether weights drawn at random leave as many units dead, of samples that are so alike.
+
+    Of pre-activations with correlation c between samples, sqrt(c) m + sqrt(1 - c) e, those are at
+    one side of zero for all n samples whose m is: the mean of P(e < -m sqrt(c / (1 - c)))^n.
+    Samples that are alike differ in few directions: more than 16 count as 16.
+    """
+    read, before = profile.graph.inputs[layer], profile.graph.maps_before(layer)
+    if len(read) != 1 or unbiased(profile, before):
+        return False
+    own = profile.parameters.where(np.isin(profile.parameters["layer"], before))
+    own = own.where(own["fan_in"] > 0)
+    if not len(own) or (np.abs(own["mean"]) * np.sqrt(own["count"]) > 4 * own["std"]).any():
+        return False
+    row, here = profile.along(read), profile.along([layer])
+    likeness = min(max(float(row["sample_correlation"][0]), 0.0), 1 - 1e-9)
+    m = np.linspace(-6, 6, 241)
+    density = np.exp(-(m**2) / 2)
+    alone = ndtr(-m * math.sqrt(likeness / (1 - likeness))) ** ENOUGH
+    expected = float((alone * density).sum() / density.sum())
+    error = math.sqrt(expected * (1 - expected) / max(float(here["units"][0]), 1.0))
+    return share <= expected + 4 * error
 
 
 @register_rule(
@@ -104,12 +131,21 @@ def _revived(profile: Profile, layers: list[int]) -> str:
 )
 def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
     """bounded activations are not pressed against their bounds"""
-    layers = pressed(profile)
-    inside = [layer for layer in layers if profile.graph.ops[layer] in RECURRENT]
+    rows, graph = profile.seen, profile.graph
+    # below, a function such as exp only comes to rest: it is not pressed against a bound
+    over = (rows["saturated_fraction"] > threshold) & np.isfinite(rows["high"])
+    found = {int(layer) for layer in rows["layer"][over]}
+    # a network may be certain of its answers; of one function's operations the first is told
+    layers = [
+        n
+        for n in sorted(found)
+        if (graph.readers[n] or graph.ops[n] in RECURRENT) and found.isdisjoint(graph.inputs[n])
+    ]
+    inside = [layer for layer in layers if graph.ops[layer] in RECURRENT]
     outside = [layer for layer in layers if layer not in inside]
     if outside:
-        before = dict.fromkeys(b for n in outside for b in profile.graph.maps_before(n))
-        remedy = _revived(profile, outside) or drawn_anew(profile, before)
+        before = dict.fromkeys(b for n in outside for b in graph.maps_before(n))
+        remedy = _eased(profile, [*before])
         yield _pressed(profile, outside, "entries at", remedy)
     if inside:
         yield _pressed(profile, inside, "gates and candidates inside", _lessened(profile, inside))
@@ -134,6 +170,15 @@ def _pressed(profile: Profile, layers: list[int], what: str, remedy: str) -> Fin
         f"1% of a bound, where the derivative is near 0{by}",
         remedy or "make the pre-activation smaller, or normalize what it reads",
     )
+
+
+def _eased(profile: Profile, before: list[int]) -> str:
+    """Weights at their gain and biases that do not outweigh them, where either is too large."""
+    large = {int(layer) for layer in oversized(profile)["layer"]}
+    if large.isdisjoint(before):
+        return unbiased(profile, before) or drawn_anew(profile, before)
+    lines = [drawn_anew(profile, before), unbiased(profile, before, size=1.0)]
+    return "\n".join(filter(None, lines))
 
 
 def _lessened(profile: Profile, layers: list[int]) -> str:
@@ -221,6 +266,10 @@ def collapse(profile: Profile, threshold: float) -> Iterator[Finding]:
     same = rows["sample_correlation"] >= threshold
     if profile.zeros.sources:  # a bias alone is the same for all
         same &= ~np.isin(rows["layer"], [*profile.zeros.sources])
+    if shrinking(profile) >= {int(layer) for layer in rows["layer"][same]} and same.any():
+        places = listed(rows.where(same).places)
+        yield Finding("unchecked", places, "default_init names the weights that cause it", "")
+        return
     # what biases that outweigh all else do to units is told at the dead units
     told = [
         n for n, dead in profile.sight.dead.items() if dead >= RULES["dead_units"].threshold / 2

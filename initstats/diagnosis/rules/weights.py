@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from initstats.diagnosis.graph import SCALING
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.causes import oversized, pressed
-from initstats.diagnosis.rules.remedies import drawn_anew, over
+from initstats.diagnosis.rules.causes import oversized
+from initstats.diagnosis.rules.remedies import drawn_anew, over, unbiased
 from initstats.diagnosis.rules.rule import (
     MAPS,
     OPERATIONS,
     PARAMETERS,
+    RULES,
     Finding,
     listed,
     register_rule,
@@ -35,13 +36,6 @@ Array = NDArray[Any]
 def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no layer multiplies its input by more than any gain calls for"""
     found = oversized(profile)
-    # what a bounded activation reads is told with it
-    told = [n for layer in pressed(profile) for n in profile.graph.maps_before(layer)]
-    caused = np.isin(found["layer"], told)
-    if len(found) and caused.all():
-        yield Finding("unchecked", listed(found["name"]), "saturation names these weights", "")
-        return
-    found = found.where(~caused)
     if not len(found):
         return
     layers = [int(layer) for layer in found["layer"]]
@@ -52,7 +46,7 @@ def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
         f"the weights at {found['name'][worst]} multiply the rms by "
         f"{math.sqrt(found['sigma_w2'][worst]):.3g}; for what it reads, "
         f"{profile.gain(layers[worst]):.3f} keeps the signal",
-        drawn_anew(profile, layers)
+        "\n".join(filter(None, [drawn_anew(profile, layers), unbiased(profile, layers, size=1.0)]))
         or "scale the weights down to the gain of the activation that they read",
     )
 
@@ -257,6 +251,16 @@ def _fans(profile: Profile, layer: int) -> float:
     if source is None:
         return math.nan
     return float(profile.along([source])["units"][0] / row["units"][0])
+
+
+def shrinking(profile: Profile) -> set[int]:
+    """The linear maps at torch's default, if so many are in a row that it is a fault."""
+    if not (profile.probed and len(profile.parameters) and len(profile.maps)):
+        return set()
+    drawn = _Drawn(profile)
+    layers = {int(layer) for layer in drawn.layers[drawn.default]}
+    many = layers and _longest_run(profile, layers) >= RULES["default_init"].threshold
+    return layers if many else set()
 
 
 def _in_a_row(longest: int) -> str:

@@ -712,7 +712,7 @@ def gates_by_hand(model: nn.RNNBase, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
-def test_gates_inside_of_recurrent_operations(kind: type[nn.RNNBase]) -> None:
+def test_gates_inside_of_recurrent_operations(kind: Any) -> None:
     """Fused, packed, two ways and step by step: the share of gates and candidates at a bound."""
     torch.manual_seed(0)
     model, x = kind(6, 8, batch_first=True), torch.randn(5, 7, 6)

@@ -680,3 +680,81 @@ def test_weights_of_changing_shape() -> None:
             model(torch.randn(5, width))
     made = probe.table().query("op == 'linear'")
     assert made["count"].tolist() == [90]
+
+
+@torch.no_grad()
+def gates_by_hand(model: nn.RNNBase, x: Tensor) -> Tensor:
+    """The gates and candidates of a layer, step by step, as fractions of their way to a bound."""
+    size, h = model.hidden_size, torch.zeros(len(x), model.hidden_size)
+    c, seen = h, []
+    weights = dict(model.named_parameters())
+    for t in x.unbind(1):
+        a = t @ weights["weight_ih_l0"].T + weights["bias_ih_l0"]
+        b = h @ weights["weight_hh_l0"].T + weights["bias_hh_l0"]
+        if isinstance(model, nn.LSTM):
+            i, f, o = (torch.sigmoid((a + b)[:, n * size : (n + 1) * size]) for n in (0, 1, 3))
+            g = torch.tanh((a + b)[:, 2 * size : 3 * size])
+            c = f * c + i * g
+            h = o * torch.tanh(c)
+            seen += [2 * i - 1, 2 * f - 1, 2 * o - 1, g]
+        elif isinstance(model, nn.GRU):
+            r, z = (torch.sigmoid((a + b)[:, n * size : (n + 1) * size]) for n in (0, 1))
+            n = torch.tanh(a[:, 2 * size :] + r * b[:, 2 * size :])
+            h = (1 - z) * n + z * h
+            seen += [2 * r - 1, 2 * z - 1, n]
+        else:
+            h = torch.tanh(a + b)
+            seen += [h]
+    torch.testing.assert_close(
+        h, model(x)[1][0][0] if isinstance(model, nn.LSTM) else model(x)[1][0]
+    )
+    return torch.cat(seen, 1)
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_gates_inside_of_recurrent_operations(kind: Any) -> None:
+    """Fused, packed, two ways and step by step: the share of gates and candidates at a bound."""
+    torch.manual_seed(0)
+    model, x = kind(6, 8, batch_first=True), torch.randn(5, 7, 6)
+    for parameter in model.parameters():
+        parameter.data.mul_(6)
+    share = float((gates_by_hand(model, x).abs() >= 0.99).double().mean())
+    assert 0.1 < share < 0.9
+
+    def measured(net: nn.Module, given: Any) -> list[float]:
+        rows = measure(net, given).query("saturated_fraction == saturated_fraction")
+        rows = rows[rows["op"].str.match("rnn|gru|lstm")]
+        assert rows[["low", "high"]].to_numpy().tolist() == [[-1.0, 1.0]] * len(rows)
+        return rows["saturated_fraction"].tolist()
+
+    assert measured(model, x) == pytest.approx([share])
+    packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([7] * 5), batch_first=True)
+    assert measured(model, (packed,)) == pytest.approx([share])
+    both = kind(6, 8, batch_first=True, bidirectional=True)
+    for name, parameter in both.named_parameters():
+        parameter.data = model.get_parameter(name.removesuffix("_reverse")).data.clone()
+    back = float((gates_by_hand(model, x.flip(1)).abs() >= 0.99).double().mean())
+    assert measured(both, x) == pytest.approx([(share + back) / 2])
+    cell = {nn.RNN: nn.RNNCell, nn.GRU: nn.GRUCell, nn.LSTM: nn.LSTMCell}[kind](6, 8)
+    for name, parameter in cell.named_parameters():
+        parameter.data = model.get_parameter(f"{name}_l0").data.clone()
+
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = cell
+
+        def forward(self, x: Tensor) -> Any:
+            state = None
+            for step in x.unbind(1):
+                state = self.cell(step, state)
+            return state
+
+    assert sum(measured(Steps(), x)) / 7 == pytest.approx(share)
+
+
+def test_a_rectified_recurrent_operation_has_no_bounds() -> None:
+    rows = measure(nn.RNN(6, 8, nonlinearity="relu"), torch.randn(5, 7, 6)).query(
+        "op == 'rnn_relu'"
+    )
+    assert rows[["low", "high", "saturated_fraction"]].isna().all(axis=None)

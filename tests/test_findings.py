@@ -307,6 +307,99 @@ def test_training_tells_when() -> None:
     assert row["evidence"].endswith("(at 2 steps, 2 to 3)")
 
 
+# what could not be seen
+
+
+def infinite_weight(model: nn.Sequential) -> None:
+    with torch.no_grad():
+        linear(model, 8).weight[3, 2] = math.inf
+
+
+def zero_layer(model: nn.Sequential) -> None:
+    nn.init.zeros_(linear(model, 8).weight)
+
+
+def overflow(model: nn.Sequential) -> None:
+    model[15] = nn.Sequential(model[15], LogOfNegative())
+
+
+UNSEEN: list[tuple[Callable[[nn.Sequential], None], str, str]] = [
+    (broken, "nonfinite", "values are NaN or infinite from 15 (log) on"),
+    (overflow, "nonfinite", "values are NaN or infinite from 15.1 (log) on"),
+    (infinite_weight, "nonfinite_weights", "values are NaN or infinite from 16 (linear) on"),
+    (dead_layer, "dead_units", "the signal is exactly 0 from 17 (relu) to 40 (linear)"),
+    (zero_layer, "zero_weights", "the signal is exactly 0 from 16 (linear) to 40 (linear)"),
+]
+
+
+@pytest.mark.parametrize(("plant", "rule", "reason"), UNSEEN, ids=[u[0].__name__ for u in UNSEEN])
+def test_what_could_not_be_seen_is_not_called_healthy(
+    plant: Callable[[nn.Sequential], None], rule: str, reason: str
+) -> None:
+    """One finding tells the cause; what judges values or gradients holds only as far as it sees."""
+    model = healthy("relu") if plant in (zero_layer, infinite_weight) else healthy()
+    plant(model)
+    found = judged(model)
+    faults = found[found["severity"] <= "note"]
+    assert faults["rule"].tolist() == [rule], str(found)
+    unchecked = found[found["severity"] == "unchecked"].set_index("rule")
+    judging = {
+        name for name, entry in RULES.items() if {"values", "gradients"} & {*entry.judges}
+    } - {rule}
+    assert judging <= {*unchecked.index}, str(found)
+    values = unchecked.loc[[n for n in judging if "values" in RULES[n].judges], "evidence"]
+    assert {*values} == {reason}
+
+
+def test_gradients_that_did_not_arrive_are_told_apart() -> None:
+    """No backward pass, a part without gradients, and a head of zeros that lets none through."""
+    model = healthy()
+    said = of(diagnose(measure(model, batch())), "gradient")
+    assert said["evidence"].startswith("gradients were not measured")
+    with Probe(model, backward=True) as probe:
+        with torch.no_grad():
+            middle = model[:20](batch())
+        model[20:](middle).sum().backward()
+    said = of(diagnose(probe), "gradient")
+    assert (said["severity"], said["evidence"]) == (
+        "unchecked",
+        "no gradient arrived at 18 (linear)",
+    )
+    nn.init.zeros_(linear(model, DEPTH).weight)
+    said = of(judged(model), "gradient")
+    assert (said["severity"], said["where"]) == ("unchecked", "38 (linear)")
+    assert said["evidence"] == "the gradient is exactly 0 at 38 (linear)"
+
+
+def test_a_rule_is_unchecked_from_the_step_on_at_which_it_saw_nothing() -> None:
+    model, x = healthy(), batch()
+    kept = linear(model, 3).weight.detach().clone()
+    with Probe(model) as probe:
+        for step in range(4):
+            model(x)
+            with torch.no_grad():
+                linear(model, 3).weight.copy_(kept * (math.nan if step == 1 else 1.0))
+    row = of(diagnose(probe), "saturation")
+    assert row["severity"] == "unchecked"
+    assert row["evidence"] == "values are NaN or infinite from 6 (linear) on (at step 2)"
+
+
+def test_dead_units_are_counted() -> None:
+    model = healthy()
+    with torch.no_grad():
+        linear(model, 8).bias[:20] = -100.0
+    row = of(judged(model), "dead_units")
+    assert (row["severity"], row["where"]) == ("note", "17 (relu)")
+    assert "of 100 units" in row["evidence"]
+    assert 20 <= int(row["evidence"].split()[0]) < 25
+    with torch.no_grad():
+        linear(model, 8).bias[5:] = 0.0
+    row = of(judged(model), "dead_units")
+    assert row["severity"] == "healthy"
+    assert "of 100 units" in row["evidence"]
+    assert int(row["evidence"].split()[0]) >= 5
+
+
 # studies
 
 
@@ -363,7 +456,7 @@ def test_findings_are_printed_in_full(capsys: pytest.CaptureFixture[str]) -> Non
     assert printed.startswith(f"{first['severity']}: {first['rule']} at {first['where']}\n  ")
     assert words(first["evidence"]) in words(printed)
     assert "\nhealthy: nonfinite, " in printed
-    assert "\nunchecked: gradient: gradients were not measured" in printed
+    assert "unchecked: nonfinite_gradients, gradient: gradients were not measured" in printed
     assert max(map(len, printed.splitlines())) <= pd.get_option("display.width")
     with pd.option_context("display.width", 300):
         assert f"  remedy: {REMEDY}\n" in repr(found)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from initstats.diagnosis.profile import Profile, profiles
 from initstats.diagnosis.rules import RULES, Rule
+from initstats.diagnosis.sight import Blind
 from initstats.registry import missing
 
 FAULTS = ["error", "warning", "note"]
@@ -114,25 +115,37 @@ def _told(rule: Rule, steps: list[Profile]) -> list[tuple[str, ...]]:
     reasons = [missing(rule.needs, profile) for profile in steps]
     if all(reasons):
         return [("unchecked", *about, "", reasons[-1], "")]
-    found = [
-        (profile.step, finding)
-        for profile, reason in zip(steps, reasons, strict=True)
-        if not reason
-        for finding in rule.check(profile, rule.threshold)
-    ]
-    if not found:
-        return [("healthy", *about, "", rule.meaning, "")]
-    told: list[tuple[str, ...]] = []
+    checked = [p for p, reason in zip(steps, reasons, strict=True) if not reason]
+    said = [(profile, [*rule.check(profile, rule.threshold)]) for profile in checked]
     measured = [profile.step for profile in steps]
-    for severity in dict.fromkeys(finding.severity for _, finding in found):
-        at = [step for step, finding in found if finding.severity == severity]
-        steps_told = f" (at {_spelled(at, measured)})" if len({*measured}) > 1 else ""
+
+    def when(chosen: list[Profile]) -> str:
+        at = [profile.step for profile in chosen]
+        return f" (at {_spelled(at, measured)})" if len({*measured}) > 1 else ""
+
+    told: list[tuple[str, ...]] = []
+    for severity in FAULTS:
+        found = {p: [f for f in all_ if f.severity == severity] for p, all_ in said}
+        at = [profile for profile, faults in found.items() if faults]
         # told as it was found first, where the cause is: all that a rule says of that step
-        for step, finding in found:
-            if step == at[0] and finding.severity == severity:
-                evidence = finding.evidence + steps_told
-                told.append((severity, *about, finding.where, evidence, finding.remedy))
-    return told
+        for finding in found[at[0]] if at else ():
+            evidence = finding.evidence + when(at)
+            told.append((severity, *about, finding.where, evidence, finding.remedy))
+    if told:
+        return told
+    blind = [(p, sight) for p in checked if (sight := p.sight.blind(rule.judges))]
+    blind += [
+        (p, Blind(f.where, f.evidence))
+        for p, all_ in said
+        for f in all_
+        if f.severity == "unchecked"
+    ]
+    if blind:
+        where, reason = blind[0][1]
+        return [("unchecked", *about, where, reason + when([p for p, _ in blind]), "")]
+    # what a rule says though it holds is of its last step
+    where, evidence = next(((f.where, f.evidence) for f in said[-1][1]), ("", rule.meaning))
+    return [("healthy", *about, where, evidence, "")]
 
 
 def _spelled(at: list[int], measured: list[int]) -> str:

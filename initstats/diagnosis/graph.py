@@ -11,6 +11,7 @@ from typing import NamedTuple
 from initstats.probe.kinds import MIXING, NORMALIZATIONS, words
 
 SUMS = words("add add_ sub sub_")
+SCALING = words("div mul mul_ div_ multiply divide true_divide")
 _CARRYING = SUMS | words("alpha_dropout dropout")
 _SIZES = words("linalg_norm linalg_vector_norm norm rsqrt sqrt std var")
 _BOUNDING = words("add add_ clamp clamp_ clamp_min clamp_min_ maximum pow")

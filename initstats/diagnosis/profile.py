@@ -13,16 +13,16 @@ import pandas as pd
 
 from initstats.diagnosis.columns import Columns, columns_of
 from initstats.diagnosis.graph import Graph
+from initstats.diagnosis.sight import Sight
 from initstats.diagnosis.summary import CONFIGURATION, in_order
 from initstats.diagnosis.zeros import Zeros
-from initstats.probe.kinds import numbers
+from initstats.probe.kinds import RECURRENT, numbers
 
 FACTS = ("units", "entries", "gain", "low", "high", "saturated_fraction", "fan_in", "sigma_w2")
 """Columns that a probe records; in a study's table, which lacks them, they are NaN."""
-_RECURRENT = ("gru", "lstm", "rnn_")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Profile:
     """The rows of a table that belong to one network at one time.
 
@@ -89,6 +89,16 @@ class Profile:
         return self.values.where(np.isin(layers, [*self.graph.linear]))
 
     @cached_property
+    def seen(self) -> Columns:
+        """The values that can be judged."""
+        return self.sight.seen(self.values)
+
+    @cached_property
+    def seen_maps(self) -> Columns:
+        """The outputs of linear maps that can be judged."""
+        return self.sight.seen(self.maps)
+
+    @cached_property
     def parameters(self) -> Columns:
         """The rows of `weights`."""
         return self._weights("forward")
@@ -107,6 +117,12 @@ class Profile:
     def zeros(self) -> Zeros:
         """Which values and gradients are zero, and which of them stay so."""
         return Zeros(self.graph, self.values, self.value_gradients, self.parameters)
+
+    @cached_property
+    def sight(self) -> Sight:
+        """Which values and gradients can be judged."""
+        rows, gradients, parameters = self.values, self.value_gradients, self.parameters
+        return Sight(self.graph, rows, gradients, parameters, self.zeros, self.probed)
 
     def along(self, layers: Sequence[int]) -> Columns:
         """The values at some layers, in that order."""
@@ -223,7 +239,7 @@ def _graph(rows: Columns, *, probed: bool) -> Graph:
     }
     weighted = values["tensor"] == "preactivation"
     linear = weighted & (~np.isnan(values["fan_in"]) | (not probed))
-    linear &= ~np.array([str(op).startswith(_RECURRENT) for op in values["op"]], bool)
+    linear &= ~np.array([str(op).partition("[")[0] in RECURRENT for op in values["op"]], bool)
     return Graph(ops, inputs, _chosen(layers, linear), _chosen(layers, weighted))
 
 

@@ -91,6 +91,27 @@ class Zeros:
                     waiting.append(reader)
         return False
 
+    def stops(self, source: int) -> list[int]:
+        """The operations behind a source that is stuck which hand no gradient on at 0.
+
+        Where a gradient arrives at what an operation made, and none at the zeros that it read, it
+        has slope 0 there, and so have others of its kind.
+        """
+        arrived = {int(layer) for layer in self.gradient_rows["layer"]} - self.gradients
+        behind, waiting = set[int](), [source]
+        while waiting:
+            for reader in self.graph.readers[waiting.pop()]:
+                if reader in self.values - self.sources and reader not in behind:
+                    behind.add(reader)
+                    waiting.append(reader)
+        others = sorted(behind - self.graph.weighted)
+        ops = {
+            self.graph.ops[layer]
+            for layer in others
+            if layer in arrived and all(i in self.gradients for i in self.graph.inputs[layer])
+        }
+        return [layer for layer in others if self.graph.ops[layer] in ops]
+
     @cached_property
     def alive(self) -> frozenset[int]:
         """The values that are not zero, or not for long."""

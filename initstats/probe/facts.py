@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from initstats.probe.elementwise import Phi
+from initstats.probe.recurrent import Counted
 
 if TYPE_CHECKING:
     from initstats.probe.slots import Slot
@@ -58,6 +59,12 @@ class Facts:
             self._saturated = self._saturated + at.count_nonzero()
             self._entries += x.numel()
 
+    def observe_gates(self, counted: Counted) -> None:
+        """Count the entries at the bounds inside of a recurrent operation, whose state has such."""
+        self.phi = Given(1.0, (-1.0, 1.0))
+        self._saturated = self._saturated + counted.at
+        self._entries += counted.entries
+
     def sum_with(self, fan_in: float, weight: Slot | None) -> None:
         """Note down the sum that the tensor is the output, or the weight, of."""
         if math.isnan(self.fan_in):
@@ -85,7 +92,10 @@ class Facts:
 
     @property
     def saturated_fraction(self) -> float:
-        """The share of entries that were at a bound; NaN where there is no bound."""
+        """The share of entries that were at a bound; NaN where there is no bound.
+
+        Of a recurrent operation it is the share of its gates and candidates.
+        """
         if not self._entries:
             return math.nan
         return int(self._saturated) / self._entries

@@ -29,6 +29,7 @@ MIXING = words(
     "rnn_relu_cell rnn_tanh rnn_tanh_cell scaled_dot_product_attention tensordot"
 )
 """Calls that make new units, in the last dimension where a weight does not say otherwise."""
+RECURRENT = words("gru gru_cell lstm lstm_cell rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell")
 LINEAR = words("addbmm addmm baddbmm bmm conv1d conv2d conv3d linear matmul mm")
 """Calls that, given weights, are the linear maps of mean-field theory."""
 NORMALIZATIONS = words("batch_norm group_norm instance_norm layer_norm rms_norm rsqrt")

@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from initstats.probe.kinds import words
+from initstats.probe.kinds import RECURRENT, words
 from initstats.probe.operations import Operation
 
 Labels = Sequence[Hashable]
-RECURRENT = words("gru gru_cell lstm lstm_cell rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell")
 _PRODUCTS = words("bmm linalg_matmul matmul mm mv")
 _PLUS_PRODUCTS = words("addbmm addmm addmv baddbmm")
 

@@ -224,9 +224,9 @@ class Probe:
               parameters, that made it of the last value that none made (1 for such values);
               `low` and `high`, the bounds of phi where its slope vanishes;
               `saturated_fraction`, the share of entries at such a bound, to 1% of its distance from
-              phi(0); of what a linear map made and of the map's weights, `fan_in`, how many inputs
-              a unit sums, and `sigma_w2`, fan_in times the second moment of the weights as the
-              operation used them;
+              phi(0), for gru, lstm and rnn_tanh of the gates inside (16 samples and steps); of what
+              a linear map made and of its weights, `fan_in`, how many inputs a unit sums, and
+              `sigma_w2`, fan_in times the second moment of the weights as the operation used them;
             - the statistics, as in a study's table;
             - with `spectra`, `participation_ratio` of a value's units over its entries, and
               `stable_rank` of a weight with a row for each unit; see `initstats.probe.spectra`.

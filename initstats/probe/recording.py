@@ -27,6 +27,7 @@ from initstats.probe.operations import (
 from initstats.probe.origins import Call, Origin, Use, axes_of, same_units, uses_of
 from initstats.probe.passes import Passes
 from initstats.probe.readings import Mode
+from initstats.probe.recurrent import saturated
 from initstats.probe.slots import Address, Slot
 from initstats.probe.sums import record_sums
 
@@ -106,6 +107,8 @@ class Recorder(Passes):
             self._measure(address._replace(output=output), x, layers, axis)
             for output, (x, axis) in enumerate(zip(made, axes, strict=True))
         ]
+        if slots[0] is not None and (counted := saturated(operation)):
+            slots[0].facts[self._mode].observe_gates(counted)
         self._measure_weights(call, operation, origins, made[0], uses)
         if leading == "weight":
             self._remember_weights(op, origins, made, slots, indexed=indexed)

@@ -8,7 +8,15 @@ import numpy as np
 
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.remedies import drawn_anew, over
-from initstats.diagnosis.rules.rule import BATCH, ENOUGH, WEIGHTS, Finding, listed, register_rule
+from initstats.diagnosis.rules.rule import (
+    BATCH,
+    MAPS,
+    PARAMETERS,
+    Finding,
+    listed,
+    register_rule,
+)
+from initstats.diagnosis.sight import ENOUGH
 
 _EXACT = ("count", "mean", "std", "skewness", "kurtosis", "min", "max", "unit_std_std")
 """Statistics that two tensors of real numbers share to the last digit only if they are equal."""
@@ -17,11 +25,11 @@ _EXACT = ("count", "mean", "std", "skewness", "kurtosis", "min", "max", "unit_st
 @register_rule(
     threshold=1e-6,
     source="Goodfellow et al. 2016, 8.4: units of equal weights get equal gradients, for ever",
-    needs=[BATCH],
+    needs=[MAPS, BATCH],
 )
 def equal_units(profile: Profile, threshold: float) -> Iterator[Finding]:
     """the units of a layer differ from each other"""
-    rows = profile.maps
+    rows = profile.seen_maps
     rms = np.sqrt(rows["second_moment"])
     same = (rows["unit_mean_std"] <= threshold * rms) & (rows["unit_std_std"] <= threshold * rms)
     same &= (rows["dead_fraction"] == 0) & (rows["entries"] >= ENOUGH) & (rms > 0)
@@ -42,7 +50,8 @@ def equal_units(profile: Profile, threshold: float) -> Iterator[Finding]:
 @register_rule(
     threshold=1,
     source="torch's nn.TransformerEncoder copies one layer: draw each anew (its documentation)",
-    needs=[WEIGHTS],
+    needs=[PARAMETERS, MAPS],
+    judges=["weights"],
 )
 def equal_layers(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no two layers start with the same weights"""

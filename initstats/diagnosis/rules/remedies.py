@@ -26,18 +26,40 @@ def drawn_anew(profile: Profile, layers: Iterable[int]) -> str:
     """
     std: dict[tuple[str, int], list[str]] = {}
     scale: dict[str, list[str]] = {}
+    done: set[str] = set()
     for layer in layers:
         row = profile.along([layer])
         gain, fan_in, size = profile.gain(layer), float(row["fan_in"][0]), float(row["sigma_w2"][0])
-        if name := _parameter(profile, layer):
+        own = _parameter(profile, layer)
+        name = own or _root(profile, layer)
+        if name in done:  # weights that several operations use
+            continue
+        done.add(name)
+        if own:
             std.setdefault((f"{gain:.4f}", round(fan_in)), []).append(name)
-        elif (name := _root(profile, layer)) and size > 0:
+        elif name and size > 0:
             scale.setdefault(f"{gain / math.sqrt(size):.4g}", []).append(name)
     drawn = [
         over(names, f"nn.init.normal_(model.get_parameter({{}}), std={gain} / math.sqrt({fan_in}))")
         for (gain, fan_in), names in std.items()
     ]
     return "\n".join(drawn + [scaled(names, factor) for factor, names in scale.items()])
+
+
+def unbiased(profile: Profile, layers: Iterable[int], size: float | None = None) -> str:
+    """Zero the biases of linear maps that outweigh what their units sum; empty for none.
+
+    Args:
+        size: the rms of those sums; the present one by default.
+    """
+    names = []
+    for layer in layers:
+        own, spread = profile.own(layer), profile.along([layer])["unit_std_mean"][0]
+        limit = 2 * (spread if size is None else size)
+        heavy = (own["second_moment"] > limit**2) & ~(own["fan_in"] > 0)
+        names += [str(name) for name in own["name"][heavy]]
+    line = over(names, "nn.init.zeros_(model.get_parameter({}))") if names else ""
+    return line and line + "  # these biases outweigh all that their units sum"
 
 
 def scaled(names: Sequence[str], factor: str) -> str:

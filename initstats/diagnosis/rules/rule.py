@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from initstats.diagnosis.profile import Profile
+from initstats.diagnosis.sight import ENOUGH, Judged
 from initstats.registry import Catalog, Need, meaning_of
 
-Severity = Literal["error", "warning", "note"]
-ENOUGH = 16
-"""The fewest entries (samples times positions) that can show that a unit is constant.
-
-A live rectifier is at zero for all of 16 entries once in 2**16.
-"""
+Severity = Literal["error", "warning", "note", "healthy", "unchecked"]
 SHOWN = 4
 """The largest number of places that a finding lists in full."""
 
 
 class Finding(NamedTuple):
-    """A fault: how bad, where, how it shows in numbers, and what to do."""
+    """A fault: how bad, where, how it shows in numbers, and what to do.
+
+    A rule that holds may say by which numbers it does, as `healthy`; one that holds only because
+    another tells of the cause is `unchecked`.
+    """
 
     severity: Severity
     where: str
@@ -41,6 +41,7 @@ class Rule:
         threshold: the value from which on it is a fault.
         source: the work that describes the fault, or the threshold.
         needs: what the profile must hold.
+        judges: what must be seen everywhere before the rule can be said to hold.
         check: yields findings; none when all is well.
     """
 
@@ -49,6 +50,7 @@ class Rule:
     threshold: float
     source: str
     needs: Sequence[Need[Profile]]
+    judges: Sequence[Judged]
     check: Check
 
 
@@ -57,7 +59,11 @@ RULES: Catalog[Rule] = Catalog("rule")
 
 
 def register_rule(
-    *, threshold: float, source: str, needs: Sequence[Need[Profile]] = ()
+    *,
+    threshold: float,
+    source: str,
+    needs: Sequence[Need[Profile]] = (),
+    judges: Sequence[Judged] = ("values",),
 ) -> Callable[[Check], Check]:
     """Register a function ``check(profile, threshold)`` that yields a `Finding` for each fault.
 
@@ -73,6 +79,9 @@ def register_rule(
         threshold: the value from which on it is a fault; the function is given it.
         source: the work, or the reason, that the threshold comes from; findings cite it.
         needs: what the profile must hold; the rule is unchecked where it does not.
+        judges: `values` that carry the signal, `finite` for values also where all are zero,
+            `gradients`, or `weights`: the rule is unchecked where some are NaN or infinite, or
+            told apart by nothing, and it finds no fault in the rest.
 
     Raises:
         ValueError: another module took the name.
@@ -80,7 +89,7 @@ def register_rule(
 
     def register(check: Check) -> Check:
         name, meaning = check.__name__, meaning_of(check)
-        entry = Rule(name, meaning, threshold, source, tuple(needs), check)
+        entry = Rule(name, meaning, threshold, source, tuple(needs), tuple(judges), check)
         RULES.add_one(name, entry, meaning=meaning, module=check.__module__)
         return check
 
@@ -99,21 +108,25 @@ DEEP = Need[Profile](
     lambda profile: len(profile.graph.path) > 3,
     "a trend needs at least four layers with weights, one after the other",
 )
-GRADIENTS = Need[Profile](
-    lambda profile: len(profile.graph.path) > 3 and len(profile.value_gradients) > 3,
-    "gradients were not measured (backward=True), or the model has fewer than four layers",
-)
 BACKWARD = Need[Profile](
-    lambda profile: len(profile.value_gradients) > 0, "gradients were not measured (backward=True)"
+    lambda profile: len(profile.value_gradients) + len(profile.parameter_gradients) > 0,
+    "gradients were not measured: that takes backward=True, and a backward pass",
 )
-WEIGHTS = Need[Profile](
-    lambda profile: profile.probed and len(profile.parameters) > 0 and len(profile.maps) > 0,
-    "no weights of linear maps were measured; measure the model itself, with weights=True",
-)
-BATCH = Need[Profile](
-    lambda profile: bool((profile.maps["entries"] >= ENOUGH).any()),
-    f"at least {ENOUGH} samples (times positions) are needed to know that a unit is constant",
+ARRIVED = Need[Profile](
+    lambda profile: len(profile.value_gradients) > 0,
+    "no gradient arrived at any value, only at weights",
 )
 OPERATIONS = Need[Profile](
     lambda profile: profile.probed, "a study's table does not say which operations follow which"
+)
+PARAMETERS = Need[Profile](
+    lambda profile: profile.probed and len(profile.parameters) > 0,
+    "weights were not measured: measure a model that has some, with weights=True",
+)
+MAPS = Need[Profile](
+    lambda profile: len(profile.maps) > 0, "it has no linear map or convolution with weights"
+)
+BATCH = Need[Profile](
+    lambda profile: bool((profile.values["entries"] >= ENOUGH).any()),
+    f"at least {ENOUGH} samples (times positions) are needed to know that a unit is constant",
 )

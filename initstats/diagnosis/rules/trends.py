@@ -10,19 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from initstats.diagnosis.graph import SUMS, Block
+from initstats.diagnosis.graph import Block
 from initstats.diagnosis.profile import Profile
+from initstats.diagnosis.rules.causes import jumps, leap, oversized
 from initstats.diagnosis.rules.remedies import drawn_anew, scaled, weight_names
 from initstats.diagnosis.rules.rule import (
+    ARRIVED,
+    BACKWARD,
     DEEP,
-    GRADIENTS,
     OPERATIONS,
+    SHOWN,
     Finding,
+    Severity,
     listed,
     register_rule,
 )
+from initstats.diagnosis.sight import WHOLE
 from initstats.diagnosis.summary import DECADE
-from initstats.probe.kinds import words
 
 
 @register_rule(
@@ -32,35 +36,46 @@ from initstats.probe.kinds import words
 )
 def signal(profile: Profile, threshold: float) -> Iterator[Finding]:
     """the length of the signal neither grows nor shrinks from layer to layer"""
-    path = profile.graph.path
+    unseen = profile.sight.spread
+    path = [layer for layer in profile.graph.path if not unseen or layer < unseen[0]]
     size = profile.along(path)["second_moment"]
     lost = [layer for layer, q in zip(path, size, strict=True) if q == 0]
-    # zero weights that never move are told as such
-    stays = [
-        layer for layer in lost if layer not in profile.zeros.alive and not profile.zeros.stuck
-    ]
+    stays = [layer for layer in lost if layer not in profile.zeros.alive]
+    if _told(profile):
+        path, stays = [layer for layer in path if layer not in profile.sight.unseen], []
+        size = profile.along(path)["second_moment"]
     yield from _drift(profile, path, size, stays, threshold, "signal")
 
 
 @register_rule(
     threshold=2 * math.log(DECADE),
     source="Glorot & Bengio 2010; Schoenholz et al. 2017: chi_1, on sums of squares",
-    needs=[GRADIENTS],
+    needs=[DEEP, BACKWARD, ARRIVED],
+    judges=["gradients"],
 )
 def gradient(profile: Profile, threshold: float) -> Iterator[Finding]:
     """the gradient keeps its size on the way back to the input"""
     rows = profile.value_gradients
+    if profile.sight.spread:
+        return
+    rows = rows.where(rows["nonfinite"] == 0)
     squares = dict(zip(rows["layer"], rows["second_moment"] * rows["count"], strict=True))
     path = [layer for layer in reversed(profile.graph.path) if layer in squares]
     size = np.array([squares[layer] for layer in path])
     lost = [layer for layer in path if squares[layer] == 0]
-    stays = [
-        layer for layer in lost if layer not in profile.zeros.reached and not profile.zeros.stuck
-    ]
-    yield from _drift(profile, path, size, stays, threshold, "gradient")
+    stays = [layer for layer in lost if layer not in profile.zeros.reached]
+    stays = [] if _told(profile) or profile.sight.cut else stays
+    # through time a gradient may fade: what is far back counts little, by the nature of a state
+    again = [n for n in path if not len(profile.own(n)) and not len(profile.made_of(n))]
+    yield from _drift(
+        profile, path, size, stays, threshold, "gradient", in_time=2 * len(again) > len(path)
+    )
 
 
-_SCALING = words("div mul multiply divide true_divide")
+def _told(profile: Profile) -> bool:
+    """Whether another rule tells why there are zeros: zero weights that stay, or dead units."""
+    dead = max(profile.sight.dead.values(), default=0) >= WHOLE
+    return dead or bool(profile.zeros.stuck)
 
 
 @register_rule(
@@ -70,32 +85,26 @@ _SCALING = words("div mul multiply divide true_divide")
 )
 def scale_jump(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no single operation multiplies the signal by a factor that lasts"""
-    graph, rows = profile.graph, profile.values
-    rms = np.sqrt(rows["second_moment"])
-    far = np.flatnonzero((rms > threshold) | ((rms * threshold < 1) & (rms > 0)))
-    for number in far:
-        layer, op = int(rows["layer"][number]), str(rows["op"][number]).rstrip("_")
-        read = [rms[profile.at[i]] for i in graph.inputs[layer]]
-        if not read or layer not in graph.downstream:
-            continue
-        factor = rms[number] / max(read) if max(read) > 0 else math.nan
-        linear = layer in graph.linear
-        if linear:  # what multiplies by more than any gain calls for is told by its weights
-            small = (
-                factor * 3 * threshold < 1 and math.sqrt(rows["sigma_w2"][number]) < 1 / threshold
-            )
-            told = small and bool(graph.readers[layer])
-        elif op in _SCALING and len(read) == 1:
-            told = factor > threshold or (factor * threshold < 1 and bool(graph.readers[layer]))
-        else:
-            told = op in SUMS and factor > threshold
-        if told and not _undone(profile, layer, max(read), rms, threshold):
+    found = jumps(profile)
+    maps = [jump for jump in found if jump.layer in profile.graph.linear]
+    for same in (maps, [jump for jump in found if jump not in maps]):
+        layers = [jump.layer for jump in same]
+        places = profile.along(layers).places
+        if same:
+            told = []
+            for place in dict.fromkeys(places):
+                here = [j for j, other in zip(same, places, strict=True) if other == place]
+                first, again = here[0], f", {len(here)} times" if len(here) > 1 else ""
+                told.append(
+                    f"{place} multiplies the rms by {first.factor:.3g}, from {first.before:.3g} to "
+                    f"{first.after:.3g}{again}"
+                )
+            told[SHOWN:] = [f"{len(told) - SHOWN} more do so"] if len(told) > SHOWN else []
             yield Finding(
                 "warning",
-                profile.place(layer),
-                f"it multiplies the rms by {factor:.3g}, from {max(read):.3g} to "
-                f"{rms[number]:.3g}, and what reads it does not undo that",
-                (linear and drawn_anew(profile, [layer]))
+                listed(places),
+                "; ".join(told) + "; what reads it does not undo that",
+                (drawn_anew(profile, layers) if same is maps else "")
                 or "leave the factor out, or put a normalization behind it",
             )
 
@@ -111,15 +120,34 @@ def residual_growth(profile: Profile, threshold: float) -> Iterator[Finding]:
         q = profile.along([chain[0].stream, *(block.layer for block in chain)])["second_moment"]
         with np.errstate(all="ignore"):
             factors = q[1:] / q[:-1]
-        if len(chain) < 3 or not np.isfinite(q).all() or not (q > 0).all():
+        broken = any(block.layer in profile.sight.unseen for block in chain)
+        if len(chain) < 3 or broken or not np.isfinite(q).all() or not (q > 0).all():
             continue
         # a normalized branch adds what it adds: beside a small embedding, the first is large
         additive = sum(block.normalized for block in chain) > len(chain) / 2
         growth = float(np.prod(factors[additive:]))
         leap = float(factors[1:].max())
-        if growth > threshold:
+        if growth > threshold and (cause := _caused(profile, chain, factors, threshold)):
+            place = profile.place(chain[0].layer)
+            yield Finding("unchecked", place, f"{cause} names what makes the stream grow", "")
+        elif growth > threshold:
             warned = not additive or leap > threshold**2
             yield from _growth(profile, chain, factors, growth, severity=warned)
+
+
+def _caused(
+    profile: Profile, chain: Sequence[Block], factors: NDArray[Any], threshold: float
+) -> str:
+    """The rule that names the branches without which a stream would not grow; empty for none."""
+    causes = dict.fromkeys((jump.layer for jump in jumps(profile)), "scale_jump")
+    causes |= dict.fromkeys(map(int, oversized(profile)["layer"]), "weight_scale")
+    graph, told, rest = profile.graph, "", 1.0
+    for block, factor in zip(chain, factors, strict=True):
+        within = {block.branch, *graph.maps_before(block.branch)}
+        found = [causes[layer] for layer in within if layer in causes]
+        told = told or next(iter(found), "")
+        rest *= 1.0 if found else float(factor)
+    return told if rest <= threshold else ""
 
 
 def _growth(
@@ -156,36 +184,6 @@ def _branch(profile: Profile, block: Block) -> int:
     return max(profile.graph.maps_before(block.branch), default=block.branch)
 
 
-def _undone(
-    profile: Profile, layer: int, before: float, rms: NDArray[Any], threshold: float
-) -> bool:
-    """Whether all that read a value are back at the size that was before, or at a usual one."""
-    graph = profile.graph
-    readers, now = graph.readers[layer], rms[profile.at[layer]]
-
-    def size(reader: int) -> float:
-        """The rms of a reader, without the bias of a linear map."""
-        gain = math.sqrt(profile.values["sigma_w2"][profile.at[reader]])
-        linear = reader in graph.linear and math.isfinite(gain)
-        return float(now * gain if linear else rms[profile.at[reader]])
-
-    return bool(readers) and all(
-        _back(now, size(reader), before, threshold)
-        or (
-            reader not in graph.linear
-            and graph.ops[reader] not in SUMS
-            and _undone(profile, reader, before, rms, threshold)
-        )
-        for reader in readers
-    )
-
-
-def _back(jumped: float, now: float, before: float, threshold: float) -> bool:
-    if jumped > before:
-        return now <= threshold * max(before, 1.0)
-    return now * threshold >= min(before, 1.0)
-
-
 def _drift(
     profile: Profile,
     path: list[int],
@@ -193,10 +191,15 @@ def _drift(
     stays: list[int],
     threshold: float,
     what: str,
+    *,
+    in_time: bool = False,
 ) -> Iterator[Finding]:
     """A trend of `size`, a square, along a path.
 
     Its log changes by more than the threshold, and the 95% interval of the mean step excludes 0.
+
+    Args:
+        in_time: whether the same weights are used again and again along the path.
     """
     if stays:
         place = profile.place(stays[0])
@@ -219,18 +222,38 @@ def _drift(
     if abs(total) <= threshold or abs(mean) <= half:
         return
     low, high = (math.exp((mean + sign * half) / 2) for sign in (-1, 1))
+    made = leap(profile, path)
+    if abs(total - made) <= threshold and made * total > 0:
+        where = profile.place(places[0])
+        yield Finding("unchecked", where, f"scale_jump names what multiplies the {what}", "")
+        return
     word = "explodes" if total > 0 else "vanishes"
     measure, direction = "rms", "through the layers"
     if what == "gradient":
         measure, direction = "norm", "from the output back to the input"
+    severity: Severity = "error" if abs(total) > 3 * threshold else "warning"
+    remedy = _rescale(profile, mean / 2, len(steps), what)
+    if in_time and total < 0:
+        severity, remedy = "note", _FADING
     yield Finding(
-        "error" if abs(total) > 3 * threshold else "warning",
+        severity,
         f"{profile.place(places[0])} to {profile.place(places[-1])}",
         f"the {what} {word} {direction}: each layer multiplies the {measure} by "
         f"{math.exp(mean / 2):.3g} ({low:.3g} to {high:.3g}), {len(steps)} layers by "
         f"{math.exp(total / 2):.3g}",
-        _rescale(profile, mean / 2, len(steps), what),
+        remedy,
     )
+
+
+_FADING = (
+    "nothing, if steps far back need not count; else gates with a bias of 1 for what is kept, "
+    "orthogonal weights of the state, or a loss at every step"
+)
+"""What to do where the same weights are used again and again."""
+
+
+_BOUNDED = 1.1
+"""A gain under which an odd bounded function keeps signal and gradient through tens of layers."""
 
 
 def _rescale(profile: Profile, log: float, steps: int, what: str) -> str:
@@ -259,9 +282,9 @@ def _rescale(profile: Profile, log: float, steps: int, what: str) -> str:
     sigma = math.exp(float(np.median(np.log(np.maximum(rows["sigma_w2"], 1e-300)) / 2)))
     if len(odd) and odd.mean() > 0.5 and abs(math.log(sigma)) > math.log(1.05):
         return (
-            f'initstats.reinitialize_(model, "lecun_normal", x)  # gain 1: weights {1 / sigma:.3g} '
-            "times as large; the gain that keeps the signal of a bounded activation is too large "
-            "for its gradient"
+            f'initstats.reinitialize_(model, "kaiming_normal(gain={_BOUNDED})", x)  # weights '
+            f"{_BOUNDED / sigma:.3g} times as large: the gain that keeps the whole signal of a "
+            "bounded activation is too large for its gradient, and at 1 the signal fades"
         )
     if abs(excess) > math.log(1.05) and abs(log - excess) * steps < math.log(DECADE):
         return (

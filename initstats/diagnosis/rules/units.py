@@ -2,63 +2,126 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.special import ndtr
 
+from initstats.diagnosis.graph import SCALING
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.remedies import drawn_anew, over
-from initstats.diagnosis.rules.rule import BATCH, ENOUGH, OPERATIONS, Finding, listed, register_rule
+from initstats.diagnosis.rules.causes import oversized
+from initstats.diagnosis.rules.remedies import drawn_anew, scaled, unbiased
+from initstats.diagnosis.rules.rule import (
+    BATCH,
+    MAPS,
+    OPERATIONS,
+    RULES,
+    Finding,
+    Severity,
+    listed,
+    register_rule,
+)
+from initstats.diagnosis.rules.weights import shrinking
+from initstats.diagnosis.sight import ENOUGH, WHOLE
 from initstats.diagnosis.summary import SAME
-from initstats.probe.kinds import POOLING
+from initstats.probe.kinds import POOLING, RECURRENT
 
 
 @register_rule(
     threshold=0.3,
-    source="Lu et al. 2020 (dying ReLU): the share of units that are constant over the batch",
+    source="Lu et al. 2020 (dying ReLU): the share of units that are constant over the batch; half "
+    "as many are worth knowing",
     needs=[BATCH],
 )
 def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
-    """units differ from sample to sample"""
-    rows, graph = profile.values, profile.graph
-    share = rows["dead_fraction"]
-    candidates = np.flatnonzero((share >= threshold) & (rows["entries"] >= ENOUGH))
-    found: dict[int, float] = {}
-    for number in candidates:
-        layer = int(rows["layer"][number])
-        # a fault is told where it begins: there an operation reads values that are less dead
-        begins = all(share[profile.at[i]] < share[number] for i in graph.inputs[layer])
-        judged = layer in graph.computed or not profile.probed
-        if begins and judged and layer not in profile.zeros.excused:
-            found[layer] = float(share[number])
-    for error in (True, False):
-        layers = [layer for layer, dead in found.items() if (dead >= 0.999) == error]
-        if layers:
-            worst = max(layers, key=found.__getitem__)
+    """in no layer do 15% of the units give one value for every sample"""
+    dead = {n: share for n, share in profile.sight.dead.items() if n not in profile.sight.spread}
+    noted, told = threshold / 2, []
+    natural = {n for n, share in dead.items() if share >= noted and _natural(profile, n, share)}
+    shrunk = shrinking(profile)
+    caused = [n for n in dead if shrunk and shrunk >= {*profile.graph.maps_before(n)}]
+
+    def severity(layer: int) -> Severity:
+        share, least = dead[layer], threshold if layer in natural else noted
+        if share < least:
+            return "healthy"
+        if share >= WHOLE:
+            return "error"
+        return "warning" if share >= threshold and layer not in natural else "note"
+
+    degrees: list[Severity] = ["error", "warning", "note"]
+    for degree in degrees:
+        layers = [layer for layer in dead if severity(layer) == degree]
+        told += layers
+        if layers and not {*layers} <= {*caused}:
+            worst = max(layers, key=dead.__getitem__)
+            before = [n for layer in layers for n in profile.graph.maps_before(layer)]
             yield Finding(
-                "error" if error else "warning",
+                degree,
                 listed(profile.along(layers).places),
-                f"{found[worst]:.0%} of the units of {profile.place(worst)} give one value for "
-                "every sample, and so tell nothing about it",
-                _revived(profile, layers)
-                or "shift or shrink the biases before it, initialize the weights before it to the "
-                "gain of the activation that they read (see initstats.gain), or use a leaky "
-                "activation",
+                f"{_dead_of(profile, worst, dead[worst])} give one value for every sample, and so "
+                "tell nothing about it",
+                unbiased(profile, before) or _advice(profile, worst),
             )
+    if told and {*told} <= {*caused}:
+        places = listed(profile.along(told).places)
+        yield Finding("unchecked", places, "default_init names the weights that cause it", "")
+    elif dead and not told:
+        worst = max(dead, key=dead.__getitem__)
+        than = (
+            "as many as random weights leave where samples are so alike"
+            if worst in natural
+            else f"below {noted:.0%}"
+        )
+        evidence = (
+            f"{_dead_of(profile, worst, dead[worst])} give one value for every sample, {than}"
+        )
+        yield Finding("healthy", profile.place(worst), evidence, "")
 
 
-def _revived(profile: Profile, layers: list[int]) -> str:
-    """Biases at zero, where biases outweigh all that the layers before sum."""
-    names = []
-    for layer in layers:
-        for before in profile.graph.maps_before(layer):
-            own, spread = profile.own(before), profile.along([before])["unit_std_mean"][0]
-            heavy = (own["second_moment"] > (2 * spread) ** 2) & ~(own["fan_in"] > 0)
-            names += [str(name) for name in own["name"][heavy]]
-    if not names:
-        return ""
-    line = over(names, "nn.init.zeros_(model.get_parameter({}))")
-    return line + "  # these biases outweigh all that their units sum"
+def _dead_of(profile: Profile, layer: int, share: float) -> str:
+    """How many units of a layer are dead."""
+    units = profile.along([layer])["units"][0]
+    if math.isnan(units):  # a study's
+        return f"{share:.0%} of the units of {profile.place(layer)}"
+    return f"{round(share * units)} of {units:.0f} units ({share:.0%}) of {profile.place(layer)}"
+
+
+def _advice(profile: Profile, layer: int) -> str:
+    op = profile.graph.ops[layer]
+    if op == "input":
+        return "measure with samples that differ"
+    if op in SCALING:
+        return "leave the factor out: it is 0"
+    return (
+        "shift or shrink the biases before it, initialize the weights before it to the gain of "
+        "the activation that they read (see initstats.gain), or use a leaky activation"
+    )
+
+
+def _natural(profile: Profile, layer: int, share: float) -> bool:
+    """Whether weights drawn at random leave as many units dead, of samples that are so alike.
+
+    Of pre-activations with correlation c between samples, sqrt(c) m + sqrt(1 - c) e, those are at
+    one side of zero for all n samples whose m is: the mean of P(e < -m sqrt(c / (1 - c)))^n.
+    Samples that are alike differ in few directions: more than 16 count as 16.
+    """
+    read, before = profile.graph.inputs[layer], profile.graph.maps_before(layer)
+    if len(read) != 1 or unbiased(profile, before):
+        return False
+    own = profile.parameters.where(np.isin(profile.parameters["layer"], before))
+    own = own.where(own["fan_in"] > 0)
+    if not len(own) or (np.abs(own["mean"]) * np.sqrt(own["count"]) > 4 * own["std"]).any():
+        return False
+    row, here = profile.along(read), profile.along([layer])
+    likeness = min(max(float(row["sample_correlation"][0]), 0.0), 1 - 1e-9)
+    m = np.linspace(-6, 6, 241)
+    density = np.exp(-(m**2) / 2)
+    alone = ndtr(-m * math.sqrt(likeness / (1 - likeness))) ** ENOUGH
+    expected = float((alone * density).sum() / density.sum())
+    error = math.sqrt(expected * (1 - expected) / max(float(here["units"][0]), 1.0))
+    return share <= expected + 4 * error
 
 
 @register_rule(
@@ -68,31 +131,70 @@ def _revived(profile: Profile, layers: list[int]) -> str:
 )
 def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
     """bounded activations are not pressed against their bounds"""
-    rows, graph = profile.values, profile.graph
+    rows, graph = profile.seen, profile.graph
     # below, a function such as exp only comes to rest: it is not pressed against a bound
     over = (rows["saturated_fraction"] > threshold) & np.isfinite(rows["high"])
-    layers = {int(layer) for layer in rows["layer"][over]}
+    found = {int(layer) for layer in rows["layer"][over]}
     # a network may be certain of its answers; of one function's operations the first is told
-    layers = {n for n in layers if graph.readers[n] and layers.isdisjoint(graph.inputs[n])}
-    found = profile.along(sorted(layers))
-    if len(found):
-        worst = int(np.argmax(found["saturated_fraction"]))
-        before = dict.fromkeys(b for n in sorted(layers) for b in graph.maps_before(n))
-        yield Finding(
-            "warning",
-            listed(found.places),
-            f"{found['saturated_fraction'][worst]:.0%} of the entries at {found.places[worst]} are "
-            "within 1% of a bound, where the derivative is near 0",
-            _revived(profile, sorted(layers))
-            or drawn_anew(profile, before)
-            or "make the pre-activation smaller, or normalize what it reads",
-        )
+    layers = [
+        n
+        for n in sorted(found)
+        if (graph.readers[n] or graph.ops[n] in RECURRENT) and found.isdisjoint(graph.inputs[n])
+    ]
+    inside = [layer for layer in layers if graph.ops[layer] in RECURRENT]
+    outside = [layer for layer in layers if layer not in inside]
+    if outside:
+        before = dict.fromkeys(b for n in outside for b in graph.maps_before(n))
+        remedy = _eased(profile, [*before])
+        yield _pressed(profile, outside, "entries at", remedy)
+    if inside:
+        yield _pressed(profile, inside, "gates and candidates inside", _lessened(profile, inside))
     yield from _decided(profile)
+
+
+def _pressed(profile: Profile, layers: list[int], what: str, remedy: str) -> Finding:
+    """Values at the bounds of the function that made them, or gates inside of operations."""
+    found = profile.along(layers)
+    worst = int(np.argmax(found["saturated_fraction"]))
+    large = oversized(profile)
+    causes = {n for layer in layers for n in profile.graph.maps_before(layer)}
+    large = large.where(np.isin(large["layer"], [*causes]))
+    by = ""
+    if len(large):
+        most = math.sqrt(large["sigma_w2"].max())
+        by = f"; the weights at {listed(large['name'])} multiply the rms by up to {most:.3g}"
+    return Finding(
+        "warning",
+        listed(found.places),
+        f"{found['saturated_fraction'][worst]:.0%} of the {what} {found.places[worst]} are within "
+        f"1% of a bound, where the derivative is near 0{by}",
+        remedy or "make the pre-activation smaller, or normalize what it reads",
+    )
+
+
+def _eased(profile: Profile, before: list[int]) -> str:
+    """Weights at their gain and biases that do not outweigh them, where either is too large."""
+    large = {int(layer) for layer in oversized(profile)["layer"]}
+    if large.isdisjoint(before):
+        return unbiased(profile, before) or drawn_anew(profile, before)
+    lines = [drawn_anew(profile, before), unbiased(profile, before, size=1.0)]
+    return "\n".join(filter(None, lines))
+
+
+def _lessened(profile: Profile, layers: list[int]) -> str:
+    """Weights of recurrent operations with the scale that keeps a signal, and no larger biases."""
+    scale: dict[str, list[str]] = {}
+    for own in map(profile.own, layers):
+        sizes = np.sqrt(own["second_moment"] * np.where(own["fan_in"] > 0, own["fan_in"], 1))
+        for name, size in zip(own["name"], sizes, strict=True):
+            if size > 1:
+                scale.setdefault(f"{1 / size:.3g}", []).append(str(name))
+    return "\n".join(scaled(names, factor) for factor, names in scale.items())
 
 
 def _decided(profile: Profile) -> Iterator[Finding]:
     """A softmax that gives nearly all to one entry: the sum of its squares is nearly 1."""
-    rows, graph = profile.values, profile.graph
+    rows, graph = profile.seen, profile.graph
     chosen = rows.where((rows["op"] == "softmax") & (rows["units"] >= 8))
     told = [
         int(layer)
@@ -101,7 +203,12 @@ def _decided(profile: Profile) -> Iterator[Finding]:
         )
         if total > 0.9 and graph.readers[int(layer)] and int(layer) in graph.downstream
     ]
-    if told:
+    large = set(map(int, oversized(profile)["layer"]))
+    caused = [layer for layer in told if large & {*graph.maps_before(layer)}]
+    if told and told == caused:
+        places = listed(profile.along(told).places)
+        yield Finding("unchecked", places, "weight_scale names the weights that cause it", "")
+    elif told:
         yield Finding(
             "warning",
             listed(profile.along(told).places),
@@ -118,7 +225,7 @@ def _decided(profile: Profile) -> Iterator[Finding]:
 )
 def mean_shift(profile: Profile, threshold: float) -> Iterator[Finding]:
     """what layers read is not far to one side of zero"""
-    rows, graph = profile.values, profile.graph
+    rows, graph = profile.seen, profile.graph
     with np.errstate(all="ignore"):
         ratio = np.abs(rows["mean"]) / rows["std"]
     # an input can be normalized once and for all: it is asked to be
@@ -150,16 +257,30 @@ def mean_shift(profile: Profile, threshold: float) -> Iterator[Finding]:
 @register_rule(
     threshold=SAME,
     source="Schoenholz et al. 2017: in the ordered phase all correlations go to 1",
-    needs=[BATCH],
+    needs=[MAPS, BATCH],
 )
 def collapse(profile: Profile, threshold: float) -> Iterator[Finding]:
     """layers tell samples apart"""
-    rows = profile.maps.where(
-        (profile.maps["nonfinite"] == 0) & (profile.maps["entries"] >= ENOUGH)
-    )
+    rows = profile.seen_maps
+    rows = rows.where((rows["nonfinite"] == 0) & (rows["entries"] >= ENOUGH))
     same = rows["sample_correlation"] >= threshold
     if profile.zeros.sources:  # a bias alone is the same for all
         same &= ~np.isin(rows["layer"], [*profile.zeros.sources])
+    if shrinking(profile) >= {int(layer) for layer in rows["layer"][same]} and same.any():
+        places = listed(rows.where(same).places)
+        yield Finding("unchecked", places, "default_init names the weights that cause it", "")
+        return
+    # what biases that outweigh all else do to units is told at the dead units
+    told = [
+        n for n, dead in profile.sight.dead.items() if dead >= RULES["dead_units"].threshold / 2
+    ]
+    before = [layer for n in told for layer in profile.graph.maps_before(n)]
+    same &= ~np.isin(rows["layer"], [*profile.sight.constant])
+    caused = same & np.isin(rows["layer"], before)
+    same &= ~caused
+    if caused.any():
+        places = listed(rows.where(caused).places)
+        yield Finding("unchecked", places, "dead_units tells what biases do there", "")
     if same.any():
         found = rows.where(same)
         many = len(found) >= max(3, len(rows) / 4)

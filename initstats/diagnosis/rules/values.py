@@ -9,8 +9,9 @@ import numpy as np
 from initstats.diagnosis.columns import Columns
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.rule import (
+    ARRIVED,
     BACKWARD,
-    WEIGHTS,
+    PARAMETERS,
     Finding,
     Severity,
     listed,
@@ -20,7 +21,7 @@ from initstats.diagnosis.rules.rule import (
 _IEEE = "IEEE 754: what overflows once stays infinite or becomes NaN"
 
 
-@register_rule(threshold=0, source=_IEEE)
+@register_rule(threshold=0, source=_IEEE, judges=["weights"])
 def nonfinite(profile: Profile, threshold: float) -> Iterator[Finding]:
     """every entry is a finite number"""
     rows = profile.values
@@ -29,7 +30,7 @@ def nonfinite(profile: Profile, threshold: float) -> Iterator[Finding]:
         yield from _begun(profile, bad)
 
 
-@register_rule(threshold=0, source=_IEEE, needs=[WEIGHTS])
+@register_rule(threshold=0, source=_IEEE, needs=[PARAMETERS], judges=[])
 def nonfinite_weights(profile: Profile, threshold: float) -> Iterator[Finding]:
     """every weight is a finite number"""
     rows = profile.parameters
@@ -38,7 +39,7 @@ def nonfinite_weights(profile: Profile, threshold: float) -> Iterator[Finding]:
         yield _spoiled(profile, bad)
 
 
-@register_rule(threshold=0, source=_IEEE, needs=[BACKWARD])
+@register_rule(threshold=0, source=_IEEE, needs=[BACKWARD, ARRIVED], judges=["finite"])
 def nonfinite_gradients(profile: Profile, threshold: float) -> Iterator[Finding]:
     """gradients are finite where values are"""
     rows = profile.value_gradients
@@ -72,14 +73,7 @@ def _spoiled(profile: Profile, bad: Columns) -> Finding:
 
 def _begun(profile: Profile, bad: Columns) -> Iterator[Finding]:
     """Where values that are not finite begin, and whether they spread."""
-    layers, graph = [int(layer) for layer in bad["layer"]], profile.graph
-    # whether bad values end at readers that have none, as those of a mask do; later layers first
-    contained: dict[int, bool] = {}
-    for layer in reversed(layers):
-        readers = graph.readers[layer]
-        contained[layer] = bool(readers) and all(contained.get(reader, True) for reader in readers)
-    first = [layer for layer in layers if not contained.keys() & set(graph.inputs[layer])]
-    spread = [layer for layer in first if not contained[layer]]
+    spread = profile.sight.spread
     if spread:
         row = profile.along(spread[:1])
         count, nonfinite = row["count"][0], row["nonfinite"][0]
@@ -97,7 +91,9 @@ def _begun(profile: Profile, bad: Columns) -> Iterator[Finding]:
             "what is not positive, or leave the range of its dtype? Bound its input, add an eps, "
             "or compute it in float32",
         )
-    elif first:
+    else:
+        layers, inputs = {int(layer) for layer in bad["layer"]}, profile.graph.inputs
+        first = [layer for layer in sorted(layers) if layers.isdisjoint(inputs[layer])]
         yield Finding(
             "note",
             listed(profile.along(first).places),
@@ -146,9 +142,9 @@ _ADVICE = (
 def low_precision(profile: Profile, threshold: float) -> Iterator[Finding]:
     """tensors fit their format: half their entries are normal numbers there, none overflow"""
     if not profile.probed:
-        yield from _unfit(profile, profile.values, ("float16",), "note", threshold)
+        yield from _unfit(profile, profile.seen, ("float16",), "note", threshold)
         return
-    for rows, severity in ((profile.values, "warning"), (profile.value_gradients, "note")):
+    for rows, severity in ((profile.seen, "warning"), (profile.value_gradients, "note")):
         dtypes = rows["dtype"]
         for name in dict.fromkeys(dtypes):
             if name in _FORMATS:
@@ -162,8 +158,8 @@ def low_precision(profile: Profile, threshold: float) -> Iterator[Finding]:
                 )
     # of a model in float32 only the signal is asked to fit, not its masks and small branches
     judged = [*profile.graph.computed - profile.graph.summands]
-    full = (profile.values["dtype"] == "float32") & np.isin(profile.values["layer"], judged)
-    yield from _unfit(profile, profile.values.where(full), ("float16",), "note", threshold)
+    full = (profile.seen["dtype"] == "float32") & np.isin(profile.seen["layer"], judged)
+    yield from _unfit(profile, profile.seen.where(full), ("float16",), "note", threshold)
 
 
 def _unfit(

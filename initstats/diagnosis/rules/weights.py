@@ -9,9 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from initstats.diagnosis.graph import SCALING
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.remedies import drawn_anew, over
-from initstats.diagnosis.rules.rule import OPERATIONS, WEIGHTS, Finding, listed, register_rule
+from initstats.diagnosis.rules.causes import oversized
+from initstats.diagnosis.rules.remedies import drawn_anew, over, unbiased
+from initstats.diagnosis.rules.rule import (
+    MAPS,
+    OPERATIONS,
+    PARAMETERS,
+    RULES,
+    Finding,
+    listed,
+    register_rule,
+)
+from initstats.probe.kinds import LOOKUPS, NORMALIZATIONS
 
 Array = NDArray[Any]
 
@@ -20,16 +31,13 @@ Array = NDArray[Any]
     threshold=5.0,
     source="more than the largest gain of a common activation (4.8 for sigmoid without its mean; "
     "Brock et al. 2021)",
-    needs=[WEIGHTS],
+    needs=[PARAMETERS, MAPS],
 )
 def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no layer multiplies its input by more than any gain calls for"""
-    maps = profile.maps
-    # large weights may make good for a small input, as in a head that reads what was scaled down
-    large = (maps["sigma_w2"] > threshold**2) & (maps["second_moment"] > threshold**2)
-    if not large.any():
+    found = oversized(profile)
+    if not len(found):
         return
-    found = maps.where(large)
     layers = [int(layer) for layer in found["layer"]]
     worst = int(np.argmax(found["sigma_w2"]))
     yield Finding(
@@ -38,7 +46,7 @@ def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
         f"the weights at {found['name'][worst]} multiply the rms by "
         f"{math.sqrt(found['sigma_w2'][worst]):.3g}; for what it reads, "
         f"{profile.gain(layers[worst]):.3f} keeps the signal",
-        drawn_anew(profile, layers)
+        "\n".join(filter(None, [drawn_anew(profile, layers), unbiased(profile, layers, size=1.0)]))
         or "scale the weights down to the gain of the activation that they read",
     )
 
@@ -47,40 +55,92 @@ def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
     threshold=0,
     source="Hu et al. 2022 (LoRA): of two factors one starts at zero, not both",
     needs=[OPERATIONS],
+    judges=["finite"],
 )
 def zero_weights(profile: Profile, threshold: float) -> Iterator[Finding]:
     """weights that are zero get a gradient, now or as soon as others have moved"""
-    stuck = profile.zeros.stuck
-    if len(stuck) > threshold:
-        names = [str(n) for layer in stuck for n in profile.own(layer)["name"]]
-        # of two, one behind the other, the second may stay at zero
-        drawn = [layer for layer in stuck if profile.zeros.waits(layer)]
+    zeros = profile.zeros
+    stops = {layer: zeros.stops(layer) for layer in zeros.stuck}
+    shut = [layer for layer, stopping in stops.items() if stopping]
+    waiting = [layer for layer in zeros.stuck if layer not in shut and zeros.waits(layer)]
+    if len(zeros.stuck) > threshold and not shut:
         yield Finding(
             "error",
-            listed(names or profile.along(stuck).places),
+            listed(_zero_names(profile, zeros.stuck)),
             "all these weights are 0, one behind the other: each multiplies the other's gradient "
             "by 0, so that none ever changes",
-            _from_zero(profile, drawn) or "start one of them at a small number, not both at 0",
+            # of two, the second may stay at zero
+            _from_zero(profile, waiting) or "start one of them at a small number, not both at 0",
         )
+    elif shut:
+        stopping = profile.along(sorted({layer for layers in stops.values() for layer in layers}))
+        several, op = len(zeros.stuck) > 1, stopping["op"][0]
+        subject, it = ("these weights are", "they") if several else ("this weight is", "it")
+        gives = "give" if len(shut) > 1 else "gives"
+        yield Finding(
+            "error",
+            listed(_zero_names(profile, zeros.stuck)),
+            f"{subject} 0 in all entries, so that {listed(profile.along(shut).places)} {gives} 0 "
+            f"for every input; {op} has slope 0 there, and no gradient comes back through "
+            f"{listed(stopping.places)}: {it} never {'change' if several else 'changes'}",
+            _from_zero(profile, [*waiting, *shut]) or "start them at small random numbers",
+        )
+    if moving := [layer for layer in sorted(zeros.moving) if profile.sight.shuts(layer)]:
+        yield _delayed(profile, moving)
+
+
+def _delayed(profile: Profile, layers: list[int]) -> Finding:
+    """Zero weights with no way round them, at which a gradient arrives nevertheless."""
+    subject, it = ("these weights are", "them") if len(layers) > 1 else ("this weight is", "it")
+    arrives = f"a gradient reaches {it}, and the first update ends this"
+    if not len(profile.value_gradients):
+        arrives = f"backward=True shows whether a gradient reaches {it}"
+    return Finding(
+        "note",
+        listed(_zero_names(profile, layers)),
+        f"{subject} 0 in all entries, and no shortcut leads round {it}: the signal is the same for "
+        f"every sample from there on; {arrives}",
+        _from_zero(profile, layers) or "start them at small random numbers",
+    )
+
+
+def _zero_names(profile: Profile, layers: list[int]) -> list[str]:
+    """The parameters of zero, without the biases behind weights; places where none is known."""
+    names = []
+    for layer in layers:
+        own = profile.own(layer)
+        own = own.where(own["second_moment"] == 0)
+        summed = own["name"][own["fan_in"] > 0]
+        names += [str(name) for name in (summed if len(summed) else own["name"][:1])]
+    return names or profile.along(layers).places
 
 
 def _from_zero(profile: Profile, layers: list[int]) -> str:
-    """Draw zero weights with the gain of what they read."""
+    """Draw zero weights with the gain of what they read; a norm's start at 1."""
     lines: dict[str, list[str]] = {}
     for layer in layers:
         own = profile.own(layer)
+        own = own.where(own["second_moment"] == 0)
+        op = profile.graph.ops[layer]
         for name, fan_in in zip(own["name"], own["fan_in"], strict=True):
             if fan_in > 0:
                 std = f"std={profile.gain(layer):.4f} / math.sqrt({fan_in:.0f})"
                 line = f"nn.init.normal_(model.get_parameter({{}}), {std})"
                 lines.setdefault(line, []).append(str(name))
+        if op in LOOKUPS and len(own):
+            line = "nn.init.normal_(model.get_parameter({}))"
+            lines.setdefault(line, []).append(str(own["name"][0]))
+        elif op in NORMALIZATIONS | SCALING and len(own):  # the weight comes before the bias
+            line = "nn.init.ones_(model.get_parameter({}))"
+            lines.setdefault(line, []).append(str(own["name"][0]))
     return "\n".join(over(names, line) for line, names in lines.items())
 
 
 @register_rule(
     threshold=3,
     source="torch.nn.Linear and Conv call kaiming_uniform_(a=sqrt(5)), std 1 / sqrt(3 fan_in)",
-    needs=[WEIGHTS],
+    needs=[PARAMETERS, MAPS],
+    judges=["weights"],
 )
 def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no run of layers is left at torch's default, which shrinks the signal in each"""
@@ -95,8 +155,8 @@ def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
         "warning" if longest >= threshold else "note",
         listed(drawn.modules[default]),
         "the weights are uniform in +-1/sqrt(fan_in), as torch leaves them: each layer multiplies "
-        f"the rms by about {1 / (math.sqrt(3) * float(np.median(gains))):.2f}; {longest} in a row "
-        "have no normalization after them",
+        f"the rms by about {1 / (math.sqrt(3) * float(np.median(gains))):.2f}, "
+        f"{_in_a_row(longest)}",
         drawn_anew(profile, layers),
     )
 
@@ -105,7 +165,8 @@ def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
     threshold=4.0,
     source="He et al. 2015; THEORY: fan_out in a layer that is not square changes q by "
     "fan_in / fan_out",
-    needs=[WEIGHTS],
+    needs=[PARAMETERS, MAPS],
+    judges=["weights"],
 )
 def fan_mode(profile: Profile, threshold: float) -> Iterator[Finding]:
     """weights are scaled by the inputs that a unit sums, not by the outputs"""
@@ -192,6 +253,25 @@ def _fans(profile: Profile, layer: int) -> float:
     return float(profile.along([source])["units"][0] / row["units"][0])
 
 
+def shrinking(profile: Profile) -> set[int]:
+    """The linear maps at torch's default, if so many are in a row that it is a fault."""
+    if not (profile.probed and len(profile.parameters) and len(profile.maps)):
+        return set()
+    drawn = _Drawn(profile)
+    layers = {int(layer) for layer in drawn.layers[drawn.default]}
+    many = layers and _longest_run(profile, layers) >= RULES["default_init"].threshold
+    return layers if many else set()
+
+
+def _in_a_row(longest: int) -> str:
+    """What a run of layers does to the signal."""
+    if longest == 0:
+        return "which the normalization or the shortcut behind it makes good"
+    if longest == 1:
+        return "and none reads what another of them made"
+    return f"and {longest} follow each other with no normalization or shortcut between"
+
+
 def _longest_run(profile: Profile, layers: set[int]) -> int:
     """How many of some linear maps are one behind another, with no norm or shortcut between."""
     graph = profile.graph
@@ -208,7 +288,8 @@ def _longest_run(profile: Profile, layers: set[int]) -> int:
 @register_rule(
     threshold=0,
     source="Ioffe & Szegedy 2015: a batch normalization subtracts whatever the bias adds",
-    needs=[WEIGHTS],
+    needs=[PARAMETERS, MAPS],
+    judges=[],
 )
 def useless_bias(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no layer adds a bias that the next operation takes away"""

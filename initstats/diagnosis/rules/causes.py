@@ -1,0 +1,95 @@
+"""Causes of a signal's size: the operations, and the weights, that multiply it by too much.
+
+Several rules see what follows of them; the one that names the cause tells of it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initstats.diagnosis.columns import Columns
+from initstats.diagnosis.graph import SCALING, SUMS
+from initstats.diagnosis.profile import Profile
+from initstats.diagnosis.rules.rule import RULES
+
+
+class Jump(NamedTuple):
+    """A value whose rms is `factor` times as large as that of what was read."""
+
+    layer: int
+    factor: float
+    before: float
+    after: float
+
+
+def jumps(profile: Profile) -> list[Jump]:
+    """The values at which the rms is multiplied by a factor that lasts, in order."""
+    threshold = RULES["scale_jump"].threshold
+    graph, rows, unseen = profile.graph, profile.values, profile.sight.unseen
+    rms, found = np.sqrt(rows["second_moment"]), []
+    far = np.flatnonzero((rms > threshold) | ((rms * threshold < 1) & (rms > 0)))
+    for number in far if profile.probed else ():
+        layer, op = int(rows["layer"][number]), str(rows["op"][number]).rstrip("_")
+        read = [rms[profile.at[i]] for i in graph.inputs[layer]]
+        if not read or layer not in graph.downstream or layer in unseen:
+            continue
+        factor = rms[number] / max(read) if max(read) > 0 else math.nan
+        if layer in graph.linear:  # what multiplies by more than any gain is told by its weights
+            small = math.sqrt(rows["sigma_w2"][number]) < 1 / threshold
+            told = factor * 3 * threshold < 1 and small and bool(graph.readers[layer])
+        elif op in SCALING and len(read) == 1:
+            told = factor > threshold or (factor * threshold < 1 and bool(graph.readers[layer]))
+        else:
+            told = op in SUMS and factor > threshold
+        if told and not _undone(profile, layer, max(read), rms, threshold):
+            found.append(Jump(layer, float(factor), float(max(read)), float(rms[number])))
+    return found
+
+
+def oversized(profile: Profile) -> Columns:
+    """The outputs of linear maps whose weights multiply the rms by more than any gain calls for.
+
+    Large weights may make good for a small input, as in a head that reads what was scaled down.
+    """
+    maps, limit = profile.seen_maps, RULES["weight_scale"].threshold ** 2
+    return maps.where((maps["sigma_w2"] > limit) & (maps["second_moment"] > limit))
+
+
+def leap(profile: Profile, path: list[int]) -> float:
+    """The log of what the jumps between the first and the last of some layers make of a square."""
+    layers = range(min(path) + 1, max(path) + 1) if path else range(0)
+    return sum(2 * math.log(jump.factor) for jump in jumps(profile) if jump.layer in layers)
+
+
+def _undone(
+    profile: Profile, layer: int, before: float, rms: NDArray[Any], threshold: float
+) -> bool:
+    """Whether all that read a value are back at the size that was before, or at a usual one."""
+    graph = profile.graph
+    readers, now = graph.readers[layer], rms[profile.at[layer]]
+
+    def size(reader: int) -> float:
+        """The rms of a reader, without the bias of a linear map."""
+        gain = math.sqrt(profile.values["sigma_w2"][profile.at[reader]])
+        linear = reader in graph.linear and math.isfinite(gain)
+        return float(now * gain if linear else rms[profile.at[reader]])
+
+    return bool(readers) and all(
+        _back(now, size(reader), before, threshold)
+        or (
+            reader not in graph.linear
+            and graph.ops[reader] not in SUMS
+            and _undone(profile, reader, before, rms, threshold)
+        )
+        for reader in readers
+    )
+
+
+def _back(jumped: float, now: float, before: float, threshold: float) -> bool:
+    if jumped > before:
+        return now <= threshold * max(before, 1.0)
+    return now * threshold >= min(before, 1.0)

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import initstats as ist
 from initstats import lsuv_, reinitialize_
@@ -147,28 +147,39 @@ def test_lsuv_fits_parametrized_layers() -> None:
     ]
 
 
-@pytest.mark.parametrize("fault", ["dead", "capped"])
-def test_lsuv_refuses_and_restores(fault: str) -> None:
+class Off(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0
+
+
+def test_lsuv_refuses_all_at_once_and_restores() -> None:
     torch.manual_seed(0)
-    last: nn.Module = nn.Linear(6, 4)
-    if fault == "capped":
-        last = nn.utils.parametrizations.spectral_norm(last)
-
-    class Off(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x * (fault != "dead")
-
-    model = nn.Sequential(nn.Linear(5, 6), Off(), last)
+    model = nn.Sequential(nn.Linear(5, 6), Off(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 4))
     x = uneven(20, 5)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    message = {
-        "dead": "layer '2' gives an output of std 0 on this batch.*dead.*Nothing was changed",
-        "capped": "layer '2' does not use the weight that is written.*exclude='2'.*Nothing was",
-    }[fault]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(
+        ValueError, match=r"'2' gives an output of std 0 .*with '4'.*dead"
+    ) as raised:
         lsuv_(model, x)
+    assert "exclude=['2', '4']. Nothing was changed" in str(raised.value)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert not any(m._forward_hooks for m in model.modules())
+    lsuv_(model, x, exclude=["2", "4"])  # what the message offers
+
+
+def test_a_bias_is_taken_into_account() -> None:
+    """One scale solves the quadratic equation; where none does, the message says what is added."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 32)), uneven(40, 8)
+    for layer in (model[0], model[2]):
+        nn.init.normal_(layer.bias, std=0.6)  # type: ignore[arg-type]
+    lsuv_(model, x, orthogonal=False, rounds=1)
+    assert [y.std().item() for y in preactivations(model, x).values()] == pytest.approx(
+        [1, 1], abs=0.01
+    )
+    model[2].bias.data.mul_(4)  # type: ignore[operator]
+    with pytest.raises(ValueError, match="layer '2' .*what is added to its output has std 2"):
+        lsuv_(model, x, orthogonal=False)
 
 
 def read_by(table: pd.DataFrame) -> dict[str, str]:
@@ -382,39 +393,99 @@ class Interrupted(nn.Module):
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], type[BaseException]]] = {
-    "old spectral_norm": (lambda: nn.utils.spectral_norm(nn.Linear(16, 9)), ValueError),
-    "spectral_norm": (lambda: parametrizations.spectral_norm(nn.Linear(16, 9)), ValueError),
-    "square spectral_norm": (
-        lambda: parametrizations.spectral_norm(nn.Linear(16, 16)),
-        ValueError,
-    ),
-    "evaluated": (lambda: parametrizations.spectral_norm(nn.Linear(16, 9)).eval(), ValueError),
-    "orthogonal": (lambda: parametrizations.orthogonal(nn.Linear(16, 9)), ValueError),
-    "standardized": (lambda: Standardized(16, 9), ValueError),
     "interrupted": (lambda: Interrupted(KeyboardInterrupt), KeyboardInterrupt),
     "failing": (lambda: Interrupted(RuntimeError), RuntimeError),
+    "dead": (lambda: nn.Sequential(Off(), nn.Linear(16, 3)), ValueError),
+}
+NORMED: dict[str, Callable[[], nn.Module]] = {
+    "old spectral_norm": lambda: nn.utils.spectral_norm(nn.Linear(16, 9)),
+    "spectral_norm": lambda: parametrizations.spectral_norm(nn.Linear(16, 9)),
+    "square spectral_norm": lambda: parametrizations.spectral_norm(nn.Linear(16, 16)),
+    "evaluated": lambda: parametrizations.spectral_norm(nn.Linear(16, 9)).eval(),
+    "old and evaluated": lambda: nn.utils.spectral_norm(nn.Linear(16, 9)).eval(),
+    "two norms": lambda: parametrizations.spectral_norm(
+        parametrizations.weight_norm(nn.Linear(16, 9))
+    ),
+    "orthogonal": lambda: parametrizations.orthogonal(nn.Linear(16, 9)),
+    "standardized": lambda: Standardized(16, 9),
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*spectral_norm.*")
-@pytest.mark.parametrize("repair", ["lsuv", "reinitialize"])
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_refusal_leaves_the_model_bit_for_bit(name: str, repair: str) -> None:
+def chained(last: nn.Module) -> nn.Sequential:
     torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), last)
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*")
+@pytest.mark.parametrize("norm", [nn.utils.spectral_norm, parametrizations.spectral_norm])
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refusal_leaves_the_model_bit_for_bit(name: str, norm: Any) -> None:
     build, error = REFUSED[name]
-    model = nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), build())
+    model = chained(nn.Sequential(norm(nn.Linear(16, 16)), build()))
     model[0].bias.requires_grad_(False)
     x = uneven(50, 5)
-    model(x)
+    if name == "dead":
+        model(x)
     before = state_of(model, x)
-    draw = functools.partial(reinitialize_, init="kaiming_normal")
-    with pytest.raises(error) as raised:
-        (lsuv_ if repair == "lsuv" else draw)(model, inputs=x)
-    assert same(state_of(model, x), before)
-    if error is ValueError:
-        assert "layer '3' does not use" in str(raised.value)
-        lsuv_(model, x, exclude="3")  # what the message offers
+    repairs: list[Callable[..., pd.DataFrame]] = [lsuv_]
+    repairs += [] if name == "dead" else [functools.partial(reinitialize_, init="kaiming_normal")]
+    for repair in repairs:
+        with pytest.raises(error):
+            repair(model, inputs=x)
+        assert same(state_of(model, x), before)
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*")
+@pytest.mark.parametrize("repair", ["lsuv", "matched", "normal(std=0.1)"])
+@pytest.mark.parametrize("name", NORMED)
+def test_what_a_norm_scales_is_drawn_and_says_so(name: str, repair: str) -> None:
+    model, x = chained(NORMED[name]()), uneven(50, 5)
+    layer: Any = model[3]
+    modes = [m.training for m in model.modules()]
+    with torch.no_grad():
+        old = layer.weight.clone()
+    table = lsuv_(model, x) if repair == "lsuv" else reinitialize_(model, repair, x)
+    fixed = table[table["weight_std_after"].notna() & table["name"].str.match("3.*weight")]
+    for outcome in fixed["outcome"]:
+        assert outcome.startswith("drawn, not scaled because the scale of the weight")
+    assert [m.training for m in model.modules()] == modes
+    seen: list[Tensor] = []
+    given = [F.linear]
+
+    def see(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        seen.append(weight.detach().double())
+        return given[0](x, weight, bias)
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(F, "linear", see)
+        for mode in (layer.training, True, False):  # the vectors of the norm went along
+            layer.train(mode)(x @ torch.ones(5, 16))
+    assert not torch.allclose(seen[0].float(), old, atol=0.05)
+    for weight in seen:
+        assert torch.allclose(weight, seen[0], atol=1e-5)
+        assert weight.std().item() == pytest.approx(fixed["weight_std_after"].iloc[-1], rel=1e-4)
+        if "spectral" in name or "evaluated" in name or name == "two norms":
+            assert torch.linalg.matrix_norm(weight, 2).item() == pytest.approx(1, abs=1e-4)
+    if repair == "lsuv":
         assert model[0](x).std().item() == pytest.approx(1, abs=0.01)
+
+
+class Symmetric(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.triu() + x.triu(1).T
+
+
+def test_a_weight_is_drawn_as_near_as_its_parametrization_allows() -> None:
+    torch.manual_seed(0)
+    layer: Any = nn.Linear(16, 16)
+    parametrize.register_parametrization(layer, "weight", Symmetric())
+    model, x = nn.Sequential(layer, nn.ReLU(), nn.Linear(16, 4)), uneven(50, 16)
+    near = "done, as near as the model's own computation of it allows"
+    for table in (reinitialize_(model, "normal(std=0.3)", x), lsuv_(model, x)):
+        said = table.set_index("name")["outcome"]
+        assert said["0.parametrizations.weight.original"] == near
+        assert torch.equal(layer.weight, layer.weight.T)
+    assert layer(x).std().item() == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize("parametrize", ["spectral_norm", "orthogonal"])
@@ -506,8 +577,16 @@ def test_what_is_excluded_stays(exclude: Any, kept: set[str]) -> None:
 
 
 def test_unknown_patterns_are_refused() -> None:
-    with pytest.raises(ValueError, match="exclude='haed' matches no module and no parameter.*body"):
-        lsuv_(Language(), torch.arange(9), exclude="haed")
+    hint = "='haed' matches no module and no parameter: did you mean 'head'.*there are: .*body"
+    for argument in ("include", "exclude"):
+        with pytest.raises(ValueError, match=argument + hint):
+            lsuv_(Language(), torch.arange(9), **{argument: "haed"})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"exclude=ReLU\(\): patterns of names are expected"):
+        lsuv_(Language(), torch.arange(9), exclude=[nn.ReLU()])  # type: ignore[list-item]
+    deep_model = nn.Sequential(*[nn.Linear(2, 2) for _ in range(40)])
+    with pytest.raises(ValueError, match="did you mean '17.weight'.*the nearest are: ") as raised:
+        lsuv_(deep_model, torch.ones(3, 2), exclude="17.wieght")
+    assert len(str(raised.value)) < 600
 
 
 def test_what_is_frozen_stays_unless_asked() -> None:

@@ -2,14 +2,16 @@
 
 A value is phi(z) of the last value z before it that no elementwise operation made: the output of a
 linear map or of a normalization, the input, a sum of two branches. With z ~ N(0, 1) the gain
-1 / sqrt(E phi(z)^2) keeps the second moment of a signal (He et al. 2015, arXiv:1502.01852). During
-the forward pass only the composition is noted down; integrals wait until somebody asks.
+1 / sqrt(E phi(z)^2) keeps the second moment of a signal (He et al. 2015, arXiv:1502.01852). Where
+phi is steep because it multiplies z by a constant first, as sin(30 z) does, it is the product that
+is taken as N(0, 1) (Sitzmann et al. 2020, arXiv:2006.09661). During the forward pass only the
+composition is noted down; integrals wait until somebody asks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +27,8 @@ _KEPT = 4096  # functions whose integrals are kept
 _CROWD = 0.2  # share of N(0, 1) at a bound from which on it is a rectifier's floor
 _NEAR = 0.01  # distance from a bound that counts as at it, relative to its distance from phi(0)
 _FAR = 1e8  # z at which a bounded function is at its bound
+_OFFSET = 2.0  # beyond it N(0, 1) seldom reaches the middle of a function
+_STEEPER = 1.01  # factor by which it must tell inputs apart more, so that its own factor counts
 
 
 class Hole(NamedTuple):
@@ -92,7 +96,10 @@ class Phi:
 
     @cached_property
     def gain(self) -> float:
-        """1 / sqrt(E phi(z)^2), the mean also over channels; NaN where it cannot be known."""
+        """1 / sqrt(E phi(z)^2), the mean also over channels; NaN where it cannot be known.
+
+        It is taken over factor * z ~ N(0, 1).
+        """
         if not self.known:
             return math.nan
         if self.function is None:
@@ -102,6 +109,66 @@ class Phi:
         with suppress(Exception), torch._C.DisableTorchFunction():
             square = self._mean_square()
         return 1 / math.sqrt(square) if square > 0 else math.inf if square == 0 else math.nan
+
+    @cached_property
+    def factor(self) -> float:
+        """The constant that z is multiplied by before it comes to a steep function; else 1.
+
+        It is 30 for sin(30 z), and 1 for tanh(z / 30), softplus(30 z) / 30 and relu(30 z), which
+        are not steep for z ~ N(0, 1), or not less for a smaller z.
+        """
+        if not 1 < self.slope < math.inf:
+            return 1.0
+        there, here = math.nan, math.nan
+        with suppress(Exception), torch._C.DisableTorchFunction():
+            there, here = self._steepness(1.0), self._steepness(1 / self.slope)
+        return self.slope if there > _STEEPER * max(1.0, here) else 1.0
+
+    @cached_property
+    def slope(self) -> float:
+        """The least |a| of the parts a z + b, with |b| up to 2, that phi is made of; NaN for none.
+
+        It is that of the whole where phi itself is such, and the rms of those of channels.
+        """
+        found = math.nan
+        with suppress(Exception), torch._C.DisableTorchFunction():
+            parts = [*self._affine()] if self.known else []
+            small = all(offset <= _OFFSET for _, offset in parts)
+            found = min((slope for slope, _ in parts), default=math.nan) if small else math.nan
+        return found
+
+    @cached_property
+    def periodic(self) -> bool:
+        """Whether it goes up and down far out as it does near zero, within bounds."""
+        if not 0 < self.slope < math.inf:
+            return False
+        found = False
+        with suppress(Exception), torch._C.DisableTorchFunction():
+            values = [self._by_channel(part / self.slope) for part in _STRETCHES]
+            whole, *ranges = [float(y.amax() - y.amin()) for y in (torch.cat(values), *values)]
+            found = min(ranges) > 0.9 * whole > 0  # never so for NaN
+        return found
+
+    def _affine(self) -> Iterator[tuple[float, float]]:
+        """The slopes and offsets, in size, of the largest parts that are affine in z."""
+        y, z = self._by_channel(_SPREAD), _SPREAD[:, None]
+        steps = y.diff(dim=0) / z.diff(dim=0)
+        if torch.allclose(steps, steps[:1].expand_as(steps), 1e-6, 1e-12):
+            slope, offset = steps[0], y[0] - steps[0] * z[0]
+            if slope.any():
+                yield float(slope.square().mean().sqrt()), float(offset.abs().mean())
+            return
+        for part in self.parts:
+            if isinstance(part, Phi):
+                yield from part._affine()
+
+    def _steepness(self, scale: float) -> float:
+        """How phi tells inputs apart: chi_1 with weights that keep z ~ N(0, scale^2)."""
+        points, weights = _MESH_FINE
+        z, step = scale * points, 1e-5 * scale
+        rise = (self._by_channel(z + step) - self._by_channel(z - step)) / (2 * step)
+        square = weights @ self._by_channel(z).square().mean(1)
+        return float(scale**2 * (weights @ rise.square().mean(1)) / square)
 
     @cached_property
     def bounds(self) -> Bounds:
@@ -125,10 +192,11 @@ class Phi:
         return Bounds(low, high, at_low, math.inf if math.isnan(high) else high - reach[1])
 
     def _mean_square(self) -> float:
+        scale = 1 / self.factor
         if not self.channels:
-            return gaussian.expect(lambda z: self(z).double().square())
+            return gaussian.expect(lambda z: self(scale * z).double().square())
         points, weights = _MESH
-        return float((weights @ self._by_channel(points).square()).mean())
+        return float((weights @ self._by_channel(scale * points).square()).mean())
 
     def _by_channel(self, z: Tensor) -> Tensor:
         """phi(z), (points, channels)."""
@@ -140,6 +208,9 @@ UNKNOWN = Phi(known=False)
 _KNOWN: dict[Any, Phi] = {}  # functions without tensors of their own, by their structure
 _TRIED: dict[Any, Literal["elementwise", "random", ""]] = {}
 _MESH = gaussian.mesh(torch.arange(-10, 10.25, 0.25, dtype=torch.float64))
+_EDGES = [0.0, *(10.0 ** (n / 5) for n in range(-40, -4)), *(n / 8 for n in range(2, 65))]
+_MESH_FINE = gaussian.mesh(torch.tensor([*_EDGES, *(-edge for edge in _EDGES[1:])]).double())
+"""Panels that are narrower near zero, where a steep function changes."""
 _PLACES = torch.cat(
     [
         torch.tensor([-_FAR, -_FAR / 1e3, _FAR, _FAR / 1e3, 0.0], dtype=torch.float64),
@@ -147,6 +218,9 @@ _PLACES = torch.cat(
     ]
 )
 """Points at which bounds are looked for: far out on either side, zero, and N(0, 1) itself."""
+_SPREAD = torch.tensor([-1.3e4, -3.1, -0.97, 0.53, 1.11, 3.7, 1.1e4], dtype=torch.float64)
+_STRETCHES = [torch.linspace(start, start + 50, 5000).double() for start in (-1050, -25, 1000)]
+"""Points at which a function is affine or not, and stretches in which a periodic one is alike."""
 
 
 def _flat(far: Tensor, zero: Tensor, usual: Tensor) -> list[float]:

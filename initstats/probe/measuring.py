@@ -9,6 +9,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from initstats.probe.batch import Loss
+from initstats.probe.elementwise import Phi
 from initstats.probe.probe import Patterns, Probe
 
 
@@ -51,3 +52,10 @@ def measure(
         mask=mask,
     )
     return probe.run(inputs, loss).table()
+
+
+def functions_of(probe: Probe) -> dict[int, Phi]:
+    """The elementwise function that made each value in the last pass, by its layer."""
+    slots = probe._recorder.slots.values()
+    found = {slot.layer: facts.phi for slot in slots for facts in slot.facts.values()}
+    return {layer: phi for layer, phi in found.items() if isinstance(phi, Phi)}

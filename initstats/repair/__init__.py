@@ -2,9 +2,9 @@
 
 LSUV is that of Mishkin & Matas (2016, arXiv:1511.06422). What a model does with its parameters is
 watched, not guessed from its structure: `uses` sees the operations, `planning` collects the weights
-that they use and says what is left, `layout` knows the matrices in a weight, `weights` sets it,
-`setting` has the model use and fit it, `keeping` puts everything back, `reading` reads the probe's
-table, and `repairing` is the door.
+that they use and says what is left, `purpose` what is so on purpose and `reasons` why, `layout`
+knows the matrices in a weight, `weights` sets it, `setting` has the model use and fit it, `keeping`
+puts everything back, `reading` reads what a probe saw, and `repairing` is the door.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +32,10 @@ class Kept:
             if not torch.nn.parameter.is_lazy(x)
         ]
 
-    def put_back(self, but: Iterable[Tensor] = ()) -> None:
+    def put_back(self, but: Sequence[Tensor] = ()) -> None:
         """Put everything back, or everything but some tensors."""
         left = {id(x) for x in but}
+        memory = {_memory(x) for x in but} - {0}
         for module, training, parameters, buffers, plain in self._modules:
             module.training = training
             module._parameters.update(parameters)
@@ -46,12 +47,17 @@ class Kept:
             for x, data, values, trained in self._tensors:
                 if x.requires_grad != trained:
                     x.requires_grad_(trained)
-                if id(x) in left:
+                if id(x) in left or _memory(x) in memory:
                     continue
                 if x.layout == torch.strided and x.data_ptr() != data.data_ptr():
                     x.data = data
                 if not _same_bits(x, values):
                     x.detach().copy_(values)
+
+
+def _memory(x: Tensor) -> int:
+    """Where the entries of a tensor are; 0 where they are nowhere, or in several places."""
+    return x.untyped_storage().data_ptr() if x.layout == torch.strided else 0
 
 
 def _plain(module: nn.Module) -> dict[str, Tensor]:
@@ -60,6 +66,8 @@ def _plain(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _same_bits(x: Tensor, y: Tensor) -> bool:
+    if x.is_meta:
+        return True  # it has none
     if x.layout != torch.strided or x.dtype != y.dtype or x.shape != y.shape:
         return False
     bits = [t.detach().reshape(-1).view(torch.uint8) for t in (x, y)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 
 from initstats.probe.operations import unmeasurable
 from initstats.probe.passes import bare
+from initstats.repair import reasons
+from initstats.repair.keeping import Kept
 from initstats.repair.layout import Layout, layout_of, rows_of_gates
 from initstats.repair.uses import Use, follow, gates
 from initstats.repair.weights import (
@@ -23,7 +27,9 @@ from initstats.repair.weights import (
     shares_storage,
 )
 
-UNSEEN = "no operation that uses it was seen"
+Patterns = str | Iterable[str]
+_LISTED = 30
+"""The most names that an error lists."""
 
 
 class Plan:
@@ -31,7 +37,8 @@ class Plan:
 
     Args:
         model, inputs: as `lsuv_`.
-        exclude: patterns of modules' or parameters' names.
+        kept: the model as it was.
+        include, exclude: patterns of modules' or parameters' names.
         frozen: whether parameters that are not trained are changed as well.
 
     Attributes:
@@ -39,12 +46,23 @@ class Plan:
         reasons: why a parameter (by id) is left, in words that go on after "left because".
         names: all qualified names of each parameter (by id).
         traces: what the last pass left of parameters in the model.
+        moved: buffers that followed changed parameters.
+        idle: the weights that read what weights of zero make, which stay.
     """
 
     def __init__(
-        self, model: nn.Module, inputs: Any, exclude: str | Iterable[str] | None, frozen: bool
+        self,
+        model: nn.Module,
+        inputs: Any,
+        kept: Kept,
+        *,
+        include: Patterns | None,
+        exclude: Patterns | None,
+        frozen: bool,
     ) -> None:
-        self.model = model
+        self.model, self._kept_model = model, kept
+        self.moved: list[Tensor] = []
+        self.idle: set[Weight] = set()
         self.weights: list[Weight] = []
         self.parameters: dict[int, nn.Parameter] = {}
         self.names: dict[int, list[str]] = {}
@@ -54,11 +72,18 @@ class Plan:
             self.idents[bare(name)] = id(parameter)
             self.names.setdefault(id(parameter), []).append(bare(name))
         self.modules = {bare(name): module for name, module in model.named_modules()}
-        self.reasons = dict.fromkeys(self.parameters, UNSEEN)
-        self._excluded = self._matches(exclude)
+        self.reasons = dict.fromkeys(self.parameters, reasons.UNSEEN)
+        self._excluded = self._matches("exclude", exclude)
+        self._included = self._matches("include", include)
         self._frozen = frozen
         self._padding: list[tuple[int, int]] = []
+        self._asides: dict[int, str] = {}
+        self._uses = Counter[int]()
         self.traces = follow(model, inputs, self._meet, self._meet_added)
+        for ident, reason in self._asides.items():
+            self._leave(ident, reason)
+        for weight in self.weights:
+            weight.uses = self._uses[id(weight.parameters[0])]
         for ident, row in self._padding:
             self._keep_row(self.parameters[ident], row)
 
@@ -88,7 +113,7 @@ class Plan:
         """The buffers that a parametrization sets together with its parameters."""
         modules = [weight.module for weight in self.weights if weight.module]
         parts = [vars(module)["_modules"]["parametrizations"][name] for module, name in modules]
-        return [buffer for part in parts for buffer in part.buffers()]
+        return [*self.moved, *(buffer for part in parts for buffer in part.buffers())]
 
     def leave_traces(self) -> None:
         """Have what is computed of changed parameters, and stays in the model, follow them."""
@@ -99,16 +124,38 @@ class Plan:
         for module, name, values in self.traces.attributes:
             vars(module)[name] = values
 
+    def advance(self) -> bool:
+        """Have buffers that a pass computed of changed parameters go on from there; whether any."""
+        changed = {id(parameter) for parameter in self.changed}
+        found = [(buffer, values) for buffer, values, of in self.traces.buffers if of & changed]
+        for buffer, values in found:
+            buffer.copy_(values)
+        self.moved = [buffer for buffer, _ in found]
+        return bool(found)
+
     def outcome(self, name: str) -> str:
         """What became of a parameter."""
         ident = self.idents[name]
         others = [other for other in self.names[ident] if other != name]
         tied = f", tied to {', '.join(others)}" if others else ""
+        weight = self.weight_of(ident)
         if any(parameter is self.parameters[ident] for parameter in self.changed):
-            return f"done{tied}"
-        if weight := self.weight_of(ident):
-            return f"left because {weight.name} needs no change of it{tied}"
+            assert weight is not None
+            return f"{self._done(weight, self.parameters[ident])}{tied}"
+        if weight:
+            return f"left because {reasons.unneeded(weight.name)}{tied}"
         return f"left because {self.reasons[ident]}{tied}"
+
+    def _done(self, weight: Weight, parameter: nn.Parameter) -> str:
+        """What was done to a parameter of a weight, or to its bias."""
+        if any(parameter is bias.parameter for bias in weight.biases):
+            return "done"
+        if weight.unscaled:
+            return f"drawn, not scaled because {weight.unscaled}"
+        near = ", as near as the model's own computation of it allows" if weight.nearly else ""
+        factor = weight.factor
+        times = f", as what follows multiplies it by {factor:.4g} first" if factor > 1 else ""
+        return f"done{near}{times}"
 
     def weight_of(self, ident: int) -> Weight | None:
         """The weight that a parameter (by id) is part of, or the bias of."""
@@ -120,20 +167,35 @@ class Plan:
 
     def keep_draw(self) -> None:
         """Leave what cannot be scaled."""
-        for weight in self.weights:
+        for weight in [*self.weights]:
             for bias in weight.biases:
-                self.reasons[id(bias.parameter)] = "only weights are scaled"
+                self.reasons[id(bias.parameter)] = reasons.ONLY_WEIGHTS
             weight.biases = []
             if gates(weight.op):
-                reason = f"{weight.op} is not linear in it, so that no scale fits"
-                self.reasons |= {id(parameter): reason for parameter in weight.parameters}
-        self.weights = [weight for weight in self.weights if not gates(weight.op)]
+                self.leave(weight, reasons.curved(weight.op))
+
+    def leave(self, weight: Weight, reason: str) -> None:
+        """Leave a weight, and its biases, as they were."""
+        self.weights.remove(weight)
+        for bias in weight.biases:
+            self.reasons[id(bias.parameter)] = reasons.follows(weight.op)
+        for parameter in weight.parameters:
+            self.reasons[id(parameter)] = reason
+        self._kept_model.put_back([*self.changed, *self.buffers])
+
+    def included(self, weight: Weight) -> bool:
+        """Whether a weight is to be drawn, however deliberate it looks."""
+        names = {name for p in weight.parameters for name in self.names[id(p)]}
+        return bool(names & self._included)
 
     def _meet(self, use: Use) -> Any:
         """Take a use into account; the operation's result, if it had to run for that."""
         if (row := _padding_row(use)) is not None and len(use.sources) == 1:
             self._padding.append((next(iter(use.sources)), row))
-        if self.find(use.operand, use.sources):
+        if use.signal is not None:
+            self._uses.update(use.sources)
+        if weight := self.find(use.operand, use.sources):
+            self._add_biases(weight, use)
             return None
         reason = self._against(use)
         layout = None if reason else _layout(use)
@@ -143,16 +205,19 @@ class Plan:
             self.weights[-1].outputs.append(Output.of(result))
             return result
         for ident in use.sources:
-            unknown = f"{use.op} uses it in a way that is not known"
-            self._leave(ident, self._kept(ident) or reason or unknown)
+            why = self._kept(ident) or reason or reasons.unknown(use.op)
+            if use.signal is None:
+                self._asides[ident] = why  # such as asking for its shape
+            else:
+                self._leave(ident, why)
         for _, sources in use.biases:
             for ident in sources:
-                self._leave(ident, self._kept(ident) or f"so is the weight that {use.op} uses")
+                self._leave(ident, self._kept(ident) or reasons.follows(use.op))
         return None
 
     def _leave(self, ident: int, reason: str) -> None:
         """Leave a parameter, unless a reason is known."""
-        if self.reasons[ident] == UNSEEN:
+        if self.reasons[ident] == reasons.UNSEEN:
             self.reasons[ident] = reason
 
     def _meet_added(self, use: Use) -> None:
@@ -167,29 +232,28 @@ class Plan:
         """Why a use gives no weight to repair; empty where it does."""
         kept = [self.names[ident][0] for ident in use.sources if self._kept(ident)]
         if kept:
-            return f"{use.op} uses it together with {kept[0]}, which stays"
+            return reasons.beside(use.op, kept[0])
         if use.signal is None:
-            return f"only parameters reach {use.op}, which uses it"
+            return reasons.parametric(use.op)
         if not use.is_product:
-            return f"{use.op}, which uses it, sums over no inputs"
+            return reasons.looks_up(use.op)
         if not use.signal.numel():
-            return "no entry of the batch reaches it"
+            return reasons.UNREACHED
         if use.operand.ndim < 2:
-            return f"it is a vector in {use.op}"
+            return reasons.vector(use.op)
         if len(self._bodies(use)) != 1:
-            names = ", ".join(self.names[ident][0] for ident in sorted(use.sources))
-            return f"{use.op} multiplies by what is computed of {names} together"
+            return reasons.together(use.op, (self.names[i][0] for i in sorted(use.sources)))
         return unmeasurable(use.operand)
 
     def _kept(self, ident: int) -> str:
         """Why a parameter must stay, whatever uses it; empty where it need not."""
         parameter = self.parameters[ident]
         if set(self.names[ident]) & self._excluded:
-            return "it is excluded"
+            return reasons.EXCLUDED
         if not (parameter.requires_grad or self._frozen):
-            return "it is frozen (requires_grad is False)"
+            return reasons.FROZEN
         if parameter.is_inference():
-            return "it was made in inference mode, and cannot be written to"
+            return reasons.INFERENCE
         return unmeasurable(parameter)
 
     def _bodies(self, use: Use) -> list[nn.Parameter]:
@@ -208,22 +272,26 @@ class Plan:
         layer = name.partition(".parametrizations.")[0] if module else name.rpartition(".")[0]
         weight = Weight(layer or name, use.op, use.operand, [body, *others], layout, module)
         self.weights.append(weight)
+        self._add_biases(weight, use)
+
+    def _add_biases(self, weight: Weight, use: Use) -> None:
+        """Take what a use of a weight adds to its output as biases of that weight."""
         taken = {id(bias.parameter) for w in self.weights for bias in w.biases}
         for operand, sources in use.biases:
-            if not sources & taken and layout.channels == operand.numel():
+            if not sources & taken and weight.layout.channels == operand.numel():
                 self._add_bias(weight, operand, sources)
                 taken |= sources
                 if gates(use.op):
                     break  # each matrix of a recurrent layer has a bias of its own
 
     def _add_bias(self, weight: Weight, operand: Tensor, sources: frozenset[int]) -> None:
-        reasons = [self._kept(ident) for ident in sources]
-        if len(sources) == 1 and not any(reasons):
+        against = [self._kept(ident) for ident in sources]
+        if len(sources) == 1 and not any(against):
             parameter = self.parameters[next(iter(sources))]
             weight.biases.append(Bias(operand.detach(), parameter))
             return
         for ident in sources:
-            self.reasons[ident] = max(reasons) or "a bias is computed of several parameters"
+            self.reasons[ident] = max(against) or reasons.SEVERAL
 
     def _keep_row(self, parameter: nn.Parameter, row: int) -> None:
         """Keep a row of a parameter in every weight that shows it."""
@@ -235,12 +303,15 @@ class Plan:
                 start = x.storage_offset() - parameter.storage_offset()
                 weight.fixed = rows.as_strided(x.shape, x.stride(), start).to(x.device)
 
-    def _matches(self, exclude: str | Iterable[str] | None) -> set[str]:
+    def _matches(self, argument: str, patterns: Patterns | None) -> set[str]:
         """The names of parameters that match a pattern, or are inside a module that does."""
         names = [name for names in self.names.values() for name in names]
         root = type(self.model).__name__
         found = set[str]()
-        for pattern in [exclude] if isinstance(exclude, str) else exclude or ():
+        for pattern in [patterns] if isinstance(patterns, str) else patterns or ():
+            if not isinstance(pattern, str):
+                given = f"{argument}={pattern!r}"
+                raise TypeError(f"{given}: patterns of names are expected, as in {argument}='head'")
             inside = {n for n in self.modules if fnmatchcase(n or root, pattern)}
             matched = {
                 name
@@ -249,12 +320,20 @@ class Plan:
                 or any(not module or name.startswith(f"{module}.") for module in inside)
             }
             if not (inside or matched):
-                known = ", ".join([*(name or root for name in self.modules), *names])
-                raise ValueError(
-                    f"exclude={pattern!r} matches no module and no parameter; there are: {known}"
-                )
+                known = [*(name or root for name in self.modules), *names]
+                raise ValueError(_no_match(f"{argument}={pattern!r}", pattern, known))
             found |= matched
         return found
+
+
+def _no_match(given: str, pattern: str, known: list[str]) -> str:
+    """The words for a pattern that matches nothing, with the nearest name."""
+    near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.5)
+    hint = f": did you mean {near[0]!r}?" if near else ";"
+    listed = difflib.get_close_matches(pattern, known, n=_LISTED, cutoff=0.0)
+    some = "the nearest are" if len(known) > _LISTED else "there are"
+    names = ", ".join(name for name in known if name in listed)
+    return f"{given} matches no module and no parameter{hint} {some}: {names}"
 
 
 def _layout(use: Use) -> Layout | None:

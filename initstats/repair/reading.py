@@ -1,4 +1,4 @@
-"""What a probe's table says about the parameters of a model."""
+"""What a probe says about the parameters of a model."""
 
 from __future__ import annotations
 
@@ -13,28 +13,36 @@ from torch import nn
 
 from initstats import activations
 from initstats.activations import Activation
-from initstats.probe.kinds import numbers
+from initstats.probe import Probe
+from initstats.probe.elementwise import IDENTITY, Phi
+from initstats.probe.kinds import PASSING, numbers
+from initstats.probe.measuring import functions_of
 from initstats.probe.passes import bare
 
 
 class Reading:
-    """A probe's table of one pass, asked by the names of parameters.
+    """What a probe saw in one pass, asked by the names of parameters.
 
     Args:
-        table: as `measure` gives it.
-        model: the model that was measured.
+        model: any module.
+        inputs: the batch; as `measure` takes it.
+
+    Attributes:
+        values: the rows of all values, and of what is computed of weights, by their layers.
     """
 
-    def __init__(self, table: pd.DataFrame, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        probe = Probe(model).run(inputs)
+        table, self._functions = probe.table(), functions_of(probe)
         names = {bare(name) for name, _ in model.named_parameters()}
         rows = table[table["direction"] == "forward"]
         own = (rows["tensor"] == "weight") & rows["name"].isin(names)
         self._parameters = _by(rows[own], "name")
-        self._values = _by(rows[~own], "layer")
-        self._readers: dict[int, int] = {}
-        for layer, row in self._values.items():
+        self.values: dict[int, dict[str, Any]] = _by(rows[~own], "layer")
+        self._readers: dict[int, list[int]] = {}
+        for layer, row in self.values.items():
             for number in numbers(row["inputs"]):
-                self._readers.setdefault(number, layer)
+                self._readers.setdefault(number, []).append(layer)
 
     def keys(self, name: str) -> dict[str, Any]:
         """The layer, operation and call that first use a parameter; -1 and 0 where none does."""
@@ -73,12 +81,41 @@ class Reading:
                     return replace(found, name=name)
         return replace(activations.get(lambda z: z / gain), name=name)
 
+    def made(self, name: str) -> set[int]:
+        """The layers of the values that calls of one module make with a parameter."""
+        use = self._use(name)
+        if use is None:
+            return set()
+        same = ("name", "op", "sigma_w2", "fan_in")
+        rows = [row for row in self.values.values() if all(row[key] == use[key] for key in same)]
+        return {use["layer"], *(row["layer"] for row in rows if row["call"] != use["call"])}
+
+    def follows(self, name: str) -> Phi:
+        """The elementwise function of what is made with a parameter, the steepest of several."""
+        use = self._use(name)
+        waiting, found = [use["layer"]] if use else [], [IDENTITY]
+        for layer in waiting:
+            for reader in self._readers.get(layer, []):
+                row, phi = self.values[reader], self._functions.get(reader, IDENTITY)
+                composed = phi.function is not None and phi.known
+                if composed and not self._continues(reader, phi):
+                    found.append(phi)
+                passes = composed or row["op"].rstrip("_") in PASSING or _adds_bias(row)
+                if passes and reader not in waiting:
+                    waiting.append(reader)
+        return max(found, key=lambda phi: (phi.factor, phi.periodic))
+
+    def _continues(self, layer: int, phi: Phi) -> bool:
+        """Whether a function of a value is only a part of others."""
+        readers = [self._functions.get(r, IDENTITY) for r in self._readers.get(layer, [])]
+        return bool(readers) and all(phi is other or phi in other.parts for other in readers)
+
     def _use(self, name: str) -> dict[str, Any] | None:
         """The row of the value that a parameter, or what is computed of it, first makes."""
         row = self._parameters.get(name)
-        row = row and self._values.get(row["layer"])
+        row = row and self.values.get(row["layer"])
         while row and row["tensor"] == "weight":
-            row = self._values.get(self._readers.get(row["layer"], -1))
+            row = self.values.get(self._readers.get(row["layer"], [-1])[0])
         return row
 
     def _read(self, name: str) -> dict[str, Any] | None:
@@ -91,8 +128,13 @@ class Reading:
         return next((source for source in self._inputs(row) if source["gain"] == gain), None)
 
     def _inputs(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        rows = (self._values.get(number) for number in numbers(row["inputs"]))
+        rows = (self.values.get(number) for number in numbers(row["inputs"]))
         return [row for row in rows if row]
+
+
+def _adds_bias(row: dict[str, Any]) -> bool:
+    alone = len(numbers(row["inputs"])) == 1
+    return alone and row["op"].rstrip("_") == "add" and row["tensor"] == "preactivation"
 
 
 def _by(rows: pd.DataFrame, key: str) -> dict[Any, dict[str, Any]]:

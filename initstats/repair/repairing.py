@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -15,12 +15,14 @@ from initstats import activations, inits
 from initstats.activations import Activation
 from initstats.inits import Init
 from initstats.probe import measure
+from initstats.repair import reasons
 from initstats.repair.keeping import Kept
-from initstats.repair.planning import Plan
+from initstats.repair.planning import Patterns, Plan
+from initstats.repair.purpose import Ways, why_frequencies
 from initstats.repair.reading import Reading
 from initstats.repair.setting import check, fit, settle
+from initstats.repair.uses import gates
 
-Patterns = str | Iterable[str]
 SUFFIXES = ("_before", "_after")
 COLUMNS = [
     *("layer", "name", "op", "call", "mean_before", "std_before", "weight_std_before"),
@@ -36,6 +38,7 @@ def lsuv_(
     tolerance: float = 0.01,
     rounds: int = 10,
     orthogonal: bool = True,
+    include: Patterns | None = None,
     exclude: Patterns | None = None,
     frozen: bool = False,
     seed: int = 0,
@@ -52,7 +55,12 @@ def lsuv_(
     of parameters (`weight_norm`, a mask, a constant factor). The matrices of experts, groups, gates
     and packed projections are drawn one by one. Recurrent layers are drawn, but not scaled, as
     their output is not linear in their weights; all their biases, that of a forget gate too, are 0.
-    The row of an embedding's padding stays.
+    So are weights whose scale the model divides away (`spectral_norm`, `orthogonal`). The row of an
+    embedding's padding stays.
+
+    Where a constant makes the function behind a layer steep, as in sin(30 z), it is the product
+    that gets the std. What looks deliberate is left: weights of zero that make an output, or that
+    the signal passes beside, and the frequencies in front of the first periodic function.
 
     Args:
         model: any module.
@@ -61,8 +69,9 @@ def lsuv_(
         tolerance: the largest relative deviation from that.
         rounds: largest number of divisions for each layer.
         orthogonal: draw the weights anew first; else keep weights and biases, and only scale.
-        exclude: leave parameters whose name matches one of these shell patterns, or is inside a
-            module whose name does.
+        include: draw parameters whose name matches one of these shell patterns, or is inside a
+            module whose name does, also where their values look deliberate.
+        exclude: leave parameters whose names match such patterns.
         frozen: change parameters that are not trained, too.
         seed: names the draw; a layer's does not depend on the others'.
 
@@ -70,23 +79,32 @@ def lsuv_(
         One row for each parameter, in the model's order: its `name`; `layer`, `op` and `call` of
         the operation that first uses it, as in `measure` (-1 where none was seen); `mean` and
         `std` of that operation's output and `weight_std`, that of the weight as the model uses it,
-        each `_before` and `_after`; and the `outcome`, `done` or `left because ...`.
+        each `_before` and `_after`; and the `outcome`: `done`, maybe with a comma and more,
+        `drawn, not scaled because ...`, or `left because ...`.
 
     Raises:
-        ValueError: a layer whose output is constant or not finite on the batch, or that does not
-            come within the tolerance; a weight that the model normalizes; a pattern that matches
-            nothing. The model is then as it was.
+        ValueError: layers whose output is constant or not finite on the batch, or that do not come
+            within the tolerance, all of them; a pattern that matches nothing. The model is then as
+            it was.
     """
 
-    def change(plan: Plan, _: Reading) -> None:
+    def change(plan: Plan, before: Reading) -> None:
+        _leave_deliberate(plan, before)
+        _take_factors(plan, before)
         if orthogonal:
             linear = activations.get("identity")
             _draw(plan, inits.get("orthogonal"), seed, lambda _: linear)
+            for weight in plan.weights:
+                weight.unscaled = reasons.curved(weight.op) if gates(weight.op) else ""
         else:
             plan.keep_draw()
         fit(plan, inputs, std=std, tolerance=tolerance, rounds=rounds)
+        for weight in [*plan.weights]:
+            if weight.unscaled and not orthogonal:
+                plan.leave(weight, weight.unscaled)
 
-    return _changed(model, inputs, exclude, frozen, change)[1]
+    chosen: Any = {"include": include, "exclude": exclude, "frozen": frozen}
+    return _changed(model, inputs, chosen, change)
 
 
 def reinitialize_(
@@ -94,6 +112,7 @@ def reinitialize_(
     init: str | Init | Callable[..., object],
     inputs: Any,
     *,
+    include: Patterns | None = None,
     exclude: Patterns | None = None,
     frozen: bool = False,
     seed: int = 0,
@@ -106,9 +125,11 @@ def reinitialize_(
             reads, whatever function it is and also through pooling and dropout. A layer that reads
             anything else (the model's input, a normalization, an embedding, a residual sum) gets
             gain 1. So the second moment of every pre-activation stays at that of the input, if
-            that is 1.
+            that is 1. Where a constant makes the function behind a layer steep, the pre-activation
+            is the product, as in `lsuv_`.
         inputs: a batch to run the model on; as `measure` takes it.
-        exclude, frozen: as `lsuv_`.
+        include, exclude, frozen: as `lsuv_`. Weights of zero that look deliberate stay under any
+            init, frequencies under one that follows activations.
         seed: names the draw; a layer's does not depend on the others'.
 
     Returns:
@@ -116,8 +137,8 @@ def reinitialize_(
         none did, and that function's `gain`.
 
     Raises:
-        ValueError: an unknown init, or one that is fitted to data (use `lsuv_`); a weight that the
-            model normalizes; a pattern that matches nothing. The model is then as it was.
+        ValueError: an unknown init, or one that is fitted to data (use `lsuv_`); a pattern that
+            matches nothing. The model is then as it was.
     """
     entry = inits.get(init)
     if entry.fitted:
@@ -125,6 +146,10 @@ def reinitialize_(
     read: dict[str, Activation] = {}
 
     def change(plan: Plan, before: Reading) -> None:
+        _leave_deliberate(plan, before, frequencies=entry.follows_activation)
+        if entry.follows_activation:
+            _take_factors(plan, before)
+
         def activation_of(name: str) -> Activation:
             read[name] = before.activation(name, plan.modules)
             return read[name]
@@ -132,7 +157,8 @@ def reinitialize_(
         _draw(plan, entry, seed, activation_of)
         settle(plan, inputs)
 
-    table = _changed(model, inputs, exclude, frozen, change)[1]
+    chosen: Any = {"include": include, "exclude": exclude, "frozen": frozen}
+    table = _changed(model, inputs, chosen, change)
     functions = [read.get(name) for name in table["name"]]
     return table.assign(
         activation=[function.name if function else "" for function in functions],
@@ -141,31 +167,56 @@ def reinitialize_(
 
 
 def _changed(
-    model: nn.Module,
-    inputs: Any,
-    exclude: Patterns | None,
-    frozen: bool,
-    change: Callable[[Plan, Reading], None],
-) -> tuple[Plan, pd.DataFrame]:
-    """Change a model's weights, or nothing if that fails; the plan, and a table that compares."""
+    model: nn.Module, inputs: Any, chosen: Any, change: Callable[[Plan, Reading], None]
+) -> pd.DataFrame:
+    """Change a model's weights, or nothing if that fails; a table that compares.
+
+    Args:
+        chosen: the arguments of a plan that choose parameters.
+    """
     if any(is_lazy(parameter) for parameter in model.parameters()):
         measure(model, inputs)  # it finds the shapes
     kept = Kept(model)
     devices = {x.device.index for x in (*model.parameters(), *model.buffers()) if x.is_cuda}
     try:
-        before = Reading(measure(model, inputs), model)
+        before = Reading(model, inputs)
         # the inverse of a parametrization may draw numbers
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            plan = Plan(model, inputs, exclude, frozen)
+            plan = Plan(model, inputs, kept, **chosen)
             change(plan, before)
-            after = Reading(measure(model, inputs), model)
+            after = Reading(model, inputs)
             _finish(plan, kept)
             check(plan, inputs)
             _finish(plan, kept)  # a pass may have moved something
     except BaseException:
         kept.put_back()
         raise
-    return plan, _compared(plan, before, after)
+    return _compared(plan, before, after)
+
+
+def _leave_deliberate(plan: Plan, before: Reading, *, frequencies: bool = True) -> None:
+    """Leave weights that are what they are on purpose, unless they are included."""
+    ways, left = Ways(before.values), set[int]()
+    made = {w: before.made(plan.names[id(w.parameters[0])][0]) for w in plan.weights}
+    own = [w for w in plan.weights if not plan.included(w)]
+    zeros = [w for w in own if not w.before.any() and not gates(w.op)]
+    for weight in zeros:
+        others = set[int]().union(*(made[w] for w in zeros if w is not weight)) - made[weight]
+        if reason := ways.why_zero(made[weight], others, left):
+            plan.leave(weight, reason)
+            left |= made[weight]
+    for weight in own if frequencies else []:
+        name = plan.names[id(weight.parameters[0])][0]
+        if weight not in zeros and (reason := why_frequencies(before, ways, name)):
+            plan.leave(weight, reason)
+    after = ways.after(left)
+    plan.idle = {weight for weight in plan.weights if made[weight] & after}
+
+
+def _take_factors(plan: Plan, before: Reading) -> None:
+    """Count the scale of outputs where what follows has multiplied them."""
+    for weight in plan.weights:
+        weight.factor = before.follows(plan.names[id(weight.parameters[0])][0]).factor
 
 
 def _finish(plan: Plan, kept: Kept) -> None:
@@ -184,7 +235,7 @@ def _draw(plan: Plan, init: Init, seed: int, activation_of: Callable[[str], Acti
             generators[ident] = Generator().manual_seed(seed * 1_000_003 + numbers[ident])
         activation = activation_of(plan.names[ident][0])
         values, biases = weight.layout.draw(init, activation, generators[ident])
-        weight.change(values.to(weight.values.device))
+        weight.change(values.to(weight.values.device) / weight.factor)
         for bias in weight.biases:
             bias.write(biases)
 

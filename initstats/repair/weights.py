@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from initstats.probe.operations import tensors
+from initstats.repair import reasons
 from initstats.repair.layout import Layout
 
 ATTEMPTS = 3
@@ -68,6 +69,10 @@ class Weight:
         before: the weight as the model used it at first.
         values: the weight as the model is to use it.
         outputs: those of the operation, before and after.
+        factor: what follows multiplies the output by it first.
+        uses: how many operations use it in one pass.
+        unscaled: why it is drawn, but not scaled; empty where it is.
+        nearly: whether the model makes something of it that is near to what is written.
     """
 
     name: str
@@ -84,8 +89,10 @@ class Weight:
         self.before = self.operand.clone()
         self.values = self.before.to(torch.promote_types(self.before.dtype, torch.float32))
         self.outputs: list[Output] = []
+        self.factor, self.uses, self.unscaled, self.nearly = 1.0, 1, "", False
         self._others = [parameter.detach().clone() for parameter in self.parameters[1:]]
-        self._attempt = 0
+        self._attempt = self._yielded = 0
+        self._inverted = False
         self._turned = _turned(self.before, self.parameters[0].detach())
 
     @property
@@ -121,14 +128,19 @@ class Weight:
         if not self.computed:
             self.operand.copy_(self.values)
             return
-        values = self._oriented(self.values)
-        if self.module is not None:
-            module, name = self.module
-            # the right inverse of a parametrization may refuse, or not exist, in any way it likes
-            with suppress(Exception):
-                setattr(module, name, values.to(self.parameters[0].dtype).clone())
-                return
-        self.parameters[0].detach().copy_(values)
+        self._inverted = self.module is not None and self._invert(self.values)
+        if not self._inverted:
+            self.parameters[0].detach().copy_(self._oriented(self.values))
+
+    def _invert(self, values: Tensor) -> bool:
+        """Give values to the parametrization; whether it takes them."""
+        assert self.module is not None
+        module, name = self.module
+        # its right inverse may refuse, or not exist, in any way it likes
+        with suppress(Exception):
+            setattr(module, name, self._oriented(values).to(self.parameters[0].dtype).clone())
+            return True
+        return False
 
     def agrees(self, used: Tensor) -> bool:
         """Whether the model uses the values; where entries are masked, the others."""
@@ -137,8 +149,40 @@ class Weight:
         if used.shape != self.values.shape or (masked.all() and self.values.any()):
             return False
         wanted = self.values.masked_fill(masked, 0)
+        if self.unscaled == reasons.FIXED:
+            wanted = wanted * _ratio(used, wanted)
         tolerance = max(1e-3, 4 * torch.finfo(used.dtype).eps) * wanted.abs().max()
         return bool(((used - wanted).abs() <= tolerance).all())
+
+    def give_way(self, used: Tensor) -> bool:
+        """Take what the model makes of the values instead; False where that is nothing lasting."""
+        used = unexpanded(used.detach())
+        if not self.computed or used.shape != self.values.shape or not used.isfinite().all():
+            return False
+        ratio = _ratio(used, self.values)
+        if not (0 < ratio < math.inf):
+            return False
+        unscaled, self.unscaled = self.unscaled, reasons.FIXED
+        if self.agrees(used):
+            self.change(used)
+            return True
+        self._yielded += 1
+        if self._yielded > 2:
+            self.unscaled = unscaled
+            return False
+        # first with the scale that was wanted, then with its own
+        self.nearly = self._yielded == 1
+        if self.nearly:
+            self.unscaled, used = unscaled, used / ratio
+        self.change(used)
+        self.write()
+        return True
+
+    def restrict(self, values: Tensor) -> None:
+        """Take values whose scale is the model's."""
+        self.unscaled, self.nearly = reasons.FIXED, False
+        self.change(values)
+        self.write()
 
     def correct(self, used: Tensor) -> bool:
         """Correct the parameters, given what the model makes of them; False when out of ideas."""
@@ -148,18 +192,23 @@ class Weight:
         used, wanted = self._oriented(used), self._oriented(self.values)
         ratio = (wanted / used).where((used != 0) & (wanted != 0), math.nan)
         body, *others = self.parameters
+        factor = _along(ratio, body.new_empty(()))
         self._attempt += 1
+        if self._inverted:  # a parametrization keeps its own parameters in order
+            if factor is None or self._attempt > 1:
+                return False
+            return self._invert(self.values * float(factor))
         if self._attempt == 1:
             for other in others:
-                if (factor := _along(ratio, other)) is not None:
-                    other.detach().mul_(factor)
+                if (own := _along(ratio, other)) is not None:
+                    other.detach().mul_(own)
                     return True
             self._attempt += 1
-        if self._attempt == 2 and (factor := _along(ratio, body.new_empty(()))) is not None:
+        if self._attempt == 2 and factor is not None:
             body.detach().mul_(factor)
             return True
         self._attempt = max(self._attempt, 3)
-        if self._attempt == 3 and others:
+        if self._attempt == 3 and others and factor is None:
             body.detach().add_((wanted - used).to(body))
             return True
         return False
@@ -167,6 +216,12 @@ class Weight:
     def _oriented(self, x: Tensor) -> Tensor:
         """A tensor of the operand's shape in the order of the parameter's axes."""
         return (x.t() if self._turned else x).reshape(self.parameters[0].shape)
+
+
+def _ratio(x: Tensor, y: Tensor) -> float:
+    """How many times as large the entries of x are, by their rms."""
+    sizes = [float(t.double().square().mean().sqrt()) for t in (x, y)]
+    return sizes[0] / sizes[1] if sizes[1] else math.inf
 
 
 def unexpanded(x: Tensor) -> Tensor:

@@ -85,6 +85,8 @@ def fit(plan: Plan, inputs: Any, *, std: float, tolerance: float, rounds: int) -
         for weight in computed:
             weight.change(weight.values * 2)  # can it be scaled at all?
         settle(plan, inputs, drawn)
+        if held := [weight for weight in plan.weights if weight.unscaled == reasons.FIXED]:
+            raise ValueError(_held(held))
     off: list[Weight] = []
     for _ in range(PASSES):
         _Fitting(plan, std, 0.9 * tolerance, rounds, off).run(inputs)
@@ -250,6 +252,13 @@ def _dead(sizes: dict[Weight, float]) -> str:
         f"layer {first.name!r} gives an output of std {size:g} on this batch{_others(sizes)}: is "
         "what comes before it dead, or the batch constant? Exclude "
         f"{_excluded(sizes)}. Nothing was changed"
+    )
+
+
+def _held(weights: list[Weight]) -> str:
+    return (
+        f"layer {weights[0].name!r} cannot be scaled{_others(weights)}: {reasons.FIXED}. Exclude "
+        f"{_excluded(weights)}, or draw all with reinitialize_. Nothing was changed"
     )
 
 

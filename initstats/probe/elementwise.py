@@ -83,8 +83,8 @@ class Phi:
                 return z
             if part not in done:
                 parts = [value(inner).clone() for inner in part.parts]
-                filled = _filled(part.args, parts)
-                done[part] = part.function(*filled, **dict(_filled(part.kwargs, parts)))
+                named = dict(filled(part.kwargs, parts))
+                done[part] = part.function(*filled(part.args, parts), **named)
             return done[part]
 
         with torch.no_grad():
@@ -124,6 +124,22 @@ class Phi:
         at_low = -math.inf if math.isnan(low) else low + reach[0]
         return Bounds(low, high, at_low, math.inf if math.isnan(high) else high - reach[1])
 
+    @cached_property
+    def affine(self) -> bool:
+        """Whether it is known to multiply by a factor and to add a constant, and no more."""
+        if not self.known or self.function is None:
+            return self.known
+        values = None
+        with suppress(Exception), torch._C.DisableTorchFunction():
+            values = self._by_channel(torch.tensor([-64.0, -1, 0, 1, 64], dtype=torch.float64))
+        if values is None or not values.isfinite().all():
+            return False
+        low, below, zero, above, high = values
+        line = torch.stack([low - zero, high - zero, below - zero]) + torch.stack(
+            [64 * (above - zero), -64 * (above - zero), above - zero]
+        )
+        return bool((line.abs() <= 1e-6 * (values - zero).abs().amax(0)).all())
+
     def _mean_square(self) -> float:
         if not self.channels:
             return gaussian.expect(lambda z: self(z).double().square())
@@ -160,10 +176,27 @@ def _flat(far: Tensor, zero: Tensor, usual: Tensor) -> list[float]:
     return [float(bound)] if reach > 1e-9 * size and crowd < _CROWD else []
 
 
-def _filled(value: Any, parts: list[Tensor]) -> Any:
+def filled(value: Any, parts: list[Tensor]) -> Any:
+    """Arguments with the parts in their holes."""
     if isinstance(value, Hole):
         return parts[value.number]
-    return tuple(_filled(item, parts) for item in value) if isinstance(value, tuple) else value
+    return tuple(filled(item, parts) for item in value) if isinstance(value, tuple) else value
+
+
+def holed(value: Any, parts: list[Tensor]) -> Any:
+    """Arguments that can be hashed, with holes for tensors, which are added to the parts."""
+    if isinstance(value, Tensor):
+        for number, part in enumerate(parts):
+            if part is value:
+                return Hole(number)
+        parts.append(value)
+        return Hole(len(parts) - 1)
+    if isinstance(value, torch.Generator):
+        raise TypeError("what is drawn from a generator is no function")
+    if isinstance(value, tuple | list):
+        return tuple(holed(item, parts) for item in value)
+    hash(value)  # raises where it cannot be a key
+    return value
 
 
 def phi_of(
@@ -235,7 +268,7 @@ def _tried(
             parts.append(
                 next(rest).clone() if kind == "constant" else x > 0.1 if kind == "mask" else x
             )
-        return function(*_filled(args, parts), **dict(_filled(kwargs, parts)))
+        return function(*filled(args, parts), **dict(filled(kwargs, parts)))
 
     def same(a: Any, b: Any) -> bool:
         return isinstance(a, Tensor) and a.shape == b.shape and a.allclose(b, 1e-9, 1e-12, True)

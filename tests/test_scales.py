@@ -38,7 +38,8 @@ def standardized(h: Tensor) -> Tensor:
 
 def rectified(h: Tensor) -> Tensor:
     r = F.leaky_relu(h)
-    return r / r.norm(dim=-1, keepdim=True)
+    out: Tensor = r / r.norm(dim=-1, keepdim=True)
+    return out
 
 
 NORMALIZED: dict[str, Function] = {

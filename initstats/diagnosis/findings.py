@@ -42,13 +42,10 @@ class Findings(pd.DataFrame):
             about = f" ({finding.subject})" if several else ""
             head = f"{finding.severity}: {finding.rule} at {finding.where}{about}"
             lines += wrapper.wrap(head) + wrapper.wrap(f"  {finding.evidence}")
-            remedy = str(finding.remedy)
-            if not _is_code(remedy):
-                lines += wrapper.wrap(f"  remedy: {remedy}")
-            elif "\n" in remedy:
-                lines += ["  remedy:", textwrap.indent(remedy, "    ")]
-            else:
-                lines.append(f"  remedy: {remedy}")
+            first, *rest = str(finding.remedy).splitlines() or [""]
+            remedy = [f"  remedy: {first}", *(f"  {line}" for line in rest)]
+            code = _is_code(str(finding.remedy))
+            lines += remedy if code else [part for line in remedy for part in wrapper.wrap(line)]
         lines += [part for line in self._others() for part in wrapper.wrap(line)]
         return "\n".join(lines) or "no findings"
 

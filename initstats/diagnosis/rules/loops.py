@@ -18,18 +18,21 @@ def over(names: Sequence[str], line: str) -> str:
     loops: dict[Heads, list[str]] = {}
     for heads, name in _folded(names) if len(names) > _SHOWN else [((), repr(n)) for n in names]:
         loops.setdefault(heads, []).append(name)
-    lines = []
-    for heads, found in loops.items():
-        indented = ["    " * depth + head for depth, head in enumerate(heads)]
-        if len(found) > (1 if heads else _SHOWN):
-            indented.append("    " * len(heads) + f"for name in [{', '.join(found)}]:")
-            found = ["name"]
-        if indented:  # what is repeated stands behind the last of the loops
-            indented[-1] += f" {line.format(found[0])}"
-        else:
-            indented = [line.format(name) for name in found]
-        lines += indented
-    return "\n".join(lines)
+    return "\n".join(_lines(heads, found, line) for heads, found in loops.items())
+
+
+def _lines(heads: Heads, found: list[str], line: str) -> str:
+    """A line for each expression, or one line with all loops: a page would lose indentation."""
+    if not heads and len(found) <= _SHOWN:
+        return "\n".join(line.format(name) for name in found)
+    if len(heads) == 1 and len(found) == 1:
+        return f"{heads[0]}: {line.format(found[0])}"
+    every = ", ".join(found)
+    if heads:
+        each = every if len(found) == 1 else "name"
+        rest = "" if len(found) == 1 else f" for name in ({every})"
+        every = f"{each} {' '.join(heads)}{rest}"
+    return f"for name in [{every}]: {line.format('name')}"
 
 
 def _folded(names: Sequence[str]) -> list[tuple[Heads, str]]:
@@ -56,18 +59,18 @@ def _loop(texts: tuple[str, ...], numbers: list[tuple[int, ...]]) -> tuple[Heads
     first = columns[varying[0]]
     offsets = [{b - a for a, b in zip(first, columns[n], strict=True)} for n in varying]
     if all(len(offset) == 1 for offset in offsets):  # all count together
-        heads: Heads = (f"for i in {_range(list(first))}:",)
+        heads: Heads = (f"for i in {_range(list(first))}",)
         counters = [f"i + {offset.pop()}".removesuffix(" + 0") for offset in offsets]
     elif len(varying) <= len(_COUNTERS) and set(itertools.product(*distinct)) == {
         tuple(row[n] for n in varying) for row in numbers
     }:
         counters = [*_COUNTERS[: len(varying)]]
         pairs = zip(counters, distinct, strict=True)
-        heads = tuple(f"for {counter} in {_range(values)}:" for counter, values in pairs)
+        heads = tuple(f"for {counter} in {_range(values)}" for counter, values in pairs)
     else:
         counters = [f"{_COUNTERS[0]}{n}" for n in range(len(varying))]
         rows = [tuple(row[n] for n in varying) for row in numbers]
-        heads = (f"for {', '.join(counters)} in {rows}:",)
+        heads = (f"for {', '.join(counters)} in {rows}",)
     for n, counter in zip(varying, counters, strict=True):
         shown[n] = f"{{{counter}}}"
     return heads, f"f'{_joined(texts, shown)}'"

@@ -62,6 +62,7 @@ class Phi:
         depth: how many operations follow on each other.
         channels: number of functions side by side; 0 where no tensor is among the parts, or among
             theirs.
+        factors: functions of independent values, whose product is z.
     """
 
     function: Callable[..., Any] | None = None
@@ -71,6 +72,7 @@ class Phi:
     known: bool = True
     depth: int = 0
     channels: int = 0
+    factors: tuple[Phi, ...] = ()
 
     def __call__(self, z: Tensor) -> Tensor:
         """phi(z), of shape (points,) or (points, channels) as z is."""
@@ -92,11 +94,14 @@ class Phi:
 
     @cached_property
     def gain(self) -> float:
-        """1 / sqrt(E phi(z)^2), the mean also over channels; NaN where it cannot be known."""
+        """1 / sqrt(E phi(z)^2), the mean also over channels; NaN where it cannot be known.
+
+        Of a product of independent values it is the product of their gains.
+        """
         if not self.known:
             return math.nan
         if self.function is None:
-            return 1.0
+            return math.prod(factor.gain for factor in self.factors)
         square = math.nan
         # an operation may raise at values that it was not made for
         with suppress(Exception), torch._C.DisableTorchFunction():

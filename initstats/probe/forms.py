@@ -64,9 +64,16 @@ class Forms:
         return x in self._forms
 
     def of(self, x: Tensor) -> Phi:
-        """The function that made a tensor, of the last value that no such function made."""
+        """The function that made a tensor, of the last value that no such function made.
+
+        What was only shifted and scaled of what came from outside is a value itself: data is
+        N(0, 1) at best once that was done.
+        """
         form = self._forms.get(x)
-        return IDENTITY if form is None else form.phi
+        if form is None or (form.given and form.phi.affine):
+            return IDENTITY
+        phi: Phi = form.phi
+        return phi
 
     def begin(self, x: Tensor, phi: Phi = IDENTITY, *, given: bool = False) -> None:
         """Take a tensor as a value of its own."""
@@ -78,7 +85,7 @@ class Forms:
         name = operation.name.rstrip("_")
         if form is None:
             self.begin(x)
-        elif x is source or name in _KEEPING:
+        elif (x is source and operation.before is None) or name in _KEEPING:
             self._forms[x] = form
         else:
             # the same choice made twice puts the same entries at the same places
@@ -97,10 +104,9 @@ class Forms:
         """
         name = operation.name.rstrip("_")
         if len(outputs) == 1 and (form := self.composed(operation, outputs[0])):
-            if form.given and form.phi.affine:  # data is not N(0, 1) until it is made so
-                self.begin(outputs[0], given=True)
-            else:
-                self._forms[outputs[0]] = form
+            self._forms[outputs[0]] = form
+        elif factors := self._factors(name, operation):
+            self.begin(outputs[0], Phi(factors=factors))
         elif name in CARRYING or (name in _REDUCING and same_units) or self._joins(name, operation):
             for output, x in enumerate(outputs):
                 self.carry(x, source, operation, output)
@@ -167,6 +173,15 @@ class Forms:
         axis = axes.pop() if axes else None
         form = signals[0]
         return None if phi is None else Form(phi, form.place, axis, form.given)
+
+    def _factors(self, name: str, operation: Operation) -> tuple[Phi, ...]:
+        """The functions of the values that a gate multiplies; none where it is no gate."""
+        phis = [self._forms[x].phi for x in operation.tensors if x in self._forms]
+        if name == "glu":
+            phis.append(phi_of(torch.sigmoid, (Hole(0),), (), (phis[0],)))
+        if name not in ("glu", "mul") or len(phis) != 2 or not all(phi.known for phi in phis):
+            return ()
+        return tuple(phis)
 
     def _joins(self, name: str, operation: Operation) -> bool:
         """Whether values of one and the same function are put side by side."""

@@ -28,12 +28,14 @@ class Operation:
 
     Attributes:
         name: see `name_of`.
+        before: the shape that its first argument had, where it rearranges that in place.
     """
 
     function: Callable[..., Any]
     name: str
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    before: tuple[int, ...] | None = None
 
     @cached_property
     def tensors(self) -> list[Tensor]:
@@ -57,6 +59,14 @@ class Operation:
         name = self.name
         writes = name == "setitem" or (name.endswith("_") and name.rstrip("_") not in REARRANGING)
         return self.args[0] if self.args and writes else None
+
+
+def called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Operation:
+    """The operation of a call that is about to be made."""
+    name = name_of(function)
+    moved = args[:1] if name.endswith("_") and name.rstrip("_") in REARRANGING else ()
+    before = tuple(moved[0].shape) if moved else None
+    return Operation(function, name, args, kwargs, before)
 
 
 def name_of(function: Callable[..., Any]) -> str:

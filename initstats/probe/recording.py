@@ -68,10 +68,9 @@ class Recorder(Passes):
         statistics stay what they are, so the output takes over the argument's origin and nothing
         is measured. Or it makes new values: those are measured, and what kind they are depends on
         its arguments. Arguments that all come from weights make a weight (weight normalization),
-        except rows that are looked up by an index, as in an embedding: the index is the model's
-        input. Weights with a signal make a pre-activation, a signal alone makes an activation. The
-        first argument of the leading kind, of the output's shape if there is one, decides where the
-        units are.
+        except rows that are looked up by an index, which is the model's input, as in an embedding.
+        Weights with a signal make a pre-activation, a signal alone makes an activation. The first
+        argument of the leading kind, if possible of the output's shape, says where the units are.
 
         Args:
             writes: whether the outputs are arguments that it wrote to.
@@ -103,17 +102,16 @@ class Recorder(Passes):
         tensor = "preactivation" if uses or "weight" in kinds else "activation"
         layers = tuple(dict.fromkeys(layer for o in origins for layer in o.layers))
         address = call.address(op, "weight" if derived else tensor)
-        axes, normalized = axes_of(operation, made, uses, source, origin.axis), False
+        axes = axes_of(operation, made, uses, source, origin.axis)
         if not derived:
             kept = same_units(made[0], axes[0], source, origin.axis)
             self._forms.follow(operation, made, source, kept)
-            normalized = self._scales.follow(operation, made, weighted=bool(uses))
         slots = [
             self._measure(address._replace(output=output), x, layers, axis)
             for output, (x, axis) in enumerate(zip(made, axes, strict=True))
         ]
         if not derived:
-            self._note(operation, origins, made, slots, normalized=normalized)
+            self._note(operation, origins, made, slots, weighted=bool(uses))
         self._measure_weights(call, operation, origins, made[0], uses)
         if leading == "weight":
             self._remember_weights(op, origins, made, slots, indexed=indexed)
@@ -148,9 +146,10 @@ class Recorder(Passes):
         made: list[Tensor],
         slots: list[Slot | None],
         *,
-        normalized: bool,
+        weighted: bool,
     ) -> None:
         """Note down how an operation treated the entries of a signal among each other."""
+        normalized = self._scales.follow(operation, made, weighted=weighted)
         drawn = max((origin.drawn for origin in origins), default=0) or draws(operation)
         for x, slot in zip(made, slots, strict=True):
             if slot is not None:

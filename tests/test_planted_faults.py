@@ -469,6 +469,13 @@ def uncentred_input() -> Planted:
 
 
 @fault
+def uncentred_values() -> Planted:
+    model = dense(4)
+    nn.init.constant_(model[2].bias, 30.0)  # type: ignore[arg-type]
+    return Planted(model, batch(), "mean_shift", "3 (relu)", "mostly sees a constant")
+
+
+@fault
 def images_of_bytes() -> Planted:
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
     x = torch.randint(0, 256, (16, 3, 8, 8)).float()

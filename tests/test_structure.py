@@ -253,7 +253,7 @@ CHAINS: dict[str, tuple[str, Case]] = {
     "a bottleneck": ("", lambda: (stack(*linears(64, 8, 64)), torch.randn(NOISE))),
     "depthwise first": (
         "",
-        lambda: (stack(conv(8, 8, 3, 8), conv(8, 16, 1)), torch.randn(8, 8, 9, 9)),
+        lambda: (stack(conv(16, 16, 3, 16), conv(16, 32, 1)), torch.randn(8, 16, 9, 9)),
     ),
     "pointwise first": (
         "",

@@ -165,8 +165,6 @@ ROOTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "softmax": lambda h, w: torch.softmax(torch.relu(h), -1),
     "running sum": lambda h, w: torch.relu(h).cumsum(-1),
     "residual sum": lambda h, w: h + torch.relu(F.linear(h, w)),
-    "gate": lambda h, w: torch.relu(h) * F.linear(h, w),
-    "product with itself turned": lambda h, w: torch.relu(h[:5]) * torch.relu(h[:5]).t(),
     "less its mean": lambda h, w: torch.relu(h) - torch.relu(h).mean(-1, keepdim=True),
     "noise": lambda h, w: torch.relu(h) + torch.randn(6, 5),
     "sorted": lambda h, w: torch.relu(h).sort(-1).values,
@@ -178,6 +176,32 @@ def test_gain_is_one_where_no_elementwise_function_made_a_value(name: str) -> No
     row = last(ROOTS[name], torch.randn(6, 5), torch.randn(5, 5))
     assert row["gain"] == 1
     assert np.isnan([row["low"], row["high"], row["saturated_fraction"]]).all()
+
+
+def halves(h: Tensor) -> Tensor:
+    value, gate = h.chunk(2, -1)
+    return value * F.silu(gate)
+
+
+GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": lambda h: F.silu(h[..., :8]) * h[..., 8:],
+    "sigmoid in place": lambda h: torch.tanh(h[..., :8]).mul_(torch.sigmoid(h[..., 8:])),
+    "halves": halves,
+    "glu": F.glu,
+    "glu of an activation": lambda h: F.glu(torch.relu(h)),
+    "carried on": lambda h: F.dropout(F.gelu(h[..., :8]) * h[..., 8:], 0.0).flatten(),
+    "bilinear": lambda h: h[..., :8] * h[..., 8:],
+}
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_gain_of_a_gate_is_that_of_independent_values(name: str) -> None:
+    """The oracle: the second moment that a gate gives for independent N(0, 1)."""
+    generator = torch.Generator().manual_seed(0)
+    squares = GATES[name](torch.randn(20_000, 16, generator=generator)).square()
+    error = squares.std().item() / math.sqrt(squares.numel()) / squares.mean().item()
+    row = last(lambda x, w: GATES[name](F.linear(x, w)), torch.randn(4, 5), torch.randn(16, 5))
+    assert row["gain"] == pytest.approx(squares.mean().item() ** -0.5, rel=2.5 * error)
 
 
 def test_gain_begins_anew_behind_each_value() -> None:
@@ -601,6 +625,11 @@ AXES: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...], int]] = {
     "mean over samples": (lambda h: h.mean(0), (8, 8), 0),
     "largest": (lambda h: h.amax(-1), (8, 8), 1),
     "unfolded": (lambda h: F.unfold(h, 2), (8, 8), 1),
+    "transposed in place": (lambda h: h.transpose_(0, 1), (8, 8), 0),
+    "swapped in place": (lambda h: h.swapaxes_(1, 3), (8, 8), 3),
+    "turned in place": (lambda h: h[..., 0, 0].t_(), (8, 8), 0),
+    "longer in place": (lambda h: h.unsqueeze_(0), (8, 8), 2),
+    "shorter in place": (lambda h: h[:1].squeeze_(0), (8, 8), 0),
 }
 
 

@@ -612,7 +612,56 @@ def growth_behind_activations() -> Planted:
 
 @fault
 def uncentred_input() -> Planted:
-    return Planted(dense(4), 255 * torch.rand(64, WIDTH) + 500, "mean_shift", "0 (input)")
+    return Planted(dense(4), 255 * torch.rand(64, WIDTH) + 500, "input_scale", "0 (input)")
+
+
+@fault
+def uncentred_values() -> Planted:
+    model = dense(4)
+    nn.init.constant_(model[2].bias, 30.0)  # type: ignore[arg-type]
+    return Planted(model, batch(), "mean_shift", "3 (relu)", "mostly sees a constant")
+
+
+@fault
+def images_of_bytes() -> Planted:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    x = torch.randint(0, 256, (16, 3, 8, 8)).float()
+    return Planted(model, x, "input_scale", "0 (input)", "a std of 7")
+
+
+@fault
+def nearly_all_dropped() -> Planted:
+    model = dense(6)
+    for place in (3, 5):
+        model[place] = nn.Sequential(nn.ReLU(), nn.Dropout(0.95))
+    return Planted(model, batch(), "dropped", "3.1 (dropout), 5.1 (dropout)", "random operation")
+
+
+@fault
+def softmax_over_the_samples() -> Planted:
+    model = dense(4).append(nn.Softmax(dim=0))
+    return Planted(model, batch(), "softmax_axis", "7 (softmax)", "over dimension 0, the samples")
+
+
+@fault
+def activation_forgotten() -> Planted:
+    model = dense(5)
+    model[3] = nn.Identity()
+    return Planted(model, batch(), "linear_chain", "2 to 4", "(64, 64 units)")
+
+
+@fault
+def softmax_before_the_loss() -> Planted:
+    class Trained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = dense(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            shares = self.body(x).softmax(-1)
+            return nn.functional.cross_entropy(shares, torch.arange(len(x)) % 10)
+
+    return Planted(Trained(), batch(), "cut_output", "Trained (softmax)", "cannot come near 0 or 1")
 
 
 @fault
@@ -655,6 +704,9 @@ WORDS = {
     "low_precision",
     "collapse",
     "mean_shift",
+    "softmax_axis",
+    "linear_chain",
+    "cut_output",
 }
 """Rules whose remedies are decisions of those who make the model or the data."""
 DECISIONS = {
@@ -685,8 +737,9 @@ def test_fault_is_found_at_its_place_and_cured(name: str) -> None:
         if code := as_code(row.remedy):
             model = copy.deepcopy(planted.model)
             given = {"model": model, "x": planted.x, "nn": nn, "math": math, "torch": torch}
-            exec(code, given | {"initstats": initstats})
-            again = look(model, planted.x)
+            given["initstats"] = initstats
+            exec(code, given)
+            again = look(model, given["x"])
             worse = again[again["severity"] <= "warning"]
             left = worse[(worse["rule"] == row.rule) | ~worse["rule"].isin(grave["rule"])]
             assert left.empty, f"{row.rule}: {row.remedy}\n{left}"

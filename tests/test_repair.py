@@ -483,7 +483,7 @@ def test_what_a_norm_scales_cannot_be_fitted(name: str) -> None:
     assert same(state_of(model, x), before)
     table = lsuv_(model, x, exclude=["0.3", "2"])
     assert table.set_index("name")["outcome"]["0.0.weight"] == "done"
-    assert model[0][0](x).std().item() == pytest.approx(1, abs=0.01)
+    assert model.get_submodule("0.0")(x).std().item() == pytest.approx(1, abs=0.01)
 
 
 class Symmetric(nn.Module):

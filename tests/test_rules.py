@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from initstats.diagnosis import diagnose
 from initstats.diagnosis.profile import profiles
-from initstats.diagnosis.rules.remedies import over
+from initstats.diagnosis.rules.loops import over
 from initstats.probe import Probe, measure
 
 
@@ -103,7 +103,63 @@ def test_uniform_weights_that_are_not_torchs() -> None:
     assert set(told(model, torch.randn(64, 100), "default_init")) == {"healthy"}
     for number in range(0, 9, 2):
         nn.init.uniform_(model.get_parameter(f"{number}.weight"), -0.1, 0.1)
-    assert set(told(model, torch.randn(64, 100), "default_init")) == {"warning"}
+    assert set(told(model, torch.randn(64, 100), "default_init")) == {"note"}
+
+
+class Skipping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + torch.relu(self.fc(x))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("depth", "act", "between", "severity"),
+    [
+        (3, nn.ReLU, nn.Identity, "note"),
+        (9, nn.ReLU, nn.Identity, "warning"),
+        (9, nn.GELU, nn.Identity, "warning"),
+        (6, nn.Tanh, nn.Identity, "note"),
+        (12, nn.Tanh, nn.Identity, "warning"),
+        (9, nn.ReLU, lambda: nn.LayerNorm(64), "note"),
+    ],
+)
+def test_defaults_are_as_grave_as_what_they_leave(
+    depth: int, act: Callable[[], nn.Module], between: Callable[[], nn.Module], severity: str
+) -> None:
+    """The oracle: the part of the last layer that differs from sample to sample, by hand."""
+    layers = [m for _ in range(depth) for m in (nn.Linear(64, 64), between(), act())]
+    model, x = nn.Sequential(*layers[:-1]), torch.randn(256, 64)
+    found = told(model, x, "default_init")
+    assert set(found) == {severity}
+    if between is nn.Identity:
+        left = (model(x).std(0).square().mean() / x.std(0).square().mean()).sqrt().item()
+        assert (left < 0.01) == (severity == "warning")
+        assert f"becomes {left:.2g} times" in found[severity].evidence
+
+
+def test_defaults_beside_shortcuts_do_not_add_up() -> None:
+    model = nn.Sequential(*[Skipping() for _ in range(12)])
+    assert set(told(model, torch.randn(64, 64), "default_init")) == {"note"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "severity"), [(1, "healthy"), (2, "healthy"), (4, "warning"), (16, "warning")]
+)
+def test_fan_out_counts_the_units_of_all_groups(groups: int, severity: str) -> None:
+    """As torch.nn.init does, so that weights of many groups come out too small.
+
+    Of two groups the squared gain of 2 becomes 1, which is that of another gain.
+    """
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, groups=groups, bias=False), nn.ReLU())
+    nn.init.kaiming_normal_(model.get_parameter("0.weight"), mode="fan_out")
+    x = torch.randn(8, 16, 9, 9)
+    assert set(told(model, x, "fan_mode")) == {severity}
+    normalized = nn.Sequential(model[0], nn.BatchNorm2d(16))
+    assert set(told(normalized, x, "fan_mode")) == {"healthy"}
 
 
 def test_gradient_is_compared_by_its_norm() -> None:
@@ -299,16 +355,35 @@ def test_padding_is_no_fault() -> None:
         (["0.w", "2.w", "4.w"], "for i in range(0, 5, 2): f(f'{i}.w')"),
         (["h.1.w", "h.2.w", "h.3.w"], "for i in range(1, 4): f(f'h.{i}.w')"),
         (["h.0.w", "h.1.w", "h.2.w"], "for i in range(3): f(f'h.{i}.w')"),
-        (["0.w", "1.w", "4.w"], "for name in ['0.w', '1.w', '4.w']: f(name)"),
-        (["c1", "c2", "c3"], "for name in ['c1', 'c2', 'c3']: f(name)"),
-        (["0.a.0", "1.a.1", "2.a.2"], "for name in ['0.a.0', '1.a.1', '2.a.2']: f(name)"),
+        (["0.w", "1.w", "4.w"], "for i in (0, 1, 4): f(f'{i}.w')"),
+        (["c1", "c2", "c3"], "for i in range(1, 4): f(f'c{i}')"),
+        (["0.a.0", "1.a.1", "2.a.2"], "for i in range(3): f(f'{i}.a.{i}')"),
+        (["0.1", "1.2", "2.3"], "for i in range(3): f(f'{i}.{i + 1}')"),
+        (["a1.0", "a1.1", "a2.0", "a2.1"],
+         "for name in [f'a{i}.{j}' for i in range(1, 3) for j in range(2)]: f(name)"),
+        (["0.q", "0.k", "1.q", "1.k", "o"],
+         "for name in [name for i in range(2) for name in (f'{i}.q', f'{i}.k')]: f(name)\nf('o')"),
+        (["l0.1", "l1.5", "l2.3"], "for i0, i1 in [(0, 1), (1, 5), (2, 3)]: f(f'l{i0}.{i1}')"),
+        (["a01", "a02", "a03"], "for name in ['a01', 'a02', 'a03']: f(name)"),
+        (["up", "down", "it's"], "for name in ['up', 'down', \"it's\"]: f(name)"),
     ],
-)
+)  # fmt: skip
 def test_a_line_for_many_places(names: list[str], line: str) -> None:
     assert over(names, "f({})") == line
     seen: list[str] = []
     exec(line, {"f": seen.append})
-    assert seen == names
+    assert sorted(seen) == sorted(names)
+
+
+def test_what_is_printed_runs() -> None:
+    """The lines of a remedy for many places are printed as they are, whatever the width."""
+    layers = [m for _ in range(12) for m in (nn.Sequential(nn.Linear(64, 64)), nn.ReLU())]
+    model, x = nn.Sequential(*layers), torch.randn(64, 64)
+    printed = str(diagnose(measure(model, x)).query("rule == 'default_init'"))
+    first, *rest = printed.partition("  remedy: ")[2].splitlines()
+    assert len(rest) <= 2
+    exec("\n".join([first, *map(str.strip, rest)]), {"model": model, "nn": nn, "math": math})
+    assert set(told(model, x, "default_init")) == {"healthy"}
 
 
 def test_modes_and_steps_are_judged_apart() -> None:

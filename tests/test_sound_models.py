@@ -203,6 +203,30 @@ def mobile_net() -> Built:
     return model, images()
 
 
+class WrittenOut(nn.Module):
+    """A block whose weights and values are normalized by hand, and whose samples may skip it."""
+
+    def __init__(self, size: int = 32) -> None:
+        super().__init__()
+        self.weight, self.out = nn.Parameter(torch.randn(2 * size, size)), nn.Linear(size, size)
+        self.score = nn.Linear(size, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+        w = self.weight - self.weight.mean(1, keepdim=True)
+        gate, value = F.linear(h, w / (w.norm(dim=1, keepdim=True) + 1e-6)).chunk(2, -1)
+        h = F.normalize(F.silu(gate) * value, dim=-1) * 32**0.5
+        pooled = (self.score(h).softmax(1) * h).sum(1, keepdim=True)
+        kept = x.new_empty(len(x), 1, 1).bernoulli_(0.8).div_(0.8)
+        out: Tensor = x + self.out(h + pooled) * kept
+        return out
+
+
+@sound
+def normalized_by_hand() -> Built:
+    return chain([WrittenOut() for _ in range(4)], nn.LayerNorm(32)), torch.randn(16, 9, 32)
+
+
 # residual networks, also those whose branches start at zero
 
 

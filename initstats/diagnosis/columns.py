@@ -33,6 +33,9 @@ class Columns:
             self._taken[name] = self._arrays[name][self.index]
         return self._taken[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
     def __len__(self) -> int:
         return len(self.index)
 

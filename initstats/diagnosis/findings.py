@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import html
 import textwrap
 from collections.abc import Iterator
@@ -33,18 +34,20 @@ class Findings(pd.DataFrame):
             return str(pd.DataFrame(self))
         width = pd.get_option("display.width") or 80
         several = self["subject"].nunique() > 1
-        lines = []
-        for finding in self._faults().itertuples():
-            about = f" ({finding.subject})" if several else ""
-            lines.append(f"{finding.severity}: {finding.rule} at {finding.where}{about}")
-            lines += [f"  {finding.evidence}"]
-            first, *rest = str(finding.remedy).splitlines() or [""]
-            lines += [f"  remedy: {first}", *(f"  {line}" for line in rest)]
-        # names and numbers are not broken
+        # names and numbers are not broken, nor is code
         wrapper = textwrap.TextWrapper(
             width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
         )
-        lines = [part for line in (*lines, *self._others()) for part in wrapper.wrap(line)]
+        lines: list[str] = []
+        for finding in self._faults().itertuples():
+            about = f" ({finding.subject})" if several else ""
+            head = f"{finding.severity}: {finding.rule} at {finding.where}{about}"
+            lines += wrapper.wrap(head) + wrapper.wrap(f"  {finding.evidence}")
+            first, *rest = str(finding.remedy).splitlines() or [""]
+            remedy = [f"  remedy: {first}", *(f"  {line}" for line in rest)]
+            code = _is_code(str(finding.remedy))
+            lines += remedy if code else [part for line in remedy for part in wrapper.wrap(line)]
+        lines += [part for line in self._others() for part in wrapper.wrap(line)]
         return "\n".join(lines) or "no findings"
 
     __repr__ = __str__
@@ -98,6 +101,14 @@ def diagnose(table: Any) -> Findings:
     found = pd.DataFrame(rows, columns=COLUMNS)
     found["severity"] = pd.Categorical(found["severity"], categories=SEVERITIES, ordered=True)
     return Findings(found.sort_values("severity", kind="stable", ignore_index=True))
+
+
+def _is_code(remedy: str) -> bool:
+    """Whether a remedy runs as it is written."""
+    try:
+        return bool(ast.parse(remedy).body)
+    except SyntaxError:
+        return False
 
 
 def _listed(rules: pd.Series[str], subjects: int) -> str:

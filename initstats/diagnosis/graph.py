@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from initstats.probe.kinds import MIXING, NORMALIZATIONS, words
+from initstats.probe.kinds import MIXING, words
 
 SUMS = words("add add_ sub sub_")
 SCALING = words("div mul mul_ div_ multiply divide true_divide")
 _CARRYING = SUMS | words("alpha_dropout dropout")
-_SIZES = words("linalg_norm linalg_vector_norm norm rsqrt sqrt std var")
-_BOUNDING = words("add add_ clamp clamp_ clamp_min clamp_min_ maximum pow")
 _LOOKUPS = words("embedding embedding_bag")
 _NORMALIZED = 10**6
 """What a normalization on the way counts: more than all linear maps together."""
@@ -46,12 +44,14 @@ class Graph:
         inputs: the values that it read; what is computed of weights alone is none.
         linear: the values that linear maps with weights made.
         weighted: the values that an operation with weights made.
+        normalizations: the values that a normalization made, also one that is written out.
     """
 
     ops: Mapping[int, str]
     inputs: Mapping[int, tuple[int, ...]]
     linear: frozenset[int]
     weighted: frozenset[int]
+    normalizations: frozenset[int]
 
     @cached_property
     def readers(self) -> dict[int, list[int]]:
@@ -89,20 +89,6 @@ class Graph:
             carries = self.ops[layer] in _CARRYING and layer in found
             if carries or layer in self.normalizations:
                 found.update(self.inputs[layer])
-        return frozenset(found)
-
-    @cached_property
-    def normalizations(self) -> frozenset[int]:
-        """The values that a normalization made, also one that is written out in operations."""
-        sizes: set[int] = set()
-        found: set[int] = set()
-        for layer, inputs in self.inputs.items():
-            op = self.ops[layer]
-            bounds = op in _BOUNDING and len(inputs) == 1 and inputs[0] in sizes
-            if op in _SIZES or bounds:
-                sizes.add(layer)
-            elif op in NORMALIZATIONS or (len(inputs) > 1 and any(i in sizes for i in inputs)):
-                found.add(layer)
         return frozenset(found)
 
     @cached_property

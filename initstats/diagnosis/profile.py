@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,12 @@ from initstats.diagnosis.graph import Graph
 from initstats.diagnosis.sight import Sight
 from initstats.diagnosis.summary import CONFIGURATION, in_order
 from initstats.diagnosis.zeros import Zeros
-from initstats.probe.kinds import RECURRENT, numbers
+from initstats.probe.kinds import NORMALIZATIONS, RECURRENT, numbers
 
-FACTS = ("units", "entries", "gain", "low", "high", "saturated_fraction", "fan_in", "sigma_w2")
+FACTS = (
+    *("units", "entries", "gain", "low", "high", "saturated_fraction"),
+    *("fan_in", "fan_out", "sigma_w2", "normalized", "shares_axis", "draws"),
+)
 """Columns that a probe records; in a study's table, which lacks them, they are NaN."""
 
 
@@ -220,7 +223,7 @@ def _probed(table: pd.DataFrame) -> Iterator[Profile]:
     for (step, _), index in zip(times, np.split(order, starts)[1:], strict=True):
         rows = columns.where(index)
         key = tuple(tuple(rows[name]) for name in ("layer", "inputs", "op", "tensor", "direction"))
-        key = (*key, tuple(np.isnan(rows["fan_in"])))
+        key = (*key, tuple(np.isnan(rows["fan_in"])), tuple(rows["normalized"] == 1))
         if key not in known:
             known[key] = _graph(rows, probed=True)
         yield Profile(str(rows["network"][0]), rows, int(step), True, known[key])
@@ -240,7 +243,10 @@ def _graph(rows: Columns, *, probed: bool) -> Graph:
     weighted = values["tensor"] == "preactivation"
     linear = weighted & (~np.isnan(values["fan_in"]) | (not probed))
     linear &= ~np.array([str(op).partition("[")[0] in RECURRENT for op in values["op"]], bool)
-    return Graph(ops, inputs, _chosen(layers, linear), _chosen(layers, weighted))
+    named = np.array([op in NORMALIZATIONS for op in values["op"]], bool)
+    normalized = named | (values["normalized"] == 1)
+    chosen_of = partial(_chosen, layers)
+    return Graph(ops, inputs, chosen_of(linear), chosen_of(weighted), chosen_of(normalized))
 
 
 def _chosen(layers: list[int], mask: Any) -> frozenset[int]:

@@ -49,18 +49,20 @@ def moved_axis(operation: Operation, out: Tensor, source: Tensor, axis: int | No
 
     Where the dimension was split, it is the part that tells most units apart.
     """
-    if axis is None or out is source or axis >= source.ndim:
+    shape = operation.before or tuple(source.shape)
+    still = out is source and operation.before is None
+    if axis is None or still or axis >= len(shape):
         return axis if out.ndim else None
     if operation.name in _SHUFFLES:
         return out.ndim - 3
     if unmeasurable(out) or unmeasurable(source) or not out.numel():
         return None
     args, kwargs = _marked(operation.args, source), _marked(dict(operation.kwargs), source)
-    shape, key = tuple(source.shape), (_key(args), _key(kwargs))
+    key = _key(args), _key(kwargs)
     if None in key:
-        return axis if out.ndim == source.ndim else None
+        return axis if out.ndim == len(shape) else None
     found = _moved(_Trial(operation.function, args, kwargs, (*key, axis, shape)), shape, axis)
-    if found is None and out.shape == source.shape:
+    if found is None and out.shape == shape:
         return axis
     return found
 

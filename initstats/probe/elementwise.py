@@ -66,6 +66,7 @@ class Phi:
         depth: how many operations follow on each other.
         channels: number of functions side by side; 0 where no tensor is among the parts, or among
             theirs.
+        factors: functions of independent values, whose product is z.
     """
 
     function: Callable[..., Any] | None = None
@@ -75,6 +76,7 @@ class Phi:
     known: bool = True
     depth: int = 0
     channels: int = 0
+    factors: tuple[Phi, ...] = ()
 
     def __call__(self, z: Tensor) -> Tensor:
         """phi(z), of shape (points,) or (points, channels) as z is."""
@@ -87,8 +89,8 @@ class Phi:
                 return z
             if part not in done:
                 parts = [value(inner).clone() for inner in part.parts]
-                filled = _filled(part.args, parts)
-                done[part] = part.function(*filled, **dict(_filled(part.kwargs, parts)))
+                named = dict(filled(part.kwargs, parts))
+                done[part] = part.function(*filled(part.args, parts), **named)
             return done[part]
 
         with torch.no_grad():
@@ -98,12 +100,13 @@ class Phi:
     def gain(self) -> float:
         """1 / sqrt(E phi(z)^2), the mean also over channels; NaN where it cannot be known.
 
-        It is taken over factor * z ~ N(0, 1).
+        It is taken over factor * z ~ N(0, 1). Of a product of independent values it is the product
+        of their gains.
         """
         if not self.known:
             return math.nan
         if self.function is None:
-            return 1.0
+            return math.prod(factor.gain for factor in self.factors)
         square = math.nan
         # an operation may raise at values that it was not made for
         with suppress(Exception), torch._C.DisableTorchFunction():
@@ -191,6 +194,22 @@ class Phi:
         at_low = -math.inf if math.isnan(low) else low + reach[0]
         return Bounds(low, high, at_low, math.inf if math.isnan(high) else high - reach[1])
 
+    @cached_property
+    def affine(self) -> bool:
+        """Whether it is known to multiply by a factor and to add a constant, and no more."""
+        if not self.known or self.function is None:
+            return self.known
+        values = None
+        with suppress(Exception), torch._C.DisableTorchFunction():
+            values = self._by_channel(torch.tensor([-64.0, -1, 0, 1, 64], dtype=torch.float64))
+        if values is None or not values.isfinite().all():
+            return False
+        low, below, zero, above, high = values
+        line = torch.stack([low - zero, high - zero, below - zero]) + torch.stack(
+            [64 * (above - zero), -64 * (above - zero), above - zero]
+        )
+        return bool((line.abs() <= 1e-6 * (values - zero).abs().amax(0)).all())
+
     def _mean_square(self) -> float:
         scale = 1 / self.factor
         if not self.channels:
@@ -234,10 +253,27 @@ def _flat(far: Tensor, zero: Tensor, usual: Tensor) -> list[float]:
     return [float(bound)] if reach > 1e-9 * size and crowd < _CROWD else []
 
 
-def _filled(value: Any, parts: list[Tensor]) -> Any:
+def filled(value: Any, parts: list[Tensor]) -> Any:
+    """Arguments with the parts in their holes."""
     if isinstance(value, Hole):
         return parts[value.number]
-    return tuple(_filled(item, parts) for item in value) if isinstance(value, tuple) else value
+    return tuple(filled(item, parts) for item in value) if isinstance(value, tuple) else value
+
+
+def holed(value: Any, parts: list[Tensor]) -> Any:
+    """Arguments that can be hashed, with holes for tensors, which are added to the parts."""
+    if isinstance(value, Tensor):
+        for number, part in enumerate(parts):
+            if part is value:
+                return Hole(number)
+        parts.append(value)
+        return Hole(len(parts) - 1)
+    if isinstance(value, torch.Generator):
+        raise TypeError("what is drawn from a generator is no function")
+    if isinstance(value, tuple | list):
+        return tuple(holed(item, parts) for item in value)
+    hash(value)  # raises where it cannot be a key
+    return value
 
 
 def phi_of(
@@ -309,7 +345,7 @@ def _tried(
             parts.append(
                 next(rest).clone() if kind == "constant" else x > 0.1 if kind == "mask" else x
             )
-        return function(*_filled(args, parts), **dict(_filled(kwargs, parts)))
+        return function(*filled(args, parts), **dict(filled(kwargs, parts)))
 
     def same(a: Any, b: Any) -> bool:
         return isinstance(a, Tensor) and a.shape == b.shape and a.allclose(b, 1e-9, 1e-12, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,9 +14,13 @@ from initstats.probe.elementwise import Phi
 from initstats.probe.recurrent import Counted
 
 if TYPE_CHECKING:
+    from initstats.probe.linear import Sum
     from initstats.probe.slots import Slot
 
-FACTS = ("gain", "low", "high", "saturated_fraction", "fan_in", "sigma_w2")
+FACTS = (
+    *("gain", "low", "high", "saturated_fraction", "fan_in", "fan_out", "sigma_w2"),
+    *("normalized", "shares_axis", "draws"),
+)
 """Columns of a probe's table."""
 
 
@@ -34,11 +39,19 @@ class Facts:
         phi: the elementwise function that made a value of the last value that none made; None for
             weights.
         fan_in: how many inputs a unit sums; NaN where the operation is no sum of products.
+        fan_out: the number of units times the positions of a kernel; NaN likewise.
+        normalized: 1 where the value is the same however large what it is made of is, 0 elsewhere.
+        shares_axis: the dimension along which the entries are shares of 1, or their logarithms.
+        draws: how many random numbers the operation multiplied the value by.
         weight: the weights of that sum as the operation used them.
     """
 
     phi: Phi | Given | None = None
     fan_in: float = math.nan
+    fan_out: float = math.nan
+    normalized: float = math.nan
+    shares_axis: float = math.nan
+    draws: float = math.nan
     weight: Slot | None = None
     _saturated: Tensor | int = 0
     _entries: int = 0
@@ -65,15 +78,15 @@ class Facts:
         self._saturated = self._saturated + counted.at
         self._entries += counted.entries
 
-    def sum_with(self, fan_in: float, weight: Slot | None) -> None:
+    def sum_with(self, each: Sum, weight: Slot | None) -> None:
         """Note down the sum that the tensor is the output, or the weight, of."""
         if math.isnan(self.fan_in):
-            self.fan_in, self.weight = fan_in, weight
+            self.fan_in, self.fan_out, self.weight = each.fan_in, each.fan_out, weight
 
     def portable(self) -> Facts:
         """The same facts for another process, without the weights."""
         phi = self.phi and Given(self.gain, self.bounds)
-        return Facts(phi, self.fan_in, None, int(self._saturated), self._entries)
+        return dataclasses.replace(self, phi=phi, weight=None, _saturated=int(self._saturated))
 
     def merge(self, other: Facts) -> None:
         """Count the entries at a bound that another process has seen, too."""

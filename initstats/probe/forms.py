@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from initstats.probe.elementwise import IDENTITY, UNKNOWN, Hole, Phi, phi_of, what_is
+from initstats.probe.elementwise import (
+    IDENTITY,
+    UNKNOWN,
+    Hole,
+    Phi,
+    holed,
+    phi_of,
+    what_is,
+)
 from initstats.probe.kinds import (
     CARRYING,
     CASTS,
@@ -25,7 +33,7 @@ _CHANNELS = 2**14  # most entries of a parameter such as a slope for every chann
 _KEEPING = CASTS | words("alias clone contiguous cpu cuda detach")
 _REDUCING = words("amax max mean")
 """Calls that pool, where the units stay what they are."""
-_NEVER = (MIXING | NORMALIZATIONS | CARRYING) - {"rsqrt"}
+_NEVER = MIXING | NORMALIZATIONS | CARRYING
 _CHANNELWISE = words("add div lerp maximum minimum mul pow prelu rsub sub where")
 """Operations that take a parameter with an entry for every channel."""
 
@@ -37,11 +45,13 @@ class Form(NamedTuple):
         place: equal for tensors whose entries stem, place by place, from the same entries of the
             same value.
         axis: dimension of phi's channels; None where it has none, or they were moved.
+        given: whether the value came from outside of the model.
     """
 
     phi: Phi
     place: Any
     axis: int | None = None
+    given: bool = False
 
 
 class Forms:
@@ -54,13 +64,20 @@ class Forms:
         return x in self._forms
 
     def of(self, x: Tensor) -> Phi:
-        """The function that made a tensor, of the last value that no such function made."""
-        form = self._forms.get(x)
-        return IDENTITY if form is None else form.phi
+        """The function that made a tensor, of the last value that no such function made.
 
-    def begin(self, x: Tensor, phi: Phi = IDENTITY) -> None:
+        What was only shifted and scaled of what came from outside is a value itself: data is
+        N(0, 1) at best once that was done.
+        """
+        form = self._forms.get(x)
+        if form is None or (form.given and form.phi.affine):
+            return IDENTITY
+        phi: Phi = form.phi
+        return phi
+
+    def begin(self, x: Tensor, phi: Phi = IDENTITY, *, given: bool = False) -> None:
         """Take a tensor as a value of its own."""
-        self._forms[x] = Form(phi, object())
+        self._forms[x] = Form(phi, object(), given=given)
 
     def carry(self, x: Tensor, source: Tensor, operation: Operation, output: int = 0) -> None:
         """Take over the function of a source whose entries an operation rearranged or chose."""
@@ -68,7 +85,7 @@ class Forms:
         name = operation.name.rstrip("_")
         if form is None:
             self.begin(x)
-        elif x is source or name in _KEEPING:
+        elif (x is source and operation.before is None) or name in _KEEPING:
             self._forms[x] = form
         else:
             # the same choice made twice puts the same entries at the same places
@@ -88,6 +105,8 @@ class Forms:
         name = operation.name.rstrip("_")
         if len(outputs) == 1 and (form := self.composed(operation, outputs[0])):
             self._forms[outputs[0]] = form
+        elif factors := self._factors(name, operation):
+            self.begin(outputs[0], Phi(factors=factors))
         elif name in CARRYING or (name in _REDUCING and same_units) or self._joins(name, operation):
             for output, x in enumerate(outputs):
                 self.carry(x, source, operation, output)
@@ -119,8 +138,8 @@ class Forms:
     def _composed(self, name: str, operation: Operation, out: Tensor) -> Form | None:
         parts: list[Tensor] = []
         kwargs = {key: value for key, value in operation.kwargs.items() if key != "out"}
-        args = _plain(operation.args, parts)
-        named = tuple(zip(kwargs, _plain(tuple(kwargs.values()), parts), strict=True))
+        args = holed(operation.args, parts)
+        named = tuple(zip(kwargs, holed(tuple(kwargs.values()), parts), strict=True))
         forms = [self._forms.get(part) for part in parts]
         signals = [form for form in forms if form is not None]
         aligned = all(
@@ -147,11 +166,22 @@ class Forms:
         if not wide:
             tried = what_is(operation.function, args, named, kinds, out.ndim, pieces)
         if tried == "random":
-            return Form(UNKNOWN, signals[0].place)
+            return Form(UNKNOWN, signals[0].place, given=signals[0].given)
         if not tried:
             return None
         phi = phi_of(operation.function, args, named, pieces)
-        return None if phi is None else Form(phi, signals[0].place, axes.pop() if axes else None)
+        axis = axes.pop() if axes else None
+        form = signals[0]
+        return None if phi is None else Form(phi, form.place, axis, form.given)
+
+    def _factors(self, name: str, operation: Operation) -> tuple[Phi, ...]:
+        """The functions of the values that a gate multiplies; none where it is no gate."""
+        phis = [self._forms[x].phi for x in operation.tensors if x in self._forms]
+        if name == "glu":
+            phis.append(phi_of(torch.sigmoid, (Hole(0),), (), (phis[0],)))
+        if name not in ("glu", "mul") or len(phis) != 2 or not all(phi.known for phi in phis):
+            return ()
+        return tuple(phis)
 
     def _joins(self, name: str, operation: Operation) -> bool:
         """Whether values of one and the same function are put side by side."""
@@ -188,19 +218,3 @@ def _kind(part: Tensor, form: Form | None) -> str:
     if form is None:
         return "constant"
     return "mask" if part.dtype == torch.bool else "value"
-
-
-def _plain(value: Any, parts: list[Tensor]) -> Any:
-    """Arguments that can be hashed, with holes for tensors, which are added to the parts."""
-    if isinstance(value, Tensor):
-        for number, part in enumerate(parts):
-            if part is value:
-                return Hole(number)
-        parts.append(value)
-        return Hole(len(parts) - 1)
-    if isinstance(value, torch.Generator):
-        raise TypeError("what is drawn from a generator is no function")
-    if isinstance(value, tuple | list):
-        return tuple(_plain(item, parts) for item in value)
-    hash(value)  # raises where it cannot be a key
-    return value

@@ -23,6 +23,9 @@ REARRANGING = words(
 """Calls, also those in place, whose output holds the entries of their input equally often."""
 CASTS = words("to type type_as float double half bfloat16")
 MAKERS = words("bernoulli empty eye full multinomial ones rand randint randn zeros")
+DRAWS = words("bernoulli exponential normal rand randint randn random uniform")
+"""Calls, also those in place, that draw random numbers."""
+DROPOUTS = words("alpha_dropout dropout feature_alpha_dropout feature_dropout")
 MIXING = words(
     "addbmm addmm addmv baddbmm bilinear bmm chain_matmul einsum embedding embedding_bag gru "
     "gru_cell inner linalg_matmul linear lstm lstm_cell matmul mm mv rmatmul rnn_relu "
@@ -32,12 +35,12 @@ MIXING = words(
 RECURRENT = words("gru gru_cell lstm lstm_cell rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell")
 LINEAR = words("addbmm addmm baddbmm bmm conv1d conv2d conv3d linear matmul mm")
 """Calls that, given weights, are the linear maps of mean-field theory."""
-NORMALIZATIONS = words("batch_norm group_norm instance_norm layer_norm rms_norm rsqrt")
-"""Calls that normalize; a normalization that is written out in operations has `rsqrt`."""
+NORMALIZATIONS = words("batch_norm group_norm instance_norm layer_norm rms_norm")
+"""Calls that normalize; what is written out in operations is known by what it does."""
 POOLING = {
     f"{kind}_pool{n}d" for kind in words("avg max adaptive_avg adaptive_max") for n in (1, 2, 3)
 }
-PASSING = POOLING | words("alpha_dropout dropout feature_alpha_dropout feature_dropout flatten")
+PASSING = POOLING | DROPOUTS | {"flatten"}
 """Calls that may come between an activation and the layer that reads it."""
 CHOOSING = words(
     "chunk dsplit gather getitem hsplit index_select narrow select split split_with_sizes "

@@ -27,6 +27,7 @@ class Sum(NamedTuple):
     Attributes:
         weight: the operand.
         fan_in: how many terms an entry of the output sums, on average where that differs.
+        fan_out: how many units the operand makes, times the positions of a kernel.
         axis: dimension of the operand that counts the units it makes.
         made: dimension of the output that counts them; None where the operation's kind says it.
         summed: dimension of the operand that is summed over; None where there is none.
@@ -35,6 +36,7 @@ class Sum(NamedTuple):
 
     weight: Tensor
     fan_in: float
+    fan_out: float
     axis: int
     made: int | None
     summed: int | None
@@ -49,7 +51,7 @@ def sums(operation: Operation) -> list[Sum]:
             return _convolution(name, operation)
         if name in RECURRENT:
             matrices = [x for x in operation.tensors if x.ndim == 2]
-            return [Sum(x, x.shape[1], 0, None, 1, inner=True) for x in matrices]
+            return [Sum(x, x.shape[1], x.shape[0], 0, None, 1, inner=True) for x in matrices]
     except (IndexError, TypeError, ValueError):  # arguments of a kind that is not known here
         return []
     labelled = labels(operation)
@@ -86,6 +88,7 @@ def _by_operand(operands: list[tuple[Tensor, Labels]], out: Labels) -> list[Sum]
             Sum(
                 x,
                 fan_in,
+                1 if unit is None else sizes[unit],
                 0 if unit is None else list(labels).index(unit),
                 None if unit is None else list(out).index(unit),
                 None if summed is None else list(labels).index(summed),
@@ -176,14 +179,16 @@ def _convolution(name: str, operation: Operation) -> list[Sum]:
     x, w = operation.argument(0, "input"), operation.argument(1, "weight")
     channels = 1 - (w.ndim - x.ndim)
     if name == "conv_tbc":
-        return [Sum(w, w.shape[0] * w.shape[1], 2, None, 1), Sum(x, 0, 2, None, 2)]
+        fans = math.prod(w.shape[:2]), w.shape[0] * w.shape[2]
+        return [Sum(w, *fans, 2, None, 1), Sum(x, *fans, 2, None, 2)]
+    kernel = math.prod(w.shape[2:])
     if name.startswith("conv_transpose"):
         stride = operation.argument(3, "stride", 1)
         strides = [stride] * (w.ndim - 2) if isinstance(stride, int) else [*stride]
         strides = strides * (w.ndim - 2) if len(strides) == 1 else strides
         groups = operation.argument(6, "groups", 1)
         # an entry of the output lies under as many positions of the kernel as fit in the stride
-        fan_in = w.shape[0] // groups * math.prod(w.shape[2:]) / math.prod(strides)
-        return [Sum(w, fan_in, 1, None, 0), Sum(x, fan_in, channels, None, channels)]
-    fan_in = math.prod(w.shape[1:])
-    return [Sum(w, fan_in, 0, None, 1), Sum(x, fan_in, channels, None, channels)]
+        fans = w.shape[0] // groups * kernel / math.prod(strides), w.shape[1] * kernel
+        return [Sum(w, *fans, 1, None, 0), Sum(x, *fans, channels, None, channels)]
+    fans = w.shape[1] * kernel, w.shape[0] * kernel
+    return [Sum(w, *fans, 0, None, 1), Sum(x, *fans, channels, None, channels)]

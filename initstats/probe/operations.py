@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from initstats.probe.kinds import CASTS, MAKERS, REARRANGING
+from initstats.probe.kinds import CASTS, DRAWS, DROPOUTS, MAKERS, REARRANGING
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,24 @@ class Operation:
 
     Attributes:
         name: see `name_of`.
+        before: the shape that its first argument had, where it rearranges that in place.
     """
 
     function: Callable[..., Any]
     name: str
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    before: tuple[int, ...] | None = None
 
     @cached_property
     def tensors(self) -> list[Tensor]:
-        """The tensors among the arguments, in their order."""
-        return list(tensors((self.args, self.kwargs)))
+        """The tensors whose entries it reads, in the order of the arguments.
+
+        Of what rearranges or casts that is the first alone: another, as in `expand_as`, gives a
+        shape or a dtype.
+        """
+        given = list(tensors((self.args, self.kwargs)))
+        return given[:1] if self.name.rstrip("_") in REARRANGING | CASTS else given
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument, wherever it was given."""
@@ -54,6 +61,14 @@ class Operation:
         return self.args[0] if self.args and writes else None
 
 
+def called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Operation:
+    """The operation of a call that is about to be made."""
+    name = name_of(function)
+    moved = args[:1] if name.endswith("_") and name.rstrip("_") in REARRANGING else ()
+    before = tuple(moved[0].shape) if moved else None
+    return Operation(function, name, args, kwargs, before)
+
+
 def name_of(function: Callable[..., Any]) -> str:
     """The name of a call: `__add__` and `Tensor.add` are both `add`."""
     name = str(getattr(function, "__name__", function))
@@ -67,6 +82,20 @@ def name_of(function: Callable[..., Any]) -> str:
 def is_maker(name: str) -> bool:
     """Whether the output's entries do not come from the arguments: `zeros_like`, `x.new_ones`."""
     return name.removeprefix("new_").removesuffix("_like") in MAKERS
+
+
+def is_draw(name: str) -> bool:
+    """Whether a call draws random numbers: `rand_like`, `x.bernoulli_`."""
+    return name.removeprefix("new_").removesuffix("_like").rstrip("_") in DRAWS
+
+
+def draws(operation: Operation) -> int:
+    """How many random numbers a dropout multiplies its input by; 0 for other calls."""
+    name, x = operation.name.rstrip("_"), operation.argument(0, "input")
+    trains = operation.argument(2, "train", operation.kwargs.get("training", True))
+    if name not in DROPOUTS or not trains:
+        return 0
+    return math.prod(x.shape[:2]) if name.startswith("feature") else int(x.numel())
 
 
 def keeps_distribution(name: str, out: Tensor, source: Tensor) -> bool:
@@ -105,6 +134,14 @@ def spread(mask: Tensor, x: Tensor, axis: int) -> Tensor | None:
     else:
         return None
     return mask.flatten().repeat_interleave(math.prod(within))
+
+
+def carries(x: Tensor) -> bool:
+    """Whether a tensor may hold a signal: numbers, or the integers that images and sounds have.
+
+    Integers of other sizes are indices, and booleans are masks.
+    """
+    return x.is_floating_point() or x.is_complex() or x.dtype in (torch.uint8, torch.int16)
 
 
 def unmeasurable(x: Tensor) -> str:

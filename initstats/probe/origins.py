@@ -48,6 +48,7 @@ class Origin(NamedTuple):
         moved: the dimension that each dimension of the measured weight has become.
         slot: the measured weights that it holds, rearranged.
         pending: the slot of its gradient, until autograd knows the tensor.
+        drawn: of a constant of random numbers, how many there are; 0 of others.
     """
 
     kind: Literal["signal", "weight", "constant"]
@@ -58,6 +59,7 @@ class Origin(NamedTuple):
     moved: tuple[int | None, ...] = ()
     slot: Slot | None = None
     pending: Slot | None = None
+    drawn: int = 0
 
     def dimension(self, axis: int) -> int | None:
         """The dimension of the measured weight that is dimension `axis` of the tensor now."""

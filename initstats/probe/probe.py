@@ -223,14 +223,16 @@ class Probe:
               1 / sqrt(E phi(z)^2) over z ~ N(0, 1), where phi is the elementwise function, with its
               parameters, that made it of the last value that none made (1 for such values); over
               30 z ~ N(0, 1) where phi is made steep by such a factor, as in sin(30 z);
-              `low` and `high`, the bounds of phi where its slope vanishes;
-              `saturated_fraction`, the share of entries at such a bound, to 1% of its distance from
-              phi(0), for gru, lstm and rnn_tanh of the gates inside (16 samples and steps); of what
-              a linear map made and of its weights, `fan_in`, how many inputs a unit sums, and
-              `sigma_w2`, fan_in times the second moment of the weights as the operation used them;
+              `low` and `high`, the bounds of phi where its slope vanishes; `saturated_fraction`,
+              entries at such a bound, to 1% of its distance from phi(0), for gru, lstm and rnn_tanh
+              of the gates inside (16 samples and steps); `normalized`, 1 where a
+              factor before it changes nothing; `shares_axis`, the dimension of a softmax; `draws`,
+              the random numbers that it was multiplied by; of a linear map and of its weights,
+              `fan_in`, inputs of a unit, `fan_out`, units times positions of a kernel, `sigma_w2`,
+              fan_in times the second moment of the weights as the operation used them;
             - the statistics, as in a study's table;
             - with `spectra`, `participation_ratio` of a value's units over its entries, and
-              `stable_rank` of a weight with a row for each unit; see `initstats.probe.spectra`.
+              `stable_rank` of a weight with a row for each unit: `initstats.probe.spectra`.
         """
         rows = self._readings(latest)
         parts = keys_of(rows, self.network), facts_of(rows), statistics_of(rows, self.spectra)

@@ -18,6 +18,9 @@ from initstats.probe.linear import sums
 from initstats.probe.operations import (
     Operation,
     by_unit,
+    carries,
+    draws,
+    is_draw,
     is_maker,
     keeps_distribution,
     spread,
@@ -28,6 +31,7 @@ from initstats.probe.origins import Call, Origin, Use, axes_of, same_units, uses
 from initstats.probe.passes import Passes
 from initstats.probe.readings import Mode
 from initstats.probe.recurrent import saturated
+from initstats.probe.scales import Scales, shares_axis
 from initstats.probe.slots import Address, Slot
 from initstats.probe.sums import record_sums
 
@@ -53,6 +57,7 @@ class Recorder(Passes):
         super().__init__(probe)
         self.masked = False
         self._forms = Forms()
+        self._scales = Scales()
 
     def observe(
         self, call: Call, operation: Operation, outputs: list[Tensor], writes: bool
@@ -64,10 +69,9 @@ class Recorder(Passes):
         statistics stay what they are, so the output takes over the argument's origin and nothing
         is measured. Or it makes new values: those are measured, and what kind they are depends on
         its arguments. Arguments that all come from weights make a weight (weight normalization),
-        except rows that are looked up by an index, as in an embedding: the index is the model's
-        input. Weights with a signal make a pre-activation, a signal alone makes an activation. The
-        first argument of the leading kind, of the output's shape if there is one, decides where the
-        units are.
+        except rows that are looked up by an index, which is the model's input, as in an embedding.
+        Weights with a signal make a pre-activation, a signal alone makes an activation. The first
+        argument of the leading kind, if possible of the output's shape, says where the units are.
 
         Args:
             writes: whether the outputs are arguments that it wrote to.
@@ -80,7 +84,7 @@ class Recorder(Passes):
         kinds = {origin.kind for origin in origins}
         leading = "signal" if "signal" in kinds else "weight"
         if leading not in kinds or is_maker(op):
-            self._set_constant(call, op, outputs)
+            self._set_constant(call, operation, outputs)
             self.observe_mask(operation, outputs[0])
             return
         led = [pair for pair in zip(given, origins, strict=True) if pair[1].kind == leading]
@@ -107,8 +111,8 @@ class Recorder(Passes):
             self._measure(address._replace(output=output), x, layers, axis)
             for output, (x, axis) in enumerate(zip(made, axes, strict=True))
         ]
-        if slots[0] is not None and (counted := saturated(operation)):
-            slots[0].facts[self._mode].observe_gates(counted)
+        if not derived:
+            self._note(operation, origins, made, slots, weighted=bool(uses))
         self._measure_weights(call, operation, origins, made[0], uses)
         if leading == "weight":
             self._remember_weights(op, origins, made, slots, indexed=indexed)
@@ -119,6 +123,8 @@ class Recorder(Passes):
     def observe_mask(self, operation: Operation, out: Tensor) -> None:
         """Follow an elementwise operation whose output is no signal: `x > 0`, `zeros_like(x)`."""
         self._forms.note(operation, out)
+        if out not in self._origins and self._is_drawn(operation):
+            self._origins[out] = Origin("constant", drawn=out.numel())
 
     def observe_result(self, call: Call, given: Any, result: Any) -> None:
         """Measure what a module returns, where no operation was seen that made it."""
@@ -134,9 +140,35 @@ class Recorder(Passes):
                 self._forms.begin(x, UNKNOWN)
                 self._measure(call.address("output"), x, (), None)
 
-    def _set_constant(self, call: Call, op: str, outputs: list[Tensor]) -> None:
+    def _note(
+        self,
+        operation: Operation,
+        origins: list[Origin],
+        made: list[Tensor],
+        slots: list[Slot | None],
+        *,
+        weighted: bool,
+    ) -> None:
+        """Note down how an operation treated the entries of a signal, and among each other."""
+        if slots[0] is not None and (counted := saturated(operation)):
+            slots[0].facts[self._mode].observe_gates(counted)
+        normalized = self._scales.follow(operation, made, weighted=weighted)
+        drawn = max((origin.drawn for origin in origins), default=0) or draws(operation)
+        for x, slot in zip(made, slots, strict=True):
+            if slot is not None:
+                facts = slot.facts[self._mode]
+                facts.normalized, facts.draws = float(normalized), drawn or math.nan
+                facts.shares_axis = shares_axis(operation, x, normalized=normalized)
+
+    def _is_drawn(self, operation: Operation) -> bool:
+        """Whether an operation draws random numbers, or computes with such."""
+        given = [self._origins.get(x) for x in operation.tensors]
+        return is_draw(operation.name) or any(origin and origin.drawn for origin in given)
+
+    def _set_constant(self, call: Call, operation: Operation, outputs: list[Tensor]) -> None:
+        op, drawn = operation.name, self._is_drawn(operation)
         for x in outputs:
-            self._origins[x] = Origin("constant")
+            self._origins[x] = Origin("constant", drawn=x.numel() if drawn else 0)
             if x.numel() and op not in REARRANGING | CASTS:
                 reason = "a constant: neither input nor weights reach it"
                 self.miss("tensor", call.name, op, reason)
@@ -148,6 +180,7 @@ class Recorder(Passes):
         self._origins[x] = origin._replace(axis=axis, moved=moved)
         if source in self._forms:
             self._forms.carry(x, source, operation)
+        self._scales.carry(x, source)
 
     def _origin(self, call: Call, operation: Operation, x: Tensor, axis: int | None) -> Origin:
         """The origin of an argument; one from outside the model is measured now.
@@ -156,12 +189,13 @@ class Recorder(Passes):
             axis: the dimension that the operation sums over, if it does.
         """
         if x not in self._origins:
-            if not x.is_floating_point():
+            if not carries(x):
                 return Origin("constant")
             self._outside[x] = True
             axis = axis_after(operation, x, None, None) if axis is None else axis
             if x.numel() != 1:  # one number is a parameter of what it is used in
-                self._forms.begin(x)
+                self._forms.begin(x, given=True)
+                self._scales.begin(x)
             self._measure(call.address("input"), x, (), axis)
         return self._follow(x)
 

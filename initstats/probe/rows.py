@@ -62,7 +62,9 @@ def facts_of(rows: list[Row]) -> pd.DataFrame:
         weight = facts.weight.address if facts.weight else None
         square = squares.get((weight, reading.step), math.nan)
         sigma_w2 = facts.fan_in * square
-        found.append((facts.gain, *facts.bounds, saturated, facts.fan_in, sigma_w2))
+        sums = facts.fan_in, facts.fan_out, sigma_w2
+        made = facts.normalized, facts.shares_axis, facts.draws
+        found.append((facts.gain, *facts.bounds, saturated, *sums, *made))
     return pd.DataFrame(np.array(found, float).reshape(len(rows), len(FACTS)), columns=[*FACTS])
 
 

@@ -164,5 +164,5 @@ class Slot:
 
 def plain(x: Tensor) -> Tensor:
     """The entries of a tensor without its history; of a sparse one with all its zeros."""
-    x = x.detach()
+    x = x.detach() if x.is_floating_point() else x.float()
     return (x if x.layout == torch.strided else x.to_dense()).resolve_neg()

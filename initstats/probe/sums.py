@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from initstats.probe.linear import Sum
 from initstats.probe.origins import Use
 from initstats.probe.readings import Mode
 from initstats.probe.slots import Slot
@@ -31,9 +32,9 @@ def record_sums(
         used = own[0] if own else origin.slot
         for slot in slots:
             if slot is not None and not each.inner:
-                slot.facts[mode].sum_with(each.fan_in, used)
+                slot.facts[mode].sum_with(each, used)
         for slot in own:
-            slot.facts[mode].sum_with(each.fan_in, used)
+            slot.facts[mode].sum_with(each, used)
             dim = origin.dimension(each.axis)
             if dim is not None and not slot.settled:
                 slot.turn(dim, operand, each.axis, mode)
@@ -46,18 +47,18 @@ def record_sums(
             used.settled = True
         for ident in origin.made_of:
             if ident in parameters and ident in weights:
-                _record_behind(weights[ident], parameters[ident][1], used, each.fan_in, dim, mode)
+                _record_behind(weights[ident], parameters[ident][1], used, each, dim, mode)
 
 
 def _record_behind(
-    slot: Slot, parameter: nn.Parameter, used: Slot, fan_in: float, dim: int | None, mode: Mode
+    slot: Slot, parameter: nn.Parameter, used: Slot, each: Sum, dim: int | None, mode: Mode
 ) -> None:
     """Record a sum at a parameter of which the weights that it used were computed."""
     if len(slot.shape) < 2:
         return
     if dim is not None and math.prod(slot.shape) <= used.shape[dim]:
         return  # one number for each unit: a scale
-    slot.facts[mode].sum_with(fan_in, used)
+    slot.facts[mode].sum_with(each, used)
     if dim is not None and not slot.settled:
         behind = dim + len(slot.shape) - len(used.shape)
         if behind >= 0 and slot.shape[behind] >= used.shape[dim]:

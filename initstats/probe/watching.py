@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from initstats.probe.gradients import scaled_by
-from initstats.probe.operations import Opening, Operation, name_of, tensors
+from initstats.probe.operations import Opening, Operation, called, carries, tensors
 from initstats.probe.origins import Call
 from initstats.probe.recording import Recorder
 
@@ -86,7 +86,8 @@ class Watch(Opening):
             return self._run_outside(func, args, kwargs)
         if self.opens(func):
             return self.inside(func, args, kwargs)
-        operation = Operation(func, name_of(func), args, kwargs)
+        with torch._C.DisableTorchFunction():
+            operation = called(func, args, kwargs)
         if self.writing is not None:
             with self._recorder.guarded("module", self._running[-1].name, operation.name):
                 self._before_writing(operation)
@@ -129,7 +130,7 @@ class Watch(Opening):
         made = list(tensors(result if target is None else target))
         if not made or any(is_lazy(x) for x in operation.tensors):
             return  # a lazy module finds its shape
-        if outputs := [x for x in made if x.is_floating_point() or x.is_complex()]:
+        if outputs := [x for x in made if carries(x)]:
             self._recorder.observe(self._running[-1], operation, outputs, target is not None)
         else:
             self._recorder.observe_mask(operation, made[0])

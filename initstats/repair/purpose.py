@@ -14,8 +14,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-from initstats.probe.kinds import numbers
-from initstats.probe.linear import RECURRENT
+from initstats.probe.kinds import RECURRENT, numbers
 from initstats.repair import reasons
 from initstats.repair.reading import Reading
 

@@ -9,5 +9,6 @@ from initstats.diagnosis.rules.rule import RULES, Finding, Rule, register_rule
 
 # each of these adds its rules, in the order of a report
 from initstats.diagnosis.rules import values, trends, weights, copies, units  # isort: skip # noqa: F401
+from initstats.diagnosis.rules import feeding, structure  # isort: skip # noqa: F401
 
 __all__ = ["RULES", "Finding", "Rule", "register_rule"]

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.remedies import drawn_anew, over
+from initstats.diagnosis.rules.loops import over
+from initstats.diagnosis.rules.remedies import drawn_anew
 from initstats.diagnosis.rules.rule import (
     BATCH,
     MAPS,

@@ -5,17 +5,13 @@ What is said beside the code is a comment.
 
 from __future__ import annotations
 
-import itertools
 import math
-import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from initstats.diagnosis.profile import Profile
-
-_SHOWN = 2
-"""Names are written one a line up to this many, in a loop beyond."""
+from initstats.diagnosis.rules.loops import over
 
 
 def drawn_anew(profile: Profile, layers: Iterable[int]) -> str:
@@ -67,39 +63,10 @@ def scaled(names: Sequence[str], factor: str) -> str:
     return over(names, f"model.get_parameter({{}}).data.mul_({factor})")
 
 
-def over(names: Sequence[str], line: str) -> str:
-    """A line of code for each of some names, which stand where it has braces."""
-    names = list(dict.fromkeys(names))
-    if len(names) <= _SHOWN:
-        return "\n".join(line.format(repr(name)) for name in names)
-    if counted := _counted(names):
-        numbers, template = counted
-        return f"for i in {numbers}: {line.format(template)}"
-    return f"for name in {names!r}: {line.format('name')}"
-
-
 def weight_names(profile: Profile, layers: Iterable[int]) -> list[str]:
     """The parameters by which linear maps are scaled, where they are known."""
     names = [_parameter(profile, layer) or _root(profile, layer) for layer in layers]
     return [name for name in names if name]
-
-
-def _counted(names: Sequence[str]) -> tuple[str, str] | None:
-    """Names that differ in one number, which counts evenly, as a range and an f-string."""
-    parts = [re.split(r"(?<![^.])(\d+)(?![^.])", name) for name in names]
-    if len({len(part) for part in parts}) > 1 or any("'" in name or "{" in name for name in names):
-        return None
-    varying = [n for n in range(len(parts[0])) if len({part[n] for part in parts}) > 1]
-    if len(varying) != 1 or not all(part[varying[0]].isdigit() for part in parts):
-        return None
-    numbers = [int(part[varying[0]]) for part in parts]
-    steps = {b - a for a, b in itertools.pairwise(numbers)}
-    if len(steps) > 1 or (step := steps.pop()) < 1:
-        return None
-    template = "".join("{i}" if n == varying[0] else part for n, part in enumerate(parts[0]))
-    bounds = f"{numbers[0]}, " if numbers[0] or step > 1 else ""
-    by = f", {step}" if step > 1 else ""
-    return f"range({bounds}{numbers[-1] + 1}{by})", f"f'{template}'"
 
 
 def _parameter(profile: Profile, layer: int) -> str:

@@ -195,11 +195,12 @@ def _lessened(profile: Profile, layers: list[int]) -> str:
 def _decided(profile: Profile) -> Iterator[Finding]:
     """A softmax that gives nearly all to one entry: the sum of its squares is nearly 1."""
     rows, graph = profile.seen, profile.graph
-    chosen = rows.where((rows["op"] == "softmax") & (rows["units"] >= 8))
+    # the mean of shares is 1 over their number
+    chosen = rows.where((rows["shares_axis"] >= 0) & (rows["min"] >= 0) & (rows["mean"] <= 1 / 8))
     told = [
         int(layer)
         for layer, total in zip(
-            chosen["layer"], chosen["second_moment"] * chosen["units"], strict=True
+            chosen["layer"], chosen["second_moment"] / chosen["mean"], strict=True
         )
         if total > 0.9 and graph.readers[int(layer)] and int(layer) in graph.downstream
     ]
@@ -228,28 +229,25 @@ def mean_shift(profile: Profile, threshold: float) -> Iterator[Finding]:
     rows, graph = profile.seen, profile.graph
     with np.errstate(all="ignore"):
         ratio = np.abs(rows["mean"]) / rows["std"]
-    # an input can be normalized once and for all: it is asked to be
-    limit = np.where(rows["layer"] == 0, threshold / 3, threshold)
     told = []
-    for number in np.flatnonzero((ratio > limit) & np.isfinite(ratio)):
+    for number in np.flatnonzero((ratio > threshold) & np.isfinite(ratio)):
         layer = int(rows["layer"][number])
         # the mean over positions of what a rectifier gives has little spread, by its nature
         pooled = graph.ops[layer] in POOLING | {"mean"}
         read = [r for r in graph.readers.get(layer, []) if r in graph.linear]
-        if layer == 0:  # there may be several inputs: each has the name of the module it came to
-            read = [r for r in read if profile.along([r])["name"][0] == rows["name"][number]]
-        if read and not pooled:
+        given = profile.probed and layer not in graph.downstream  # input_scale tells of it
+        if read and not pooled and not given:
             told.append(number)
     if told:
         found = rows.where(np.array(told, int))
         worst = int(np.argmax(ratio[told]))
         row = found.where(np.array([worst]))
         yield Finding(
-            "warning" if (ratio[told] > 3 * limit[told]).any() else "note",
+            "warning" if (ratio[told] > 3 * threshold).any() else "note",
             listed(found.places),
             f"the mean at {row.places[0]} is {row['mean'][0]:.3g}, the std {row['std'][0]:.3g}: a "
             "layer that reads it mostly sees a constant",
-            "subtract the mean: normalize the input, put a normalization before the layer, or "
+            "subtract the mean: put a normalization before the layer, or "
             "use an activation that is negative for negative inputs",
         )
 

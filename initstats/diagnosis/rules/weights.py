@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from initstats.diagnosis.graph import SCALING
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.causes import oversized
-from initstats.diagnosis.rules.remedies import drawn_anew, over, unbiased
+from initstats.diagnosis.rules.loops import over
+from initstats.diagnosis.rules.remedies import drawn_anew, unbiased
 from initstats.diagnosis.rules.rule import (
     MAPS,
     OPERATIONS,
@@ -22,6 +23,7 @@ from initstats.diagnosis.rules.rule import (
     listed,
     register_rule,
 )
+from initstats.diagnosis.summary import DECADE
 from initstats.probe.kinds import LOOKUPS, NORMALIZATIONS
 
 Array = NDArray[Any]
@@ -137,7 +139,7 @@ def _from_zero(profile: Profile, layers: list[int]) -> str:
 
 
 @register_rule(
-    threshold=3,
+    threshold=DECADE**2,
     source="torch.nn.Linear and Conv call kaiming_uniform_(a=sqrt(5)), std 1 / sqrt(3 fan_in)",
     needs=[PARAMETERS, MAPS],
     judges=["weights"],
@@ -149,16 +151,29 @@ def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
     if not default.any():
         return
     layers = [int(layer) for layer in drawn.layers[default]]
-    longest = _longest_run(profile, {*layers})
+    first, last, length = _longest_run(profile, {*layers})
     gains = [profile.gain(layer) for layer in layers]
+    left = _left(profile, first, last)
+    measured = (
+        f"; over {length} layers in a row, with no normalization between, what differs from sample "
+        f"to sample becomes {left:.2g} times as large"
+    )
     yield Finding(
-        "warning" if longest >= threshold else "note",
+        "warning" if left * threshold < 1 else "note",
         listed(drawn.modules[default]),
         "the weights are uniform in +-1/sqrt(fan_in), as torch leaves them: each layer multiplies "
-        f"the rms by about {1 / (math.sqrt(3) * float(np.median(gains))):.2f}, "
-        f"{_in_a_row(longest)}",
+        f"the rms by about {1 / (math.sqrt(3) * float(np.median(gains))):.2f}"
+        + (measured if length > 1 and math.isfinite(left) else ""),
         drawn_anew(profile, layers),
     )
+
+
+def _spread(profile: Profile, layer: int | None) -> float:
+    """The rms of a value without the mean of each unit over the samples."""
+    if layer is None:
+        return math.nan
+    row = profile.along([layer])
+    return float(np.hypot(row["unit_std_mean"][0], row["unit_std_std"][0])) or math.nan
 
 
 @register_rule(
@@ -204,7 +219,8 @@ class _Drawn:
         self.modules = np.array([str(n).rpartition(".")[0] or str(n) for n in rows["name"]], object)
         gains = np.array([profile.gain(int(layer)) for layer in self.layers], float)
         self.gains = np.stack([np.ones(len(rows)), np.full(len(rows), 2.0), gains**2])
-        self.ratio = np.array([_fans(profile, int(layer)) for layer in self.layers], float)
+        # both fans count the positions of a kernel, and fan_out the units of all groups
+        self.ratio = self.fan_in / rows["fan_out"]
 
     @property
     def default(self) -> Array:
@@ -242,47 +258,41 @@ class _Drawn:
         return near
 
 
-def _fans(profile: Profile, layer: int) -> float:
-    """fan_in over fan_out: both count the positions of a kernel, which leaves units over units."""
-    row = profile.along([layer])
-    if not str(row["op"][0]).startswith("conv"):
-        return float(row["fan_in"][0] / row["units"][0])
-    source = profile.graph.source(layer)
-    if source is None:
-        return math.nan
-    return float(profile.along([source])["units"][0] / row["units"][0])
-
-
 def shrinking(profile: Profile) -> set[int]:
-    """The linear maps at torch's default, if so many are in a row that it is a fault."""
+    """The linear maps at torch's default, if they are many enough in a row to be a fault."""
     if not (profile.probed and len(profile.parameters) and len(profile.maps)):
         return set()
     drawn = _Drawn(profile)
     layers = {int(layer) for layer in drawn.layers[drawn.default]}
-    many = layers and _longest_run(profile, layers) >= RULES["default_init"].threshold
-    return layers if many else set()
+    if not layers:
+        return set()
+    first, last, _ = _longest_run(profile, layers)
+    fault = _left(profile, first, last) * RULES["default_init"].threshold < 1
+    return layers if fault else set()
 
 
-def _in_a_row(longest: int) -> str:
-    """What a run of layers does to the signal."""
-    if longest == 0:
-        return "which the normalization or the shortcut behind it makes good"
-    if longest == 1:
-        return "and none reads what another of them made"
-    return f"and {longest} follow each other with no normalization or shortcut between"
+def _left(profile: Profile, first: int, last: int) -> float:
+    """How many times as large the spread over samples is behind a run as before it."""
+    return _spread(profile, last) / _spread(profile, profile.graph.source(first))
 
 
-def _longest_run(profile: Profile, layers: set[int]) -> int:
-    """How many of some linear maps are one behind another, with no norm or shortcut between."""
+def _longest_run(profile: Profile, layers: set[int]) -> tuple[int, int, int]:
+    """The first and the last of the most linear maps that are one behind another, and how many.
+
+    Between them is no other, no norm and no shortcut.
+    """
     graph = profile.graph
     ends = graph.normalized | graph.normalizations | {block.layer for block in graph.blocks}
-    run: dict[int, int] = {}
+    run: dict[int, tuple[int, int, int]] = {}  # how many, the first, the last
     for layer, inputs in graph.inputs.items():
-        before = max((run[source] for source in inputs), default=0)
+        count, first, last = max((run[source] for source in inputs), default=(0, -1, -1))
         if layer in graph.linear:
-            before = before + 1 if layer in layers else 0
-        run[layer] = 0 if layer in ends else before
-    return max(run.values(), default=0)
+            started = (count + 1, first if count else layer, layer)
+            count, first, last = started if layer in layers else (0, -1, -1)
+        run[layer] = (0, -1, -1) if layer in ends else (count, first, last)
+    count, first, last = max(run.values(), default=(0, -1, -1))
+    alone = min(layers)
+    return (first, last, count) if count else (alone, alone, 1)
 
 
 @register_rule(

@@ -1,0 +1,142 @@
+"""Rules about what a model is fed, and what it throws away of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from initstats.diagnosis.profile import Profile
+from initstats.diagnosis.rules.loops import over
+from initstats.diagnosis.rules.rule import OPERATIONS, Finding, listed, register_rule
+from initstats.diagnosis.summary import DECADE
+from initstats.probe.kinds import DROPOUTS, MIXING
+
+
+@register_rule(
+    threshold=DECADE,
+    source="LeCun et al. 1998, 4.3: inputs of mean 0 and of variance 1",
+    needs=[OPERATIONS],
+)
+def input_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """what the first layers read has a mean near 0 and an rms near 1"""
+    rows, graph = profile.values, profile.graph
+    several = (rows["layer"] == 0).sum() > 1
+    for number, layer in enumerate(map(int, rows["layer"])):
+        if layer in graph.downstream or rows["nonfinite"][number]:
+            continue
+        reading = [r for r in graph.readers[layer] if _mixes(profile, r)]
+        if layer == 0 and several:  # each has the name of the module that it came to
+            name = rows["name"][number]
+            reading = [r for r in reading if profile.along([r])["name"][0] == name]
+        # what is zero is absent: a layer that reads one of many words sums one entry
+        present = 1 - rows["zero_fraction"][number]
+        if reading and present > 0:
+            rms = math.sqrt(rows["second_moment"][number] / present)
+            yield from _far(profile, number, reading, rms, threshold)
+
+
+def _mixes(profile: Profile, layer: int) -> bool:
+    """Whether weights sum the entries of what is read."""
+    graph = profile.graph
+    return layer in graph.linear or (layer in graph.weighted and graph.ops[layer] in MIXING)
+
+
+def _far(
+    profile: Profile, number: int, reading: list[int], rms: float, threshold: float
+) -> Iterator[Finding]:
+    """An input whose mean is far from 0, or whose size is far from 1."""
+    rows = profile.values
+    mean, std = float(rows["mean"][number]), float(rows["std"][number])
+    shift = abs(mean) / std if std > 0 else 0.0
+    if 1 / threshold <= rms <= threshold and shift <= 1:
+        return
+    far = rms > threshold or rms < threshold**-2 or shift > 3
+    undone = set(reading) <= profile.graph.normalized
+    alone = (rows["layer"] == 0).sum() == 1 and rows["layer"][number] == 0 and std > 0
+    yield Finding(
+        "warning" if far and not undone else "note",
+        rows.places[number],
+        f"what {listed(profile.along(reading).places)} reads has a mean of {mean:.3g} and a std of "
+        f"{std:.3g}, and not of 0 and 1: "
+        + (
+            "the normalization behind undoes that in the signal, but not in the updates"
+            if undone
+            else "its outputs, and the first updates of its weights, are as far from their size"
+        ),
+        f"x = (x - {mean:.4g}) / {std:.4g}  # the mean and the std of the training data"
+        if alone
+        else f"subtract the mean of the training data, here {mean:.4g}, and divide by their std, "
+        f"here {std:.4g}",
+    )
+
+
+@register_rule(
+    threshold=0.9,
+    source="Srivastava et al. 2014: half of the units are dropped, of inputs fewer",
+    needs=[OPERATIONS],
+)
+def dropped(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """no random operation throws nearly everything away"""
+    rows, graph = profile.values, profile.graph
+    shares: dict[int, float] = {}
+    for number in np.flatnonzero(rows["draws"] > 0):
+        layer = int(rows["layer"][number])
+        read = [1 - rows["zero_fraction"][profile.at[i]] for i in graph.inputs[layer]]
+        if not read or max(read) <= 0:
+            continue
+        kept = min(1.0, (1 - float(rows["zero_fraction"][number])) / max(read))
+        # few draws say little of the share: three standard errors more are allowed
+        count = kept * float(rows["draws"][number])
+        most = (count + 3 + 3 * math.sqrt(count)) / float(rows["draws"][number])
+        if most < 0.35:
+            shares[layer] = 1 - kept if most < 1.5 * (1 - threshold) else 0.0
+    for grave in (True, False):
+        layers = [layer for layer, share in shares.items() if (share > 0) == grave]
+        if layers:
+            found = profile.along(layers)
+            zero = [1 - float(rows["zero_fraction"][profile.at[n]]) for n in layers]
+            yield Finding(
+                "warning" if grave else "note",
+                listed(found.places),
+                f"a random operation keeps few of the entries: after {found.places[0]} "
+                f"{zero[0]:.1%} are not zero, and these are multiplied by much to make good for "
+                "the others: what follows sees mostly noise",
+                _milder(profile, layers)
+                or "drop at most half of the entries: was the share to keep given as the share to "
+                "drop?",
+            )
+
+
+def _milder(profile: Profile, layers: list[int]) -> str:
+    """Half of the entries dropped, where modules that do nothing else drop them."""
+    names, ops = profile.values["name"], profile.values["op"]
+    found = []
+    for name in profile.along(layers)["name"]:
+        own = {str(op).rstrip("_") for op in ops[names == name]}
+        if not own <= DROPOUTS | {"input"}:
+            return ""
+        found.append(str(name))
+    return over(found, "model.get_submodule({}).p = 0.5")
+
+
+@register_rule(
+    threshold=8,
+    source="Ioffe & Szegedy 2015; Wu & He 2018: statistics of few entries are noise",
+    needs=[OPERATIONS],
+)
+def small_batch(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """batch normalizations have enough entries for their statistics"""
+    rows = profile.values
+    trains = profile.columns["mode"][0] == "train" if "mode" in profile.columns else False
+    few = (rows["op"] == "batch_norm") & (rows["entries"] < threshold)
+    if few.any() and trains:
+        found = rows.where(few)
+        yield Finding(
+            "note",
+            listed(found["name"]),
+            f"the mean and the variance of a channel are those of {found['entries'].min():.0f} "
+            "entries: noise in training, and other numbers in evaluation",
+            "larger batches, or a normalization of each sample: GroupNorm, LayerNorm",
+        )

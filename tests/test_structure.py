@@ -1,0 +1,376 @@
+"""How a model is fed, and how its operations follow each other: what is told, and what is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from initstats.diagnosis import diagnose
+from initstats.probe import measure
+
+RULES = {"input_scale", "dropped", "softmax_axis", "linear_chain", "cut_output", "small_batch"}
+OTHERS = {"mean_shift", "saturation", "dead_units"}
+"""Rules that look at the same values, and must not accuse what these leave alone."""
+
+
+def told(model: nn.Module, x: Any) -> dict[str, str]:
+    """What these rules say, as the severity of each; others are only asked for faults."""
+    found = diagnose(measure(model, x, backward=True))
+    faults = found[found["severity"] <= "note"]
+    said = {str(row.rule): str(row.severity) for row in faults[::-1].itertuples()}
+    return {r: s for r, s in said.items() if r in RULES or (r in OTHERS and s != "note")}
+
+
+class Layers(nn.Module):
+    """A function of some layers and of the input, after He's initialization."""
+
+    def __init__(self, function: Callable[..., Tensor], *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers, self.function = nn.ModuleList(layers), function
+        he(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, *self.layers)
+
+
+def he(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv1d):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model
+
+
+def stack(*modules: nn.Module) -> nn.Module:
+    return he(nn.Sequential(*modules))
+
+
+def between(*modules: nn.Module) -> nn.Module:
+    """A small network with something behind its activation."""
+    return stack(nn.Linear(64, 64), nn.ReLU(), *modules, nn.Linear(64, 8))
+
+
+def images(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape or (16, 3, 8, 8)).float()
+
+
+def conv(i: int = 3, o: int = 8, kernel: int = 3, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(i, o, kernel, groups=groups)
+
+
+def linears(*widths: int) -> list[nn.Linear]:
+    return [nn.Linear(i, o) for i, o in pairwise(widths)]
+
+
+Case = Callable[[], tuple[nn.Module, Tensor]]
+NOISE = (128, 64)
+FED: dict[str, tuple[str, Case]] = {
+    "bytes": ("warning", lambda: (stack(conv(), nn.ReLU(), conv(8)), images())),
+    "bytes as integers": (
+        "warning",
+        lambda: (Layers(lambda x, c: c(x.float()), conv()), images().byte()),
+    ),
+    "bytes before a norm": (
+        "note",
+        lambda: (stack(conv(), nn.BatchNorm2d(8), nn.ReLU(), conv(8)), images()),
+    ),
+    "bytes over 255": ("note", lambda: (Layers(lambda x, c: c(x / 255), conv()), images())),
+    "bytes normalized": (
+        "",
+        lambda: (Layers(lambda x, c: c((x / 255 - 0.5) / 0.25), conv()), images()),
+    ),
+    "integers normalized": (
+        "",
+        lambda: (
+            Layers(lambda x, c: c(x.permute(0, 3, 1, 2).float() / 127.5 - 1), conv()),
+            images(16, 8, 8, 3).byte(),
+        ),
+    ),
+    "one of many": ("", lambda: (between(), torch.eye(64)[torch.randint(0, 64, (128,))])),
+    "unit vectors": ("note", lambda: (between(), F.normalize(torch.randn(NOISE)) / 2)),
+    "kelvin": ("warning", lambda: (between(nn.Identity()), 9 + torch.randn(NOISE))),
+    "tiny": ("warning", lambda: (between(), 1e-6 * torch.randn(NOISE))),
+    "recurrent": (
+        "warning",
+        lambda: (nn.LSTM(8, 8, batch_first=True), 255 * torch.rand(16, 9, 8)),
+    ),
+    "normalized first": (
+        "",
+        lambda: (nn.Sequential(nn.BatchNorm1d(64), between()), 9 + torch.randn(NOISE)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FED)
+def test_what_a_model_is_fed(name: str) -> None:
+    torch.manual_seed(0)
+    severity, build = FED[name]
+    assert told(*build()).get("input_scale", "") == severity
+
+
+def test_of_several_inputs_the_one_that_is_far_is_named() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(64, 8), nn.Linear(64, 8)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            out: Tensor = self.a(x) + self.b(y)
+            return out
+
+    table = measure(Two(), (torch.randn(NOISE), 500 * torch.randn(NOISE)))
+    (row,) = diagnose(table).query("rule == 'input_scale'").itertuples()
+    assert (row.severity, row.where) == ("warning", "b (input)")
+
+
+def drop_path(x: Tensor, a: nn.Module, b: nn.Module) -> Tensor:
+    h = a(x).relu()
+    out: Tensor = b(h * h.new_empty(len(h), 1).bernoulli_(0.5))
+    return out
+
+
+def by_hand(x: Tensor, a: nn.Module, b: nn.Module) -> Tensor:
+    h = a(x).relu()
+    out: Tensor = b(h * (torch.rand_like(h) < 0.05) / 0.05)
+    return out
+
+
+def largest(x: Tensor, a: nn.Module, b: nn.Module) -> Tensor:
+    h = a(x)
+    out: Tensor = b(h * (h >= h.topk(3, -1)[0][:, -1:]))
+    return out
+
+
+DROPPED: dict[str, tuple[str, Case]] = {
+    "nearly all": ("warning", lambda: (between(nn.Dropout(0.95)), torch.randn(NOISE))),
+    "nine of ten": ("warning", lambda: (between(nn.Dropout(0.9)), torch.randn(NOISE))),
+    "four of five": ("note", lambda: (between(nn.Dropout(0.8)), torch.randn(NOISE))),
+    "half": ("", lambda: (between(nn.Dropout(0.5)), torch.randn(NOISE))),
+    "in evaluation": ("", lambda: (between(nn.Dropout(0.95)).eval(), torch.randn(NOISE))),
+    "channels": (
+        "warning",
+        lambda: (
+            stack(conv(3, 64), nn.ReLU(), nn.Dropout2d(0.95), conv(64)),
+            torch.randn(16, 3, 8, 8),
+        ),
+    ),
+    "by hand": ("warning", lambda: (Layers(by_hand, *linears(64, 64, 8)), torch.randn(NOISE))),
+    "paths of few samples": (
+        "",
+        lambda: (Layers(drop_path, *linears(64, 64, 8)), torch.randn(8, 64)),
+    ),
+    "the largest": ("", lambda: (Layers(largest, *linears(64, 64, 8)), torch.randn(NOISE))),
+    "noise": (
+        "",
+        lambda: (
+            Layers(lambda x, a, b: b(a(x) * (1 + torch.rand(64)).relu()), *linears(64, 64, 8)),
+            torch.randn(NOISE),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DROPPED)
+def test_what_is_dropped(name: str) -> None:
+    torch.manual_seed(0)
+    severity, build = DROPPED[name]
+    assert told(*build()).get("dropped", "") == severity
+
+
+def exponentials(x: Tensor, a: nn.Module) -> Tensor:
+    e: Tensor = a(x).exp()
+    return e / e.sum(0)
+
+
+def attention(x: Tensor, q: nn.Module, k: nn.Module, v: nn.Module) -> Tensor:
+    out: Tensor = (q(x) @ k(x).mT / 8).softmax(-1) @ v(x)
+    return out
+
+
+def linear_attention(x: Tensor, q: nn.Module, k: nn.Module, v: nn.Module) -> Tensor:
+    out: Tensor = (q(x) / 4).softmax(-1) @ ((k(x) / 4).softmax(1).mT @ v(x))
+    return out
+
+
+SEQUENCE = (8, 12, 64)
+SOFTMAX: dict[str, tuple[bool, Case]] = {
+    "samples": (True, lambda: (stack(nn.Linear(64, 8), nn.Softmax(0)), torch.randn(NOISE))),
+    "logs": (True, lambda: (stack(nn.Linear(64, 8), nn.LogSoftmax(0)), torch.randn(NOISE))),
+    "positions": (True, lambda: (stack(nn.Linear(64, 8), nn.Softmax(1)), torch.randn(SEQUENCE))),
+    "images": (True, lambda: (stack(conv(), nn.Softmax(0)), torch.randn(16, 3, 8, 8))),
+    "by hand": (True, lambda: (Layers(exponentials, nn.Linear(64, 8)), torch.randn(NOISE))),
+    "classes": (False, lambda: (stack(nn.Linear(64, 8), nn.Softmax(1)), torch.randn(NOISE))),
+    "channels": (False, lambda: (stack(conv(), nn.Softmax(1)), torch.randn(16, 3, 8, 8))),
+    "attention": (False, lambda: (Layers(attention, *linears(64, 64, 64, 64)),
+                                  torch.randn(SEQUENCE))),
+    "linear attention": (False, lambda: (Layers(linear_attention, *linears(64, 64, 64, 64)),
+                                         torch.randn(SEQUENCE))),
+    "pooling": (False, lambda: (Layers(lambda x, a: (a(x).softmax(1) * x).sum(1),
+                                       nn.Linear(64, 1)), torch.randn(SEQUENCE))),
+    "pooling by heads": (False, lambda: (Layers(lambda x, a: a(x).softmax(1).mT @ x,
+                                                nn.Linear(64, 4)), torch.randn(SEQUENCE))),
+    "a bag of instances": (False, lambda: (Layers(lambda x, a: a(x).T.softmax(1) @ x,
+                                                  nn.Linear(64, 4)), torch.randn(NOISE))),
+    "dropped weights": (False, lambda: (Layers(
+        lambda x, a: F.dropout(a(x).softmax(0), 0.1).T @ x, nn.Linear(64, 4)),
+        torch.randn(NOISE))),
+    "a place in an image": (False, lambda: (Layers(
+        lambda x, a: a(x).flatten(2).softmax(-1), conv()), torch.randn(16, 3, 8, 8))),
+    "a position of an answer": (False, lambda: (Layers(
+        lambda x, a: a(x)[..., 0].softmax(1), nn.Linear(64, 2)), torch.randn(SEQUENCE))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_the_dimension_of_a_softmax(name: str) -> None:
+    torch.manual_seed(0)
+    wrong, build = SOFTMAX[name]
+    found = told(*build())
+    assert found.pop("softmax_axis", "") == ("warning" if wrong else "")
+    assert set(found.values()) <= {"note"}
+
+
+CHAINS: dict[str, tuple[str, Case]] = {
+    "two": ("0 to 1", lambda: (stack(*linears(64, 64, 64)), torch.randn(NOISE))),
+    "three": ("0 to 1 to 2", lambda: (stack(*linears(64, 64, 64, 8)), torch.randn(NOISE))),
+    "dropped between": (
+        "0 to 2",
+        lambda: (stack(nn.Linear(64, 64), nn.Dropout(0.1), nn.Linear(64, 8)), torch.randn(NOISE)),
+    ),
+    "convolutions": ("0 to 1", lambda: (stack(conv(3, 16), conv(16, 16)), images() / 128 - 1)),
+    "flattened": (
+        "0 to 2",
+        lambda: (stack(conv(3, 16), nn.Flatten(), nn.Linear(16 * 36, 8)), images() / 128 - 1),
+    ),
+    "a bottleneck": ("", lambda: (stack(*linears(64, 8, 64)), torch.randn(NOISE))),
+    "depthwise first": (
+        "",
+        lambda: (stack(conv(16, 16, 3, 16), conv(16, 32, 1)), torch.randn(8, 16, 9, 9)),
+    ),
+    "pointwise first": (
+        "",
+        lambda: (stack(conv(8, 16, 1), conv(16, 16, 3, 16)), torch.randn(8, 8, 9, 9)),
+    ),
+    "pixels shuffled": (
+        "",
+        lambda: (stack(conv(8, 32), nn.PixelShuffle(2), conv(8, 3)), torch.randn(8, 8, 9, 9)),
+    ),
+    "a norm between": (
+        "",
+        lambda: (
+            stack(nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 8)),
+            torch.randn(NOISE),
+        ),
+    ),
+    "into an encoder": (
+        "",
+        lambda: (
+            nn.Sequential(
+                nn.Linear(16, 32), nn.TransformerEncoderLayer(32, 2, 64, 0.0, batch_first=True)
+            ),
+            torch.randn(8, 12, 16),
+        ),
+    ),
+    "one map, many times": (
+        "",
+        lambda: (Layers(lambda x, a: a(a(a(x))), nn.Linear(64, 64)), torch.randn(NOISE)),
+    ),
+    "values and outputs": (
+        "",
+        lambda: (
+            Layers(
+                lambda x, a, b: b(F.scaled_dot_product_attention(x, x, a(x))), *linears(64, 64, 64)
+            ),
+            torch.randn(SEQUENCE),
+        ),
+    ),
+    "a latent that is drawn": (
+        "",
+        lambda: (
+            Layers(lambda x, a, b: b(a(x) + torch.randn(64)), *linears(64, 64, 64)),
+            torch.randn(NOISE),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_linear_maps_that_follow_each_other(name: str) -> None:
+    torch.manual_seed(0)
+    where, build = CHAINS[name]
+    found = diagnose(measure(*build())).query("rule == 'linear_chain'").iloc[0]
+    assert (found["severity"], found["where"]) == ("warning" if where else "healthy", where)
+
+
+def loss(function: Callable[[Tensor], Tensor]) -> Case:
+    """A classifier that computes its loss of what a function makes of its logits."""
+    y = torch.arange(128) % 8
+    return lambda: (
+        Layers(lambda x, a: F.cross_entropy(function(a(x)), y), nn.Linear(64, 8)),
+        torch.randn(NOISE),
+    )
+
+
+def likelihood(x: Tensor, a: nn.Module) -> Tensor:
+    return F.nll_loss(a(x).softmax(-1).log(), torch.arange(128) % 8)
+
+
+def graph_attention(x: Tensor, a: nn.Module, b: nn.Module) -> Tensor:
+    scores = F.leaky_relu((a(x)[:, None] + b(x)[None])[..., 0])
+    return scores.softmax(-1) @ x
+
+
+CUT: dict[str, tuple[str, Case]] = {
+    "softmax, then the loss": ("warning", loss(lambda h: h.softmax(-1))),
+    "relu, then the loss": ("warning", loss(torch.relu)),
+    "two softmaxes": ("warning", loss(lambda h: h.softmax(-1).log_softmax(-1))),
+    "logits": ("", loss(lambda h: h)),
+    "logs of shares": ("", loss(lambda h: h.log_softmax(-1))),
+    "a bounded activation": ("", loss(lambda h: 30 * torch.tanh(h / 30))),
+    "shares and their likelihood": (
+        "",
+        lambda: (Layers(likelihood, nn.Linear(64, 8)), torch.randn(NOISE)),
+    ),
+    "shares at the end": (
+        "note",
+        lambda: (stack(nn.Linear(64, 8), nn.Softmax(-1)), torch.randn(NOISE)),
+    ),
+    "relu at the end": ("note", lambda: (stack(nn.Linear(64, 8), nn.ReLU()), torch.randn(NOISE))),
+    "tanh at the end": ("", lambda: (stack(nn.Linear(64, 8), nn.Tanh()), torch.randn(NOISE))),
+    "attention of graphs": (
+        "",
+        lambda: (Layers(graph_attention, *linears(64, 1), *linears(64, 1)), torch.randn(32, 64)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_what_cuts_the_logits(name: str) -> None:
+    torch.manual_seed(0)
+    severity, build = CUT[name]
+    assert told(*build()).get("cut_output", "") == severity
+
+
+@pytest.mark.parametrize(
+    ("samples", "trains", "expected"), [(2, True, "note"), (2, False, ""), (64, True, "")]
+)
+def test_a_batch_for_a_batch_normalization(samples: int, trains: bool, expected: str) -> None:
+    model = nn.Sequential(nn.Linear(16, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU())
+    assert told(model.train(trains), torch.randn(samples, 16)).get("small_batch", "") == expected
+
+
+def test_the_remedy_for_an_input_is_its_standardization() -> None:
+    model, x = stack(conv(), nn.ReLU(), conv(8)), images()
+    found = diagnose(measure(model, x)).query("rule == 'input_scale'")
+    given = {"x": x}
+    exec(found["remedy"].iloc[0], {}, given)
+    assert abs(given["x"].mean().item()) < 1e-2
+    assert math.isclose(given["x"].std().item(), 1, rel_tol=1e-2)

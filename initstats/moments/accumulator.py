@@ -68,9 +68,12 @@ class Moments:
         self.units = torch.tensor(
             [starts.get(name, 0.0) for name in self.fields], dtype=torch.float64, device=device
         ).repeat(slots, units, 1)
-        # a page fresh from the system takes no memory until it is written; most bins never are
-        fresh = mmap(-1, slots * BINS * torch.int64.itemsize, access=ACCESS_COPY)
-        self.histogram = torch.frombuffer(fresh, dtype=torch.int64).view(slots, BINS).to(device)
+        if slots == 1:
+            self.histogram = torch.zeros(1, BINS, dtype=torch.int64, device=device)
+        else:
+            # a page fresh from the system takes no memory until it is written; most bins never are
+            fresh = mmap(-1, slots * BINS * torch.int64.itemsize, access=ACCESS_COPY)
+            self.histogram = torch.frombuffer(fresh, dtype=torch.int64).view(slots, BINS).to(device)
 
     def add(self, slot: int | slice, x: Tensor) -> None:
         """Add a tile to a slot, or one to each of several. An empty tile changes nothing.

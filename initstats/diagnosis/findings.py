@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from initstats.diagnosis.profile import Profile, profiles
-from initstats.diagnosis.rules import RULES, Rule
+from initstats.diagnosis.rules import RULES, Finding, Rule
+from initstats.diagnosis.training import Symptom, Training
 from initstats.registry import missing
 
 FAULTS = ["error", "warning", "note"]
@@ -93,7 +94,7 @@ def diagnose(table: Any) -> Findings:
             raise ValueError(f"a table or a Probe is expected, not {type(table).__name__}")
         table = table.table()
     groups = [list(steps) for _, steps in groupby(profiles(table), attrgetter("subject"))]
-    rows = [row for steps in groups for rule in RULES.values() for row in _told(rule, steps)]
+    rows = [row for steps in groups for row in _judged(steps)]
     found = pd.DataFrame(rows, columns=COLUMNS)
     found["severity"] = pd.Categorical(found["severity"], categories=SEVERITIES, ordered=True)
     return Findings(found.sort_values("severity", kind="stable", ignore_index=True))
@@ -108,31 +109,80 @@ def _listed(rules: pd.Series[str], subjects: int) -> str:
     )
 
 
-def _told(rule: Rule, steps: list[Profile]) -> list[tuple[str, ...]]:
-    """The findings of a rule about one network at all its steps, one for each severity."""
-    about = (rule.name, steps[0].subject)
-    reasons = [missing(rule.needs, profile) for profile in steps]
-    if all(reasons):
-        return [("unchecked", *about, "", reasons[-1], "")]
-    found = [
-        (profile.step, finding)
-        for profile, reason in zip(steps, reasons, strict=True)
-        if not reason
+Found = list[tuple[Profile, Finding]]
+"""What a rule says, each with the time that it says it about."""
+
+
+def _judged(steps: list[Profile]) -> Iterator[tuple[str, ...]]:
+    """What all rules have to say about one network: those about its training know the others."""
+    each = {rule.name: _found(rule, steps) for rule in RULES.values() if not rule.whole}
+    mode = {id(profile) for profile in Training(steps).trained}
+    symptoms = {
+        name: Symptom(bad[0][0].step, min((f.severity for _, f in bad), key=FAULTS.index))
+        for name, found in each.items()
+        if RULES[name].symptom and (bad := [(p, f) for p, f in found if _harms(p, f, mode)])
+    }
+    training = Training(steps, symptoms)
+    for rule in RULES.values():
+        about: list[Any] = [training] if rule.whole else steps
+        reasons = [missing(rule.needs, one) for one in about]
+        if all(reasons):
+            yield "unchecked", rule.name, steps[0].subject, "", reasons[-1], ""
+            continue
+        found = each.get(rule.name)
+        if found is None:
+            told = list(rule.check(training, rule.threshold))
+        else:
+            told = _told(rule, found, training)
+        for finding in told:
+            severity, *rest = finding
+            yield severity, rule.name, steps[0].subject, *rest
+        if not told:
+            yield "healthy", rule.name, steps[0].subject, "", rule.meaning, ""
+
+
+def _found(rule: Rule, steps: list[Profile]) -> Found:
+    """What a rule says about each time at which it can be checked."""
+    return [
+        (profile, finding)
+        for profile in steps
+        if not missing(rule.needs, profile)
         for finding in rule.check(profile, rule.threshold)
     ]
-    if not found:
-        return [("healthy", *about, "", rule.meaning, "")]
-    told: list[tuple[str, ...]] = []
-    measured = [profile.step for profile in steps]
+
+
+def _harms(profile: Profile, finding: Finding, trained: set[int]) -> bool:
+    return finding.severity != "note" and id(profile) in trained
+
+
+def _told(rule: Rule, found: Found, training: Training) -> list[Finding]:
+    """The findings of a rule at all steps, one for each severity, with the steps of each."""
+    told = []
+    measured = [profile.step for profile in training.profiles]
+    late = rule.symptom and bool(found) and found[0][0].step > training.first
     for severity in dict.fromkeys(finding.severity for _, finding in found):
-        at = [step for step, finding in found if finding.severity == severity]
+        at = [profile.step for profile, finding in found if finding.severity == severity]
         steps_told = f" (at {_spelled(at, measured)})" if len({*measured}) > 1 else ""
         # told as it was found first, where the cause is: all that a rule says of that step
-        for step, finding in found:
-            if step == at[0] and finding.severity == severity:
-                evidence = finding.evidence + steps_told
-                told.append((severity, *about, finding.where, evidence, finding.remedy))
+        for profile, finding in found:
+            if profile.step == at[0] and finding.severity == severity:
+                finding = finding._replace(evidence=finding.evidence + steps_told)
+                told.append(finding._replace(remedy=_later(training, at[0])) if late else finding)
     return told
+
+
+def _later(training: Training, step: int) -> str:
+    """What to do about a fault of the signal that a training brought about."""
+    if training.sick:
+        first = ", ".join(name for name, s in training.symptoms.items() if s.step == training.first)
+        return f"mend first what was there at step {training.first} already: {first}"
+    size = training.largest_update(step)
+    sizes = f", up to {size:.2g} of the weights (0.001 is usual)," if size > 0 else ""
+    slow = "; weight decay or a normalization holds back what comes slowly" if size < 0.01 else ""
+    return (
+        "lower the learning rate, warm it up, or clip gradients: the updates since step "
+        f"{training.first}{sizes} brought it about, not the initialization{slow}"
+    )
 
 
 def _spelled(at: list[int], measured: list[int]) -> str:

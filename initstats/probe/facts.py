@@ -34,11 +34,13 @@ class Facts:
             weights.
         fan_in: how many inputs a unit sums; NaN where the operation is no sum of products.
         weight: the weights of that sum as the operation used them.
+        requires_grad: whether autograd follows the tensor.
     """
 
     phi: Phi | Given | None = None
     fan_in: float = math.nan
     weight: Slot | None = None
+    requires_grad: bool = False
     _saturated: Tensor | int = 0
     _entries: int = 0
 
@@ -66,10 +68,13 @@ class Facts:
     def portable(self) -> Facts:
         """The same facts for another process, without the weights."""
         phi = self.phi and Given(self.gain, self.bounds)
-        return Facts(phi, self.fan_in, None, int(self._saturated), self._entries)
+        return Facts(
+            phi, self.fan_in, None, self.requires_grad, int(self._saturated), self._entries
+        )
 
     def merge(self, other: Facts) -> None:
         """Count the entries at a bound that another process has seen, too."""
+        self.requires_grad |= other.requires_grad
         self._saturated = self._saturated + other._saturated
         self._entries += other._entries
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from initstats.diagnosis.profile import Profile
+from initstats.diagnosis.training import Training
 from initstats.registry import Catalog, Need, meaning_of
 
 Severity = Literal["error", "warning", "note"]
@@ -29,6 +30,7 @@ class Finding(NamedTuple):
 
 
 Check = Callable[[Profile, float], Iterator[Finding]]
+TrainingCheck = Callable[[Training, float], Iterator[Finding]]
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,21 @@ class Rule:
         meaning: one line that is true when all is well.
         threshold: the value from which on it is a fault.
         source: the work that describes the fault, or the threshold.
-        needs: what the profile must hold.
+        needs: what the profile, or the training, must hold.
         check: yields findings; none when all is well.
+        symptom: whether it is about what becomes of the signal. What is found so, and was not at
+            the first step of a training, is no fault of the initialization.
+        whole: whether it looks at a training as a whole, and not at each of its steps.
     """
 
     name: str
     meaning: str
     threshold: float
     source: str
-    needs: Sequence[Need[Profile]]
-    check: Check
+    needs: Sequence[Need[Any]]
+    check: Callable[[Any, float], Iterator[Finding]]
+    symptom: bool = False
+    whole: bool = False
 
 
 RULES: Catalog[Rule] = Catalog("rule")
@@ -57,7 +64,7 @@ RULES: Catalog[Rule] = Catalog("rule")
 
 
 def register_rule(
-    *, threshold: float, source: str, needs: Sequence[Need[Profile]] = ()
+    *, threshold: float, source: str, needs: Sequence[Need[Profile]] = (), symptom: bool = False
 ) -> Callable[[Check], Check]:
     """Register a function ``check(profile, threshold)`` that yields a `Finding` for each fault.
 
@@ -73,18 +80,46 @@ def register_rule(
         threshold: the value from which on it is a fault; the function is given it.
         source: the work, or the reason, that the threshold comes from; findings cite it.
         needs: what the profile must hold; the rule is unchecked where it does not.
+        symptom: whether it is about what becomes of the signal, see `Rule`.
 
     Raises:
         ValueError: another module took the name.
     """
 
     def register(check: Check) -> Check:
-        name, meaning = check.__name__, meaning_of(check)
-        entry = Rule(name, meaning, threshold, source, tuple(needs), check)
-        RULES.add_one(name, entry, meaning=meaning, module=check.__module__)
+        _add(check, threshold, source, needs, symptom=symptom)
         return check
 
     return register
+
+
+def register_training_rule(
+    *, threshold: float, source: str, needs: Sequence[Need[Training]] = ()
+) -> Callable[[TrainingCheck], TrainingCheck]:
+    """Register a function ``check(training, threshold)``, as `register_rule` does.
+
+    It is given all steps of a training at once.
+    """
+
+    def register(check: TrainingCheck) -> TrainingCheck:
+        _add(check, threshold, source, needs, whole=True)
+        return check
+
+    return register
+
+
+def _add(
+    check: Callable[[Any, float], Iterator[Finding]],
+    threshold: float,
+    source: str,
+    needs: Sequence[Need[Any]],
+    *,
+    symptom: bool = False,
+    whole: bool = False,
+) -> None:
+    name, meaning = check.__name__, meaning_of(check)
+    entry = Rule(name, meaning, threshold, source, tuple(needs), check, symptom, whole)
+    RULES.add_one(name, entry, meaning=meaning, module=check.__module__)
 
 
 def listed(places: Iterable[Any]) -> str:

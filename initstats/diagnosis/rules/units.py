@@ -17,6 +17,7 @@ from initstats.probe.kinds import POOLING
     threshold=0.3,
     source="Lu et al. 2020 (dying ReLU): the share of units that are constant over the batch",
     needs=[BATCH],
+    symptom=True,
 )
 def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
     """units differ from sample to sample"""
@@ -65,6 +66,7 @@ def _revived(profile: Profile, layers: list[int]) -> str:
     threshold=0.3,
     source="Glorot & Bengio 2010; tanh of unit pre-activations has 0.8% of its entries there",
     needs=[OPERATIONS],
+    symptom=True,
 )
 def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
     """bounded activations are not pressed against their bounds"""
@@ -151,6 +153,7 @@ def mean_shift(profile: Profile, threshold: float) -> Iterator[Finding]:
     threshold=SAME,
     source="Schoenholz et al. 2017: in the ordered phase all correlations go to 1",
     needs=[BATCH],
+    symptom=True,
 )
 def collapse(profile: Profile, threshold: float) -> Iterator[Finding]:
     """layers tell samples apart"""

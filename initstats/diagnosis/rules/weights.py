@@ -21,6 +21,7 @@ Array = NDArray[Any]
     source="more than the largest gain of a common activation (4.8 for sigmoid without its mean; "
     "Brock et al. 2021)",
     needs=[WEIGHTS],
+    symptom=True,
 )
 def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no layer multiplies its input by more than any gain calls for"""

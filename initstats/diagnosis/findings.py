@@ -146,6 +146,7 @@ def _found(rule: Rule, steps: list[Profile]) -> Found:
     return [
         (profile, finding)
         for profile in steps
+        if not (rule.drawn and profile.step > steps[0].step)
         if not missing(rule.needs, profile)
         for finding in rule.check(profile, rule.threshold)
     ]

@@ -59,10 +59,11 @@ class Training:
 
     @cached_property
     def updates(self) -> Array:
-        """The largest update of all weights at each step that knows one, (updates,)."""
+        """The largest update of all weights at each step that knows them, (updates,)."""
         sizes = self.weights.sizes
         known = ~np.isnan(sizes)
-        largest: Array = np.max(sizes, axis=1, initial=0.0, where=known)[known.any(axis=1)]
+        steps = known.any(axis=1) & ~(self.weights.moved & np.isnan(self.weights.ratio)).any(axis=1)
+        largest: Array = np.max(sizes, axis=1, initial=0.0, where=known)[steps]
         return largest
 
     def largest_update(self, until: int) -> float:

@@ -43,6 +43,7 @@ def equal_units(profile: Profile, threshold: float) -> Iterator[Finding]:
     threshold=1,
     source="torch's nn.TransformerEncoder copies one layer: draw each anew (its documentation)",
     needs=[WEIGHTS],
+    drawn=True,
 )
 def equal_layers(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no two layers start with the same weights"""

@@ -46,6 +46,8 @@ class Rule:
         check: yields findings; none when all is well.
         symptom: whether it is about what becomes of the signal. What is found so, and was not at
             the first step of a training, is no fault of the initialization.
+        drawn: whether it is about the law that weights are drawn from: it is checked at the first
+            step alone, as updates leave no law.
         whole: whether it looks at a training as a whole, and not at each of its steps.
     """
 
@@ -56,6 +58,7 @@ class Rule:
     needs: Sequence[Need[Any]]
     check: Callable[[Any, float], Iterator[Finding]]
     symptom: bool = False
+    drawn: bool = False
     whole: bool = False
 
 
@@ -64,7 +67,12 @@ RULES: Catalog[Rule] = Catalog("rule")
 
 
 def register_rule(
-    *, threshold: float, source: str, needs: Sequence[Need[Profile]] = (), symptom: bool = False
+    *,
+    threshold: float,
+    source: str,
+    needs: Sequence[Need[Profile]] = (),
+    symptom: bool = False,
+    drawn: bool = False,
 ) -> Callable[[Check], Check]:
     """Register a function ``check(profile, threshold)`` that yields a `Finding` for each fault.
 
@@ -80,14 +88,14 @@ def register_rule(
         threshold: the value from which on it is a fault; the function is given it.
         source: the work, or the reason, that the threshold comes from; findings cite it.
         needs: what the profile must hold; the rule is unchecked where it does not.
-        symptom: whether it is about what becomes of the signal, see `Rule`.
+        symptom, drawn: what it is about, see `Rule`.
 
     Raises:
         ValueError: another module took the name.
     """
 
     def register(check: Check) -> Check:
-        _add(check, threshold, source, needs, symptom=symptom)
+        _add(Rule(*_named(check), threshold, source, tuple(needs), check, symptom, drawn))
         return check
 
     return register
@@ -102,24 +110,18 @@ def register_training_rule(
     """
 
     def register(check: TrainingCheck) -> TrainingCheck:
-        _add(check, threshold, source, needs, whole=True)
+        _add(Rule(*_named(check), threshold, source, tuple(needs), check, whole=True))
         return check
 
     return register
 
 
-def _add(
-    check: Callable[[Any, float], Iterator[Finding]],
-    threshold: float,
-    source: str,
-    needs: Sequence[Need[Any]],
-    *,
-    symptom: bool = False,
-    whole: bool = False,
-) -> None:
-    name, meaning = check.__name__, meaning_of(check)
-    entry = Rule(name, meaning, threshold, source, tuple(needs), check, symptom, whole)
-    RULES.add_one(name, entry, meaning=meaning, module=check.__module__)
+def _named(check: Callable[[Any, float], Iterator[Finding]]) -> tuple[str, str]:
+    return check.__name__, meaning_of(check)
+
+
+def _add(rule: Rule) -> None:
+    RULES.add_one(rule.name, rule, meaning=rule.meaning, module=rule.check.__module__)
 
 
 def listed(places: Iterable[Any]) -> str:

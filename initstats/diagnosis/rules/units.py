@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from initstats.diagnosis.graph import SUMS
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.remedies import drawn_anew, over
 from initstats.diagnosis.rules.rule import BATCH, ENOUGH, OPERATIONS, Finding, listed, register_rule
 from initstats.diagnosis.summary import SAME
-from initstats.probe.kinds import POOLING
+from initstats.probe.kinds import CHOOSING, POOLING
 
 
 @register_rule(
@@ -30,7 +31,10 @@ def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
         # a fault is told where it begins: there an operation reads values that are less dead
         begins = all(share[profile.at[i]] < share[number] for i in graph.inputs[layer])
         judged = layer in graph.computed or not profile.probed
-        if begins and judged and layer not in profile.zeros.excused:
+        # a sum with a small number comes to a constant by rounding alone
+        judged &= graph.ops[layer] not in SUMS
+        excused = layer in profile.zeros.excused or _learning(profile, layer, threshold)
+        if begins and judged and not excused:
             found[layer] = float(share[number])
     for error in (True, False):
         layers = [layer for layer, dead in found.items() if (dead >= 0.999) == error]
@@ -46,6 +50,21 @@ def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
                 "gain of the activation that they read (see initstats.gain), or use a leaky "
                 "activation",
             )
+
+
+def _learning(profile: Profile, layer: int, threshold: float) -> bool:
+    """Whether units are constant as some rows of their weights are zero, and will not stay so.
+
+    A linear map of inputs that differ has constant units for no other reason, and as soon as a
+    gradient arrives, it moves the rows. What is chosen of them is as they are.
+    """
+    graph, rows = profile.graph, profile.value_gradients
+    while graph.ops[layer].partition("[")[0] in CHOOSING and graph.inputs[layer]:
+        layer = graph.inputs[layer][0]
+    if layer not in graph.linear:
+        return False
+    still = rows["dead_fraction"][rows["layer"] == layer]
+    return bool(len(still) and still[0] < threshold)
 
 
 def _revived(profile: Profile, layers: list[int]) -> str:

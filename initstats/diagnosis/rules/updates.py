@@ -24,8 +24,11 @@ _LEARNED = Need[Training](
     lambda training: bool(np.isfinite(training.weights.gradient).any()),
     "no gradients of weights were measured (backward=True, weights=True)",
 )
-_UPDATED = Need[Training](
-    lambda training: len(training.updates) > 1, "fewer than two updates of the weights were watched"
+_FEW = "fewer than two updates of the weights were watched"
+_UPDATED = Need[Training](lambda training: len({p.step for p in training.trained}) > 2, _FEW)
+_SIZED = Need[Training](
+    lambda training: len(training.updates) > 1,
+    f"{_FEW} in training mode, where copies tell their sizes",
 )
 
 
@@ -50,9 +53,9 @@ def weights_without_gradient(training: Training, threshold: float) -> Iterator[F
         profile = training.trained[int(np.argmax(asked[:, number]))]
         cuts.setdefault(_cut(profile, weights.names[number]), []).append(weights.names[number])
     for cut, names in cuts.items():
-        certain = len(training.updates) > threshold or cut.alone
+        certain = cut.alone or (cut.beside and len(training.trained) > 1 + threshold)
         yield Finding(
-            "warning" if certain and not cut.aside else "note",
+            "warning" if certain else "note",
             listed(names),
             f"{_counted(names)} no gradient, though {_pronoun(names)} not frozen and other weights "
             f"get one: {cut.evidence}",
@@ -75,14 +78,14 @@ class _Cut(NamedTuple):
     """Where a gradient stops on its way back to a weight.
 
     Attributes:
-        alone: whether what hands no gradient on gets all that it reads from there.
-        aside: whether what the weight makes was made without gradients, and leads to no loss.
+        alone: whether nothing beside it learns in its place.
+        beside: whether what reads it gets gradients from others that it reads.
     """
 
     evidence: str
     remedy: str
     alone: bool
-    aside: bool = False
+    beside: bool = False
 
 
 def _cut(profile: Profile, name: str) -> _Cut:
@@ -115,25 +118,41 @@ def _cut(profile: Profile, name: str) -> _Cut:
             + (", which was made while gradients were off" if off else ""),
             "use what they make in the loss, and not by argmax, a comparison, .item() or numpy() "
             "alone",
-            alone=False,
-            aside=bool(off),
+            # an output that a loss leaves out is no fault: a network that all comes to nothing is
+            alone=not off and not _comes_from(profile, layer, reached),
         )
     last, reader = min(edges, key=lambda edge: edge[1])
     start, behind = profile.place(last), profile.place(reader)
     alone = all(source not in reached for source in graph.inputs[reader])
+    beside = not alone
     if profile.along([last])["requires_grad"][0]:
         return _Cut(
             f"one arrives at {behind}, which reads {start}, and none at that",
             f"leave out what cuts it off between {start} and {behind}: detach(), .data, .item(), "
             "numpy(), or a function without a derivative",
             alone,
+            beside,
         )
     return _Cut(
         f"one arrives at {behind}, which reads {start}, and that was made while gradients were off",
         f"run {start} and what comes before it outside of torch.no_grad() and "
         "torch.inference_mode()",
         alone,
+        beside,
     )
+
+
+def _comes_from(profile: Profile, layer: int, others: set[int]) -> bool:
+    """Whether a value is made of some others."""
+    waiting, seen = [layer], set[int]()
+    while waiting:
+        for source in profile.graph.inputs.get(waiting.pop(), ()):
+            if source in others:
+                return True
+            if source not in seen:
+                seen.add(source)
+                waiting.append(source)
+    return False
 
 
 def _counted(names: list[str]) -> str:
@@ -166,7 +185,7 @@ def weights_without_update(training: Training, threshold: float) -> Iterator[Fin
     lost = stays & (weights.expected < 4 * weights.resolution)
     given = [name for name, found in zip(weights.names, stays & ~lost, strict=True) if found]
     lost &= weights.resolution > _COARSE  # a float32 loses only what is no learning rate at all
-    updates, moving = len(training.updates), int(weights.moved.any(axis=0).sum())
+    updates, moving = int(still.any(axis=1).sum()), int(weights.moved.any(axis=0).sum())
     if given:
         yield Finding(
             "warning",
@@ -192,7 +211,7 @@ def weights_without_update(training: Training, threshold: float) -> Iterator[Fin
 @register_training_rule(
     threshold=1e-7,
     source="float32 rounds what is 1e-7 of a number away; about 1e-3 of the weights is usual",
-    needs=[_PROBED, _LEARNED, _UPDATED],
+    needs=[_PROBED, _LEARNED, _SIZED],
 )
 def small_updates(training: Training, threshold: float) -> Iterator[Finding]:
     """the learning rate moves the weights
@@ -231,7 +250,7 @@ def small_updates(training: Training, threshold: float) -> Iterator[Finding]:
     threshold=0.1,
     source="about 1e-3 of the weights is usual; a tenth, in one direction, outweighs random "
     "weights of 100 inputs",
-    needs=[_PROBED, _UPDATED],
+    needs=[_PROBED, _SIZED],
 )
 def large_updates(training: Training, threshold: float) -> Iterator[Finding]:
     """no update breaks what was sound

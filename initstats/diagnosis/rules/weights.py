@@ -82,6 +82,7 @@ def _from_zero(profile: Profile, layers: list[int]) -> str:
     threshold=3,
     source="torch.nn.Linear and Conv call kaiming_uniform_(a=sqrt(5)), std 1 / sqrt(3 fan_in)",
     needs=[WEIGHTS],
+    drawn=True,
 )
 def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no run of layers is left at torch's default, which shrinks the signal in each"""
@@ -107,6 +108,7 @@ def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
     source="He et al. 2015; THEORY: fan_out in a layer that is not square changes q by "
     "fan_in / fan_out",
     needs=[WEIGHTS],
+    drawn=True,
 )
 def fan_mode(profile: Profile, threshold: float) -> Iterator[Finding]:
     """weights are scaled by the inputs that a unit sums, not by the outputs"""

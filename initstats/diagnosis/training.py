@@ -152,8 +152,9 @@ class Weights:
             rate = rate[np.isfinite(rate) & (rate > 0)]
             usual = np.median(rate) if len(rate) else np.nan
             sizes = usual * self.gradient / self.rms
-        largest: Array = np.max(sizes, axis=0, initial=-np.inf, where=~np.isnan(sizes))
-        return largest
+        known = ~np.isnan(sizes)
+        largest = np.max(sizes, axis=0, initial=-np.inf, where=known)
+        return np.where(known.any(axis=0), largest, np.nan)
 
 
 _RESOLUTION = {

@@ -18,6 +18,7 @@ _EXACT = ("count", "mean", "std", "skewness", "kurtosis", "min", "max", "unit_st
     threshold=1e-6,
     source="Goodfellow et al. 2016, 8.4: units of equal weights get equal gradients, for ever",
     needs=[BATCH],
+    symptom=True,
 )
 def equal_units(profile: Profile, threshold: float) -> Iterator[Finding]:
     """the units of a layer differ from each other"""

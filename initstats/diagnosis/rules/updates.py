@@ -30,6 +30,10 @@ _SIZED = Need[Training](
     lambda training: len(training.updates) > 1,
     f"{_FEW} in training mode, where copies tell their sizes",
 )
+_CHANGED = Need[Training](
+    lambda training: len(training.updates) > 0,
+    "no update of the weights was watched in training mode, where copies tell their sizes",
+)
 
 
 @register_training_rule(
@@ -134,9 +138,9 @@ def _cut(profile: Profile, name: str) -> _Cut:
             beside,
         )
     return _Cut(
-        f"one arrives at {behind}, which reads {start}, and that was made while gradients were off",
+        f"one arrives at {behind}, which reads {start}, and that was made without gradients",
         f"run {start} and what comes before it outside of torch.no_grad() and "
-        "torch.inference_mode()",
+        "torch.inference_mode(), with the parameters themselves and not with what detach() gives",
         alone,
         beside,
     )
@@ -250,7 +254,7 @@ def small_updates(training: Training, threshold: float) -> Iterator[Finding]:
     threshold=0.1,
     source="about 1e-3 of the weights is usual; a tenth, in one direction, outweighs random "
     "weights of 100 inputs",
-    needs=[_PROBED, _SIZED],
+    needs=[_PROBED, _CHANGED],
 )
 def large_updates(training: Training, threshold: float) -> Iterator[Finding]:
     """no update breaks what was sound

@@ -178,7 +178,7 @@ def _later(training: Training, step: int) -> str:
         first = ", ".join(name for name, s in training.symptoms.items() if s.step == training.first)
         return f"mend first what was there at step {training.first} already: {first}"
     size = training.largest_update(step)
-    sizes = f", up to {size:.2g} of the weights (0.001 is usual)," if size > 0 else ""
+    sizes = f", up to {size:.3g} of the weights (0.001 is usual)," if size > 0 else ""
     slow = "; weight decay or a normalization holds back what comes slowly" if size < 0.01 else ""
     return (
         "lower the learning rate, warm it up, or clip gradients: the updates since step "

@@ -284,7 +284,7 @@ def large_updates(training: Training, threshold: float) -> Iterator[Finding]:
         severity,
         weights.names[number],
         f"the network was sound at step {training.first}. The update before step {since} changed "
-        f"this weight by {size:.2g} of its size ({USUAL:g} is usual), and {harm}: the learning "
+        f"this weight by {size:.3g} of its size ({USUAL:g} is usual), and {harm}: the learning "
         "rate breaks it, not the initialization",
         (f"normalize the input, whose rms is {read:.3g}; else " if read > DECADE else "")
         + f"start again with {factor:.1g} times the learning rate, warm it up, and clip gradients: "

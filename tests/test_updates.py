@@ -442,3 +442,28 @@ def test_a_single_backward_has_no_updates() -> None:
     for rule in ("weights_without_update", "small_updates", "large_updates"):
         assert found["severity"][rule] == "unchecked"
         assert "of the weights was" in found["evidence"][rule].replace("were", "was")
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_rows_of_zero_weights_that_learn_are_not_dead(parts: int) -> None:
+    """Half the rows are zero, as where only the other half got a gradient yet."""
+
+    class Chunked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = drawn(WIDTH, 20), drawn(20 // parts, 10)
+            nn.init.zeros_(self.layer.weight[:10])
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(sum(self.layer(x).chunk(parts, -1)))
+            return out
+
+    found = diagnose(measure(Chunked(), batch(), backward=True))
+    assert found.set_index("rule")["severity"]["dead_units"] == "healthy", str(found)
+
+
+def test_the_law_of_weights_is_judged_before_any_update() -> None:
+    model = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.Tanh(), drawn(4 * WIDTH, 10))
+    nn.init.orthogonal_(model.get_parameter("0.weight"))  # gain 1 over fan_out, exactly
+    found = train(model, sgd(0.01, momentum=0.9), 6).set_index("rule")
+    assert found["severity"]["fan_mode"] == "healthy"

@@ -8,8 +8,15 @@ from __future__ import annotations
 
 from initstats.diagnosis.findings import Findings, diagnose
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules import RULES, Finding, Rule, register_rule
+from initstats.diagnosis.rules import (
+    RULES,
+    Finding,
+    Rule,
+    register_rule,
+    register_training_rule,
+)
 from initstats.diagnosis.summary import CONFIGURATION, VERDICTS, Verdict, seed_interval, summarize
+from initstats.diagnosis.training import Training
 
 __all__ = [
     "CONFIGURATION",
@@ -19,9 +26,11 @@ __all__ = [
     "Findings",
     "Profile",
     "Rule",
+    "Training",
     "Verdict",
     "diagnose",
     "register_rule",
+    "register_training_rule",
     "seed_interval",
     "summarize",
 ]

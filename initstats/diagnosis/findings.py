@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import html
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 
 from initstats.diagnosis.profile import Profile, profiles
-from initstats.diagnosis.rules import RULES, Rule
+from initstats.diagnosis.rules import RULES, Finding, Rule
 from initstats.diagnosis.sight import Blind
+from initstats.diagnosis.training import Symptom, Training
 from initstats.registry import missing
 
 FAULTS = ["error", "warning", "note"]
@@ -97,7 +98,7 @@ def diagnose(table: Any) -> Findings:
             raise ValueError(f"a table or a Probe is expected, not {type(table).__name__}")
         table = table.table()
     groups = [list(steps) for _, steps in groupby(profiles(table), attrgetter("subject"))]
-    rows = [row for steps in groups for rule in RULES.values() for row in _told(rule, steps)]
+    rows = [row for steps in groups for row in _judged(steps)]
     found = pd.DataFrame(rows, columns=COLUMNS)
     found["severity"] = pd.Categorical(found["severity"], categories=SEVERITIES, ordered=True)
     return Findings(found.sort_values("severity", kind="stable", ignore_index=True))
@@ -120,43 +121,101 @@ def _listed(rules: pd.Series[str], subjects: int) -> str:
     )
 
 
-def _told(rule: Rule, steps: list[Profile]) -> list[tuple[str, ...]]:
-    """The findings of a rule about one network at all its steps, one for each severity."""
-    about = (rule.name, steps[0].subject)
-    reasons = [missing(rule.needs, profile) for profile in steps]
-    if all(reasons):
-        return [("unchecked", *about, "", reasons[-1], "")]
-    checked = [p for p, reason in zip(steps, reasons, strict=True) if not reason]
-    said = [(profile, [*rule.check(profile, rule.threshold)]) for profile in checked]
-    measured = [profile.step for profile in steps]
+Found = list[tuple[Profile, Finding]]
+"""What a rule says, each with the time that it says it about."""
 
-    def when(chosen: list[Profile]) -> str:
-        at = [profile.step for profile in chosen]
-        return f" (at {_spelled(at, measured)})" if len({*measured}) > 1 else ""
 
-    told: list[tuple[str, ...]] = []
+def _judged(steps: list[Profile]) -> Iterator[tuple[str, ...]]:
+    """What all rules have to say about one network: those about its training know the others."""
+    each = {rule.name: _found(rule, steps) for rule in RULES.values() if not rule.whole}
+    mode = {id(profile) for profile in Training(steps).trained}
+    symptoms = {
+        name: Symptom(bad[0][0].step, min((f.severity for _, f in bad), key=FAULTS.index))
+        for name, found in each.items()
+        if RULES[name].symptom and (bad := [(p, f) for p, f in found if _harms(p, f, mode)])
+    }
+    training = Training(steps, symptoms)
+    for rule in RULES.values():
+        about: list[Any] = [training] if rule.whole else _looked_at(rule, steps)
+        reasons = [missing(rule.needs, one) for one in about]
+        if all(reasons):
+            yield "unchecked", rule.name, steps[0].subject, "", reasons[-1], ""
+            continue
+        if rule.name not in each:
+            told = [*rule.check(training, rule.threshold)] or [_holds("", rule.meaning)]
+        else:
+            told = _told(rule, each[rule.name], training)
+        for severity, *rest in told:
+            yield severity, rule.name, steps[0].subject, *rest
+
+
+def _looked_at(rule: Rule, steps: Sequence[Profile]) -> list[Profile]:
+    """The times that a rule is about."""
+    return [p for p in steps if not (rule.drawn and p.step > steps[0].step)]
+
+
+def _found(rule: Rule, steps: list[Profile]) -> Found:
+    """What a rule says about each time at which it can be checked."""
+    checked = [p for p in _looked_at(rule, steps) if not missing(rule.needs, p)]
+    return [(profile, f) for profile in checked for f in rule.check(profile, rule.threshold)]
+
+
+def _harms(profile: Profile, finding: Finding, trained: set[int]) -> bool:
+    return finding.severity in ("error", "warning") and id(profile) in trained
+
+
+def _told(rule: Rule, found: Found, training: Training) -> list[Finding]:
+    """The findings of a rule at all steps, one for each severity, with the steps of each.
+
+    Where there are none, why it could not look everywhere; or that it holds.
+    """
+    measured = [profile.step for profile in training.profiles]
+
+    def when(at: list[Profile]) -> str:
+        steps = [profile.step for profile in at]
+        return f" (at {_spelled(steps, measured)})" if len({*measured}) > 1 else ""
+
+    told = []
+    faults = [(profile, finding) for profile, finding in found if finding.severity in FAULTS]
+    late = rule.symptom and bool(faults) and faults[0][0].step > training.first
     for severity in FAULTS:
-        found = {p: [f for f in all_ if f.severity == severity] for p, all_ in said}
-        at = [profile for profile, faults in found.items() if faults]
+        at = [profile for profile, finding in faults if finding.severity == severity]
         # told as it was found first, where the cause is: all that a rule says of that step
-        for finding in found[at[0]] if at else ():
-            evidence = finding.evidence + when(at)
-            told.append((severity, *about, finding.where, evidence, finding.remedy))
+        for profile, finding in faults:
+            if finding.severity == severity and profile is at[0]:
+                remedy = _later(training, at[0].step) if late else finding.remedy
+                evidence = finding.evidence + when(at)
+                told.append(finding._replace(evidence=evidence, remedy=remedy))
     if told:
         return told
+    looked_at = _looked_at(rule, training.profiles)
+    checked = [profile for profile in looked_at if not missing(rule.needs, profile)]
     blind = [(p, sight) for p in checked if (sight := p.sight.blind(rule.judges))]
-    blind += [
-        (p, Blind(f.where, f.evidence))
-        for p, all_ in said
-        for f in all_
-        if f.severity == "unchecked"
-    ]
+    blind += [(p, Blind(f.where, f.evidence)) for p, f in found if f.severity == "unchecked"]
     if blind:
         where, reason = blind[0][1]
-        return [("unchecked", *about, where, reason + when([p for p, _ in blind]), "")]
+        return [Finding("unchecked", where, reason + when([p for p, _ in blind]), "")]
     # what a rule says though it holds is of its last step
-    where, evidence = next(((f.where, f.evidence) for f in said[-1][1]), ("", rule.meaning))
-    return [("healthy", *about, where, evidence, "")]
+    last = [f for profile, f in found if profile is checked[-1]]
+    return [_holds(last[0].where, last[0].evidence) if last else _holds("", rule.meaning)]
+
+
+def _holds(where: str, evidence: str) -> Finding:
+    return Finding("healthy", where, evidence, "")
+
+
+def _later(training: Training, step: int) -> str:
+    """What to do about a fault of the signal that a training brought about."""
+    if training.sick:
+        first = ", ".join(name for name, s in training.symptoms.items() if s.step == training.first)
+        return f"mend first what was there at step {training.first} already: {first}"
+    size = training.largest_update(step)
+    sizes = f", up to {size:.3g} of the weights (0.001 is usual)," if size > 0 else ""
+    slow = "; weight decay or a normalization holds back what comes slowly" if size < 0.01 else ""
+    return (
+        "lower the learning rate, warm it up, or clip gradients: the updates since step "
+        f"{training.first}{sizes} brought it about, not the initialization{slow}"
+    )
 
 
 def _spelled(at: list[int], measured: list[int]) -> str:

@@ -19,7 +19,8 @@ from initstats.diagnosis.zeros import Zeros
 from initstats.probe.kinds import NORMALIZATIONS, RECURRENT, numbers
 
 FACTS = (
-    *("units", "entries", "gain", "low", "high", "saturated_fraction"),
+    *("units", "entries", "requires_grad", "update_ratio"),
+    *("gain", "low", "high", "saturated_fraction"),
     *("fan_in", "fan_out", "sigma_w2", "normalized", "shares_axis", "draws"),
 )
 """Columns that a probe records; in a study's table, which lacks them, they are NaN."""
@@ -36,6 +37,7 @@ class Profile:
         step: updates of the weights before it; 0 for a study.
         probed: whether operations were seen one by one.
         graph: who reads whom.
+        mode: that of the passes, `train` or `eval`.
     """
 
     subject: str
@@ -43,6 +45,7 @@ class Profile:
     step: int
     probed: bool
     graph: Graph
+    mode: str = "train"
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -214,19 +217,19 @@ def _probed(table: pd.DataFrame) -> Iterator[Profile]:
     """A profile for each step, and for each mode at a step; equal graphs are made once."""
     facts = {name: np.nan for name in FACTS if name not in table}
     columns = columns_of(table.assign(**facts))
-    modes = columns["mode"] if "mode" in table else np.full(len(table), "")
+    modes = columns["mode"] if "mode" in table else np.full(len(table), "train")
     known: dict[Hashable, Graph] = {}
     pairs = pd.MultiIndex.from_arrays([columns["step"], modes])
     codes, times = pairs.factorize(sort=True)
     order = np.argsort(codes, kind="stable")
     starts = np.searchsorted(codes[order], range(len(times)))
-    for (step, _), index in zip(times, np.split(order, starts)[1:], strict=True):
+    for (step, mode), index in zip(times, np.split(order, starts)[1:], strict=True):
         rows = columns.where(index)
         key = tuple(tuple(rows[name]) for name in ("layer", "inputs", "op", "tensor", "direction"))
         key = (*key, tuple(np.isnan(rows["fan_in"])), tuple(rows["normalized"] == 1))
         if key not in known:
             known[key] = _graph(rows, probed=True)
-        yield Profile(str(rows["network"][0]), rows, int(step), True, known[key])
+        yield Profile(str(rows["network"][0]), rows, int(step), True, known[key], mode)
 
 
 def _graph(rows: Columns, *, probed: bool) -> Graph:

@@ -89,7 +89,8 @@ class Sight:
     def _dying(self) -> dict[int, float]:
         """The share of dead units where there are some, and fewer in all that was read.
 
-        Of a mask, a lookup or a score there are no units.
+        Of a mask, a lookup or a score there are no units. A sum with a small number comes to a
+        constant by rounding alone.
         """
         rows, graph = self.rows, self.graph
         share = dict(zip(map(int, rows["layer"]), rows["dead_fraction"], strict=True))
@@ -98,6 +99,7 @@ class Sight:
             layer: float(share[layer])
             for layer in map(int, rows["layer"][dead])
             if (layer in graph.computed or not self.probed)
+            and graph.ops[layer] not in SUMS
             and all(share[source] < share[layer] for source in graph.inputs[layer])
         }
 

@@ -44,6 +44,7 @@ class Facts:
         shares_axis: the dimension along which the entries are shares of 1, or their logarithms.
         draws: how many random numbers the operation multiplied the value by.
         weight: the weights of that sum as the operation used them.
+        requires_grad: whether autograd follows the tensor.
     """
 
     phi: Phi | Given | None = None
@@ -53,6 +54,7 @@ class Facts:
     shares_axis: float = math.nan
     draws: float = math.nan
     weight: Slot | None = None
+    requires_grad: bool = False
     _saturated: Tensor | int = 0
     _entries: int = 0
 
@@ -90,6 +92,7 @@ class Facts:
 
     def merge(self, other: Facts) -> None:
         """Count the entries at a bound that another process has seen, too."""
+        self.requires_grad |= other.requires_grad
         self._saturated = self._saturated + other._saturated
         self._entries += other._entries
 

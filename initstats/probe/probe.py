@@ -216,6 +216,8 @@ class Probe:
             - `shape` and `dtype` as first seen; `unit_axis`, the dimension whose entries are the
               units; `units`, how many there are; `entries`, of one unit in one batch: samples
               times positions;
+            - `requires_grad`: whether autograd follows the tensor; false for frozen weights, for
+              values that were made of these alone, and for those made while gradients were off;
             - `update_ratio`, of weights: rms of the update since the step before over the rms of
               the weight then; NaN at the first step, infinite if the weight was 0. A copy of the
               trained weights is kept for it while the probe is open;

@@ -207,6 +207,7 @@ class Recorder(Passes):
         origin: Origin = self._origins[x]
         if origin.pending is not None and x.requires_grad:
             origin.pending.attached = True
+            origin.pending.facts[self._mode].requires_grad = True
             take = partial(self._take_gradient, origin.pending, self._mode)
             self.gradients.watch(x, take)
             origin = self._origins[x] = origin._replace(pending=None)
@@ -234,6 +235,7 @@ class Recorder(Passes):
             slot.add("forward", x, self._mode, mask=mask)
         slot.derived = kind == "weight"
         slot.detached |= not (x.requires_grad or torch.is_grad_enabled())
+        slot.facts[self._mode].requires_grad |= x.requires_grad
         pending = slot if self.probe.backward else None
         self._origins[x] = Origin(kind, (slot.layer,), axis, pending=pending)
         self._follow(x)
@@ -275,6 +277,7 @@ class Recorder(Passes):
 
     def _measure_weight(self, ident: int, name: str, op: str, parameter: nn.Parameter) -> None:
         slot = self._weights[ident]
+        slot.facts[self._mode].requires_grad |= parameter.requires_grad
         if torch.is_grad_enabled():
             self._trained[ident] = self._mode
         if (self._mode, "forward") not in slot.current:

@@ -41,6 +41,7 @@ def keys_of(rows: list[Row], network: str) -> pd.DataFrame:
         "unit_axis": [slot.axis for slot in slots],
         "units": [slot.units for slot in slots],
         "entries": [slot.entries for slot in slots],
+        "requires_grad": [reading.facts.requires_grad for reading in readings],
         "update_ratio": [reading.update_ratio for reading in readings],
     }
     # without rows pandas would take text for numbers

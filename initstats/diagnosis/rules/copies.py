@@ -27,6 +27,7 @@ _EXACT = ("count", "mean", "std", "skewness", "kurtosis", "min", "max", "unit_st
     threshold=1e-6,
     source="Goodfellow et al. 2016, 8.4: units of equal weights get equal gradients, for ever",
     needs=[MAPS, BATCH],
+    symptom=True,
 )
 def equal_units(profile: Profile, threshold: float) -> Iterator[Finding]:
     """the units of a layer differ from each other"""
@@ -53,6 +54,7 @@ def equal_units(profile: Profile, threshold: float) -> Iterator[Finding]:
     source="torch's nn.TransformerEncoder copies one layer: draw each anew (its documentation)",
     needs=[PARAMETERS, MAPS],
     judges=["weights"],
+    drawn=True,
 )
 def equal_layers(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no two layers start with the same weights"""

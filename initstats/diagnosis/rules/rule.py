@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.sight import ENOUGH, Judged
+from initstats.diagnosis.training import Training
 from initstats.registry import Catalog, Need, meaning_of
 
 Severity = Literal["error", "warning", "note", "healthy", "unchecked"]
@@ -29,6 +30,7 @@ class Finding(NamedTuple):
 
 
 Check = Callable[[Profile, float], Iterator[Finding]]
+TrainingCheck = Callable[[Training, float], Iterator[Finding]]
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,26 @@ class Rule:
         meaning: one line that is true when all is well.
         threshold: the value from which on it is a fault.
         source: the work that describes the fault, or the threshold.
-        needs: what the profile must hold.
+        needs: what the profile, or the training, must hold.
         judges: what must be seen everywhere before the rule can be said to hold.
         check: yields findings; none when all is well.
+        symptom: whether it is about what becomes of the signal. What is found so, and was not at
+            the first step of a training, is no fault of the initialization.
+        drawn: whether it is about the law that weights are drawn from: it is checked at the first
+            step alone, as updates leave no law.
+        whole: whether it looks at a training as a whole, and not at each of its steps.
     """
 
     name: str
     meaning: str
     threshold: float
     source: str
-    needs: Sequence[Need[Profile]]
-    judges: Sequence[Judged]
-    check: Check
+    needs: Sequence[Need[Any]]
+    check: Callable[[Any, float], Iterator[Finding]]
+    judges: Sequence[Judged] = ()
+    symptom: bool = False
+    drawn: bool = False
+    whole: bool = False
 
 
 RULES: Catalog[Rule] = Catalog("rule")
@@ -64,6 +74,8 @@ def register_rule(
     source: str,
     needs: Sequence[Need[Profile]] = (),
     judges: Sequence[Judged] = ("values",),
+    symptom: bool = False,
+    drawn: bool = False,
 ) -> Callable[[Check], Check]:
     """Register a function ``check(profile, threshold)`` that yields a `Finding` for each fault.
 
@@ -82,18 +94,41 @@ def register_rule(
         judges: `values` that carry the signal, `finite` for values also where all are zero,
             `gradients`, or `weights`: the rule is unchecked where some are NaN or infinite, or
             told apart by nothing, and it finds no fault in the rest.
+        symptom, drawn: what it is about, see `Rule`.
 
     Raises:
         ValueError: another module took the name.
     """
 
     def register(check: Check) -> Check:
-        name, meaning = check.__name__, meaning_of(check)
-        entry = Rule(name, meaning, threshold, source, tuple(needs), tuple(judges), check)
-        RULES.add_one(name, entry, meaning=meaning, module=check.__module__)
+        rule = Rule(*_named(check), threshold, source, tuple(needs), check, tuple(judges))
+        _add(replace(rule, symptom=symptom, drawn=drawn))
         return check
 
     return register
+
+
+def register_training_rule(
+    *, threshold: float, source: str, needs: Sequence[Need[Training]] = ()
+) -> Callable[[TrainingCheck], TrainingCheck]:
+    """Register a function ``check(training, threshold)``, as `register_rule` does.
+
+    It is given all steps of a training at once.
+    """
+
+    def register(check: TrainingCheck) -> TrainingCheck:
+        _add(Rule(*_named(check), threshold, source, tuple(needs), check, whole=True))
+        return check
+
+    return register
+
+
+def _named(check: Callable[[Any, float], Iterator[Finding]]) -> tuple[str, str]:
+    return check.__name__, meaning_of(check)
+
+
+def _add(rule: Rule) -> None:
+    RULES.add_one(rule.name, rule, meaning=rule.meaning, module=rule.check.__module__)
 
 
 def listed(places: Iterable[Any]) -> str:

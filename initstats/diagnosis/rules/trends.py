@@ -33,6 +33,7 @@ from initstats.diagnosis.summary import DECADE
     threshold=2 * math.log(DECADE),
     source="Schoenholz et al. 2017: q grows or shrinks by a factor per layer; He et al. 2015",
     needs=[DEEP],
+    symptom=True,
 )
 def signal(profile: Profile, threshold: float) -> Iterator[Finding]:
     """the length of the signal neither grows nor shrinks from layer to layer"""
@@ -52,6 +53,7 @@ def signal(profile: Profile, threshold: float) -> Iterator[Finding]:
     source="Glorot & Bengio 2010; Schoenholz et al. 2017: chi_1, on sums of squares",
     needs=[DEEP, BACKWARD, ARRIVED],
     judges=["gradients"],
+    symptom=True,
 )
 def gradient(profile: Profile, threshold: float) -> Iterator[Finding]:
     """the gradient keeps its size on the way back to the input"""
@@ -82,6 +84,7 @@ def _told(profile: Profile) -> bool:
     threshold=DECADE,
     source="He et al. 2015: what multiplies the rms once multiplies that of all that follow",
     needs=[OPERATIONS],
+    symptom=True,
 )
 def scale_jump(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no single operation multiplies the signal by a factor that lasts"""
@@ -113,6 +116,7 @@ def scale_jump(profile: Profile, threshold: float) -> Iterator[Finding]:
     threshold=10.0,
     source="Zhang et al. 2019 (Fixup); Radford et al. 2019: branches scaled by 1 / sqrt(2 blocks)",
     needs=[OPERATIONS],
+    symptom=True,
 )
 def residual_growth(profile: Profile, threshold: float) -> Iterator[Finding]:
     """the residual stream does not grow with every block"""

@@ -25,7 +25,7 @@ from initstats.diagnosis.rules.rule import (
 from initstats.diagnosis.rules.weights import shrinking
 from initstats.diagnosis.sight import ENOUGH, WHOLE
 from initstats.diagnosis.summary import SAME
-from initstats.probe.kinds import POOLING, RECURRENT
+from initstats.probe.kinds import CHOOSING, POOLING, RECURRENT
 
 
 @register_rule(
@@ -33,10 +33,15 @@ from initstats.probe.kinds import POOLING, RECURRENT
     source="Lu et al. 2020 (dying ReLU): the share of units that are constant over the batch; half "
     "as many are worth knowing",
     needs=[BATCH],
+    symptom=True,
 )
 def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
     """in no layer do 15% of the units give one value for every sample"""
-    dead = {n: share for n, share in profile.sight.dead.items() if n not in profile.sight.spread}
+    dead = {
+        layer: share
+        for layer, share in profile.sight.dead.items()
+        if layer not in profile.sight.spread and not _learning(profile, layer, threshold)
+    }
     noted, told = threshold / 2, []
     natural = {n for n, share in dead.items() if share >= noted and _natural(profile, n, share)}
     shrunk = shrinking(profile)
@@ -124,10 +129,26 @@ def _natural(profile: Profile, layer: int, share: float) -> bool:
     return share <= expected + 4 * error
 
 
+def _learning(profile: Profile, layer: int, threshold: float) -> bool:
+    """Whether units are constant as some rows of their weights are zero, and will not stay so.
+
+    A linear map of inputs that differ has constant units for no other reason, and as soon as a
+    gradient arrives, it moves the rows. What is chosen of them is as they are.
+    """
+    graph, rows = profile.graph, profile.value_gradients
+    while graph.ops[layer].partition("[")[0] in CHOOSING and graph.inputs[layer]:
+        layer = graph.inputs[layer][0]
+    if layer not in graph.linear:
+        return False
+    still = rows["dead_fraction"][rows["layer"] == layer]
+    return bool(len(still) and still[0] < threshold)
+
+
 @register_rule(
     threshold=0.3,
     source="Glorot & Bengio 2010; tanh of unit pre-activations has 0.8% of its entries there",
     needs=[OPERATIONS],
+    symptom=True,
 )
 def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
     """bounded activations are not pressed against their bounds"""
@@ -256,6 +277,7 @@ def mean_shift(profile: Profile, threshold: float) -> Iterator[Finding]:
     threshold=SAME,
     source="Schoenholz et al. 2017: in the ordered phase all correlations go to 1",
     needs=[MAPS, BATCH],
+    symptom=True,
 )
 def collapse(profile: Profile, threshold: float) -> Iterator[Finding]:
     """layers tell samples apart"""

@@ -34,6 +34,7 @@ Array = NDArray[Any]
     source="more than the largest gain of a common activation (4.8 for sigmoid without its mean; "
     "Brock et al. 2021)",
     needs=[PARAMETERS, MAPS],
+    symptom=True,
 )
 def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no layer multiplies its input by more than any gain calls for"""
@@ -143,6 +144,7 @@ def _from_zero(profile: Profile, layers: list[int]) -> str:
     source="torch.nn.Linear and Conv call kaiming_uniform_(a=sqrt(5)), std 1 / sqrt(3 fan_in)",
     needs=[PARAMETERS, MAPS],
     judges=["weights"],
+    drawn=True,
 )
 def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no run of layers is left at torch's default, which shrinks the signal in each"""
@@ -182,6 +184,7 @@ def _spread(profile: Profile, layer: int | None) -> float:
     "fan_in / fan_out",
     needs=[PARAMETERS, MAPS],
     judges=["weights"],
+    drawn=True,
 )
 def fan_mode(profile: Profile, threshold: float) -> Iterator[Finding]:
     """weights are scaled by the inputs that a unit sums, not by the outputs"""

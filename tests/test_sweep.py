@@ -654,7 +654,7 @@ def test_workers_are_chosen_by_the_work(
     monkeypatch.setattr(running, "suited_workers", lambda work, engine: 2)
     asked: list[int] = []
 
-    def started(count: int) -> Workers:
+    def started(count: int, engine: Engine) -> Workers:
         asked.append(count)
         return ThisProcess()
 

@@ -96,13 +96,14 @@ def hostile_page(
         grid = ist.Grid(activations=["relu", "tanh", "elu", "gelu", "selu"], inits=["matched"])
         small = {"widths": (5,), "depth": 2, "seeds": (0, 1)}
         table = ist.run_sweep(grid.model_copy(update=small), toy)
-        for name, words in (("activation", HOSTILE), ("init", [bad]), ("dataset", [bad])):
-            table[name] = table[name].cat.rename_categories(words)
+        for name, names in (("activation", HOSTILE), ("init", [bad]), ("dataset", [bad])):
+            table[name] = table[name].cat.rename_categories(names)
         return ist.write_report(table, folder)
     if request.param == "model":
         model = nn.Sequential()
-        for words in HOSTILE:
-            model.add_module(words.replace(".", ""), type(words, (nn.Linear,), {})(4, 4))
+        for name in HOSTILE:
+            kind: type[nn.Linear] = type(name, (nn.Linear,), {})
+            model.add_module(name.replace(".", ""), kind(4, 4))
         probe = Probe(model, backward=True).run(torch.ones(20, 4))
         missed = pd.DataFrame([dict.fromkeys(probe.missed(), bad)])
         return write_model_report(folder, probe.table(), probe.histograms(), missed)

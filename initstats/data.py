@@ -6,12 +6,9 @@ applied to document recognition" (1998).
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import math
 import re
-import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from initstats.idx import read_idx, times
 
 Array: TypeAlias = NDArray[Any]
 Labelled: TypeAlias = tuple[ArrayLike | Tensor, ArrayLike | Tensor]
@@ -233,11 +232,7 @@ def _dataset(name: str, train: _Part, *others: _Part) -> Dataset:
 
 
 def _kind(images: Array) -> str:
-    return f"{images.dtype} images of {_times(images.shape[1:])}"
-
-
-def _times(shape: Iterable[int]) -> str:
-    return " x ".join(map(str, shape))
+    return f"{images.dtype} images of {times(images.shape[1:])}"
 
 
 def _mean_and_std(values: Tensor) -> tuple[float, float]:
@@ -293,9 +288,6 @@ def _as_array(values: ArrayLike | Tensor) -> Array:
 
 _MNIST = Path(__file__).with_name("mnist")
 _FILE_NAME = re.compile(r"((?!\.).*?)-?(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(?:\.gz)?")
-_HEADERS = {"images": (2051, 3), "labels": (2049, 1)}
-"""Magic number (0x08: unsigned bytes; then the number of dimensions) and number of dimensions."""
-_GZIP = b"\x1f\x8b"
 
 
 def _idx_files(source: Path) -> tuple[str, dict[str, Path]]:
@@ -331,34 +323,8 @@ def _read_part(files: dict[str, Path], part: str) -> _Part:
             folder = min(files.values()).parent
             raise ValueError(f"{folder}: expected a file of {content}, found only {found}")
     images, labels = files[f"{part} images"], files[f"{part} labels"]
-    pixels, classes = _read_idx(images, "images"), _read_idx(labels, "labels")
+    pixels, classes = read_idx(images, "images"), read_idx(labels, "labels")
     return _Part(pixels, classes.astype(np.int64), str(images), str(labels))
-
-
-def _read_idx(file: Path, kind: str) -> Array:
-    """Bytes of an IDX file, (samples, height, width) or (samples,)."""
-    try:
-        content = file.read_bytes()
-        # by content, since browsers unzip what they download and leave the name
-        content = gzip.decompress(content) if content.startswith(_GZIP) else content
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file}: expected a readable file, found: {error}") from error
-
-    magic, dimensions = _HEADERS[kind]
-    start = 4 + 4 * dimensions
-    found, *shape = np.frombuffer(content[:start].ljust(start, b"\0"), ">u4").tolist()
-    if found != magic:
-        others = {number: f" ({name})" for name, (number, _) in _HEADERS.items()}
-        raise ValueError(
-            f"{file}: expected magic number {magic} ({kind}), found {found}{others.get(found, '')}"
-        )
-    if len(content) != (size := start + math.prod(shape)) or size == start:
-        raise ValueError(
-            f"{file}: expected {_times(shape)} {kind}, at least one, in {size} bytes, found "
-            f"{len(content)} bytes"
-        )
-    # a bytearray, since torch wants memory that it may write to
-    return np.frombuffer(bytearray(content), np.uint8, offset=start).reshape(shape)
 
 
 def _cut(whole: _Part, train: int | None, valid: int | None) -> list[_Part]:

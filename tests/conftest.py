@@ -34,6 +34,7 @@ LONG = [
     "bench",
     "workers",
     "pages",
+    "first_run",
 ]
 """Test modules that take minutes: they begin first, so that no process waits for another's."""
 

@@ -446,3 +446,20 @@ def test_a_model_without_proper_input(
     assert said.code == 2
     assert words in said.err
     assert said.err.count("\n") == 1
+
+
+def test_markup_of_names_and_docstrings_is_text(run: Run, tmp_path: Path) -> None:
+    meaning = "[red]stop[/red] [/] [link=http://a.b]there[/link] [bold"
+    (tmp_path / "marked.py").write_text(
+        f"import initstats as ist\n\n@ist.activation()\ndef marked(x):\n"
+        f'    """{meaning}"""\n    return x\n'
+    )
+    said = run("list", "--plugin", "marked.py")
+    assert said.code == 0
+    for word in meaning.split():
+        assert word in said.out
+    for text in ("[red]x[/red]", "[/]", "[link=a]x"):
+        said = run("gain", text)
+        assert said.code == 2
+        assert text in said.err
+        assert said.err.count("\n") == 1

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
+import os
 import pickle
 import re
+import socket
 import struct
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -456,11 +461,58 @@ def test_damaged_folder(tmp_path: Path, spoil: Callable[[Path], None], message: 
     assert "\n" not in str(caught.value)
 
 
-def test_folder_in_place_of_a_file(tmp_path: Path) -> None:
+PROMISED = 2**31
+HEADER = struct.pack(">4I", 2051, PROMISED // 1024, 32, 32)
+
+
+def squeezed(size: int, header: bytes = HEADER) -> bytes:
+    """A gzipped file of a header and zeros, made without holding them."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    parts = [packer.compress(header), *(packer.compress(bytes(2**20)) for _ in range(size >> 20))]
+    return b"".join([*parts, packer.flush()])
+
+
+def listening(file: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as unix, contextlib.chdir(file.parent):
+        unix.bind(file.name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="files of a kind that Unix has")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Path.mkdir, "none that is regular"),
+        (os.mkfifo if hasattr(os, "mkfifo") else None, "none that is regular"),
+        (listening, "none that is regular"),
+        (lambda file: file.symlink_to("/dev/zero"), "none that is regular"),
+        (lambda file: file.symlink_to(file), "none that is regular"),
+        (lambda file: file.symlink_to("nowhere"), "none that is regular"),
+        (lambda file: file.write_bytes(HEADER), "in 2147483664 bytes, found 16 bytes"),
+        (lambda file: file.write_bytes(squeezed(0)), "at most 67108864 bytes by its size, found"),
+        (lambda file: file.write_bytes(squeezed(2**25)), "at most 67108864 bytes by its size"),
+        (
+            lambda file: file.write_bytes(squeezed(2**25, idx(np.ones((25, 3, 4), np.uint8)))),
+            "expected 25 x 3 x 4 images, at least one, in 316 bytes, found more",
+        ),
+        (
+            lambda file: file.write_bytes(squeezed(0, idx(np.ones((25, 3, 4), np.uint8))[:99])),
+            "in 316 bytes, found 99 bytes",
+        ),
+        (lambda file: file.write_bytes(gzip.compress(HEADER[:6])), "one, in 16 bytes, found 6"),
+    ],
+)
+def test_no_more_is_read_than_is_promised_and_plausible(
+    tmp_path: Path, make: Callable[[Path], object], message: str
+) -> None:
     (write(tmp_path) / TRAIN_IMAGES).unlink()
-    (tmp_path / TRAIN_IMAGES).mkdir()
-    with pytest.raises(ValueError, match=f"{TRAIN_IMAGES}: expected a readable file"):
-        ist.load_data(tmp_path)
+    make(tmp_path / TRAIN_IMAGES)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=f"{TRAIN_IMAGES}: .*{message}"):
+            ist.load_data(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 def test_folder_without_idx_files(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # from the ground up: a room imports only those before it, so that no two import each other
 ORDER = (
     *("lazy", "registry", "machine", "gaussian"),
-    *("fitting", "data", "activations", "inits", "moments"),
+    *("files", "fitting", "idx", "data", "activations", "inits", "moments"),
     *("theory", "backprop", "networks", "stack", "probe"),
     *("workers", "store", "sweep", "prediction", "repair", "audit"),
     *("diagnosis", "plots", "report"),  # tables into words, figures and pages

@@ -102,6 +102,8 @@ def test_entries_and_callables_are_names_too() -> None:
     [
         ({"inits": ["kaiming"]}, "^inits: unknown init 'kaiming': did you mean 'kaiming_normal'"),
         ({"activations": []}, "^activations: the list is empty: name at least one$"),
+        ({"activations": {}}, "^activations: the list is empty: name at least one$"),
+        ({"networks": [{}]}, "^networks: the list is empty: name at least one$"),
         ({"activations": "relu"}, "^activations: a list is expected, not 'relu'$"),
         ({"activations": ["relu", "relu()"]}, "^activations: named twice: relu$"),
         ({"inits": [3]}, "^inits: an init is a name or a callable, not 3$"),
@@ -654,7 +656,7 @@ def test_workers_are_chosen_by_the_work(
     monkeypatch.setattr(running, "suited_workers", lambda work, engine: 2)
     asked: list[int] = []
 
-    def started(count: int) -> Workers:
+    def started(count: int, engine: Engine) -> Workers:
         asked.append(count)
         return ThisProcess()
 

@@ -31,13 +31,18 @@ def from_json(text: str) -> dict[str, Any]:
     Raises:
         ValueError: something else, or the results of `initstats bench --foundations`.
     """
-    parts: dict[str, Any] = json.loads(text)
-    parts |= {name: pd.DataFrame(part) for name, part in parts.items() if isinstance(part, list)}
-    if "ratios" not in parts:
-        raise ValueError("no timings of the engine: write them with initstats bench --json FILE")
-    timings = parts["timings"]
-    timings["workload"] = pd.Categorical(timings["workload"], timings["workload"].unique())
-    timings["variant"] = pd.Categorical(timings["variant"], list(VARIANTS))
+    try:
+        parts: dict[str, Any] = dict(json.loads(text))
+        tables = {name: part for name, part in parts.items() if isinstance(part, list)}
+        parts |= {name: pd.DataFrame.from_records(part) for name, part in tables.items()}
+        parts["ratios"]
+        timings = parts["timings"]
+        timings["workload"] = pd.Categorical(timings["workload"], timings["workload"].unique())
+        timings["variant"] = pd.Categorical(timings["variant"], list(VARIANTS))
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            "no timings of the engine: write them with initstats bench --json FILE"
+        ) from error
     return parts
 
 

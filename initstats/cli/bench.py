@@ -45,6 +45,7 @@ def bench(
     Ratios of paired runs come first, with the goals they are held against; milliseconds second.
     """
     from initstats import bench
+    from initstats.files import read_text
     from initstats.report.folder import claim
 
     if json and not json.parent.is_dir():
@@ -54,7 +55,7 @@ def bench(
     if out:
         claim(out)  # before the minutes of work, not after them
     if earlier:
-        results = bench.from_json(earlier.read_text(encoding="utf-8"))
+        results = bench.from_json(read_text(earlier))
     elif lesson:
         results = _time_lesson(quick)
     else:

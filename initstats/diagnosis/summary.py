@@ -16,6 +16,12 @@ from scipy.special import stdtrit
 CONFIGURATION = ["network", "init", "activation", "width"]
 """The columns that name a row of a summary; a cell is one configuration with one seed."""
 
+_NUMBERS = [
+    *("layer", "count", "nonfinite", "mean", "std", "second_moment"),
+    *("dead_fraction", "sample_correlation"),
+]
+"""The columns of a table that its summary computes with."""
+
 DECADE = 10.0
 """The factor by which an rms may differ from 1, that of normalized inputs."""
 SAME = 0.99
@@ -164,15 +170,18 @@ def require(table: pd.DataFrame) -> None:
     """Check that a table is one sweep's.
 
     Raises:
-        ValueError: it has no rows, lacks columns, or holds several data sets.
+        ValueError: it has no rows, lacks columns or their numbers, or holds several data sets.
     """
-    needed = [*CONFIGURATION, "seed", "layer", "tensor", "direction", "std", "second_moment"]
+    needed = [*CONFIGURATION, "seed", "tensor", "direction", *_NUMBERS]
     missing = [name for name in needed if name not in table.columns]
     if missing:
         raise ValueError(
             f"this is not a sweep's table: it lacks the columns {', '.join(missing)} "
             "(the table of a probed model names operations, not inits and activations)"
         )
+    words = [name for name in _NUMBERS if not pd.api.types.is_numeric_dtype(table[name].dtype)]
+    if words:
+        raise ValueError(f"this is not a sweep's table: {', '.join(words)} are no numbers")
     if table.empty:
         raise ValueError("the table has no rows: no cell of the sweep is finished yet")
     if "dataset" in table.columns and table["dataset"].nunique() > 1:

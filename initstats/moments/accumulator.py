@@ -181,7 +181,6 @@ def _tile(name: str, field: Field, x: Tensor) -> Tensor:
         ) from error
 
 
-def warm_up() -> None:
-    """Compile (or load) the numba kernels now, so that no worker compiles them again."""
-    for dtype in (torch.float32, torch.float64):
-        Moments(slots=1, units=1).add(0, torch.zeros(1, 1, dtype=dtype))
+def warm_up(dtype: torch.dtype = torch.float32) -> None:
+    """Compile (or load) the numba kernels for a type, so that no worker compiles them again."""
+    Moments(slots=1, units=1).add(0, torch.zeros(1, 1, dtype=dtype))

@@ -13,14 +13,13 @@ vectors. Functions take a row, a start and a stop, counted as in a slice.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numba.extending
 import numpy as np
 from numpy.typing import NDArray
 
+from initstats.moments.compiling import kernel, part
 from initstats.moments.histogram import BINS, HALF, SHIFT
 
 Array = NDArray[Any]
@@ -30,18 +29,6 @@ LARGEST = float(np.finfo(np.float32).max)
 _intrinsic: Any = numba.extending.intrinsic
 _REAL = {"reassoc", "nsz", "contract", "arcp"}
 _FINITE = _REAL | {"nnan"}
-
-
-def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """njit, cached on disk where that is possible (numba raises at definition where it is not)."""
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        try:
-            return numba.njit(cache=True, error_model="numpy", **options)(function)
-        except RuntimeError:
-            return numba.njit(error_model="numpy", **options)(function)
-
-    return decorate
 
 
 @_intrinsic
@@ -54,7 +41,7 @@ def _read_as(context: Any, number: Any, like: Any) -> Any:
     return like(number, like), generate
 
 
-@_compiled(fastmath=_REAL)
+@part(fastmath=_REAL)
 def _survey(x, start, stop, signed, unsigned):  # type: ignore[no-untyped-def]
     """Smallest and largest entry, NaN if one of them is, and the sum.
 
@@ -75,7 +62,7 @@ def _survey(x, start, stop, signed, unsigned):  # type: ignore[no-untyped-def]
     return _read_as(low, first), _read_as(high, first), total
 
 
-@_compiled(fastmath=_FINITE)
+@part(fastmath=_FINITE)
 def _powers(x, start, stop, shift, inverse, signed):  # type: ignore[no-untyped-def]
     """Sums of d, d^2, d^3, d^4, d = (x - shift) * inverse, and |x|; counts of x < 0 and x == 0.
 
@@ -99,7 +86,7 @@ def _powers(x, start, stop, shift, inverse, signed):  # type: ignore[no-untyped-
     return s1, s2, s3, s4, size, negative, zeros
 
 
-@_compiled()
+@part()
 def _careful(x):  # type: ignore[no-untyped-def]
     """Everything that a block adds to a row, in float64, for entries of any kind."""
     n = nonfinite = infinite = negative = zeros = 0
@@ -136,14 +123,14 @@ def _careful(x):  # type: ignore[no-untyped-def]
     return n, nonfinite, infinite, mean, size, scale, low, high, negative, zeros, s1, s2, s3, s4
 
 
-@_compiled()
+@part()
 def _power_above(value):  # type: ignore[no-untyped-def]
     """A power of two above `value`, within the normal numbers."""
     below = _read_as(_read_as(np.float64(value), 0) & EXPONENT, 0.0)
     return min(max(2 * below, 2.0**-1021), 2.0**1023)
 
 
-@_compiled()
+@part()
 def _merge(row, n, scale, mean, m2, m3, m4):  # type: ignore[no-untyped-def]
     """Chan, Golub & LeVeque (1983) and Pebay (2008): two sets of moments into one, in `row`."""
     a = row[0]
@@ -173,7 +160,7 @@ def _merge(row, n, scale, mean, m2, m3, m4):  # type: ignore[no-untyped-def]
     row[0], row[3] = total, common
 
 
-@_compiled()
+@part()
 def _swallows(low, high, total):  # type: ignore[no-untyped-def]
     """Whether one entry is so large that its rounding hides the other extreme and the sum of all.
 
@@ -184,7 +171,7 @@ def _swallows(low, high, total):  # type: ignore[no-untyped-def]
     return abs(total) == large and small > 0 and large + small == large
 
 
-@_compiled()
+@part()
 def _add_block(row, x, start, stop, layout):  # type: ignore[no-untyped-def]
     """Add entries of one unit to its fields, `row`."""
     signed, unsigned, smallest, largest = layout
@@ -222,13 +209,13 @@ def _add_block(row, x, start, stop, layout):  # type: ignore[no-untyped-def]
     row[11] += zeros
 
 
-@_compiled()
+@part()
 def _merge_size(row, n, size):  # type: ignore[no-untyped-def]
     """Merge a mean of |x|; the count of the row is still that before these n entries."""
     row[12] += (size - row[12]) * (n / (row[0] + n))
 
 
-@_compiled()
+@part()
 def _merge_sums(row, n, scale, shift, s1, s2, s3, s4):  # type: ignore[no-untyped-def]
     """Turn sums of powers about `shift` into central moments, and merge them."""
     c = s1 / n
@@ -238,7 +225,7 @@ def _merge_sums(row, n, scale, shift, s1, s2, s3, s4):  # type: ignore[no-untype
     _merge(row, n, scale, shift + c * scale, max(m2, 0.0), m3, max(m4, 0.0))
 
 
-@_compiled()
+@part()
 def _count_bins(even, odd, patterns, first, every):  # type: ignore[no-untyped-def]
     """Count every `every`-th entry, from the `first` on, in the bin of its leading bits.
 
@@ -254,7 +241,7 @@ def _count_bins(even, odd, patterns, first, every):  # type: ignore[no-untyped-d
         even[patterns[i] >> shift] += one
 
 
-@_compiled()
+@part()
 def _add_counts(histogram, even, odd, every):  # type: ignore[no-untyped-def]
     """Add both tables to the histogram. Empty bins are not written, and so take no memory."""
     for k in range(BINS):
@@ -263,7 +250,7 @@ def _add_counts(histogram, even, odd, every):  # type: ignore[no-untyped-def]
             histogram[HALF + k if k < HALF else BINS - 1 - k] += every * hits
 
 
-@_compiled(nogil=True)
+@kernel(nogil=True)
 def _add(units, histogram, x, patterns, layout, every):  # type: ignore[no-untyped-def]
     """Add all rows of a tile."""
     even, odd = np.zeros(BINS, np.uint32), np.zeros(BINS, np.uint32)
@@ -293,7 +280,7 @@ def add(units: Array, histogram: Array, x: Array, every: int) -> None:
     _add(units, histogram, x, single.view(np.uint32), _LAYOUTS[x.dtype], every)
 
 
-@_compiled()
+@kernel()
 def _single(x):  # type: ignore[no-untyped-def]
     """The values as float32; those that are finite stay finite."""
     single = np.empty(x.shape, np.float32)

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
-import numba
 import numpy as np
+
+from initstats.moments.compiling import kernel, part
 
 _ODD, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(29)
 """An odd number, 2**64 over the golden ratio: multiplying by it loses nothing."""
 
 
-def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """njit, cached on disk where that is possible (numba raises at definition where it is not)."""
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        try:
-            return numba.njit(cache=True, **options)(function)
-        except RuntimeError:
-            return numba.njit(**options)(function)
-
-    return decorate
-
-
-@_compiled()
+@part()
 def _mixed(chain, word):  # type: ignore[no-untyped-def]
     chain = (chain ^ np.uint64(word)) * _ODD
     return chain ^ (chain >> _SHIFT)
 
 
-@_compiled()
+@kernel()
 def mark(words):  # type: ignore[no-untyped-def]
     """A number that a changed word always changes, and any other change but once in 2**64.
 
@@ -51,7 +38,7 @@ def mark(words):  # type: ignore[no-untyped-def]
     return _mixed(_mixed(_mixed(a, b), c), d)
 
 
-@_compiled(fastmath={"reassoc", "contract", "nsz"})
+@kernel(fastmath={"reassoc", "contract", "nsz"})
 def follow(old, new):  # type: ignore[no-untyped-def]
     """Copy new numbers to old ones; the root mean squares of the update and of what it changed.
 
@@ -67,7 +54,7 @@ def follow(old, new):  # type: ignore[no-untyped-def]
     return math.sqrt(update / max(len(old), 1)), math.sqrt(before / max(len(old), 1))
 
 
-@_compiled()
+@kernel()
 def differ(old, new):  # type: ignore[no-untyped-def]
     """Whether some words, (entries,) integers, are others."""
     for start in range(0, len(old), 4096):

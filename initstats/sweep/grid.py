@@ -106,6 +106,8 @@ def _entries(kind: type[Entry], get: Callable[[Any], Any], values: object) -> li
             faults.append(str(error))
     if faults:
         raise ValueError(f"; {catalog.noun}s: ".join(faults))
+    if not found:
+        raise ValueError("the list is empty: name at least one")
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from initstats.files import read_text
 from initstats.registry import import_module
 
 
@@ -40,11 +41,11 @@ def load_config(path: str | Path, *, trusted: bool | Collection[str] = False) ->
         ValueError: the file cannot be read, is not TOML, or its plugins are no list of names; one
             is not trusted, or cannot be imported.
     """
+    text = read_text(path)
     try:
-        config = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error  # the system's words name the file again
-        raise ValueError(f"cannot read {path}: {reason}") from error
+        config = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
     folder, plugins = Path(path).parent, config.get("plugins", [])
     if not (isinstance(plugins, list) and all(isinstance(name, str) for name in plugins)):
         raise ValueError(f"{path}: plugins: a list of names is expected, not {plugins!r}")
@@ -58,7 +59,9 @@ def load_config(path: str | Path, *, trusted: bool | Collection[str] = False) ->
         )
     load_plugins(plugins)
     if "data" in config:
-        config["data"] = absolute_data(str(config["data"]), folder)
+        if not isinstance(config["data"], str):
+            raise ValueError(f"{path}: data: text is expected, not {config['data']!r}")
+        config["data"] = absolute_data(config["data"], folder)
     return config | ({"plugins": plugins} if plugins else {})
 
 

@@ -84,7 +84,7 @@ def run_sweep(
         notify(done, len(grid))
         work = tasks(grid, missing, engine.settings.batch)
         count = min(most, len(work) if workers else suited_workers(work, engine))
-        those = ByExecutor(executor) if executor else _own_workers(count)
+        those = ByExecutor(executor) if executor else _own_workers(count, engine)
         with closing(those.map(engine, work)) as results:
             for task, outcome in results:
                 for cell, result in zip(task.cells, outcome, strict=True):
@@ -186,8 +186,8 @@ def _processes(workers: int | None, grid: Grid, engine: Engine) -> int:
     return count
 
 
-def _own_workers(count: int) -> Workers:
+def _own_workers(count: int, engine: Engine) -> Workers:
     if count <= 1:
         return ThisProcess()
-    warm_up()  # compiles the kernels, for workers to find
+    warm_up(engine.settings.place["dtype"])  # compiles the kernels, for workers to find
     return OwnProcesses(count)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 import initstats as ist
+from initstats import bench
 from initstats.probe import Probe
 from initstats.report.model import write_model_report
 from initstats.report.theory import write_theory
@@ -73,6 +76,49 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+HOSTILE = [
+    "</script><script>window.hacked = 1</script>",
+    '"><img src=x onerror="window.hacked = 1">',
+    "'></text></svg><svg/onload=window.hacked=1>",
+    "javascript:window.hacked=1",
+    "\u202e{{ 7 * 7 }}$\\frac{",
+]
+
+
+@pytest.fixture(scope="module", params=["study", "model", "theory", "bench"])
+def hostile_page(
+    request: pytest.FixtureRequest, toy: ist.Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A page of each kind, whose names and words are of somebody who means harm."""
+    folder = tmp_path_factory.mktemp("hostile")
+    bad = "".join(HOSTILE)
+    if request.param == "study":
+        grid = ist.Grid(activations=["relu", "tanh", "elu", "gelu", "selu"], inits=["matched"])
+        small = {"widths": (5,), "depth": 2, "seeds": (0, 1)}
+        table = ist.run_sweep(grid.model_copy(update=small), toy)
+        for name, names in (("activation", HOSTILE), ("init", [bad]), ("dataset", [bad])):
+            table[name] = table[name].cat.rename_categories(names)
+        return ist.write_report(table, folder)
+    if request.param == "model":
+        model = nn.Sequential()
+        for name in HOSTILE:
+            kind: type[nn.Linear] = type(name, (nn.Linear,), {})
+            model.add_module(name.replace(".", ""), kind(4, 4))
+        probe = Probe(model, backward=True).run(torch.ones(20, 4))
+        missed = pd.DataFrame([dict.fromkeys(probe.missed(), bad)])
+        return write_model_report(folder, probe.table(), probe.histograms(), missed)
+    if request.param == "theory":
+        return write_theory(folder, [replace(diagram("identity"), name=bad[:80])])
+    timings = pd.DataFrame(
+        [("S", variant, 0, 1.0) for variant in ("engine", "plain", "whole_hooks")],
+        columns=["workload", "variant", "round", "seconds"],
+    )
+    words = {"processor": bad, "cores": bad, "torch": bad}
+    return bench.write_benchmark(
+        folder, {"machine": words, "timings": timings, "ratios": bench.ratios(timings)}
+    )
+
+
 @pytest.fixture(params=["light", "dark"])
 def scheme(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -112,6 +158,17 @@ def test_any_page_fits(browser: Browser, any_page: Path, size: dict[str, int]) -
         "texts => Math.min(...texts.map(text => text.getBoundingClientRect().height))"
     )
     assert smallest > 6  # pixels, also where the screen is narrow
+
+
+def test_a_page_runs_nothing_of_what_it_is_about(browser: Browser, hostile_page: Path) -> None:
+    page = opened(browser, hostile_page, DESK)
+    assert page.evaluate("window.hacked") is None
+    strange = """elements => elements.filter(element => element.matches("script, img[src=x]")
+        || [...element.attributes].some(({name, value}) =>
+            name.startsWith("on") || /^\\s*javascript:/i.test(value))).length"""
+    assert page.locator("*").evaluate_all(strange) == 0
+    text = hostile_page.read_text(encoding="utf-8")
+    assert "window.hacked" in text
 
 
 def test_words_in_figures_stand_out(browser: Browser, any_page: Path, scheme: str) -> None:

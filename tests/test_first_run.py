@@ -1,0 +1,127 @@
+"""The kernels compiled anew, in processes of their own: the numbers are those of other runs."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from unittest import mock
+
+import pandas as pd
+import pytest
+from numba.core.caching import IndexDataCacheFile
+
+import initstats as ist
+
+FIRST_RUN = """
+import os, re, sys
+from pathlib import Path
+from unittest import mock
+import torch
+from numba.core.caching import CacheImpl
+import initstats as ist
+
+x = torch.randn(700, 30, generator=torch.Generator().manual_seed(0))
+data = ist.Dataset.from_arrays((x, [0] * 700), (x, [0] * 700))
+grid = ist.Grid(inits=["matched"], activations=["relu"], widths=[20], depth=3, seeds=4)
+
+def half(done, total):
+    if 2 * done == total:
+        os._exit(0)
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    situation, out = sys.argv[1], Path(sys.argv[2])
+    if situation == "empty cache":
+        ist.run_sweep(grid, data, out=out / "one worker")
+        ist.run_sweep(grid, data, out=out / "two workers", workers=2)
+        ist.run_sweep(grid, data, out=out / "killed", progress=half)
+    else:
+        with mock.patch.object(CacheImpl, "_locator_classes", []):
+            from initstats.moments import kernels_numba
+        ist.run_sweep(grid, data, out=out / "no cache")
+        (code,) = kernels_numba._add.inspect_llvm().values()
+        print(*re.findall("^define .*kernels_numba[0-9]+([a-z_]+)B", code, re.M))
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of all runs, and what a process without a cache printed."""
+    out = tmp_path_factory.mktemp("runs")
+    (script := out / "first_run.py").write_text(FIRST_RUN)
+    settings = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = os.environ | settings | {"NUMBA_CACHE_DIR": str(out / "cache")}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", script, situation, out],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for situation in ("empty cache", "no cache")
+    ]
+    printed = [process.communicate()[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    study = runpy.run_path(str(script))
+    ist.run_sweep(study["grid"], study["data"], out=out / "later")
+    assert len(ist.load_table(out / "killed")) == len(ist.load_table(out / "later")) / 2
+    ist.run_sweep(study["grid"], study["data"], out=out / "killed")
+    return out, printed[1]
+
+
+@pytest.mark.parametrize("situation", ["one worker", "two workers", "killed", "no cache"])
+def test_the_first_run_gives_the_bits_of_a_later_one(
+    runs: tuple[Path, str], situation: str
+) -> None:
+    for load in (ist.load_table, ist.load_histograms):
+        first, later = load(runs[0] / situation), load(runs[0] / "later")
+        pd.testing.assert_frame_equal(first, later, check_exact=True)
+        for name in first.select_dtypes("float"):
+            assert first[name].to_numpy().tobytes() == later[name].to_numpy().tobytes(), name
+
+
+def test_a_kernel_calls_no_copy_of_its_parts(runs: tuple[Path, str]) -> None:
+    assert set(runs[1].split()) == {"_add"}
+
+
+@pytest.fixture
+def halved(tmp_path: Path) -> ModuleType:
+    """A module with a kernel, whose cache is beside it."""
+    file = tmp_path / "halved.py"
+    file.write_text(
+        "from initstats.moments.compiling import kernel\n"
+        "@kernel()\n"
+        "def half(x):\n"
+        "    return x / 2\n"
+    )
+    return imported(file)
+
+
+def imported(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec
+    assert spec.loader
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module
+
+
+def test_a_full_disk_takes_the_cache_alone(halved: ModuleType) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with mock.patch.object(IndexDataCacheFile, "_save_data", side_effect=full):
+        assert halved.half(3.0) == 1.5
+
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+@pytest.mark.parametrize("kept", [0, 5, 40])
+def test_a_damaged_cache_is_compiled_again(halved: ModuleType, ending: str, kept: int) -> None:
+    assert halved.half(3.0) == 1.5
+    (file,) = Path(str(halved.__file__)).parent.glob(f"__pycache__/*.{ending}")
+    file.write_bytes(file.read_bytes()[:kept])
+    assert imported(Path(str(halved.__file__))).half(5.0) == 2.5
+    assert imported(Path(str(halved.__file__))).half(7.0) == 3.5

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from initstats.moments.kernels_numba import _compiled
+from initstats.moments.compiling import kernel
 
 Array = NDArray[Any]
 UNITS, ENTRIES = 128, 768
@@ -50,7 +50,7 @@ def panels(x: Tensor, every: int) -> Iterator[tuple[slice, Array]]:
             yield part, rows
 
 
-@_compiled(nogil=True)
+@kernel(nogil=True)
 def _gather(rows, flat, first, step):  # type: ignore[no-untyped-def]
     """Fill rows[unit, entry] with flat[first + entry * step + unit], eight entries at a time."""
     zero, units, entries = np.uint64(0), np.uint64(rows.shape[0]), np.uint64(rows.shape[1])

@@ -130,7 +130,7 @@ def compose(
         "blocks": len(results.blocks),
         "healthy": int((results.summary["verdict"] == "healthy").sum()),
         "configurations": len(results.summary),
-        "cells": (_cells(results), len(run.cells) if run else 0),
+        "cells": (_cells(results), run.count if run else 0),
         "keepers": answer.keepers(results),
         "contrast": answer.contrast(results),
         "hopeless": answer.hopeless(results),
@@ -218,7 +218,7 @@ def _record(results: Results, run: Run, sessions: pd.DataFrame) -> dict[str, str
     facts = {
         "data": f"{_dataset(results)}, {settings['samples']:,} of the {settings['split']} split",
         "data fingerprint": f"SHA-256 {settings['data'][:16]}…",
-        "finished": f"{_cells(results):,} of {len(run.cells):,} cells",
+        "finished": f"{_cells(results):,} of {run.count:,} cells",
         "duration": f"{sessions['seconds'].sum():.0f} s of computation"
         + (f" in {len(sessions)} sessions" if len(sessions) > 1 else ""),
         "started": f"{sessions['started'].iloc[0]:%Y-%m-%d %H:%M} UTC",

@@ -45,14 +45,14 @@ def bench(
     Ratios of paired runs come first, with the goals they are held against; milliseconds second.
     """
     from initstats import bench
-    from initstats.report.folder import claim
+    from initstats.report.page import claim_page
 
     if json and not json.parent.is_dir():
         raise ValueError(f"cannot write {json}: there is no folder {json.parent}")
     if out and lesson:
         raise ValueError("--out is for the engine: initstats foundations writes the lesson's page")
     if out:
-        claim(out)  # before the minutes of work, not after them
+        claim_page("bench", out)  # before the minutes of work, not after them
     if earlier:
         results = bench.from_json(earlier.read_text(encoding="utf-8"))
     elif lesson:

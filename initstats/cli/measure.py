@@ -126,7 +126,7 @@ def measure(
     """
     from initstats.cli.model import batches, measured, own_model, train
     from initstats.diagnosis import diagnose
-    from initstats.report.folder import claim
+    from initstats.report.page import claim_page
     from initstats.sweep import load_plugins
 
     if as_json not in (None, "-") and not Path(as_json).parent.is_dir():
@@ -134,7 +134,7 @@ def measure(
     if steps is None and (lr, optimizer) != (None, None):
         raise ValueError("--optimizer and --lr are for a training: say how long with --steps")
     if out:
-        claim(out)  # before the work, not after it
+        claim_page("model", out)  # before the work, not after it
     load_plugins(plugin or ())
     source = batches(context.meta.get(GIVEN, []), dtype, training=steps is not None)
     model, losses = own_model(factory, dtype, seed), list[float]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import Any
@@ -14,7 +15,7 @@ from initstats.plots import Results
 from initstats.plots.style import decimal
 from initstats.report import answer
 from initstats.report.drawing import Studio
-from initstats.report.page import Page, Shown, figures_of, left_out, names
+from initstats.report.page import Page, Shown, claim_page, figures_of, left_out, names
 from initstats.report.printed import (
     Column,
     Table,
@@ -88,12 +89,17 @@ def write_report(
         folder = folder or run
     elif folder is None:
         raise ValueError("a table does not say where its report goes: name a folder")
+    recorded = None if isinstance(run, pd.DataFrame) else (load_run(run), load_sessions(run))
+    claim_page("study", Path(folder))  # before the work, not after it
     with Studio(workers) as studio:
-        results, recorded = Results.of(run), None
-        if not isinstance(run, pd.DataFrame):
-            recorded = load_run(run), load_sessions(run)
+        results = Results.of(run)
         figures = figures_of("study", results, begin=studio.begin)
-        return compose(results, figures, recorded, rows=rows).publish(folder)
+        page = compose(results, figures, recorded, rows=rows)
+        if not isinstance(run, pd.DataFrame) and Path(run).resolve() == Path(folder).resolve():
+            # the run keeps its configuration there itself
+            others = {name: page.tables[name] for name in page.tables if name != "grid.toml"}
+            page = replace(page, tables=others)
+        return page.publish(folder)
 
 
 def compose(

@@ -16,12 +16,19 @@ from pydantic import TypeAdapter
 from initstats.store.errors import DamageError, StoreError, as_written
 from initstats.store.run import Run
 
-FILE, CONFIG = "run.sqlite", "grid.toml"
+FILE = "run.sqlite"
+CONFIG, OWN_CONFIG = "grid.toml", "run.toml"
+"""The configuration of a run: the second is for folders where the first is the user's own."""
 VERSION = 4
 """The version of the layout and of what the columns mean; a file of another one is refused."""
 _OURS = 0x6973_7461
 """SQLite's application id: a file without it is another program's."""
 _TABLES = ("run", "session", "cell", "place", "measurement")
+MEASUREMENTS = (
+    "CREATE TABLE measurement (cell INTEGER, position INTEGER, place INTEGER, "
+    "PRIMARY KEY (cell, position)) WITHOUT ROWID"
+)
+"""The statement that makes the table of rows, before `add_statistics`."""
 PREDICTION, PREDICTION_CHECKSUM = "prediction", "prediction_checksum"
 _CHECKSUM = "checksum"
 """The name of the row of `run` that tells whether the others are as they were written."""
@@ -36,13 +43,12 @@ def schema(run: Run) -> list[str]:
     return [
         f"PRAGMA application_id = {_OURS}",
         f"PRAGMA user_version = {VERSION}",
-        "CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT)",
+        "CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
         "CREATE TABLE session (id INTEGER PRIMARY KEY, started TEXT, seconds REAL, cells INTEGER, "
         "mark TEXT, environment TEXT)",
         f"CREATE TABLE cell (id INTEGER PRIMARY KEY, {keys}, checksum INTEGER, histogram BLOB)",
         f"CREATE TABLE place (id INTEGER PRIMARY KEY, {places})",
-        "CREATE TABLE measurement (cell INTEGER, position INTEGER, place INTEGER, "
-        "PRIMARY KEY (cell, position)) WITHOUT ROWID",
+        MEASUREMENTS,
         *indexes(run),
     ]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from initstats.store import file as layout
-from initstats.store.cells import cells, checksum, digest
+from initstats.store.cells import Cell, cells, checksum, digest
 from initstats.store.errors import DamagedCellsError, StoreError, complaints
 from initstats.store.file import marks, quoted
 from initstats.store.lock import held
@@ -38,7 +39,8 @@ class Store:
         self._file, self._connection = file, connection
         self._resources = ExitStack()
         self._began = time.monotonic()
-        self._place = _identity(file)
+        self._lasting = Path(file).absolute()  # a cell may change the working directory
+        self._identity = _identity(self._lasting)
 
     @classmethod
     def open(cls, folder: str | Path | None, run: Run, environment: Mapping[str, object]) -> Self:
@@ -53,7 +55,7 @@ class Store:
             StoreError: the folder cannot be written; another driver is at work in it; what is
                 there is not a run, is damaged, of another version, or has other settings.
         """
-        file = ":memory:" if folder is None else Path(folder).absolute() / layout.FILE
+        file = ":memory:" if folder is None else Path(folder) / layout.FILE
         with ExitStack() as resources, complaints(file):
             if isinstance(file, Path):
                 if file.parent.is_file():
@@ -162,11 +164,16 @@ class Store:
             )
         layout.write_ahead(self._connection)
         if isinstance(self._file, Path):
-            _write_whole(self._file.with_name(layout.CONFIG), to_toml(self.run.config))
+            _write_config(self._file.parent, self.run, there)
 
     def _mend(self, there: Run) -> None:
         """Take out the cells that are not as they were written: they will be measured again."""
-        damaged = [cell for cell in cells(self._connection, there, there) if not cell.sound]
+        sound, damaged = list[int](), list[Cell]()
+        for cell in cells(self._connection, there, there):
+            if cell.sound:
+                sound.append(cell.number)
+            else:
+                damaged.append(cell)
         if damaged:
             error = DamagedCellsError([cell.key for cell in damaged])
             warn(f"{self._file}: {error}, and will be measured again", stacklevel=6)
@@ -174,11 +181,23 @@ class Store:
             return
         with self._transaction():
             execute = self._connection.execute
-            for name in ("cells", "places"):
-                execute(f"DROP INDEX IF EXISTS {name}")
+            for index in ("cells", "places"):
+                execute(f"DROP INDEX IF EXISTS {index}")
             for cell in damaged:
                 execute("DELETE FROM cell WHERE id = ?", (cell.number,))
-            execute("DELETE FROM measurement WHERE cell NOT IN (SELECT id FROM cell)")
+            # rows out of order cannot be deleted, and so those that are found move to a new table
+            execute("DROP VIEW IF EXISTS tidy")
+            execute("ALTER TABLE measurement RENAME TO earlier")
+            execute(layout.MEASUREMENTS)
+            layout.add_statistics(self._connection, there)
+            columns = quoted(["cell", "position", "place", *there.statistics])
+            for number in sound:
+                execute(
+                    f"INSERT INTO measurement ({columns}) SELECT {columns} FROM earlier "
+                    "WHERE cell = ?",
+                    (number,),
+                )
+            execute("DROP TABLE earlier")
             execute("DELETE FROM place WHERE id NOT IN (SELECT place FROM measurement)")
             for statement in layout.indexes(there):
                 execute(statement)
@@ -213,7 +232,7 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        if _identity(self._file) != self._place:
+        if _identity(self._lasting) != self._identity:
             raise StoreError(
                 f"{self._file} was moved, deleted or replaced while this run was at work: start "
                 "it again"
@@ -229,20 +248,48 @@ class Store:
                 raise
 
 
-def _identity(file: Path | str) -> tuple[int, int] | None:
+def _identity(file: Path) -> tuple[int, int] | None:
     """Which file lies at a path; None where there is none."""
     try:
-        found = Path(file).stat()
+        found = file.stat()
     except OSError:
         return None
     return found.st_dev, found.st_ino
 
 
-def _write_whole(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    fresh = file.with_suffix(".new")
+def _write_config(folder: Path, run: Run, earlier: Run | None) -> None:
+    """Write the configuration of a run, beside one that is the user's own.
+
+    Args:
+        earlier: the run as it was: a file that says just that is ours.
+    """
+    text, before = to_toml(run.config), to_toml(earlier.config) if earlier else ""
+    for file in (folder / layout.CONFIG, folder / layout.OWN_CONFIG):
+        if not os.path.lexists(file) or _is_text(file, {text, before}):
+            _write_whole(file, text)
+            return
+    warn(
+        f"{folder / layout.CONFIG} and {layout.OWN_CONFIG} are not of this run and stay as they "
+        "are: the page of the run tells its configuration",
+        stacklevel=6,
+    )
+
+
+def _is_text(file: Path, texts: Collection[str]) -> bool:
+    """Whether a file, and no link to one, holds one of some texts."""
     try:
-        fresh.write_text(text, encoding="utf-8")
+        return not file.is_symlink() and file.read_text(encoding="utf-8") in texts
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write a file whole or not at all; only the holder of the folder's lock may."""
+    fresh = file.with_name(f".{file.name}.draft")
+    fresh.unlink(missing_ok=True)  # a dead driver's
+    try:
+        with fresh.open("x", encoding="utf-8") as stream:
+            stream.write(text)
         fresh.replace(file)
     finally:
         fresh.unlink(missing_ok=True)

@@ -144,6 +144,7 @@ def test_no_broken_bit_changes_a_table(run: Path, whole: Path, flips: int, tails
         "UPDATE measurement SET place = 999 WHERE cell = 3 AND position = 0",
         "UPDATE measurement SET place = NULL WHERE cell = 3 AND position = 0",
         "UPDATE measurement SET place = 1 WHERE cell = 3 AND position = 1",
+        "UPDATE measurement SET position = 99 WHERE cell = 3 AND position = 15",
         "UPDATE measurement SET cell = 99 WHERE cell = 3 AND position = 15",
         "UPDATE cell SET histogram = NULL WHERE id = 3",
         "UPDATE cell SET histogram = 7 WHERE id = 3",

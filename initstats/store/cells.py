@@ -104,21 +104,23 @@ def cells(connection: sqlite3.Connection, run: Run, part: Run) -> Iterator[Cell]
     places = places_of(connection, run)
     digests: dict[bytes, int] = {}
     rows_of = (
-        f"SELECT place, {quoted(run.statistics)} FROM measurement WHERE cell = ? ORDER BY position"
+        f"SELECT position, place, {quoted(run.statistics)} FROM measurement "
+        "WHERE cell = ? ORDER BY position"
     )
     rest_of = "SELECT histogram, checksum FROM cell WHERE id = ?"
     for number, key in committed(connection, run, part):
         rows = connection.execute(rows_of, (number,)).fetchall()
         histograms, expected = connection.execute(rest_of, (number,)).fetchone()
         try:
-            values = np.array(rows, np.float64).reshape(len(rows), 1 + len(run.statistics))
+            values = np.array(rows, np.float64).reshape(len(rows), 2 + len(run.statistics))
             with np.errstate(invalid="ignore"):
-                where = values[:, 0].astype(np.int64)
+                where = values[:, 1].astype(np.int64)
             known = digests.get(where.tobytes())
             if known is None:
                 known = digests[where.tobytes()] = digest(places[place] for place in where.tolist())
-            found = checksum(key, known, [*run.statistics], values[:, 1:], histograms)
-            yield Cell(number, key, where, values[:, 1:], histograms, found == expected)
+            found = checksum(key, known, [*run.statistics], values[:, 2:], histograms)
+            sound = found == expected and bool((values[:, 0] == np.arange(len(rows))).all())
+            yield Cell(number, key, where, values[:, 2:], histograms, sound)
         except (TypeError, ValueError, KeyError):  # text in the place of a number, and the like
             nothing = np.empty((0, len(run.statistics)))
             yield Cell(number, key, np.empty(0, np.int64), nothing, b"", False)

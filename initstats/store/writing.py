@@ -190,11 +190,11 @@ class Store:
             execute("ALTER TABLE measurement RENAME TO earlier")
             execute(layout.MEASUREMENTS)
             layout.add_statistics(self._connection, there)
-            columns = quoted(["cell", "position", "place", *there.statistics])
+            columns = quoted(["position", "place", *there.statistics])
             for number in sound:
                 execute(
-                    f"INSERT INTO measurement ({columns}) SELECT {columns} FROM earlier "
-                    "WHERE cell = ?",
+                    f"INSERT INTO measurement (cell, {columns}) SELECT {number}, {columns} "
+                    "FROM earlier WHERE cell = ?",
                     (number,),
                 )
             execute("DROP TABLE earlier")

@@ -6,7 +6,7 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -119,6 +119,17 @@ def is_begun(connection: sqlite3.Connection, file: Path | str) -> bool:
             f"one reads {VERSION}): use that version, or choose another folder"
         )
     return True
+
+
+def refuse_foreign(file: Path) -> None:
+    """Make sure that a file is no other program's; it may be half written, as its log knows.
+
+    Raises:
+        StoreError: it is, or of another version.
+    """
+    uri = unlogged(file)
+    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(uri, uri=True)) as connection:
+        is_begun(connection, file)
 
 
 def found_run(connection: sqlite3.Connection, file: Path | str) -> Run | None:

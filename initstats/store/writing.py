@@ -62,8 +62,7 @@ class Store:
                     raise StoreError(f"{folder} is a file: name a folder for the run")
                 file.parent.mkdir(parents=True, exist_ok=True)
                 if file.exists():
-                    with closing(sqlite3.connect(layout.unlogged(file), uri=True)) as connection:
-                        layout.is_begun(connection, file)  # before anything of ours is there
+                    layout.refuse_foreign(file)  # before anything of ours is there
                 resources.enter_context(held(file.parent))
                 if log := strange_log(file):
                     raise strangeness(log)
@@ -75,8 +74,9 @@ class Store:
 
     def done(self) -> set[Key]:
         """The cells that are committed."""
-        rows = self._connection.execute(f"SELECT {quoted(self.run.keys)} FROM cell")
-        return set(map(tuple, rows))
+        with complaints(self._file):
+            rows = self._connection.execute(f"SELECT {quoted(self.run.keys)} FROM cell")
+            return set(map(tuple, rows))
 
     def add(
         self, cell: Key, places: Sequence[Key], statistics: NDArray[np.float64], histograms: bytes

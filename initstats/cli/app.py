@@ -55,7 +55,6 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     warnings.formatwarning = lambda message, *_, **__: f"initstats: {message}\n"
-    sys.path.append(str(Path.cwd()))  # where a plugin is looked for; spawned workers look there too
     output = sys.stdout
     try:
         code = app(standalone_mode=False)

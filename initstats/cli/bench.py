@@ -46,14 +46,14 @@ def bench(
     """
     from initstats import bench
     from initstats.files import read_text
-    from initstats.report.folder import claim
+    from initstats.report.page import claim_page
 
     if json and not json.parent.is_dir():
         raise ValueError(f"cannot write {json}: there is no folder {json.parent}")
     if out and lesson:
         raise ValueError("--out is for the engine: initstats foundations writes the lesson's page")
     if out:
-        claim(out)  # before the minutes of work, not after them
+        claim_page("bench", out)  # before the minutes of work, not after them
     if earlier:
         results = bench.from_json(read_text(earlier))
     elif lesson:

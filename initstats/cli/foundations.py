@@ -21,9 +21,9 @@ def foundations(
     """Walk through the lesson: forward and backward by hand, every published number anew."""
     began = time.perf_counter()
     from initstats.foundations import measure, write_lesson
-    from initstats.report.folder import claim
+    from initstats.report.page import claim_page
 
-    claim(out)  # before the minute of work, not after it
+    claim_page("lesson", out)  # before the minute of work, not after it
     evidence = measure(seeds, workers)
     lesson = evidence.lesson.to_dict("split", index=False)
     print_table(lesson["columns"], lesson["data"])

@@ -133,7 +133,7 @@ def measure(
     """
     from initstats.cli.model import batches, measured, own_model, train
     from initstats.diagnosis import diagnose
-    from initstats.report.folder import claim
+    from initstats.report.page import claim_page
     from initstats.sweep import load_plugins
 
     if steps is None and (lr, optimizer) != (None, None):
@@ -141,7 +141,7 @@ def measure(
     if as_json not in (None, "-"):  # before the work, not after it
         _make_room(Path(as_json))
     if out:
-        claim(out)
+        claim_page("model", out)
     load_plugins(plugin or ())
     source = batches(context.meta.get(GIVEN, []), dtype, training=steps is not None)
     model, losses = own_model(factory, dtype, seed), list[float]()

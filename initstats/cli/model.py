@@ -16,6 +16,7 @@ from initstats.data import Split, load_data
 from initstats.probe import Probe
 from initstats.probe.batch import called
 from initstats.probe.operations import tensors
+from initstats.registry import staying
 
 SAMPLES = 256
 """Images in a batch of data."""
@@ -163,7 +164,8 @@ def own_code(what: str, inputs: Any = None) -> Iterator[None]:
         inputs: tensors that it is given, whose shapes are told.
     """
     try:
-        yield
+        with staying():
+            yield
     except (Exception, SystemExit) as error:
         if is_raised_here(error):
             raise

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from initstats.cli.app import OwnError
-from initstats.registry import import_module, split_names
+from initstats.cli.app import OwnError, is_raised_here
+from initstats.registry import import_own, split_names
 
 NAMES, NUMBERS = "NAMES", "NUMBERS"
 
@@ -86,13 +86,17 @@ def _own_module(name: str) -> ModuleType:
     if name.endswith(".py") and not Path(name).is_file():
         raise ValueError(f"there is no file {name}")
     try:
-        return import_module(name)
+        return import_own(name)
     except ModuleNotFoundError as error:
         if error.name and f"{name}.".startswith(f"{error.name}."):
             raise ValueError(
                 f"there is no module {error.name!r}, neither installed nor in the working "
                 "directory; a file is named with its .py"
             ) from error
+        raise OwnError(f"importing {name} failed: {error}") from error
+    except ImportError as error:
+        if is_raised_here(error):
+            raise ValueError(str(error)) from error
         raise OwnError(f"importing {name} failed: {error}") from error
     except (Exception, SystemExit) as error:
         raise OwnError(f"importing {name} raised {type(error).__name__}: {error}") from error

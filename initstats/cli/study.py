@@ -89,6 +89,7 @@ def _sweep(fields: dict[str, Any], out: Path | None, workers: int | None, theory
     from initstats.data import load_data
     from initstats.diagnosis import summarize
     from initstats.prediction import predict_run
+    from initstats.report.page import claim_page
     from initstats.store import load_predictions
     from initstats.sweep import Grid, run_sweep
 
@@ -96,6 +97,7 @@ def _sweep(fields: dict[str, Any], out: Path | None, workers: int | None, theory
     grid = Grid(**fields)
     data = load_data(source)
     folder = out or Path("reports") / data.name
+    claim_page("study", folder)  # before the work, not after it
     typer.echo(
         f"{data.name}: {grid.samples or len(getattr(data, grid.split)):,} images of the "
         f"{grid.split} split, normalized with the training mean {data.mean:.4f} and "

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 
 from initstats.plots.results import Block, headings, order
-from initstats.plots.style import PAGE, Stroke, StyledFigure, inches, wrapped
+from initstats.plots.style import PAGE, Stroke, StyledFigure, inches, shortened, wrapped
 
 PANEL = 1.15
 """Least width of a panel, inches."""
@@ -123,7 +123,7 @@ def add_key(
 ) -> None:
     """Explain lines or colours above or below all panels; the figure becomes higher by that."""
     width = figure.get_figwidth()
-    names = [name if width > NARROW else wrapped(name, 17) for name in handles]
+    names = [shortened(name) if width > NARROW else wrapped(name, 17) for name in handles]
     widths = [0.45 + inches(name, 8) for name in names]  # with the line, and the space behind
     room = width + 0.15
     columns = len(names) if sum(widths) < room else max(1, int(room / max(widths)))
@@ -210,8 +210,8 @@ def matrices(
     columns = {name: fitted(name, cell - 0.04, size, "normal") for name in activations}
     head = 0.1 + LINE * _lines(columns.values())
     if any(inches(name, size) > cell for name in columns.values()):  # they stand upright
-        columns = dict(zip(activations, activations, strict=True))
-        head = 0.12 + max(inches(name, size) for name in activations)
+        columns = {name: shortened(name) for name in activations}
+        head = 0.12 + max(inches(name, size) for name in columns.values())
     tall = max(np.clip(0.75 * cell, *heights), 0.13 * _lines(rows.values()))
     blocks = headings(frame)
     each = 0.25 * (len(blocks) > 1) + len(chunks) * (head + tall * len(inits) + 0.06)

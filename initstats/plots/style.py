@@ -161,8 +161,17 @@ def wrapped(name: str, width: int = 9) -> str:
     ['general_', 'relu', '(leak=0.2,', 'sub=0.3)']
     """
     lines = [""]
-    for piece in re.split(r"(?<=[_,:])|(?=\()", name):
+    for piece in re.split(r"(?<=[_,:])|(?=\()", shortened(name)):
         if lines[-1] and len(lines[-1]) + len(piece) > width:
             lines.append("")
         lines[-1] += piece
     return "\n".join(line.strip() for line in lines)
+
+
+def shortened(name: str) -> str:
+    """A name that a figure has room for: of a very long one, its two ends.
+
+    >>> shortened("relu"), len(shortened("very_" * 30))
+    ('relu', 48)
+    """
+    return name if len(name) <= 48 else f"{name[:31]}…{name[-16:]}"

@@ -15,8 +15,10 @@ from initstats.registry.entry import Entry as Entry
 from initstats.registry.entry import Need as Need
 from initstats.registry.entry import check_importable as check_importable
 from initstats.registry.entry import import_module as import_module
+from initstats.registry.entry import import_own as import_own
 from initstats.registry.entry import missing as missing
 from initstats.registry.spelling import Value as Value
 from initstats.registry.spelling import spelled as spelled
 from initstats.registry.spelling import split_names as split_names
 from initstats.registry.spelling import unknown as unknown
+from initstats.registry.staying import staying as staying

@@ -11,6 +11,7 @@ from itertools import product
 from typing import Generic, TypeVar
 
 from initstats.registry.spelling import Value, read_range, read_value, spelled, unknown
+from initstats.registry.staying import staying
 
 T = TypeVar("T")
 
@@ -79,7 +80,8 @@ class Catalog(Mapping[str, T]):
         name, parameters = self.parse(spelling)
         canonical = self.spell(name, parameters)
         if canonical not in self._made:
-            self._made[canonical] = self._families[name].make(canonical, **parameters)
+            with staying():  # what is made may be tried
+                self._made[canonical] = self._families[name].make(canonical, **parameters)
         return self._made[canonical]
 
     def add(self, family: Family[T]) -> None:

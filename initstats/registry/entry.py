@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from initstats.registry.catalog import Catalog
 from initstats.registry.spelling import Value
+from initstats.registry.staying import staying
 
 T = TypeVar("T")
 
@@ -80,18 +81,20 @@ def _recall(kind: type[Entry], name: str, module: str) -> Any:
     return kind.catalog[name]
 
 
+@staying()
 def import_module(name: str) -> ModuleType:
     """Import a module by its name, or a file that ends in .py by its path, once.
 
     A file's module is named by its absolute path, so that files of one name are told apart, and
     another process finds the file by the name of its module. Its folder is added at the end of the
-    search path, for what it imports itself.
+    search path, for what it imports itself; and the working directory, for a module that is nowhere
+    else.
 
     Raises:
         ImportError, OSError, SyntaxError: there is no such module or file, or it is no Python.
     """
     if not name.endswith(".py"):
-        return importlib.import_module(name)
+        return _by_name(name)
     path = Path(name).resolve()
     for known in (str(path), path.stem, "__main__"):
         module = sys.modules.get(known)
@@ -101,11 +104,68 @@ def import_module(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
+    _search(path.parent)
     try:
         spec.loader.exec_module(module)
+        _check_neighbours(module, path.parent)
     except BaseException:
         del sys.modules[spec.name]
         raise
     return module
+
+
+def import_own(name: str) -> ModuleType:
+    """Import a module of the user's own, as `import_module` does, and not another of its name.
+
+    Raises:
+        ImportError, OSError, SyntaxError: as `import_module`; or another module has the name.
+    """
+    module = import_module(name)
+    top = name.partition(".")[0]
+    file = Path(f"{top}.py")
+    if not name.endswith(".py") and file.is_file() and not _is_of(sys.modules[top], file):
+        found = getattr(sys.modules[top], "__file__", None) or "a part of Python"
+        raise ImportError(
+            f"module {top!r} is {found}, and not the {file} here: name it with its .py, or give "
+            "it another name"
+        )
+    return module
+
+
+def _by_name(name: str) -> ModuleType:
+    top = name.partition(".")[0]
+    if top not in sys.modules and not importlib.util.find_spec(top):
+        _search(Path.cwd())
+    return importlib.import_module(name)
+
+
+_searched: set[Path] = set()
+"""The folders that we look for modules in."""
+
+
+def _search(folder: Path) -> None:
+    """Look for modules in a folder, too, after all others."""
+    _searched.add(folder)
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _check_neighbours(module: ModuleType, folder: Path) -> None:
+    """Raise an ImportError where a file has what another one's neighbour of that name defines."""
+    for value in vars(module).values():
+        kind = "__name__" if isinstance(value, ModuleType) else "__module__"
+        name = getattr(value, kind, None)
+        known = sys.modules.get(name) if isinstance(name, str) else None
+        file = Path(getattr(known, "__file__", None) or "")
+        own = folder / file.name
+        if file.parent in _searched - {folder} and own.is_file():
+            raise ImportError(
+                f"it imports {file.stem!r}, which is {file} already, and not {own}: give one of "
+                "them another name"
+            )
+
+
+def _is_of(module: ModuleType, file: Path) -> bool:
+    """Whether a module was read from a file."""
+    found = getattr(module, "__file__", None)
+    return found is not None and file.samefile(found)

@@ -1,6 +1,6 @@
 """The folder of a page: files are written into a draft beside it and moved there, the page last.
 
-An interruption leaves the earlier page readable, and nobody else's page is replaced.
+An interruption leaves the earlier page readable, and nobody else's file is replaced.
 """
 
 from __future__ import annotations
@@ -8,15 +8,23 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 PAGE, PICTURES = "index.html", "figures"
+_DRAFT = ".draft-"
 _OURS = re.compile(r'<meta name="generator" content="initstats[ "]')
 """What the head of each of our pages says."""
 _SHOWN = re.compile(r'<figcaption id="([\w.=,-]+)-caption">')
 """How our pages name what they show: a caption's id begins as the picture's file does."""
+_BESIDE = re.compile(r"<!-- beside this page: (.*) -->")
+"""How our pages name the other files that belong to them."""
+
+
+def beside(files: Iterable[str]) -> str:
+    """The end of a page, by which its files are known again."""
+    return f"<!-- beside this page: {' '.join(files)} -->\n"
 
 
 @contextmanager
@@ -29,47 +37,91 @@ def drafted(folder: str | Path) -> Iterator[Path]:
         folder: where the page goes; made if need be.
 
     Raises:
-        ValueError: somebody else's page is there.
+        ValueError: somebody else's page, or another file of theirs, is in the place of ours.
         OSError: the folder cannot be written.
     """
     folder = Path(folder)
-    try:
-        earlier = claim(folder)
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder))
+    claim(folder)
+    with _complaints(folder):
+        draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=folder))
         try:
             yield draft
-            _publish(draft, folder, earlier)
+            files = {str(path.relative_to(draft)) for path in draft.rglob("*") if path.is_file()}
+            _publish(draft, folder, files, claim(folder, files, draft))
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    except OSError as error:
-        raise OSError(f"cannot write the page into {folder}: {error.strerror or error}") from error
 
 
-def claim(folder: Path) -> set[str]:
+def claim(folder: Path, files: Collection[str] = (), draft: Path | None = None) -> set[str]:
     """Make sure that a page may be written into a folder, which is made if need be.
+
+    Args:
+        files: the names of what will lie beside it, as far as they are known.
+        draft: the one of that page.
 
     Returns:
         The files of the pictures that an earlier page of ours shows there.
 
     Raises:
-        ValueError: somebody else's page is there, or the folder is a file.
+        ValueError: somebody else's page, or another file of theirs, is in the place of ours; or the
+            folder is a file.
         OSError: the folder cannot be made.
     """
     if folder.is_file():
         raise ValueError(f"{folder} is a file: name a folder for the page")
     page = folder / PAGE
-    html = page.read_text(encoding="utf-8", errors="replace") if page.exists() else ""
+    html = _read(page)
     if html and not _OURS.search(html, 0, 2000):
         raise ValueError(f"{page} is not a page of initstats: choose another folder, or move it")
-    folder.mkdir(parents=True, exist_ok=True)
-    return {f"{name}.{kind}" for name in _SHOWN.findall(html) for kind in ("png", "svg")}
+    # a draft that is still there was left by a process that died while it moved the files
+    dead = {path.parent for path in folder.glob(f"{_DRAFT}*/{PAGE}")} - {draft}
+    known = [html, *(_read(path / PAGE) for path in dead)]
+    ours = {name for text in known for name in (*_pictures(text), *_others(text))}
+    for name in files:
+        if name != PAGE and (folder / name).exists() and not {name, Path(name).suffix} & ours:
+            raise ValueError(
+                f"{folder / name} is of no earlier page of initstats: choose another folder, or "
+                "move it"
+            )
+    with _complaints(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return {Path(name).name for name in _pictures(html)}
 
 
-def _publish(draft: Path, folder: Path, earlier: set[str]) -> None:
-    """Move a draft to its place, its page last."""
-    files = [path for path in draft.rglob("*") if path.is_file()]
+@contextmanager
+def _complaints(folder: Path) -> Iterator[None]:
+    """Say in a line why a page cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"cannot write the page into {folder}: {error.strerror or error}") from error
+
+
+def _read(page: Path) -> str:
+    return page.read_text(encoding="utf-8", errors="replace") if page.exists() else ""
+
+
+def _pictures(html: str) -> set[str]:
+    """The pictures that a page shows."""
+    return {f"{PICTURES}/{name}.{kind}" for name in _SHOWN.findall(html) for kind in ("png", "svg")}
+
+
+def _others(html: str) -> list[str]:
+    """What else belongs to a page; of one that does not say so, all files of some suffixes."""
+    named = _BESIDE.search(html)
+    return named[1].split() if named else [".csv", ".parquet", ".json", ".toml"] if html else []
+
+
+def _publish(draft: Path, folder: Path, files: set[str], earlier: set[str]) -> None:
+    """Move a draft to its place, its page last; where that fails, nothing new stays."""
     (folder / PICTURES).mkdir(exist_ok=True)
-    for stale in earlier - {path.name for path in files}:
+    for stale in earlier - {Path(name).name for name in files}:
         (folder / PICTURES / stale).unlink(missing_ok=True)
-    for path in sorted(files, key=lambda path: path.name == PAGE):
-        path.replace(folder / path.relative_to(draft))
+    fresh = [folder / name for name in files if not (folder / name).exists()]
+    try:
+        for name in sorted(files, key=lambda name: name == PAGE):
+            (draft / name).replace(folder / name)
+    except BaseException:
+        for path in fresh:
+            path.unlink(missing_ok=True)
+        raise

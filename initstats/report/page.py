@@ -22,7 +22,7 @@ from initstats import __version__
 from initstats.plots import of_page
 from initstats.plots.style import decimal
 from initstats.report.drawing import Drawing, draw
-from initstats.report.folder import PAGE, PICTURES, drafted
+from initstats.report.folder import PAGE, PICTURES, beside, claim, drafted
 from initstats.report.printed import factor, percent, significant, typeset
 
 MOST_NAMES = 6
@@ -81,6 +81,25 @@ def figures_of(
     ]
 
 
+BESIDE = {
+    "bench": ("bench.json",),
+    "lesson": ("lesson.csv", "timings.csv", "draws.csv"),
+    "model": ("table.csv", "findings.csv", "missed.csv"),
+    "study": ("table.csv", "table.parquet", "summary.csv"),
+}
+"""The tables that may lie beside a kind of page."""
+
+
+def claim_page(kind: str, folder: Path) -> None:
+    """Make sure, before the work for a kind of page, that it may be written into a folder.
+
+    Raises:
+        ValueError, OSError: as `claim`.
+    """
+    names = [f"{PICTURES}/{each.name}.{end}" for each in of_page(kind) for end in ("png", "svg")]
+    claim(folder, [*BESIDE[kind], *names])
+
+
 def left_out(page: str, results: Any) -> dict[str, str]:
     """Titles of the figures of a page that cannot be drawn from these results, and why not."""
     reasons = {picture.title: picture.missing(results) for picture in of_page(page)}
@@ -121,7 +140,8 @@ class Page:
                 picture = str(draft / PICTURES / figure.name)
                 Path(picture + ".png").write_bytes(figure.drawing.png)
                 Path(picture + ".svg").write_text(figure.drawing.svg, encoding="utf-8")
-            (draft / PAGE).write_text(self.html(), encoding="utf-8")
+            html = self.html() + beside(self.tables)
+            (draft / PAGE).write_text(html, encoding="utf-8")
         return Path(folder) / PAGE
 
     def html(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import Any
@@ -14,7 +15,7 @@ from initstats.plots import Results
 from initstats.plots.style import decimal
 from initstats.report import answer
 from initstats.report.drawing import Studio
-from initstats.report.page import Page, Shown, figures_of, left_out, names
+from initstats.report.page import Page, Shown, claim_page, figures_of, left_out, names
 from initstats.report.printed import (
     Column,
     Table,
@@ -88,12 +89,17 @@ def write_report(
         folder = folder or run
     elif folder is None:
         raise ValueError("a table does not say where its report goes: name a folder")
+    recorded = None if isinstance(run, pd.DataFrame) else (load_run(run), load_sessions(run))
+    claim_page("study", Path(folder))  # before the work, not after it
     with Studio(workers) as studio:
-        results, recorded = Results.of(run), None
-        if not isinstance(run, pd.DataFrame):
-            recorded = load_run(run), load_sessions(run)
+        results = Results.of(run)
         figures = figures_of("study", results, begin=studio.begin)
-        return compose(results, figures, recorded, rows=rows).publish(folder)
+        page = compose(results, figures, recorded, rows=rows)
+        if not isinstance(run, pd.DataFrame) and Path(run).resolve() == Path(folder).resolve():
+            # the run keeps its configuration there itself
+            others = {name: page.tables[name] for name in page.tables if name != "grid.toml"}
+            page = replace(page, tables=others)
+        return page.publish(folder)
 
 
 def compose(
@@ -130,7 +136,7 @@ def compose(
         "blocks": len(results.blocks),
         "healthy": int((results.summary["verdict"] == "healthy").sum()),
         "configurations": len(results.summary),
-        "cells": (_cells(results), len(run.cells) if run else 0),
+        "cells": (_cells(results), run.count if run else 0),
         "keepers": answer.keepers(results),
         "contrast": answer.contrast(results),
         "hopeless": answer.hopeless(results),
@@ -218,7 +224,7 @@ def _record(results: Results, run: Run, sessions: pd.DataFrame) -> dict[str, str
     facts = {
         "data": f"{_dataset(results)}, {settings['samples']:,} of the {settings['split']} split",
         "data fingerprint": f"SHA-256 {settings['data'][:16]}…",
-        "finished": f"{_cells(results):,} of {len(run.cells):,} cells",
+        "finished": f"{_cells(results):,} of {run.count:,} cells",
         "duration": f"{sessions['seconds'].sum():.0f} s of computation"
         + (f" in {len(sessions)} sessions" if len(sessions) > 1 else ""),
         "started": f"{sessions['started'].iloc[0]:%Y-%m-%d %H:%M} UTC",

@@ -1,27 +1,37 @@
-"""The file of a run: its layout, what is wrong with one, and who may write to it."""
+"""The file of a run: its layout, and whether a file has it."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 import zlib
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import closing, suppress
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
-from initstats.store.run import Key, Run
+from pydantic import TypeAdapter
 
-FILE, CONFIG, LOCK = "run.sqlite", "grid.toml", "run.lock"
-VERSION = 3
+from initstats.store.errors import DamageError, StoreError, as_written
+from initstats.store.run import Run
+
+FILE = "run.sqlite"
+CONFIG, OWN_CONFIG = "grid.toml", "run.toml"
+"""The configuration of a run: the second is for folders where the first is the user's own."""
+VERSION = 4
 """The version of the layout and of what the columns mean; a file of another one is refused."""
 _OURS = 0x6973_7461
 """SQLite's application id: a file without it is another program's."""
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-class StoreError(ValueError):
-    """A run's folder that cannot be used as asked; what is in it stays as it is."""
+_TABLES = ("run", "session", "cell", "place", "measurement")
+MEASUREMENTS = (
+    "CREATE TABLE measurement (cell INTEGER, position INTEGER, place INTEGER, "
+    "PRIMARY KEY (cell, position)) WITHOUT ROWID"
+)
+"""The statement that makes the table of rows, before `add_statistics`."""
+PREDICTION, PREDICTION_CHECKSUM = "prediction", "prediction_checksum"
+_CHECKSUM = "checksum"
+"""The name of the row of `run` that tells whether the others are as they were written."""
 
 
 def schema(run: Run) -> list[str]:
@@ -33,14 +43,21 @@ def schema(run: Run) -> list[str]:
     return [
         f"PRAGMA application_id = {_OURS}",
         f"PRAGMA user_version = {VERSION}",
-        "CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT)",
+        "CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
         "CREATE TABLE session (id INTEGER PRIMARY KEY, started TEXT, seconds REAL, cells INTEGER, "
-        "environment TEXT)",
-        f"CREATE TABLE cell (id INTEGER PRIMARY KEY, {keys}, histogram BLOB, "
-        f"UNIQUE ({quoted(run.keys)}))",
-        f"CREATE TABLE place (id INTEGER PRIMARY KEY, {places}, UNIQUE ({quoted(run.places)}))",
-        "CREATE TABLE measurement (cell INTEGER, position INTEGER, place INTEGER, "
-        "PRIMARY KEY (cell, position)) WITHOUT ROWID",
+        "mark TEXT, environment TEXT)",
+        f"CREATE TABLE cell (id INTEGER PRIMARY KEY, {keys}, checksum INTEGER, histogram BLOB)",
+        f"CREATE TABLE place (id INTEGER PRIMARY KEY, {places})",
+        MEASUREMENTS,
+        *indexes(run),
+    ]
+
+
+def indexes(run: Run) -> list[str]:
+    """The statements that make the indexes of a run, by which no cell or place is there twice."""
+    return [
+        f"CREATE UNIQUE INDEX cells ON cell ({quoted(run.keys)})",
+        f"CREATE UNIQUE INDEX places ON place ({quoted(run.places)})",
     ]
 
 
@@ -71,8 +88,15 @@ def marks(columns: Collection[object]) -> str:
     return ", ".join("?" * len(columns))
 
 
-def found_run(connection: sqlite3.Connection, file: Path | str) -> Run | None:
-    """The run that a file holds; None where a driver died as it began, or nobody began yet.
+def write_run(connection: sqlite3.Connection, run: Run) -> None:
+    """Write down what the cells of a run have in common."""
+    parts = {field.name: json.dumps(getattr(run, field.name)) for field in fields(Run)}
+    rows = (parts | {_CHECKSUM: str(_digest(parts))}).items()
+    connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", rows)
+
+
+def is_begun(connection: sqlite3.Connection, file: Path | str) -> bool:
+    """Whether there is a run in a file; not where a driver died as it began, or nobody began yet.
 
     Raises:
         StoreError: another program's file, or one of another version.
@@ -86,7 +110,7 @@ def found_run(connection: sqlite3.Connection, file: Path | str) -> Run | None:
         )
     )
     if not (application or version or tables):
-        return None
+        return False
     if application != _OURS:
         raise StoreError(f"{file} is not a run of initstats: choose another folder")
     if version != VERSION:
@@ -94,73 +118,112 @@ def found_run(connection: sqlite3.Connection, file: Path | str) -> Run | None:
             f"{file} was written by another version of initstats (its format is {version}, this "
             f"one reads {VERSION}): use that version, or choose another folder"
         )
-    try:
-        parts = connection.execute("SELECT name, value FROM run")
-        return Run(**{name: json.loads(value) for name, value in parts})
-    except (TypeError, ValueError) as error:
-        raise damaged(file, error) from error
+    return True
 
 
-def numbered(connection: sqlite3.Connection, table: str, columns: Iterable[str]) -> dict[Key, int]:
-    """The rows of `cell` or `place` in the order of their numbers, and the number of each."""
-    rows = connection.execute(f"SELECT id, {quoted(columns)} FROM {table} ORDER BY id")
-    return {tuple(key): number for number, *key in rows}
+def refuse_foreign(file: Path) -> None:
+    """Make sure that a file is no other program's; it may be half written, as its log knows.
+
+    Raises:
+        StoreError: it is, or of another version.
+    """
+    uri = unlogged(file)
+    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(uri, uri=True)) as connection:
+        is_begun(connection, file)
+
+
+def found_run(connection: sqlite3.Connection, file: Path | str) -> Run | None:
+    """The run that a file holds; None where it is not begun.
+
+    Raises:
+        StoreError: another program's file, or one of another version.
+        DamageError: it holds something else than was written.
+    """
+    connection.execute("PRAGMA trusted_schema = OFF")
+    # a text that is damaged is another text, not an error
+    connection.text_factory = lambda text: text.decode(errors="backslashreplace")
+    if not is_begun(connection, file):
+        return None
+    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if verdict != "ok":
+        raise DamageError(verdict.splitlines()[-1])
+    _check_tables(connection)
+    with as_written():
+        parts = dict(connection.execute("SELECT name, value FROM run"))
+        if str(_digest(parts)) != parts.pop(_CHECKSUM):
+            raise DamageError("its settings are not those that were written")
+        run = _reader().validate_python({name: json.loads(text) for name, text in parts.items()})
+        _check_run(run)
+    _check_columns(connection, run)
+    return run
+
+
+@cache
+def _reader() -> TypeAdapter[Run]:
+    return TypeAdapter(Run)
+
+
+def _digest(parts: Mapping[str, str]) -> int:
+    return zlib.crc32(json.dumps(sorted({**parts, _CHECKSUM: ""}.items())).encode())
+
+
+def _check_tables(connection: sqlite3.Connection) -> None:
+    """Make sure that tables are tables: a view, or a trigger, may have no end."""
+    entries = connection.execute("SELECT lower(name), type, rootpage FROM sqlite_master").fetchall()
+    tables = {name for name, kind, page in entries if kind == "table" and page}
+    others = {name for name, *_ in entries} & {PREDICTION, PREDICTION_CHECKSUM}
+    for name in (*_TABLES, *others):
+        if name not in tables:
+            raise DamageError(f"{name} is no table in it")
+        if any(hidden for *_, hidden in connection.execute(f"PRAGMA table_xinfo({name})")):
+            raise DamageError(f"table {name} has columns that are computed")
+    if "trigger" in {kind for _, kind, _ in entries}:
+        raise DamageError("there is a trigger in it")
+
+
+def _check_columns(connection: sqlite3.Connection, run: Run) -> None:
+    """Make sure that a name in a query is one of a column, for SQLite takes others for text."""
+    expected = {
+        "session": ["id", "started", "seconds", "cells", "mark", "environment"],
+        "cell": ["id", *run.keys, "checksum", "histogram"],
+        "place": ["id", *run.places],
+        "measurement": ["cell", "position", "place", *run.statistics],
+    }
+    for table, names in expected.items():
+        found = connection.execute(f"PRAGMA table_info({table})")
+        if {name for _, name, *_ in found} != set(names):
+            raise DamageError(f"table {table} has other columns than were made")
+
+
+def _check_run(run: Run) -> None:
+    """Make sure that a run has what is read of it; a DamageError where it has not."""
+    kinds = {"text": str, "integer": int}
+    for name, kind in run.keys.items():
+        values = run.config[f"{name}s"]
+        if not isinstance(values, list) or {type(value) for value in values} - {kinds[kind]}:
+            raise DamageError(f"{name}s: not a list of {kind}")
+    if not isinstance(run.settings["dataset"], str):
+        raise DamageError("the dataset has no name")
+
+
+def unlogged(file: Path) -> str:
+    """The address of a file as it is without its log, which stays as it is."""
+    return f"{file.resolve().as_uri()}?immutable=1"
 
 
 def write_ahead(connection: sqlite3.Connection) -> None:
     """Keep a write-ahead log, so that readers never wait; network disks cannot have one."""
     with suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA journal_mode = MEMORY")  # no other log while it changes
         if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal":
             # with this log, only a power cut can cost a commit, and only the last ones
             connection.execute("PRAGMA synchronous = NORMAL")
+        else:
+            connection.execute("PRAGMA journal_mode = DELETE")
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock; it is free again when its holder dies."""
-    file = folder / LOCK
-    file.touch()
-    with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as lock:
-        try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode not in _BUSY:
-                file.unlink()
-            raise
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                file.unlink()  # while it is still held: who comes next makes a lock of its own
-
-
-@contextmanager
-def complaints(file: Path | str) -> Iterator[None]:
-    """Say in a line what is the matter with a file, instead of what SQLite or the system say."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        if code in _DAMAGED:
-            raise damaged(file, error) from error
-        if code in _BUSY:
-            raise StoreError(
-                f"{file} is in use by another run: wait for it, or choose another folder"
-            ) from error
-        raise StoreError(
-            f"cannot use {file}: {error}; what was committed is safe: mend this and run the same "
-            "again, or choose another folder"
-        ) from error
-    except zlib.error as error:
-        raise damaged(file, error) from error
-    except OSError as error:
-        raise StoreError(
-            f"cannot use {file}: {error.strerror or error}: choose another folder"
-        ) from error
-
-
-def damaged(file: Path | str, error: object) -> StoreError:
-    """The error for a file that holds something else than was written."""
-    return StoreError(
-        f"{file} is damaged ({error}) and was left as it is: move it away, or choose another folder"
-    )
+def write_through(connection: sqlite3.Connection) -> None:
+    """Make a file whole without its log: it can be copied, and read from a read-only disk."""
+    with suppress(sqlite3.Error):  # a reader is at work
+        connection.execute("PRAGMA journal_mode = MEMORY")
+        connection.execute("PRAGMA journal_mode = DELETE")

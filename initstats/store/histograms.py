@@ -21,8 +21,20 @@ def pack(histograms: NDArray[np.int64]) -> bytes:
 
 
 def unpack(packed: bytes, *, rows: int, bins: int) -> NDArray[np.int64]:
-    """The histograms that were packed, (rows, bins); a `zlib.error` where bytes are damaged."""
-    planes = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(8, -1)
+    """The histograms that were packed, (rows, bins).
+
+    Raises:
+        ValueError: the bytes are damaged.
+    """
+    most = 16 * rows * bins  # a gap and a count of eight bytes for every bin
+    stream = zlib.decompressobj()
+    try:
+        content = stream.decompress(packed, most + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if len(content) > most or not (stream.eof or rows * bins == 0):
+        raise ValueError("histograms of another length")
+    planes = np.frombuffer(content, np.uint8).reshape(8, -1)
     gaps, counts = np.ascontiguousarray(planes.T).view("<i8").reshape(2, -1)
     histograms = np.zeros(rows * bins, np.int64)
     histograms[gaps.cumsum()] = counts

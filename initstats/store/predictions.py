@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import zlib
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 
-from initstats.store.file import FILE, complaints, held, marks
+from initstats.store.errors import DamageError, as_written, complaints
+from initstats.store.file import FILE, PREDICTION, PREDICTION_CHECKSUM, marks
+from initstats.store.lock import held
+from initstats.store.log import keep_mark
 from initstats.store.parameters import with_parameters
 from initstats.store.reading import reading
 
-_TABLE = "prediction"
 _WRITTEN = {"i": "INTEGER", "f": ""}
 """SQL's type of a column by numpy's kind, else TEXT; undeclared floats keep their bits."""
 _READ = {"INTEGER": "int64", "": "float64", "TEXT": "str"}
@@ -43,6 +48,7 @@ def save_predictions(folder: str | Path, predicted: pd.DataFrame) -> None:
         f'"{name}" {_WRITTEN.get(column.dtype.kind, "TEXT")}' for name, column in predicted.items()
     )
     rows = predicted.astype(object).where(predicted.notna(), None).to_numpy().tolist()
+    check = _checksum([*predicted], rows)
     with (
         complaints(file),
         held(file.parent),
@@ -50,9 +56,15 @@ def save_predictions(folder: str | Path, predicted: pd.DataFrame) -> None:
         connection,  # commits, or rolls back
     ):
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute(f"DROP TABLE IF EXISTS {_TABLE}")
-        connection.execute(f"CREATE TABLE {_TABLE} ({names})")
-        connection.executemany(f"INSERT INTO {_TABLE} VALUES ({marks(predicted.columns)})", rows)
+        connection.execute(f"DROP TABLE IF EXISTS {PREDICTION}")
+        connection.execute(f"CREATE TABLE {PREDICTION} ({names})")
+        connection.executemany(
+            f"INSERT INTO {PREDICTION} VALUES ({marks(predicted.columns)})", rows
+        )
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {PREDICTION_CHECKSUM} (value INTEGER)")
+        connection.execute(f"DELETE FROM {PREDICTION_CHECKSUM}")
+        connection.execute(f"INSERT INTO {PREDICTION_CHECKSUM} VALUES (?)", (check,))
+        keep_mark(connection)
 
 
 def load_predictions(folder: str | Path) -> pd.DataFrame | None:
@@ -61,11 +73,21 @@ def load_predictions(folder: str | Path) -> pd.DataFrame | None:
     After the key columns come those of the run's parameters, as in its table.
     """
     with reading(folder) as (connection, run):
-        columns = connection.execute(f"PRAGMA table_info({_TABLE})").fetchall()
+        columns = connection.execute(f"PRAGMA table_info({PREDICTION})").fetchall()
         if not columns:
             return None
-        kinds = {name: _READ[declared] for _, name, declared, *_ in columns}
-        rows = connection.execute(f"SELECT * FROM {_TABLE}").fetchall()
-    frame = pd.DataFrame(rows, columns=list(kinds), dtype=object).astype(kinds)
-    keys = [name for name in ("dataset", *run.keys, *run.places) if name in frame]
-    return pd.concat([with_parameters(frame[keys], run.entries), frame.drop(columns=keys)], axis=1)
+        rows = connection.execute(f"SELECT * FROM {PREDICTION}").fetchall()
+        (check,) = connection.execute(f"SELECT sum(value) FROM {PREDICTION_CHECKSUM}").fetchone()
+        if check != _checksum([name for _, name, *_ in columns], rows):
+            raise DamageError("its predictions are not those that were written")
+        with as_written():
+            kinds = {name: _READ[declared] for _, name, declared, *_ in columns}
+            frame = pd.DataFrame(rows, columns=list(kinds), dtype=object).astype(kinds)
+            keys = [name for name in ("dataset", *run.keys, *run.places) if name in frame]
+            parameters = with_parameters(frame[keys], run.entries)
+    return pd.concat([parameters, frame.drop(columns=keys)], axis=1)
+
+
+def _checksum(names: Sequence[str], rows: Sequence[Sequence[object]]) -> int:
+    """A number that tells whether predictions are as they were written."""
+    return zlib.crc32(json.dumps([[*map(str, names)], *map(list, rows)]).encode())

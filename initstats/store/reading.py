@@ -18,8 +18,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from initstats.registry import unknown
-from initstats.store.file import FILE, StoreError, complaints, found_run, numbered, quoted
+from initstats.store.cells import Cell, places_of, sound_cells
+from initstats.store.errors import StoreError, as_written, complaints
+from initstats.store.file import FILE, found_run
 from initstats.store.histograms import unpack
+from initstats.store.log import refuse_strange_log
 from initstats.store.parameters import with_parameters
 from initstats.store.run import Key, Run
 
@@ -38,7 +41,7 @@ def load_table(folder: str | Path) -> pd.DataFrame:
         StoreError: not a run's folder, a damaged file, or one of another version.
     """
     with reading(folder) as (connection, run):
-        return table(connection, run)
+        return table(connection, run, run)
 
 
 def load_histograms(
@@ -98,9 +101,8 @@ def iterate_histograms(
     with reading(folder) as (connection, run):
         places = _places(connection, run)
         keep = places.index[(places["tensor"] == tensor) & (places["direction"] == direction)]
-        for cell, number in _committed(connection, run).items():
-            at, histograms = _histograms_of(connection, run, number)
-            yield cell, histograms[np.isin(at, keep)]
+        for cell in sound_cells(connection, run, run):
+            yield cell.key, _unpacked(run, cell)[np.isin(cell.places, keep)]
 
 
 def load_run(folder: str | Path) -> Run:
@@ -119,59 +121,65 @@ def load_sessions(folder: str | Path) -> pd.DataFrame:
     with reading(folder) as (connection, _):
         sessions = connection.execute("SELECT started, seconds, cells, environment FROM session")
         names = ("started", "seconds", "cells")
-        return pd.DataFrame(
-            dict(zip(names, (pd.Timestamp(started), *numbers), strict=True)) | json.loads(rest)
-            for started, *numbers, rest in sessions
-        )
+        with as_written():
+            return pd.DataFrame(
+                dict(
+                    zip(
+                        names, (pd.Timestamp(str(started)), float(seconds), int(cells)), strict=True
+                    )
+                )
+                | json.loads(environment)
+                for started, seconds, cells, environment in sessions
+            )
 
 
-def table(connection: sqlite3.Connection, run: Run) -> pd.DataFrame:
-    """The rows of the committed cells that a run lists, in its order."""
-    numbers = _committed(connection, run)
-    query = (
-        f"SELECT place, {quoted(run.statistics)} FROM measurement WHERE cell = ? ORDER BY position"
-    )
-    columns = len(run.statistics) + 1
-    blocks = [
-        np.array(connection.execute(query, (number,)).fetchall(), np.float64).reshape(-1, columns)
-        for number in numbers.values()
-    ]
-    place, *values = np.concatenate([np.empty((0, columns)), *blocks]).T
+def table(connection: sqlite3.Connection, run: Run, part: Run) -> pd.DataFrame:
+    """The rows of the committed cells that a part of a run lists, in its order.
+
+    Raises:
+        DamagedCellsError: some of them are not as they were written.
+    """
+    chosen = [list(run.statistics).index(name) for name in part.statistics]
+    keys, places = list[Key](), [np.empty(0, np.int64)]
+    blocks = [np.empty((0, len(chosen)))]
+    for found in sound_cells(connection, run, part):
+        keys.append(found.key)
+        places.append(found.places)
+        blocks.append(found.statistics[:, chosen])
     statistics = {
         # NaN in rows older than an integer statistic
         name: column.astype(np.int64) if integer and (column % 1 == 0).all() else column
-        for (name, integer), column in zip(run.statistics.items(), values, strict=True)
+        for (name, integer), column in zip(
+            part.statistics.items(), np.concatenate(blocks).T, strict=True
+        )
     }
-    cell = np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])
-    keys = _keys(connection, run, list(numbers), cell, place)
-    return with_parameters(keys, run.entries).assign(**statistics)
+    cell = np.repeat(np.arange(len(keys)), [len(block) for block in blocks[1:]])
+    columns = _keys(connection, part, keys, cell, np.concatenate(places))
+    return with_parameters(columns, part.entries).assign(**statistics)
 
 
 def _histograms(
     connection: sqlite3.Connection, run: Run, part: Run, places: pd.Index
 ) -> pd.DataFrame:
     """The nonempty bins of the cells that a part of a run lists, at some places."""
-    numbers = _committed(connection, part)
     low, high = (np.array(edges) for edges in run.bins)
-    found = [np.empty((4, 0), np.int64)]
-    for index, number in enumerate(numbers.values()):
-        at, counts = _histograms_of(connection, run, number)
-        row, where = np.nonzero(counts * np.isin(at, places)[:, None])
-        found.append(np.stack([np.full_like(row, index), at[row], where, counts[row, where]]))
+    keys, found = list[Key](), [np.empty((4, 0), np.int64)]
+    for index, each in enumerate(sound_cells(connection, run, part)):
+        counts = _unpacked(run, each)
+        row, where = np.nonzero(counts * np.isin(each.places, places)[:, None])
+        keys.append(each.key)
+        found.append(
+            np.stack([np.full_like(row, index), each.places[row], where, counts[row, where]])
+        )
     cell, place, where, count = np.concatenate(found, axis=1)
-    keys = with_parameters(_keys(connection, part, list(numbers), cell, place), run.entries)
-    return keys.assign(low=low[where], high=high[where], count=count)
+    columns = with_parameters(_keys(connection, part, keys, cell, place), run.entries)
+    return columns.assign(low=low[where], high=high[where], count=count)
 
 
-def _histograms_of(
-    connection: sqlite3.Connection, run: Run, number: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The numbers of the places of a cell, (rows,), and its histograms, (rows, bins)."""
-    query = "SELECT place FROM measurement WHERE cell = ? ORDER BY position"
-    places = np.array(connection.execute(query, (number,)).fetchall(), np.int64).ravel()
-    query = "SELECT histogram FROM cell WHERE id = ?"
-    packed = connection.execute(query, (number,)).fetchone()[0]
-    return places, unpack(packed, rows=len(places), bins=len(run.bins[0]))
+def _unpacked(run: Run, cell: Cell) -> NDArray[np.int64]:
+    """The histograms of a cell, (rows, bins)."""
+    with as_written():
+        return unpack(cell.histograms, rows=len(cell.places), bins=len(run.bins[0]))
 
 
 def _keys(
@@ -179,10 +187,9 @@ def _keys(
     run: Run,
     committed: Sequence[Key],
     cell: NDArray[np.int64],
-    place: NDArray[Any],
+    place: NDArray[np.int64],
 ) -> pd.DataFrame:
     """The key columns, by the index of each row's cell and the number of its place."""
-    place = place.astype(np.int64)
     by_cell = pd.DataFrame(committed, columns=list(run.keys))
     by_cell.insert(0, "dataset", run.settings["dataset"])
     by_place = _places(connection, run).loc[pd.unique(place)]
@@ -197,12 +204,6 @@ def _keys(
         for part, index in ((by_cell, cell), (by_place, place))
     )
     return pd.concat(parts, axis=1)
-
-
-def _committed(connection: sqlite3.Connection, run: Run) -> dict[Key, int]:
-    """The committed cells that a run lists, in its order, and the number of each."""
-    numbers = numbered(connection, "cell", run.keys)
-    return {cell: numbers[cell] for cell in run.cells if cell in numbers}
 
 
 def _wanted(
@@ -220,8 +221,8 @@ def _wanted(
 
 def _places(connection: sqlite3.Connection, run: Run) -> pd.DataFrame:
     """The place columns of all places, by the number of each."""
-    places = numbered(connection, "place", run.places)
-    return pd.DataFrame(list(places), list(places.values()), list(run.places))
+    places = places_of(connection, run)
+    return pd.DataFrame(list(places.values()), list(places), list(run.places))
 
 
 @contextmanager
@@ -230,14 +231,13 @@ def reading(folder: str | Path) -> Iterator[tuple[sqlite3.Connection, Run]]:
     file = Path(folder) / FILE
     if not file.is_file():
         raise StoreError(f"{folder} is not a run's folder: there is no {FILE} in it")
-    # rw where possible: what a killed driver left half done is rolled back before it is read
-    uri = f"{file.resolve().as_uri()}?mode=rw"
-    with (
-        complaints(file),
-        closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection,
-    ):
-        connection.execute("BEGIN")  # one snapshot, while a driver may be adding to the run
-        run = found_run(connection, file)
-        if run is None:
-            raise StoreError(f"{folder} holds a run that never began: start it again")
-        yield connection, run
+    with complaints(file):
+        refuse_strange_log(file)
+        # rw where possible: what a killed driver left half done is rolled back before it is read
+        uri = f"{file.resolve().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            connection.execute("BEGIN")  # one snapshot, while a driver may be adding to the run
+            run = found_run(connection, file)
+            if run is None:
+                raise StoreError(f"{folder} holds a run that never began: start it again")
+            yield connection, run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -69,6 +70,11 @@ class Run:
     def cells(self) -> list[Key]:
         """The key of every cell, computed or not, in the order of the table."""
         return list(product(*self.lists.values()))
+
+    @property
+    def count(self) -> int:
+        """How many cells there are, computed or not."""
+        return prod(map(len, self.lists.values()))
 
     @property
     def entries(self) -> Entries:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -18,7 +18,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from initstats.store import file as layout
-from initstats.store.file import StoreError, complaints, marks, quoted
+from initstats.store.cells import Cell, cells, checksum, digest
+from initstats.store.errors import DamagedCellsError, StoreError, complaints
+from initstats.store.file import marks, quoted
+from initstats.store.lock import held
+from initstats.store.log import last_mark, strange_log, strangeness
 from initstats.store.reading import table
 from initstats.store.run import Key, Run, to_toml
 
@@ -35,6 +39,8 @@ class Store:
         self._file, self._connection = file, connection
         self._resources = ExitStack()
         self._began = time.monotonic()
+        self._lasting = Path(file).absolute()  # a cell may change the working directory
+        self._identity = _identity(self._lasting)
 
     @classmethod
     def open(cls, folder: str | Path | None, run: Run, environment: Mapping[str, object]) -> Self:
@@ -55,7 +61,11 @@ class Store:
                 if file.parent.is_file():
                     raise StoreError(f"{folder} is a file: name a folder for the run")
                 file.parent.mkdir(parents=True, exist_ok=True)
-                resources.enter_context(layout.held(file.parent))
+                if file.exists():
+                    layout.refuse_foreign(file)  # before anything of ours is there
+                resources.enter_context(held(file.parent))
+                if log := strange_log(file):
+                    raise strangeness(log)
             connection = sqlite3.connect(file, isolation_level=None)
             store = cls(run, file, resources.enter_context(closing(connection)))
             store._begin(environment)
@@ -64,7 +74,9 @@ class Store:
 
     def done(self) -> set[Key]:
         """The cells that are committed."""
-        return set(layout.numbered(self._connection, "cell", self.run.keys))
+        with complaints(self._file):
+            rows = self._connection.execute(f"SELECT {quoted(self.run.keys)} FROM cell")
+            return set(map(tuple, rows))
 
     def add(
         self, cell: Key, places: Sequence[Key], statistics: NDArray[np.float64], histograms: bytes
@@ -86,14 +98,18 @@ class Store:
             (position, *at, *(kind(x) for kind, x in zip(kinds, row, strict=True)))
             for position, (at, row) in enumerate(zip(places, statistics.tolist(), strict=True))
         ]
+        check = checksum(cell, digest(places), [*columns], statistics, histograms)
         place = f"(SELECT id FROM place WHERE ({quoted(where)}) = ({marks(where)}))"
         execute, execute_many = self._connection.execute, self._connection.executemany
         with self._transaction():
             number = execute(
-                f"INSERT INTO cell ({quoted(keys)}, histogram) VALUES ({marks(keys)}, ?)",
-                (*cell, histograms),
+                f"INSERT INTO cell ({quoted(keys)}, checksum, histogram) "
+                f"VALUES ({marks(keys)}, ?, ?)",
+                (*cell, check, histograms),
             ).lastrowid
-            execute_many(f"INSERT OR IGNORE INTO place VALUES (NULL, {marks(where)})", places)
+            execute_many(
+                f"INSERT OR IGNORE INTO place ({quoted(where)}) VALUES ({marks(where)})", places
+            )
             execute_many(
                 f"INSERT INTO measurement (cell, position, place, {quoted(columns)}) "
                 f"VALUES ({number}, ?, {place}, {marks(columns)})",
@@ -108,13 +124,11 @@ class Store:
     def table(self, run: Run) -> pd.DataFrame:
         """The rows of the committed cells that a run lists, in its order."""
         with complaints(self._file):
-            return table(self._connection, run)
+            return table(self._connection, self.run, run)
 
     def close(self) -> None:
         """Let go of the folder; what was committed stays."""
-        with suppress(sqlite3.Error):
-            # one plain file again, that can be copied, and read from a read-only disk
-            self._connection.execute("PRAGMA journal_mode = DELETE")
+        layout.write_through(self._connection)
         self._resources.close()
 
     def __enter__(self) -> Self:
@@ -131,29 +145,65 @@ class Store:
         there = layout.found_run(self._connection, self._file)
         if there:
             self._check(there)
+            self._mend(there)
             self._tell_gaps(there)
             self.run = there.extended(self.run)
-        layout.write_ahead(self._connection)
+        layout.write_through(self._connection)  # what a killed driver left
         with self._transaction():
             for statement in () if there else layout.schema(self.run):
                 self._connection.execute(statement)
             layout.add_statistics(self._connection, self.run)
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO run VALUES (?, ?)",
-                ((field.name, json.dumps(getattr(self.run, field.name))) for field in fields(Run)),
-            )
+            layout.write_run(self._connection, self.run)
             self._connection.execute(
-                "INSERT INTO session VALUES (NULL, ?, 0, 0, ?)",
-                (datetime.now(UTC).isoformat(timespec="seconds"), json.dumps(environment)),
+                "INSERT INTO session VALUES (NULL, ?, 0, 0, ?, ?)",
+                (
+                    datetime.now(UTC).isoformat(timespec="seconds"),
+                    str(last_mark(self._connection).next()),
+                    json.dumps(environment),
+                ),
             )
+        layout.write_ahead(self._connection)
         if isinstance(self._file, Path):
-            _write_whole(self._file.with_name(layout.CONFIG), to_toml(self.run.config))
+            _write_config(self._file.parent, self.run, there)
+
+    def _mend(self, there: Run) -> None:
+        """Take out the cells that are not as they were written: they will be measured again."""
+        sound, damaged = list[int](), list[Cell]()
+        for cell in cells(self._connection, there, there):
+            if cell.sound:
+                sound.append(cell.number)
+            else:
+                damaged.append(cell)
+        if damaged:
+            error = DamagedCellsError([cell.key for cell in damaged])
+            warn(f"{self._file}: {error}, and will be measured again", stacklevel=6)
+        elif self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok":
+            return
+        with self._transaction():
+            execute = self._connection.execute
+            for index in ("cells", "places"):
+                execute(f"DROP INDEX IF EXISTS {index}")
+            for cell in damaged:
+                execute("DELETE FROM cell WHERE id = ?", (cell.number,))
+            # rows out of order cannot be deleted, and so those that are found move to a new table
+            execute("DROP VIEW IF EXISTS tidy")
+            execute("ALTER TABLE measurement RENAME TO earlier")
+            execute(layout.MEASUREMENTS)
+            layout.add_statistics(self._connection, there)
+            columns = quoted(["position", "place", *there.statistics])
+            for number in sound:
+                execute(
+                    f"INSERT INTO measurement (cell, {columns}) SELECT {number}, {columns} "
+                    "FROM earlier WHERE cell = ?",
+                    (number,),
+                )
+            execute("DROP TABLE earlier")
+            execute("DELETE FROM place WHERE id NOT IN (SELECT place FROM measurement)")
+            for statement in layout.indexes(there):
+                execute(statement)
 
     def _check(self, there: Run) -> None:
-        """Refuse a damaged file, and a run of other settings than was asked for."""
-        verdict = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if verdict != "ok":
-            raise layout.damaged(self._file, verdict.splitlines()[-1])
+        """Refuse a run of other settings than was asked for."""
         if different := there.differences(self.run):
             raise StoreError(
                 f"{self._file} holds a run with other settings ({'; '.join(different)}): ask for "
@@ -182,6 +232,11 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        if _identity(self._lasting) != self._identity:
+            raise StoreError(
+                f"{self._file} was moved, deleted or replaced while this run was at work: start "
+                "it again"
+            )
         with complaints(self._file):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -193,11 +248,48 @@ class Store:
                 raise
 
 
-def _write_whole(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    fresh = file.with_suffix(".new")
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Which file lies at a path; None where there is none."""
     try:
-        fresh.write_text(text, encoding="utf-8")
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _write_config(folder: Path, run: Run, earlier: Run | None) -> None:
+    """Write the configuration of a run, beside one that is the user's own.
+
+    Args:
+        earlier: the run as it was: a file that says just that is ours.
+    """
+    text, before = to_toml(run.config), to_toml(earlier.config) if earlier else ""
+    for file in (folder / layout.CONFIG, folder / layout.OWN_CONFIG):
+        if not os.path.lexists(file) or _is_text(file, {text, before}):
+            _write_whole(file, text)
+            return
+    warn(
+        f"{folder / layout.CONFIG} and {layout.OWN_CONFIG} are not of this run and stay as they "
+        "are: the page of the run tells its configuration",
+        stacklevel=6,
+    )
+
+
+def _is_text(file: Path, texts: Collection[str]) -> bool:
+    """Whether a file, and no link to one, holds one of some texts."""
+    try:
+        return not file.is_symlink() and file.read_text(encoding="utf-8") in texts
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write a file whole or not at all; only the holder of the folder's lock may."""
+    fresh = file.with_name(f".{file.name}.draft")
+    fresh.unlink(missing_ok=True)  # a dead driver's
+    try:
+        with fresh.open("x", encoding="utf-8") as stream:
+            stream.write(text)
         fresh.replace(file)
     finally:
         fresh.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from initstats.files import read_text
-from initstats.registry import import_module
+from initstats.registry import import_own
 
 
 def load_plugins(plugins: Iterable[str]) -> list[ModuleType]:
@@ -21,7 +21,7 @@ def load_plugins(plugins: Iterable[str]) -> list[ModuleType]:
     modules = []
     for plugin in plugins:
         try:
-            modules.append(import_module(plugin))
+            modules.append(import_own(plugin))
         except (ImportError, OSError, SyntaxError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ValueError(f"cannot import plugin {plugin!r}: {reason}") from error

@@ -17,7 +17,7 @@ import pandas as pd
 from initstats.data import Dataset, Split
 from initstats.machine import machine
 from initstats.moments import STATISTICS, bin_edges, warm_up
-from initstats.registry import check_importable
+from initstats.registry import check_importable, staying
 from initstats.stack import FIT_SAMPLES, Settings
 from initstats.store import Run, Store, parameters_of
 from initstats.sweep.cell import KEYS, PLACES
@@ -31,6 +31,7 @@ Progress = Callable[[int, int], object]
 """Called with the cells done and all cells: at the start, and when a cell is committed."""
 
 
+@staying()
 def run_sweep(
     grid: Grid,
     data: Dataset,
@@ -73,7 +74,8 @@ def run_sweep(
     config = {"data": source, **grid.config, "plugins": [absolute_plugin(name) for name in plugins]}
     asked = _run(config, grid, data, engine)
     if out is not None:
-        known = {**definitions(grid, engine.split), **statistic_definitions()}
+        with staying():
+            known = {**definitions(grid, engine.split), **statistic_definitions()}
         asked = replace(asked, definitions=known)
     notify = progress or (lambda done, total: None)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+DEEPEST = 10_000
+"""The most layers that a slope is tailored to."""
+
 
 def leaky_correlation(c: float, slope: float) -> float:
     """Correlation of leaky_relu(u) and leaky_relu(v) for u, v of correlation c (Cho & Saul 2009).
@@ -30,10 +33,10 @@ def tailored_slope(depth: float, eta: float = 0.9) -> float:
     Raises:
         ValueError: depth is no number of layers, or eta not between 0 and 1.
     """
-    if not (depth >= 1 and float(depth).is_integer() and 0 < eta < 1):
+    if not (1 <= depth <= DEEPEST and float(depth).is_integer() and 0 < eta < 1):
         raise ValueError(
-            "a slope is tailored to a whole number of layers, at least 1, and an eta between 0 "
-            f"and 1: got depth {depth} and eta {eta}"
+            f"a slope is tailored to a whole number of layers, 1 to {DEEPEST}, and an eta between "
+            f"0 and 1: got depth {depth} and eta {eta}"
         )
 
     def excess(slope: float) -> float:

@@ -11,6 +11,7 @@ import typer
 
 from initstats.cli.app import Plugins, app
 from initstats.cli.console import Bar
+from initstats.cli.options import load_own
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +128,6 @@ def measure(
     from initstats.cli.model import batches, measured, own_model, train
     from initstats.diagnosis import diagnose
     from initstats.report.folder import claim
-    from initstats.sweep import load_plugins
 
     if as_json not in (None, "-") and not Path(as_json).parent.is_dir():
         raise ValueError(f"cannot write {as_json}: there is no folder {Path(as_json).parent}")
@@ -135,7 +135,7 @@ def measure(
         raise ValueError("--optimizer and --lr are for a training: say how long with --steps")
     if out:
         claim(out)  # before the work, not after it
-    load_plugins(plugin or ())
+    load_own(plugin)
     source = batches(context.meta.get(GIVEN, []), dtype, training=steps is not None)
     model, losses = own_model(factory, dtype, seed), list[float]()
     if steps is None:

@@ -6,11 +6,11 @@ An interruption leaves the earlier page readable, and nobody else's page is repl
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from initstats.drafts import draft_folder
 
 PAGE, PICTURES = "index.html", "figures"
 _OURS = re.compile(r'<meta name="generator" content="initstats[ "]')
@@ -35,12 +35,9 @@ def drafted(folder: str | Path) -> Iterator[Path]:
     folder = Path(folder)
     try:
         earlier = claim(folder)
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=folder))
-        try:
+        with draft_folder(folder, ".draft-") as draft:
             yield draft
             _publish(draft, folder, earlier)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
         raise OSError(f"cannot write the page into {folder}: {error.strerror or error}") from error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from initstats.failure import in_a_line
 from initstats.registry import import_module
 
 
@@ -21,8 +22,11 @@ def load_plugins(plugins: Iterable[str]) -> list[ModuleType]:
     for plugin in plugins:
         try:
             modules.append(import_module(plugin))
-        except (ImportError, OSError, SyntaxError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            foreseen = isinstance(error, ImportError | OSError | SyntaxError | ValueError)
+            reason = getattr(error, "strerror", None) or (error if foreseen else in_a_line(error))
             raise ValueError(f"cannot import plugin {plugin!r}: {reason}") from error
     return modules
 
@@ -42,7 +46,7 @@ def load_config(path: str | Path, *, trusted: bool | Collection[str] = False) ->
     """
     try:
         config = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error  # the system's words name the file again
         raise ValueError(f"cannot read {path}: {reason}") from error
     folder, plugins = Path(path).parent, config.get("plugins", [])

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import sysconfig
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from traceback import StackSummary, TracebackException
 
 LONGEST = 600
 """A longer message is cut."""
-_OURS = Path(__file__).parent
+_OURS, _PYTHONS = Path(__file__).parent, Path(sysconfig.get_paths()["stdlib"])
 _PLUMBING = ("torch/nn/modules/module.py", "torch/utils/_contextlib.py")
 """Files whose frames tell nothing about an error in the user's code."""
 
@@ -83,14 +82,8 @@ def _is_plumbing(file: str) -> bool:
     return is_ours(file) or file.startswith("<frozen") or file.endswith(_PLUMBING)
 
 
-@lru_cache(maxsize=1000)
 def _is_users(file: str) -> bool:
-    if file.startswith("<") or is_ours(file):
-        return False
-    return not any(Path(file).is_relative_to(folder) for folder in _libraries())
-
-
-@lru_cache(maxsize=1)
-def _libraries() -> list[str]:
-    paths = sysconfig.get_paths()
-    return [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")]
+    """Whether a file is neither ours nor Python's, nor that of an installed library."""
+    path = Path(file)
+    installed = {"site-packages", "dist-packages"} & {*path.parts}
+    return not (file.startswith("<") or is_ours(file) or installed or path.is_relative_to(_PYTHONS))

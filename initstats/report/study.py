@@ -14,7 +14,7 @@ from initstats.plots import Results
 from initstats.plots.style import decimal
 from initstats.report import answer
 from initstats.report.drawing import Studio
-from initstats.report.page import Page, Shown, figures_of, left_out, names
+from initstats.report.page import MOST_NAMES, Page, Shown, figures_of, left_out, names
 from initstats.report.printed import (
     Column,
     Table,
@@ -25,7 +25,7 @@ from initstats.report.printed import (
     significant,
     typeset,
 )
-from initstats.store import Run, load_run, load_sessions, to_toml
+from initstats.store import Run, load_failures, load_run, load_sessions, to_toml
 
 GROWTH = Column("growth per layer", "number", growth, ("growth", "growth_low", "growth_high"))
 BLOCK = [Column("network"), Column("width", "number")]
@@ -89,11 +89,12 @@ def write_report(
     elif folder is None:
         raise ValueError("a table does not say where its report goes: name a folder")
     with Studio(workers) as studio:
-        results, recorded = Results.of(run), None
+        results, recorded, failures = Results.of(run), None, None
         if not isinstance(run, pd.DataFrame):
-            recorded = load_run(run), load_sessions(run)
+            recorded, failures = (load_run(run), load_sessions(run)), load_failures(run)
         figures = figures_of("study", results, begin=studio.begin)
-        return compose(results, figures, recorded, rows=rows).publish(folder)
+        page = compose(results, figures, recorded, rows=rows, failures=failures)
+        return page.publish(folder)
 
 
 def compose(
@@ -102,6 +103,7 @@ def compose(
     recorded: tuple[Run, pd.DataFrame] | None = None,
     *,
     rows: bool = True,
+    failures: pd.DataFrame | None = None,
 ) -> Page:
     """The page of a study.
 
@@ -110,6 +112,7 @@ def compose(
         figures: the figures, in their order.
         recorded: of a run, its settings and the drivers at work on it; None for a bare table.
         rows: whether all rows of the table lie beside the page.
+        failures: of a run, the cells that failed.
     """
     run = recorded[0] if recorded else None
     met = {word.name: (results.summary["verdict"] == word.name).any() for word in VERDICTS}
@@ -131,6 +134,8 @@ def compose(
         "healthy": int((results.summary["verdict"] == "healthy").sum()),
         "configurations": len(results.summary),
         "cells": (_cells(results), len(run.cells) if run else 0),
+        "failures": 0 if failures is None else len(failures),
+        "failed": {} if failures is None else _failed(failures),
         "keepers": answer.keepers(results),
         "contrast": answer.contrast(results),
         "hopeless": answer.hopeless(results),
@@ -227,6 +232,24 @@ def _record(results: Results, run: Run, sessions: pd.DataFrame) -> dict[str, str
     }
     environment = sessions.iloc[-1].drop(["started", "seconds", "cells"]).dropna()
     return facts | {str(name): str(value) for name, value in environment.items()}
+
+
+def _failed(failures: pd.DataFrame) -> dict[str, str]:
+    """The cells that failed, by their error."""
+    found: dict[str, list[str]] = {}
+    for *cell, error, _ in failures.itertuples(index=False, name=None):
+        found.setdefault(str(error), []).append(" ".join(map(str, cell)))
+    shown = list(found.items())[:MOST_NAMES]
+    more = (
+        {"other errors": f"of {len(found) - len(shown)} kinds"} if len(found) > len(shown) else {}
+    )
+    return {error: _some(cells) for error, cells in shown} | more
+
+
+def _some(cells: Sequence[str]) -> str:
+    """The first of the cells, and how many more there are."""
+    more = [f"{len(cells) - MOST_NAMES:,} more"] if len(cells) > MOST_NAMES else []
+    return ", ".join([*cells[:MOST_NAMES], *more])
 
 
 def _seeds(results: Results) -> str:

@@ -99,14 +99,14 @@ def _told(error: BaseException) -> int:
     cause = error.__cause__
     if isinstance(error, typer.TyperException):
         message = _usage(error)
+    elif isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        return CLOSED_PIPE  # whoever read the output has had enough
     elif isinstance(error, OwnError) or (cause and _is_users(cause)):
         say(f"initstats: {error}", traceback_of(cause or error, whole=whole))
         return 1
     elif _is_users(error):
         say(f"initstats: your code raised {in_a_line(error)}", traceback_of(error, whole=whole))
         return 1
-    elif isinstance(error, SystemExit):  # whoever read the output has had enough
-        return CLOSED_PIPE
     elif is_raised_here(error) or isinstance(error, OSError):
         message = str(error)
     else:

@@ -73,7 +73,7 @@ def sweep(
         typer.echo(f"report: {write_report(folder, workers=workers or os.cpu_count() or 1)}")
     typer.echo(f"{time.perf_counter() - began:.1f} s in all")
     if failed:
-        say(f"initstats: {failed}", "".join(failed.failures["traceback"].unique()))
+        say(f"initstats: {failed}", "".join(failed.failures.drop_duplicates("error")["traceback"]))
         raise typer.Exit(1)
 
 

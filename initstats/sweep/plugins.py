@@ -47,9 +47,7 @@ def load_config(path: str | Path, *, trusted: bool | Collection[str] = False) ->
     try:
         config = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError as error:
-        raise ValueError(
-            f"cannot read {path}: lists or tables inside each other, too deep"
-        ) from error
+        raise ValueError(f"cannot read {path}: it nests too deeply") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error  # the system's words name the file again
         raise ValueError(f"cannot read {path}: {reason}") from error

@@ -53,8 +53,8 @@ def told(module, name):
 
 is_driver = multiprocessing.parent_process() is None and "-m" in sys.orig_argv
 if is_driver:
-    for name in ("prediction.predict_run", "report.write_report", "foundations.measure"):
-        told(*f"initstats.{name}".rsplit(".", 1))
+    told("initstats.prediction", "predict_run")
+    told("initstats.report.study", "figures_of")
 
 @ist.register_activation()
 def stuck(x):
@@ -119,7 +119,7 @@ PHASES = {
     "sweep": Phase(sweep("relu", seeds=4000), "relu", lambda folder: cells(folder) > 2),
     "stuck": Phase(sweep("stuck"), "stuck", touched("stuck")),
     "predictions": Phase(sweep("relu"), "relu", touched("predict_run")),
-    "page": Phase(sweep("relu"), "relu", touched("write_report")),
+    "page": Phase(sweep("relu"), "relu", touched("figures_of")),
     "measure": Phase(["measure", "own.py:model", "--input", "9,4"], "", touched("forward")),
     "bench": Phase(BENCH, "", lambda folder: True),
     "lesson": Phase(["foundations", "--seeds", "10", "--out", "page"], "", lambda folder: True),

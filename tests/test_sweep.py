@@ -608,9 +608,10 @@ def test_a_task_that_fails_is_tried_cell_by_cell(lost: bool, tries: int) -> None
                 seen.update(names)
                 yield task, Failure("no", lost=lost) if "tanh" in names else names
 
+    failing: Any = Failing()
     found = {
         cell.activation: outcome
-        for task, outcome in attempted(Failing(), mock.Mock(), tasks(grid, set(grid), 1))
+        for task, outcome in attempted(failing, mock.Mock(), tasks(grid, set(grid), 1))
         for cell in task.cells
     }
     assert seen == {"relu": 2, "gelu": 2, "tanh": tries}

@@ -15,6 +15,7 @@ def main() -> None:
 
         command_line()
     except KeyboardInterrupt:
+        request.is_answered = True
         sys.stderr.write(f"{request.words}\n")
         sys.exit(request.code)
 

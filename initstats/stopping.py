@@ -36,10 +36,12 @@ class Request:
 
     Attributes:
         number: the signal; None before.
+        is_answered: whether the user has been told.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.is_answered = False
         self._when = 0.0
         self._ignored: set[int] | None = None
 
@@ -92,7 +94,8 @@ class Request:
         killing.join(1)
         clear_drafts()
         try:
-            os.write(2, f"{self.words}\n".encode())
+            if not self.is_answered:
+                os.write(2, f"{self.words}\n".encode())
         finally:
             os._exit(self.code)
 

@@ -81,12 +81,12 @@ def _run() -> int:
     except BaseException as error:  # noqa: BLE001 (it is told)
         if request.number is None and not isinstance(error, KeyboardInterrupt | typer.Abort):
             return _told(error)
-        code = request.code
+        code, request.is_answered = request.code, True
         say(str(error) if isinstance(error, Interruption) else request.words)
     else:
         code = code if isinstance(code, int) else 0
         if request.number or code == request.code:  # typer makes a code of Ctrl-C
-            code = request.code
+            code, request.is_answered = request.code, True
             say(request.words)
     if code == request.code:
         clear_drafts()

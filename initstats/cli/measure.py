@@ -120,7 +120,8 @@ def measure(
 ) -> None:
     """Measure every operation of a model of your own, and say what is wrong with it.
 
-    Exit code 0: nothing found; 1: a finding as severe as --fail-on says; 2: not measured.
+    Exit code 0: nothing found; 1: a finding as severe as --fail-on says, or an error in your own
+    code, which is shown; 2: not measured.
 
     Inputs go to the model in the order of their options; all of one option stand where its first
     one does.

@@ -52,7 +52,7 @@ def traceback_of(error: BaseException, *, whole: bool = False) -> str:
     It is empty where no frame is left.
     """
     told = TracebackException.from_exception(error)
-    chain, left = [told], 0
+    chain, left = [told], int(isinstance(error, SyntaxError))  # which says where, without frames
     for each in chain:
         if not whole:
             theirs = (place for place, x in enumerate(each.stack) if _is_users(x.filename))

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from initstats.repair import lsuv_ as lsuv_
     from initstats.repair import reinitialize_ as reinitialize_
     from initstats.report import write_report as write_report
+    from initstats.store import load_failures as load_failures
     from initstats.store import load_histograms as load_histograms
     from initstats.store import load_table as load_table
     from initstats.sweep import Grid as Grid

@@ -284,6 +284,8 @@ def integral(f: Function, edges: Tensor) -> float:
 def _integrate(rows: Function, scale: float, edges: Tensor) -> _Totals:
     """The integrals of rows(z), (rows, points), with the density; messages tell x = scale z."""
     panels, exist = _first_panels(rows, scale, edges)
+    if not panels.value.shape[1]:
+        raise ValueError("the function has no finite value")
     done, done_size = (torch.zeros_like(side[:, 0]) for side in (panels.value, panels.size))
     settled = []
     for level in range(_DEEPEST + 1):

@@ -1,27 +1,26 @@
 """The workers of a study: this process, processes of its own, or any executor.
 
 A task is small and an engine is large, for it holds the data. So the engine goes to each worker
-once, by a file that the worker reads, and not with every task.
+once, and not with every task. A task that raises an error, or whose worker dies, has a `Failure`
+in place of its outcome; the others go on.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
-import signal
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
-from tempfile import mkstemp
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any, Protocol, TypeVar
 
 import torch
+
+from initstats.drafts import draft_file
+from initstats.failure import Failure
+from initstats.processes import LostError, Processes, given
 
 Task = TypeVar("Task")
 Outcome = TypeVar("Outcome")
@@ -34,8 +33,8 @@ class Workers(Protocol):
 
     def map(
         self, engine: Engine[Task, Outcome], tasks: Sequence[Task]
-    ) -> Generator[tuple[Task, Outcome]]:
-        """Each task with its outcome as it is done, in any order.
+    ) -> Generator[tuple[Task, Outcome | Failure]]:
+        """Each task with its outcome or its failure as it is done, in any order.
 
         Closing the generator drops the tasks that were not begun.
         """
@@ -47,9 +46,9 @@ class ThisProcess:
 
     def map(
         self, engine: Engine[Task, Outcome], tasks: Sequence[Task]
-    ) -> Generator[tuple[Task, Outcome]]:
+    ) -> Generator[tuple[Task, Outcome | Failure]]:
         """See `Workers`."""
-        yield from ((task, engine(task)) for task in tasks)
+        yield from ((task, _tried(engine, task)) for task in tasks)
 
 
 @dataclass(frozen=True)
@@ -60,27 +59,17 @@ class OwnProcesses:
 
     def map(
         self, engine: Engine[Task, Outcome], tasks: Sequence[Task]
-    ) -> Generator[tuple[Task, Outcome]]:
+    ) -> Generator[tuple[Task, Outcome | Failure]]:
         """See `Workers`.
 
         Raises:
-            ChildProcessError: a worker died.
+            ChildProcessError: a worker cannot start, or not read the engine.
         """
-        context = get_context("spawn")  # a fork of a process with threads may hang
-        with _written(engine) as file:
-            pool = ProcessPoolExecutor(self.count, context, _start, (file,))
-            try:
-                with _interrupts_blocked():
-                    futures = {pool.submit(_do, file, pickle.dumps(task)): task for task in tasks}
-                yield from _completed(futures)
-            except BrokenProcessPool as error:
-                raise ChildProcessError(
-                    "a worker process died: was it killed, as for want of memory? is the script "
-                    'that asks for workers guarded by `if __name__ == "__main__":`? What was '
-                    "committed is safe: run the same again to go on"
-                ) from error
-            finally:
-                pool.shutdown(cancel_futures=True)
+        with Processes(min(self.count, len(tasks)), _prepare) as processes:
+            processes.give(engine)
+            yield from _completed(
+                {processes.submit(_do_given, pickle.dumps(task)): task for task in tasks}
+            )
 
 
 @dataclass(frozen=True)
@@ -95,19 +84,31 @@ class ByExecutor:
 
     def map(
         self, engine: Engine[Task, Outcome], tasks: Sequence[Task]
-    ) -> Generator[tuple[Task, Outcome]]:
-        """See `Workers`."""
+    ) -> Generator[tuple[Task, Outcome | Failure]]:
+        """See `Workers`.
+
+        Raises:
+            ChildProcessError: the executor is broken.
+        """
         submit = self.executor.submit
         if isinstance(self.executor, ThreadPoolExecutor):
-            yield from _completed({submit(engine, task): task for task in tasks})
+            yield from _completed({submit(_tried, engine, task): task for task in tasks})
             return
-        with _written(engine) as file:
+        with draft_file(".pickle") as file:
+            with file.open("wb") as stream:
+                pickle.dump(engine, stream)
 
             def again(task: Task) -> Future[Any]:
-                return submit(_do, file, pickle.dumps(task), Path(file).read_bytes())
+                return submit(_do, str(file), pickle.dumps(task), file.read_bytes())
 
-            futures = {submit(_do, file, pickle.dumps(task)): task for task in tasks}
-            yield from _completed(futures, again)
+            try:
+                futures = {submit(_do, str(file), pickle.dumps(task)): task for task in tasks}
+                yield from _completed(futures, again)
+            except BrokenExecutor as error:
+                raise ChildProcessError(
+                    "the executor is broken, as when one of its processes is killed; what was "
+                    "committed is safe: run the same again with another one to go on"
+                ) from error
 
 
 def _completed(
@@ -120,7 +121,7 @@ def _completed(
     try:
         while futures:
             future = done.get()
-            task, outcome = futures.pop(future), future.result()
+            task, outcome = futures.pop(future), _outcome(future)
             if outcome is not NoEngine:
                 yield task, outcome
             elif again:
@@ -131,30 +132,26 @@ def _completed(
             future.cancel()
 
 
-@contextmanager
-def _written(engine: Engine[Any, Any]) -> Iterator[str]:
-    """A file that holds an engine, for workers to read."""
-    number, file = mkstemp(prefix="initstats-", suffix=".pickle")
+def _outcome(future: Future[Any]) -> Any:
+    """What became of a task; an error that is not the task's own is raised."""
     try:
-        with os.fdopen(number, "wb") as stream:
-            pickle.dump(engine, stream)
-        yield file
-    finally:
-        with suppress(OSError):
-            Path(file).unlink()
+        return future.result()
+    except LostError as error:
+        return Failure(str(error), lost=True)
+    except (OSError, BrokenExecutor, CancelledError):
+        raise
+    except Exception as error:  # noqa: BLE001 (executors have words of their own for a lost worker)
+        return replace(Failure.of(error), lost=True)
 
 
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C waits, for us and for the processes that we start: these until they allow it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _tried(engine: Engine[Task, Outcome], task: Task) -> Outcome | Failure:
+    """The outcome of a task, or the failure that an error of whatever kind means."""
     try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return engine(task)
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 (a failure is a result)
+        return Failure.of(error)
 
 
 # what runs in a worker
@@ -183,24 +180,15 @@ def _do(file: str, task: bytes, data: bytes | None = None) -> Any:
             _engines.clear()
             _engines[file] = pickle.loads(data)
         engine = _engines[file]
-    return engine(pickle.loads(task))
+    return _tried(lambda pickled: engine(pickle.loads(pickled)), task)
 
 
-def _start(file: str) -> None:
+def _do_given(task: bytes) -> Any:
+    """The outcome of a pickled task by the engine that this process was given."""
+    engine: Engine[Any, Any] = given()
+    return _tried(lambda pickled: engine(pickle.loads(pickled)), task)
+
+
+def _prepare() -> None:
     """Prepare a worker process."""
-    Thread(target=_leave_with_driver, args=(file,), daemon=True).start()
-    # Ctrl-C reaches all processes of a terminal: the driver speaks, workers just stop
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     torch.set_num_threads(1)
-
-
-def _leave_with_driver(file: str) -> None:
-    """A driver that is killed cannot tell its workers, which would wait for tasks for ever."""
-    driver = parent_process()
-    assert driver is not None
-    driver.join()
-    with suppress(OSError):
-        Path(file).unlink()
-    os._exit(1)

@@ -1,17 +1,13 @@
 from __future__ import annotations
 
+import os
 import re
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
-import pandas as pd
 import pytest
 
 import initstats as ist
@@ -310,7 +306,7 @@ def test_a_mistake_of_ours_can_be_traced(run: Run, monkeypatch: pytest.MonkeyPat
     assert "initstats --traceback" in said.err
     said = run("--traceback", *TINY)
     assert said.code == 2
-    assert said.err.startswith("Traceback")
+    assert said.err.splitlines()[1].startswith("Traceback")
     assert "format code 'f'" in said.err.splitlines()[-1]
 
 
@@ -329,31 +325,128 @@ def test_version_and_help(run: Run) -> None:
         assert run(command, "--help").code == 0
 
 
-def test_interrupted_by_the_keyboard_it_goes_on_from_there(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    few = ["--activations", "relu", "--samples", "500", "--workers", "2", "--out", str(folder)]
-    command = [sys.executable, "-m", "initstats", *SMALL, *few, "--seeds"]
-    with subprocess.Popen([*command, "2000"], stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and len(_cells(folder)) < 5:
-            time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "the same command goes on from there" in err
-    assert "Traceback" not in err
-    kept = _cells(folder)
-    assert 5 <= len(kept) < 4000
-    seeds = ",".join(str(seed) for seed in sorted(kept["seed"].unique())[:3])
-    subprocess.run([*command, seeds], check=True, capture_output=True)
-    assert len(_cells(folder)) in (len(kept), len(kept) + 1)
+FAILING = """
+from pathlib import Path
+import initstats as ist
+
+@ist.register_activation()
+def sometimes(x, *, fails="never"):
+    "A failure for the width 5."
+    if 5 in x.shape and not Path("mended").exists():
+        if fails == "exit":
+            raise SystemExit(0)
+        if fails == "key":
+            raise KeyError("k")
+    return x * 1
+"""
+OWN_ERRORS = """
+from torch import nn
+
+class Odd(BaseException):
+    pass
+
+def fail(*_):
+    raise KeyError("k")
+
+def factory():
+    raise SystemExit(0)
+
+class Model(nn.Linear):
+    def forward(self, x):
+        raise Odd("odd")
+
+def model():
+    return Model(2, 2)
+"""
 
 
-def _cells(folder: Path) -> pd.DataFrame:
-    """The cells that are there; none while the run is being made."""
-    key = ["init", "activation", "width", "seed"]
-    with suppress(ValueError):
-        return ist.load_table(folder)[key].drop_duplicates()
-    return pd.DataFrame(columns=key)
+def test_cells_that_fail_are_told_of_and_the_rest_goes_on(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "own_failing.py").write_text(FAILING)
+    names = "relu,sometimes,sometimes(fails=exit),sometimes(fails=key)"
+    study = ("sweep", "--inits", "zeros,matched", "--depth", "2", "--samples", "50", "--out", "run")
+    few = ("--seeds", "2", "--widths", "5,6", "--workers", "1", "--plugin", "own_failing.py")
+    said = run(*study, *few, "--activations", names)
+    assert said.code == 1
+    line, *traceback = said.err.splitlines()
+    assert line.startswith("initstats: 8 of 32 cells failed: SystemExit: 0 (mlp zeros sometimes(")
+    assert "KeyError: 'k' (mlp zeros sometimes(fails=key) 5 0, " in line
+    assert sum("own_failing.py" in each for each in traceback) == 2
+    assert not any("initstats/" in each for each in traceback)
+    page = (tmp_path / "run" / "index.html").read_text()
+    assert "24 of 32 cells are measured, and 8 failed" in page
+    failures = ist.load_failures(tmp_path / "run")
+    assert list(failures["error"]) == [*["SystemExit: 0"] * 2, *["KeyError: 'k'"] * 2] * 2
+    assert failures["width"].eq(5).all()
+    assert len(ist.load_table(tmp_path / "run")) == 24 * 4
+    (tmp_path / "mended").touch()
+    said = run(*study, *few, "--activations", names)
+    assert said.code == 0, said.err
+    assert "32 cells (8 new)" in said.out
+    assert ist.load_failures(tmp_path / "run").empty
+    assert "failed" not in (tmp_path / "run" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (("list", "--plugin", "own_exit.py"), "cannot import plugin 'own_exit.py': SystemExit: 0"),
+        (("gain", "own_errors.py:fail"), "your code raised KeyError: "),
+        (("measure", "own_errors.py:factory", "--input", "2,2"), "own_errors.py:factory raised S"),
+        (("measure", "own_errors.py:model", "--input", "2,2"), "the model raised Odd on (2, 2): o"),
+    ],
+)
+def test_an_error_of_the_users_code_is_shown_to_them(
+    run: Run, tmp_path: Path, command: tuple[str, ...], line: str
+) -> None:
+    (tmp_path / "own_exit.py").write_text("import sys\nsys.exit(0)\n")
+    (tmp_path / "own_errors.py").write_text(OWN_ERRORS)
+    said = run(*command)
+    assert said.code == 1
+    first, second, *frames = said.err.splitlines()
+    assert first.startswith(f"initstats: {line}")
+    assert second == "Traceback (most recent call last):"
+    files = [frame.split('"')[1] for frame in frames if frame.startswith("  File ")]
+    assert files
+    assert {Path(file).parent for file in files} == {tmp_path}
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (("sweep", "--device", "cuda:99999999999999"), "device: 'cuda:99999999999999' is not a d"),
+        (("gain", "shifted_relu(shift=1e999)"), "the function has no finite value"),
+        (("gain", "tailored_relu(depth=1e7)"), "activation 'tailored_relu(depth=10000000)': a s"),
+        (("sweep", "--config", "number.toml"), "{folder}/5: expected 'mnist', a folder"),
+        (("sweep", "--config", "word.toml"), "word.toml: plugins: a list of names is expected"),
+        (("sweep", "--config", "deep.toml"), "cannot read deep.toml: it nests too deeply"),
+        (("list", "--plugin", "no_such"), "cannot import plugin 'no_such': No module named"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    run: Run, tmp_path: Path, command: tuple[str, ...], line: str
+) -> None:
+    (tmp_path / "number.toml").write_text("data = 5")
+    (tmp_path / "word.toml").write_text("plugins = 'mine.py'")
+    (tmp_path / "deep.toml").write_text(f"inits = {'[' * 5000}{']' * 5000}")
+    said = run(*command)
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert said.err.startswith(f"initstats: {line.format(folder=tmp_path)}")
+
+
+def test_an_output_that_cannot_be_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", encoding="latin-1") as nobody_reads:
+        monkeypatch.setattr(sys, "stdout", nobody_reads)
+        said = run("list")
+        assert (said.code, said.err) == (141, "")
+    if Path("/dev/full").exists():
+        with Path("/dev/full").open("w") as full:
+            monkeypatch.setattr(sys, "stdout", full)
+            said = run("list")
+        assert said.code == 2
+        assert said.err.startswith("initstats: [Errno 28] No space left on device")
+        assert said.err.count("\n") == 1
 
 
 def test_a_model_of_ones_own_is_examined(run: Run, tmp_path: Path) -> None:

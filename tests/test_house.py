@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 # from the ground up: a room imports only those before it, so that no two import each other
 ORDER = (
-    *("lazy", "registry", "machine", "gaussian"),
+    *("lazy", "registry", "machine", "gaussian", "drafts", "failure", "processes", "stopping"),
     *("files", "fitting", "idx", "data", "activations", "inits", "moments"),
     *("theory", "backprop", "networks", "stack", "probe"),
     *("workers", "store", "sweep", "prediction", "repair", "audit"),
@@ -25,7 +25,7 @@ ORDER = (
     *("callbacks", "foundations", "training", "bench", "cli", "__main__"),
 )
 # what works without torch sees only this of the rooms before it: the engine is none of its business
-TABLES = {"registry", "lazy", "moments.table", "probe.kinds"}
+TABLES = {"registry", "lazy", "drafts", "failure", "processes", "moments.table", "probe.kinds"}
 MAY_SEE = {
     "store": TABLES,
     "diagnosis": TABLES,

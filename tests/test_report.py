@@ -5,7 +5,6 @@ import re
 import shutil
 import xml.etree.ElementTree as ET
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +19,7 @@ import initstats as ist
 from initstats.plots import FIGURES, Results, of_page
 from initstats.plots.bands import ZERO
 from initstats.plots.style import FIT, INK, PALETTE
+from initstats.processes import LostError
 from initstats.report import drawing, study, write_report
 from initstats.report.answer import agreement, best_by_activation
 from initstats.report.drawing import Drawing, Studio, draw, rendered
@@ -392,22 +392,22 @@ def test_other_processes_draw_the_same(table: pd.DataFrame) -> None:
     assert drawings == [draw(name, results) for name in names]
 
 
-@pytest.mark.parametrize("at_once", [False, True])
 def test_a_process_that_dies_is_replaced_by_this_one(
-    table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, at_once: bool
+    table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken:
-        def submit(self, function: object, *args: object) -> Future[Drawing]:
-            if at_once and args:
-                raise BrokenProcessPool("killed")
-            future: Future[Drawing] = Future()
-            future.set_exception(BrokenProcessPool("killed"))
-            return future
-
-        def shutdown(self, **_: object) -> None:
+    class Dying:
+        def give(self, gift: object) -> None:
             pass
 
-    monkeypatch.setattr(drawing, "ProcessPoolExecutor", lambda *_, **__: Broken())
+        def submit(self, function: object, *args: object) -> Future[Drawing]:
+            future: Future[Drawing] = Future()
+            future.set_exception(LostError("killed"))
+            return future
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(drawing, "Processes", lambda *_: Dying())
     with Studio(2) as studio:
         (finish,) = studio.begin(["verdicts"], Results.of(table))
         assert finish().name == "verdicts"

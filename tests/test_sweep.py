@@ -1,29 +1,40 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
-import time
 import tomllib
+from collections import Counter
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import torch
 
 import initstats as ist
 from initstats import activations, inits
+from initstats.failure import Failure
 from initstats.moments import STATISTICS, bin_edges
 from initstats.stack import Settings
 from initstats.store import StoreError, load_run, load_sessions
-from initstats.sweep import Cell, load_plugins, running
-from initstats.sweep.work import SECONDS_EACH, Engine, estimated_seconds, suited_workers, tasks
+from initstats.sweep import Cell, FailedCellsError, load_plugins, running
+from initstats.sweep.attempts import attempted
+from initstats.sweep.work import (
+    SECONDS_EACH,
+    Engine,
+    Task,
+    estimated_seconds,
+    suited_workers,
+    tasks,
+)
 from initstats.workers import ThisProcess, Workers
 
 SMALL = ist.Grid(
@@ -546,68 +557,67 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     assert kills >= 20
 
 
-KILLED_WITH_WORKERS = """
-import multiprocessing, os, sys
-import torch
+DEADLY = f"""
+import os
 import initstats as ist
 
-def die(done, total):
-    if done:
-        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+@ist.register_activation()
+def deadly(x):
+    if os.getpid() != {os.getpid()}:
         os.kill(os.getpid(), 9)
+    return x * 1
 
-if __name__ == "__main__":
-    x = torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
-    data = ist.Dataset.from_arrays((x, [0] * 20), (x, [0] * 20))
-    grid = ist.Grid(inits=["lsuv"], activations=["relu"], depth=2, seeds=100)
-    ist.run_sweep(grid, data, out=sys.argv[1], workers=2, progress=die)
+@ist.register_activation()
+def faulty(x):
+    if 5 in x.shape:
+        raise MemoryError("too large")
+    return x * 1
 """
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def test_workers_leave_with_a_killed_driver(tmp_path: Path) -> None:
-    script = tmp_path / "study.py"
-    script.write_text(KILLED_WITH_WORKERS)
-    command = [sys.executable, str(script), str(tmp_path / "run")]
-    (tmp_path / "temporary").mkdir()
-    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
-    assert done.returncode == -9
-    workers = [int(pid) for pid in done.stdout.split()]
-    assert len(workers) == 2
-    deadline = time.monotonic() + 20
-    while any(map(is_alive, workers)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(is_alive, workers))
-    assert not list((tmp_path / "temporary").glob("*.pickle"))
-    assert len(ist.load_table(tmp_path / "run")) == 4
-
-
-def test_a_dead_worker_is_told_of(toy: ist.Dataset, tmp_path: Path) -> None:
-    (tmp_path / "deadly.py").write_text(
-        textwrap.dedent(
-            f"""
-            import os
-            import initstats as ist
-
-            @ist.activation()
-            def deadly(x):
-                if os.getpid() != {os.getpid()}:
-                    os.kill(os.getpid(), 9)
-                return x * 1
-            """
-        )
-    )
+def test_a_cell_that_ends_its_worker_or_raises_is_a_result(
+    toy: ist.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deadly.py").write_text(DEADLY)
     load_plugins([str(tmp_path / "deadly.py")])
-    grid = ist.Grid(inits=["zeros"], activations=["relu", "deadly"], depth=1, seeds=2)
-    with pytest.raises(ChildProcessError, match="a worker process died: .* memory"):
+    fields: dict[str, Any] = {"inits": ["zeros"], "widths": [5], "depth": 1, "seeds": 2}
+    grid = ist.Grid(**fields, activations=["relu", "deadly", "faulty"])
+    monkeypatch.setattr("initstats.sweep.attempts.TRIES", 2)
+    with pytest.raises(
+        FailedCellsError, match="4 of 6 cells failed: its worker process was e"
+    ) as told:
         ist.run_sweep(grid, toy, workers=2)
+    error = pickle.loads(pickle.dumps(told.value))
+    assert str(error) == str(told.value)
+    assert "as for want of memory (mlp zeros deadly 5 0, mlp zeros deadly 5 1); Mem" in str(error)
+    assert_same(
+        rows_of(error.table, ist.Grid(**fields, activations=["relu"])),
+        ist.run_sweep(ist.Grid(**fields, activations=["relu"]), toy),
+    )
+    assert list(error.failures["activation"]) == ["deadly"] * 2 + ["faulty"] * 2
+
+
+@pytest.mark.parametrize(("lost", "tries"), [(True, 4), (False, 2)])
+def test_a_task_that_fails_is_tried_cell_by_cell(lost: bool, tries: int) -> None:
+    """Whole at first, then each cell; only what lost its worker comes again."""
+    grid = ist.Grid(inits=["zeros"], activations=["relu", "tanh", "gelu"], seeds=1)
+    seen = Counter[str]()
+
+    class Failing:
+        def map(self, engine: object, tasks: Sequence[Task]) -> Generator[tuple[Task, Any]]:
+            for task in tasks:
+                names = [cell.activation for cell in task.cells]
+                seen.update(names)
+                yield task, Failure("no", lost=lost) if "tanh" in names else names
+
+    failing: Any = Failing()
+    found = {
+        cell.activation: outcome
+        for task, outcome in attempted(failing, mock.Mock(), tasks(grid, set(grid), 1))
+        for cell in task.cells
+    }
+    assert seen == {"relu": 2, "gelu": 2, "tanh": tries}
+    assert found == {"relu": ["relu"], "gelu": ["gelu"], "tanh": Failure("no", lost=lost)}
 
 
 # how many workers

@@ -2,12 +2,19 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from contextlib import closing
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -17,7 +24,38 @@ from typing import Any
 import pytest
 
 from initstats import workers
+from initstats.failure import Failure
 from initstats.workers import ByExecutor, OwnProcesses, ThisProcess, Workers
+
+
+class UnpickledError(Exception):
+    """It cannot cross to another process, and its message is code that fails."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__("one")
+        self.lock = threading.Lock()
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class OddError(BaseException):
+    pass
+
+
+FATAL = {
+    -1: "ValueError: no root of -1",
+    -2: "UnpickledError: <exception str() failed>",
+    -3: "OddError: odd",
+    -4: "SystemExit: 0",
+    -5: "MemoryError",
+    -6: "RecursionError: maximum recursion depth exceeded",
+}
+DEADLY = 1000
+
+
+def deep(number: int) -> int:
+    return deep(number) + 1
 
 
 @dataclass
@@ -28,8 +66,18 @@ class Engine:
     arrivals: int = 0
 
     def __call__(self, task: int) -> tuple[int, int, int]:
+        if task >= DEADLY:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if task == -6:
+            deep(task)
         if task < 0:
-            raise ValueError(f"no root of {task}")
+            raise {
+                -1: ValueError(f"no root of {task}"),
+                -2: UnpickledError(1, 2),
+                -3: OddError("odd"),
+                -4: SystemExit(0),
+                -5: MemoryError(),
+            }[task]
         return task**2, os.getpid(), self.arrivals
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -78,17 +126,43 @@ def test_all_workers_do_all_tasks(
     those: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    found = {task: outcome[0] for task, outcome in those.map(Engine(), range(20))}
-    assert found == {task: task**2 for task in range(20)}
+    found: dict[int, Any] = dict(those.map(Engine(), [*range(9), *FATAL, *range(9, 20)]))
+    assert {task: found.pop(task)[0] for task in range(20)} == {task: task**2 for task in range(20)}
+    assert set(found) == set(FATAL)
+    for task, error in FATAL.items():
+        failure = found[task]
+        assert isinstance(failure, Failure)
+        assert failure.error == error
+        assert not failure.lost
+        assert "in __call__" in failure.traceback
+        assert "initstats/workers.py" not in failure.traceback
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="no root of -1"):
-        list(those.map(Engine(), [1, -1, 2]))
-    assert not list(tmp_path.iterdir())
+
+
+def test_a_lost_process_is_replaced() -> None:
+    """What it did has failed; nothing else has, and nothing is done twice."""
+    outcomes = list(OwnProcesses(2).map(Engine(), [1, DEADLY, 2, 3, DEADLY + 1, 4]))
+    found: dict[int, Any] = dict(outcomes)
+    assert len(outcomes) == len(found) == 6
+    assert [found[task][0] for task in (1, 2, 3, 4)] == [1, 4, 9, 16]
+    told = {"its worker process was ended by SIGKILL, as for want of memory"}
+    assert {found[task].error for task in (DEADLY, DEADLY + 1)} == told
+    assert found[DEADLY].lost
+
+
+class Broken(Executor):
+    def submit(self, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        raise BrokenExecutor("a process was terminated abruptly")
+
+
+def test_a_broken_executor_is_told_of() -> None:
+    with pytest.raises(ChildProcessError, match="the executor is broken.* committed is safe"):
+        list(ByExecutor(Broken()).map(Engine(), [1]))
 
 
 def test_an_engine_goes_to_each_process_once(processes: Executor) -> None:
     executor = Counting(processes)
-    outcomes = dict(ByExecutor(executor).map(Engine(), range(100)))
+    outcomes: dict[int, Any] = dict(ByExecutor(executor).map(Engine(), range(100)))
     assert {arrivals for _, _, arrivals in outcomes.values()} == {1}
     assert os.getpid() not in {process for _, process, _ in outcomes.values()}
     assert executor.sent < 100 * 300  # and not with the tasks
@@ -117,7 +191,8 @@ def test_workers_on_another_machine_are_sent_the_engine(monkeypatch: pytest.Monk
     with ThreadPoolExecutor(1) as far:
         executor = Counting(far)
         outcomes = []
-        for task, (square, _, arrivals) in ByExecutor(executor).map(Engine(), range(30)):
+        results: Any = ByExecutor(executor).map(Engine(), range(30))
+        for task, (square, _, arrivals) in results:
             outcomes.append((task, square))
             assert arrivals == 1  # kept, however often it is sent
     assert sorted(outcomes) == [(task, task**2) for task in range(30)]

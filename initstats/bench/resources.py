@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -15,8 +14,10 @@ import pandas as pd
 
 from initstats.bench.timing import ACTIVATIONS, INIT, WORKLOADS, run_engine
 from initstats.data import Dataset, load_data
+from initstats.drafts import draft_folder
 from initstats.machine import added_memory
 from initstats.moments import warm_up
+from initstats.processes import die_with_driver
 from initstats.stack import Settings
 from initstats.sweep import Grid, Progress, run_sweep
 
@@ -124,16 +125,16 @@ def _speedups(
 def study(*, quick: bool = False) -> float:
     """Seconds by the clock that the default study, or a quick one, takes, with its report."""
     small = ["--depth", "4", "--seeds", "2", "--samples", "500"] if quick else []
-    with TemporaryDirectory() as folder:
+    with draft_folder() as folder:
         began = perf_counter()
-        _elsewhere("the default study", "-m", "initstats", "sweep", "--out", folder, *small)
+        _elsewhere("the default study", "-m", "initstats", "sweep", "--out", str(folder), *small)
         return perf_counter() - began
 
 
 def _rate(grid: Grid, data: Dataset, workers: int) -> float:
     """Cells a second over the middle half of a study."""
     times: list[float] = []
-    with TemporaryDirectory() as folder:
+    with draft_folder() as folder:
         run_sweep(
             grid,
             data,
@@ -150,7 +151,9 @@ def _rate(grid: Grid, data: Dataset, workers: int) -> float:
 def _elsewhere(what: str, *arguments: str) -> str:
     """The output of another interpreter."""
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, preexec_fn=die_with_driver
+    )
     if done.returncode:
         raise ChildProcessError(f"{what} failed: {done.stderr.strip()}")
     return done.stdout

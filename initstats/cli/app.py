@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from pathlib import Path
-from traceback import StackSummary, TracebackException, extract_tb, print_exc
-from typing import Annotated, NoReturn, TextIO
+from contextlib import suppress
+from io import TextIOWrapper
+from traceback import extract_tb
+from typing import Annotated
 
 import typer
 
 from initstats import __version__
+from initstats.drafts import clear_drafts
+from initstats.failure import in_a_line, is_ours, is_users, traceback_of
+from initstats.stopping import request
+
+CLOSED_PIPE = 128 + 13
+"""The exit code of a program whose reader has gone, as `head` does: that of SIGPIPE."""
 
 app = typer.Typer(
     name="initstats",
@@ -32,8 +39,6 @@ Plugins = Annotated[
         help="Import this module (or file.py) first: it registers inits, activations, and so on.",
     ),
 ]
-CLOSED = 128 + 13
-"""The exit code that shells give to programs which a closed pipe ended: 128 and SIGPIPE."""
 Workers = Annotated[
     int | None,
     typer.Option(help="Worker processes. \\[default: what the work is worth]", show_default=False),
@@ -44,44 +49,90 @@ class OwnError(Exception):
     """An error in code of the user's own, which is its cause; the message is one line about it."""
 
 
-def main() -> None:
-    """Run the command line; every expected error is one line on stderr and exit code 2.
+class Interruption(Exception):
+    """The program was asked to stop; the message says what is kept."""
 
-    Under the line about an error in the user's own code stands its traceback, of the user's frames
-    alone. Errors that nobody expected have exit code 2, too: 1 is for what a check-up finds. Where
-    the reader of the output has closed it, as `| head` does, the code is the shell's, 141.
+
+def main() -> None:
+    """Run the command line; every error is one line on stderr.
+
+    Exit code 2 says that nothing came of it; 1, that a check-up found something, that cells failed,
+    or that the user's own code raised an error: then its traceback follows, without our frames.
+    128 + n says that signal n stopped it: 130 is Ctrl-C.
     """
     # Spinning OpenMP threads slow a busy machine fifty times; torch reads these when imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     warnings.formatwarning = lambda message, *_, **__: f"initstats: {message}\n"
-    output = sys.stdout
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal may not have every letter
+            stream.reconfigure(errors="backslashreplace")
+    code = flushed(_run())
+    request.ignore()
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command that was typed; its exit code."""
     try:
         code = app(standalone_mode=False)
-        output.flush()
-    except (BrokenPipeError, SystemExit) as error:
-        # typer makes an exit with code 1 of a closed pipe
-        if BrokenPipeError not in (type(error), type(error.__context__)):
-            raise
-        _leave_quietly(output)
-    except typer.TyperException as error:
-        _fail(_usage(error))
-    except OwnError as error:
-        typer.echo(f"initstats: {' '.join(str(error).split())}", err=True)
-        typer.echo(_traceback_of(error.__cause__), nl=False, err=True)
-        sys.exit(2)
-    except (ValueError, OSError) as error:
-        if "--traceback" in sys.argv:
-            print_exc()
-            sys.exit(2)
-        _fail(f"{error}{'' if _is_foreseen(error) else ' (initstats --traceback ... shows where)'}")
-    except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
-    except Exception:  # noqa: BLE001 (it is told in full)
-        print_exc()
-        sys.exit(2)
-    sys.exit(code if isinstance(code, int) else 0)
+    except BaseException as error:  # noqa: BLE001 (it is told)
+        if request.number is None and not isinstance(error, KeyboardInterrupt | typer.Abort):
+            return _told(error)
+        code, request.is_answered = request.code, True
+        say(str(error) if isinstance(error, Interruption) else request.words)
+    else:
+        code = code if isinstance(code, int) else 0
+        if request.number or code == request.code:  # typer makes a code of Ctrl-C
+            code, request.is_answered = request.code, True
+            say(request.words)
+    if code == request.code:
+        clear_drafts()
+    return code
+
+
+def _told(error: BaseException) -> int:
+    """Say what an error means to the user; the exit code."""
+    whole = "--traceback" in sys.argv
+    cause = error.__cause__
+    if isinstance(error, typer.TyperException):
+        message = _usage(error)
+    elif isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        return CLOSED_PIPE  # whoever read the output has had enough
+    elif isinstance(error, OwnError) or (cause and _is_users(cause)):
+        say(f"initstats: {error}", traceback_of(cause or error, whole=whole))
+        return 1
+    elif _is_users(error):
+        say(f"initstats: your code raised {in_a_line(error)}", traceback_of(error, whole=whole))
+        return 1
+    elif is_raised_here(error) or isinstance(error, OSError):
+        message = str(error)
+    else:
+        message = f"{in_a_line(error)} (initstats --traceback ... shows where)"
+    say(f"initstats: {message}", traceback_of(error, whole=True) if whole else "")
+    return 2
+
+
+def say(line: str, more: str = "") -> None:
+    """Write a line on stderr, and maybe what follows it."""
+    with suppress(OSError, ValueError):  # nobody is there to read it
+        typer.echo(" ".join(line.split()), err=True)
+        typer.echo(more, nl=False, err=True)
+
+
+def flushed(code: int) -> int:
+    """The exit code, once all output is out: another one where it cannot be written."""
+    try:
+        if sys.stdout and not sys.stdout.closed:
+            sys.stdout.flush()
+    except OSError as error:
+        with suppress(OSError):  # or Python would try again, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return code or CLOSED_PIPE
+        say(f"initstats: cannot write the output: {error.strerror}")
+        return 2
+    return code
 
 
 def _version(asked: bool) -> None:
@@ -102,55 +153,15 @@ def _initstats(
     pass
 
 
-def _is_foreseen(error: Exception) -> bool:
-    """Whether we wrote the message for users; any other ValueError may be a mistake of ours."""
-    return isinstance(error, OSError) or is_raised_here(error)
-
-
 def is_raised_here(error: BaseException) -> bool:
-    """Whether it is our own code that raised an error."""
-    place = extract_tb(error.__traceback__)[-1]
-    return _is_ours(place.filename) and (place.line or "").startswith("raise")
+    """Whether it is our own code that raised an error, with a message for users."""
+    frames = extract_tb(error.__traceback__)
+    return bool(frames) and is_ours(frames[-1].filename) and (frames[-1].line or "")[:5] == "raise"
 
 
-def _is_ours(file: str) -> bool:
-    return Path(file).is_relative_to(Path(__file__).parents[1])
-
-
-def _is_plumbing(file: str) -> bool:
-    """Whether a frame tells nothing about an error in the user's code."""
-    torch = sys.modules.get("torch")
-    own = Path(torch.__file__).parent if torch and torch.__file__ else None
-    inside = own is not None and Path(file).is_relative_to(own)
-    return _is_ours(file) or inside or file.startswith("<frozen")
-
-
-def _traceback_of(error: BaseException | None) -> str:
-    """The traceback of an error in the user's code; all of it, and not only that, if asked for."""
-    if error is None:
-        return ""
-    told = TracebackException.from_exception(error)
-    if "--traceback" not in sys.argv:
-        chain: TracebackException | None = told
-        while chain:
-            frames = [frame for frame in chain.stack if not _is_plumbing(frame.filename)]
-            chain.stack = StackSummary.from_list(frames)
-            chain = chain.__cause__ or chain.__context__
-        if not told.stack and not told.__cause__ and not told.__context__:
-            return "".join(told.format_exception_only())
-    return "".join(told.format())
-
-
-def _leave_quietly(output: TextIO) -> NoReturn:
-    """Leave when the reader of the output has gone; what is still to be written goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
-    sys.exit(CLOSED)
-
-
-def _fail(message: str) -> NoReturn:
-    """One line on stderr, exit code 2."""
-    typer.echo(f"initstats: {' '.join(message.split())}", err=True)
-    sys.exit(2)
+def _is_users(error: BaseException) -> bool:
+    """Whether an error is of the user's code, and not our answer to it."""
+    return is_users(error) and not is_raised_here(error)
 
 
 def _usage(error: typer.TyperException) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from initstats.cli.app import Plugins, app
 from initstats.cli.console import Bar
+from initstats.cli.options import load_own
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,7 +127,8 @@ def measure(
 ) -> None:
     """Measure every operation of a model of your own, and say what is wrong with it.
 
-    Exit code 0: nothing found; 1: a finding as severe as --fail-on says; 2: not measured.
+    Exit code 0: nothing found; 1: a finding as severe as --fail-on says, or an error in your own
+    code, which is shown; 2: not measured.
 
     Inputs go to the model in the order of their options; all of one option stand where its first
     one does.
@@ -134,7 +136,6 @@ def measure(
     from initstats.cli.model import batches, measured, own_model, train
     from initstats.diagnosis import diagnose
     from initstats.report.page import claim_page
-    from initstats.sweep import load_plugins
 
     if steps is None and (lr, optimizer) != (None, None):
         raise ValueError("--optimizer and --lr are for a training: say how long with --steps")
@@ -142,7 +143,7 @@ def measure(
         _make_room(Path(as_json))
     if out:
         claim_page("model", out)
-    load_plugins(plugin or ())
+    load_own(plugin)
     source = batches(context.meta.get(GIVEN, []), dtype, training=steps is not None)
     model, losses = own_model(factory, dtype, seed), list[float]()
     if steps is None:

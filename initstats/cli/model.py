@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from initstats.cli.app import OwnError, is_raised_here
 from initstats.cli.options import named_function, numbers
 from initstats.data import Split, load_data
+from initstats.failure import in_a_line
 from initstats.probe import Probe
 from initstats.probe.batch import called
 from initstats.probe.operations import tensors
@@ -166,15 +167,18 @@ def own_code(what: str, inputs: Any = None) -> Iterator[None]:
     try:
         with staying():
             yield
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         if is_raised_here(error):
             raise
         notes = [note.split(";")[0] for note in getattr(error, "__notes__", [])]
         error.__notes__ = []
         shapes = " and ".join(str(tuple(x.shape)) for x in tensors(inputs))
         place = f" ({', '.join(notes)})" if notes else ""
-        raised = f"{what} raised {type(error).__name__}{' on ' * bool(shapes)}{shapes}"
-        raise OwnError(f"{raised}: {error}{place}") from error
+        kind, colon, message = in_a_line(error).partition(": ")
+        raised = f"{what} raised {kind}{' on ' * bool(shapes)}{shapes}{colon}{message}"
+        raise OwnError(raised + place) from error
 
 
 def _random(kind: str, text: str, seed: int) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -12,7 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from initstats.cli.app import OwnError, is_raised_here
+from initstats.failure import in_a_line
 from initstats.registry import import_own, split_names
+from initstats.stopping import request
 
 NAMES, NUMBERS = "NAMES", "NUMBERS"
 
@@ -66,6 +70,18 @@ def numbers(option: str, values: Sequence[str]) -> list[int]:
     return found
 
 
+def load_own(plugins: Sequence[str] | None) -> None:
+    """Import the plugins that are named, and undo what they did to the program itself."""
+    from initstats.sweep import load_plugins
+
+    load_plugins(plugins or ())
+    request.listen_again()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream and stream.closed:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
 def named_function(path: str) -> Any:
     """The function that `module:function` names; the module may be in the working directory.
 
@@ -94,12 +110,14 @@ def _own_module(name: str) -> ModuleType:
                 "directory; a file is named with its .py"
             ) from error
         raise OwnError(f"importing {name} failed: {error}") from error
+    except KeyboardInterrupt:
+        raise
     except ImportError as error:
         if is_raised_here(error):
             raise ValueError(str(error)) from error
         raise OwnError(f"importing {name} failed: {error}") from error
-    except (Exception, SystemExit) as error:
-        raise OwnError(f"importing {name} raised {type(error).__name__}: {error}") from error
+    except BaseException as error:
+        raise OwnError(f"importing {name} raised {in_a_line(error)}") from error
 
 
 def _option(name: str) -> Any:

@@ -11,7 +11,7 @@ import typer
 
 from initstats.cli.app import Plugins, app
 from initstats.cli.console import Bar, print_table
-from initstats.cli.options import named_function
+from initstats.cli.options import load_own, named_function
 from initstats.registry import Catalog
 
 
@@ -28,9 +28,8 @@ def gain(
 ) -> None:
     """Compute the weight gains of activations, and compare them with torch's calculate_gain."""
     from initstats import activations
-    from initstats.sweep import load_plugins
 
-    load_plugins(plugin or ())
+    load_own(plugin)
     entries = [activations.get(named_function(name) if ":" in name else name) for name in names]
     compared = [(entry, activations.torch_gain(entry)) for entry in entries]
     if table:
@@ -54,9 +53,8 @@ def list_(plugin: Plugins = None) -> None:
 
     Names are those of the table; parameters are shown with their defaults.
     """
-    from initstats.sweep import load_plugins
 
-    load_plugins(plugin or ())
+    load_own(plugin)
     for catalog in _catalogs():
         families = [catalog.family(name) for name in catalog]
         columns = {
@@ -80,10 +78,9 @@ def theory(
     """Draw the phase diagrams of activations: order, chaos, and where each init lies."""
     from initstats import activations
     from initstats.report.theory import write_theory
-    from initstats.sweep import load_plugins
     from initstats.theory.diagram import diagram
 
-    load_plugins(plugin or ())
+    load_own(plugin)
     entries = list(dict.fromkeys(map(activations.get, names)))
     diagrams = []
     with Bar("activations") as bar:

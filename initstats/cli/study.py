@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from initstats.cli.app import Plugins, Workers, app
+from initstats.cli.app import Interruption, Plugins, Workers, app, say
 from initstats.cli.console import Bar
-from initstats.cli.options import takes_grid
+from initstats.cli.options import load_own, takes_grid
+from initstats.stopping import request
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from initstats.sweep import FailedCellsError
 
 
 @app.command(rich_help_panel="Measure")
@@ -54,17 +59,22 @@ def sweep(
     """
     began = time.perf_counter()
     from initstats.report import write_report
-    from initstats.sweep.plugins import absolute_plugin, load_config, load_plugins
+    from initstats.sweep.plugins import absolute_plugin, load_config
 
-    load_plugins(plugin or ())
+    load_own(plugin)
     fields = load_config(config, trusted=trust or plugin or ()) if config else {}
     if "networks" in given:
         fields.pop("network", None)
     plugins = map(absolute_plugin, [*fields.get("plugins", ()), *(plugin or ())])
     fields |= given | {"plugins": [*dict.fromkeys(plugins)]} | ({"data": data} if data else {})
-    folder = _sweep(fields, out, workers, theory)
-    typer.echo(f"report: {write_report(folder, workers=workers or os.cpu_count() or 1)}")
+    request.listen_again()  # the config may have brought plugins, too
+    folder, failed = _sweep(fields, out, workers, theory)
+    if failed is None or len(failed.table):
+        typer.echo(f"report: {write_report(folder, workers=workers or os.cpu_count() or 1)}")
     typer.echo(f"{time.perf_counter() - began:.1f} s in all")
+    if failed:
+        say(f"initstats: {failed}", "".join(failed.failures.drop_duplicates("error")["traceback"]))
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel="Measure")
@@ -78,58 +88,60 @@ def report(
 ) -> None:
     """Draw the report of a run again: index.html, figures and tables."""
     from initstats.report import write_report
-    from initstats.sweep.plugins import load_plugins
 
-    load_plugins(plugin or ())
+    load_own(plugin)
     typer.echo(f"report: {write_report(run, out, workers=workers or os.cpu_count() or 1)}")
 
 
-def _sweep(fields: dict[str, Any], out: Path | None, workers: int | None, theory: bool) -> Path:
+def _sweep(
+    fields: dict[str, Any], out: Path | None, workers: int | None, theory: bool
+) -> tuple[Path, FailedCellsError | None]:
     """Run the grid that the fields describe into its folder, and say what came of it."""
     from initstats.data import load_data
-    from initstats.diagnosis import summarize
     from initstats.prediction import predict_run
     from initstats.report.page import claim_page
     from initstats.store import load_predictions
+    from initstats.sweep import FailedCellsError as Failed
     from initstats.sweep import Grid, run_sweep
 
     source, plugins = fields.pop("data", "mnist"), fields.pop("plugins")
     grid = Grid(**fields)
     data = load_data(source)
-    folder = out or Path("reports") / data.name
+    folder, failed = out or Path("reports") / data.name, None
     claim_page("study", folder)  # before the work, not after it
     typer.echo(
         f"{data.name}: {grid.samples or len(getattr(data, grid.split)):,} images of the "
         f"{grid.split} split, normalized with the training mean {data.mean:.4f} and "
         f"std {data.std:.4f}"
     )
+    options: dict[str, Any] = {"workers": workers, "source": source, "plugins": plugins}
     with Bar("cells") as bar:
         try:
-            table = run_sweep(
-                grid,
-                data,
-                out=folder,
-                workers=workers,
-                progress=bar.show,
-                source=source,
-                plugins=plugins,
-            )
-        except KeyboardInterrupt:
+            table = run_sweep(grid, data, out=folder, progress=bar.show, **options)
+        except Failed as error:
+            failed, table = error, error.table
+        except KeyboardInterrupt as error:
             bar.stop()
-            typer.echo(
-                f"interrupted: {bar.done:,} of {bar.total:,} cells are kept in {folder}; "
-                "the same command goes on from there",
-                err=True,
-            )
-            sys.exit(130)
-    verdicts = summarize(table)["verdict"].value_counts()
-    typer.echo(
-        f"{bar.total:,} cells ({bar.total - bar.first:,} new) in {folder}; "
-        f"of {verdicts.sum()} configurations"
-    )
-    for verdict, count in verdicts[verdicts > 0].items():
-        typer.echo(f"  {count:>4}  {verdict}")
-    if theory or load_predictions(folder) is not None:
+            raise Interruption(
+                f"{request.words}: {bar.done:,} of {bar.total:,} cells are kept in {folder}; "
+                "the same command goes on from there"
+            ) from error
+    _tell(table, bar, folder)
+    if len(table) and (theory or load_predictions(folder) is not None):
         with Bar("predictions") as bar:
             predict_run(folder, data, progress=bar.show)
-    return folder
+    return folder, failed
+
+
+def _tell(table: pd.DataFrame, bar: Bar, folder: Path) -> None:
+    """Print how many cells there are, and what becomes of the signal."""
+    from initstats.diagnosis import summarize
+
+    verdicts = dict(summarize(table)["verdict"].value_counts()) if len(table) else {}
+    typer.echo(
+        f"{bar.done:,} cells ({bar.done - bar.first:,} new) in {folder}; "
+        f"of {sum(verdicts.values()):,} configurations"
+    )
+    for verdict, count in verdicts.items():
+        if count:
+            typer.echo(f"  {count:>4}  {verdict}")

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from contextlib import suppress
-from functools import lru_cache, partial
+from concurrent.futures import Future
+from functools import partial
 from io import BytesIO
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import matplotlib as mpl
@@ -19,6 +14,7 @@ from matplotlib.figure import Figure
 
 from initstats.plots import FIGURES, Results
 from initstats.plots.style import FIT, INK, PALETTE, STYLE
+from initstats.processes import LostError, Processes, given
 
 DOTS = 200
 """Resolution of a PNG, per inch."""
@@ -89,57 +85,46 @@ class Studio:
     """Where figures are drawn: in this process, or in others while this one does something else."""
 
     def __init__(self, workers: int = 1) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="initstats-")
-        self._pool: ProcessPoolExecutor | None = None
+        self._processes: Processes | None = None
         if workers > 1:
-            helpers = min(workers - 1, len(FIGURES))
-            self._pool = ProcessPoolExecutor(helpers, mp_context=get_context("spawn"))
-            for _ in range(helpers):
-                self._pool.submit(_warm_up)
+            self._processes = Processes(min(workers - 1, len(FIGURES)), _prepare)
 
     def begin(self, names: Sequence[str], results: Results) -> list[Callable[[], Drawing]]:
         """Begin to draw; each call of what is returned gives a drawing, in the order of names."""
         finish: dict[str, Callable[[], Drawing]] = {
             name: partial(draw, name, results) for name in names
         }
-        if self._pool is None:
+        if self._processes is None:
             return list(finish.values())
-        file = Path(self._folder.name) / "results.pickle"
-        file.write_bytes(pickle.dumps(results, pickle.HIGHEST_PROTOCOL))
-        with suppress(BrokenExecutor):
-            for name in names:
-                # a figure of the user's own may not be known to another process
-                if FIGURES[name].drawing.__module__.startswith("initstats."):
-                    future = self._pool.submit(_draw_from, file, name)
-                    finish[name] = partial(_finish, future, finish[name])
+        self._processes.give(results)
+        for name in names:
+            # a figure of the user's own may not be known to another process
+            if FIGURES[name].drawing.__module__.startswith("initstats."):
+                future = self._processes.submit(_draw_given, name)
+                finish[name] = partial(_finish, future, finish[name])
         return list(finish.values())
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
-        self._folder.cleanup()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        if self._processes:
+            self._processes.__exit__(kind, error, None)
 
 
 def _finish(future: Future[Drawing], draw_here: Callable[[], Drawing]) -> Drawing:
-    """A drawing from another process, or from here if that process is gone."""
+    """A drawing from another process, or from here where that could not make it."""
     try:
         return future.result()
-    except BrokenExecutor:
+    except (LostError, OSError):
         return draw_here()
 
 
-def _warm_up() -> None:
-    """Do nothing: a process that runs this has imported the module."""
+def _prepare() -> None:
+    """Do nothing: a process that finds this has imported the module."""
 
 
-@lru_cache(maxsize=1)
-def _load(file: Path) -> Results:
-    results: Results = pickle.loads(file.read_bytes())
-    return results
-
-
-def _draw_from(file: Path, name: str) -> Drawing:
-    return draw(name, _load(file))
+def _draw_given(name: str) -> Drawing:
+    return draw(name, given())

@@ -6,11 +6,11 @@ An interruption leaves the earlier page readable, and nobody else's file is repl
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from initstats.drafts import draft_folder
 
 PAGE, PICTURES = "index.html", "figures"
 _DRAFT = ".draft-"
@@ -42,22 +42,21 @@ def drafted(folder: str | Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     claim(folder)
-    with _complaints(folder):
-        draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=folder))
-        try:
-            yield draft
-            files = {str(path.relative_to(draft)) for path in draft.rglob("*") if path.is_file()}
-            _publish(draft, folder, files, claim(folder, files, draft))
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    ours = _ours(folder)  # before the drafts of the dead are swept
+    with _complaints(folder), draft_folder(folder, _DRAFT) as draft:
+        yield draft
+        files = {str(path.relative_to(draft)) for path in draft.rglob("*") if path.is_file()}
+        _publish(draft, folder, files, claim(folder, files, ours))
 
 
-def claim(folder: Path, files: Collection[str] = (), draft: Path | None = None) -> set[str]:
+def claim(
+    folder: Path, files: Collection[str] = (), ours: Collection[str] | None = None
+) -> set[str]:
     """Make sure that a page may be written into a folder, which is made if need be.
 
     Args:
         files: the names of what will lie beside it, as far as they are known.
-        draft: the one of that page.
+        ours: what belongs to earlier pages of ours there, if it is known.
 
     Returns:
         The files of the pictures that an earlier page of ours shows there.
@@ -73,12 +72,9 @@ def claim(folder: Path, files: Collection[str] = (), draft: Path | None = None) 
     html = _read(page)
     if html and not _OURS.search(html, 0, 2000):
         raise ValueError(f"{page} is not a page of initstats: choose another folder, or move it")
-    # a draft that is still there was left by a process that died while it moved the files
-    dead = {path.parent for path in folder.glob(f"{_DRAFT}*/{PAGE}")} - {draft}
-    known = [html, *(_read(path / PAGE) for path in dead)]
-    ours = {name for text in known for name in (*_pictures(text), *_others(text))}
+    ours = _ours(folder) if ours is None else ours
     for name in files:
-        if name != PAGE and (folder / name).exists() and not {name, Path(name).suffix} & ours:
+        if name != PAGE and (folder / name).exists() and not {name, Path(name).suffix} & {*ours}:
             raise ValueError(
                 f"{folder / name} is of no earlier page of initstats: choose another folder, or "
                 "move it"
@@ -95,6 +91,15 @@ def _complaints(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(f"cannot write the page into {folder}: {error.strerror or error}") from error
+
+
+def _ours(folder: Path) -> set[str]:
+    """What belongs to an earlier page of ours, or all files with such a suffix.
+
+    Drafts count, too: one that is there was left by a process that died while it moved the files.
+    """
+    pages = [folder / PAGE, *folder.glob(f"{_DRAFT}*/{PAGE}")]
+    return {name for html in map(_read, pages) for name in (*_pictures(html), *_others(html))}
 
 
 def _read(page: Path) -> str:

@@ -15,7 +15,7 @@ from initstats.plots import Results
 from initstats.plots.style import decimal
 from initstats.report import answer
 from initstats.report.drawing import Studio
-from initstats.report.page import Page, Shown, claim_page, figures_of, left_out, names
+from initstats.report.page import MOST_NAMES, Page, Shown, claim_page, figures_of, left_out, names
 from initstats.report.printed import (
     Column,
     Table,
@@ -26,7 +26,7 @@ from initstats.report.printed import (
     significant,
     typeset,
 )
-from initstats.store import Run, load_run, load_sessions, to_toml
+from initstats.store import Run, load_failures, load_run, load_sessions, to_toml
 
 GROWTH = Column("growth per layer", "number", growth, ("growth", "growth_low", "growth_high"))
 BLOCK = [Column("network"), Column("width", "number")]
@@ -89,12 +89,14 @@ def write_report(
         folder = folder or run
     elif folder is None:
         raise ValueError("a table does not say where its report goes: name a folder")
-    recorded = None if isinstance(run, pd.DataFrame) else (load_run(run), load_sessions(run))
+    recorded, failures = None, None
+    if not isinstance(run, pd.DataFrame):
+        recorded, failures = (load_run(run), load_sessions(run)), load_failures(run)
     claim_page("study", Path(folder))  # before the work, not after it
     with Studio(workers) as studio:
         results = Results.of(run)
         figures = figures_of("study", results, begin=studio.begin)
-        page = compose(results, figures, recorded, rows=rows)
+        page = compose(results, figures, recorded, rows=rows, failures=failures)
         if not isinstance(run, pd.DataFrame) and Path(run).resolve() == Path(folder).resolve():
             # the run keeps its configuration there itself
             others = {name: page.tables[name] for name in page.tables if name != "grid.toml"}
@@ -108,6 +110,7 @@ def compose(
     recorded: tuple[Run, pd.DataFrame] | None = None,
     *,
     rows: bool = True,
+    failures: pd.DataFrame | None = None,
 ) -> Page:
     """The page of a study.
 
@@ -116,6 +119,7 @@ def compose(
         figures: the figures, in their order.
         recorded: of a run, its settings and the drivers at work on it; None for a bare table.
         rows: whether all rows of the table lie beside the page.
+        failures: of a run, the cells that failed.
     """
     run = recorded[0] if recorded else None
     met = {word.name: (results.summary["verdict"] == word.name).any() for word in VERDICTS}
@@ -137,6 +141,8 @@ def compose(
         "healthy": int((results.summary["verdict"] == "healthy").sum()),
         "configurations": len(results.summary),
         "cells": (_cells(results), run.count if run else 0),
+        "failures": 0 if failures is None else len(failures),
+        "failed": {} if failures is None else _failed(failures),
         "keepers": answer.keepers(results),
         "contrast": answer.contrast(results),
         "hopeless": answer.hopeless(results),
@@ -233,6 +239,24 @@ def _record(results: Results, run: Run, sessions: pd.DataFrame) -> dict[str, str
     }
     environment = sessions.iloc[-1].drop(["started", "seconds", "cells"]).dropna()
     return facts | {str(name): str(value) for name, value in environment.items()}
+
+
+def _failed(failures: pd.DataFrame) -> dict[str, str]:
+    """The cells that failed, by their error."""
+    found: dict[str, list[str]] = {}
+    for *cell, error, _ in failures.itertuples(index=False, name=None):
+        found.setdefault(str(error), []).append(" ".join(map(str, cell)))
+    shown = list(found.items())[:MOST_NAMES]
+    more = (
+        {"other errors": f"of {len(found) - len(shown)} kinds"} if len(found) > len(shown) else {}
+    )
+    return {error: _some(cells) for error, cells in shown} | more
+
+
+def _some(cells: Sequence[str]) -> str:
+    """The first of the cells, and how many more there are."""
+    more = [f"{len(cells) - MOST_NAMES:,} more"] if len(cells) > MOST_NAMES else []
+    return ", ".join([*cells[:MOST_NAMES], *more])
 
 
 def _seeds(results: Results) -> str:

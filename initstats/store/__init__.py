@@ -9,6 +9,7 @@ one that was committed.
 from __future__ import annotations
 
 from initstats.store.errors import StoreError as StoreError
+from initstats.store.failures import load_failures as load_failures
 from initstats.store.histograms import pack as pack
 from initstats.store.parameters import parameters_of as parameters_of
 from initstats.store.predictions import load_predictions as load_predictions

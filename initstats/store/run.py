@@ -99,6 +99,7 @@ class Run:
                 for noun in {**self.parameters, **asked.parameters}
             },
             definitions={
+                # those that measured something agree; the others may have been mended since
                 noun: {**self.definitions.get(noun, {}), **asked.definitions.get(noun, {})}
                 for noun in {**self.definitions, **asked.definitions}
             },

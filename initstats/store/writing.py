@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from initstats.failure import Failure
+from initstats.store import failures
 from initstats.store import file as layout
 from initstats.store.cells import Cell, cells, checksum, digest
 from initstats.store.errors import DamagedCellsError, StoreError, complaints
@@ -120,6 +122,17 @@ class Store:
                 "WHERE id = (SELECT max(id) FROM session)",
                 (time.monotonic() - self._began,),
             )
+            failures.forget(self._connection, self.run, cell)
+
+    def fail(self, cell: Key, failure: Failure) -> None:
+        """Write down that a cell cannot be measured, and why; a StoreError as for `add`."""
+        with self._transaction():
+            failures.record(self._connection, self.run, cell, failure)
+
+    def failures(self, run: Run) -> pd.DataFrame:
+        """The failures among the cells that a run lists; see `load_failures`."""
+        with complaints(self._file):
+            return failures.failures(self._connection, run)
 
     def table(self, run: Run) -> pd.DataFrame:
         """The rows of the committed cells that a run lists, in its order."""

@@ -6,6 +6,7 @@ of the run's settings, so the grid's order, workers and interruptions change not
 
 from __future__ import annotations
 
+from initstats.sweep.attempts import FailedCellsError as FailedCellsError
 from initstats.sweep.cell import Cell as Cell
 from initstats.sweep.definitions import definitions as definitions
 from initstats.sweep.grid import Grid as Grid

@@ -6,7 +6,8 @@ its own code does not. So the definition of an entry is known by what it makes o
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 
 import torch
@@ -24,8 +25,6 @@ from initstats.sweep.grid import Grid
 SAMPLES = WIDTH = 8
 SHAPES = ((WIDTH, WIDTH), (12, 30), (30, 12), (6, 4, 3, 3))
 """Shapes of the weights that inits draw."""
-_FAULTS = (ArithmeticError, RuntimeError, TypeError, ValueError)
-"""What an entry may raise where it cannot do what a study does not ask of it."""
 
 
 def definitions(grid: Grid, split: Split) -> Definitions:
@@ -57,9 +56,10 @@ def _of_activation(activation: Activation) -> list[float]:
     """Values, and slopes where there are any: in steps of 1/16 near 0, in powers far from it."""
     scales = torch.logspace(-3, 4, 29)
     x = torch.cat([-scales, torch.linspace(-4, 4, 129), scales])
-    with torch.no_grad():
-        numbers = activation(x.clone()).tolist()
-    with suppress(*_FAULTS):
+    numbers: list[float] = []
+    with _as_far_as_it_can(), torch.no_grad():
+        numbers += activation(x.clone()).tolist()
+    with _as_far_as_it_can():
         numbers += activation.derivative(x.clone()).tolist()
     return [float(f"{number:.7g}") for number in numbers]  # float32 has no more digits
 
@@ -68,7 +68,7 @@ def _of_init(init: Init) -> list[float]:
     """A part of what it draws for layers that read data or an activation, as far as it can."""
     numbers = [float(init.fitted)]
     for shape, name in product(SHAPES, ("identity", "gelu")):
-        with suppress(*_FAULTS):
+        with _as_far_as_it_can():
             weight, bias = init.sample(shape, generator_for(0, *shape), ACTIVATIONS[name])
             numbers += [*weight.flatten()[:8].tolist(), weight.std().item(), *bias[:4].tolist()]
     return numbers
@@ -78,10 +78,20 @@ def _of_network(network: Network, samples: Split, depth: int) -> list[float]:
     """The second moments of a narrow one, forward and backward; none if it cannot be so narrow."""
     settings = Settings(depth, len(samples), backward=True, dtype="float64", kernels="torch")
     init, relu = inits.get("kaiming_normal"), ACTIVATIONS["relu"]
-    try:
+    with _as_far_as_it_can():
         narrow = network.on(samples.shape, WIDTH, depth)
         (result,) = run_stack(narrow, init, [relu], [0], samples, None, settings)
-    except _FAULTS:
-        return []
-    moments: list[float] = result.statistics[:, list(STATISTICS).index("second_moment")].tolist()
-    return [leaf.outputs.size for leaf in narrow.leaves()] + moments
+        moments = result.statistics[:, list(STATISTICS).index("second_moment")]
+        return [*(leaf.outputs.size for leaf in narrow.leaves()), *moments.tolist()]
+    return []
+
+
+@contextmanager
+def _as_far_as_it_can() -> Iterator[None]:
+    """Pass over what an entry cannot do, which a study may not ask of it either."""
+    try:
+        yield
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException:  # noqa: BLE001 (a cell that needs it will fail, and tell)
+        return

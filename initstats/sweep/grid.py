@@ -139,7 +139,7 @@ def _choice(noun: str, available: Sequence[str], value: object) -> str:
 
 
 def _device(value: object) -> str:
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(value)):
+    if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", str(value)):
         raise ValueError(f"{value!r} is not a device that can be used: cpu, cuda or cuda:NUMBER")
     return str(value)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from initstats.failure import in_a_line
 from initstats.files import read_text
 from initstats.registry import import_own
 
@@ -22,8 +23,11 @@ def load_plugins(plugins: Iterable[str]) -> list[ModuleType]:
     for plugin in plugins:
         try:
             modules.append(import_own(plugin))
-        except (ImportError, OSError, SyntaxError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            foreseen = isinstance(error, ImportError | OSError | SyntaxError | ValueError)
+            reason = getattr(error, "strerror", None) or (error if foreseen else in_a_line(error))
             raise ValueError(f"cannot import plugin {plugin!r}: {reason}") from error
     return modules
 
@@ -44,7 +48,9 @@ def load_config(path: str | Path, *, trusted: bool | Collection[str] = False) ->
     text = read_text(path)
     try:
         config = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise ValueError(f"cannot read {path}: it nests too deeply") from error
+    except ValueError as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     folder, plugins = Path(path).parent, config.get("plugins", [])
     if not (isinstance(plugins, list) and all(isinstance(name, str) for name in plugins)):

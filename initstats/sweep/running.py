@@ -15,11 +15,13 @@ from typing import Any
 import pandas as pd
 
 from initstats.data import Dataset, Split
+from initstats.failure import Failure
 from initstats.machine import machine
 from initstats.moments import STATISTICS, bin_edges, warm_up
 from initstats.registry import check_importable, staying
 from initstats.stack import FIT_SAMPLES, Settings
 from initstats.store import Run, Store, parameters_of
+from initstats.sweep.attempts import attempted, failed
 from initstats.sweep.cell import KEYS, PLACES
 from initstats.sweep.definitions import definitions, statistic_definitions
 from initstats.sweep.grid import Grid
@@ -65,7 +67,11 @@ def run_sweep(
         ValueError: what is asked cannot be measured or, as `StoreError`, not be kept in the folder.
         TypeError: something else than a grid and a dataset.
         RuntimeError: a script without that guard.
-        ChildProcessError: a worker died. As after an interruption, the cells committed are kept.
+        FailedCellsError: a `RuntimeError` once all else is measured: some cells raised an error,
+            or ended their worker each time that they were sent to one. It holds the table of the
+            others; a folder keeps both, and the same call tries again those that failed.
+        ChildProcessError: workers cannot start, or the executor broke. As after an interruption,
+            the cells committed are kept.
     """
     _check_call(grid, data, workers)
     engine = _engine(grid, data)
@@ -87,12 +93,18 @@ def run_sweep(
         work = tasks(grid, missing, engine.settings.batch)
         count = min(most, len(work) if workers else suited_workers(work, engine))
         those = ByExecutor(executor) if executor else _own_workers(count, engine)
-        with closing(those.map(engine, work)) as results:
+        with closing(attempted(those, engine, work)) as results:
             for task, outcome in results:
+                if isinstance(outcome, Failure):
+                    store.fail(task.cells[0], outcome)
+                    continue
                 for cell, result in zip(task.cells, outcome, strict=True):
                     store.add(cell, *result)
                     notify(done := done + 1, len(grid))
-        return store.table(asked)
+        table, failures = store.table(asked), store.failures(asked)
+    if len(failures):
+        raise failed(failures, table, len(grid))
+    return table
 
 
 def chosen_samples(grid: Grid, data: Dataset) -> Split:

@@ -47,6 +47,13 @@ class Task(NamedTuple):
             for seed, activation in product(self.seeds, self.activations)
         ]
 
+    def parts(self) -> list[Task]:
+        """A task for each of its cells."""
+        return [
+            self._replace(activations=(activation,), seeds=(seed,))
+            for seed, activation in product(self.seeds, self.activations)
+        ]
+
 
 def _defining() -> tuple[str, ...]:
     return tuple(dict.fromkeys(STATISTICS.family(name).module for name in STATISTICS))

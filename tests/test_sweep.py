@@ -537,7 +537,7 @@ while kills < 20:
                 assert "never began" in str(error), error
     for load in (ist.load_table, ist.load_histograms):
         pd.testing.assert_frame_equal(load(folder), load(out / "whole"), check_exact=True)
-    assert sorted(os.listdir(folder)) == ["grid.toml", "run.sqlite"]
+    assert sorted(os.listdir(folder)) == ["grid.toml", "run.lock", "run.sqlite"]
 assert caught >= 5, f"only {caught} kills found a run half done"
 print(kills, caught, runs)
 """

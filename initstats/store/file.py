@@ -45,7 +45,7 @@ def schema(run: Run) -> list[str]:
         f"PRAGMA user_version = {VERSION}",
         "CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
         "CREATE TABLE session (id INTEGER PRIMARY KEY, started TEXT, seconds REAL, cells INTEGER, "
-        "mark TEXT, environment TEXT)",
+        "writes INTEGER, mark TEXT, environment TEXT)",
         f"CREATE TABLE cell (id INTEGER PRIMARY KEY, {keys}, checksum INTEGER, histogram BLOB)",
         f"CREATE TABLE place (id INTEGER PRIMARY KEY, {places})",
         MEASUREMENTS,
@@ -184,7 +184,7 @@ def _check_tables(connection: sqlite3.Connection) -> None:
 def _check_columns(connection: sqlite3.Connection, run: Run) -> None:
     """Make sure that a name in a query is one of a column, for SQLite takes others for text."""
     expected = {
-        "session": ["id", "started", "seconds", "cells", "mark", "environment"],
+        "session": ["id", "started", "seconds", "cells", "writes", "mark", "environment"],
         "cell": ["id", *run.keys, "checksum", "histogram"],
         "place": ["id", *run.places],
         "measurement": ["cell", "position", "place", *run.statistics],

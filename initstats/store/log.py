@@ -1,8 +1,8 @@
 """The log of a killed driver: SQLite plays it into the file beside it, which should be its own.
 
 A file that was restored from a copy may lie beside a log of another day, which would destroy it. So
-each driver writes the mark of its session into the file before a log begins, and every commit
-touches the row with the mark, so that it is in the log, too.
+each driver writes the mark of its session into the file before a log begins, and every transaction
+begins with the row that has the mark, so that it is in the log, too.
 """
 
 from __future__ import annotations
@@ -57,8 +57,15 @@ def last_mark(connection: sqlite3.Connection) -> Mark:
 
 
 def keep_mark(connection: sqlite3.Connection) -> None:
-    """Have the mark in the log of a transaction that writes nothing about its session."""
-    connection.execute("UPDATE session SET mark = mark WHERE id = (SELECT max(id) FROM session)")
+    """Begin a transaction with the mark, so that it is in the log before anything else is.
+
+    A row that stays the same would not be written. A file without a session has no mark.
+    """
+    begun = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'session'").fetchone()
+    if begun:
+        connection.execute(
+            "UPDATE session SET writes = writes + 1 WHERE id = (SELECT max(id) FROM session)"
+        )
 
 
 def refuse_strange_log(file: Path) -> None:
@@ -108,9 +115,14 @@ def _is_next_wal(log: Path, file: Path) -> bool:
 
 
 def _is_next_journal(log: Path, file: Path) -> bool:
-    """Whether a rollback journal is of the last transaction of a file."""
+    """Whether a rollback journal is of the last transaction of a file.
+
+    One that counts no pages yet changes nothing: the file was not written to either.
+    """
     there, found = _in_file(file), _newest(log)
-    if there is None:
+    with log.open("rb") as stream:
+        counted = any(stream.read(12)[8:])
+    if there is None or not counted:
         return True
     return found.name in (there.name, there.earlier) if found else there.number <= 1
 

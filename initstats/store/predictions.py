@@ -56,6 +56,7 @@ def save_predictions(folder: str | Path, predicted: pd.DataFrame) -> None:
         connection,  # commits, or rolls back
     ):
         connection.execute("BEGIN IMMEDIATE")
+        keep_mark(connection)
         connection.execute(f"DROP TABLE IF EXISTS {PREDICTION}")
         connection.execute(f"CREATE TABLE {PREDICTION} ({names})")
         connection.executemany(
@@ -64,7 +65,6 @@ def save_predictions(folder: str | Path, predicted: pd.DataFrame) -> None:
         connection.execute(f"CREATE TABLE IF NOT EXISTS {PREDICTION_CHECKSUM} (value INTEGER)")
         connection.execute(f"DELETE FROM {PREDICTION_CHECKSUM}")
         connection.execute(f"INSERT INTO {PREDICTION_CHECKSUM} VALUES (?)", (check,))
-        keep_mark(connection)
 
 
 def load_predictions(folder: str | Path) -> pd.DataFrame | None:

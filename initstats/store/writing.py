@@ -24,7 +24,7 @@ from initstats.store.cells import Cell, cells, checksum, digest
 from initstats.store.errors import DamagedCellsError, StoreError, complaints
 from initstats.store.file import marks, quoted
 from initstats.store.lock import held
-from initstats.store.log import last_mark, strange_log, strangeness
+from initstats.store.log import keep_mark, last_mark, strange_log, strangeness
 from initstats.store.reading import table
 from initstats.store.run import Key, Run, to_toml
 
@@ -168,7 +168,7 @@ class Store:
             layout.add_statistics(self._connection, self.run)
             layout.write_run(self._connection, self.run)
             self._connection.execute(
-                "INSERT INTO session VALUES (NULL, ?, 0, 0, ?, ?)",
+                "INSERT INTO session VALUES (NULL, ?, 0, 0, 0, ?, ?)",
                 (
                     datetime.now(UTC).isoformat(timespec="seconds"),
                     str(last_mark(self._connection).next()),
@@ -253,6 +253,7 @@ class Store:
         with complaints(self._file):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
+                keep_mark(self._connection)
                 yield
                 self._connection.execute("COMMIT")
             except BaseException:

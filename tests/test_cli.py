@@ -203,12 +203,13 @@ def test_list_shows_names_as_the_table_has_them(run: Run) -> None:
         ("saturation",),
         ("verdicts",),
     ):
-        (line,) = (line.split() for line in lines if line.split()[:1] == [name])
+        (line,) = (line.split() for line in lines if line.startswith(f"{name} "))
         assert line[1 : 1 + len(parameters)] == parameters
     grid = ist.Grid(inits=["normal(std=0.01)"], activations=["general_relu(sub=0.4)"])
     assert [grid.inits[0].name, grid.activations[0].name] == ["normal", "general_relu"]
     titles = ["inits", "activations", "networks", "statistics", "rules", "figures"]
-    assert [line.strip() for line in lines if line.strip() in titles] == titles
+    words = iter([line.strip() for line in lines])  # others may be wrapped to such a word
+    assert all(title in words for title in titles)
 
 
 def test_gain_says_which_to_use_and_what_torch_says(run: Run, tmp_path: Path) -> None:
@@ -243,7 +244,7 @@ def test_every_field_of_a_grid_is_an_option() -> None:
 
 def test_options_become_the_fields_of_a_grid(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     seen: dict[str, object] = {}
-    monkeypatch.setattr("initstats.cli.study._sweep", lambda fields, *_: seen.update(fields))
+    monkeypatch.setattr("initstats.cli.study._sweep", lambda fields, *_: (seen.update(fields),) * 2)
     monkeypatch.setattr("initstats.report.write_report", lambda *_, **__: "page")
     names = ("--inits", "zeros, mean_field(sigma_w=0.5:4:8log,sigma_b=0:1:2)", "--inits", "lsuv")
     numbers = ("--widths", "5,7", "--widths", "9", "--seeds", "4", "--depth", "0")
@@ -416,7 +417,7 @@ def test_an_error_of_the_users_code_is_shown_to_them(
         (("sweep", "--device", "cuda:99999999999999"), "device: 'cuda:99999999999999' is not a d"),
         (("gain", "shifted_relu(shift=1e999)"), "the function has no finite value"),
         (("gain", "tailored_relu(depth=1e7)"), "activation 'tailored_relu(depth=10000000)': a s"),
-        (("sweep", "--config", "number.toml"), "{folder}/5: expected 'mnist', a folder"),
+        (("sweep", "--config", "number.toml"), "number.toml: data: text is expected, not 5"),
         (("sweep", "--config", "word.toml"), "word.toml: plugins: a list of names is expected"),
         (("sweep", "--config", "deep.toml"), "cannot read deep.toml: it nests too deeply"),
         (("list", "--plugin", "no_such"), "cannot import plugin 'no_such': No module named"),

@@ -302,7 +302,8 @@ def test_settings_of_another_type(run: Path, part: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", ["NULL, 1, 1, 'x', '{}'", "'now', NULL, 1, 'x', '{}'", "'today', 1, 1, 'x', '[1'"]
+    "values",
+    ["NULL, 1, 1, 1, 'x', '{}'", "'now', NULL, 1, 1, 'x', '{}'", "'today', 1, 1, 1, 'x', '[1'"],
 )
 def test_sessions_of_another_type(run: Path, values: str) -> None:
     query(run, f"INSERT INTO session VALUES (NULL, {values})")

@@ -108,7 +108,7 @@ def _sweep(
     grid = Grid(**fields)
     data = load_data(source)
     folder, failed = out or Path("reports") / data.name, None
-    claim_page("study", folder)  # before the work, not after it
+    claim_page("study", folder, make=False)  # before the work, not after it
     typer.echo(
         f"{data.name}: {grid.samples or len(getattr(data, grid.split)):,} images of the "
         f"{grid.split} split, normalized with the training mean {data.mean:.4f} and "

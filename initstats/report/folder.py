@@ -50,13 +50,18 @@ def drafted(folder: str | Path) -> Iterator[Path]:
 
 
 def claim(
-    folder: Path, files: Collection[str] = (), ours: Collection[str] | None = None
+    folder: Path,
+    files: Collection[str] = (),
+    ours: Collection[str] | None = None,
+    *,
+    make: bool = True,
 ) -> set[str]:
-    """Make sure that a page may be written into a folder, which is made if need be.
+    """Make sure that a page may be written into a folder.
 
     Args:
         files: the names of what will lie beside it, as far as they are known.
         ours: what belongs to earlier pages of ours there, if it is known.
+        make: whether to make the folder, if need be.
 
     Returns:
         The files of the pictures that an earlier page of ours shows there.
@@ -79,8 +84,9 @@ def claim(
                 f"{folder / name} is of no earlier page of initstats: choose another folder, or "
                 "move it"
             )
-    with _complaints(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    if make:
+        with _complaints(folder):
+            folder.mkdir(parents=True, exist_ok=True)
     return {Path(name).name for name in _pictures(html)}
 
 

@@ -90,14 +90,17 @@ BESIDE = {
 """The tables that may lie beside a kind of page."""
 
 
-def claim_page(kind: str, folder: Path) -> None:
+def claim_page(kind: str, folder: Path, *, make: bool = True) -> None:
     """Make sure, before the work for a kind of page, that it may be written into a folder.
+
+    Args:
+        make: whether to make the folder, if need be.
 
     Raises:
         ValueError, OSError: as `claim`.
     """
     names = [f"{PICTURES}/{each.name}.{end}" for each in of_page(kind) for end in ("png", "svg")]
-    claim(folder, [*BESIDE[kind], *names])
+    claim(folder, [*BESIDE[kind], *names], make=make)
 
 
 def left_out(page: str, results: Any) -> dict[str, str]:

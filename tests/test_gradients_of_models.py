@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from initstats.moments import STATISTICS
 from initstats.probe import Probe, measure
+from initstats.probe.spectra import SPECTRA
 
 KEYS = ["step", "mode", "layer", "name", "op", "call", "tensor", "direction"]
 
@@ -316,7 +317,7 @@ def train(rank: int, size: int, folder: str) -> None:
 
 def trained(model: nn.Module, rank: int = 0, size: int = 1) -> Probe:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with Probe(model, backward=True) as probe:
+    with Probe(model, backward=True, spectra=True) as probe:
         for step in range(3):
             for x in batch(step).chunk(2):
                 part = x.chunk(size)[rank]
@@ -344,8 +345,9 @@ def test_ranks_give_the_table_of_one_process(tmp_path: Path, size: int) -> None:
     for rank in range(size):
         found = pd.read_pickle(tmp_path / f"{size}-{rank}.pickle")
         agree(found, expected)
-        own, ratio = found["update_ratio"], expected["update_ratio"]
-        assert own.tolist() == pytest.approx(ratio.tolist(), rel=1e-12, nan_ok=True)
+        for column in ("update_ratio", *SPECTRA):
+            own, whole = found[column].tolist(), expected[column].tolist()
+            assert own == pytest.approx(whole, rel=1e-12, nan_ok=True), column
         histograms = pd.read_pickle(tmp_path / f"{size}-{rank}-histograms.pickle")
         assert histograms["count"].tolist() == alone.histograms()["count"].tolist()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -215,9 +216,35 @@ def test_json_holds_what_python_measures(measure: Measure, tmp_path: Path) -> No
     last = found["table"][-1]
     assert (last["name"], last["op"], last["count"]) == ("2.bias", "linear", 8)
     assert any(value is None for row in found["table"] for value in row.values())  # NaN is null
+    said = measure("zero", "--input", "32,8", "--json", "new/er/found.json", "--out", "new")
+    assert (said.code, said.out.splitlines()[-1]) == (1, "page: new/index.html")
+    assert json.loads((tmp_path / "new/er/found.json").read_text(encoding="utf-8")) == found
     quiet = measure("zero", "--input", "32,8", "--json", "-", "--out", "page")
     assert json.loads(quiet.out) == found
     assert quiet.err == "page: page/index.html\n"
+
+
+@pytest.mark.parametrize("options", [("--backward",), ("--steps", "2")])
+def test_spectra_on_request(measure: Measure, options: tuple[str, ...]) -> None:
+    said = measure("sound", "--input", "16,8", *options, "--spectra", "--json", "-")
+    rows = json.loads(said.out)["table"]
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), torch.randn(16, 8)
+    spectra = ("participation_ratio", "stable_rank")
+    assert [*rows[0]][-2:] == [*ist.measure(model, x, spectra=True)][-2:] == [*spectra]
+    assert any(row["participation_ratio"] for row in rows)
+    assert any(row["stable_rank"] for row in rows)
+    assert not measure("sound", "--input", "16,8", "--json", "-").out.count("stable_rank")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json", "-"), ("--json", "f.json", "--out", "page")])
+def test_a_reader_that_leaves_is_no_error(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", closed)
+        assert measure("zero", "--input", "4,8", *arguments) == (141, "", "")
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -288,7 +315,12 @@ def test_what_is_minimized() -> None:
         (("sound", "--input", "4,8", "--steps", "0"), "--steps"),
         (("sound", "--input", "4,8", "--dtype", "int8"), "--dtype"),
         (("sound", "--input", "4,8", "--fail-on", "note"), "--fail-on"),
-        (("sound", "--input", "4,8", "--json", "no/where.json"), "there is no folder no"),
+        (("sound", "--input", "4,8", "--json", "."), "cannot write .: it is a folder"),
+        (
+            ("sound", "--input", "4,8", "--json", "own_models.py/a/b.json"),
+            "cannot write own_models.py/a/b.json: own_models.py is a file, no folder",
+        ),
+        (("sound", "--input", "4,8", "--out", "own_models.py"), "own_models.py is a file"),
         (("frozen", "--input", "4,8", "--steps", "2"), "the model has no parameters to train"),
         (("frozen", "--input", "4,8", "--backward"), "no gradient flows back"),
     ],
@@ -340,8 +372,9 @@ def test_an_error_of_the_model_comes_with_its_own_traceback(
     lines = said.err.splitlines()
     assert lines[0].startswith(f"initstats: {line}")
     assert lines[-1].endswith(last)
-    package = str(Path(ist.__file__).parent)
-    assert not [text for text in lines if package in text]
+    foreign = [str(Path(str(package.__file__)).parent) for package in (ist, torch)]
+    assert not [text for text in lines if any(package in text for package in foreign)]
+    assert ("Traceback" in said.err) == ("own_models.py" in "".join(lines[1:]))
     if "Fails" in arguments:
         assert [text.rpartition("in ")[2] for text in lines if "own_models.py" in text] == [
             "forward",

@@ -18,7 +18,15 @@ from scipy import stats
 from torch import Tensor
 
 import initstats as ist
-from initstats.moments import BINS, STATISTICS, Kernels, Moments, bin_edges, kernels_torch
+from initstats.moments import (
+    BINS,
+    STATISTICS,
+    Kernels,
+    Moments,
+    bin_edges,
+    kernels_torch,
+    panels,
+)
 from initstats.moments.histogram import FINITE_BINS, QUANTILES
 from initstats.moments.table import FIELDS, Field, Summary, register_statistic
 
@@ -566,6 +574,34 @@ def test_any_layout_in_memory(kernels: Kernels, view: Callable[[Tensor], Tensor]
     plain = measured([before.contiguous()], kernels)
     np.testing.assert_array_equal(measured([tile], kernels).statistics(), plain.statistics())
     assert torch.equal(tile, before)
+
+
+@pytest.mark.parametrize("precision", ["numba-float32", "numba-bfloat16", "numba-float64"])
+@pytest.mark.parametrize(
+    ("units", "entries", "part", "every"),
+    [
+        (300, 60, slice(None), 1),  # several panels beside each other
+        (300, 60, slice(None), 150),
+        (12, 1603, slice(None), 3),  # several one after the other
+        (150, 150, slice(7, 140), 1),  # a part of a wider tensor, as packed queries are
+    ],
+)
+def test_units_beside_each_other(
+    units: int, entries: int, part: slice, precision: str, every: int
+) -> None:
+    kernels, dtype, tol, higher = PRECISIONS[precision]
+    rng = np.random.default_rng(units)
+    x = rng.normal(rng.normal(size=units), 2, (entries, units))
+    x[:3, -12:-1] = np.array([NAN, INF, -INF])[:, None]
+    x[:, -1], x[::2, -2] = 4.0, 0.0
+    tile = torch.from_numpy(x).to(dtype)[:, part].T
+    assert panels.lies_across(tile)
+    moments, rows = (measured([y], kernels, every) for y in (tile, tile.contiguous()))
+    assert torch.equal(moments.histogram, rows.histogram)
+    if every == 1:
+        check(moments, [tile], tol, higher)
+    else:
+        np.testing.assert_allclose(moments.statistics(), rows.statistics(), rtol=10 * higher)
 
 
 # the two sets of kernels

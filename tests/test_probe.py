@@ -19,8 +19,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 import initstats as ist
-from initstats.moments import STATISTICS
+from initstats.moments import STATISTICS, Moments
 from initstats.probe import Probe, measure
+from initstats.probe.slots import tiles_of
 
 SIZED = ("mean", "unit_mean_std", "unit_std_std")
 
@@ -1073,3 +1074,22 @@ def test_samples_at_positions_are_paired_and_none_with_itself() -> None:
     x = torch.randn(1, 6, generator=generator)
     table = Probe(nn.Linear(6, 50, bias=False)).run(torch.cat([x, -x])).table()
     assert one(table, tensor="preactivation")["sample_correlation"] == pytest.approx(-1, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [(3, 16, 33, 32), (2, 5, 4096), (2, 9, 8, 16, 16)])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_samples_that_are_measured_one_by_one_are_pooled(size: Any, layout: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(size, generator=generator) + torch.arange(size[1]).view(
+        -1, *[1] * len(size[2:])
+    )
+    given = x.movedim(1, -1).contiguous().movedim(-1, 1) if layout == "channels_last" else x
+    assert (len(tiles_of(given, 1, None)) > 1) == (layout == "contiguous")
+    probe = Probe(nn.ReLU(), unit_axis={"*": 1}).run(given)
+    row = one(probe.table(), op="input")
+    for name, value in by_hand(x, 1).items():
+        assert row[name] == pytest.approx(value, rel=1e-5, abs=1e-5, nan_ok=True), name
+    moments = Moments(1, size[1], every=8 if x.numel() > 2**17 else 1)
+    moments.add(0, x.movedim(1, 0).flatten(1))
+    rows = probe.histograms().query("op == 'input'")
+    assert rows["count"].tolist() == moments.histogram[0][moments.histogram[0] > 0].tolist()

@@ -52,6 +52,20 @@ def test_batches_are_streamed() -> None:
             assert found == pytest.approx(by_hand(whole), rel=1e-9)
 
 
+@pytest.mark.parametrize("cuts", [[30], [0], [90], [1, 2, 60]])
+@pytest.mark.parametrize("size", [1.0, 1e-30, 1e30])
+def test_parts_merge_to_the_whole(cuts: list[int], size: float) -> None:
+    rng = np.random.default_rng(1)
+    x = torch.from_numpy(rng.normal(rng.normal(scale=100, size=(7, 1)), 1, (7, 90)) * size)
+    x[3:5] += x[1] + torch.linspace(0, 50, 90) * size
+    whole = Covariance(7)
+    for tile in x.tensor_split(cuts, dim=1):
+        part = Covariance(7)
+        part.add(tile)
+        whole.merge(part)
+    assert whole.participation_ratio() == pytest.approx(by_hand(x), rel=1e-9)
+
+
 def test_entries_that_are_not_finite_take_their_sample_along() -> None:
     x = torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
     spoiled = x.clone()

@@ -7,7 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 from traceback import StackSummary, TracebackException, extract_tb, print_exc
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
@@ -32,6 +32,8 @@ Plugins = Annotated[
         help="Import this module (or file.py) first: it registers inits, activations, and so on.",
     ),
 ]
+CLOSED = 128 + 13
+"""The exit code that shells give to programs which a closed pipe ended: 128 and SIGPIPE."""
 Workers = Annotated[
     int | None,
     typer.Option(help="Worker processes. \\[default: what the work is worth]", show_default=False),
@@ -45,16 +47,24 @@ class OwnError(Exception):
 def main() -> None:
     """Run the command line; every expected error is one line on stderr and exit code 2.
 
-    Under the line about an error in the user's own code stands its traceback, without our frames.
-    Errors that nobody expected have exit code 2, too: 1 is for what a check-up finds.
+    Under the line about an error in the user's own code stands its traceback, of the user's frames
+    alone. Errors that nobody expected have exit code 2, too: 1 is for what a check-up finds. Where
+    the reader of the output has closed it, as `| head` does, the code is the shell's, 141.
     """
     # Spinning OpenMP threads slow a busy machine fifty times; torch reads these when imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     warnings.formatwarning = lambda message, *_, **__: f"initstats: {message}\n"
     sys.path.append(str(Path.cwd()))  # where a plugin is looked for; spawned workers look there too
+    output = sys.stdout
     try:
         code = app(standalone_mode=False)
+        output.flush()
+    except (BrokenPipeError, SystemExit) as error:
+        # typer makes an exit with code 1 of a closed pipe
+        if BrokenPipeError not in (type(error), type(error.__context__)):
+            raise
+        _leave_quietly(output)
     except typer.TyperException as error:
         _fail(_usage(error))
     except OwnError as error:
@@ -110,9 +120,10 @@ def _is_ours(file: str) -> bool:
 
 def _is_plumbing(file: str) -> bool:
     """Whether a frame tells nothing about an error in the user's code."""
-    return (
-        _is_ours(file) or file.startswith("<frozen") or file.endswith("torch/nn/modules/module.py")
-    )
+    torch = sys.modules.get("torch")
+    own = Path(torch.__file__).parent if torch and torch.__file__ else None
+    inside = own is not None and Path(file).is_relative_to(own)
+    return _is_ours(file) or inside or file.startswith("<frozen")
 
 
 def _traceback_of(error: BaseException | None) -> str:
@@ -126,7 +137,15 @@ def _traceback_of(error: BaseException | None) -> str:
             frames = [frame for frame in chain.stack if not _is_plumbing(frame.filename)]
             chain.stack = StackSummary.from_list(frames)
             chain = chain.__cause__ or chain.__context__
+        if not told.stack and not told.__cause__ and not told.__context__:
+            return "".join(told.format_exception_only())
     return "".join(told.format())
+
+
+def _leave_quietly(output: TextIO) -> NoReturn:
+    """Leave when the reader of the output has gone; what is still to be written goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+    sys.exit(CLOSED)
 
 
 def _fail(message: str) -> NoReturn:

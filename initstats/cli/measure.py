@@ -106,6 +106,13 @@ def measure(
     backward: Annotated[
         bool, typer.Option("--backward", help="Gradients of a unit-normal cotangent, too.")
     ] = False,
+    spectra: Annotated[
+        bool,
+        typer.Option(
+            "--spectra",
+            help="How many directions values fill and weights act in, too; takes longer.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="torch's seed when the model is made.")] = 0,
     steps: Steps = None,
     optimizer: Optimizer = None,
@@ -129,20 +136,22 @@ def measure(
     from initstats.report.folder import claim
     from initstats.sweep import load_plugins
 
-    if as_json not in (None, "-") and not Path(as_json).parent.is_dir():
-        raise ValueError(f"cannot write {as_json}: there is no folder {Path(as_json).parent}")
     if steps is None and (lr, optimizer) != (None, None):
         raise ValueError("--optimizer and --lr are for a training: say how long with --steps")
+    if as_json not in (None, "-"):  # before the work, not after it
+        _make_room(Path(as_json))
     if out:
-        claim(out)  # before the work, not after it
+        claim(out)
     load_plugins(plugin or ())
     source = batches(context.meta.get(GIVEN, []), dtype, training=steps is not None)
     model, losses = own_model(factory, dtype, seed), list[float]()
     if steps is None:
-        probe = measured(model, next(source)[0], backward=backward)
+        probe = measured(model, next(source)[0], backward=backward, spectra=spectra)
     else:
         with Bar("steps") as bar:
-            probe, losses = train(model, source, steps, optimizer or "sgd", lr, bar.show)
+            probe, losses = train(
+                model, source, steps, optimizer or "sgd", lr, bar.show, spectra=spectra
+            )
     findings = diagnose(probe.table())
     if as_json != "-":
         _tell(probe, findings, losses)
@@ -153,6 +162,20 @@ def measure(
     severe = {"error": ["error"], "warning": ["error", "warning"], "never": []}[fail_on]
     if findings["severity"].isin(severe).any():
         raise typer.Exit(1)
+
+
+def _make_room(file: Path) -> None:
+    """Make the folder of a file that is to be written.
+
+    Raises:
+        ValueError: the file is a folder, or a folder on its path is a file.
+        OSError: the folder cannot be made.
+    """
+    if file.is_dir():
+        raise ValueError(f"cannot write {file}: it is a folder, the name of a file is expected")
+    if files := [parent for parent in file.parents if parent.is_file()]:
+        raise ValueError(f"cannot write {file}: {files[0]} is a file, no folder")
+    file.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _tell(probe: Probe, findings: pd.DataFrame, losses: list[float]) -> None:

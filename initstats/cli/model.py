@@ -82,7 +82,7 @@ def batches(given: Sequence[tuple[str, str]], dtype: str | None, training: bool)
     return _batches(fixed, split, getattr(torch, dtype or "float32"))
 
 
-def measured(model: nn.Module, inputs: Any, *, backward: bool) -> Probe:
+def measured(model: nn.Module, inputs: Any, *, backward: bool, spectra: bool) -> Probe:
     """The probe of one batch.
 
     Raises:
@@ -90,7 +90,7 @@ def measured(model: nn.Module, inputs: Any, *, backward: bool) -> Probe:
         OwnError: the model raised an error.
     """
     with own_code("the model", inputs):
-        return Probe(model, backward=backward).run(inputs)
+        return Probe(model, backward=backward, spectra=spectra).run(inputs)
 
 
 def train(
@@ -100,6 +100,8 @@ def train(
     optimizer: str,
     rate: float | None,
     progress: Callable[[int, int], None],
+    *,
+    spectra: bool = False,
 ) -> tuple[Probe, list[float]]:
     """Train a model for some steps under a probe.
 
@@ -120,7 +122,8 @@ def train(
     chosen = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer]
     updates = chosen(parameters, RATES[optimizer] if rate is None else rate)
     losses = []
-    with Probe(model, backward=True, every=-(-steps // MEASURED)) as probe:
+    every = -(-steps // MEASURED)
+    with Probe(model, backward=True, every=every, spectra=spectra) as probe:
         for step, (inputs, labels) in enumerate(itertools.islice(batches, steps)):
             updates.zero_grad()
             with own_code("the model", inputs):

@@ -55,9 +55,10 @@ class Moments:
         if kernels == "numba" and torch.device(device).type != "cpu":
             raise ValueError(f"numba kernels run on the CPU, not on {device}: use kernels='torch'")
         if kernels == "numba":
-            from initstats.moments import kernels_numba  # numba takes half a second to load
+            # numba takes half a second to load
+            from initstats.moments import kernels_numba, panels
 
-            self._add = kernels_numba.add
+            self._add, self._panels = kernels_numba.add, panels
         self.every = every
         self.kernels = kernels
         self.own = {name: entry.field for name, entry in STATISTICS.items() if entry.field}
@@ -67,9 +68,12 @@ class Moments:
         self.units = torch.tensor(
             [starts.get(name, 0.0) for name in self.fields], dtype=torch.float64, device=device
         ).repeat(slots, units, 1)
-        # a page fresh from the system takes no memory until it is written; most bins never are
-        fresh = mmap(-1, slots * BINS * torch.int64.itemsize, access=ACCESS_COPY)
-        self.histogram = torch.frombuffer(fresh, dtype=torch.int64).view(slots, BINS).to(device)
+        if slots == 1:
+            self.histogram = torch.zeros(1, BINS, dtype=torch.int64, device=device)
+        else:
+            # a page fresh from the system takes no memory until it is written; most bins never are
+            fresh = mmap(-1, slots * BINS * torch.int64.itemsize, access=ACCESS_COPY)
+            self.histogram = torch.frombuffer(fresh, dtype=torch.int64).view(slots, BINS).to(device)
         self._begun = slots > 1
 
     def add(self, slot: int | slice, x: Tensor) -> None:
@@ -93,8 +97,14 @@ class Moments:
             raise TypeError(f"a tile of {x.dtype} was given, floats are expected: add x.float()")
         if not x.numel() or self.kernels == "off":
             return
-        x = x.detach().contiguous()
+        x = x.detach()
         x = x if x.dtype == torch.float64 else x.float()
+        if self.kernels == "numba" and not self.own and self._panels.lies_across(x):
+            units, histogram = self.units[slot].numpy(), self.histogram[slot].numpy()
+            for part, rows in self._panels.panels(x, self.every):
+                self._add(units[part], histogram, rows, self.every)
+            return
+        x = x.contiguous()
         self._merge_own(slot, {name: _tile(name, of, x) for name, of in self.own.items()})
         if self.kernels == "torch":
             fixed = self.units[slot][..., : len(FIELDS)]

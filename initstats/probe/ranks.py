@@ -16,6 +16,7 @@ from initstats.moments import Moments
 from initstats.probe.facts import Facts
 from initstats.probe.readings import Direction, Mode, Reading
 from initstats.probe.slots import Address, Slot
+from initstats.probe.spectra import SpectralMoments, Spectrum
 
 
 def distributed() -> bool:
@@ -44,12 +45,18 @@ class Part(NamedTuple):
     every: int
     bins: NDArray[np.intp]
     counts: NDArray[np.int64]
+    spectrum: Spectrum | None
     facts: Facts
     weight: Address | None
 
     def reading(self, slots: Mapping[Address, Slot]) -> Reading:
         """The part as this rank's own, whose slots are given."""
-        moments = Moments(1, self.units.shape[1], every=self.every, kernels="torch")
+        options: Any = {"every": self.every, "kernels": "torch"}
+        if self.spectrum is None:
+            moments = Moments(1, self.units.shape[1], **options)
+        else:
+            moments = SpectralMoments(self.units.shape[1], "none", **options)
+            moments.covariance, moments.rank = self.spectrum
         moments.units = torch.from_numpy(self.units)
         moments.histogram[0, self.bins] = torch.from_numpy(self.counts)
         facts = replace(self.facts, weight=self.weight and slots[self.weight])
@@ -99,7 +106,8 @@ def _parts(slot: Slot) -> Iterator[Part]:
             units, facts = moments.units.cpu().numpy(), reading.facts
             weight = facts.weight.address if facts.weight else None
             tail = facts.portable(), weight
-            yield Part(*key, units, moments.every, bins, counts[bins], *tail)
+            spectrum = moments.spectrum() if isinstance(moments, SpectralMoments) else None
+            yield Part(*key, units, moments.every, bins, counts[bins], spectrum, *tail)
 
 
 def _bring(slot: Slot, found: dict[tuple[Any, ...], Reading]) -> bool:

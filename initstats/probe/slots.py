@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,6 +17,8 @@ from initstats.probe.operations import by_unit
 from initstats.probe.readings import MODES, Direction, Mode, Reading
 from initstats.probe.spectra import SpectralMoments
 
+POSITIONS, SAMPLE = 2**8, 2**14
+"""A sample whose units have fewer entries, or that has fewer in all, is not measured by itself."""
 HISTOGRAM_ALL = 2**17
 """Only every eighth entry of a tensor with more entries than this goes into the histogram."""
 
@@ -109,19 +111,19 @@ class Slot:
             mask: booleans, (entries of a unit): which of them count; by default all do.
         """
         with torch._C.DisableTorchFunction(), torch.no_grad():
-            rows = by_unit(plain(x), self.axis if axis is None else axis)
-            if mask is not None:
-                rows = rows[:, mask.to(rows.device)]
+            tiles = tiles_of(plain(x), self.axis if axis is None else axis, mask)
             key = mode, direction
-            moments = self.current.get(key) or self._accumulator(direction, rows)
-            moments.add(0, rows)
+            moments = self.current.get(key) or self._accumulator(direction, tiles)
+            for tile in tiles:
+                moments.add(0, tile)
             self.current[key] = moments  # not before: what fails leaves no row
             self.seen.add(direction)
 
-    def _accumulator(self, direction: Direction, rows: Tensor) -> Moments:
+    def _accumulator(self, direction: Direction, tiles: Sequence[Tensor]) -> Moments:
         """A new accumulator for tiles (units, entries) like these."""
+        rows = tiles[0]
         options: Any = {
-            "every": 8 if rows.numel() > HISTOGRAM_ALL else 1,
+            "every": 8 if rows.numel() * len(tiles) > HISTOGRAM_ALL else 1,
             "kernels": "numba" if rows.device.type == "cpu" else "torch",
             "device": rows.device,
         }
@@ -160,6 +162,22 @@ class Slot:
         for mode, direction in sorted(self.current, reverse=True):  # train, and forward, first
             moments, facts = self.current[mode, direction], self.facts[mode]
             yield Reading(step, mode, direction, self.update_ratio, moments, facts)
+
+
+def tiles_of(x: Tensor, axis: int, mask: Tensor | None) -> Sequence[Tensor]:
+    """A tensor as tiles (units, entries): one a sample where the whole would have to be copied.
+
+    Args:
+        axis: dimension of the units.
+        mask: which of the entries count; by default all do.
+    """
+    if mask is not None:
+        return [by_unit(x, axis)[:, mask.to(x.device)]]
+    apart = axis == 1 and x.ndim > 2 and x.is_contiguous() and x.device.type == "cpu"
+    positions = math.prod(x.shape[2:])
+    if apart and len(x) > 1 and positions >= POSITIONS and positions * x.shape[1] >= SAMPLE:
+        return x.flatten(2).unbind()
+    return [by_unit(x, axis)]
 
 
 def plain(x: Tensor) -> Tensor:

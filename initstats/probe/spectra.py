@@ -23,6 +23,10 @@ LARGEST = 1024
 """The most units whose covariance is kept, and the largest short side of a weight."""
 
 
+Spectrum = tuple["Covariance | None", float]
+"""The covariance of values, where it is kept, and the stable rank of a weight."""
+
+
 class SpectralMoments(Moments):
     """The moments of one tensor, and its spectrum beside them.
 
@@ -47,6 +51,17 @@ class SpectralMoments(Moments):
             self.covariance.add(x)
         elif self.kind == "weight":
             self.rank = stable_rank(x)
+
+    def merge(self, other: Moments) -> None:
+        """Add everything that another accumulator has seen; the rank stays that of the own tile."""
+        super().merge(other)
+        theirs = other.covariance if isinstance(other, SpectralMoments) else None
+        if self.covariance is not None and theirs is not None:
+            self.covariance.merge(theirs)
+
+    def spectrum(self) -> Spectrum:
+        """What is kept beside the moments, in a form that can be sent."""
+        return self.covariance and self.covariance.to("cpu"), self.rank
 
     def statistics(self) -> NDArray[np.float64]:
         """(1, statistics), the columns of `SPECTRA` last."""
@@ -79,6 +94,28 @@ class Covariance:
         self.products += x @ x.T
         self.total += x.sum(1)
         self.count += x.shape[1]
+
+    def merge(self, other: Covariance) -> None:
+        """Add everything that another covariance of as many units has seen."""
+        if self.shift is None or other.shift is None:
+            if other.shift is not None:
+                self.shift, self.count = other.shift.to(self.total), other.count
+                self.products.copy_(other.products)
+                self.total.copy_(other.total)
+            return
+        n, total = other.count, other.total.to(self.total)
+        moved = other.shift.to(self.total) - self.shift
+        across = torch.outer(total, moved)
+        self.products += other.products.to(self.total) + across + across.T
+        self.products += n * torch.outer(moved, moved)
+        self.total += total + n * moved
+        self.count += n
+
+    def to(self, device: torch.device | str) -> Covariance:
+        """The same on another device."""
+        moved = Covariance(len(self.total), device)
+        moved.merge(self)
+        return moved
 
     def participation_ratio(self) -> float:
         """(sum of eigenvalues)^2 / (sum of their squares): 1 for one direction, units for all.

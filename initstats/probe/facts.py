@@ -13,7 +13,7 @@ from initstats.probe.elementwise import Phi
 from initstats.probe.recurrent import Counted
 
 if TYPE_CHECKING:
-    from initstats.probe.slots import Slot
+    from initstats.probe.slots import Address
 
 FACTS = ("gain", "low", "high", "saturated_fraction", "fan_in", "sigma_w2")
 """Columns of a probe's table."""
@@ -34,12 +34,12 @@ class Facts:
         phi: the elementwise function that made a value of the last value that none made; None for
             weights.
         fan_in: how many inputs a unit sums; NaN where the operation is no sum of products.
-        weight: the weights of that sum as the operation used them.
+        weight: names the weights of that sum, as the operation used them.
     """
 
     phi: Phi | Given | None = None
     fan_in: float = math.nan
-    weight: Slot | None = None
+    weight: Address | None = None
     _saturated: Tensor | int = 0
     _entries: int = 0
 
@@ -65,15 +65,15 @@ class Facts:
         self._saturated = self._saturated + counted.at
         self._entries += counted.entries
 
-    def sum_with(self, fan_in: float, weight: Slot | None) -> None:
+    def sum_with(self, fan_in: float, weight: Address | None) -> None:
         """Note down the sum that the tensor is the output, or the weight, of."""
         if math.isnan(self.fan_in):
             self.fan_in, self.weight = fan_in, weight
 
     def portable(self) -> Facts:
-        """The same facts for another process, without the weights."""
+        """The same facts for another process."""
         phi = self.phi and Given(self.gain, self.bounds)
-        return Facts(phi, self.fan_in, None, int(self._saturated), self._entries)
+        return Facts(phi, self.fan_in, self.weight, int(self._saturated), self._entries)
 
     def merge(self, other: Facts) -> None:
         """Count the entries at a bound that another process has seen, too."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import proxy
 
 import torch
 from torch import Tensor
@@ -101,7 +102,7 @@ class WeightGradients:
     """
 
     def __init__(self, recorder: Passes) -> None:
-        self._recorder = recorder
+        self._recorder: Passes = proxy(recorder)  # which holds this
         self._optimized: Any = WeakIdKeyDictionary()
         self._unread: Any = WeakIdKeyDictionary()
         self._hooks = ExitStack()

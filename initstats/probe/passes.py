@@ -49,7 +49,8 @@ class Passes:
         self.misses: dict[Miss, None] = {}  # an ordered set
         self.updates = Updates()
         self.measuring, self.inside, self.watching, self.capturing = True, False, True, False
-        self.gradients = Gradients(partial(self.guarded, "gradient", "", ""))
+        guard = partial(Guard, Miss("gradient", "", "", ""), self.misses.setdefault)
+        self.gradients = Gradients(guard)
         self.weight_gradients = WeightGradients(self)
         self.parameters: dict[int, tuple[str, nn.Parameter]] = {}
         self.used: set[int] = set()

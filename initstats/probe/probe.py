@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, Self
+from weakref import proxy
 
 import numpy as np
 import pandas as pd
@@ -124,7 +125,7 @@ class Probe:
         self._axes: dict[str, int] = {}
         for pattern, axis in (self.unit_axis or {}).items():
             self._axes = dict.fromkeys(self._match(pattern), axis) | self._axes
-        self._recorder = Recorder(self)
+        self._recorder = Recorder(proxy(self))
         self._watch: Watch | None = None
         self._open = ExitStack()
 
@@ -174,6 +175,7 @@ class Probe:
             raise RuntimeError("a probe opens or runs once: make another, or leave this one open")
         self._watch = Watch(self._modules, self._recorder)
         with ExitStack() as stack:
+            self._recorder.probe = self  # until it closes: it may be held by nobody else
             stack.callback(self._recorder.close)
             self._recorder.weight_gradients.open()
             if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
@@ -188,10 +190,13 @@ class Probe:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._open.close()
+        self._recorder.probe = proxy(self)
         if isinstance(error, Exception):
             error.table = self.table()  # type: ignore[attr-defined]
             if where := self._place_of(error):
                 error.add_note(f"raised in {where}; what ran before it is in the error's `table`")
+        if self._watch is not None:
+            self._watch.failure = None  # whose frames hold the watch
 
     def table(self, *, latest: bool = False) -> pd.DataFrame:
         """The statistics, one row for each tensor, direction and step, in the order of execution.

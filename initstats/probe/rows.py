@@ -59,8 +59,7 @@ def facts_of(rows: list[Row]) -> pd.DataFrame:
     for _, reading in rows:
         facts = reading.facts
         saturated = facts.saturated_fraction if reading.direction == "forward" else math.nan
-        weight = facts.weight.address if facts.weight else None
-        square = squares.get((weight, reading.step), math.nan)
+        square = squares.get((facts.weight, reading.step), math.nan)
         sigma_w2 = facts.fan_in * square
         found.append((facts.gain, *facts.bounds, saturated, facts.fan_in, sigma_w2))
     return pd.DataFrame(np.array(found, float).reshape(len(rows), len(FACTS)), columns=[*FACTS])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from initstats.probe.heap import Heap
 from initstats.probe.gradients import Gradients, WeightGradients, at_the_end
 from initstats.probe.misses import Guard, Miss
 from initstats.probe.operations import tensors
@@ -48,6 +49,7 @@ class Passes:
         self.slots: dict[Address, Slot] = {}
         self.misses: dict[Miss, None] = {}  # an ordered set
         self.updates = Updates()
+        self.heap = Heap()
         self.measuring, self.inside, self.watching, self.capturing = True, False, True, False
         guard = partial(Guard, Miss("gradient", "", "", ""), self.misses.setdefault)
         self.gradients = Gradients(guard)
@@ -140,6 +142,7 @@ class Passes:
         self.weight_gradients.close()
         self.gradients.close()
         self.updates.close()
+        self.heap.close()
 
     def begin_backward(self, scale: float, _: Tensor) -> None:
         """Begin the backward of a loss that was multiplied by a factor; a hook for its gradient."""

@@ -198,6 +198,7 @@ class Recorder(Passes):
         mask = self._mask(slot, x) if kind == "signal" else None
         with self.guarded("tensor", name, op):
             slot.add("forward", x, self._mode, mask=mask)
+        self.heap.hear(x.nbytes)
         slot.derived = kind == "weight"
         slot.detached |= not (x.requires_grad or torch.is_grad_enabled())
         pending = slot if self.probe.backward else None
@@ -308,6 +309,7 @@ class Recorder(Passes):
             else:
                 gradient = reduced(gradient, self.scale * self._ranks)
                 slot.add("backward", gradient, mode, mask=self._mask(slot, gradient))
+                self.heap.hear(gradient.nbytes)
 
     def _chosen_axis(self, name: str, x: Tensor, axis: int | None) -> int:
         """The dimension of the units, counted from the front."""

@@ -11,6 +11,7 @@ import ctypes
 import os
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 GROWTH = 2**25
@@ -47,8 +48,8 @@ class Heap:
 def resident() -> int:
     """The bytes of memory that this process has; 0 where the system does not tell."""
     try:
-        with open("/proc/self/statm", encoding="ascii") as pages:
-            return int(pages.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0
 

@@ -23,6 +23,11 @@ REARRANGING = words(
 """Calls, also those in place, whose output holds the entries of their input equally often."""
 CASTS = words("to type type_as float double half bfloat16")
 MAKERS = words("bernoulli empty eye full multinomial ones rand randint randn zeros")
+OVERWRITING = words(
+    "bernoulli_ cauchy_ copy_ exponential_ fill_ geometric_ log_normal_ normal_ random_ set_ "
+    "uniform_ zero_"
+)
+"""Calls that write to their first argument without reading it."""
 MIXING = words(
     "addbmm addmm addmv baddbmm bilinear bmm chain_matmul einsum embedding embedding_bag gru "
     "gru_cell inner linalg_matmul linear lstm lstm_cell matmul mm mv rmatmul rnn_relu "

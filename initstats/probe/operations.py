@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from initstats.probe.kinds import CASTS, MAKERS, REARRANGING
+from initstats.probe.kinds import CASTS, MAKERS, OVERWRITING, REARRANGING
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,44 @@ class Operation:
             return self.kwargs["out"]
         name = self.name
         writes = name == "setitem" or (name.endswith("_") and name.rstrip("_") not in REARRANGING)
-        return self.args[0] if self.args and writes else None
+        if self.args and writes:
+            return self.args[0]
+        return _declared(self.function, self.args, self.kwargs) or None
+
+    @cached_property
+    def read(self) -> list[Tensor]:
+        """The tensors among the arguments that are not merely written to."""
+        args = self.args[1:] if self.name in OVERWRITING else self.args
+        kwargs = {name: value for name, value in self.kwargs.items() if name != "out"}
+        return list(tensors((args, kwargs)))
 
 
 def name_of(function: Callable[..., Any]) -> str:
     """The name of a call: `__add__` and `Tensor.add` are both `add`."""
+    function = getattr(function, "overloadpacket", function)  # of a registered operator
     name = str(getattr(function, "__name__", function))
     if not name.startswith("__"):
         return name
     name = name.strip("_")
     # x += y writes to x, as x.add_(y) does
     return f"{name[1:]}_" if name[0] == "i" and hasattr(Tensor, f"{name[1:]}_") else name
+
+
+def _declared(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+    """The arguments that a registered operator declares to write to."""
+    packet = getattr(function, "overloadpacket", function)
+    if not isinstance(packet, torch._ops.OpOverloadPacket):
+        return []
+    names: list[str] = packet.overloads()  # type: ignore[no-untyped-call]
+    schemas = [getattr(packet, name)._schema for name in names]
+    declared = [
+        (place, argument.name)
+        for schema in schemas
+        for place, argument in enumerate(schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    given = {name: args[place] for place, name in declared if place < len(args)}
+    return [*given.values(), *(kwargs[name] for _, name in declared if name in kwargs)]
 
 
 def is_maker(name: str) -> bool:

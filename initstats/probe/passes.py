@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from initstats.probe.heap import Heap
 from initstats.probe.gradients import Gradients, WeightGradients, at_the_end
+from initstats.probe.heap import Heap
 from initstats.probe.misses import Guard, Miss
 from initstats.probe.operations import tensors
 from initstats.probe.origins import Origin

@@ -53,6 +53,7 @@ class Recorder(Passes):
         super().__init__(probe)
         self.masked = False
         self._forms = Forms()
+        self._rewritten: set[int] = set()
 
     def observe(
         self, call: Call, operation: Operation, outputs: list[Tensor], writes: bool
@@ -74,7 +75,7 @@ class Recorder(Passes):
         """
         if writes and any(id(x) in self.parameters for x in outputs):
             return  # the next operation that uses the parameter measures it
-        op, given, summed = operation.name, operation.tensors, sums(operation)
+        op, given, summed = operation.name, operation.read, sums(operation)
         across = {id(each.weight): each.summed for each in summed}
         origins = [self._origin(call, operation, x, across.get(id(x))) for x in given]
         kinds = {origin.kind for origin in origins}
@@ -115,6 +116,19 @@ class Recorder(Passes):
         record_sums(uses, slots, self._weights, self.parameters, self._mode)
         if op in FUSED:
             self.miss("tensor", call.name, op, FUSED[op])
+
+    def foresee(self, call: Call, operation: Operation, target: Any) -> None:
+        """Measure what comes from outside, and is read by an operation that may write to it.
+
+        Parameters whose entries it may change are measured again at their next use.
+        """
+        written = {id(x) for x in tensors(target)}
+        held = [self._origins[x].parameters for x in tensors(target) if x in self._origins]
+        self._rewritten.update(ident for idents in held for ident in idents)
+        across = {id(each.weight): each.summed for each in sums(operation)}
+        for x in operation.read:
+            if id(x) in written:
+                self._origin(call, operation, x, across.get(id(x)))
 
     def observe_mask(self, operation: Operation, out: Tensor) -> None:
         """Follow an elementwise operation whose output is no signal: `x > 0`, `zeros_like(x)`."""
@@ -223,7 +237,7 @@ class Recorder(Passes):
         if not (self.probe.weights and self.probe.selected(call.name)):
             return
         axes, op = {id(use.operand): use.sum.axis for use in uses}, operation.name
-        for operand, origin in zip(operation.tensors, origins, strict=True):
+        for operand, origin in zip(operation.read, origins, strict=True):
             for ident in origin.parameters:
                 name, parameter = self.parameters[ident]
                 beside = "" if layers else "no value that is made of it could be measured"
@@ -244,9 +258,12 @@ class Recorder(Passes):
         slot = self._weights[ident]
         if torch.is_grad_enabled():
             self._trained[ident] = self._mode
-        if (self._mode, "forward") not in slot.current:
-            slot.update_ratio = self.updates.ratios.get(name, math.nan)
-            with self.guarded("parameter", name, op):
+        slot.update_ratio = self.updates.ratios.get(name, math.nan)
+        with self.guarded("parameter", name, op):
+            if ident in self._rewritten:
+                self._rewritten.discard(ident)
+                slot.put("forward", parameter, self._mode)
+            elif (self._mode, "forward") not in slot.current:
                 slot.once(parameter, self._mode)
 
     def _remember_weights(

@@ -29,7 +29,7 @@ def record_sums(
     for operand, origin, each in uses:
         own = [weights[i] for i in origin.parameters if i in weights]
         used = own[0] if own else origin.slot
-        name = used and used.address
+        name = None if used is None else used.address
         for slot in slots:
             if slot is not None and not each.inner:
                 slot.facts[mode].sum_with(each.fan_in, name)

@@ -87,9 +87,8 @@ class Watch(Opening):
         if self.opens(func):
             return self.inside(func, args, kwargs)
         operation = Operation(func, name_of(func), args, kwargs)
-        if self.writing is not None:
-            with self._recorder.guarded("module", self._running[-1].name, operation.name):
-                self._before_writing(operation)
+        with self._recorder.guarded("tensor", self._running[-1].name, operation.name):
+            self._before_writing(operation)
         try:
             result = func(*args, **kwargs)
         except Exception as error:
@@ -104,9 +103,13 @@ class Watch(Opening):
         target, name = operation.written, operation.name
         if target is None and (name in EXPOSING or name.endswith("_")):
             target = operation.args[:1] or [*operation.kwargs.values()]
-        if target is not None and self.writing is not None:
-            with torch._C.DisableTorchFunction():
+        if target is None:
+            return
+        with torch._C.DisableTorchFunction():
+            if self.writing is not None:
                 self.writing(target)
+            if not any(is_lazy(x) for x in operation.tensors):
+                self._recorder.foresee(self._running[-1], operation, target)
 
     def _run_outside(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]

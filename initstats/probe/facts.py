@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from torch import Tensor
 
 from initstats.probe.elementwise import Phi
+from initstats.probe.operations import aside
 from initstats.probe.recurrent import Counted
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Facts:
         self.phi, bounds = phi, phi.bounds
         if not bounds.exist:
             return
-        with torch._C.DisableTorchFunction(), torch.no_grad():
+        with aside():
             x = x.detach()
             if math.isnan(bounds.high):
                 at = x <= bounds.at_low

@@ -24,8 +24,9 @@ REARRANGING = words(
 CASTS = words("to type type_as float double half bfloat16")
 MAKERS = words("bernoulli empty eye full multinomial ones rand randint randn zeros")
 OVERWRITING = words(
-    "bernoulli_ cauchy_ copy_ exponential_ fill_ geometric_ log_normal_ normal_ random_ set_ "
-    "uniform_ zero_"
+    "bernoulli_ cauchy_ constant_ copy_ dirac_ exponential_ eye_ fill_ geometric_ kaiming_normal_ "
+    "kaiming_uniform_ log_normal_ normal_ ones_ orthogonal_ random_ set_ sparse_ trunc_normal_ "
+    "uniform_ xavier_normal_ xavier_uniform_ zero_ zeros_"
 )
 """Calls that write to their first argument without reading it."""
 MIXING = words(

@@ -123,11 +123,30 @@ class Passes:
         for buffer in self.probe.model.buffers():
             self._origins[buffer] = Origin("constant")
         for ident, (_, parameter) in self.parameters.items():
-            moved = tuple(range(parameter.ndim))
-            self._origins[parameter] = Origin("weight", (), 0, (ident,), moved=moved)
-            if self.probe.backward and parameter.requires_grad:
-                self.gradients.watch(parameter, partial(self.weight_gradients.add, parameter))
-                self.gradients.watch_sum(parameter, self.weight_gradients.arrive)
+            self._expect(ident, parameter)
+
+    def meet(self, module: nn.Module, caller: nn.Module) -> str | None:
+        """The name of a module that became a part of its caller during the pass; None: it did not.
+
+        Its parameters are the model's from now on.
+        """
+        if all(part is not module for part in caller.modules()):
+            return None
+        with self.guarded("module", "", ""), torch._C.DisableTorchFunction():
+            for name, parameter in self.probe.model.named_parameters():
+                if id(parameter) not in self.parameters:
+                    self.parameters[id(parameter)] = bare(name), parameter
+                    self._expect(id(parameter), parameter)
+            return self.probe.name_modules().get(id(module))
+        return None
+
+    def _expect(self, ident: int, parameter: nn.Parameter) -> None:
+        """Know a parameter where an operation uses it, and where its gradient arrives."""
+        moved = tuple(range(parameter.ndim))
+        self._origins[parameter] = Origin("weight", (), 0, (ident,), moved=moved)
+        if self.probe.backward and parameter.requires_grad:
+            self.gradients.watch(parameter, partial(self.weight_gradients.add, parameter))
+            self.gradients.watch_sum(parameter, self.weight_gradients.arrive)
 
     def end_pass(self) -> None:
         """End a forward pass; what it did to the weights itself is no update."""

@@ -68,7 +68,7 @@ class Probe:
         weights: measure parameters, when they are first used at a step.
         include: measure only modules whose qualified name matches one of these shell patterns.
         exclude: do not measure modules whose name matches one of these.
-        every: measure every n-th step.
+        every: measure every n-th step. Of an earlier step some 1.6 kB are kept for each row.
         unit_axis: by pattern, the dimension of the units in what these modules make; otherwise it
             is that of the channels (after convolutions) or the last.
         spectra: measure the spectra of values and weights, too, which takes longer.

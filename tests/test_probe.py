@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import pickle
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Thread
 from typing import Any
 
@@ -360,6 +361,112 @@ def test_in_place_operations_cannot_corrupt() -> None:
         keys = {"op": op, "tensor": "preactivation" if op == "linear" else "activation"}
         check(one(table, **keys), value)
         check(one(table, **keys, direction="backward"), gradient)
+
+
+@torch.library.custom_op("initstats_tests::double", mutates_args={"x"})
+def double(x: Tensor) -> None:
+    x.mul_(2)
+
+
+class Overwrites(nn.Module):
+    """Writes to its inputs before anything else reads them."""
+
+    def __init__(self, how: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        self.how(x, y)
+        return torch.sin(x) + torch.sin(y)
+
+
+OVERWRITING: list[Callable[[Tensor, Tensor], Any]] = [
+    lambda x, y: F.relu(x, inplace=True),
+    lambda x, y: nn.ReLU(inplace=True)(y),
+    lambda x, y: F.dropout(x, 0.5, inplace=True),
+    lambda x, y: x.__iadd__(1),
+    lambda x, y: x.__ipow__(2),
+    lambda x, y: x.mul_(y),
+    lambda x, y: x.__setitem__((slice(None), 0), 0.0),
+    lambda x, y: torch.exp(x, out=x),
+    lambda x, y: x[:, 1:].neg_(),
+    lambda x, y: x.T.exp_(),
+    lambda x, y: torch._foreach_mul_([x, y], 2.0),
+    lambda x, y: x.index_put_((torch.tensor([0]),), torch.tensor(9.0)),
+    lambda x, y: torch.ops.aten.exp_.default(y),
+    lambda x, y: torch.ops.initstats_tests.double(x),
+    lambda x, y: np.exp(x.numpy(), out=x.numpy()),
+    lambda x, y: setattr(x, "data", torch.ones(6, 4)),
+]
+UNREAD: list[Callable[[Tensor, Tensor], Any]] = [
+    lambda x, y: torch.add(y, 1, out=x),
+    lambda x, y: x.copy_(y),
+]
+
+
+@pytest.mark.parametrize("how", [*OVERWRITING, *UNREAD])
+def test_inputs_are_measured_before_they_are_overwritten(how: Callable[..., Any]) -> None:
+    x, y = uneven(6, 4) - 0.5, uneven(6, 4) + 0.5
+    read = [y.clone()] if how in UNREAD else [x.clone(), y.clone()]
+    before = x.clone(), y.clone()
+    table = measure(Overwrites(how), (x, y))
+    assert not (torch.equal(x, before[0]) and torch.equal(y, before[1]))
+    inputs, sines = table[table["op"] == "input"], table[table["op"] == "sin"]
+    means = sorted(value.mean().item() for value in read)
+    assert sorted(inputs["mean"]) == pytest.approx(means)
+    assert sines["mean"].tolist() == pytest.approx([x.sin().mean().item(), y.sin().mean().item()])
+
+
+def test_what_is_written_without_being_read_is_no_input() -> None:
+    class Scratch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            torch.mul(x, 2, out=scratch)
+            return nn.init.uniform_(tensor=noise) + scratch
+
+    scratch, noise = torch.full((6, 4), math.nan), torch.full((6, 4), math.nan)
+    probe = Probe(Scratch()).run(uneven(6, 4))
+    table = probe.table()
+    assert table["op"].tolist() == ["input", "mul", "add"]
+    assert table["nonfinite"].tolist() == [0, 0, 0]
+    assert probe.missed()["op"].tolist() == ["uniform_"]
+
+
+def by_division(layer: nn.Linear) -> None:
+    layer.weight.div_(layer.weight.norm())
+
+
+def through_data(layer: nn.Linear) -> None:
+    layer.weight.data.div_(layer.weight.data.norm())
+
+
+def as_data(layer: nn.Linear) -> None:
+    layer.weight.data = F.normalize(layer.weight.data)
+
+
+def of_a_row(layer: nn.Linear) -> None:
+    layer.weight[0].zero_()
+
+
+@pytest.mark.parametrize("how", [by_division, through_data, as_data, of_a_row])
+def test_weights_are_measured_as_their_layer_used_them(how: Callable[[nn.Linear], None]) -> None:
+    class Rewrites(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                how(self.fc)
+            out: Tensor = self.fc(x)
+            return out
+
+    x, used = uneven(6, 4), Rewrites()
+    used(x)
+    table = measure(Rewrites(), x)
+    check(one(table, name="fc.weight"), used.fc.weight, axis=0)
+    square = used.fc.weight.detach().double().square().mean().item()
+    assert one(table, name="fc", op="linear")["sigma_w2"] == pytest.approx(4 * square)
 
 
 def test_shared_module_keeps_its_calls_apart() -> None:
@@ -911,7 +1018,8 @@ def test_another_thread_is_not_the_probe_s() -> None:
         thread.start()
         thread.join()
     assert probe.table().empty
-    assert probe.missed()["reason"].tolist() == ["never executed"]
+    reason = "not counted: its calls in other threads"
+    assert probe.missed()["reason"].tolist() == [reason]
 
 
 def test_probes_nest() -> None:

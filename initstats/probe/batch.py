@@ -48,6 +48,7 @@ class Kept:
                 self._parameters.append((p, p.data, p.requires_grad))
                 self._unwritten.setdefault(_memory(p), []).append(p.data)
         buffers = [x for x in model.buffers() if not is_lazy(x)]
+        self._buffers = [(x, x.data) for x in buffers]
         scripted = [m for m in modules if isinstance(m, torch.jit.ScriptModule)]
         foreign = [p for m in scripted for p in m.parameters()]  # written to out of sight
         self._values = [(x, x.detach().clone()) for x in (*buffers, *foreign)]
@@ -67,6 +68,9 @@ class Kept:
                 p.data = data
             if p.requires_grad != requires_grad:
                 p.requires_grad_(requires_grad)
+        for x, data in self._buffers:
+            if _place(x) != _place(data):
+                x.data = data
         for x, values in self._values:
             with torch.inference_mode(x.is_inference()), torch.no_grad():
                 x.copy_(values)

@@ -7,15 +7,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from torch import Tensor
 
 from initstats.probe.elementwise import Phi
+from initstats.probe.operations import aside
 from initstats.probe.recurrent import Counted
 
 if TYPE_CHECKING:
     from initstats.probe.linear import Sum
-    from initstats.probe.slots import Slot
+    from initstats.probe.slots import Address
 
 FACTS = (
     *("gain", "low", "high", "saturated_fraction", "fan_in", "fan_out", "sigma_w2"),
@@ -43,7 +43,7 @@ class Facts:
         normalized: 1 where the value is the same however large what it is made of is, 0 elsewhere.
         shares_axis: the dimension along which the entries are shares of 1, or their logarithms.
         draws: how many random numbers the operation multiplied the value by.
-        weight: the weights of that sum as the operation used them.
+        weight: names the weights of that sum, as the operation used them.
         requires_grad: whether autograd follows the tensor.
     """
 
@@ -53,7 +53,7 @@ class Facts:
     normalized: float = math.nan
     shares_axis: float = math.nan
     draws: float = math.nan
-    weight: Slot | None = None
+    weight: Address | None = None
     requires_grad: bool = False
     _saturated: Tensor | int = 0
     _entries: int = 0
@@ -63,7 +63,7 @@ class Facts:
         self.phi, bounds = phi, phi.bounds
         if not bounds.exist:
             return
-        with torch._C.DisableTorchFunction(), torch.no_grad():
+        with aside():
             x = x.detach()
             if math.isnan(bounds.high):
                 at = x <= bounds.at_low
@@ -80,15 +80,15 @@ class Facts:
         self._saturated = self._saturated + counted.at
         self._entries += counted.entries
 
-    def sum_with(self, each: Sum, weight: Slot | None) -> None:
+    def sum_with(self, each: Sum, weight: Address | None) -> None:
         """Note down the sum that the tensor is the output, or the weight, of."""
         if math.isnan(self.fan_in):
             self.fan_in, self.fan_out, self.weight = each.fan_in, each.fan_out, weight
 
     def portable(self) -> Facts:
-        """The same facts for another process, without the weights."""
+        """The same facts for another process."""
         phi = self.phi and Given(self.gain, self.bounds)
-        return dataclasses.replace(self, phi=phi, weight=None, _saturated=int(self._saturated))
+        return dataclasses.replace(self, phi=phi, _saturated=int(self._saturated))
 
     def merge(self, other: Facts) -> None:
         """Count the entries at a bound that another process has seen, too."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import proxy
 
 import torch
 from torch import Tensor
@@ -51,15 +52,13 @@ class Gradients:
             hook = partial(self._take_one, take, x.output_nr)
             self._nodes.append(x.grad_fn.register_prehook(hook))
         elif x not in self._leaves:
-            had_none = x._backward_hooks is None
-            self._leaves[x] = x.register_hook(partial(self._take, take)), had_none  # type: ignore[no-untyped-call]
+            self._leaves[x] = x.register_hook(partial(self._take, take))  # type: ignore[no-untyped-call]
 
     def watch_sum(self, x: Tensor, take: Take) -> None:
         """Give a leaf to `take` each time that something was added to its `grad`."""
         if x.grad_fn is None and x not in self._sums:
-            had_none = x._post_accumulate_grad_hooks is None
             hook = partial(self._take, take)
-            self._sums[x] = x.register_post_accumulate_grad_hook(hook), had_none  # type: ignore[no-untyped-call]
+            self._sums[x] = x.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
     def forget_dead(self) -> None:
         """Let go of hooks whose graph is gone."""
@@ -73,9 +72,9 @@ class Gradients:
             (self._leaves, "_backward_hooks"),
             (self._sums, "_post_accumulate_grad_hooks"),
         ):
-            for x, (handle, had_none) in leaves.items():
+            for x, handle in leaves.items():
                 handle.remove()
-                if had_none and not getattr(x, name):
+                if not getattr(x, name):
                     setattr(x, name, None)
             leaves.clear()
         self._nodes = []
@@ -101,7 +100,7 @@ class WeightGradients:
     """
 
     def __init__(self, recorder: Passes) -> None:
-        self._recorder = recorder
+        self._recorder: Passes = proxy(recorder)  # which holds this
         self._optimized: Any = WeakIdKeyDictionary()
         self._unread: Any = WeakIdKeyDictionary()
         self._hooks = ExitStack()

@@ -26,6 +26,12 @@ MAKERS = words("bernoulli empty eye full multinomial ones rand randint randn zer
 DRAWS = words("bernoulli exponential normal rand randint randn random uniform")
 """Calls, also those in place, that draw random numbers."""
 DROPOUTS = words("alpha_dropout dropout feature_alpha_dropout feature_dropout")
+OVERWRITING = words(
+    "bernoulli_ cauchy_ constant_ copy_ dirac_ exponential_ eye_ fill_ geometric_ kaiming_normal_ "
+    "kaiming_uniform_ log_normal_ normal_ ones_ orthogonal_ random_ set_ sparse_ trunc_normal_ "
+    "uniform_ xavier_normal_ xavier_uniform_ zero_ zeros_"
+)
+"""Calls that write to their first argument without reading it."""
 MIXING = words(
     "addbmm addmm addmv baddbmm bilinear bmm chain_matmul einsum embedding embedding_bag gru "
     "gru_cell inner linalg_matmul linear lstm lstm_cell matmul mm mv rmatmul rnn_relu "

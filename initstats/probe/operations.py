@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from types import FunctionType
@@ -17,9 +18,17 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch._C import _functorch as functorch
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import (
+    TorchFunctionMode,
+    _get_current_function_mode_stack,
+    _pop_mode,
+    _push_mode,
+)
 
-from initstats.probe.kinds import CASTS, DRAWS, DROPOUTS, MAKERS, REARRANGING
+from initstats.probe.kinds import CASTS, DRAWS, DROPOUTS, MAKERS, OVERWRITING, REARRANGING
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,19 @@ class Operation:
             return self.kwargs["out"]
         name = self.name
         writes = name == "setitem" or (name.endswith("_") and name.rstrip("_") not in REARRANGING)
-        return self.args[0] if self.args and writes else None
+        if writes:
+            return self._given[0] if self._given else None
+        return _declared(self.function, self.args, self.kwargs) or None
+
+    @cached_property
+    def read(self) -> list[Tensor]:
+        """The tensors among the arguments that are not merely written to."""
+        return list(tensors(self._given[self.name in OVERWRITING :]))
+
+    @property
+    def _given(self) -> list[Any]:
+        """The arguments, in their order; without what an `out` names."""
+        return [*self.args, *(given for name, given in self.kwargs.items() if name != "out")]
 
 
 def called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Operation:
@@ -71,12 +92,30 @@ def called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> 
 
 def name_of(function: Callable[..., Any]) -> str:
     """The name of a call: `__add__` and `Tensor.add` are both `add`."""
+    function = getattr(function, "overloadpacket", function)  # of a registered operator
     name = str(getattr(function, "__name__", function))
     if not name.startswith("__"):
         return name
     name = name.strip("_")
     # x += y writes to x, as x.add_(y) does
     return f"{name[1:]}_" if name[0] == "i" and hasattr(Tensor, f"{name[1:]}_") else name
+
+
+def _declared(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+    """The arguments that a registered operator declares to write to."""
+    packet = getattr(function, "overloadpacket", function)
+    if not isinstance(packet, torch._ops.OpOverloadPacket):
+        return []
+    names: list[str] = packet.overloads()  # type: ignore[no-untyped-call]
+    schemas = [getattr(packet, name)._schema for name in names]
+    declared = [
+        (place, argument.name)
+        for schema in schemas
+        for place, argument in enumerate(schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    given = {name: args[place] for place, name in declared if place < len(args)}
+    return [*given.values(), *(kwargs[name] for _, name in declared if name in kwargs)]
 
 
 def is_maker(name: str) -> bool:
@@ -148,11 +187,27 @@ def unmeasurable(x: Tensor) -> str:
     """Why the entries of a tensor cannot be read; empty where they can."""
     if x.is_complex():
         return "complex numbers have no order: measure their real and imaginary parts"
-    if x.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(x):
+    if is_empty(x):
         return "it holds no numbers of its own (a meta tensor, or inside a torch.func transform)"
     if x.is_nested or x.layout != torch.strided or x.is_quantized:
         return "its entries are not stored as plain numbers (nested, sparse or quantized)"
     return ""
+
+
+def is_empty(x: Tensor) -> bool:
+    """Whether a tensor has no memory with numbers: a meta or fake one, or one in a transform."""
+    return x.is_meta or isinstance(x, FakeTensor) or functorch.is_functorch_wrapped_tensor(x)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Work on numbers that no mode, no autograd and no transform of torch.func takes part in."""
+    with torch._C.DisableTorchFunction(), torch.no_grad():
+        if functorch.peek_interpreter_stack() is None:
+            yield
+        else:
+            with temporarily_clear_interpreter_stack():
+                yield
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -170,11 +225,26 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 class Opening(TorchFunctionMode):
-    """A mode that sees the calls inside torch's functions that are written in Python."""
+    """A mode that sees the calls inside torch's functions that are written in Python.
+
+    It may end before modes that began later, as those of other tasks of an event loop do.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._opened: list[FunctionType] = []
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the stack of modes, and leave the others on it."""
+        later = []
+        modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        for mode in reversed(modes):
+            _pop_mode()  # type: ignore[no-untyped-call]
+            if mode is self:
+                break
+            later.append(mode)
+        for mode in reversed(later):
+            _push_mode(mode)  # type: ignore[no-untyped-call]
 
     def opens(self, function: Callable[..., Any]) -> TypeGuard[FunctionType]:
         """Whether a function can be seen inside, and is not seen inside now."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from initstats.probe.gradients import Gradients, WeightGradients, at_the_end
+from initstats.probe.heap import Heap
 from initstats.probe.misses import Guard, Miss
 from initstats.probe.operations import tensors
 from initstats.probe.origins import Origin
@@ -48,8 +49,10 @@ class Passes:
         self.slots: dict[Address, Slot] = {}
         self.misses: dict[Miss, None] = {}  # an ordered set
         self.updates = Updates()
+        self.heap = Heap()
         self.measuring, self.inside, self.watching, self.capturing = True, False, True, False
-        self.gradients = Gradients(partial(self.guarded, "gradient", "", ""))
+        guard = partial(Guard, Miss("gradient", "", "", ""), self.misses.setdefault)
+        self.gradients = Gradients(guard)
         self.weight_gradients = WeightGradients(self)
         self.parameters: dict[int, tuple[str, nn.Parameter]] = {}
         self.used: set[int] = set()
@@ -120,11 +123,30 @@ class Passes:
         for buffer in self.probe.model.buffers():
             self._origins[buffer] = Origin("constant")
         for ident, (_, parameter) in self.parameters.items():
-            moved = tuple(range(parameter.ndim))
-            self._origins[parameter] = Origin("weight", (), 0, (ident,), moved=moved)
-            if self.probe.backward and parameter.requires_grad:
-                self.gradients.watch(parameter, partial(self.weight_gradients.add, parameter))
-                self.gradients.watch_sum(parameter, self.weight_gradients.arrive)
+            self._expect(ident, parameter)
+
+    def meet(self, module: nn.Module, caller: nn.Module) -> str | None:
+        """The name of a module that became a part of its caller during the pass; None: it did not.
+
+        Its parameters are the model's from now on.
+        """
+        if all(part is not module for part in caller.modules()):
+            return None
+        with self.guarded("module", "", ""), torch._C.DisableTorchFunction():
+            for name, parameter in self.probe.model.named_parameters():
+                if id(parameter) not in self.parameters:
+                    self.parameters[id(parameter)] = bare(name), parameter
+                    self._expect(id(parameter), parameter)
+            return self.probe.name_modules().get(id(module))
+        return None
+
+    def _expect(self, ident: int, parameter: nn.Parameter) -> None:
+        """Know a parameter where an operation uses it, and where its gradient arrives."""
+        moved = tuple(range(parameter.ndim))
+        self._origins[parameter] = Origin("weight", (), 0, (ident,), moved=moved)
+        if self.probe.backward and parameter.requires_grad:
+            self.gradients.watch(parameter, partial(self.weight_gradients.add, parameter))
+            self.gradients.watch_sum(parameter, self.weight_gradients.arrive)
 
     def end_pass(self) -> None:
         """End a forward pass; what it did to the weights itself is no update."""
@@ -139,6 +161,7 @@ class Passes:
         self.weight_gradients.close()
         self.gradients.close()
         self.updates.close()
+        self.heap.close()
 
     def begin_backward(self, scale: float, _: Tensor) -> None:
         """Begin the backward of a loss that was multiplied by a factor; a hook for its gradient."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, Self
+from weakref import proxy
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from initstats.moments import bin_edges
 from initstats.probe.batch import Loss, called, send_back, unmoved
-from initstats.probe.misses import Miss
+from initstats.probe.eager import EAGER
+from initstats.probe.misses import Miss, unused
 from initstats.probe.passes import bare
 from initstats.probe.readings import MODES, read_together
 from initstats.probe.recording import UNMASKED, Recorder
@@ -67,7 +68,7 @@ class Probe:
         weights: measure parameters, when they are first used at a step.
         include: measure only modules whose qualified name matches one of these shell patterns.
         exclude: do not measure modules whose name matches one of these.
-        every: measure every n-th step.
+        every: measure every n-th step. Of an earlier step some 1.6 kB are kept for each row.
         unit_axis: by pattern, the dimension of the units in what these modules make; otherwise it
             is that of the channels (after convolutions) or the last.
         spectra: measure the spectra of values and weights, too, which takes longer.
@@ -114,19 +115,25 @@ class Probe:
             given = f"{self.mask.dtype} of shape {tuple(self.mask.shape)}"
             raise ValueError(f"mask: booleans, some of them true, are expected, not {given}")
         self.network = type(getattr(self.model, "_orig_mod", self.model)).__name__
+        self._modules: dict[int, str] = {}
+        self.name_modules()
+        self._recorder = Recorder(proxy(self))
+        self._watch: Watch | None = None
+        self._open = ExitStack()
+
+    def name_modules(self) -> dict[int, str]:
+        """The modules of the model, by id, with the names that they have now."""
         names = {id(module): bare(name) for name, module in self.model.named_modules()}
         root = self.network
         while root in names.values():  # a module inside has the name of the model's class
             root += "()"
-        self._modules = {ident: name or root for ident, name in names.items()}
+        self._modules.update({ident: name or root for ident, name in names.items()})
         chosen = set(self._modules.values()) if self.include is None else self._match(self.include)
         self._selected = chosen - self._match(self.exclude)
         self._axes: dict[str, int] = {}
         for pattern, axis in (self.unit_axis or {}).items():
             self._axes = dict.fromkeys(self._match(pattern), axis) | self._axes
-        self._recorder = Recorder(self)
-        self._watch: Watch | None = None
-        self._open = ExitStack()
+        return self._modules
 
     def selected(self, name: str) -> bool:
         """Whether the module of a name is to be measured."""
@@ -174,11 +181,11 @@ class Probe:
             raise RuntimeError("a probe opens or runs once: make another, or leave this one open")
         self._watch = Watch(self._modules, self._recorder)
         with ExitStack() as stack:
+            self._recorder.probe = self  # until it closes: it may be held by nobody else
             stack.callback(self._recorder.close)
             self._recorder.weight_gradients.open()
             if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
-                stack.enter_context(_ignored(".*torch.compile.*global hooks"))
+                stack.enter_context(EAGER)
             before, after = self._watch.enter_module, self._watch.leave_module
             stack.enter_context(register_module_forward_pre_hook(before))
             stack.enter_context(register_module_forward_hook(after, always_call=True))
@@ -188,10 +195,13 @@ class Probe:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._open.close()
+        self._recorder.probe = proxy(self)
         if isinstance(error, Exception):
             error.table = self.table()  # type: ignore[attr-defined]
             if where := self._place_of(error):
                 error.add_note(f"raised in {where}; what ran before it is in the error's `table`")
+        if self._watch is not None:
+            self._watch.failure = None  # whose frames hold the watch
 
     def table(self, *, latest: bool = False) -> pd.DataFrame:
         """The statistics, one row for each tensor, direction and step, in the order of execution.
@@ -344,20 +354,10 @@ class Probe:
         return sorted(rows, key=lambda r: (r[1].step, MODES.index(r[1].mode), r[0].layer))
 
     def _unused(self) -> Iterator[Miss]:
-        """Modules that never ran, and unused parameters of the other modules."""
-        ran = self._watch.entered if self._watch else set()
-        known = set(self._recorder.used)
-        for module in self.model.modules():
-            own = {id(parameter) for parameter in module.parameters(recurse=False)}
-            leaf = not any(True for _ in module.children())
-            used = own and own <= self._recorder.used
-            if leaf and id(module) not in ran and not used:
-                known |= own
-                if not isinstance(module, CONTAINERS):
-                    yield Miss("module", self._modules[id(module)], "", "never executed")
-        for ident, (name, _) in self._recorder.parameters.items():
-            if ident not in known:
-                yield Miss("parameter", name, "", "no operation used it")
+        """What the passes did not run, or not where it could be followed."""
+        ran, apart = (self._watch.entered, self._watch.apart) if self._watch else (set(), {})
+        used, parameters = self._recorder.used, self._recorder.parameters
+        return unused(self.model, self.name_modules(), ran, apart, used, parameters)
 
     def _without_gradient(self) -> Iterator[Miss]:
         """Values whose gradients were waited for, or could not be."""
@@ -385,18 +385,3 @@ class Probe:
         for frame, _ in walk_tb(error.__traceback__):
             name = self._modules.get(id(frame.f_locals.get("self")), name)
         return name
-
-
-CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-
-
-@contextmanager
-def _ignored(message: str) -> Iterator[None]:
-    """Ignore a warning meanwhile, and leave filters that come in the meantime alone."""
-    warnings.filterwarnings("ignore", message)
-    entry = warnings.filters[0]
-    try:
-        yield
-    finally:
-        if entry in warnings.filters:
-            warnings.filters.remove(entry)  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -47,10 +47,9 @@ class Part(NamedTuple):
     counts: NDArray[np.int64]
     spectrum: Spectrum | None
     facts: Facts
-    weight: Address | None
 
-    def reading(self, slots: Mapping[Address, Slot]) -> Reading:
-        """The part as this rank's own, whose slots are given."""
+    def reading(self) -> Reading:
+        """The part as this rank's own."""
         options: Any = {"every": self.every, "kernels": "torch"}
         if self.spectrum is None:
             moments = Moments(1, self.units.shape[1], **options)
@@ -59,9 +58,8 @@ class Part(NamedTuple):
             moments.covariance, moments.rank = self.spectrum
         moments.units = torch.from_numpy(self.units)
         moments.histogram[0, self.bins] = torch.from_numpy(self.counts)
-        facts = replace(self.facts, weight=self.weight and slots[self.weight])
         key = self.step, self.mode, self.direction
-        return Reading(*key, self.update_ratio, moments, facts)
+        return Reading(*key, self.update_ratio, moments, self.facts)
 
 
 def gather(slots: dict[Address, Slot], group: Any) -> list[Slot]:
@@ -82,7 +80,7 @@ def gather(slots: dict[Address, Slot], group: Any) -> list[Slot]:
         slots.setdefault(slot.address, slot)
     for slot, parts in pairs:
         found, weight = merged.setdefault(slot.address, {}), slot.address.tensor == "weight"
-        for reading in (part.reading(slots) for part in parts):
+        for reading in (part.reading() for part in parts):
             key = reading.step, reading.mode, reading.direction
             first = found.setdefault(key, reading)
             if first.moments and reading.moments and first is not reading and not weight:
@@ -103,11 +101,9 @@ def _parts(slot: Slot) -> Iterator[Part]:
             counts = moments.histogram[0].cpu().numpy()
             bins = np.flatnonzero(counts)
             key = reading.step, reading.mode, reading.direction, reading.update_ratio
-            units, facts = moments.units.cpu().numpy(), reading.facts
-            weight = facts.weight.address if facts.weight else None
-            tail = facts.portable(), weight
+            units, facts = moments.units.cpu().numpy(), reading.facts.portable()
             spectrum = moments.spectrum() if isinstance(moments, SpectralMoments) else None
-            yield Part(*key, units, moments.every, bins, counts[bins], spectrum, *tail)
+            yield Part(*key, units, moments.every, bins, counts[bins], spectrum, facts)
 
 
 def _bring(slot: Slot, found: dict[tuple[Any, ...], Reading]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,11 @@ from initstats.probe.facts import Facts
 Direction = Literal["forward", "backward"]
 Mode = Literal["train", "eval"]
 MODES = get_args(Mode)
-Numbers = tuple[NDArray[np.float64], NDArray[np.int64]]
-"""Statistics, (statistics,), and a histogram, (bins, 2)."""
+Numbers = tuple[NDArray[np.float64], NDArray[np.uint16], NDArray[np.unsignedinteger[Any]]]
+"""Statistics, (statistics,), the bins that are not empty, and their counts, (bins,) each.
+
+They are what a long training keeps of each tensor and step, and take as few bytes as they can.
+"""
 
 
 @dataclass
@@ -50,7 +53,8 @@ class Reading:
     @property
     def histogram(self) -> NDArray[np.int64]:
         """(bins, 2): the bins that are not empty, and their counts."""
-        return self._read()[1]
+        _, bins, counts = self._read()
+        return np.stack([bins, counts], axis=1, dtype=np.int64)
 
     def reduce(self) -> None:
         """Keep the numbers alone: accumulators take memory by the unit."""
@@ -59,7 +63,7 @@ class Reading:
     def _read(self) -> Numbers:
         if self._numbers is None:
             assert self.moments is not None
-            self._numbers = self.moments.statistics()[0], bins_of(self.moments)
+            self._numbers = self.moments.statistics()[0], *bins_of(self.moments)
         return self._numbers
 
 
@@ -79,11 +83,12 @@ def read_together(readings: Iterable[Reading]) -> None:
         histograms = np.concatenate([moments.histogram.cpu().numpy() for _, moments in pairs])
         rows = summarize_units(units, histograms, fields)
         for (reading, moments), row in zip(pairs, rows, strict=True):
-            reading._numbers = row, bins_of(moments)
+            reading._numbers = row, *bins_of(moments)
 
 
-def bins_of(moments: Moments) -> NDArray[np.int64]:
-    """The bins of a tensor's histogram that are not empty, and their counts, (bins, 2)."""
+def bins_of(moments: Moments) -> tuple[NDArray[np.uint16], NDArray[np.unsignedinteger[Any]]]:
+    """The bins of a tensor's histogram that are not empty, and their counts, (bins,) each."""
     counts = moments.histogram[0].cpu().numpy()
     bins = np.flatnonzero(counts)
-    return np.stack([bins, counts[bins]], axis=1)
+    counts = counts[bins]
+    return bins.astype(np.uint16), counts.astype(np.min_scalar_type(counts.max(initial=0)))

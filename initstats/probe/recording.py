@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,6 +59,7 @@ class Recorder(Passes):
         self.masked = False
         self._forms = Forms()
         self._scales = Scales()
+        self._rewritten: set[int] = set()
 
     def observe(
         self, call: Call, operation: Operation, outputs: list[Tensor], writes: bool
@@ -78,7 +80,7 @@ class Recorder(Passes):
         """
         if writes and any(id(x) in self.parameters for x in outputs):
             return  # the next operation that uses the parameter measures it
-        op, given, summed = operation.name, operation.tensors, sums(operation)
+        op, given, summed = operation.name, operation.read, sums(operation)
         across = {id(each.weight): each.summed for each in summed}
         origins = [self._origin(call, operation, x, across.get(id(x))) for x in given]
         kinds = {origin.kind for origin in origins}
@@ -120,6 +122,19 @@ class Recorder(Passes):
         if op in FUSED:
             self.miss("tensor", call.name, op, FUSED[op])
 
+    def foresee(self, call: Call, operation: Operation, target: Any) -> None:
+        """Measure what comes from outside, and is read by an operation that may write to it.
+
+        Parameters whose entries it may change are measured again at their next use.
+        """
+        written = {id(x) for x in tensors(target)}
+        held = [self._origins[x].parameters for x in tensors(target) if x in self._origins]
+        self._rewritten.update(ident for idents in held for ident in idents)
+        across = {id(each.weight): each.summed for each in sums(operation)}
+        for x in operation.read:
+            if id(x) in written:
+                self._origin(call, operation, x, across.get(id(x)))
+
     def observe_mask(self, operation: Operation, out: Tensor) -> None:
         """Follow an elementwise operation whose output is no signal: `x > 0`, `zeros_like(x)`."""
         self._forms.note(operation, out)
@@ -128,6 +143,9 @@ class Recorder(Passes):
 
     def observe_result(self, call: Call, given: Any, result: Any) -> None:
         """Measure what a module returns, where no operation was seen that made it."""
+        if isinstance(result, Generator | AsyncGenerator | Coroutine):
+            reason = "what it does after it was called (a generator, or a coroutine)"
+            self.miss("module", call.name, "", reason)
         passed = {id(x) for x in tensors(given)}
         for x in tensors(result):
             if not x.is_floating_point() or id(x) in passed:
@@ -233,6 +251,7 @@ class Recorder(Passes):
         mask = self._mask(slot, x) if kind == "signal" else None
         with self.guarded("tensor", name, op):
             slot.add("forward", x, self._mode, mask=mask)
+        self.heap.hear(x.nbytes)
         slot.derived = kind == "weight"
         slot.detached |= not (x.requires_grad or torch.is_grad_enabled())
         slot.facts[self._mode].requires_grad |= x.requires_grad
@@ -258,7 +277,7 @@ class Recorder(Passes):
         if not (self.probe.weights and self.probe.selected(call.name)):
             return
         axes, op = {id(use.operand): use.sum.axis for use in uses}, operation.name
-        for operand, origin in zip(operation.tensors, origins, strict=True):
+        for operand, origin in zip(operation.read, origins, strict=True):
             for ident in origin.parameters:
                 name, parameter = self.parameters[ident]
                 beside = "" if layers else "no value that is made of it could be measured"
@@ -280,9 +299,12 @@ class Recorder(Passes):
         slot.facts[self._mode].requires_grad |= parameter.requires_grad
         if torch.is_grad_enabled():
             self._trained[ident] = self._mode
-        if (self._mode, "forward") not in slot.current:
-            slot.update_ratio = self.updates.ratios.get(name, math.nan)
-            with self.guarded("parameter", name, op):
+        slot.update_ratio = self.updates.ratios.get(name, math.nan)
+        with self.guarded("parameter", name, op):
+            if ident in self._rewritten:
+                self._rewritten.discard(ident)
+                slot.put("forward", parameter, self._mode)
+            elif (self._mode, "forward") not in slot.current:
                 slot.once(parameter, self._mode)
 
     def _remember_weights(
@@ -345,6 +367,7 @@ class Recorder(Passes):
             else:
                 gradient = reduced(gradient, self.scale * self._ranks)
                 slot.add("backward", gradient, mode, mask=self._mask(slot, gradient))
+                self.heap.hear(gradient.nbytes)
 
     def _chosen_axis(self, name: str, x: Tensor, axis: int | None) -> int:
         """The dimension of the units, counted from the front."""

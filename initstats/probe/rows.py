@@ -60,8 +60,7 @@ def facts_of(rows: list[Row]) -> pd.DataFrame:
     for _, reading in rows:
         facts = reading.facts
         saturated = facts.saturated_fraction if reading.direction == "forward" else math.nan
-        weight = facts.weight.address if facts.weight else None
-        square = squares.get((weight, reading.step), math.nan)
+        square = squares.get((facts.weight, reading.step), math.nan)
         sigma_w2 = facts.fan_in * square
         sums = facts.fan_in, facts.fan_out, sigma_w2
         made = facts.normalized, facts.shares_axis, facts.draws

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from initstats.moments import Moments
 from initstats.probe.facts import Facts
-from initstats.probe.operations import by_unit
+from initstats.probe.operations import aside, by_unit
 from initstats.probe.readings import MODES, Direction, Mode, Reading
 from initstats.probe.spectra import SpectralMoments
 
@@ -110,7 +110,7 @@ class Slot:
             axis: dimension of the units in x, where x is the tensor rearranged.
             mask: booleans, (entries of a unit): which of them count; by default all do.
         """
-        with torch._C.DisableTorchFunction(), torch.no_grad():
+        with aside():
             tiles = tiles_of(plain(x), self.axis if axis is None else axis, mask)
             key = mode, direction
             moments = self.current.get(key) or self._accumulator(direction, tiles)

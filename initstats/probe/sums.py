@@ -30,11 +30,12 @@ def record_sums(
     for operand, origin, each in uses:
         own = [weights[i] for i in origin.parameters if i in weights]
         used = own[0] if own else origin.slot
+        name = None if used is None else used.address
         for slot in slots:
             if slot is not None and not each.inner:
-                slot.facts[mode].sum_with(each, used)
+                slot.facts[mode].sum_with(each, name)
         for slot in own:
-            slot.facts[mode].sum_with(each, used)
+            slot.facts[mode].sum_with(each, name)
             dim = origin.dimension(each.axis)
             if dim is not None and not slot.settled:
                 slot.turn(dim, operand, each.axis, mode)
@@ -58,7 +59,7 @@ def _record_behind(
         return
     if dim is not None and math.prod(slot.shape) <= used.shape[dim]:
         return  # one number for each unit: a scale
-    slot.facts[mode].sum_with(each, used)
+    slot.facts[mode].sum_with(each, used.address)
     if dim is not None and not slot.settled:
         behind = dim + len(slot.shape) - len(used.shape)
         if behind >= 0 and slot.shape[behind] >= used.shape[dim]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from initstats.probe.operations import is_empty
+
 _NO_NUMBERS = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """What is raised for a parameter that is not made yet, or by a tensor of a foreign kind."""
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -136,6 +138,8 @@ def _follow(seen: Seen, x: Tensor) -> float:
 def numbers(x: Tensor) -> Tensor | None:
     """The entries, flat in the order of the memory; None where they cannot be read."""
     try:
+        if is_empty(x):
+            return None
         x = x.detach()
         x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
         if x.layout != torch.strided or x.is_quantized or x.is_meta or type(x) is not Tensor:

@@ -33,6 +33,7 @@ class Watch(Opening):
 
     Attributes:
         entered: the modules (by id) whose calls were seen.
+        apart: why some calls of modules (by id) were not followed.
         failure: the error that an operation raised, if one did, and the place.
         writing: called, if given, with what an operation is about to write to.
     """
@@ -40,6 +41,7 @@ class Watch(Opening):
     def __init__(self, names: Mapping[int, str], recorder: Recorder) -> None:
         super().__init__()
         self.entered: set[int] = set()
+        self.apart: dict[int, str] = {}
         self.failure: tuple[Exception, str] | None = None
         self.writing: Callable[[Any], None] | None = None
         self._recorder = recorder
@@ -51,7 +53,15 @@ class Watch(Opening):
     def enter_module(self, module: nn.Module, _: Any) -> None:
         """A global forward pre-hook."""
         name = self._names.get(id(module))
-        if name is None or self._elsewhere():
+        if name is not None and get_ident() != self._thread:
+            self.apart[id(module)] = "not counted: its calls in other threads"
+        elif name is not None and torch._C._get_tracing_state() is not None:
+            self.apart[id(module)] = "not counted: its calls while torch.jit traced it"
+        if self._elsewhere():
+            return
+        if name is None and self._running:
+            name = self._recorder.meet(module, self._running[-1].module)
+        if name is None:
             return
         self.entered.add(id(module))
         if not self._running:
@@ -88,9 +98,8 @@ class Watch(Opening):
             return self.inside(func, args, kwargs)
         with torch._C.DisableTorchFunction():
             operation = called(func, args, kwargs)
-        if self.writing is not None:
-            with self._recorder.guarded("module", self._running[-1].name, operation.name):
-                self._before_writing(operation)
+        with self._recorder.guarded("tensor", self._running[-1].name, operation.name):
+            self._before_writing(operation)
         try:
             result = func(*args, **kwargs)
         except Exception as error:
@@ -105,9 +114,13 @@ class Watch(Opening):
         target, name = operation.written, operation.name
         if target is None and (name in EXPOSING or name.endswith("_")):
             target = operation.args[:1] or [*operation.kwargs.values()]
-        if target is not None and self.writing is not None:
-            with torch._C.DisableTorchFunction():
+        if target is None:
+            return
+        with torch._C.DisableTorchFunction():
+            if self.writing is not None:
                 self.writing(target)
+            if not any(is_lazy(x) for x in operation.tensors):
+                self._recorder.foresee(self._running[-1], operation, target)
 
     def _run_outside(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -139,6 +152,11 @@ class Watch(Opening):
         """Whether this is not a forward pass of the thread that is watched.
 
         Autograd has a task during backward: what runs then is the recomputation of a checkpoint,
-        or the backward of a custom function.
+        or the backward of a custom function. While `torch.jit.trace` runs a model, all that is done
+        becomes part of the trace.
         """
-        return get_ident() != self._thread or torch._C._current_graph_task_id() != -1
+        return (
+            get_ident() != self._thread
+            or torch._C._current_graph_task_id() != -1
+            or torch._C._get_tracing_state() is not None
+        )

@@ -18,9 +18,9 @@ RUNS_WHAT_IT_READS = {
 }  # fmt: skip
 ITS_OWN = {
     ("workers.py", "pickle.loads"): "an engine and its tasks, from the driver that started it",
-    ("report/drawing.py", "pickle.loads"): "results, from the process that draws a page",
+    ("processes.py", "pickle.loads"): "a call and its outcome, over the pipe between the two",
 }
-"""What only processes of one run send to each other, through a file that no one else may write."""
+"""What only processes of one run send to each other, through a pipe, or a file that no one else may write."""
 
 
 def calls() -> Iterator[tuple[str, str]]:

@@ -95,7 +95,7 @@ def test_an_earlier_page_goes_with_its_pictures(
     for path in (*stale, mine):
         path.write_bytes(b"picture")
     page = writers[kind](tmp_path)
-    assert "dropped" not in page.read_text(encoding="utf-8")
+    assert "dropped_relu" not in page.read_text(encoding="utf-8")
     assert not any(path.exists() for path in stale)
     assert mine.exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

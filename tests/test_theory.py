@@ -635,7 +635,7 @@ def test_bad_arguments() -> None:
         (lambda: theory.fixed_point("relu", -2.0), "sigma_w2 is a variance"),
         (lambda: theory.fixed_point("relu", 2.0, q0=-1.0), "q0 is a second moment"),
         (lambda: theory.edge_of_chaos("tanh", -1.0), "sigma_b2 is a variance"),
-        (lambda: theory.tailored_slope(0), "at least 1"),
+        (lambda: theory.tailored_slope(0), "1 to 10000"),
         (lambda: theory.tailored_slope(10, eta=1.0), "between 0 and 1"),
         (lambda: theory.relu_log_length([]), "at least one layer"),
         (lambda: theory.relu_log_length([50], sigma_w2=0.0), "above 0"),

@@ -34,6 +34,8 @@ def from_json(text: str) -> dict[str, Any]:
     try:
         parts: dict[str, Any] = dict(json.loads(text))
         tables = {name: part for name, part in parts.items() if isinstance(part, list)}
+        if not all(isinstance(row, dict) for part in tables.values() for row in part):
+            raise TypeError("rows without names")
         parts |= {name: pd.DataFrame.from_records(part) for name, part in tables.items()}
         parts["ratios"]
         timings = parts["timings"]

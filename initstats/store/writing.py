@@ -240,7 +240,7 @@ class Store:
                 warn(
                     f"{self._file}: {', '.join(lacking)} will be NaN in {count:,} cells, which "
                     f"{when} measured without it",
-                    stacklevel=5,
+                    stacklevel=6,
                 )
 
     @contextmanager

@@ -60,13 +60,17 @@ def train(
     rates: Callable[[int], float] | None = None,
     x: Callable[[int], Any] = batch,
     every: int = 1,
+    factor: float = 1.0,
+    clip: float = math.inf,
 ) -> Findings:
     chosen = (optimizer or sgd(0.01))(model.parameters() if trained is None else trained)
     schedule = torch.optim.lr_scheduler.LambdaLR(chosen, rates or (lambda step: 1.0))
     with Probe(model, backward=True, every=every) as probe:
         for step in range(steps):
             chosen.zero_grad()
-            loss_of(model(x(step))).backward()  # type: ignore[no-untyped-call]
+            (factor * loss_of(model(x(step)))).backward()  # type: ignore[no-untyped-call]
+            if clip < math.inf:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             chosen.step()
             schedule.step()
     return diagnose(probe.table())
@@ -232,6 +236,16 @@ def test_a_rate_that_moves_nothing(optimizer: Optimizer) -> None:
     row = told(train(dense(), optimizer, 5))["small_updates"]
     assert "4 updates" in row.evidence
     assert "learning rate" in row.remedy
+
+
+@pytest.mark.parametrize(("factor", "clip"), [(1e-8, math.inf), (1.0, 1e-6), (1.0, 1.0)])
+def test_gradients_that_move_nothing(factor: float, clip: float) -> None:
+    torch.manual_seed(0)
+    found = told(train(dense(), sgd(0.01), 5, factor=factor, clip=clip))
+    if min(factor, clip) >= 1:
+        assert not found
+    else:
+        assert "clipping" in found["small_updates"].remedy
 
 
 def test_the_remedy_of_a_small_rate_helps() -> None:
@@ -467,3 +481,67 @@ def test_the_law_of_weights_is_judged_before_any_update() -> None:
     nn.init.orthogonal_(model.get_parameter("0.weight"))  # gain 1 over fan_out, exactly
     found = train(model, sgd(0.01, momentum=0.9), 6).set_index("rule")
     assert found["severity"]["fan_mode"] == "healthy"
+
+
+class Gated(nn.Module):
+    """A condition that is added inside of a branch; branch and output start at `scale`."""
+
+    def __init__(self, scale: float = 0.0) -> None:
+        super().__init__()
+        self.condition, self.a, self.b = dense(2), drawn(WIDTH, 10), drawn(10, WIDTH)
+        self.out = drawn(WIDTH, 10)
+        for layer in (self.b, self.out):
+            layer.weight.data.mul_(scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.out(x + self.b(F.relu(self.a(x) + self.condition(x))))
+        return y
+
+
+def headed(scale: float, gain: float = 1.0, bias: float = 0.0) -> nn.Sequential:
+    """A network of seven maps whose last starts at `scale`, and the others at `gain`."""
+    model = dense(7)
+    for layer in [*model][::2]:
+        layer.weight.data.mul_(gain)
+    model.get_parameter("12.weight").data.mul_(scale)
+    nn.init.constant_(model.get_parameter("12.bias"), bias)
+    return model
+
+
+BEGUN: dict[str, tuple[str, Callable[[], nn.Module], Optimizer]] = {
+    "a branch and the output of zero": ("", Gated, adam(1e-4)),
+    "a branch and the output near zero": ("", lambda: Gated(1e-4), adam(1e-4)),
+    "the output of zero": ("", lambda: headed(0.0), adam(1e-4)),
+    "the output of zero, by gradients": ("", lambda: headed(0.0), sgd(0.01)),
+    "odds of 1%": ("", lambda: headed(0.1, 1.0, -4.6), adam(1e-4)),
+    "weights behind it too small": ("signal gradient", lambda: headed(0.0, 0.4), adam(1e-4)),
+    "weights behind it too large": ("signal gradient", lambda: headed(0.0, 2.2), adam(1e-4)),
+}
+
+
+@pytest.mark.parametrize("name", BEGUN)
+def test_weights_that_begin_at_zero_are_not_accused_of_it(name: str) -> None:
+    torch.manual_seed(0)
+    expected, build, optimizer = BEGUN[name]
+    found = train(build(), optimizer, 4)
+    assert {*found["rule"][found["severity"] <= "warning"]} == {*expected.split()}, str(found)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_one_update_of_zero_weights_makes_no_copies(copied: bool) -> None:
+    """Two units get the same first update of Adam; those behind equal weights stay the same."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*[*dense(3)][:-1], drawn(WIDTH, 2))
+    nn.init.zeros_(model.get_parameter("4.weight"))
+    if copied:
+        nn.init.constant_(model.get_parameter("2.weight"), 0.1)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    with Probe(model, backward=True) as probe:
+        for step in range(3):
+            optimizer.zero_grad()
+            y = model(batch(step).abs())
+            (y - y.new_tensor([1.0, 2.0])).square().mean().backward()
+            optimizer.step()
+    rows = diagnose(probe).query("rule == 'equal_units'")
+    assert [*rows["where"]] == (["2"] if copied else [""])
+    assert [*rows["severity"]] == ["warning" if copied else "healthy"]

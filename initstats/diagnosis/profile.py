@@ -14,7 +14,7 @@ import pandas as pd
 from initstats.diagnosis.columns import Columns, columns_of
 from initstats.diagnosis.graph import Graph
 from initstats.diagnosis.sight import Sight
-from initstats.diagnosis.summary import CONFIGURATION, in_order
+from initstats.diagnosis.summary import CONFIGURATION, DECADE, in_order
 from initstats.diagnosis.zeros import Zeros
 from initstats.probe.kinds import NORMALIZATIONS, RECURRENT, numbers
 
@@ -38,6 +38,7 @@ class Profile:
         probed: whether operations were seen one by one.
         graph: who reads whom.
         mode: that of the passes, `train` or `eval`.
+        first: the network as it was when the watch began; None for that profile itself.
     """
 
     subject: str
@@ -46,6 +47,7 @@ class Profile:
     probed: bool
     graph: Graph
     mode: str = "train"
+    first: Profile | None = None
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -123,6 +125,29 @@ class Profile:
     def zeros(self) -> Zeros:
         """Which values and gradients are zero, and which of them stay so."""
         return Zeros(self.graph, self.values, self.value_gradients, self.parameters)
+
+    @cached_property
+    def begun(self) -> frozenset[int]:
+        """The values whose weights began at zero, or at a tenth of the usual size, and have moved.
+
+        What they make, and the gradients that they pass on, are small until they have learned.
+        """
+        if self.first is None:
+            return frozenset()
+        maps, zero = self.first.maps, self.first.zeros.sources
+        size = np.sqrt(maps["sigma_w2"])
+        usual = float(np.median(size[size > 0])) if (size > 0).any() else 0.0
+        before = dict(zip(maps.places, size, strict=True))
+        small = {place for place, was in before.items() if was < usual / DECADE}
+        small |= {self.first.place(layer) for layer in zero}
+        rows = self.values
+        return frozenset(
+            int(layer)
+            for layer, place, now in zip(
+                rows["layer"], rows.places, np.sqrt(rows["sigma_w2"]), strict=True
+            )
+            if place in small and now != before.get(place)
+        )
 
     @cached_property
     def sight(self) -> Sight:
@@ -219,6 +244,7 @@ def _probed(table: pd.DataFrame) -> Iterator[Profile]:
     columns = columns_of(table.assign(**facts))
     modes = columns["mode"] if "mode" in table else np.full(len(table), "train")
     known: dict[Hashable, Graph] = {}
+    first: Profile | None = None
     pairs = pd.MultiIndex.from_arrays([columns["step"], modes])
     codes, times = pairs.factorize(sort=True)
     order = np.argsort(codes, kind="stable")
@@ -229,7 +255,10 @@ def _probed(table: pd.DataFrame) -> Iterator[Profile]:
         key = (*key, tuple(np.isnan(rows["fan_in"])), tuple(rows["normalized"] == 1))
         if key not in known:
             known[key] = _graph(rows, probed=True)
-        yield Profile(str(rows["network"][0]), rows, int(step), True, known[key], mode)
+        subject = str(rows["network"][0])
+        profile = Profile(subject, rows, int(step), True, known[key], mode, first)
+        first = first or profile
+        yield profile
 
 
 def _graph(rows: Columns, *, probed: bool) -> Graph:

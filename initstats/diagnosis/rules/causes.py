@@ -45,6 +45,8 @@ def jumps(profile: Profile) -> list[Jump]:
             told = factor > threshold or (factor * threshold < 1 and bool(graph.readers[layer]))
         else:
             told = op in SUMS and factor > threshold
+        if factor < 1 and layer in profile.begun:
+            continue
         if told and not _undone(profile, layer, max(read), rms, threshold):
             found.append(Jump(layer, float(factor), float(max(read)), float(rms[number])))
     return found

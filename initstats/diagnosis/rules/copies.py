@@ -38,6 +38,8 @@ def equal_units(profile: Profile, threshold: float) -> Iterator[Finding]:
     same &= rows["unit_std_mean"] > threshold * rms
     if profile.probed:
         same &= rows["units"] > 1
+    if profile.begun:
+        same &= ~np.isin(rows["layer"], [*_made_at_once(profile)])
     if same.any():
         found = rows.where(same)
         yield Finding(
@@ -47,6 +49,16 @@ def equal_units(profile: Profile, threshold: float) -> Iterator[Finding]:
             f"{threshold:g} of the rms, and equal units get equal gradients",
             drawn_anew(profile, map(int, found["layer"])) if profile.probed else "draw them anew",
         )
+
+
+def _made_at_once(profile: Profile) -> frozenset[int]:
+    """The maps that began small and whose weights are the last update.
+
+    One update of Adam has the same size everywhere; the next ones tell the units apart.
+    """
+    rows = profile.parameters
+    grown = (rows["fan_in"] > 0) & ~(rows["update_ratio"] < 1)
+    return profile.begun & {int(layer) for layer in rows["layer"][grown]}
 
 
 @register_rule(

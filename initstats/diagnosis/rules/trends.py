@@ -39,6 +39,8 @@ def signal(profile: Profile, threshold: float) -> Iterator[Finding]:
     """the length of the signal neither grows nor shrinks from layer to layer"""
     unseen = profile.sight.spread
     path = [layer for layer in profile.graph.path if not unseen or layer < unseen[0]]
+    if path and _prior(profile, path[-1]):
+        path = path[:-1]
     size = profile.along(path)["second_moment"]
     lost = [layer for layer, q in zip(path, size, strict=True) if q == 0]
     stays = [layer for layer in lost if layer not in profile.zeros.alive]
@@ -46,6 +48,13 @@ def signal(profile: Profile, threshold: float) -> Iterator[Finding]:
         path, stays = [layer for layer in path if layer not in profile.sight.unseen], []
         size = profile.along(path)["second_moment"]
     yield from _drift(profile, path, size, stays, threshold, "signal")
+
+
+def _prior(profile: Profile, layer: int) -> bool:
+    """Whether the bias of the last map outweighs what its units sum, as the log of odds does."""
+    own, spread = profile.own(layer), profile.along([layer])["unit_std_mean"][0]
+    bias = own["second_moment"][~(own["fan_in"] > 0)]
+    return spread > 0 and bool((bias > (2 * spread) ** 2).any())
 
 
 @register_rule(
@@ -215,18 +224,19 @@ def _drift(
         )
         return
     kept = np.isfinite(size) & (size > 0)
-    places = [layer for layer, keep in zip(path, kept, strict=True) if keep]
-    logs = np.log(size[kept])
-    steps = np.diff(logs)
+    logs = {n: math.log(q) for n, q, keep in zip(path, size, kept, strict=True) if keep}
+    runs = _runs(profile, [*logs])
+    places = max(runs, key=lambda run: abs(logs[run[-1]] - logs[run[0]]), default=[])
+    steps = np.diff([logs[layer] for layer in places])
     if len(steps) < 3:
         return
     mean, error = float(steps.mean()), float(steps.std(ddof=1)) / math.sqrt(len(steps))
     half = float(stdtrit(len(steps) - 1, 0.975)) * error
-    total = float(logs[-1] - logs[0])
+    total = logs[places[-1]] - logs[places[0]]
     if abs(total) <= threshold or abs(mean) <= half:
         return
     low, high = (math.exp((mean + sign * half) / 2) for sign in (-1, 1))
-    made = leap(profile, path)
+    made = leap(profile, places)
     if abs(total - made) <= threshold and made * total > 0:
         where = profile.place(places[0])
         yield Finding("unchecked", where, f"scale_jump names what multiplies the {what}", "")
@@ -247,6 +257,21 @@ def _drift(
         f"{math.exp(total / 2):.3g}",
         remedy,
     )
+
+
+def _runs(profile: Profile, path: list[int]) -> list[list[int]]:
+    """The parts of a path, of four layers or more, between weights that began small on purpose.
+
+    What they make grows as they learn, and beside a shortcut or behind a norm it begins anew.
+    """
+    runs: list[list[int]] = [[]]
+    for before, layer in zip([*path[:1], *path], path, strict=False):
+        low, high = min(before, layer), max(before, layer)
+        if any(low <= young <= high for young in profile.begun):
+            runs.append([])
+        if layer not in profile.begun:
+            runs[-1].append(layer)
+    return [run for run in runs if len(run) > 3]
 
 
 _FADING = (

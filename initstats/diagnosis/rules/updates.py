@@ -15,6 +15,8 @@ from initstats.diagnosis.training import Training
 from initstats.registry import Need
 
 _COARSE = 1e-6
+_FAINT = 1e-5
+"""Gradients below this share of the weights are too small for any usual learning rate."""
 USUAL = 1e-3
 """The rms of an update over that of the weights in a training that goes well: a rule of thumb."""
 _PROBED = Need[Training](
@@ -222,8 +224,9 @@ def small_updates(training: Training, threshold: float) -> Iterator[Finding]:
 
     The largest update of a weight, of all weights, is below the threshold at every step: ten
     thousand such updates, all in one direction, change a thousandth. Rates that rise or fall from
-    the first half of the steps to the second (a warm-up, the end of a schedule) are left alone, and
-    so are weights whose gradients are below 1e-5 of them, for which no usual rate is large enough.
+    the first half of the steps to the second (a warm-up, the end of a schedule) are left alone.
+    Where gradients are below 1e-5 of the weights, no usual rate is large enough: what made them so
+    small is to be mended, a clipping or a factor of the loss, if the network has not converged.
     """
     weights = training.weights
     sizes = training.updates
@@ -233,7 +236,7 @@ def small_updates(training: Training, threshold: float) -> Iterator[Finding]:
         gradient = np.nanmax(weights.gradient / np.fmax(weights.rms, weights.usual))
     if max(sizes) >= threshold or not early <= 1.5 * late or not late <= 1.5 * early:
         return
-    if not 1e-5 <= gradient < math.inf:
+    if not 0 < gradient < math.inf:
         return
     largest = max(sizes)
     steps = f"in none of {len(sizes)} updates does any weight change by more than "
@@ -243,7 +246,11 @@ def small_updates(training: Training, threshold: float) -> Iterator[Finding]:
         f"{steps}{largest:.1g} of its size, though gradients arrive: {USUAL:g} is usual"
         if largest
         else f"{len(sizes)} updates left every weight as it is, though gradients arrive",
-        f"multiply the learning rate by {USUAL / largest:.0e}"
+        f"look at what makes the gradients small, {gradient:.1g} of the weights at most: a loss "
+        "that is multiplied by a small number, or a clipping far below the norm of the gradient; "
+        "nothing, if the network has converged"
+        if gradient < _FAINT
+        else f"multiply the learning rate by {USUAL / largest:.0e}"
         if largest
         else "raise the learning rate from 0; in bfloat16 or float16, where small updates are "
         "rounded away, keep the weights in float32",

@@ -12,6 +12,7 @@ import numpy as np
 
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.loops import over
+from initstats.diagnosis.rules.rule import RULES
 
 
 def drawn_anew(profile: Profile, layers: Iterable[int]) -> str:
@@ -25,14 +26,18 @@ def drawn_anew(profile: Profile, layers: Iterable[int]) -> str:
     done: set[str] = set()
     for layer in layers:
         row = profile.along([layer])
-        gain, fan_in, size = profile.gain(layer), float(row["fan_in"][0]), float(row["sigma_w2"][0])
+        gain, fan_in, size = (
+            drawn_gain(profile, layer),
+            float(row["fan_in"][0]),
+            float(row["sigma_w2"][0]),
+        )
         own = _parameter(profile, layer)
         name = own or _root(profile, layer)
         if name in done:  # weights that several operations use
             continue
         done.add(name)
         if own:
-            std.setdefault((f"{gain:.4f}", round(fan_in)), []).append(name)
+            std.setdefault((f"{gain:.5g}", round(fan_in)), []).append(name)
         elif name and size > 0:
             scale.setdefault(f"{gain / math.sqrt(size):.4g}", []).append(name)
     drawn = [
@@ -40,6 +45,30 @@ def drawn_anew(profile: Profile, layers: Iterable[int]) -> str:
         for (gain, fan_in), names in std.items()
     ]
     return "\n".join(drawn + [scaled(names, factor) for factor, names in scale.items()])
+
+
+def drawn_gain(profile: Profile, layer: int) -> float:
+    """The gain to draw a linear map with: that of what it reads, without what is no activation.
+
+    A constant that is multiplied by on purpose, as x * 0.001, would call for weights as far from a
+    usual size, which nothing is trained with. Of its operations those are left out that change the
+    gain by more than any activation does.
+    """
+    gain, source = profile.gain(layer), profile.graph.source(layer)
+    if source is None or _usual(gain * profile.factor(layer)):
+        return gain
+    kept, gains, inputs = 1.0, profile.values["gain"], profile.graph.inputs
+    while gains[profile.at[source]] != 1 and len(inputs[source]) == 1:
+        before = inputs[source][0]
+        ratio = float(gains[profile.at[source]] / gains[profile.at[before]])
+        kept, source = kept * (ratio if _usual(ratio) else 1.0), before
+    return (kept if _usual(kept) else 1.0) / profile.factor(layer)
+
+
+def _usual(gain: float) -> bool:
+    """Whether it is no larger, and no smaller, than that of any common activation."""
+    most = RULES["weight_scale"].threshold
+    return 1 / most <= gain <= most
 
 
 def unbiased(profile: Profile, layers: Iterable[int], size: float | None = None) -> str:

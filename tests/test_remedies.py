@@ -104,3 +104,100 @@ def test_a_gain_of_an_activation_counts_with_its_own_factor() -> None:
     """A factor that no activation is further from than another is part of the function."""
     model, x = Chain(lambda z: 0.5 * F.relu(z), inputs=32), inputs(32)
     assert f"std={2 * math.sqrt(2):.5g} / math" in remedy(model, x, "default_init")
+
+
+class Gated(nn.Module):
+    """A product of a layer's output and some gate of it."""
+
+    def __init__(self, gate: Function) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.read, self.out, self.gate = nn.Linear(16, 32), nn.Linear(32, 8), gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.read(x)
+        made: Tensor = self.out(z * self.gate(z))
+        return made
+
+
+def test_a_share_of_itself_is_not_called_zero() -> None:
+    """The gate of one chosen expert is 1, however large its score is."""
+
+    def chosen(z: Tensor) -> Tensor:
+        top = z[:, :4].softmax(-1).topk(1, -1).values
+        return top / top.sum(-1, keepdim=True)
+
+    text = remedy(Gated(chosen), inputs(16), "dead_units")
+    assert text.startswith("it is 1 whatever it reads")
+
+
+def test_a_factor_of_zero_is_named() -> None:
+    found = remedy(Gated(lambda _: torch.tensor(0.0)), inputs(16), "dead_units")
+    assert found == "leave the factor out: it is 0"
+    found = remedy(Gated(torch.zeros_like), inputs(16), "dead_units")
+    assert "out" not in found
+    assert "0" in found
+
+
+class Placed(nn.Module):
+    """Embedded tokens to which something much larger is added."""
+
+    def __init__(self, *, learned: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens, self.out = nn.Embedding(50, 32), nn.Linear(32, 8)
+        self.mix, pos = nn.Linear(32, 32), 100 * torch.randn(1, 12, 32)
+        if learned:
+            self.pos = nn.Parameter(pos)
+        else:
+            self.register_buffer("pos", pos)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        out: Tensor = self.out(self.mix(self.tokens(ids) + self.pos).relu())
+        return out
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_what_is_added_is_named(learned: bool) -> None:
+    model, ids = Placed(learned=learned), torch.arange(96).reshape(8, 12) % 50
+    code = remedy(model, ids, "scale_jump")
+    assert "factor" not in code
+    if learned:
+        apply(code, model, ids)
+        found = ist.diagnose(ist.measure(model, ids, backward=True))
+        assert not found["rule"][found["severity"] <= "warning"].eq("scale_jump").any()
+    else:
+        assert code.startswith("make what is added")
+
+
+def deep(activation: type[nn.Module], *, normalized: bool = False) -> nn.Sequential:
+    """Ten layers at the gain of what each reads."""
+    torch.manual_seed(0)
+    model, gain = nn.Sequential(), 1.0
+    for _ in range(10):
+        layer = nn.Linear(64, 64)
+        nn.init.normal_(layer.weight, std=gain / 8)
+        nn.init.zeros_(layer.bias)
+        model.extend([layer, *([nn.BatchNorm1d(64)] if normalized else []), activation()])
+        gain = ist.gain(activation()).forward
+    return model.append(nn.Linear(64, 64))
+
+
+def signal_faults(model: nn.Module) -> dict[str, str]:
+    found = ist.diagnose(ist.measure(model, inputs(64), backward=True))
+    found = found[(found["severity"] <= "warning") & found["rule"].isin(["gradient", "collapse"])]
+    return dict(zip(found["rule"], found["remedy"], strict=True))
+
+
+@pytest.mark.parametrize("activation", [nn.Sigmoid, nn.Softplus, nn.Hardsigmoid])
+def test_an_activation_far_from_zero_is_replaced(activation: type[nn.Module]) -> None:
+    """Either of the two things that the remedy says ends the fault."""
+    told = signal_faults(deep(activation))
+    assert set(told) == {"gradient", "collapse"}
+    name = activation.__name__.lower()
+    for text in told.values():
+        assert text.startswith(f"replace {name} ")
+        assert "BatchNorm" in text
+        assert "tanh" in text
+    assert not signal_faults(deep(activation, normalized=True))
+    assert not signal_faults(deep(nn.Tanh))

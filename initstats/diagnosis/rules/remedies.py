@@ -13,6 +13,7 @@ import numpy as np
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.loops import over
 from initstats.diagnosis.rules.rule import RULES
+from initstats.probe.kinds import PASSING, words
 
 
 def drawn_anew(profile: Profile, layers: Iterable[int]) -> str:
@@ -85,6 +86,46 @@ def unbiased(profile: Profile, layers: Iterable[int], size: float | None = None)
         names += [str(name) for name in own["name"][heavy]]
     line = over(names, "nn.init.zeros_(model.get_parameter({}))") if names else ""
     return line and line + "  # these biases outweigh all that their units sum"
+
+
+def centred(profile: Profile, layers: Iterable[int]) -> str:
+    """What to do where most of some linear maps read an activation far to one side of zero.
+
+    What all samples have in common grows there from layer to layer, and the gradient vanishes,
+    whatever the size of the weights; empty elsewhere.
+    """
+    sources = [n for layer in layers if (n := _activation(profile, layer)) is not None]
+    if not sources:
+        return ""
+    read = profile.along(sources)
+    with np.errstate(all="ignore"):
+        aside = np.abs(read["mean"]) > read["std"]
+    aside &= (read["gain"] != 1) | (not profile.probed)
+    if 2 * aside.sum() <= len(aside):
+        return ""
+    op = str(read["op"][aside][0])
+    return (
+        f"replace {op} by an activation whose mean is near 0, such as tanh, or put a BatchNorm "
+        f"before each {op}; no size of the weights mends this"
+    )
+
+
+def rectified(profile: Profile, layers: Iterable[int]) -> bool:
+    """Whether some linear maps read nothing but what rectifiers made."""
+    sources = [n for layer in layers if (n := _activation(profile, layer)) is not None]
+    ops = {str(profile.graph.ops[source]).rstrip("_") for source in sources}
+    return bool(ops) and ops <= _RECTIFIERS
+
+
+def _activation(profile: Profile, layer: int) -> int | None:
+    """The function of a linear map that another reads, looked for before pooling and dropout."""
+    source = profile.graph.source(layer)
+    while source is not None and profile.graph.ops[source].rstrip("_") in PASSING:
+        source = next(iter(profile.graph.inputs[source]), None)
+    return None if source is None or not profile.graph.inputs[source] else source
+
+
+_RECTIFIERS = words("relu leaky_relu prelu rrelu")
 
 
 def scaled(names: Sequence[str], factor: str) -> str:

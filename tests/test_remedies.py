@@ -134,9 +134,6 @@ def test_a_share_of_itself_is_not_called_zero() -> None:
 def test_a_factor_of_zero_is_named() -> None:
     found = remedy(Gated(lambda _: torch.tensor(0.0)), inputs(16), "dead_units")
     assert found == "leave the factor out: it is 0"
-    found = remedy(Gated(torch.zeros_like), inputs(16), "dead_units")
-    assert "out" not in found
-    assert "0" in found
 
 
 class Placed(nn.Module):

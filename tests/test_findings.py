@@ -126,7 +126,7 @@ DEFECTS: list[tuple[Callable[[nn.Sequential], None], str, str, str, str]] = [
     (large_weights, "error", "weight_scale", "14", "std=1.4142 / math.sqrt(100)"),
     (dead_layer, "error", "dead_units", "17 (relu)", "biases"),
     (half_dead, "warning", "dead_units", "17 (relu)", "biases"),
-    (torch_defaults, "warning", "default_init", "20 places: 0, 2, 4, ... 38", "std=1.0000"),
+    (torch_defaults, "warning", "default_init", "20 places: 0, 2, 4, ... 38", "std=1 / math"),
     (saturated, "warning", "saturation", "23 (tanh)", "std=1.4142 / math.sqrt(100)"),
     (broken, "error", "nonfinite", "15 (log)", "take the log or root of what is not positive"),
     (wrong_fan, "warning", "fan_mode", "40", "std=1.5925 / math.sqrt(100)"),

@@ -20,7 +20,7 @@ ITS_OWN = {
     ("workers.py", "pickle.loads"): "an engine and its tasks, from the driver that started it",
     ("processes.py", "pickle.loads"): "a call and its outcome, over the pipe between the two",
 }
-"""What only processes of one run send to each other, through a pipe, or a file that no one else may write."""
+"""What only processes of one run send to each other: a pipe, or a file of their own."""
 
 
 def calls() -> Iterator[tuple[str, str]]:

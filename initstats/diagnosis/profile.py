@@ -16,11 +16,11 @@ from initstats.diagnosis.graph import Graph
 from initstats.diagnosis.sight import Sight
 from initstats.diagnosis.summary import CONFIGURATION, DECADE, in_order
 from initstats.diagnosis.zeros import Zeros
-from initstats.probe.kinds import NORMALIZATIONS, RECURRENT, numbers
+from initstats.probe.kinds import NORMALIZATIONS, PASSING, RECURRENT, numbers
 
 FACTS = (
     *("units", "entries", "requires_grad", "update_ratio"),
-    *("gain", "low", "high", "saturated_fraction"),
+    *("gain", "factor", "low", "high", "saturated_fraction"),
     *("fan_in", "fan_out", "sigma_w2", "normalized", "shares_axis", "draws"),
 )
 """Columns that a probe records; in a study's table, which lacks them, they are NaN."""
@@ -160,10 +160,46 @@ class Profile:
         return self.values.where(np.array([self.at[layer] for layer in layers], int))
 
     def gain(self, layer: int) -> float:
-        """The gain that a linear map needs to keep the second moment of what it reads."""
+        """The gain that a linear map needs to keep the second moment of what it reads.
+
+        Where what follows multiplies the map's output by a factor first, it is as much smaller.
+        """
         source = self.graph.source(layer)
         gain = 1.0 if source is None else float(self.values["gain"][self.at[source]])
-        return gain if 0 < gain < math.inf else 1.0
+        return (gain if 0 < gain < math.inf else 1.0) / self.factor(layer)
+
+    def factor(self, layer: int) -> float:
+        """The largest constant by which a steep function of a linear map's output multiplies it."""
+        rows, waiting, found = self.values, [layer], 1.0
+        for here in waiting:
+            for reader in self.graph.readers[here]:
+                number = self.at[reader]
+                factor, op = float(rows["factor"][number]), str(rows["op"][number]).rstrip("_")
+                after = [rows["factor"][self.at[r]] for r in self.graph.readers[reader]]
+                # of a function that is only a part of others, the whole tells
+                if factor > found and (not after or np.isnan(after).any()):
+                    found = factor
+                biased = op == "add" and rows["tensor"][number] == "preactivation"
+                passes = factor > 0 or op in PASSING
+                passes |= biased and len(self.graph.inputs[reader]) == 1
+                if passes and reader not in waiting:
+                    waiting.append(reader)
+        return found
+
+    def sees(self, layer: int) -> bool:
+        """Whether a linear map makes the frequencies by which a model tells its inputs apart.
+
+        They are what a periodic function, which has no bounds, multiplies by a factor, and what no
+        other map comes before.
+        """
+        before = (n for i in self.graph.inputs[layer] for n in self.graph.maps_before(i))
+        if self.factor(layer) == 1 or next(before, None) is not None:
+            return False
+        steep = self.values.where(self.values["factor"] == self.factor(layer))
+        steep = steep.where(
+            np.array([layer in self.graph.maps_before(int(n)) for n in steep["layer"]], bool)
+        )
+        return bool(np.isnan(steep["high"]).all())
 
     def own(self, layer: int) -> Columns:
         """The parameters that the operation at a layer uses, where it is the first to use them."""

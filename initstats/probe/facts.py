@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from initstats.probe.slots import Address
 
 FACTS = (
-    *("gain", "low", "high", "saturated_fraction", "fan_in", "fan_out", "sigma_w2"),
+    *("gain", "factor", "low", "high", "saturated_fraction", "fan_in", "fan_out", "sigma_w2"),
     *("normalized", "shares_axis", "draws"),
 )
 """Columns of a probe's table."""
@@ -29,6 +29,7 @@ class Given(NamedTuple):
 
     gain: float
     bounds: tuple[float, float]
+    factor: float = math.nan
 
 
 @dataclass(eq=False)
@@ -87,7 +88,7 @@ class Facts:
 
     def portable(self) -> Facts:
         """The same facts for another process."""
-        phi = self.phi and Given(self.gain, self.bounds)
+        phi = self.phi and Given(self.gain, self.bounds, self.factor)
         return dataclasses.replace(self, phi=phi, _saturated=int(self._saturated))
 
     def merge(self, other: Facts) -> None:
@@ -105,6 +106,14 @@ class Facts:
     def gain(self) -> float:
         """The gain of phi."""
         return self.phi.gain if self.phi else math.nan
+
+    @property
+    def factor(self) -> float:
+        """The constant before phi that makes it steep; NaN where no function made the value."""
+        phi = self.phi
+        if isinstance(phi, Phi) and (phi.function is None or not phi.known):
+            return math.nan
+        return phi.factor if phi else math.nan
 
     @property
     def saturated_fraction(self) -> float:

@@ -234,7 +234,7 @@ class Probe:
             - facts about the operation, NaN where they do not apply: of a value, `gain`,
               1 / sqrt(E phi(z)^2) over z ~ N(0, 1), where phi is the elementwise function, with its
               parameters, that made it of the last value that none made (1 for such values); over
-              30 z ~ N(0, 1) where phi is made steep by such a factor, as in sin(30 z);
+              30 z ~ N(0, 1) where phi is made steep by such a `factor`, as in sin(30 z), else 1;
               `low` and `high`, the bounds of phi where its slope vanishes; `saturated_fraction`,
               entries at such a bound, to 1% of its distance from phi(0), for gru, lstm and rnn_tanh
               of the gates inside (16 samples and steps); `normalized`, 1 where a

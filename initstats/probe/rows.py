@@ -64,7 +64,7 @@ def facts_of(rows: list[Row]) -> pd.DataFrame:
         sigma_w2 = facts.fan_in * square
         sums = facts.fan_in, facts.fan_out, sigma_w2
         made = facts.normalized, facts.shares_axis, facts.draws
-        found.append((facts.gain, *facts.bounds, saturated, *sums, *made))
+        found.append((facts.gain, facts.factor, *facts.bounds, saturated, *sums, *made))
     return pd.DataFrame(np.array(found, float).reshape(len(rows), len(FACTS)), columns=[*FACTS])
 
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.loops import over
+from initstats.diagnosis.rules.rule import RULES
+from initstats.probe.kinds import PASSING, words
 
 
 def drawn_anew(profile: Profile, layers: Iterable[int]) -> str:
@@ -25,14 +27,18 @@ def drawn_anew(profile: Profile, layers: Iterable[int]) -> str:
     done: set[str] = set()
     for layer in layers:
         row = profile.along([layer])
-        gain, fan_in, size = profile.gain(layer), float(row["fan_in"][0]), float(row["sigma_w2"][0])
+        gain, fan_in, size = (
+            drawn_gain(profile, layer),
+            float(row["fan_in"][0]),
+            float(row["sigma_w2"][0]),
+        )
         own = _parameter(profile, layer)
         name = own or _root(profile, layer)
         if name in done:  # weights that several operations use
             continue
         done.add(name)
         if own:
-            std.setdefault((f"{gain:.4f}", round(fan_in)), []).append(name)
+            std.setdefault((f"{gain:.5g}", round(fan_in)), []).append(name)
         elif name and size > 0:
             scale.setdefault(f"{gain / math.sqrt(size):.4g}", []).append(name)
     drawn = [
@@ -40,6 +46,30 @@ def drawn_anew(profile: Profile, layers: Iterable[int]) -> str:
         for (gain, fan_in), names in std.items()
     ]
     return "\n".join(drawn + [scaled(names, factor) for factor, names in scale.items()])
+
+
+def drawn_gain(profile: Profile, layer: int) -> float:
+    """The gain to draw a linear map with: that of what it reads, without what is no activation.
+
+    A constant that is multiplied by on purpose, as x * 0.001, would call for weights as far from a
+    usual size, which nothing is trained with. Of its operations those are left out that change the
+    gain by more than any activation does.
+    """
+    gain, source = profile.gain(layer), profile.graph.source(layer)
+    if source is None or _usual(gain * profile.factor(layer)):
+        return gain
+    kept, gains, inputs = 1.0, profile.values["gain"], profile.graph.inputs
+    while gains[profile.at[source]] != 1 and len(inputs[source]) == 1:
+        before = inputs[source][0]
+        ratio = float(gains[profile.at[source]] / gains[profile.at[before]])
+        kept, source = kept * (ratio if _usual(ratio) else 1.0), before
+    return (kept if _usual(kept) else 1.0) / profile.factor(layer)
+
+
+def _usual(gain: float) -> bool:
+    """Whether it is no larger, and no smaller, than that of any common activation."""
+    most = RULES["weight_scale"].threshold
+    return 1 / most <= gain <= most
 
 
 def unbiased(profile: Profile, layers: Iterable[int], size: float | None = None) -> str:
@@ -56,6 +86,46 @@ def unbiased(profile: Profile, layers: Iterable[int], size: float | None = None)
         names += [str(name) for name in own["name"][heavy]]
     line = over(names, "nn.init.zeros_(model.get_parameter({}))") if names else ""
     return line and line + "  # these biases outweigh all that their units sum"
+
+
+def centred(profile: Profile, layers: Iterable[int]) -> str:
+    """What to do where most of some linear maps read an activation far to one side of zero.
+
+    What all samples have in common grows there from layer to layer, and the gradient vanishes,
+    whatever the size of the weights; empty elsewhere.
+    """
+    sources = [n for layer in layers if (n := _activation(profile, layer)) is not None]
+    if not sources:
+        return ""
+    read = profile.along(sources)
+    with np.errstate(all="ignore"):
+        aside = np.abs(read["mean"]) > read["std"]
+    aside &= (read["gain"] != 1) | (not profile.probed)
+    if 2 * aside.sum() <= len(aside):
+        return ""
+    op = str(read["op"][aside][0])
+    return (
+        f"replace {op} by an activation whose mean is near 0, such as tanh, or put a BatchNorm "
+        f"before each {op}; no size of the weights mends this"
+    )
+
+
+def rectified(profile: Profile, layers: Iterable[int]) -> bool:
+    """Whether some linear maps read nothing but what rectifiers made."""
+    sources = [n for layer in layers if (n := _activation(profile, layer)) is not None]
+    ops = {str(profile.graph.ops[source]).rstrip("_") for source in sources}
+    return bool(ops) and ops <= _RECTIFIERS
+
+
+def _activation(profile: Profile, layer: int) -> int | None:
+    """The function of a linear map that another reads, looked for before pooling and dropout."""
+    source = profile.graph.source(layer)
+    while source is not None and profile.graph.ops[source].rstrip("_") in PASSING:
+        source = next(iter(profile.graph.inputs[source]), None)
+    return None if source is None or not profile.graph.inputs[source] else source
+
+
+_RECTIFIERS = words("relu leaky_relu prelu rrelu")
 
 
 def scaled(names: Sequence[str], factor: str) -> str:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from initstats.diagnosis.graph import Block
+from initstats.diagnosis.graph import SUMS, Block
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.causes import jumps, leap, oversized
-from initstats.diagnosis.rules.remedies import drawn_anew, scaled, weight_names
+from initstats.diagnosis.rules.causes import Jump, jumps, leap, oversized
+from initstats.diagnosis.rules.remedies import centred, drawn_anew, scaled, weight_names
 from initstats.diagnosis.rules.rule import (
     ARRIVED,
     BACKWARD,
@@ -116,9 +116,25 @@ def scale_jump(profile: Profile, threshold: float) -> Iterator[Finding]:
                 "warning",
                 listed(places),
                 "; ".join(told) + "; what reads it does not undo that",
-                (drawn_anew(profile, layers) if same is maps else "")
-                or "leave the factor out, or put a normalization behind it",
+                (drawn_anew(profile, layers) if same is maps else "") or _without(profile, same),
             )
+
+
+def _without(profile: Profile, found: list[Jump]) -> str:
+    """What to do about factors, and about terms far larger than what they are added to."""
+    added = [jump for jump in found if profile.graph.ops[jump.layer] in SUMS]
+    lines = []
+    for jump in added:
+        own = profile.own(jump.layer)
+        for name, moment in zip(own["name"], own["second_moment"], strict=True):
+            if moment > (jump.after / 2) ** 2:
+                # as large as what it is added to
+                lines.append(scaled([str(name)], f"{jump.before / math.sqrt(moment):.3g}"))
+    if lines:
+        return "\n".join(lines)
+    if added:
+        return "make what is added as large as what it is added to, or normalize both before"
+    return "leave the factor out, or put a normalization behind it"
 
 
 @register_rule(
@@ -288,12 +304,14 @@ _BOUNDED = 1.1
 def _rescale(profile: Profile, log: float, steps: int, what: str) -> str:
     """A remedy for a trend of `log` a layer, by what the weights are and what reads them."""
     factor = math.exp(log)
+    path = profile.graph.path
+    if what == "gradient" and factor < 1 and (remedy := centred(profile, path)):
+        return remedy
     if not profile.probed:
         return (
             f"make the weights {1 / factor:.4g} times as large: kaiming_normal(gain=...) with "
             "initstats.gain(activation).forward, or the init `matched`"
         )
-    path = profile.graph.path
     rows = profile.along(path)
     gains = np.array([profile.gain(layer) for layer in path])
     # how much larger the weights are than those that keep the signal: 0 where `matched` is in use

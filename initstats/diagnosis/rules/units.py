@@ -11,7 +11,7 @@ from scipy.special import ndtr
 from initstats.diagnosis.graph import SCALING
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.causes import oversized
-from initstats.diagnosis.rules.remedies import drawn_anew, scaled, unbiased
+from initstats.diagnosis.rules.remedies import centred, drawn_anew, rectified, scaled, unbiased
 from initstats.diagnosis.rules.rule import (
     BATCH,
     MAPS,
@@ -98,11 +98,27 @@ def _advice(profile: Profile, layer: int) -> str:
     if op == "input":
         return "measure with samples that differ"
     if op in SCALING:
-        return "leave the factor out: it is 0"
+        return _factor_advice(profile, layer)
     return (
         "shift or shrink the biases before it, initialize the weights before it to the gain of "
         "the activation that they read (see initstats.gain), or use a leaky activation"
     )
+
+
+def _factor_advice(profile: Profile, layer: int) -> str:
+    """What to do where a product, or a quotient, is the same for every sample."""
+    row, read = profile.along([layer]), profile.along(profile.graph.inputs[layer])
+    if row["second_moment"][0] == 0 and (read["second_moment"] > 0).all():
+        own = [str(name) for name in profile.own(layer)["name"]]
+        return " ".join(["leave the factor", *own, "out: it is 0"])
+    if row["second_moment"][0] == 0:
+        return "look at what it reads: a value that is 0 makes a product 0"
+    if row["normalized"][0] == 1 or len(read) > 1:
+        return (
+            f"it is {row['mean'][0]:.3g} whatever it reads, as a number over itself is: divide by "
+            "the sum of several, before some of them are chosen, or choose more than one"
+        )
+    return "look at what it is multiplied or divided by: for these units it does not leave anything"
 
 
 def _natural(profile: Profile, layer: int, share: float) -> bool:
@@ -310,6 +326,18 @@ def collapse(profile: Profile, threshold: float) -> Iterator[Finding]:
             "different samples give nearly the same output: their correlation is "
             f"{found['sample_correlation'][-1]:.4f} at {found.places[-1]}, and "
             f"{threshold} or more in {len(found)} of {len(rows)} layers",
-            "initialize weights to the gain and biases to zero, add residual connections or "
-            'normalizations, or fit the rectifier to the depth (activation "tailored_relu")',
+            _apart(profile, [int(layer) for layer in found["layer"]]),
         )
+
+
+def _apart(profile: Profile, layers: list[int]) -> str:
+    """What makes samples more different, by what the layers read in which they are alike."""
+    if remedy := centred(profile, layers):
+        return remedy
+    usual = (
+        "initialize weights to the gain and biases to zero, add residual connections or "
+        "normalizations"
+    )
+    if not rectified(profile, layers):
+        return usual
+    return usual + ', or fit the rectifier to the depth (activation "tailored_relu")'

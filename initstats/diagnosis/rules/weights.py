@@ -13,7 +13,7 @@ from initstats.diagnosis.graph import SCALING
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.causes import oversized
 from initstats.diagnosis.rules.loops import over
-from initstats.diagnosis.rules.remedies import drawn_anew, unbiased
+from initstats.diagnosis.rules.remedies import drawn_anew, drawn_gain, unbiased
 from initstats.diagnosis.rules.rule import (
     MAPS,
     OPERATIONS,
@@ -127,7 +127,7 @@ def _from_zero(profile: Profile, layers: list[int]) -> str:
         op = profile.graph.ops[layer]
         for name, fan_in in zip(own["name"], own["fan_in"], strict=True):
             if fan_in > 0:
-                std = f"std={profile.gain(layer):.4f} / math.sqrt({fan_in:.0f})"
+                std = f"std={drawn_gain(profile, layer):.5g} / math.sqrt({fan_in:.0f})"
                 line = f"nn.init.normal_(model.get_parameter({{}}), {std})"
                 lines.setdefault(line, []).append(str(name))
         if op in LOOKUPS and len(own):
@@ -154,17 +154,19 @@ def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
         return
     layers = [int(layer) for layer in drawn.layers[default]]
     first, last, length = _longest_run(profile, {*layers})
-    gains = [profile.gain(layer) for layer in layers]
+    ratio = 1 / (math.sqrt(3) * float(np.median([drawn_gain(profile, n) for n in layers])))
+    factor = max(profile.factor(layer) for layer in layers)
+    times = f", the factor of {factor:.4g} that follows included" if factor > 1 else ""
     left = _left(profile, first, last)
     measured = (
         f"; over {length} layers in a row, with no normalization between, what differs from sample "
         f"to sample becomes {left:.2g} times as large"
     )
     yield Finding(
-        "warning" if left * threshold < 1 else "note",
+        "warning" if left * threshold < 1 or ratio > RULES["weight_scale"].threshold else "note",
         listed(drawn.modules[default]),
         "the weights are uniform in +-1/sqrt(fan_in), as torch leaves them: each layer multiplies "
-        f"the rms by about {1 / (math.sqrt(3) * float(np.median(gains))):.2f}"
+        f"the rms by about {ratio:.2f}{times}"
         + (measured if length > 1 and math.isfinite(left) else ""),
         drawn_anew(profile, layers),
     )
@@ -221,6 +223,7 @@ class _Drawn:
         self.sigma_w2: Array = self.fan_in * rows["second_moment"]
         self.modules = np.array([str(n).rpartition(".")[0] or str(n) for n in rows["name"]], object)
         gains = np.array([profile.gain(int(layer)) for layer in self.layers], float)
+        self.frequencies = np.array([profile.sees(int(layer)) for layer in self.layers], bool)
         self.gains = np.stack([np.ones(len(rows)), np.full(len(rows), 2.0), gains**2])
         # both fans count the positions of a kernel, and fan_out the units of all groups
         self.ratio = self.fan_in / rows["fan_out"]
@@ -233,6 +236,7 @@ class _Drawn:
         # for n uniform draws, the variance of the sample variance is 4/5 of its square over n
         error = 4 * np.sqrt(0.8 / self.rows["count"])
         uniform: Array = (np.abs(3 * self.sigma_w2 - 1) < error) & (bound <= 1.0001) & (bound > 0.9)
+        uniform &= ~self.frequencies
         return uniform
 
     @property

@@ -21,7 +21,7 @@ from initstats.probe.kinds import NORMALIZATIONS, RECURRENT, numbers
 FACTS = (
     *("units", "entries", "requires_grad", "update_ratio"),
     *("gain", "low", "high", "saturated_fraction"),
-    *("fan_in", "fan_out", "sigma_w2", "normalized", "shares_axis", "draws"),
+    *("fan_in", "fan_out", "sigma_w2", "normalized", "shares_axis", "draws", "unregistered"),
 )
 """Columns that a probe records; in a study's table, which lacks them, they are NaN."""
 

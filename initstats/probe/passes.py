@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from initstats.probe.gradients import Gradients, WeightGradients, at_the_end
+from initstats.probe.hidden import Hidden
 from initstats.probe.misses import Guard, Miss
 from initstats.probe.operations import tensors
 from initstats.probe.origins import Origin
@@ -34,6 +35,7 @@ class Passes:
         slots: every value that was measured, in order of execution.
         misses: what was seen but could not be measured.
         parameters: the model's, by id, with their names.
+        hidden: counts weights that are no parameters of the model.
         used: the parameters (by id) that operations used.
         updates: counts the steps.
         measuring: whether the present step is measured.
@@ -49,6 +51,7 @@ class Passes:
         self.misses: dict[Miss, None] = {}  # an ordered set
         self.updates = Updates()
         self.measuring, self.inside, self.watching, self.capturing = True, False, True, False
+        self.hidden = Hidden(probe.model)
         self.gradients = Gradients(partial(self.guarded, "gradient", "", ""))
         self.weight_gradients = WeightGradients(self)
         self.parameters: dict[int, tuple[str, nn.Parameter]] = {}

@@ -229,9 +229,10 @@ class Probe:
               entries at such a bound, to 1% of its distance from phi(0), for gru, lstm and rnn_tanh
               of the gates inside (16 samples and steps); `normalized`, 1 where a
               factor before it changes nothing; `shares_axis`, the dimension of a softmax; `draws`,
-              the random numbers that it was multiplied by; of a linear map and of its weights,
-              `fan_in`, inputs of a unit, `fan_out`, units times positions of a kernel, `sigma_w2`,
-              fan_in times the second moment of the weights as the operation used them;
+              the random numbers that it was multiplied by; `unregistered`, entries of weights in it
+              that get gradients and are no parameters of the model; of a linear map and of its
+              weights, `fan_in`, inputs of a unit, `fan_out`, units times positions of a kernel,
+              `sigma_w2`, fan_in times the second moment of the weights as the operation used them;
             - the statistics, as in a study's table;
             - with `spectra`, `participation_ratio` of a value's units over its entries, and
               `stable_rank` of a weight with a row for each unit: `initstats.probe.spectra`.

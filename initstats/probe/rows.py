@@ -57,14 +57,15 @@ def facts_of(rows: list[Row]) -> pd.DataFrame:
         if reading.direction == "forward"
     }
     found = []
-    for _, reading in rows:
+    for slot, reading in rows:
         facts = reading.facts
         saturated = facts.saturated_fraction if reading.direction == "forward" else math.nan
         weight = facts.weight.address if facts.weight else None
         square = squares.get((weight, reading.step), math.nan)
         sigma_w2 = facts.fan_in * square
         sums = facts.fan_in, facts.fan_out, sigma_w2
-        made = facts.normalized, facts.shares_axis, facts.draws
+        hidden = math.nan if slot.address.tensor == "weight" else facts.unregistered
+        made = facts.normalized, facts.shares_axis, facts.draws, hidden
         found.append((facts.gain, *facts.bounds, saturated, *sums, *made))
     return pd.DataFrame(np.array(found, float).reshape(len(rows), len(FACTS)), columns=[*FACTS])
 

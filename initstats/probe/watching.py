@@ -52,6 +52,8 @@ class Watch(Opening):
         """A global forward pre-hook."""
         name = self._names.get(id(module))
         if name is None or self._elsewhere():
+            if name is None and self._running and not self._elsewhere():
+                self._recorder.hidden.enter(module)
             return
         self.entered.add(id(module))
         if not self._running:

@@ -182,3 +182,68 @@ def test_without_gradients_nothing_is_told() -> None:
     finding = found(Probe(model).run(batch()), "unregistered_weights")
     assert finding.severity == "unchecked"
     assert "backward=False" in finding.evidence
+
+
+def accumulated(passes: int, *, step: bool = False, mode: bool = True) -> Probe:
+    """Backward passes of one batch, and maybe an update after the last."""
+    model = Net(lambda m, h: h).train(mode)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with Probe(model, backward=True) as probe:
+        for _ in range(passes):
+            model(batch()).sum().backward()
+        if step:
+            optimizer.step()
+    return probe
+
+
+def test_no_update_after_many_passes() -> None:
+    finding = found(accumulated(12), "missing_updates")
+    assert finding.severity == "warning"
+    assert finding.evidence.startswith("12 backward passes and no update of the weights")
+    assert "optimizer.step()" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        lambda: accumulated(8),
+        lambda: accumulated(12, step=True),
+        lambda: accumulated(12, mode=False),
+        lambda: watched(Net(lambda m, h: h)),
+    ],
+    ids=["few", "accumulated", "evaluated", "trained"],
+)
+def test_updates_that_are_there(sound: Callable[[], Probe]) -> None:
+    assert found(sound(), "missing_updates") is None
+
+
+def test_an_update_of_any_kind_ends_a_step() -> None:
+    model = nn.Linear(WIDTH, 1)
+    with Probe(model, backward=True) as probe:
+        for _ in range(2):
+            model(batch()).sum().backward()
+        assert not probe.table()["updated"].any()
+        model.weight.data -= 0.1
+    assert probe.table()["updated"].all()
+    assert not Probe(model, backward=True).run(batch()).table()["updated"].any()
+
+
+def test_a_training_in_evaluation_mode() -> None:
+    model = Net(lambda m, h: m.kept(h), kept=nn.BatchNorm1d(WIDTH)).eval()
+    finding = found(watched(model), "evaluation_mode")
+    assert finding.severity == "note"
+    assert finding.where.startswith("kept")
+    assert "model.train()" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        lambda: watched(Net(lambda m, h: m.kept(h), kept=nn.BatchNorm1d(WIDTH))),
+        lambda: watched(Net(lambda m, h: m.kept(h), kept=nn.LayerNorm(WIDTH)).eval()),
+        lambda: accumulated(2, mode=False),
+    ],
+    ids=["training mode", "one mode alone", "not updated"],
+)
+def test_modes_that_are_meant_so(sound: Callable[[], Probe]) -> None:
+    assert found(sound(), "evaluation_mode") is None

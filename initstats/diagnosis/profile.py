@@ -19,7 +19,7 @@ from initstats.diagnosis.zeros import Zeros
 from initstats.probe.kinds import NORMALIZATIONS, RECURRENT, numbers
 
 FACTS = (
-    *("units", "entries", "requires_grad", "update_ratio"),
+    *("units", "entries", "requires_grad", "updated", "update_ratio"),
     *("gain", "low", "high", "saturated_fraction"),
     *("fan_in", "fan_out", "sigma_w2", "normalized", "shares_axis", "draws", "unregistered"),
 )

@@ -56,6 +56,7 @@ class Passes:
         self.weight_gradients = WeightGradients(self)
         self.parameters: dict[int, tuple[str, nn.Parameter]] = {}
         self.used: set[int] = set()
+        self._updated = False
         self._layers, self._ranks, self.scale = 0, 1, 1.0
         self._weights: dict[int, Slot] = {}
         self._called: dict[str, nn.Parameter] = {}
@@ -78,6 +79,11 @@ class Passes:
     def step(self) -> int:
         """How many updates of the weights came before the present pass."""
         return self.updates.step
+
+    @property
+    def ended(self) -> int:
+        """How many steps ended with an update, that after the last pass among them."""
+        return self.step + (self._updated or self.updates.changed(self._called))
 
     def guarded(self, kind: str, name: str, op: str, result: Any = None) -> Guard:
         """A block whose errors are listed, and go no further; what was made remains a signal."""
@@ -141,6 +147,8 @@ class Passes:
             self.weight_gradients.settle()
         self.weight_gradients.close()
         self.gradients.close()
+        with self.guarded("parameter", "", ""):
+            self._updated = self.ended > self.step
         self.updates.close()
 
     def begin_backward(self, scale: float, _: Tensor) -> None:

@@ -218,6 +218,7 @@ class Probe:
               times positions;
             - `requires_grad`: whether autograd follows the tensor; false for frozen weights, for
               values that were made of these alone, and for those made while gradients were off;
+            - `updated`: whether an update of the weights followed on the step;
             - `update_ratio`, of weights: rms of the update since the step before over the rms of
               the weight then; NaN at the first step, infinite if the weight was 0. A copy of the
               trained weights is kept for it while the probe is open;
@@ -238,7 +239,11 @@ class Probe:
               `stable_rank` of a weight with a row for each unit: `initstats.probe.spectra`.
         """
         rows = self._readings(latest)
-        parts = keys_of(rows, self.network), facts_of(rows), statistics_of(rows, self.spectra)
+        parts = (
+            keys_of(rows, self.network, self._recorder.ended),
+            facts_of(rows),
+            statistics_of(rows, self.spectra),
+        )
         return pd.concat(parts, axis=1)
 
     def gather(self, group: Any = None) -> Self:
@@ -268,7 +273,7 @@ class Probe:
         row = np.repeat(np.arange(len(rows)), [len(reading.histogram) for _, reading in rows])
         none = np.empty((0, 2), np.int64)
         bins, counts = np.concatenate([none, *(reading.histogram for _, reading in rows)]).T
-        keys = keys_of(rows, self.network).take(row).reset_index(drop=True)
+        keys = keys_of(rows, self.network, self._recorder.ended).take(row).reset_index(drop=True)
         return keys.assign(low=low[bins], high=high[bins], count=counts)
 
     def missed(self) -> pd.DataFrame:

@@ -21,8 +21,12 @@ ORDERED = {
 }
 
 
-def keys_of(rows: list[Row], network: str) -> pd.DataFrame:
-    """The columns that say which tensor of a network a row is about."""
+def keys_of(rows: list[Row], network: str, ended: int) -> pd.DataFrame:
+    """The columns that say which tensor of a network a row is about.
+
+    Args:
+        ended: how many steps ended with an update of the weights.
+    """
     slots, readings = [slot for slot, _ in rows], [reading for _, reading in rows]
     addresses = [slot.address for slot in slots]
     keys = {
@@ -42,6 +46,7 @@ def keys_of(rows: list[Row], network: str) -> pd.DataFrame:
         "units": [slot.units for slot in slots],
         "entries": [slot.entries for slot in slots],
         "requires_grad": [reading.facts.requires_grad for reading in readings],
+        "updated": [reading.step < ended for reading in readings],
         "update_ratio": [reading.update_ratio for reading in readings],
     }
     # without rows pandas would take text for numbers

@@ -247,3 +247,17 @@ def test_a_training_in_evaluation_mode() -> None:
 )
 def test_modes_that_are_meant_so(sound: Callable[[], Probe]) -> None:
     assert found(sound(), "evaluation_mode") is None
+
+
+def test_a_loss_that_is_no_tensor() -> None:
+    loss: Any = lambda y: y.detach().sum().item()  # noqa: E731
+    with pytest.raises(TypeError, match="returns a tensor .* returned float"):
+        Probe(nn.Linear(WIDTH, 1), backward=True).run(batch(), loss)
+
+
+def test_a_probe_that_measured_nothing() -> None:
+    with Probe(nn.Linear(WIDTH, 1)) as probe:
+        pass
+    findings = diagnose(probe)
+    assert {*findings["severity"]} == {"unchecked"}
+    assert "nothing was measured" in str(findings)

@@ -74,6 +74,7 @@ class Fails(nn.Module):
         raise KeyError("no such head")
 
 sound, zero, images, three = map(seeded, (lambda: he(8, 8, 8), zeros, flat, Three))
+words = seeded(lambda: nn.Sequential(nn.Embedding(10, 8), *he(8, 8)))
 loss, frozen = seeded(Loss), lambda: he(8, 8).requires_grad_(False)
 instance, drawn = he(8, 8, 8), lambda: he(8, 8, 8)
 
@@ -145,6 +146,27 @@ def test_the_exit_code_is_the_severest_finding(
     severities: Callable[..., int], found: tuple[str, ...], fail_on: str | None, code: int
 ) -> None:
     assert severities(*found, fail_on=fail_on) == code
+
+
+def test_ids_that_are_too_large_are_named(measure: Measure) -> None:
+    said = measure("words", "--tokens", "4,16", "--vocabulary", "200")
+    assert said.code == 1
+    assert "--vocabulary" in said.err.splitlines()[0]
+    assert "ids up to 1" in said.err.splitlines()[0]
+    assert measure("words", "--tokens", "4,16", "--vocabulary", "7").code == 0
+    assert "--tokens" in measure("sound", "--input", "4,8", "--vocabulary", "7").err
+
+
+def test_spectra_are_shown(measure: Measure) -> None:
+    heading = measure("sound", "--input", "32,8", "--spectra").out.splitlines()[0]
+    assert "participation_ratio" in heading
+    assert "stable_rank" in heading
+    assert "rank" not in measure("sound", "--input", "32,8").out
+
+
+def test_a_run_without_faults_says_so(measure: Measure) -> None:
+    assert "no error and no warning was found" in measure("sound", "--input", "32,8").out
+    assert "no error and no warning" not in measure("zero", "--input", "32,8").out
 
 
 def test_a_dead_model_fails_and_a_sound_one_does_not(measure: Measure) -> None:

@@ -45,7 +45,13 @@ Numbers = Annotated[
 ]
 Tokens = Annotated[
     list[str] | None,
-    typer.Option(metavar="SIZES", callback=_note, help="Token ids below 100: 2,128. Repeatable."),
+    typer.Option(
+        metavar="SIZES", callback=_note, help="Token ids, drawn evenly: 2,128. Repeatable."
+    ),
+]
+Vocabulary = Annotated[
+    int | None,
+    typer.Option(min=1, show_default=False, help="--tokens draws ids below this. \\[default: 100]"),
 ]
 Data = Annotated[
     str | None,
@@ -102,6 +108,7 @@ def measure(
     factory: Factory,
     input: Numbers = None,  # noqa: A002 (the name of the option)
     tokens: Tokens = None,
+    vocabulary: Vocabulary = None,
     data: Data = None,
     dtype: Float = None,
     backward: Annotated[
@@ -133,18 +140,21 @@ def measure(
     Inputs go to the model in the order of their options; all of one option stand where its first
     one does.
     """
-    from initstats.cli.model import batches, measured, own_model, train
+    from initstats.cli.model import TOKENS, batches, measured, own_model, train
     from initstats.diagnosis import diagnose
     from initstats.report.page import claim_page
 
     if steps is None and (lr, optimizer) != (None, None):
         raise ValueError("--optimizer and --lr are for a training: say how long with --steps")
+    if vocabulary and not tokens:
+        raise ValueError("--vocabulary is for --tokens: say how many ids are drawn")
     if as_json not in (None, "-"):  # before the work, not after it
         _make_room(Path(as_json))
     if out:
         claim_page("model", out)
     load_own(plugin)
-    source = batches(context.meta.get(GIVEN, []), dtype, training=steps is not None)
+    given = context.meta.get(GIVEN, [])
+    source = batches(given, dtype, steps is not None, vocabulary or TOKENS)
     model, losses = own_model(factory, dtype, seed), list[float]()
     if steps is None:
         probe = measured(model, next(source)[0], backward=backward, spectra=spectra)
@@ -184,6 +194,10 @@ def _tell(probe: Probe, findings: pd.DataFrame, losses: list[float]) -> None:
     typer.echo(str(probe))
     if losses:
         typer.echo(f"loss: {losses[0]:.4g} at first, {losses[-1]:.4g} in step {len(losses)}")
+    if not findings["severity"].isin(["error", "warning"]).any():
+        healthy, unchecked = ((findings["severity"] == s).sum() for s in ("healthy", "unchecked"))
+        others = f", {unchecked} could not be checked" if unchecked else ""
+        typer.echo(f"no error and no warning was found: {healthy} rules hold{others}")
     for finding in findings.itertuples():
         if finding.severity not in ("healthy", "unchecked"):
             typer.echo(f"{finding.severity}: {finding.rule} at {finding.where}: {finding.evidence}")

@@ -22,7 +22,7 @@ from initstats.registry import staying
 SAMPLES = 256
 """Images in a batch of data."""
 TOKENS = 100
-"""Token ids are below this."""
+"""Token ids are below this, unless another number is given."""
 MEASURED = 100
 """Of a longer training, about so many steps are measured, evenly taken."""
 RATES = {"sgd": 0.01, "adam": 0.001}
@@ -54,7 +54,9 @@ def own_model(factory: str, dtype: str | None = None, seed: int = 0) -> nn.Modul
     return made.to(getattr(torch, dtype)) if dtype else made
 
 
-def batches(given: Sequence[tuple[str, str]], dtype: str | None, training: bool) -> Iterator[Batch]:
+def batches(
+    given: Sequence[tuple[str, str]], dtype: str | None, training: bool, vocabulary: int = TOKENS
+) -> Iterator[Batch]:
     """The batches that go into a model, without end; random ones are the same each time.
 
     Args:
@@ -63,6 +65,7 @@ def batches(given: Sequence[tuple[str, str]], dtype: str | None, training: bool)
         dtype: of floats.
         training: whether data is taken from the training split, a batch after the other, instead
             of the first validation images each time.
+        vocabulary: token ids are below this.
 
     Raises:
         ValueError: nothing is given, sizes that are no shape, or data that cannot be read.
@@ -74,7 +77,7 @@ def batches(given: Sequence[tuple[str, str]], dtype: str | None, training: bool)
             "arguments, in their order"
         )
     fixed = [
-        None if kind == "data" else _random(kind, text, seed)
+        None if kind == "data" else _random(kind, text, seed, vocabulary)
         for seed, (kind, text) in enumerate(given)
     ]
     split = None
@@ -178,17 +181,21 @@ def own_code(what: str, inputs: Any = None) -> Iterator[None]:
         place = f" ({', '.join(notes)})" if notes else ""
         kind, colon, message = in_a_line(error).partition(": ")
         raised = f"{what} raised {kind}{' on ' * bool(shapes)}{shapes}{colon}{message}"
+        ids = [x for x in tensors(inputs) if x.dtype == torch.int64]
+        if ids and isinstance(error, IndexError):
+            largest = max(int(x.max()) for x in ids)
+            place += f"; ids up to {largest} were drawn: --vocabulary 50 draws those below 50"
         raise OwnError(raised + place) from error
 
 
-def _random(kind: str, text: str, seed: int) -> Tensor:
+def _random(kind: str, text: str, seed: int, vocabulary: int) -> Tensor:
     """Unit-normal numbers, or token ids, the same at every call."""
     sizes = numbers(f"--{kind}", [text])
     if not sizes or min(sizes) < 1:
         raise ValueError(f"{text!r} is no shape: give sizes of at least 1, as in 8,784")
     generator = torch.Generator().manual_seed(seed)
     if kind == "tokens":
-        return torch.randint(TOKENS, sizes, generator=generator)
+        return torch.randint(vocabulary, sizes, generator=generator)
     return torch.randn(sizes, generator=generator)
 
 

@@ -99,6 +99,9 @@ def diagnose(table: Any) -> Findings:
         table = table.table()
     groups = [list(steps) for _, steps in groupby(profiles(table), attrgetter("subject"))]
     rows = [row for steps in groups for row in _judged(steps)]
+    if not groups:
+        reason = "nothing was measured: the table is empty (did the model run, and in the probe?)"
+        rows = [("unchecked", name, "", "", reason, "") for name in RULES]
     found = pd.DataFrame(rows, columns=COLUMNS)
     found["severity"] = pd.Categorical(found["severity"], categories=SEVERITIES, ordered=True)
     return Findings(found.sort_values("severity", kind="stable", ignore_index=True))

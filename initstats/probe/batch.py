@@ -108,9 +108,15 @@ def send_back(
         captured: surrounds what leaves no gradient in `.grad`.
 
     Raises:
+        TypeError: the loss returns no tensor.
         ValueError: the output has no gradient.
     """
     ends = [loss(output)] if loss else [x for x in tensors(output) if x.is_floating_point()]
+    if not all(isinstance(x, Tensor) for x in ends):
+        raise TypeError(
+            "loss: a function of the model's output that returns a tensor of one number is "
+            f"expected, and it returned {type(ends[0]).__name__} (without .item() or float())"
+        )
     ends = [x for x in ends if x.requires_grad]
     if not ends:
         raise ValueError(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FACTS = (
     *("gain", "factor", "low", "high", "saturated_fraction", "fan_in", "fan_out", "sigma_w2"),
-    *("normalized", "shares_axis", "draws"),
+    *("normalized", "shares_axis", "draws", "unregistered"),
 )
 """Columns of a probe's table."""
 
@@ -44,6 +44,7 @@ class Facts:
         normalized: 1 where the value is the same however large what it is made of is, 0 elsewhere.
         shares_axis: the dimension along which the entries are shares of 1, or their logarithms.
         draws: how many random numbers the operation multiplied the value by.
+        unregistered: entries of weights that get gradients and are no parameters of the model.
         weight: names the weights of that sum, as the operation used them.
         requires_grad: whether autograd follows the tensor.
     """
@@ -54,6 +55,7 @@ class Facts:
     normalized: float = math.nan
     shares_axis: float = math.nan
     draws: float = math.nan
+    unregistered: int = 0
     weight: Address | None = None
     requires_grad: bool = False
     _saturated: Tensor | int = 0

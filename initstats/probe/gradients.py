@@ -164,6 +164,7 @@ class WeightGradients:
     def _after_step(self, optimizer: Optimizer, _: Any, __: Any) -> None:
         with self._recorder.guarded("gradient", type(optimizer).__name__, "step"):
             parameters = self._stepping(optimizer)
+            self._recorder.hidden.forgive(x for g in optimizer.param_groups for x in g["params"])
             self.settle([x for x in parameters if x in self._unread])  # a closure made them
             skipped = getattr(optimizer, "found_inf", None)
             if parameters and not (skipped is not None and float(skipped)):

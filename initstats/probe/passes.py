@@ -13,6 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from initstats.probe.gradients import Gradients, WeightGradients, at_the_end
 from initstats.probe.heap import Heap
+from initstats.probe.hidden import Hidden
 from initstats.probe.misses import Guard, Miss
 from initstats.probe.operations import tensors
 from initstats.probe.origins import Origin
@@ -35,6 +36,7 @@ class Passes:
         slots: every value that was measured, in order of execution.
         misses: what was seen but could not be measured.
         parameters: the model's, by id, with their names.
+        hidden: counts weights that are no parameters of the model.
         used: the parameters (by id) that operations used.
         updates: counts the steps.
         measuring: whether the present step is measured.
@@ -53,9 +55,11 @@ class Passes:
         self.measuring, self.inside, self.watching, self.capturing = True, False, True, False
         guard = partial(Guard, Miss("gradient", "", "", ""), self.misses.setdefault)
         self.gradients = Gradients(guard)
+        self.hidden = Hidden(probe.model)
         self.weight_gradients = WeightGradients(self)
         self.parameters: dict[int, tuple[str, nn.Parameter]] = {}
         self.used: set[int] = set()
+        self._updated = False
         self._layers, self._ranks, self.scale = 0, 1, 1.0
         self._weights: dict[int, Slot] = {}
         self._called: dict[str, nn.Parameter] = {}
@@ -78,6 +82,12 @@ class Passes:
     def step(self) -> int:
         """How many updates of the weights came before the present pass."""
         return self.updates.step
+
+    @property
+    def ended(self) -> int:
+        """How many steps ended with an update, that after the last pass among them."""
+        with torch._C.DisableTorchFunction():
+            return self.step + (self._updated or self.updates.changed(self._called))
 
     def guarded(self, kind: str, name: str, op: str, result: Any = None) -> Guard:
         """A block whose errors are listed, and go no further; what was made remains a signal."""
@@ -160,6 +170,8 @@ class Passes:
             self.weight_gradients.settle()
         self.weight_gradients.close()
         self.gradients.close()
+        with self.guarded("parameter", "", ""):
+            self._updated = self.ended > self.step
         self.updates.close()
         self.heap.close()
 

@@ -228,6 +228,7 @@ class Probe:
               times positions;
             - `requires_grad`: whether autograd follows the tensor; false for frozen weights, for
               values that were made of these alone, and for those made while gradients were off;
+            - `updated`: whether an update of the weights followed on the step;
             - `update_ratio`, of weights: rms of the update since the step before over the rms of
               the weight then; NaN at the first step, infinite if the weight was 0. A copy of the
               trained weights is kept for it while the probe is open;
@@ -239,15 +240,20 @@ class Probe:
               entries at such a bound, to 1% of its distance from phi(0), for gru, lstm and rnn_tanh
               of the gates inside (16 samples and steps); `normalized`, 1 where a
               factor before it changes nothing; `shares_axis`, the dimension of a softmax; `draws`,
-              the random numbers that it was multiplied by; of a linear map and of its weights,
-              `fan_in`, inputs of a unit, `fan_out`, units times positions of a kernel, `sigma_w2`,
-              fan_in times the second moment of the weights as the operation used them;
+              the random numbers that it was multiplied by; `unregistered`, entries of weights in it
+              that get gradients and are no parameters of the model; of a linear map and of its
+              weights, `fan_in`, inputs of a unit, `fan_out`, units times positions of a kernel,
+              `sigma_w2`, fan_in times the second moment of the weights as the operation used them;
             - the statistics, as in a study's table;
             - with `spectra`, `participation_ratio` of a value's units over its entries, and
               `stable_rank` of a weight with a row for each unit: `initstats.probe.spectra`.
         """
         rows = self._readings(latest)
-        parts = keys_of(rows, self.network), facts_of(rows), statistics_of(rows, self.spectra)
+        parts = (
+            keys_of(rows, self.network, self._recorder.ended),
+            facts_of(rows),
+            statistics_of(rows, self.spectra),
+        )
         return pd.concat(parts, axis=1)
 
     def gather(self, group: Any = None) -> Self:
@@ -277,7 +283,7 @@ class Probe:
         row = np.repeat(np.arange(len(rows)), [len(reading.histogram) for _, reading in rows])
         none = np.empty((0, 2), np.int64)
         bins, counts = np.concatenate([none, *(reading.histogram for _, reading in rows)]).T
-        keys = keys_of(rows, self.network).take(row).reset_index(drop=True)
+        keys = keys_of(rows, self.network, self._recorder.ended).take(row).reset_index(drop=True)
         return keys.assign(low=low[bins], high=high[bins], count=counts)
 
     def missed(self) -> pd.DataFrame:

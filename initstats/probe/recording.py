@@ -15,7 +15,7 @@ from initstats.probe.elementwise import UNKNOWN
 from initstats.probe.forms import Forms
 from initstats.probe.gradients import reduced
 from initstats.probe.kinds import CASTS, FUSED, LOOKUPS, MIXING, REARRANGING
-from initstats.probe.linear import sums
+from initstats.probe.linear import Sum, sums
 from initstats.probe.operations import (
     Operation,
     by_unit,
@@ -114,7 +114,7 @@ class Recorder(Passes):
             for output, (x, axis) in enumerate(zip(made, axes, strict=True))
         ]
         if not derived:
-            self._note(operation, origins, made, slots, weighted=bool(uses))
+            self._note(operation, origins, made, slots, summed, weighted=bool(uses))
         self._measure_weights(call, operation, origins, made[0], uses)
         if leading == "weight":
             self._remember_weights(op, origins, made, slots, indexed=indexed)
@@ -164,12 +164,19 @@ class Recorder(Passes):
         origins: list[Origin],
         made: list[Tensor],
         slots: list[Slot | None],
+        summed: list[Sum],
         *,
         weighted: bool,
     ) -> None:
         """Note down how an operation treated the entries of a signal, and among each other."""
         if slots[0] is not None and (counted := saturated(operation)):
             slots[0].facts[self._mode].observe_gates(counted)
+        if slots[0] is not None:
+            # what weights of the model are multiplied by is no weight itself
+            alone = not any(origin.parameters for origin in origins)
+            weights = {id(each.weight) for each in summed if alone}
+            facts = slots[0].facts[self._mode]
+            self.hidden.note(operation.tensors, weights, self.parameters, facts)
         normalized = self._scales.follow(operation, made, weighted=weighted)
         drawn = max((origin.drawn for origin in origins), default=0) or draws(operation)
         for x, slot in zip(made, slots, strict=True):

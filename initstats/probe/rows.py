@@ -21,8 +21,12 @@ ORDERED = {
 }
 
 
-def keys_of(rows: list[Row], network: str) -> pd.DataFrame:
-    """The columns that say which tensor of a network a row is about."""
+def keys_of(rows: list[Row], network: str, ended: int) -> pd.DataFrame:
+    """The columns that say which tensor of a network a row is about.
+
+    Args:
+        ended: how many steps ended with an update of the weights.
+    """
     slots, readings = [slot for slot, _ in rows], [reading for _, reading in rows]
     addresses = [slot.address for slot in slots]
     keys = {
@@ -42,6 +46,7 @@ def keys_of(rows: list[Row], network: str) -> pd.DataFrame:
         "units": [slot.units for slot in slots],
         "entries": [slot.entries for slot in slots],
         "requires_grad": [reading.facts.requires_grad for reading in readings],
+        "updated": [reading.step < ended for reading in readings],
         "update_ratio": [reading.update_ratio for reading in readings],
     }
     # without rows pandas would take text for numbers
@@ -57,13 +62,14 @@ def facts_of(rows: list[Row]) -> pd.DataFrame:
         if reading.direction == "forward"
     }
     found = []
-    for _, reading in rows:
+    for slot, reading in rows:
         facts = reading.facts
         saturated = facts.saturated_fraction if reading.direction == "forward" else math.nan
         square = squares.get((facts.weight, reading.step), math.nan)
         sigma_w2 = facts.fan_in * square
         sums = facts.fan_in, facts.fan_out, sigma_w2
-        made = facts.normalized, facts.shares_axis, facts.draws
+        hidden = math.nan if slot.address.tensor == "weight" else facts.unregistered
+        made = facts.normalized, facts.shares_axis, facts.draws, hidden
         found.append((facts.gain, facts.factor, *facts.bounds, saturated, *sums, *made))
     return pd.DataFrame(np.array(found, float).reshape(len(rows), len(FACTS)), columns=[*FACTS])
 

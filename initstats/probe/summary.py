@@ -10,6 +10,8 @@ import pandas as pd
 BARS = "▁▂▃▄▅▆▇█"
 KEPT = ["layer", "name", "op", "shape"]
 """Columns of the table that a summary keeps."""
+SPECTRA = ["participation_ratio", "stable_rank"]
+"""Columns of the table that it has where spectra were measured."""
 SPARKS = 12
 """Width of a sparkline, in characters."""
 
@@ -23,7 +25,8 @@ def summarize_values(table: pd.DataFrame, histograms: pd.DataFrame) -> pd.DataFr
     Returns:
         `layer name op shape mean std`; `distribution`, a sparkline over the range between the 5%
         and the 95% quantile, widened by half of it on each side; `dead`, the share of units that
-        are constant; `nonfinite`, the number of entries that are NaN or infinite.
+        are constant; `nonfinite`, the number of entries that are NaN or infinite; and, where
+        spectra were measured, `participation_ratio`, and `stable_rank` of the weights at a layer.
     """
     rows = _values(table)
     counts = _values(histograms).groupby(KEPT, observed=True, sort=False)
@@ -35,6 +38,11 @@ def summarize_values(table: pd.DataFrame, histograms: pd.DataFrame) -> pd.DataFr
     summary = rows[[*KEPT, "mean", "std"]].assign(
         distribution=lines, dead=rows["dead_fraction"], nonfinite=rows["nonfinite"]
     )
+    if "participation_ratio" in rows:
+        weights = table[(table["tensor"] == "weight") & (table["step"] == table["step"].max())]
+        ranks = weights.dropna(subset=["stable_rank"]).groupby("layer")["stable_rank"].first()
+        summary["participation_ratio"] = rows["participation_ratio"]
+        summary["stable_rank"] = rows["layer"].map(ranks)
     return summary.reset_index(drop=True)
 
 
@@ -45,7 +53,7 @@ def as_text(summary: pd.DataFrame, coverage: str) -> str:
     for name in cells:
         column = [name, *cells[name]]
         width = max(map(len, column))
-        pad = str.rjust if name in ("layer", "mean", "std", "dead") else str.ljust
+        pad = str.rjust if name in ("layer", "mean", "std", "dead", *SPECTRA) else str.ljust
         columns.append([pad(cell, width) for cell in column])
     lines = ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
     return "\n".join([*lines, coverage])
@@ -67,6 +75,11 @@ def _cells(summary: pd.DataFrame) -> pd.DataFrame:
         "": summary["distribution"],
         "dead": ["" if not share > 0 else f"{share:.0%}" for share in summary["dead"]],
         " ": [f"{count:,} not finite" if count else "" for count in counts],
+    }
+    columns |= {
+        name: ["" if math.isnan(value) else _number(value) for value in summary[name]]
+        for name in SPECTRA
+        if name in summary
     }
     return pd.DataFrame(columns)
 

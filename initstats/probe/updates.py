@@ -99,6 +99,10 @@ class Updates:
                 _follow(seen, x)
                 self._keep(seen, x, copies=seen.copy is not None)
 
+    def changed(self, named: Mapping[str, Tensor]) -> bool:
+        """Whether the weights were updated since the last pass."""
+        return self._told or any(self._differs(name, x) for name, x in named.items())
+
     def close(self) -> None:
         """Let go of all copies."""
         self._seen, self._names = {}, {}

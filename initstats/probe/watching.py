@@ -61,6 +61,8 @@ class Watch(Opening):
             return
         if name is None and self._running:
             name = self._recorder.meet(module, self._running[-1].module)
+            if name is None:
+                self._recorder.hidden.enter(module)
         if name is None:
             return
         self.entered.add(id(module))

@@ -15,6 +15,6 @@ from initstats.diagnosis.rules.rule import (
 
 # each of these adds its rules, in the order of a report
 from initstats.diagnosis.rules import values, trends, weights, copies, units  # isort: skip # noqa: F401
-from initstats.diagnosis.rules import feeding, structure, updates  # isort: skip # noqa: F401
+from initstats.diagnosis.rules import feeding, structure, updates, omissions  # isort: skip # noqa: F401
 
 __all__ = ["RULES", "Finding", "Rule", "register_rule", "register_training_rule"]

@@ -142,16 +142,12 @@ def measure(
     """
     from initstats.cli.model import TOKENS, batches, measured, own_model, train
     from initstats.diagnosis import diagnose
-    from initstats.report.page import claim_page
 
     if steps is None and (lr, optimizer) != (None, None):
         raise ValueError("--optimizer and --lr are for a training: say how long with --steps")
     if vocabulary and not tokens:
         raise ValueError("--vocabulary is for --tokens: say how many ids are drawn")
-    if as_json not in (None, "-"):  # before the work, not after it
-        _make_room(Path(as_json))
-    if out:
-        claim_page("model", out)
+    _claim(as_json, out)  # before the work, not after it
     load_own(plugin)
     given = context.meta.get(GIVEN, [])
     source = batches(given, dtype, steps is not None, vocabulary or TOKENS)
@@ -173,6 +169,16 @@ def measure(
     severe = {"error": ["error"], "warning": ["error", "warning"], "never": []}[fail_on]
     if findings["severity"].isin(severe).any():
         raise typer.Exit(1)
+
+
+def _claim(as_json: str | None, out: Path | None) -> None:
+    """Make room for what is to be written, or say why it cannot be."""
+    from initstats.report.page import claim_page
+
+    if as_json not in (None, "-"):
+        _make_room(Path(as_json))
+    if out:
+        claim_page("model", out)
 
 
 def _make_room(file: Path) -> None:

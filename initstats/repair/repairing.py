@@ -55,8 +55,7 @@ def lsuv_(
     of parameters (`weight_norm`, a mask, a constant factor). The matrices of experts, groups, gates
     and packed projections are drawn one by one. Recurrent layers are drawn, but not scaled, as
     their output is not linear in their weights; all their biases, that of a forget gate too, are 0.
-    So are weights whose scale the model divides away (`spectral_norm`, `orthogonal`). The row of an
-    embedding's padding stays.
+    The row of an embedding's padding stays.
 
     Where a constant makes the function behind a layer steep, as in sin(30 z), it is the product
     that gets the std. What looks deliberate is left: weights of zero that make an output, or that
@@ -83,9 +82,9 @@ def lsuv_(
         `drawn, not scaled because ...`, or `left because ...`.
 
     Raises:
-        ValueError: layers whose output is constant or not finite on the batch, or that do not come
-            within the tolerance, all of them; a pattern that matches nothing. The model is then as
-            it was.
+        ValueError: layers whose output is constant or not finite on the batch, whose scale the
+            model divides away (`spectral_norm`, `orthogonal`), or that do not come within the
+            tolerance, all of them; a pattern that matches nothing. The model is then as it was.
     """
 
     def change(plan: Plan, before: Reading) -> None:

@@ -26,7 +26,7 @@ from initstats.sweep.cell import KEYS, PLACES
 from initstats.sweep.definitions import definitions, statistic_definitions
 from initstats.sweep.grid import Grid
 from initstats.sweep.plugins import absolute_data, absolute_plugin
-from initstats.sweep.work import Engine, suited_workers, tasks
+from initstats.sweep.work import Engine, Task, suited_workers, tasks
 from initstats.workers import ByExecutor, OwnProcesses, ThisProcess, Workers
 
 Progress = Callable[[int, int], object]
@@ -84,27 +84,38 @@ def run_sweep(
             known = {**definitions(grid, engine.split), **statistic_definitions()}
         asked = replace(asked, definitions=known)
     notify = progress or (lambda done, total: None)
-
     with Store.open(out, asked, {**machine(), "workers": most}) as store:
         engine = replace(engine, settings=replace(engine.settings, **store.run.engine))
         missing = set(grid) - store.done()
-        done = len(grid) - len(missing)
-        notify(done, len(grid))
         work = tasks(grid, missing, engine.settings.batch)
         count = min(most, len(work) if workers else suited_workers(work, engine))
         those = ByExecutor(executor) if executor else _own_workers(count, engine)
-        with closing(attempted(those, engine, work)) as results:
-            for task, outcome in results:
-                if isinstance(outcome, Failure):
-                    store.fail(task.cells[0], outcome)
-                    continue
-                for cell, result in zip(task.cells, outcome, strict=True):
-                    store.add(cell, *result)
-                    notify(done := done + 1, len(grid))
+        _fill(store, those, engine, work, notify, len(grid))
         table, failures = store.table(asked), store.failures(asked)
     if len(failures):
         raise failed(failures, table, len(grid))
     return table
+
+
+def _fill(
+    store: Store,
+    workers: Workers,
+    engine: Engine,
+    work: Sequence[Task],
+    notify: Progress,
+    total: int,
+) -> None:
+    """Measure the cells that a store lacks of a grid with so many in total."""
+    done = total - sum(len(task.cells) for task in work)
+    notify(done, total)
+    with closing(attempted(workers, engine, work)) as results:
+        for task, outcome in results:
+            if isinstance(outcome, Failure):
+                store.fail(task.cells[0], outcome)
+                continue
+            for cell, result in zip(task.cells, outcome, strict=True):
+                store.add(cell, *result)
+                notify(done := done + 1, total)
 
 
 def chosen_samples(grid: Grid, data: Dataset) -> Split:

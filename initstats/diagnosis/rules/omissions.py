@@ -9,6 +9,7 @@ import numpy as np
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.rule import (
     OPERATIONS,
+    TRAINED,
     Finding,
     listed,
     register_rule,
@@ -17,9 +18,6 @@ from initstats.diagnosis.rules.rule import (
 from initstats.diagnosis.training import Training
 from initstats.registry import Need
 
-_PROBED = Need[Training](
-    lambda training: training.profiles[0].probed, "a study's networks are not trained"
-)
 _LEARNED = Need[Training](
     lambda training: bool((training.weights.gradient > 0).any()),
     "no gradients of weights were measured (backward=True, weights=True)",
@@ -57,7 +55,7 @@ def unregistered_weights(profile: Profile, threshold: float) -> Iterator[Finding
 @register_training_rule(
     threshold=10,
     source="gradients are accumulated over fewer batches than this before a first update",
-    needs=[_PROBED, _LEARNED],
+    needs=[TRAINED, _LEARNED],
 )
 def missing_updates(training: Training, threshold: float) -> Iterator[Finding]:
     """the weights are updated after the backward passes"""
@@ -79,7 +77,7 @@ def missing_updates(training: Training, threshold: float) -> Iterator[Finding]:
 @register_training_rule(
     threshold=0,
     source="torch.nn.Module.train: it sets dropout and batch normalization to training",
-    needs=[_PROBED, _LEARNED],
+    needs=[TRAINED, _LEARNED],
 )
 def evaluation_mode(training: Training, threshold: float) -> Iterator[Finding]:
     """a model with batch normalization is trained in training mode"""

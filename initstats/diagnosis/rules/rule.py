@@ -154,6 +154,9 @@ ARRIVED = Need[Profile](
 OPERATIONS = Need[Profile](
     lambda profile: profile.probed, "a study's table does not say which operations follow which"
 )
+TRAINED = Need[Training](
+    lambda training: training.profiles[0].probed, "a study's networks are not trained"
+)
 PARAMETERS = Need[Profile](
     lambda profile: profile.probed and len(profile.parameters) > 0,
     "weights were not measured: measure a model that has some, with weights=True",

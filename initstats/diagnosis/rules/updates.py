@@ -9,7 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.rule import Finding, Severity, listed, register_training_rule
+from initstats.diagnosis.rules.rule import (
+    TRAINED,
+    Finding,
+    Severity,
+    listed,
+    register_training_rule,
+)
 from initstats.diagnosis.summary import DECADE
 from initstats.diagnosis.training import Training
 from initstats.registry import Need
@@ -19,9 +25,6 @@ _FAINT = 1e-5
 """Gradients below this share of the weights are too small for any usual learning rate."""
 USUAL = 1e-3
 """The rms of an update over that of the weights in a training that goes well: a rule of thumb."""
-_PROBED = Need[Training](
-    lambda training: training.profiles[0].probed, "a study's networks are not trained"
-)
 _LEARNED = Need[Training](
     lambda training: bool(np.isfinite(training.weights.gradient).any()),
     "no gradients of weights were measured (backward=True, weights=True)",
@@ -41,7 +44,7 @@ _CHANGED = Need[Training](
 @register_training_rule(
     threshold=0,
     source="torch.Tensor.detach, torch.no_grad: what comes before them is not trained",
-    needs=[_PROBED, _LEARNED],
+    needs=[TRAINED, _LEARNED],
 )
 def weights_without_gradient(training: Training, threshold: float) -> Iterator[Finding]:
     """every weight that is used and not frozen gets a gradient
@@ -172,7 +175,7 @@ def _pronoun(names: list[str]) -> str:
 @register_training_rule(
     threshold=2,
     source="torch.optim: an optimizer moves what it was given, and nothing else",
-    needs=[_PROBED, _LEARNED, _UPDATED],
+    needs=[TRAINED, _LEARNED, _UPDATED],
 )
 def weights_without_update(training: Training, threshold: float) -> Iterator[Finding]:
     """every weight that gets a gradient moves
@@ -217,7 +220,7 @@ def weights_without_update(training: Training, threshold: float) -> Iterator[Fin
 @register_training_rule(
     threshold=1e-7,
     source="float32 rounds what is 1e-7 of a number away; about 1e-3 of the weights is usual",
-    needs=[_PROBED, _LEARNED, _SIZED],
+    needs=[TRAINED, _LEARNED, _SIZED],
 )
 def small_updates(training: Training, threshold: float) -> Iterator[Finding]:
     """the learning rate moves the weights
@@ -261,7 +264,7 @@ def small_updates(training: Training, threshold: float) -> Iterator[Finding]:
     threshold=0.1,
     source="about 1e-3 of the weights is usual; a tenth, in one direction, outweighs random "
     "weights of 100 inputs",
-    needs=[_PROBED, _CHANGED],
+    needs=[TRAINED, _CHANGED],
 )
 def large_updates(training: Training, threshold: float) -> Iterator[Finding]:
     """no update breaks what was sound

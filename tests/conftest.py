@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import csv
 import itertools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -43,6 +46,33 @@ LONG = [
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     first = {f"test_{name}": place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: first.get(item.path.stem, len(first)))
+
+
+DEFECTS = ["lost", "partial", "different", "orphans", "tracebacks", "left", "unclear", "stuck"]
+"""What may be wrong after a fault: cells that were committed are gone; a cell without some of its
+rows; other bits than without the fault; processes, or temporary files, that stay; a traceback that
+is not the user's; an exit code or a message that tells something else; no end."""
+
+
+@pytest.fixture
+def tell() -> Callable[[str, Sequence[Mapping[str, str]], int], None]:
+    """What notes how tries with a fault went, by the defects of each, and how many met with it.
+
+    The environment's INITSTATS_FAULT_TABLE names a CSV file for it. It fails at a defect.
+    """
+
+    def note(fault: str, found: Sequence[Mapping[str, str]], struck: int) -> None:
+        counts = {name: sum(name in each for each in found) for name in DEFECTS}
+        if file := os.environ.get("INITSTATS_FAULT_TABLE"):
+            with Path(file).open("a", newline="") as stream:
+                row = {"fault": fault, "tries": len(found), "struck": struck} | counts
+                table = csv.DictWriter(stream, row)
+                if not stream.tell():
+                    table.writeheader()
+                table.writerow(row)
+        assert not any(found), [each for each in found if each]
+
+    return note
 
 
 @pytest.fixture(scope="session")

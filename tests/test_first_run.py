@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from unittest import mock
 
+import numpy as np
 import pandas as pd
 import pytest
 from numba.core.caching import IndexDataCacheFile
@@ -125,3 +126,24 @@ def test_a_damaged_cache_is_compiled_again(halved: ModuleType, ending: str, kept
     file.write_bytes(file.read_bytes()[:kept])
     assert imported(Path(str(halved.__file__))).half(5.0) == 2.5
     assert imported(Path(str(halved.__file__))).half(7.0) == 3.5
+
+
+@pytest.mark.parametrize(("first", "second"), [("f8", "f4"), ("f4", "f8"), ("i4", "f4")])
+def test_who_compiles_at_the_same_moment_keeps_codes_of_its_own(
+    halved: ModuleType, first: str, second: str
+) -> None:
+    """Both look at an empty index; the last one to write the index is the first to keep a code."""
+    other, save = imported(Path(str(halved.__file__))), IndexDataCacheFile._save_index
+
+    def meanwhile(files: IndexDataCacheFile, overloads: object) -> None:
+        save(files, overloads)
+        with (
+            mock.patch.object(IndexDataCacheFile, "_save_index", save),
+            mock.patch.object(IndexDataCacheFile, "_load_index", return_value={}),
+        ):
+            other.half(np.ones(1, second))
+
+    with mock.patch.object(IndexDataCacheFile, "_save_index", meanwhile):
+        halved.half(np.ones(1, first))
+    for kind in (first, second):
+        assert imported(Path(str(halved.__file__))).half(np.full(1, 3, kind)) == 1.5

@@ -54,13 +54,13 @@ def part(**options: Any) -> Decorator:
     return numba.njit(error_model="numpy", forceinline=True, **options)  # type: ignore[no-any-return]
 
 
-class _NamedFiles(IndexDataCacheFile):  # type: ignore[misc]
+class _NamedFiles(IndexDataCacheFile):
     """numba's files of a function."""
 
     def save(self, key: Any, data: Any) -> None:
         """Keep a machine code, by the types and the processor that it is for."""
         self._content = hashlib.sha256(repr((self._source_stamp, key)).encode()).hexdigest()[:16]
-        super().save(key, data)
+        super().save(key, data)  # type: ignore[no-untyped-call]
 
     def _data_name(self, number: int) -> str:
         return f"{self._index_name}.{self._content}.{number}.nbc"

@@ -40,6 +40,10 @@ class LostError(Exception):
     """The process that did a call has ended."""
 
 
+class StartError(ChildProcessError):
+    """No process can start."""
+
+
 @dataclass
 class _Job:
     function: Callable[..., Any]
@@ -51,7 +55,8 @@ class Processes(Executor):
     """An executor of processes of our own, which start at once.
 
     A call's result is what its function returns. A function that raises gives a ChildProcessError
-    that tells of it in words; a process that ends during a call, a `LostError`.
+    that tells of it in words; a process that ends during a call, a `LostError`. Where a process
+    cannot start, the others do its work; the last of them gives a `StartError`.
 
     Args:
         count: how many.
@@ -62,6 +67,7 @@ class Processes(Executor):
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._gift: bytes | None = None
         self._members = [_Member(prepare) for _ in range(count)]
+        self._able, self._counting, self._is_open = count, Lock(), True
         self._threads = [
             Thread(target=self._hold, args=(member,), daemon=True) for member in self._members
         ]
@@ -81,6 +87,7 @@ class Processes(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See `Executor.shutdown`."""
+        self._is_open = False  # nobody looks for jobs that are put back
         with suppress(Empty):
             while cancel_futures:
                 if job := self._jobs.get_nowait():
@@ -113,12 +120,24 @@ class Processes(Executor):
         with suppress(LostError, OSError):
             member.start()
         while job := self._jobs.get():
-            if job.future.set_running_or_notify_cancel():
+            if job.future.running() or job.future.set_running_or_notify_cancel():
                 try:
                     job.future.set_result(member.call(job, self._gift))
+                except StartError as error:
+                    if self._is_last():
+                        job.future.set_exception(error)
+                    else:
+                        self._jobs.put(job)
+                        break
                 except BaseException as error:  # noqa: BLE001 (who asked for the result gets it)
                     job.future.set_exception(error)
         member.end()
+
+    def _is_last(self) -> bool:
+        """Whether nobody else is left who could do what a member cannot."""
+        with self._counting:
+            self._able = max(1, self._able) - 1
+            return self._able == 0 or not self._is_open
 
 
 _open: WeakSet[Processes] = WeakSet()
@@ -145,7 +164,7 @@ class _Member:
         self._is_wanted, self._can_start = True, True
 
     def start(self) -> Connection:
-        """The pipe to a process that is ready; a ChildProcessError where none comes to be."""
+        """The pipe to a process that is ready; a StartError where none comes to be."""
         for _ in range(STARTS * self._can_start):
             with self._lock:
                 if not self._is_wanted:
@@ -164,7 +183,7 @@ class _Member:
             if (process.exitcode or 0) >= 0:  # it will be so again
                 break
         self._can_start = False
-        raise ChildProcessError(
+        raise StartError(
             "a worker process cannot start: is there memory for it? is the script that asks for "
             'workers guarded by `if __name__ == "__main__":`?'
         )

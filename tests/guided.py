@@ -20,6 +20,7 @@ if __name__ == "__main__":
         properties = import_module("test_fuzz").PROPERTIES
     program, name, *options = sys.argv
     strategy, check = properties[name]
-    tested: Any = given(strategy)(check)
+    with_examples: Any = given(strategy)
+    tested = with_examples(check)
     atheris.Setup([program, "-len_control=0", *options], tested.hypothesis.fuzz_one_input)
     atheris.Fuzz()

@@ -208,9 +208,10 @@ def test_predictions_that_are_damaged_are_told(run: Path) -> None:
     read = load_predictions(run)
     assert read is not None
     pd.testing.assert_frame_equal(read, rows, check_dtype=False)
-    query(run, "UPDATE prediction SET mean = 0.25 WHERE init = 'zeros'")
-    with pytest.raises(StoreError, match="is damaged .its predictions are not those"):
-        load_predictions(run)
+    for change in ("mean = 0.25", "init = x'00'", "mean = 'text'"):
+        query(run, f"UPDATE prediction SET {change} WHERE init = 'zeros'")
+        with pytest.raises(StoreError, match="is damaged"):
+            load_predictions(run)
 
 
 # what no driver of ours wrote

@@ -25,6 +25,7 @@ import pytest
 
 from initstats import workers
 from initstats.failure import Failure
+from initstats.processes import Processes, StartError, _Member
 from initstats.workers import ByExecutor, OwnProcesses, ThisProcess, Workers
 
 
@@ -148,6 +149,31 @@ def test_a_lost_process_is_replaced() -> None:
     told = {"its worker process was ended by SIGKILL, as for want of memory"}
     assert {found[task].error for task in (DEADLY, DEADLY + 1)} == told
     assert found[DEADLY].lost
+
+
+@pytest.mark.parametrize("able", [0, 1, 2])
+def test_others_do_the_work_of_who_cannot_start(able: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed each time that it starts does not end the work."""
+    members = list[_Member]()
+
+    def start(member: _Member) -> None:
+        members.extend({member} - {*members})
+        if members.index(member) >= able:
+            raise StartError("a worker process cannot start")
+
+    def call(member: _Member, job: Any, _: object) -> object:
+        start(member)
+        return job.function(*job.arguments)
+
+    monkeypatch.setattr(_Member, "start", start)
+    monkeypatch.setattr(_Member, "call", call)
+    with Processes(3, int) as those:
+        results = [those.submit(abs, -number) for number in range(9)]
+        if able:
+            assert [each.result() for each in results] == [*range(9)]
+        for each in () if able else results:
+            with pytest.raises(ChildProcessError, match="a worker process cannot start"):
+                each.result()
 
 
 class Broken(Executor):

@@ -78,9 +78,9 @@ def load_predictions(folder: str | Path) -> pd.DataFrame | None:
             return None
         rows = connection.execute(f"SELECT * FROM {PREDICTION}").fetchall()
         (check,) = connection.execute(f"SELECT sum(value) FROM {PREDICTION_CHECKSUM}").fetchone()
-        if check != _checksum([name for _, name, *_ in columns], rows):
-            raise DamageError("its predictions are not those that were written")
         with as_written():
+            if check != _checksum([name for _, name, *_ in columns], rows):
+                raise DamageError("its predictions are not those that were written")
             kinds = {name: _READ[declared] for _, name, declared, *_ in columns}
             frame = pd.DataFrame(rows, columns=list(kinds), dtype=object).astype(kinds)
             keys = [name for name in ("dataset", *run.keys, *run.places) if name in frame]

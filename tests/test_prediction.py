@@ -56,9 +56,11 @@ def test_second_moments_agree_with_theory(measured: tuple[pd.DataFrame, pd.DataF
     assert z.notna().all()
     assert z.abs().max() < 4
     assert 0.4 < z.std() < 1.3  # neither wrong nor without a claim
-    means = _select(scored, statistic="mean")["z"]
-    assert means.notna().all()
-    assert means.abs().max() < 4.5  # not followed beyond the first order either
+    for statistic in ("mean", "abs_mean"):
+        means = _select(scored, statistic=statistic)["z"]
+        assert means.notna().all()
+        assert means.abs().max() < 4.5  # not followed beyond the first order either
+    assert _select(scored, statistic="abs_mean")["z"].std() < 1.3
 
 
 def test_the_spread_of_draws_is_theorys(measured: tuple[pd.DataFrame, pd.DataFrame]) -> None:
@@ -163,9 +165,11 @@ def test_gradients(toy: ist.Dataset) -> None:
         backward=True,
     )
     predicted = predict(grid, toy)
-    scored = _select(
-        compare_with_theory(ist.run_sweep(grid, toy), predicted), statistic="second_moment"
-    )
+    compared = compare_with_theory(ist.run_sweep(grid, toy), predicted)
+    sizes = _select(compared, statistic="abs_mean", direction="forward")
+    assert sizes["z"].isna().all()  # theory knows them for infinitely many channels
+    np.testing.assert_allclose(sizes["measured"], sizes["predicted"], rtol=0.25)
+    scored = _select(compared, statistic="second_moment")
     backward = _select(scored, direction="backward")
     assert len(backward) == 4 * 6 * 2
     exact = backward["activation"] != "tanh"

@@ -444,10 +444,14 @@ def test_what_a_norm_scales_is_drawn_and_says_so(name: str, repair: str) -> None
     modes = [m.training for m in model.modules()]
     with torch.no_grad():
         old = layer.weight.clone()
+    vectors = {name: buffer.clone() for name, buffer in layer.named_buffers()}
     table = reinitialize_(model, repair, x)
     fixed = table[table["weight_std_after"].notna() & table["name"].str.match("3.*weight")]
     for outcome in fixed["outcome"]:
         assert outcome.startswith("drawn, not scaled because the scale of the weight")
+    moved = [name for name, x in layer.named_buffers() if not torch.equal(x, vectors[name])]
+    assert bool(moved) == (name != "standardized")
+    assert all(f"3.{name}" in fixed["outcome"].iloc[-1] for name in moved)
     assert [m.training for m in model.modules()] == modes
     seen: list[Tensor] = []
     given = [F.linear]
@@ -511,7 +515,7 @@ def test_an_orthogonal_draw_passes_norms(parametrize: str) -> None:
     layer: Any = getattr(parametrizations, parametrize)(nn.Linear(16, 16))
     old = layer.weight.detach().clone()
     table = reinitialize_(layer, "orthogonal", uneven(50, 16))
-    assert set(table["outcome"]) == {"done"}
+    assert {outcome.partition(";")[0] for outcome in table["outcome"]} == {"done"}
     assert not torch.allclose(layer.weight, old, atol=0.1)
     for _ in (layer.train(), layer.eval()):  # the vectors went along
         weight = layer.weight.detach().double()
@@ -559,8 +563,13 @@ def test_tied_weights_are_treated_once_and_padding_stays() -> None:
     assert table.loc["embed.weight", "outcome"] == "done, tied to head.weight"
     assert table.loc["head.weight", "outcome"] == "done, tied to embed.weight"
     assert table.loc["idle", "outcome"] == "left because no operation that uses it was seen"
-    lsuv_(model, tokens)
+    table = lsuv_(model, tokens).set_index("name")
     assert not model.embed.weight[5].any()
+    measured = ist.measure(model, tokens)
+    use = measured[(measured["name"] == "head") & (measured["tensor"] == "preactivation")].iloc[0]
+    for name in ("embed.weight", "head.weight"):  # the use that was fitted, not the look-up
+        assert table.loc[name, ["layer", "op", "call"]].tolist() == [use["layer"], "linear", 1]
+        assert table.loc[name, "std_after"] == pytest.approx(use["std"], rel=1e-5)
     for y in preactivations(model, tokens).values():
         assert y.std().item() == pytest.approx(1, abs=0.0101) or y.shape[-1] == 32
     assert preactivations(model, tokens)["head", 1].std().item() == pytest.approx(1, abs=0.0101)
@@ -689,39 +698,95 @@ def test_gain_of_functions_of_any_parameters() -> None:
         assert_gain(model.b.weight, gain, 256)
 
 
-def vision() -> nn.Module:
-    return nn.Sequential(
-        *(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=4), nn.LeakyReLU(0.3)),
-        *(nn.ConvTranspose2d(16, 8, 2, 2), nn.Flatten(), nn.Linear(8 * 64, 10)),
-    )
-
-
-def deep(layers: int) -> nn.Module:
+def deep(layers: int, width: int = 64) -> nn.Module:
     model = nn.Sequential()
     for _ in range(layers):
-        model.append(nn.Linear(64, 64)).append(nn.Tanh())
+        model.append(nn.Linear(width, width)).append(nn.Tanh())
     return model
 
 
-@pytest.mark.parametrize(
-    ("build", "shape"),
-    [
-        (lambda: deep(20), (64, 64)),
-        (vision, (16, 3, 8, 8)),
-        (lambda: nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True), (8, 12, 32)),
-        (
-            lambda: nn.Sequential(nn.Linear(64, 64, bias=False), nn.ReLU(), nn.Linear(64, 5)),
-            (64, 64),
+class Applied(nn.Module):
+    """A function of the input and of two weights."""
+
+    def __init__(self, run: Callable[[Tensor, Tensor, Tensor], Tensor], *shapes: Any) -> None:
+        super().__init__()
+        self.run = run
+        self.a, self.b = (nn.Parameter(torch.randn(shape)) for shape in shapes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x, self.a, self.b)
+
+
+def summed(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.einsum("bh,ho->bo", torch.einsum("bi,ih->bh", x, a).relu(), b)
+
+
+def residual(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return x * 3 + (x * 3 @ a).relu() @ b
+
+
+def attending(width: int, units: int) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, batch_first=True)
+    return nn.Sequential(nn.Linear(10, width), layer, nn.Linear(width, units))
+
+
+AFTER: dict[str, tuple[Callable[[int], nn.Module], tuple[int, ...]]] = {
+    "deep": (lambda units: nn.Sequential(deep(20), nn.Linear(64, units)), (64, 64)),
+    "one input": (
+        lambda units: nn.Sequential(nn.Linear(1, 32), nn.Tanh(), deep(1, 32), nn.Linear(32, units)),
+        (64, 1),
+    ),
+    "sigmoid": (
+        lambda units: nn.Sequential(nn.Linear(50, 20), nn.Sigmoid(), nn.Linear(20, units)),
+        (64, 50),
+    ),
+    "raw": (
+        lambda units: nn.Sequential(nn.Linear(10, 1000), nn.ReLU(), nn.Linear(1000, units)),
+        (64, 10),
+    ),
+    "vision": (
+        lambda units: nn.Sequential(
+            *(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=16), nn.LeakyReLU(0.3)),
+            *(nn.ConvTranspose2d(16, 8, 2, 2), nn.ReLU(), nn.Conv2d(8, units, 1)),
         ),
-    ],
-    ids=["deep", "vision", "transformer", "small"],
-)
-def test_after_lsuv_diagnose_has_nothing_to_say(
-    build: Callable[[], nn.Module], shape: tuple[int, ...]
-) -> None:
-    torch.manual_seed(0)
-    model = build()
+        (16, 3, 8, 8),
+    ),
+    "pooled": (
+        lambda units: nn.Sequential(
+            *(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            nn.Linear(16, units),
+        ),
+        (16, 3, 9, 9),
+    ),
+    "transformer": (lambda units: attending(32, units), (8, 12, 10)),
+    "einsum": (lambda units: Applied(summed, (30, 120), (120, units)), (64, 30)),
+    "residual": (
+        lambda units: nn.Sequential(
+            Applied(residual, (64, 512), (512, 64)), nn.ReLU(), nn.Linear(64, units)
+        ),
+        (64, 64),
+    ),
+}
+
+
+@pytest.mark.parametrize("units", [1, 2, 3, 10])
+@pytest.mark.parametrize("name", AFTER)
+def test_after_lsuv_diagnose_has_nothing_to_say(name: str, units: int) -> None:
+    torch.manual_seed(units)
+    build, shape = AFTER[name]
+    model = build(units)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    lsuv_(model, x)
+    lsuv_(model, x, orthogonal=units != 3)
     found = ist.diagnose(ist.measure(model, x))
     assert found[found["severity"] <= "warning"].empty, found.to_string()
+
+
+def test_one_number_has_no_std() -> None:
+    """Torch warns of it; the warning would be an error here."""
+    model, x = nn.Sequential(nn.Linear(1, 1), nn.Tanh(), nn.Linear(1, 1)), uneven(32, 1)
+    for table in (lsuv_(model, x), reinitialize_(model, "matched", x)):
+        assert table["weight_std_after"].isna().all()
+        assert (table["std_after"] > 0).all()
+    assert reinitialize_(model, "matched", x[:1])["std_after"].isna().all()
+    with pytest.raises(ValueError, match="std nan on this batch, and .* a single number"):
+        lsuv_(model, x[:1])

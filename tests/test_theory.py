@@ -97,6 +97,39 @@ def test_responses_derivatives_are_those_of_closed_forms() -> None:
     np.testing.assert_allclose([gelu.mean, gelu.mean_1, gelu.mean_2], means, rtol=1e-9)
 
 
+def test_absolute_moments_and_their_derivatives() -> None:
+    """Of h itself in closed form, also under uniform biases; of phi(h) by quadrature."""
+    q, bias = 0.7, 0.3
+    bound = math.sqrt(3 * bias)
+    with mp.workdps(20):
+
+        def normal(w: Any) -> Any:
+            return mp.sqrt(2 * w / mp.pi)
+
+        def uniform(w: Any) -> Any:  # over the bias, given which |h| is a folded normal
+            s = mp.sqrt(2 * w)
+            folded = lambda b: s / mp.sqrt(mp.pi) * mp.exp(-((b / s) ** 2)) + b * mp.erf(b / s)  # noqa: E731
+            return mp.quad(folded, [0, bound]) / bound
+
+        pairs = ((normal, q), (uniform, q - bias))
+        expected = [[float(mp.diff(f, w, n)) for n in range(3)] for f, w in pairs]
+        size = lambda q: 2 / mp.pi * mp.atan(mp.sqrt(2 * q))  # noqa: E731
+        sizes = [float(mp.diff(size, q, n)) for n in range(3)]
+    found = [theory.absolute_moments(np.array(q)), theory.absolute_moments(np.array(q), bias)]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    erf, relu = (theory.response(activations.get(name), q) for name in ("erf", "relu"))
+    np.testing.assert_allclose([erf.absolute, erf.absolute_1, erf.absolute_2], sizes, rtol=1e-9)
+    np.testing.assert_allclose(relu.absolute, relu.mean, rtol=1e-12)
+    shifted = theory.response(activations.get("shifted_relu"), q)  # it bends where it is 0
+    x = np.linspace(-12, 12, 200_001)
+    y = np.abs(np.maximum(math.sqrt(q) * x, 0) - 0.5) * np.exp(-(x**2) / 2)
+    assert shifted.absolute == pytest.approx(np.trapezoid(y, x) / math.sqrt(2 * math.pi), rel=1e-7)
+    silent = theory.absolute_moments(np.zeros(1))
+    assert silent[0] < 1e-49
+    assert np.isfinite(silent).all()
+    assert theory.response(activations.get("shifted_relu"), 0.0).absolute == 0.5
+
+
 def test_uniform_biases_are_not_normal_ones() -> None:
     q, bias = 1.0, 0.6
     s, bound = math.sqrt(q - bias), math.sqrt(3 * bias)

@@ -14,6 +14,7 @@ COMPARED = (
     "second_moment",
     "mean",
     "std",
+    "abs_mean",
     "negative_fraction",
     "zero_fraction",
     "unit_mean_std",
@@ -21,7 +22,7 @@ COMPARED = (
 )
 """The statistics that theory predicts."""
 
-_SCORED = ("second_moment", "mean")  # those predicted to first order in 1 / width
+_SCORED = ("second_moment", "mean", "abs_mean")  # those predicted to first order in 1 / width
 _ROUNDING = 1e-5  # of float32 sums of products, relative
 
 
@@ -97,4 +98,6 @@ def _error(joined: pd.DataFrame, name: str) -> Array:
         spread = np.fmax(spread, joined["second_moment_spread"].to_numpy())
         left_out = joined["second_moment_error"].fillna(0.0).to_numpy()
         rounding = _ROUNDING * size
+    elif name == "abs_mean":  # of images theory knows it at infinite width only
+        spread = np.where(joined["second_moment_spread"].isna(), np.nan, spread)
     return np.asarray(np.sqrt(spread**2 / seeds + left_out**2 + rounding**2))

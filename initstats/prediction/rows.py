@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from initstats.activations import Activation
 from initstats.prediction.samples import TINY, Samples
-from initstats.theory import State, response
+from initstats.theory import State, absolute_moments, response
 from initstats.theory.state import Activated
 
 Array = NDArray[np.float64]
@@ -28,6 +28,7 @@ class Row(TypedDict, total=False):
     mean: float
     std: float
     second_moment: float
+    abs_mean: float
     negative_fraction: float
     zero_fraction: float
     unit_mean_std: float
@@ -49,12 +50,14 @@ def row_of(samples: Samples, activation: Activation, state: State) -> Row:
     if isinstance(state, Activated):
         r = state.response
         mean = samples.mean(r.mean + before.shifted(r.mean_1, r.mean_2) / width)
+        absolute = r.absolute, r.absolute_1, r.absolute_2
         covariance = samples.pair_mean(state.covariance)
         moved = (samples.products(r.mean_1) * before.V_pairs).mean()
         negative, zero = samples.mean(r.negative), samples.mean(r.zero)
         variance = state.V_pairs.mean()
     else:
         mean, covariance, moved = 0.0, kernel, 0.0
+        absolute = absolute_moments(state.square, law.uniform_bias)
         negative, zero = (0.5, 0.0) if square > 0 else (0.0, 1.0)
         over_units = 2 * state.k**2 * samples.closure(state) - _UNIFORM * law.uniform_bias**2
         variance = (law.radial * over_units + state.V_pairs).mean()
@@ -62,6 +65,7 @@ def row_of(samples: Samples, activation: Activation, state: State) -> Row:
         mean=mean,
         std=root(square + shift - mean * mean - (covariance + moved) / width),
         second_moment=square + shift,
+        abs_mean=samples.mean(absolute[0] + before.shifted(*absolute[1:]) / width),
         negative_fraction=negative,
         zero_fraction=zero,
         unit_mean_std=root(covariance * (1 - 1 / width)),

@@ -13,7 +13,7 @@ from initstats.data import Split
 from initstats.networks import Expectation, Leaf, Linear, Place, Serial
 from initstats.prediction.rows import Row, doubt, root, row_of
 from initstats.prediction.samples import Samples
-from initstats.theory import Law, State
+from initstats.theory import Law, State, absolute_moments
 from initstats.theory.state import Activated, Cotangent, Unpredicted
 
 Array = NDArray[np.float64]
@@ -110,18 +110,21 @@ class _OfImages(_Walk):
         super().emit(block, state)
         if isinstance(state, Activated):
             r = state.response
-            means = [float(values.mean()) for values in (r.mean, r.square, r.negative, r.zero)]
+            moments = (r.mean, r.square, r.absolute, r.negative, r.zero)
+            means = [float(values.mean()) for values in moments]
         else:
             silent = float((state.square == 0).mean())
-            means = [0.0, float(state.square.mean()), (1 - silent) / 2, silent]
+            absolute, _, _ = absolute_moments(state.square, state.law.uniform_bias)
+            size = float(absolute.mean())
+            means = [0.0, float(state.square.mean()), size, (1 - silent) / 2, silent]
         self._add((block.layer, block.tensor, "forward"), means)
 
     def emit_gradient(self, block: Leaf, cotangent: Cotangent) -> None:
-        means = [0.0, float(cotangent.square.mean()), np.nan, np.nan]
+        means = [0.0, float(cotangent.square.mean()), np.nan, np.nan, np.nan]
         self._add((block.layer, block.tensor, "backward"), means)
 
     def _add(self, place: Place, means: Sequence[float]) -> None:
-        self.means[place] = self.means.get(place, np.zeros(4)) + self.share * np.array(means)
+        self.means[place] = self.means.get(place, np.zeros(5)) + self.share * np.array(means)
 
 
 def rows_of_lengths(
@@ -153,7 +156,7 @@ def rows_of_images(
 
 def _image_row(place: Place, means: Array, bent: set[int]) -> Row:
     layer, tensor, direction = place
-    mean, square, negative, zero = means
+    mean, square, absolute, negative, zero = means
     until = layer - (tensor == "preactivation" and direction == "forward")
     felt = any(direction == "backward" or number <= until for number in bent)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -162,6 +165,7 @@ def _image_row(place: Place, means: Array, bent: set[int]) -> Row:
         mean=mean,
         std=root(variance),
         second_moment=square,
+        abs_mean=absolute,
         negative_fraction=negative,
         zero_fraction=zero,
         note=_SHIFTS if felt else "",

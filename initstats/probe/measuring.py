@@ -59,3 +59,13 @@ def functions_of(probe: Probe) -> dict[int, Phi]:
     slots = probe._recorder.slots.values()
     found = {slot.layer: facts.phi for slot in slots for facts in slot.facts.values()}
     return {layer: phi for layer, phi in found.items() if isinstance(phi, Phi)}
+
+
+def products_of(probe: Probe) -> dict[str, int]:
+    """The layer that first sums with each measured weight, by the weight's name."""
+    found: dict[str, int] = {}
+    for slot in probe._recorder.slots.values():
+        for facts in slot.facts.values():
+            if facts.weight is not None and slot.address.tensor != "weight":
+                found.setdefault(facts.weight.name, slot.layer)
+    return found

@@ -32,6 +32,20 @@ class Kept:
             if not torch.nn.parameter.is_lazy(x)
         ]
 
+    def moved(self) -> set[int]:
+        """The ids of the buffers that hold something else now."""
+        values = {id(x): values for x, _, values, _ in self._tensors}
+        pairs = (
+            (module._buffers.get(name), values.get(id(before)))
+            for module, _, _, buffers, _ in self._modules
+            for name, before in buffers.items()
+        )
+        return {
+            id(now)
+            for now, before in pairs
+            if now is not None and before is not None and not _same_bits(now, before)
+        }
+
     def put_back(self, but: Sequence[Tensor] = ()) -> None:
         """Put everything back, or everything but some tensors."""
         left = {id(x) for x in but}

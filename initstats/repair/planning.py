@@ -46,7 +46,7 @@ class Plan:
         reasons: why a parameter (by id) is left, in words that go on after "left because".
         names: all qualified names of each parameter (by id).
         traces: what the last pass left of parameters in the model.
-        moved: buffers that followed changed parameters.
+        moved: buffers that followed changed parameters, with the parameters (by id).
         idle: the weights that read what weights of zero make, which stay.
     """
 
@@ -61,7 +61,7 @@ class Plan:
         frozen: bool,
     ) -> None:
         self.model, self._kept_model = model, kept
-        self.moved: list[Tensor] = []
+        self.moved: list[tuple[Tensor, frozenset[int]]] = []
         self.idle: set[Weight] = set()
         self.weights: list[Weight] = []
         self.parameters: dict[int, nn.Parameter] = {}
@@ -111,9 +111,16 @@ class Plan:
     @property
     def buffers(self) -> list[Tensor]:
         """The buffers that a parametrization sets together with its parameters."""
-        modules = [weight.module for weight in self.weights if weight.module]
-        parts = [vars(module)["_modules"]["parametrizations"][name] for module, name in modules]
-        return [*self.moved, *(buffer for part in parts for buffer in part.buffers())]
+        return [buffer for weight in self.weights for buffer in self._buffers(weight)]
+
+    def _buffers(self, weight: Weight) -> list[Tensor]:
+        """The buffers that the model keeps for a weight."""
+        own = {id(parameter) for parameter in weight.parameters}
+        found = [buffer for buffer, sources in self.moved if sources & own]
+        if weight.module:
+            module, name = weight.module
+            found += vars(module)["_modules"]["parametrizations"][name].buffers()
+        return found
 
     def leave_traces(self) -> None:
         """Have what is computed of changed parameters, and stays in the model, follow them."""
@@ -127,10 +134,11 @@ class Plan:
     def advance(self) -> bool:
         """Have buffers that a pass computed of changed parameters go on from there; whether any."""
         changed = {id(parameter) for parameter in self.changed}
-        found = [(buffer, values) for buffer, values, of in self.traces.buffers if of & changed]
-        for buffer, values in found:
-            buffer.copy_(values)
-        self.moved = [buffer for buffer, _ in found]
+        found = [(buffer, of) for buffer, _, of in self.traces.buffers if of & changed]
+        for buffer, values, of in self.traces.buffers:
+            if of & changed:
+                buffer.copy_(values)
+        self.moved = found
         return bool(found)
 
     def outcome(self, name: str) -> str:
@@ -151,11 +159,18 @@ class Plan:
         if any(parameter is bias.parameter for bias in weight.biases):
             return "done"
         if weight.unscaled:
-            return f"drawn, not scaled because {weight.unscaled}"
+            return f"drawn, not scaled because {weight.unscaled}{self._followed(weight)}"
         near = ", as near as the model's own computation of it allows" if weight.nearly else ""
         factor = weight.factor
         times = f", as what follows multiplies it by {factor:.4g} first" if factor > 1 else ""
-        return f"done{near}{times}"
+        return f"done{near}{times}{self._followed(weight)}"
+
+    def _followed(self, weight: Weight) -> str:
+        """The buffers that hold something else now, as the model keeps them for a weight."""
+        own = {id(buffer) for buffer in self._buffers(weight)} & self._kept_model.moved()
+        names = [name for name, buffer in self.model.named_buffers() if id(buffer) in own]
+        verb = "follow" if len(names) > 1 else "follows"
+        return f"; {', '.join(map(bare, names))} {verb} it" if names else ""
 
     def weight_of(self, ident: int) -> Weight | None:
         """The weight that a parameter (by id) is part of, or the bias of."""

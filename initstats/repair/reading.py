@@ -16,7 +16,7 @@ from initstats.activations import Activation
 from initstats.probe import Probe
 from initstats.probe.elementwise import IDENTITY, Phi
 from initstats.probe.kinds import PASSING, numbers
-from initstats.probe.measuring import functions_of
+from initstats.probe.measuring import functions_of, products_of
 from initstats.probe.passes import bare
 
 
@@ -34,6 +34,7 @@ class Reading:
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         probe = Probe(model).run(inputs)
         table, self._functions = probe.table(), functions_of(probe)
+        self._products = products_of(probe)
         names = {bare(name) for name, _ in model.named_parameters()}
         rows = table[table["direction"] == "forward"]
         own = (rows["tensor"] == "weight") & rows["name"].isin(names)
@@ -45,7 +46,7 @@ class Reading:
                 self._readers.setdefault(number, []).append(layer)
 
     def keys(self, name: str) -> dict[str, Any]:
-        """The layer, operation and call that first use a parameter; -1 and 0 where none does."""
+        """The layer, operation and call that use a parameter; -1 and 0 where none does."""
         row = self._use(name) or {"layer": -1, "op": "", "call": 0}
         return {key: row[key] for key in ("layer", "op", "call")}
 
@@ -111,9 +112,12 @@ class Reading:
         return bool(readers) and all(phi is other or phi in other.parts for other in readers)
 
     def _use(self, name: str) -> dict[str, Any] | None:
-        """The row of the value that a parameter, or what is computed of it, first makes."""
+        """The row of the value that a parameter, or what is computed of it, first makes.
+
+        A product counts before a look-up, as of a tied embedding.
+        """
         row = self._parameters.get(name)
-        row = row and self.values.get(row["layer"])
+        row = row and self.values.get(self._products.get(name, row["layer"]))
         while row and row["tensor"] == "weight":
             row = self.values.get(self._readers.get(row["layer"], [-1])[0])
         return row

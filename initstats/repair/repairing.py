@@ -22,6 +22,7 @@ from initstats.repair.purpose import Ways, why_frequencies
 from initstats.repair.reading import Reading
 from initstats.repair.setting import check, fit, settle
 from initstats.repair.uses import gates
+from initstats.repair.weights import std_of
 
 SUFFIXES = ("_before", "_after")
 COLUMNS = [
@@ -46,9 +47,10 @@ def lsuv_(
     """Give every layer with weights an output of one std on a batch, in place.
 
     Weights are drawn orthogonal and biases set to zero; then each weight, in the order of
-    execution, is divided by the std of what is made of it until that fits. Mode, device, buffers
-    and random states stay as they are. A weight that is used several times is fitted at its first
-    use.
+    execution, is divided by the std of what is made of it until that fits. A weight that is used
+    several times, as a tied one, is fitted at the first product. Mode, device and random states
+    stay as they are. Buffers stay, too, but for those that the model keeps for a changed weight:
+    the vectors of a spectral norm come to fit the new weight, and its `outcome` names them.
 
     A weight is whatever an operation multiplies the signal with: the parameter of a linear or
     convolutional layer of any kind, of an attention or of `x @ self.W`, or what the model computes
@@ -75,11 +77,12 @@ def lsuv_(
         seed: names the draw; a layer's does not depend on the others'.
 
     Returns:
-        One row for each parameter, in the model's order: its `name`; `layer`, `op` and `call` of
-        the operation that first uses it, as in `measure` (-1 where none was seen); `mean` and
-        `std` of that operation's output and `weight_std`, that of the weight as the model uses it,
-        each `_before` and `_after`; and the `outcome`: `done`, maybe with a comma and more,
-        `drawn, not scaled because ...`, or `left because ...`.
+        One row for each parameter, in the model's order, under each of its names: its `name`;
+        `layer`, `op` and `call` of the first operation that multiplies the signal with it or, if
+        none does, uses it, as in `measure` (-1 where none was seen); `mean` and `std` of that
+        operation's output and `weight_std`, that of the weight as the model uses it, each
+        `_before` and `_after` (NaN for a single entry); and the `outcome`: `done`, maybe with a
+        comma and more, `drawn, not scaled because ...`, or `left because ...`.
 
     Raises:
         ValueError: layers whose output is constant or not finite on the batch, whose scale the
@@ -150,8 +153,9 @@ def reinitialize_(
             _take_factors(plan, before)
 
         def activation_of(name: str) -> Activation:
-            read[name] = before.activation(name, plan.modules)
-            return read[name]
+            found = before.activation(name, plan.modules)
+            read.update(dict.fromkeys(plan.names[plan.idents[name]], found))
+            return found
 
         _draw(plan, entry, seed, activation_of)
         settle(plan, inputs)
@@ -252,7 +256,7 @@ def _compared(plan: Plan, before: Reading, after: Reading) -> pd.DataFrame:
                 mean, std = weight.outputs[place]
             size = reading.std(first)
             if weight and ident == id(weight.parameters[0]):
-                size = float((weight.values if place else weight.before).double().std())
+                size = std_of(weight.values if place else weight.before)
             numbers = {"mean": mean, "std": std, "weight_std": size}
             row |= {f"{key}{SUFFIXES[place]}": x for key, x in numbers.items()}
         rows.append(row | {"outcome": plan.outcome(name)})

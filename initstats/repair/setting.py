@@ -13,7 +13,7 @@ from initstats.fitting import fit_std
 from initstats.repair import reasons
 from initstats.repair.planning import Plan
 from initstats.repair.uses import Use, follow
-from initstats.repair.weights import Output, Weight, unexpanded
+from initstats.repair.weights import Output, Weight, std_of, unexpanded
 
 PASSES = 8
 """Largest number of passes in which layers are fitted, as a tied one may move what others read."""
@@ -201,7 +201,7 @@ class _Fitting:
             y = use.run()
 
         def size() -> float:
-            return float(y.double().std())
+            return std_of(y)
 
         options: Any = {"target": target, "tolerance": self._tolerance, "rounds": self._rounds}
         found = fit_std(size, divide, **options)
@@ -250,7 +250,7 @@ def _dead(sizes: dict[Weight, float]) -> str:
     first, size = next(iter(sizes.items()))
     return (
         f"layer {first.name!r} gives an output of std {size:g} on this batch{_others(sizes)}: is "
-        "what comes before it dead, or the batch constant? Exclude "
+        "what comes before it dead, or the batch constant or a single number? Exclude "
         f"{_excluded(sizes)}. Nothing was changed"
     )
 

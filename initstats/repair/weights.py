@@ -28,8 +28,8 @@ class Output(NamedTuple):
     @classmethod
     def of(cls, result: Any) -> Output:
         """The moments of an operation's result."""
-        y = next(tensors(result)).detach().double()
-        return cls(float(y.mean()), float(y.std()))
+        y = next(tensors(result)).detach()
+        return cls(float(y.double().mean()), std_of(y))
 
 
 @dataclass(eq=False)
@@ -216,6 +216,11 @@ class Weight:
     def _oriented(self, x: Tensor) -> Tensor:
         """A tensor of the operand's shape in the order of the parameter's axes."""
         return (x.t() if self._turned else x).reshape(self.parameters[0].shape)
+
+
+def std_of(x: Tensor) -> float:
+    """The std of the entries; NaN where there is only one, without the warning of torch."""
+    return float(x.detach().double().std()) if x.numel() > 1 else math.nan
 
 
 def _ratio(x: Tensor, y: Tensor) -> float:

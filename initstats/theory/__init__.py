@@ -25,6 +25,7 @@ from initstats.theory.propagation import gradient_factors as gradient_factors
 from initstats.theory.propagation import propagate as propagate
 from initstats.theory.propagation import relu_log_length as relu_log_length
 from initstats.theory.response import Response as Response
+from initstats.theory.response import absolute_moments as absolute_moments
 from initstats.theory.response import response as response
 from initstats.theory.state import Law as Law
 from initstats.theory.state import State as State

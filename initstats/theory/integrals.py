@@ -22,9 +22,9 @@ from initstats.activations import Activation
 Array = NDArray[np.float64]
 
 # for each field of `Response`: the power of phi, the order of the derivative by q, whether a share
-_POWERS = np.array([1, 2, 4, 0, 0, 0, 1, 1, 2, 2])
-_ORDERS = np.array([0, 0, 0, 0, 0, 0, 1, 2, 1, 2])
-_SHARES = np.array([0, 0, 0, 0, 1, 1, 0, 0, 0, 0], dtype=bool)
+_POWERS = np.array([1, 2, 4, 0, 1, 0, 0, 1, 1, 1, 1, 2, 2])
+_ORDERS = np.array([0, 0, 0, 0, 0, 0, 0, 1, 2, 1, 2, 1, 2])
+_SHARES = np.array([0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool)
 
 _REACH, _TAIL = 14.0, 12.0  # |z| where the rule ends, and beyond which nothing should be left
 _DENSE = 5  # octaves of |h| beyond which phi bends so slowly that a panel may cover two
@@ -68,9 +68,12 @@ class Integrand:
         even, once, twice = density_ratios(x, self.w, self.uniform_bias)
         constant = self.at_zero / self.size  # it has no derivative: no rounding
         square, change, square_change = y.square(), y - constant, (y - constant) * (y + constant)
+        size, size_change = y.abs(), y.abs() - constant.abs()
         forward = [y * even, square * even, square.square() * even, slope.square() * even]
+        forward += [size * even]
         shares = [(1 + (y < 0).double()) * even, (1 + (y == 0).double()) * even]  # of 1: no noise
-        slopes = [change * once, change * twice, square_change * once, square_change * twice]
+        changes = (change, size_change, square_change)
+        slopes = [moved * by for moved in changes for by in (once, twice)]
         return torch.stack((forward + shares + slopes)[self.which])
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import erf
 
 from initstats.activations import Activation
 from initstats.gaussian import one_thread
@@ -23,9 +24,10 @@ from initstats.theory.panels import Panels
 Array = NDArray[np.float64]
 
 _NODES = 22  # nodes of a panel of w: errors of 1e-11 for smooth and kinked phi
+_STILL = 1e-100  # a variance below what float32 holds, of which the inverse square is finite
 _TINY = 1e-300  # stands for w = 0, where derivatives are limits
 _ROUGH = 1e-6  # w over phi(0)^2 below which rounding would swamp the derivatives
-_PLAIN = 6  # moments before the derivatives by q
+_PLAIN = 7  # moments before the derivatives by q
 
 
 class Response(NamedTuple):
@@ -36,10 +38,12 @@ class Response(NamedTuple):
         square: G = E phi(h)^2, the second moment of the activation.
         fourth: E phi(h)^4.
         slope_square: E phi'(h)^2, over the slope that exists almost everywhere.
+        absolute: E |phi(h)|.
         negative: P(phi(h) < 0).
         zero: P(phi(h) = 0).
         mean_1: dm/dq.
         mean_2: d^2 m / dq^2.
+        absolute_1, absolute_2: the first two derivatives of E |phi(h)| by q.
         square_1: G' = dG/dq.
         square_2: G''.
     """
@@ -48,10 +52,13 @@ class Response(NamedTuple):
     square: Array
     fourth: Array
     slope_square: Array
+    absolute: Array
     negative: Array
     zero: Array
     mean_1: Array
     mean_2: Array
+    absolute_1: Array
+    absolute_2: Array
     square_1: Array
     square_2: Array
 
@@ -80,9 +87,27 @@ def response(activation: Activation, q: ArrayLike, uniform_bias: float = 0.0) ->
     values[:, finite] = _at(activation, uniform_bias, np.maximum(flat[finite], _TINY))
     if uniform_bias == 0:  # h may be 0; the slope's moment stays a limit
         y = _at_zero(activation)
-        still = np.ix_(np.array([0, 1, 2, 4, 5]), flat <= _TINY)
-        values[still] = np.array([[y], [y**2], [y**4], [y < 0], [y == 0]])
+        still = np.ix_(np.array([0, 1, 2, 4, 5, 6]), flat <= _TINY)
+        values[still] = np.array([[y], [y**2], [y**4], [abs(y)], [y < 0], [y == 0]])
     return Response(*values.reshape(len(values), *w.shape))
+
+
+def absolute_moments(q: Array, uniform_bias: float = 0.0) -> tuple[Array, Array, Array]:
+    """E |h| and its first two derivatives by q, for h of second moment q.
+
+    It is sqrt(2 q / pi) for a Gaussian h. By the heat equation the derivatives are p(0) and
+    p''(0) / 2, p being the density of h.
+
+    Args:
+        uniform_bias: as for `response`.
+    """
+    w = np.maximum(q - uniform_bias, _STILL)
+    if uniform_bias == 0:
+        absolute = np.sqrt(2 * w / np.pi)
+        return absolute, absolute / (2 * w), -absolute / (4 * w**2)
+    b = np.sqrt(3 * uniform_bias)
+    at_bound, inside = np.exp(-(b**2) / (2 * w)) / np.sqrt(2 * np.pi * w), erf(b / np.sqrt(2 * w))
+    return (b**2 + w) / (2 * b) * inside + w * at_bound, inside / (2 * b), -at_bound / (2 * w)
 
 
 def _at(activation: Activation, uniform_bias: float, w: Array) -> Array:

@@ -55,10 +55,11 @@ def jumps(profile: Profile) -> list[Jump]:
 def oversized(profile: Profile) -> Columns:
     """The outputs of linear maps whose weights multiply the rms by more than any gain calls for.
 
-    Large weights may make good for a small input, as in a head that reads what was scaled down.
+    Large weights may make good for a small input, as in a head that reads what was scaled down, or
+    what differs little from its mean.
     """
-    maps, limit = profile.seen_maps, RULES["weight_scale"].threshold ** 2
-    return maps.where((maps["sigma_w2"] > limit) & (maps["second_moment"] > limit))
+    maps, limit = profile.seen_maps, RULES["weight_scale"].threshold
+    return maps.where((maps["sigma_w2"] > limit**2) & (maps["std"] > limit))
 
 
 def leap(profile: Profile, path: list[int]) -> float:

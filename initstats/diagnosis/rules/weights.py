@@ -27,6 +27,7 @@ from initstats.diagnosis.summary import DECADE
 from initstats.probe.kinds import LOOKUPS, NORMALIZATIONS
 
 Array = NDArray[Any]
+_AROUND = 0.1  # what another batch makes of an output's std of 1, at most
 
 
 @register_rule(
@@ -198,6 +199,10 @@ def fan_mode(profile: Profile, threshold: float) -> Iterator[Finding]:
     wrong = drawn.fits(by_out) & ~drawn.fits(drawn.sigma_w2) & ~drawn.near_default
     wrong &= random & drawn.fresh & (uneven >= 2)
     wrong &= ~np.isin(drawn.layers, [*profile.graph.normalized])
+    if wrong.any():
+        wrong &= ~np.isin(drawn.layers, [*_fitted(profile)])
+    for number in np.flatnonzero(wrong):
+        wrong[number] = _shows(profile, int(drawn.layers[number]), float(drawn.ratio[number]))
     if not wrong.any():
         return
     layers = [int(layer) for layer in drawn.layers[wrong]]
@@ -208,6 +213,30 @@ def fan_mode(profile: Profile, threshold: float) -> Iterator[Finding]:
         f"the variance is a squared gain over fan_out, {fan_in / ratio:.0f}, and not over fan_in, "
         f"{fan_in:.0f}: the second moment becomes {ratio:.3g} times what it should be",
         drawn_anew(profile, layers),
+    )
+
+
+def _shows(profile: Profile, layer: int, ratio: float) -> bool:
+    """Whether the output of a linear map is as far off as the ratio of its fans says."""
+    source = profile.graph.source(layer)
+    if source is None:
+        return True
+    kept = profile.gain(layer) ** 2 * profile.along([source])["second_moment"][0]
+    with np.errstate(all="ignore"):
+        off = np.log(profile.along([layer])["second_moment"][0] / kept)
+    return bool(not np.isfinite(off) or 4 * off * np.sign(math.log(ratio)) > abs(math.log(ratio)))
+
+
+def _fitted(profile: Profile) -> set[int]:
+    """The linear maps whose weights were scaled until their output had std 1, as by LSUV.
+
+    What is needed for that may be any scale. One output has that std by chance; most have not.
+    """
+    maps = profile.maps
+    factors = np.array([profile.factor(int(layer)) for layer in maps["layer"]], float)
+    fitted = np.abs(maps["std"] * factors - 1) < _AROUND
+    return (
+        {int(layer) for layer in maps["layer"][fitted]} if 2 * fitted.sum() > len(maps) else set()
     )
 
 

@@ -176,7 +176,7 @@ def test_trend_is_found_in_both_directions(factor: float, word: str) -> None:
         assert word in row["evidence"]
         measure = "rms" if name == "signal" else "norm"
         times = float(row["evidence"].partition(f"each layer multiplies the {measure} by ")[2][:5])
-        layers, total = row["evidence"].rpartition("), ")[2].split(" layers by ")
+        layers, total = row["evidence"].rpartition("), ")[2].split(" layers multiply it by ")
         assert times == pytest.approx(factor, rel=0.1)
         assert times ** int(layers) == pytest.approx(float(total), rel=0.1)
         assert "matched" in row["remedy"]
@@ -230,22 +230,60 @@ def test_useless_bias_and_normalized_layers() -> None:
     assert of(found, "default_init")["severity"] == "note"
 
 
-def test_mask_is_no_overflow() -> None:
-    class Masked(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(6, 6)
+class Masked(nn.Module):
+    """Attention whose scores go through a function before the softmax."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            h = self.fc(x)
-            scores = (h @ h.mT).masked_fill(torch.ones(5, 5).triu(1).bool(), -math.inf)
-            out: Tensor = scores.softmax(-1) @ h
-            return out
+    def __init__(self, mask: Callable[[Tensor], Tensor], by_hand: bool = False) -> None:
+        super().__init__()
+        self.fc, self.mask, self.by_hand = nn.Linear(6, 6), mask, by_hand
 
-    x = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0))
-    row = of(diagnose(measure(Masked(), x)), "nonfinite")
-    assert row["severity"] == "note"
-    assert row["where"] == "Masked (masked_fill)"
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.fc(x)
+        scores = self.mask(h @ h.mT)
+        if self.by_hand:
+            shares = (scores - scores.amax(-1, keepdim=True)).exp()
+            shares = shares / shares.sum(-1, keepdim=True)
+        else:
+            shares = scores.softmax(-1)
+        out: Tensor = shares @ h
+        return out
+
+
+class Padded(nn.MultiheadAttention):
+    """Attention to a padded sample of which nothing is left."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        padding = torch.arange(4)[:, None].expand(4, 5) == 2
+        out: Tensor = super().forward(x, x, x, key_padding_mask=padding)[0]
+        return out
+
+
+LATER = torch.ones(5, 5).triu(1).bool()
+NOTHING = LATER | (torch.arange(5) == 3)[:, None]
+ADDED = torch.zeros(5, 5).masked_fill(NOTHING, -math.inf)
+
+
+@pytest.mark.parametrize(
+    ("build", "severity", "where"),
+    [
+        (lambda: Masked(lambda s: s.masked_fill(LATER, -math.inf)), "note", "masked_fill"),
+        (lambda: Masked(lambda s: s.masked_fill(NOTHING, -math.inf)), "error", "softmax"),
+        (lambda: Masked(lambda s: s + ADDED), "error", "softmax"),
+        (lambda: Masked(lambda s: torch.where(NOTHING, -math.inf, s)), "error", "softmax"),
+        (lambda: Masked(lambda s: s + ADDED, by_hand=True), "error", "sub"),
+        (lambda: Padded(6, 2, batch_first=True), "error", "softmax"),
+        # what overflows, or divides by zero, is the cause itself
+        (lambda: Masked(lambda s: s.mul(1e36).mul(1e4)), "error", "mul, call 2"),
+        (lambda: Masked(lambda s: s / (~NOTHING)), "error", "div"),
+    ],
+)
+def test_mask_is_no_overflow(build: Callable[[], nn.Module], severity: str, where: str) -> None:
+    """NaN of a row that a mask leaves nothing of is told at the softmax, and not at the mask."""
+    torch.manual_seed(0)
+    row = of(diagnose(measure(build(), torch.randn(4, 5, 6))), "nonfinite")
+    assert row["severity"] == severity
+    assert row["where"].endswith(f"({where})")
+    assert ("-inf in all its entries" in row["evidence"]) == (where in ("softmax", "sub"))
 
 
 def test_saturation_is_told_at_a_value_that_has_numbers() -> None:

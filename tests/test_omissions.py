@@ -199,7 +199,7 @@ def accumulated(passes: int, *, step: bool = False, mode: bool = True) -> Probe:
 def test_no_update_after_many_passes() -> None:
     finding = found(accumulated(12), "missing_updates")
     assert finding.severity == "warning"
-    assert finding.evidence.startswith("12 backward passes and no update of the weights")
+    assert finding.evidence.startswith("12 backward passes, and no update of the weights")
     assert "optimizer.step()" in finding.remedy
 
 

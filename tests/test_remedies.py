@@ -164,7 +164,7 @@ def test_what_is_added_is_named(learned: bool) -> None:
         found = ist.diagnose(ist.measure(model, ids, backward=True))
         assert not found["rule"][found["severity"] <= "warning"].eq("scale_jump").any()
     else:
-        assert code.startswith("make what is added")
+        assert code.startswith("give both terms")
 
 
 def deep(activation: type[nn.Module], *, normalized: bool = False) -> nn.Sequential:

@@ -138,7 +138,7 @@ def test_defaults_are_as_grave_as_what_they_leave(
     if between is nn.Identity:
         left = (model(x).std(0).square().mean() / x.std(0).square().mean()).sqrt().item()
         assert (left < 0.01) == (severity == "warning")
-        assert f"becomes {left:.2g} times" in found[severity].evidence
+        assert f"become {left:.2g} times" in found[severity].evidence
 
 
 def test_defaults_beside_shortcuts_do_not_add_up() -> None:

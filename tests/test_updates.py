@@ -279,6 +279,10 @@ def test_a_rate_that_breaks_what_was_sound(name: str) -> None:
     grave = found[found["severity"] <= "warning"]
     for word in ("lsuv_", "reinitialize_", "nn.init", "mul_"):
         assert not grave["remedy"].str.contains(word, regex=False).any(), str(grave)
+    common = grave[grave["remedy"].str.startswith("lower the learning rate")]
+    assert len(common) <= 1  # told once: the others refer to it
+    for same in found["remedy"][found["remedy"].str.startswith("the same as for ")]:
+        assert same.removeprefix("the same as for ") == common["rule"].iloc[0]
     factor = float(row.remedy.split("start again with ")[1].split(" ")[0])
     again = train(copy.deepcopy(start), optimizer(rate * factor), 5)
     assert "large_updates" not in told(again), str(again)

@@ -12,6 +12,7 @@ import typer
 from initstats.cli.app import Plugins, app
 from initstats.cli.console import Bar
 from initstats.cli.options import load_own
+from initstats.plural import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +52,12 @@ Tokens = Annotated[
 ]
 Vocabulary = Annotated[
     int | None,
-    typer.Option(min=1, show_default=False, help="--tokens draws ids below this. \\[default: 100]"),
+    typer.Option(
+        min=1,
+        show_default=False,
+        help="--tokens draws ids below this. \\[default: the rows of the model's first embedding; "
+        "100 where it has none]",
+    ),
 ]
 Data = Annotated[
     str | None,
@@ -140,7 +146,7 @@ def measure(
     Inputs go to the model in the order of their options; all of one option stand where its first
     one does.
     """
-    from initstats.cli.model import TOKENS, batches, measured, own_model, train
+    from initstats.cli.model import batches, measured, own_model, train, vocabulary_of
     from initstats.diagnosis import diagnose
 
     if steps is None and (lr, optimizer) != (None, None):
@@ -150,8 +156,8 @@ def measure(
     _claim(as_json, out)  # before the work, not after it
     load_own(plugin)
     given = context.meta.get(GIVEN, [])
-    source = batches(given, dtype, steps is not None, vocabulary or TOKENS)
     model, losses = own_model(factory, dtype, seed), list[float]()
+    source = batches(given, dtype, steps is not None, vocabulary or vocabulary_of(model))
     if steps is None:
         probe = measured(model, next(source)[0], backward=backward, spectra=spectra)
     else:
@@ -200,14 +206,17 @@ def _tell(probe: Probe, findings: pd.DataFrame, losses: list[float]) -> None:
     typer.echo(str(probe))
     if losses:
         typer.echo(f"loss: {losses[0]:.4g} at first, {losses[-1]:.4g} in step {len(losses)}")
+    from initstats.diagnosis.findings import told_remedy
+
     if not findings["severity"].isin(["error", "warning"]).any():
         healthy, unchecked = ((findings["severity"] == s).sum() for s in ("healthy", "unchecked"))
+        held = counted(healthy, "rule holds", "rules hold")
         others = f", {unchecked} could not be checked" if unchecked else ""
-        typer.echo(f"no error and no warning was found: {healthy} rules hold{others}")
+        typer.echo(f"no error and no warning was found: {held}{others}")
     for finding in findings.itertuples():
         if finding.severity not in ("healthy", "unchecked"):
             typer.echo(f"{finding.severity}: {finding.rule} at {finding.where}: {finding.evidence}")
-            typer.echo(f"  remedy: {finding.remedy}")
+            typer.echo("\n".join(told_remedy(str(finding.remedy))))
 
 
 def _write(target: str, probe: Probe, findings: pd.DataFrame, losses: list[float]) -> None:

@@ -22,7 +22,7 @@ from initstats.registry import staying
 SAMPLES = 256
 """Images in a batch of data."""
 TOKENS = 100
-"""Token ids are below this, unless another number is given."""
+"""Token ids are below this where neither the user nor an embedding of the model says more."""
 MEASURED = 100
 """Of a longer training, about so many steps are measured, evenly taken."""
 RATES = {"sgd": 0.01, "adam": 0.001}
@@ -52,6 +52,13 @@ def own_model(factory: str, dtype: str | None = None, seed: int = 0) -> nn.Modul
     if not isinstance(made, nn.Module):
         raise ValueError(f"{factory} returns {type(made).__name__}, no torch.nn.Module")
     return made.to(getattr(torch, dtype)) if dtype else made
+
+
+def vocabulary_of(model: nn.Module) -> int:
+    """How many ids the first embedding of a model has rows for; `TOKENS` where it has none."""
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    sizes = (each.num_embeddings for each in model.modules() if isinstance(each, kinds))
+    return next(sizes, TOKENS)
 
 
 def batches(

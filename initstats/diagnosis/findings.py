@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import html
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -44,8 +44,7 @@ class Findings(pd.DataFrame):
             about = f" ({finding.subject})" if several else ""
             head = f"{finding.severity}: {finding.rule} at {finding.where}{about}"
             lines += wrapper.wrap(head) + wrapper.wrap(f"  {finding.evidence}")
-            first, *rest = str(finding.remedy).splitlines() or [""]
-            remedy = [f"  remedy: {first}", *(f"  {line}" for line in rest)]
+            remedy = told_remedy(str(finding.remedy))
             code = _is_code(str(finding.remedy))
             lines += remedy if code else [part for line in remedy for part in wrapper.wrap(line)]
         lines += [part for line in self._others() for part in wrapper.wrap(line)]
@@ -71,6 +70,13 @@ class Findings(pd.DataFrame):
         unchecked = self[self["severity"] == "unchecked"]
         for reason, rows in unchecked.groupby("evidence", sort=False):
             yield f"unchecked: {_listed(rows['rule'], self['subject'].nunique())}: {reason}"
+
+
+def told_remedy(remedy: str) -> list[str]:
+    """The lines of a remedy as they are printed, one under the other."""
+    head = "  remedy: "
+    first, *rest = remedy.splitlines() or [""]
+    return [head + first, *(" " * len(head) + line for line in rest)]
 
 
 def diagnose(table: Any) -> Findings:
@@ -138,6 +144,7 @@ def _judged(steps: list[Profile]) -> Iterator[tuple[str, ...]]:
         if RULES[name].symptom and (bad := [(p, f) for p, f in found if _harms(p, f, mode)])
     }
     training = Training(steps, symptoms)
+    brought = _brought(training, each)
     for rule in RULES.values():
         about: list[Any] = [training] if rule.whole else _looked_at(rule, steps)
         reasons = [missing(rule.needs, one) for one in about]
@@ -147,7 +154,7 @@ def _judged(steps: list[Profile]) -> Iterator[tuple[str, ...]]:
         if rule.name not in each:
             told = [*rule.check(training, rule.threshold)] or [_holds("", rule.meaning)]
         else:
-            told = _told(rule, each[rule.name], training)
+            told = _told(rule, each[rule.name], training, brought.get(rule.name, ""))
         for severity, *rest in told:
             yield severity, rule.name, steps[0].subject, *rest
 
@@ -167,10 +174,30 @@ def _harms(profile: Profile, finding: Finding, trained: set[int]) -> bool:
     return finding.severity in ("error", "warning") and id(profile) in trained
 
 
-def _told(rule: Rule, found: Found, training: Training) -> list[Finding]:
+def _brought(training: Training, each: Mapping[str, Found]) -> dict[str, str]:
+    """What to do about faults of the signal that a training brought about, by the rules' names.
+
+    It is told at the gravest; the others have the same cause.
+    """
+    late = dict[str, list[tuple[int, int]]]()
+    for name, found in each.items():
+        faults = [(FAULTS.index(f.severity), p.step) for p, f in found if f.severity in FAULTS]
+        if RULES[name].symptom and faults and faults[0][1] > training.first:
+            late[name] = faults
+    if not late:
+        return {}
+    lead = min(late, key=lambda name: min(late[name]))
+    begun = min(step for faults in late.values() for _, step in faults)
+    return dict.fromkeys(late, f"the same as for {lead}") | {lead: _later(training, begun)}
+
+
+def _told(rule: Rule, found: Found, training: Training, late: str) -> list[Finding]:
     """The findings of a rule at all steps, one for each severity, with the steps of each.
 
     Where there are none, why it could not look everywhere; or that it holds.
+
+    Args:
+        late: the remedy of a fault that the training brought about; empty for others.
     """
     measured = [profile.step for profile in training.profiles]
 
@@ -178,17 +205,16 @@ def _told(rule: Rule, found: Found, training: Training) -> list[Finding]:
         steps = [profile.step for profile in at]
         return f" (at {_spelled(steps, measured)})" if len({*measured}) > 1 else ""
 
-    told = []
+    told: list[Finding] = []
     faults = [(profile, finding) for profile, finding in found if finding.severity in FAULTS]
-    late = rule.symptom and bool(faults) and faults[0][0].step > training.first
     for severity in FAULTS:
         at = [profile for profile, finding in faults if finding.severity == severity]
         # told as it was found first, where the cause is: all that a rule says of that step
         for profile, finding in faults:
             if finding.severity == severity and profile is at[0]:
-                remedy = _later(training, at[0].step) if late else finding.remedy
+                remedy = f"the same as for {rule.name}" if late and told else late
                 evidence = finding.evidence + when(at)
-                told.append(finding._replace(evidence=evidence, remedy=remedy))
+                told.append(finding._replace(evidence=evidence, remedy=remedy or finding.remedy))
     if told:
         return told
     looked_at = _looked_at(rule, training.profiles)
@@ -214,10 +240,10 @@ def _later(training: Training, step: int) -> str:
         return f"mend first what was there at step {training.first} already: {first}"
     size = training.largest_update(step)
     sizes = f", up to {size:.3g} of the weights (0.001 is usual)," if size > 0 else ""
-    slow = "; weight decay or a normalization holds back what comes slowly" if size < 0.01 else ""
+    slow = "; weight decay or a normalization stops a slow growth" if size < 0.01 else ""
     return (
         "lower the learning rate, warm it up, or clip gradients: the updates since step "
-        f"{training.first}{sizes} brought it about, not the initialization{slow}"
+        f"{training.first}{sizes} caused this, not the initialization{slow}"
     )
 
 

@@ -18,6 +18,7 @@ from initstats.diagnosis.rules.rule import (
     register_rule,
 )
 from initstats.diagnosis.sight import ENOUGH
+from initstats.plural import counted
 
 _EXACT = ("count", "mean", "std", "skewness", "kurtosis", "min", "max", "unit_std_std")
 """Statistics that two tensors of real numbers share to the last digit only if they are equal."""
@@ -45,7 +46,7 @@ def equal_units(profile: Profile, threshold: float) -> Iterator[Finding]:
         yield Finding(
             "warning",
             listed(found["name"]),
-            "all units of these layers are copies of each other: their means and stds agree to "
+            "all units are copies of each other: their means and stds agree to "
             f"{threshold:g} of the rms, and equal units get equal gradients",
             drawn_anew(profile, map(int, found["layer"])) if profile.probed else "draw them anew",
         )
@@ -94,7 +95,7 @@ def equal_layers(profile: Profile, threshold: float) -> Iterator[Finding]:
         "warning" if behind else "note",
         listed(_heads(names)),
         f"{sum(map(len, names))} weights are copies of each other: {' = '.join(names[0])}"
-        + (f", and {len(names) - 1} more such groups" if len(names) > 1 else ""),
+        + (f", and {counted(len(names) - 1, 'more such group')}" if len(names) > 1 else ""),
         "\n".join(over(group, line) for line, group in lines.items())
         + ("" if behind else "  # unless they are copies on purpose, as a target network is"),
     )

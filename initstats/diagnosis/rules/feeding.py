@@ -11,6 +11,7 @@ from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.loops import over
 from initstats.diagnosis.rules.rule import OPERATIONS, Finding, listed, register_rule
 from initstats.diagnosis.summary import DECADE
+from initstats.plural import counted
 from initstats.probe.kinds import DROPOUTS, MIXING
 
 
@@ -58,17 +59,18 @@ def _far(
     yield Finding(
         "warning" if far and not undone else "note",
         rows.places[number],
-        f"what {listed(profile.along(reading).places)} reads has a mean of {mean:.3g} and a std of "
-        f"{std:.3g}, and not of 0 and 1: "
+        f"the input of {listed(profile.along(reading).places)} has a mean of {mean:.3g} and a std "
+        f"of {std:.3g}, where 0 and 1 are usual: "
         + (
-            "the normalization behind undoes that in the signal, but not in the updates"
+            "the normalization after it corrects the outputs, but not the updates of the weights"
             if undone
-            else "its outputs, and the first updates of its weights, are as far from their size"
+            else "outputs, and the first updates of weights, are "
+            f"{rms:.3g} times as large as for such an input"
         ),
         f"x = (x - {mean:.4g}) / {std:.4g}  # the mean and the std of the training data"
         if alone
-        else f"subtract the mean of the training data, here {mean:.4g}, and divide by their std, "
-        f"here {std:.4g}",
+        else f"subtract the mean of the training data, here {mean:.4g}, and divide by its standard "
+        f"deviation, here {std:.4g}",
     )
 
 
@@ -100,9 +102,9 @@ def dropped(profile: Profile, threshold: float) -> Iterator[Finding]:
             yield Finding(
                 "warning" if grave else "note",
                 listed(found.places),
-                f"a random operation keeps few of the entries: after {found.places[0]} "
-                f"{zero[0]:.1%} are not zero, and these are multiplied by much to make good for "
-                "the others: what follows sees mostly noise",
+                f"a random operation keeps few of the entries: after {found.places[0]}, "
+                f"{zero[0]:.1%} are not zero, and these are multiplied by a large number to make "
+                "up for the others: later layers see mostly noise",
                 _milder(profile, layers)
                 or "drop at most half of the entries: was the share to keep given as the share to "
                 "drop?",
@@ -136,7 +138,8 @@ def small_batch(profile: Profile, threshold: float) -> Iterator[Finding]:
         yield Finding(
             "note",
             listed(found["name"]),
-            f"the mean and the variance of a channel are those of {found['entries'].min():.0f} "
-            "entries: noise in training, and other numbers in evaluation",
-            "larger batches, or a normalization of each sample: GroupNorm, LayerNorm",
+            "the mean and the variance of each channel are computed from "
+            f"{counted(found['entries'].min(), 'entry', 'entries')}: they are noise in training, "
+            "and differ from those of evaluation",
+            "use larger batches, or a normalization of each sample, as GroupNorm or LayerNorm",
         )

@@ -16,6 +16,7 @@ from initstats.diagnosis.rules.rule import (
     register_training_rule,
 )
 from initstats.diagnosis.training import Training
+from initstats.plural import counted
 from initstats.registry import Need
 
 _LEARNED = Need[Training](
@@ -44,7 +45,8 @@ def unregistered_weights(profile: Profile, threshold: float) -> Iterator[Finding
         yield Finding(
             "warning",
             listed(found.places),
-            f"{count} operation{'s use' if count > 1 else ' uses'} weights ({entries:,} entries) "
+            f"{counted(count, 'operation uses', 'operations use')} weights "
+            f"({counted(entries, 'entry', 'entries')}) "
             "that get gradients and are no parameters of the model: an optimizer of "
             "model.parameters() does not have them, and state_dict() does not save them",
             "keep layers in an nn.ModuleList or nn.ModuleDict instead of a list or dict, and a "
@@ -69,7 +71,7 @@ def missing_updates(training: Training, threshold: float) -> Iterator[Finding]:
         yield Finding(
             "warning",
             first.subject,
-            f"{passes} backward passes and no update of the weights",
+            f"{passes} backward passes, and no update of the weights",
             "call optimizer.step() after backward(), with an optimizer of this model's parameters",
         )
 
@@ -92,5 +94,5 @@ def evaluation_mode(training: Training, threshold: float) -> Iterator[Finding]:
             listed(found.places),
             "the weights are updated, and every pass was in evaluation mode: batch normalization "
             "keeps the statistics that it has, and dropout, if there is any, drops nothing",
-            "model.train() before the training, unless it is meant so",
+            "call model.train() before the training, unless this is intended",
         )

@@ -140,18 +140,25 @@ def cut_output(profile: Profile, threshold: float) -> Iterator[Finding]:
         yield Finding(
             "warning",
             listed(profile.along(grave).places),
-            "a softmax follows on what is never negative, and so cannot come near 0 or 1",
-            "leave the activation out: the loss, or the softmax, expects logits of both signs",
+            "a softmax reads what is never negative, and so cannot come near 0 or 1",
+            f"leave {_ops(profile, grave)} out: the loss, or the softmax, expects logits of both "
+            "signs",
         )
     if mild:
         found = profile.along(mild)
         yield Finding(
             "note",
             listed(found.places),
-            f"the output is what {found['op'][-1]} makes of the last layer, and never negative, "
-            "while CrossEntropyLoss and BCEWithLogitsLoss expect logits of both signs",
-            "nothing, if the loss takes shares, or numbers that are never negative",
+            f"{_ops(profile, mild)} makes the output of the last layer nonnegative, while "
+            "CrossEntropyLoss and BCEWithLogitsLoss expect logits of both signs",
+            f"leave {_ops(profile, mild)} out if the loss is one of these; nothing, if it takes "
+            "probabilities, or numbers that are never negative",
         )
+
+
+def _ops(profile: Profile, layers: list[int]) -> str:
+    """The operations that made some values."""
+    return " and ".join(dict.fromkeys(map(str, profile.along(layers)["op"])))
 
 
 def _cuts(profile: Profile, layer: int, threshold: float) -> bool:

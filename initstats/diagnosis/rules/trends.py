@@ -27,6 +27,7 @@ from initstats.diagnosis.rules.rule import (
 )
 from initstats.diagnosis.sight import WHOLE
 from initstats.diagnosis.summary import DECADE
+from initstats.plural import counted
 
 
 @register_rule(
@@ -111,11 +112,12 @@ def scale_jump(profile: Profile, threshold: float) -> Iterator[Finding]:
                     f"{place} multiplies the rms by {first.factor:.3g}, from {first.before:.3g} to "
                     f"{first.after:.3g}{again}"
                 )
-            told[SHOWN:] = [f"{len(told) - SHOWN} more do so"] if len(told) > SHOWN else []
+            rest = counted(len(told) - SHOWN, "more does so", "more do so")
+            told[SHOWN:] = [rest] if len(told) > SHOWN else []
             yield Finding(
                 "warning",
                 listed(places),
-                "; ".join(told) + "; what reads it does not undo that",
+                "; ".join(told) + "; what follows does not undo this",
                 (drawn_anew(profile, layers) if same is maps else "") or _without(profile, same),
             )
 
@@ -133,8 +135,8 @@ def _without(profile: Profile, found: list[Jump]) -> str:
     if lines:
         return "\n".join(lines)
     if added:
-        return "make what is added as large as what it is added to, or normalize both before"
-    return "leave the factor out, or put a normalization behind it"
+        return "give both terms of the sum about the same size, or normalize both before it"
+    return "leave the factor out, or put a normalization after it"
 
 
 @register_rule(
@@ -198,13 +200,14 @@ def _growth(
     yield Finding(
         "warning" if severity else "note",
         listed(names),
-        f"the second moment grows {growth:.3g} times over {len(chain)} residual sums from "
-        f"{profile.place(chain[0].layer)} to {profile.place(chain[-1].layer)}, most of all at "
+        f"the second moment becomes {growth:.3g} times as large over {len(chain)} residual sums, "
+        f"from {profile.place(chain[0].layer)} to {profile.place(chain[-1].layer)}; most of it at "
         + ", ".join(
             f"{name} ({factors[n]:.3g} times)" for name, n in zip(names[:4], strong, strict=False)
         ),
-        (scaled(weights, f"{share:.3g}") if weights else f"scale each branch by {share:.3g}")
-        + "  # or start each branch at zero",
+        scaled(weights, f"{share:.3g}") + "  # or start each branch at zero"
+        if weights
+        else f"scale each branch by {share:.3g}, or start each branch at zero",
     )
 
 
@@ -236,7 +239,7 @@ def _drift(
             "error",
             place,
             f"the {what} is exactly 0 from {place} on, and no gradient will change that",
-            "initialize the layer before it",
+            "draw the weights of the layer before it anew",
         )
         return
     kept = np.isfinite(size) & (size > 0)
@@ -269,8 +272,8 @@ def _drift(
         severity,
         f"{profile.place(places[0])} to {profile.place(places[-1])}",
         f"the {what} {word} {direction}: each layer multiplies the {measure} by "
-        f"{math.exp(mean / 2):.3g} ({low:.3g} to {high:.3g}), {len(steps)} layers by "
-        f"{math.exp(total / 2):.3g}",
+        f"{math.exp(mean / 2):.3g} ({low:.3g} to {high:.3g}), {len(steps)} layers multiply "
+        f"it by {math.exp(total / 2):.3g}",
         remedy,
     )
 
@@ -291,8 +294,8 @@ def _runs(profile: Profile, path: list[int]) -> list[list[int]]:
 
 
 _FADING = (
-    "nothing, if steps far back need not count; else gates with a bias of 1 for what is kept, "
-    "orthogonal weights of the state, or a loss at every step"
+    "nothing, if early steps need not count; else start the bias of the gate that keeps the state "
+    "at 1, make its weights orthogonal, or compute a loss at every step"
 )
 """What to do where the same weights are used again and again."""
 
@@ -322,8 +325,8 @@ def _rescale(profile: Profile, log: float, steps: int, what: str) -> str:
     if what == "signal":
         if abs(excess) > math.log(1.05):
             return (
-                'initstats.reinitialize_(model, "matched", x)  # weights are now '
-                f"{math.exp(excess):.3g} times those of the gain of what each layer reads"
+                'initstats.reinitialize_(model, "matched", x)  # the weights are now '
+                f"{math.exp(excess):.3g} times as large as those that keep the signal"
             )
         return "initstats.lsuv_(model, x)  # or a normalization between layers"
     sigma = math.exp(float(np.median(np.log(np.maximum(rows["sigma_w2"], 1e-300)) / 2)))
@@ -331,14 +334,14 @@ def _rescale(profile: Profile, log: float, steps: int, what: str) -> str:
         return (
             f'initstats.reinitialize_(model, "kaiming_normal(gain={_BOUNDED})", x)  # weights '
             f"{_BOUNDED / sigma:.3g} times as large: the gain that keeps the whole signal of a "
-            "bounded activation is too large for its gradient, and at 1 the signal fades"
+            "bounded activation lets its gradient grow, and a gain of 1 lets the signal fade"
         )
     if abs(excess) > math.log(1.05) and abs(log - excess) * steps < math.log(DECADE):
         return (
             f'initstats.reinitialize_(model, "matched", x)  # weights {math.exp(-excess):.3g} '
-            "times as large: the gain of what each layer reads"
+            "times as large, which keeps the signal"
         )
     return (
-        f"a normalization between layers, or weights {1 / factor:.4g} times as large: the gain "
-        "that keeps this activation's signal does not keep its gradient"
+        f"put a normalization between layers, or make the weights {1 / factor:.4g} times as large: "
+        "the gain that keeps this activation's signal does not keep its gradient"
     )

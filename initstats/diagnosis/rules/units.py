@@ -25,6 +25,7 @@ from initstats.diagnosis.rules.rule import (
 from initstats.diagnosis.rules.weights import shrinking
 from initstats.diagnosis.sight import ENOUGH, WHOLE
 from initstats.diagnosis.summary import SAME
+from initstats.plural import counted
 from initstats.probe.kinds import CHOOSING, POOLING, RECURRENT
 
 
@@ -65,7 +66,7 @@ def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
             yield Finding(
                 degree,
                 listed(profile.along(layers).places),
-                f"{_dead_of(profile, worst, dead[worst])} give one value for every sample, and so "
+                f"{_dead_of(profile, worst, dead[worst])} the same value for every sample, and so "
                 "tell nothing about it",
                 unbiased(profile, before) or _advice(profile, worst),
             )
@@ -75,22 +76,26 @@ def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
     elif dead and not told:
         worst = max(dead, key=dead.__getitem__)
         than = (
-            "as many as random weights leave where samples are so alike"
+            "no more than random weights give where samples are so similar"
             if worst in natural
             else f"below {noted:.0%}"
         )
         evidence = (
-            f"{_dead_of(profile, worst, dead[worst])} give one value for every sample, {than}"
+            f"{_dead_of(profile, worst, dead[worst])} the same value for every sample, {than}"
         )
         yield Finding("healthy", profile.place(worst), evidence, "")
 
 
 def _dead_of(profile: Profile, layer: int, share: float) -> str:
-    """How many units of a layer are dead."""
+    """How many units of a layer are dead: the beginning of a sentence, with its verb."""
     units = profile.along([layer])["units"][0]
     if math.isnan(units):  # a study's
-        return f"{share:.0%} of the units of {profile.place(layer)}"
-    return f"{round(share * units)} of {units:.0f} units ({share:.0%}) of {profile.place(layer)}"
+        return f"{share:.0%} of the units of {profile.place(layer)} have"
+    count = round(share * units)
+    return (
+        f"{count} of {counted(units, 'unit')} ({share:.0%}) of {profile.place(layer)} "
+        f"{'has' if count == 1 else 'have'}"
+    )
 
 
 def _advice(profile: Profile, layer: int) -> str:
@@ -115,10 +120,10 @@ def _factor_advice(profile: Profile, layer: int) -> str:
         return "look at what it reads: a value that is 0 makes a product 0"
     if row["normalized"][0] == 1 or len(read) > 1:
         return (
-            f"it is {row['mean'][0]:.3g} whatever it reads, as a number over itself is: divide by "
-            "the sum of several, before some of them are chosen, or choose more than one"
+            f"it is {row['mean'][0]:.3g} whatever it reads, as a number divided by itself is: "
+            "divide by the sum of several, before some of them are chosen, or choose more than one"
         )
-    return "look at what it is multiplied or divided by: for these units it does not leave anything"
+    return "look at what multiplies or divides it: that makes these units the same for all samples"
 
 
 def _natural(profile: Profile, layer: int, share: float) -> bool:
@@ -316,7 +321,7 @@ def collapse(profile: Profile, threshold: float) -> Iterator[Finding]:
     same &= ~caused
     if caused.any():
         places = listed(rows.where(caused).places)
-        yield Finding("unchecked", places, "dead_units tells what biases do there", "")
+        yield Finding("unchecked", places, "dead_units names the biases that cause it", "")
     if same.any():
         found = rows.where(same)
         many = len(found) >= max(3, len(rows) / 4)
@@ -325,7 +330,7 @@ def collapse(profile: Profile, threshold: float) -> Iterator[Finding]:
             listed(found.places),
             "different samples give nearly the same output: their correlation is "
             f"{found['sample_correlation'][-1]:.4f} at {found.places[-1]}, and "
-            f"{threshold} or more in {len(found)} of {len(rows)} layers",
+            f"{threshold} or more in {len(found)} of {counted(len(rows), 'layer')}",
             _apart(profile, [int(layer) for layer in found["layer"]]),
         )
 

@@ -18,6 +18,7 @@ from initstats.diagnosis.rules.rule import (
 )
 from initstats.diagnosis.summary import DECADE
 from initstats.diagnosis.training import Training
+from initstats.plural import counted
 from initstats.registry import Need
 
 _COARSE = 1e-6
@@ -68,7 +69,7 @@ def weights_without_gradient(training: Training, threshold: float) -> Iterator[F
             listed(names),
             f"{_counted(names)} no gradient, though {_pronoun(names)} not frozen and other weights "
             f"get one: {cut.evidence}",
-            f"{cut.remedy}; if it is meant so, freeze them, as that says so: "
+            f"{cut.remedy}; if that is intended, say so by freezing: "
             "model.get_parameter(name).requires_grad_(False)",
         )
     frozen = (weights.trainable == 0).any(axis=0) & ~(weights.trainable == 1).any(axis=0)
@@ -77,8 +78,9 @@ def weights_without_gradient(training: Training, threshold: float) -> Iterator[F
         yield Finding(
             "note",
             listed(names),
-            f"{len(names)} of {len(frozen)} parameters are frozen: their requires_grad is False",
-            "nothing, if they are frozen on purpose; else set it to True before the optimizer is "
+            f"{len(names)} of {counted(len(frozen), 'parameter')} "
+            f"{'is' if len(names) == 1 else 'are'} frozen (requires_grad=False)",
+            "nothing, if that is intended; else set requires_grad to True before the optimizer is "
             "made",
         )
 
@@ -200,10 +202,10 @@ def weights_without_update(training: Training, threshold: float) -> Iterator[Fin
             "warning",
             listed(given),
             f"{_counted(given)} gradients and never move{'s' if len(given) == 1 else ''} in "
-            f"{updates} updates, while {moving} others do: the optimizer does not have "
-            f"{'them' if len(given) > 1 else 'it'}, or at a learning rate of 0",
-            "make the optimizer of model.parameters(), after the last layer is in its place, and "
-            "look at its groups; what is frozen on purpose needs no gradient: "
+            f"{updates} updates, while {counted(moving, 'other does', 'others do')}: "
+            f"the optimizer lacks {'them' if len(given) > 1 else 'it'}, or its learning rate is 0",
+            "give the optimizer model.parameters(), after the last layer is in its place, and look "
+            "at its groups; what is frozen on purpose needs no gradient: "
             "model.get_parameter(name).requires_grad_(False)",
         )
     if lost.any():
@@ -324,7 +326,8 @@ def _harm(training: Training, begun: int) -> tuple[Severity, str]:
         found = [name for name, symptom in late.items() if symptom.step == profile.step]
         if found:
             error = any(late[name].severity == "error" for name in found)
-            told = f"{', '.join(found)} is found from step {profile.step} on"
+            find = "find" if len(found) > 1 else "finds"
+            told = f"{', '.join(found)} {find} a fault from step {profile.step} on"
             return "error" if error else "warning", told
     return "warning", ""
 

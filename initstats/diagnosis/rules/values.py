@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from initstats.diagnosis.columns import Columns
+from initstats.diagnosis.graph import SCALING
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.rule import (
     ARRIVED,
@@ -17,6 +18,7 @@ from initstats.diagnosis.rules.rule import (
     listed,
     register_rule,
 )
+from initstats.plural import counted
 
 _IEEE = "IEEE 754: what overflows once stays infinite or becomes NaN"
 
@@ -58,15 +60,15 @@ def _spoiled(profile: Profile, bad: Columns) -> Finding:
         "loss, mend that first. Go on from weights that were saved before"
     )
     loaded = (
-        "the weights came so: load others, or draw them anew; if they were trained, look for the "
-        "first step with NaN: a lower learning rate and clipped gradients "
+        "the model had them before it ran: load other weights, or draw them anew; if they were "
+        "trained, look for the first step with NaN: a lower learning rate and clipped gradients "
         "(torch.nn.utils.clip_grad_norm_) keep them finite"
     )
     return Finding(
         "error",
         listed(bad["name"]),
-        f"{len(bad)} of {len(profile.parameters)} parameters hold NaN or infinite weights, "
-        f"{share:.2%} of their entries: whatever reads them is NaN",
+        f"NaN or infinite weights in {len(bad)} of {counted(len(profile.parameters), 'parameter')}"
+        f", {share:.2%} of the entries: whatever is computed of them becomes NaN, too",
         begun if profile.step else loaded,
     )
 
@@ -74,17 +76,20 @@ def _spoiled(profile: Profile, bad: Columns) -> Finding:
 def _begun(profile: Profile, bad: Columns) -> Iterator[Finding]:
     """Where values that are not finite begin, and whether they spread."""
     spread = profile.sight.spread
-    if spread:
+    if masked := _masked(profile):
+        yield masked
+    elif spread:
         row = profile.along(spread[:1])
         count, nonfinite = row["count"][0], row["nonfinite"][0]
-        reached = f"; {len(bad) - 1} tensors after it hold some" if len(bad) > 1 else ""
+        later = counted(len(bad) - 1, "tensor after it has some", "tensors after it have some")
+        reached = f"; {later}" if len(bad) > 1 else ""
         given = spread[0] == 0
-        read = "it comes from outside" if given else "all that it reads are finite"
+        read = "it is an input of the model" if given else "all that it reads is finite"
         yield Finding(
             "error",
             profile.place(spread[0]),
-            f"{nonfinite:,.0f} of {count:,.0f} entries ({nonfinite / count:.2%}) are NaN or "
-            f"infinite, and {read}{reached}",
+            f"NaN or infinite: {nonfinite:,.0f} of {counted(count, 'entry', 'entries')} "
+            f"({nonfinite / count:.2%}); {read}{reached}",
             "fill or drop what is missing in the data, before the model"
             if given
             else f"look at {row['op'][0]} there: does it divide by zero, take the log or root of "
@@ -102,6 +107,42 @@ def _begun(profile: Profile, bad: Columns) -> Iterator[Finding]:
         )
 
 
+def _masked(profile: Profile) -> Finding | None:
+    """NaN where all that was read is infinite, as a softmax makes it of a row of nothing but -inf.
+
+    What overflows leaves finite entries near the end of its format's range, or none; those of a
+    mask are of any size.
+    """
+    rows, graph = profile.along(profile.sight.spread), profile.graph
+    nan = rows["nonfinite"] - rows["infinite"]
+    if not profile.probed or not (nan > 0).any():
+        return None
+    first = int(np.argmax(nan > 0))
+    read = profile.along(graph.inputs[int(rows["layer"][first])])
+    read = read.where(read["nonfinite"] > 0)
+    ends = np.fmax(np.abs(read["min"]), np.abs(read["max"]))
+    small = all(16 * end < _largest(name) for end, name in zip(ends, read["dtype"], strict=True))
+    scaled = any(op in SCALING for op in read["op"])  # a division by zero
+    only = (read["nonfinite"] == read["infinite"]).all() and read["infinite"].sum() >= nan[first]
+    if not len(read) or not small or scaled or not only:
+        return None
+    count = counted(rows["count"][first], "entry", "entries")
+    return Finding(
+        "error",
+        rows.places[first],
+        f"NaN: {nan[first]:,.0f} of {count}, where {read.places[0]} is infinite: a softmax gives "
+        "NaN for a row that is -inf in all its entries, as where a mask leaves nothing of it",
+        "leave at least one entry of each row unmasked, or mask with torch.finfo(x.dtype).min "
+        "instead of -inf: then such a row gets equal shares",
+    )
+
+
+def _largest(dtype: str) -> float:
+    """The largest number of a format."""
+    known = _FORMATS.get(dtype)
+    return known[0] if known else float(np.finfo(dtype).max)
+
+
 def _backward(profile: Profile, bad: Columns) -> Finding:
     """Where a gradient that is not finite begins: there all that the next operations get are."""
     layers = {int(layer) for layer in bad["layer"]}
@@ -114,10 +155,11 @@ def _backward(profile: Profile, bad: Columns) -> Finding:
     return Finding(
         "note" if scaled else "error",
         profile.place(last),
-        f"its gradient holds NaN or infinite entries, while all values are finite; {ops} makes "
-        "them on the way back",
-        f"look at the derivative of {ops}: a root or a norm has none at 0, a division by almost 0 "
-        "has a huge one. Add an eps inside the root, or mask with torch.where before the operation",
+        f"its gradient holds NaN or infinite entries, while all values are finite; the backward "
+        f"pass of {ops} makes them",
+        f"look at the derivative of {ops}: that of a root or a norm is infinite or NaN at 0, that "
+        "of a division by almost 0 is huge. Add an eps inside the root, or mask with torch.where "
+        "before the operation",
     )
 
 
@@ -185,19 +227,12 @@ def _unfit(
         found = above | below
         if found.any():
             counts = [
-                _tensors(int(above.sum()), "overflow"),
-                _tensors(int(below.sum()), "lose", " precision"),
+                (above.sum(), "tensor overflows", "tensors overflow"),
+                (below.sum(), "tensor loses precision", "tensors lose precision"),
             ]
             yield Finding(
                 severity,
                 listed(rows.where(found).places),
-                f"{name}: {', '.join(filter(None, counts))}",
+                f"{name}: {', '.join(counted(*words) for words in counts if words[0])}",
                 _ADVICE,
             )
-
-
-def _tensors(count: int, verb: str, what: str = "") -> str:
-    """How many tensors do something; empty for none."""
-    if count == 1:
-        return f"1 tensor {verb}s{what}"
-    return f"{count} tensors {verb}{what}" if count else ""

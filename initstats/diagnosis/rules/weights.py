@@ -48,8 +48,8 @@ def weight_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
         "warning" if set(layers) <= profile.graph.normalized else "error",
         listed(found["name"]),
         f"the weights at {found['name'][worst]} multiply the rms by "
-        f"{math.sqrt(found['sigma_w2'][worst]):.3g}; for what it reads, "
-        f"{profile.gain(layers[worst]):.3f} keeps the signal",
+        f"{math.sqrt(found['sigma_w2'][worst]):.3g}; a factor of "
+        f"{profile.gain(layers[worst]):.3f} would keep the signal",
         "\n".join(filter(None, [drawn_anew(profile, layers), unbiased(profile, layers, size=1.0)]))
         or "scale the weights down to the gain of the activation that they read",
     )
@@ -71,7 +71,7 @@ def zero_weights(profile: Profile, threshold: float) -> Iterator[Finding]:
         yield Finding(
             "error",
             listed(_zero_names(profile, zeros.stuck)),
-            "all these weights are 0, one behind the other: each multiplies the other's gradient "
+            "these weights are all 0, one after the other: each multiplies the other's gradient "
             "by 0, so that none ever changes",
             # of two, the second may stay at zero
             _from_zero(profile, waiting) or "start one of them at a small number, not both at 0",
@@ -102,8 +102,8 @@ def _delayed(profile: Profile, layers: list[int]) -> Finding:
     return Finding(
         "note",
         listed(_zero_names(profile, layers)),
-        f"{subject} 0 in all entries, and no shortcut leads round {it}: the signal is the same for "
-        f"every sample from there on; {arrives}",
+        f"{subject} 0 in all entries, and no shortcut leads around {it}: the signal is the same "
+        f"for every sample from there on; {arrives}",
         _from_zero(profile, layers) or "start them at small random numbers",
     )
 
@@ -160,8 +160,8 @@ def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
     times = f", the factor of {factor:.4g} that follows included" if factor > 1 else ""
     left = _left(profile, first, last)
     measured = (
-        f"; over {length} layers in a row, with no normalization between, what differs from sample "
-        f"to sample becomes {left:.2g} times as large"
+        f"; over {length} layers in a row without a normalization, the differences between "
+        f"samples become {left:.2g} times as large"
     )
     yield Finding(
         "warning" if left * threshold < 1 or ratio > RULES["weight_scale"].threshold else "note",
@@ -210,7 +210,7 @@ def fan_mode(profile: Profile, threshold: float) -> Iterator[Finding]:
     yield Finding(
         "warning" if uneven[wrong].max() >= threshold else "note",
         listed(drawn.modules[wrong]),
-        f"the variance is a squared gain over fan_out, {fan_in / ratio:.0f}, and not over fan_in, "
+        f"the variance was computed with fan_out, {fan_in / ratio:.0f}, instead of fan_in, "
         f"{fan_in:.0f}: the second moment becomes {ratio:.3g} times what it should be",
         drawn_anew(profile, layers),
     )

@@ -185,6 +185,25 @@ def test_what_is_dropped(name: str) -> None:
     assert told(*build()).get("dropped", "") == severity
 
 
+@pytest.mark.parametrize(
+    ("place", "dead"),
+    [("behind", False), ("before", False), ("channels", False), ("behind", True)],
+)
+def test_what_is_dropped_is_not_dead(place: str, dead: bool) -> None:
+    """Of 32 samples a share of 0.95 leaves two: many units are constant by chance."""
+    torch.manual_seed(0)
+    drop: nn.Module = nn.Dropout2d(0.95) if place == "channels" else nn.Dropout(0.95)
+    layer = conv(3, 64) if place == "channels" else nn.Linear(64, 64)
+    parts = [drop, nn.ReLU()] if place == "before" else [nn.ReLU(), drop]
+    model = stack(layer, *parts)
+    if dead:
+        nn.init.constant_(layer.bias, -30.0)  # type: ignore[arg-type]
+    x = torch.randn(32, 3, 8, 8) if place == "channels" else torch.randn(32, 64)
+    found = diagnose(measure(model, x, backward=True)).query("rule == 'dead_units'").iloc[0]
+    assert (found["severity"] == "error") == dead, found["evidence"]
+    assert dead or found["severity"] == "healthy", found["evidence"]
+
+
 def exponentials(x: Tensor, a: nn.Module) -> Tensor:
     e: Tensor = a(x).exp()
     return e / e.sum(0)
@@ -201,6 +220,83 @@ def linear_attention(x: Tensor, q: nn.Module, k: nn.Module, v: nn.Module) -> Ten
 
 
 SEQUENCE = (8, 12, 64)
+ALIKE = (8, 8, 64)
+"""As many samples as positions, and as heads: no size tells a dimension from another."""
+
+
+def scored(
+    average: Callable[[Tensor, Tensor], Tensor], *, split: bool = True, shape: Any = ALIKE
+) -> Case:
+    """A layer of attention with eight heads, or one; what is made of its scores and values."""
+
+    def function(x: Tensor, q: nn.Module, k: nn.Module, v: nn.Module, out: nn.Module) -> Tensor:
+        heads = [layer(x) for layer in (q, k, v)]
+        if split:
+            heads = [h.unflatten(-1, (8, 8)).transpose(1, 2) for h in heads]
+        scores = heads[0] @ heads[1].mT / math.sqrt(heads[0].shape[-1])
+        y = average(scores, heads[2])
+        result: Tensor = out(y.transpose(1, 2).flatten(2) if split else y)
+        return x + result
+
+    return lambda: (Layers(function, *linears(*5 * [64])), torch.randn(shape))
+
+
+def folded(s: Tensor, v: Tensor) -> Tensor:
+    """Samples and heads in one dimension, in a type of half the size, and with dropout."""
+    a = F.dropout(s.flatten(0, 1).softmax(1).half().float(), 0.1)
+    return torch.bmm(a, v.flatten(0, 1)).unflatten(0, (8, 8))
+
+
+def masked(s: Tensor, v: Tensor) -> Tensor:
+    seen = torch.ones(s.shape[-2:]).tril().bool()
+    return s.masked_fill(~seen, -1e9).softmax(-1) @ v
+
+
+def slots(s: Tensor, v: Tensor) -> Tensor:
+    a = s.softmax(-2) + 1e-8
+    return (a / a.sum(-1, keepdim=True)) @ v
+
+
+def slots_later(s: Tensor, v: Tensor) -> Tensor:
+    a = s.softmax(-2)
+    return (a @ v) / a.sum(-1, keepdim=True)
+
+
+def both_ways(s: Tensor, v: Tensor) -> Tensor:
+    return (s.softmax(-1) @ s.softmax(-2).mT) @ v
+
+
+def inverted(s: Tensor, v: Tensor) -> Tensor:
+    """Shares that are multiplied from both sides, as an iteration to an inverse does."""
+    a = s.softmax(-1)
+    z = a.mT * 0.1
+    return z @ (a @ (z @ v))
+
+
+def by_channels(x: Tensor, q: nn.Module, k: nn.Module, v: nn.Module) -> Tensor:
+    out: Tensor = (q(x).mT @ k(x) / 8).softmax(-1) @ v(x).mT
+    return out.mT
+
+
+def talking(x: Tensor, q: nn.Module, k: nn.Module, mix: nn.Module) -> Tensor:
+    heads = [layer(x).unflatten(-1, (8, 8)).transpose(1, 2) for layer in (q, k)]
+    a = torch.einsum("bhqk,gh->bgqk", (heads[0] @ heads[1].mT / 3).softmax(-1), mix.weight)
+    return a @ heads[1]
+
+
+def features(x: Tensor, q: nn.Module, k: nn.Module, v: nn.Module) -> Tensor:
+    """A kernel of shares of features, for queries and keys alike."""
+    out: Tensor = (q(x) / 4).softmax(-1) @ ((k(x) / 4).softmax(-1).mT @ v(x))
+    return out
+
+
+def clusters(x: Tensor, a: nn.Module, b: nn.Module) -> Tensor:
+    """Nodes of graphs that are assigned to clusters, by neighbours that come as an input."""
+    near = x @ x.mT
+    out: Tensor = (near @ a(x) / 100).softmax(-1).mT @ (near @ b(x) / 100)
+    return out
+
+
 SOFTMAX: dict[str, tuple[bool, Case]] = {
     "samples": (True, lambda: (stack(nn.Linear(64, 8), nn.Softmax(0)), torch.randn(NOISE))),
     "logs": (True, lambda: (stack(nn.Linear(64, 8), nn.LogSoftmax(0)), torch.randn(NOISE))),
@@ -226,6 +322,32 @@ SOFTMAX: dict[str, tuple[bool, Case]] = {
         lambda x, a: a(x).flatten(2).softmax(-1), conv()), torch.randn(16, 3, 8, 8))),
     "a position of an answer": (False, lambda: (Layers(
         lambda x, a: a(x)[..., 0].softmax(1), nn.Linear(64, 2)), torch.randn(SEQUENCE))),
+    "scores over samples": (True, scored(lambda s, v: s.softmax(0) @ v)),
+    "scores over heads": (True, scored(lambda s, v: s.softmax(1) @ v)),
+    "scores over queries": (True, scored(lambda s, v: s.softmax(2) @ v)),
+    "scores over keys": (False, scored(lambda s, v: s.softmax(3) @ v)),
+    "one head over samples": (True, scored(lambda s, v: s.softmax(0) @ v, split=False)),
+    "one head over queries": (True, scored(lambda s, v: s.softmax(1) @ v, split=False)),
+    "letters over queries": (True, scored(
+        lambda s, v: torch.einsum("...ij,...jd->...id", s.softmax(-2), v))),
+    "letters over keys": (False, scored(
+        lambda s, v: torch.einsum("xyij,xyjd->xyid", s.softmax(-1), v))),
+    "keys before queries": (False, scored(
+        lambda s, v: torch.einsum("bhkq,bhkd->bhqd", s.softmax(2), v))),
+    "values first": (False, scored(lambda s, v: (v.mT @ s.softmax(2)).mT)),
+    "folded over queries": (True, scored(folded)),
+    "masked": (False, scored(masked)),
+    "slots": (False, scored(slots)),
+    "slots, divided later": (False, scored(slots_later)),
+    "both ways": (False, scored(both_ways, shape=SEQUENCE)),
+    "inverted": (False, scored(inverted)),
+    "by channels": (False, lambda: (Layers(by_channels, *linears(*4 * [64])),
+                                    torch.randn(SEQUENCE))),
+    "talking heads": (False, lambda: (Layers(talking, *linears(64, 64, 64), nn.Linear(8, 8)),
+                                      torch.randn(SEQUENCE))),
+    "features": (False, lambda: (Layers(features, *linears(*4 * [64])), torch.randn(SEQUENCE))),
+    "clusters": (False, lambda: (Layers(clusters, *linears(64, 8), *linears(64, 64)),
+                                 torch.randn(SEQUENCE))),
 }  # fmt: skip
 
 

@@ -32,7 +32,8 @@ from initstats.probe.origins import Call, Origin, Use, axes_of, same_units, uses
 from initstats.probe.passes import Passes
 from initstats.probe.readings import Mode
 from initstats.probe.recurrent import saturated
-from initstats.probe.scales import Scales, shares_axis
+from initstats.probe.scales import Scales
+from initstats.probe.shares import held, record_products, shares_axis
 from initstats.probe.slots import Address, Slot
 from initstats.probe.sums import record_sums
 
@@ -179,11 +180,17 @@ class Recorder(Passes):
             self.hidden.note(operation.tensors, weights, self.parameters, facts)
         normalized = self._scales.follow(operation, made, weighted=weighted)
         drawn = max((origin.drawn for origin in origins), default=0) or draws(operation)
+        record_products(operation, origins, self._mode)
+        shares = held(operation, origins, made[0])
         for x, slot in zip(made, slots, strict=True):
             if slot is not None:
                 facts = slot.facts[self._mode]
                 facts.normalized, facts.draws = float(normalized), drawn or math.nan
                 facts.shares_axis = shares_axis(operation, x, normalized=normalized)
+                if not math.isnan(facts.shares_axis):
+                    shares = Origin("signal", slot=slot, moved=tuple(range(x.ndim)))
+            if shares is not None:
+                self._origins[x] = self._origins[x]._replace(slot=shares.slot, moved=shares.moved)
 
     def _is_drawn(self, operation: Operation) -> bool:
         """Whether an operation draws random numbers, or computes with such."""

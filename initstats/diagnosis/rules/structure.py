@@ -29,7 +29,7 @@ _LOGITS = words("cross_entropy_loss log_softmax softmax")
     needs=[OPERATIONS],
 )
 def softmax_axis(profile: Profile, threshold: float) -> Iterator[Finding]:
-    """a softmax is over the units, and not over samples or positions"""
+    """a softmax is over the units, and one of scores over what a product then sums"""
     rows, graph = profile.values, profile.graph
     axis = rows["shares_axis"]
     # dimensions behind the units are positions of an image: a softmax over them is a place
@@ -48,6 +48,54 @@ def softmax_axis(profile: Profile, threshold: float) -> Iterator[Finding]:
             f"on the other {what}",
             f"dim={units}, or dim=-1 where the units are last",
         )
+    yield from _across(profile)
+
+
+def _across(profile: Profile) -> Iterator[Finding]:
+    """Shares of scores along another dimension than the product with the values sums over.
+
+    Shares that are summed over that dimension by themselves, too, are divided by it later, as those
+    of slots are.
+    """
+    rows, graph = profile.values, profile.graph
+    across = (rows["summed_axis"] >= 0) & (rows["summed_axis"] != rows["shares_axis"])
+    layers = [int(layer) for layer in rows["layer"][across]]
+    layers = [
+        n
+        for n in layers
+        if all(graph.ops[reader] != "sum" for reader in graph.readers[n]) and _scores(profile, n)
+    ]
+    if layers:
+        found = profile.along(layers)
+        over, summed = int(found["shares_axis"][0]), int(found["summed_axis"][0])
+        yield Finding(
+            "warning",
+            listed(found.places),
+            f"the softmax at {found.places[0]} is over dimension {over} of the scores, and the "
+            f"product behind it sums over dimension {summed}: the weights that it sums with do not "
+            "add up to 1",
+            f"dim={summed}, unless queries are to compete for each input, as slots do",
+        )
+
+
+def _scores(profile: Profile, layer: int) -> bool:
+    """Whether a value is made of a product of two values that layers made, as scores are.
+
+    The mean of values by shares is no such product.
+    """
+    graph, shares = profile.graph, profile.values["shares_axis"]
+    waiting, seen = [*graph.inputs[layer]], set[int]()
+    while waiting:
+        here = waiting.pop()
+        if here in seen or here in graph.weighted:
+            continue
+        seen.add(here)
+        read = graph.inputs[here]
+        if graph.ops[here] not in MIXING:
+            waiting += read
+        elif all(i in graph.downstream and not shares[profile.at[i]] >= 0 for i in read):
+            return True
+    return False
 
 
 def _weighs(profile: Profile, layer: int) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FACTS = (
     *("gain", "factor", "low", "high", "saturated_fraction", "fan_in", "fan_out", "sigma_w2"),
-    *("normalized", "shares_axis", "summed_axis", "draws", "unregistered"),
+    *("normalized", "shares_axis", "summed_axis", "draws", "unregistered", "read_as_logits"),
 )
 """Columns of a probe's table."""
 
@@ -46,6 +46,7 @@ class Facts:
         summed_axis: the dimension of such shares that a product with another value sums over.
         draws: how many random numbers the operation multiplied the value by.
         unregistered: entries of weights that get gradients and are no parameters of the model.
+        read_as_logits: 1 where a loss that expects logits reads the value.
         weight: names the weights of that sum, as the operation used them.
         requires_grad: whether autograd follows the tensor.
     """
@@ -58,6 +59,7 @@ class Facts:
     summed_axis: float = math.nan
     draws: float = math.nan
     unregistered: int = 0
+    read_as_logits: float = math.nan
     weight: Address | None = None
     requires_grad: bool = False
     _saturated: Tensor | int = 0

@@ -16,6 +16,7 @@ from initstats.probe.forms import Forms
 from initstats.probe.gradients import reduced
 from initstats.probe.kinds import CASTS, FUSED, LOOKUPS, MIXING, REARRANGING
 from initstats.probe.linear import Sum, sums
+from initstats.probe.losses import logits_of
 from initstats.probe.operations import (
     Operation,
     by_unit,
@@ -136,6 +137,13 @@ class Recorder(Passes):
             if id(x) in written:
                 self._origin(call, operation, x, across.get(id(x)))
 
+    def observe_loss(self, operation: Operation) -> None:
+        """Note down at a value that a loss, in the model or behind it, takes it for logits."""
+        for x in logits_of(operation):
+            for slot in self.slots.values():
+                if x in self._origins and slot.layer in self._origins[x].layers and slot.is_value:
+                    slot.facts[self._mode].read_as_logits = 1.0
+
     def observe_mask(self, operation: Operation, out: Tensor) -> None:
         """Follow an elementwise operation whose output is no signal: `x > 0`, `zeros_like(x)`."""
         self._forms.note(operation, out)
@@ -181,6 +189,7 @@ class Recorder(Passes):
         normalized = self._scales.follow(operation, made, weighted=weighted)
         drawn = max((origin.drawn for origin in origins), default=0) or draws(operation)
         record_products(operation, origins, self._mode)
+        self.observe_loss(operation)
         shares = held(operation, origins, made[0])
         for x, slot in zip(made, slots, strict=True):
             if slot is not None:

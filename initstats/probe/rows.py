@@ -70,7 +70,8 @@ def facts_of(rows: list[Row]) -> pd.DataFrame:
         sigma_w2 = facts.fan_in * square
         sums = facts.fan_in, facts.fan_out, sigma_w2
         hidden = math.nan if slot.address.tensor == "weight" else facts.unregistered
-        made = facts.normalized, facts.shares_axis, facts.summed_axis, facts.draws, hidden
+        axes = facts.shares_axis, facts.summed_axis
+        made = facts.normalized, *axes, facts.draws, hidden, facts.read_as_logits
         found.append((facts.gain, facts.factor, *facts.bounds, saturated, *sums, *made))
     return pd.DataFrame(np.array(found, float).reshape(len(rows), len(FACTS)), columns=[*FACTS])
 

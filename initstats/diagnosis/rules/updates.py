@@ -137,11 +137,11 @@ def _cut(profile: Profile, name: str) -> _Cut:
     beside = not alone
     before, after = _cut_off(profile, last, reader, seen)
     if profile.along([after])["no_grad"][0] == 1:
-        off = profile.place(after)
+        made = profile.place(after)
         return _Cut(
-            f"one arrives at {behind}, which reads {start}, and {off} was made while gradients "
+            f"one arrives at {behind}, which reads {start}, and {made} was made while gradients "
             "were off",
-            f"run {off} and what comes before it outside of torch.no_grad() and "
+            f"run {made} and what comes before it outside of torch.no_grad() and "
             "torch.inference_mode()",
             alone,
             beside,
@@ -153,12 +153,12 @@ def _cut(profile: Profile, name: str) -> _Cut:
             alone,
             beside,
         )
-    here, there = profile.place(before), profile.place(after)
+    source, there = profile.place(before), profile.place(after)
     return _Cut(
-        f"one arrives at {there}, which reads {here}, and none at that"
+        f"one arrives at {there}, which reads {source}, and none at that"
         if after == reader
-        else f"{there} reads {here}, and autograd does not follow it there",
-        f"leave out what cuts it off between {here} and {there}: detach(), .data, .item(), "
+        else f"{there} reads {source}, and autograd does not follow it there",
+        f"leave out what cuts it off between {source} and {there}: detach(), .data, .item(), "
         "numpy(), or a function without a derivative",
         alone,
         beside,

@@ -249,6 +249,41 @@ def test_modes_that_are_meant_so(sound: Callable[[], Probe]) -> None:
     assert found(sound(), "evaluation_mode") is None
 
 
+def stepping(model: nn.Module, zeroes: bool, *, rate: Any = 0.01, batches: int = 1) -> Probe:
+    """A training of six steps, with or without gradients that are set to zero."""
+    optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9)
+    y = torch.randn(SAMPLES, 3)
+    with Probe(model, backward=True) as probe:
+        for step in range(6):
+            if zeroes:
+                optimizer.zero_grad()
+            for number in range(batches):
+                x = torch.randn(SAMPLES, WIDTH, generator=torch.Generator().manual_seed(step))
+                ((model(x) - y).square().mean() * (1 + number)).backward()
+            optimizer.step()
+    return probe
+
+
+def convolved() -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (2, 4)), nn.Conv1d(2, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+    )
+
+
+@pytest.mark.parametrize("build", [lambda: Net(lambda m, h: h), convolved], ids=["dense", "conv"])
+@pytest.mark.parametrize("batches", [1, 3])
+@pytest.mark.parametrize("rate", [0.01, 0.0])
+def test_gradients_that_nothing_sets_to_zero(
+    build: Callable[[], nn.Module], batches: int, rate: float
+) -> None:
+    torch.manual_seed(0)
+    finding = found(stepping(build(), False, rate=rate, batches=batches), "added_gradients")
+    assert finding.severity == "warning"
+    assert "bias" in finding.where
+    assert "optimizer.zero_grad()" in finding.remedy
+    assert found(stepping(build(), True, rate=rate, batches=batches), "added_gradients") is None
+
+
 def test_a_loss_that_is_no_tensor() -> None:
     loss: Any = lambda y: y.detach().sum().item()  # noqa: E731
     with pytest.raises(TypeError, match="returns a tensor .* returned float"):

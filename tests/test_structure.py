@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from initstats.diagnosis import diagnose
-from initstats.probe import measure
+from initstats.probe import Probe, measure
 
 RULES = {"input_scale", "dropped", "softmax_axis", "linear_chain", "cut_output", "small_batch"}
 OTHERS = {"mean_shift", "saturation", "dead_units"}
@@ -185,6 +185,25 @@ def test_what_is_dropped(name: str) -> None:
     assert told(*build()).get("dropped", "") == severity
 
 
+@pytest.mark.parametrize(
+    ("place", "dead"),
+    [("behind", False), ("before", False), ("channels", False), ("behind", True)],
+)
+def test_what_is_dropped_is_not_dead(place: str, dead: bool) -> None:
+    """Of 32 samples a share of 0.95 leaves two: many units are constant by chance."""
+    torch.manual_seed(0)
+    drop: nn.Module = nn.Dropout2d(0.95) if place == "channels" else nn.Dropout(0.95)
+    layer = conv(3, 64) if place == "channels" else nn.Linear(64, 64)
+    parts = [drop, nn.ReLU()] if place == "before" else [nn.ReLU(), drop]
+    model = stack(layer, *parts)
+    if dead:
+        nn.init.constant_(layer.bias, -30.0)  # type: ignore[arg-type]
+    x = torch.randn(32, 3, 8, 8) if place == "channels" else torch.randn(32, 64)
+    found = diagnose(measure(model, x, backward=True)).query("rule == 'dead_units'").iloc[0]
+    assert (found["severity"] == "error") == dead, found["evidence"]
+    assert dead or found["severity"] == "healthy", found["evidence"]
+
+
 def exponentials(x: Tensor, a: nn.Module) -> Tensor:
     e: Tensor = a(x).exp()
     return e / e.sum(0)
@@ -201,6 +220,84 @@ def linear_attention(x: Tensor, q: nn.Module, k: nn.Module, v: nn.Module) -> Ten
 
 
 SEQUENCE = (8, 12, 64)
+ALIKE = (8, 8, 64)
+"""As many samples as positions, and as heads: no size tells a dimension from another."""
+
+
+def scored(
+    average: Callable[[Tensor, Tensor], Tensor], *, split: bool = True, shape: Any = ALIKE
+) -> Case:
+    """A layer of attention with eight heads, or one; what is made of its scores and values."""
+
+    def function(x: Tensor, q: nn.Module, k: nn.Module, v: nn.Module, out: nn.Module) -> Tensor:
+        heads = [layer(x) for layer in (q, k, v)]
+        if split:
+            heads = [h.view(*h.shape[:2], 8, 8).transpose(1, 2) for h in heads]
+        scores = heads[0] @ heads[1].mT / math.sqrt(heads[0].shape[-1])
+        y = average(scores, heads[2])
+        result: Tensor = out(y.transpose(1, 2).flatten(2) if split else y)
+        return x + result
+
+    return lambda: (Layers(function, *linears(*5 * [64])), torch.randn(shape))
+
+
+def folded(s: Tensor, v: Tensor) -> Tensor:
+    """Samples and heads in one dimension, in a type of half the size, and with dropout."""
+    a = F.dropout(s.flatten(0, 1).softmax(1).half().float(), 0.1)
+    return torch.bmm(a, v.flatten(0, 1)).view_as(v)
+
+
+def masked(s: Tensor, v: Tensor) -> Tensor:
+    seen = torch.ones(s.shape[-2:]).tril().bool()
+    return s.masked_fill(~seen, -1e9).softmax(-1) @ v
+
+
+def slots(s: Tensor, v: Tensor) -> Tensor:
+    a = s.softmax(-2) + 1e-8
+    return (a / a.sum(-1, keepdim=True)) @ v
+
+
+def slots_later(s: Tensor, v: Tensor) -> Tensor:
+    a = s.softmax(-2)
+    return (a @ v) / a.sum(-1, keepdim=True)
+
+
+def both_ways(s: Tensor, v: Tensor) -> Tensor:
+    return (s.softmax(-1) @ s.softmax(-2).mT) @ v
+
+
+def inverted(s: Tensor, v: Tensor) -> Tensor:
+    """Shares that are multiplied from both sides, as an iteration to an inverse does."""
+    a = s.softmax(-1)
+    z = a.mT * 0.1
+    return z @ (a @ (z @ v))
+
+
+def by_channels(x: Tensor, q: nn.Module, k: nn.Module, v: nn.Module) -> Tensor:
+    out: Tensor = (q(x).mT @ k(x) / 8).softmax(-1) @ v(x).mT
+    return out.mT
+
+
+def talking(x: Tensor, q: nn.Module, k: nn.Module, mix: nn.Module) -> Tensor:
+    heads = [layer(x).unflatten(-1, (8, 8)).transpose(1, 2) for layer in (q, k)]
+    a = torch.einsum("bhqk,gh->bgqk", (heads[0] @ heads[1].mT / 3).softmax(-1), mix.weight)
+    out: Tensor = a @ heads[1]
+    return out
+
+
+def features(x: Tensor, q: nn.Module, k: nn.Module, v: nn.Module) -> Tensor:
+    """A kernel of shares of features, for queries and keys alike."""
+    out: Tensor = (q(x) / 4).softmax(-1) @ ((k(x) / 4).softmax(-1).mT @ v(x))
+    return out
+
+
+def clusters(x: Tensor, a: nn.Module, b: nn.Module) -> Tensor:
+    """Nodes of graphs that are assigned to clusters, by neighbours that come as an input."""
+    near = x @ x.mT
+    out: Tensor = (near @ a(x) / 100).softmax(-1).mT @ (near @ b(x) / 100)
+    return out
+
+
 SOFTMAX: dict[str, tuple[bool, Case]] = {
     "samples": (True, lambda: (stack(nn.Linear(64, 8), nn.Softmax(0)), torch.randn(NOISE))),
     "logs": (True, lambda: (stack(nn.Linear(64, 8), nn.LogSoftmax(0)), torch.randn(NOISE))),
@@ -226,6 +323,32 @@ SOFTMAX: dict[str, tuple[bool, Case]] = {
         lambda x, a: a(x).flatten(2).softmax(-1), conv()), torch.randn(16, 3, 8, 8))),
     "a position of an answer": (False, lambda: (Layers(
         lambda x, a: a(x)[..., 0].softmax(1), nn.Linear(64, 2)), torch.randn(SEQUENCE))),
+    "scores over samples": (True, scored(lambda s, v: s.softmax(0) @ v)),
+    "scores over heads": (True, scored(lambda s, v: s.softmax(1) @ v)),
+    "scores over queries": (True, scored(lambda s, v: s.softmax(2) @ v)),
+    "scores over keys": (False, scored(lambda s, v: s.softmax(3) @ v)),
+    "one head over samples": (True, scored(lambda s, v: s.softmax(0) @ v, split=False)),
+    "one head over queries": (True, scored(lambda s, v: s.softmax(1) @ v, split=False)),
+    "letters over queries": (True, scored(
+        lambda s, v: torch.einsum("...ij,...jd->...id", s.softmax(-2), v))),
+    "letters over keys": (False, scored(
+        lambda s, v: torch.einsum("xyij,xyjd->xyid", s.softmax(-1), v))),
+    "keys before queries": (False, scored(
+        lambda s, v: torch.einsum("bhkq,bhkd->bhqd", s.softmax(2), v))),
+    "values first": (False, scored(lambda s, v: (v.mT @ s.softmax(2)).mT)),
+    "folded over queries": (True, scored(folded)),
+    "masked": (False, scored(masked)),
+    "slots": (False, scored(slots)),
+    "slots, divided later": (False, scored(slots_later)),
+    "both ways": (False, scored(both_ways, shape=SEQUENCE)),
+    "inverted": (False, scored(inverted)),
+    "by channels": (False, lambda: (Layers(by_channels, *linears(*4 * [64])),
+                                    torch.randn(SEQUENCE))),
+    "talking heads": (False, lambda: (Layers(talking, *linears(64, 64, 64), nn.Linear(8, 8)),
+                                      torch.randn(SEQUENCE))),
+    "features": (False, lambda: (Layers(features, *linears(*4 * [64])), torch.randn(SEQUENCE))),
+    "clusters": (False, lambda: (Layers(clusters, *linears(64, 8), *linears(64, 64)),
+                                 torch.randn(SEQUENCE))),
 }  # fmt: skip
 
 
@@ -357,6 +480,249 @@ def test_what_cuts_the_logits(name: str) -> None:
     torch.manual_seed(0)
     severity, build = CUT[name]
     assert told(*build()).get("cut_output", "") == severity
+
+
+LABELS = torch.arange(128) % 8
+SHARES = F.one_hot(LABELS, 8).float()
+BEHIND: dict[str, tuple[str, nn.Module, Callable[[Tensor], Tensor]]] = {
+    "softmax": ("warning", nn.Softmax(-1), lambda y: F.cross_entropy(y, LABELS)),
+    "softmax, by a module": ("warning", nn.Softmax(-1), lambda y: nn.CrossEntropyLoss()(y, LABELS)),
+    "sigmoid": (
+        "warning",
+        nn.Sigmoid(),
+        lambda y: F.binary_cross_entropy_with_logits(y, SHARES),
+    ),
+    "sigmoid, one of its units": (
+        "warning",
+        nn.Sigmoid(),
+        lambda y: nn.BCEWithLogitsLoss()(y[:, 0], SHARES[:, 0]),
+    ),
+    "relu": ("warning", nn.ReLU(), lambda y: F.cross_entropy(y, LABELS)),
+    "logits": ("", nn.Identity(), lambda y: F.cross_entropy(y, LABELS)),
+    "shares that are meant": ("", nn.Sigmoid(), lambda y: F.binary_cross_entropy(y, SHARES)),
+    "a bounded output": ("", nn.Tanh(), lambda y: F.binary_cross_entropy_with_logits(y, SHARES)),
+    "targets": (
+        "note",
+        nn.Softmax(-1),
+        lambda y: F.cross_entropy(torch.randn(128, 8, requires_grad=True) * y.sum(), y.detach()),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_a_loss_behind_the_model_says_whether_it_takes_logits(name: str) -> None:
+    torch.manual_seed(0)
+    severity, last, loss = BEHIND[name]
+    model = stack(nn.Linear(64, 8), last)
+    with Probe(model, backward=True) as probe:
+        loss(model(torch.randn(NOISE))).backward()  # type: ignore[no-untyped-call]
+    found = diagnose(probe).query("rule == 'cut_output'")["severity"].iloc[0]
+    assert found == (severity or "healthy")
+
+
+def test_shares_that_are_targets_inside_of_the_model_are_none() -> None:
+    """A student learns the shares of its teacher."""
+    case = Layers(
+        lambda x, a, b: F.binary_cross_entropy_with_logits(a(x), b(x).sigmoid()), *linears(64, 8),
+        *linears(64, 8),
+    )  # fmt: skip
+    assert "cut_output" not in told(case, torch.randn(NOISE))
+    twice = Layers(
+        lambda x, a: F.binary_cross_entropy_with_logits(a(x).sigmoid(), SHARES), *linears(64, 8)
+    )
+    assert told(twice, torch.randn(NOISE))["cut_output"] == "warning"
+
+
+def attending(factor: float, width: int = 64, mask: bool = False) -> nn.Module:
+    def function(x: Tensor, q: nn.Module, k: nn.Module, v: nn.Module, out: nn.Module) -> Tensor:
+        scores = q(x) @ k(x).mT * factor
+        if mask:
+            scores = scores.masked_fill(~torch.ones(scores.shape[-2:]).tril().bool(), -1e9)
+        y: Tensor = x + out(scores.softmax(-1) @ v(x))
+        return y
+
+    model = Layers(function, *linears(*5 * [width]))
+    for layer in model.layers:
+        nn.init.xavier_normal_(layer.weight)
+    return model
+
+
+SCORES: dict[str, tuple[bool, Callable[[], nn.Module]]] = {
+    "not divided": (True, lambda: attending(1.0)),
+    "not divided, wide": (True, lambda: attending(1.0, 256)),
+    "multiplied": (True, lambda: attending(8.0)),
+    "not divided, masked": (True, lambda: attending(1.0, mask=True)),
+    "divided": (False, lambda: attending(1 / 8)),
+    "divided, masked": (False, lambda: attending(1 / 8, mask=True)),
+    "divided, wide": (False, lambda: attending(1 / 16, 256)),
+    "few features": (False, lambda: attending(1.0, 8)),
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_the_size_of_scores(name: str) -> None:
+    torch.manual_seed(0)
+    large, build = SCORES[name]
+    model = build()
+    width = model.get_parameter("layers.0.weight").shape[0]
+    found = diagnose(measure(model, torch.randn(8, 16, width), backward=True))
+    row = found[found["rule"] == "saturation"].iloc[0]
+    assert (row["severity"] == "warning") == large, str(found)
+    if large:
+        assert row["where"] == "Layers (softmax)"
+        assert "divide the scores by the root of the size of a head" in row["remedy"]
+
+
+def test_scores_that_were_learned_may_be_large() -> None:
+    torch.manual_seed(0)
+    model = attending(1 / 8)
+    for number in (0, 1):
+        weight = model.get_parameter(f"layers.{number}.weight").data
+        weight[:, :4] *= 16.0  # no law that weights are drawn from
+        weight[:, 4:] *= 0.3
+    x = torch.randn(8, 16, 64)
+    table = measure(model, x, backward=True)
+    (scores,) = table[(table["op"] == "mul") & (table["direction"] == "forward")]["std"]
+    assert scores > 5
+    assert "saturation" not in told(model, x)
+
+
+def gate(x: Tensor, a: nn.Module, b: nn.Module, c: nn.Module) -> Tensor:
+    y: Tensor = c((a(x) + 0.0 * b(x)).relu())
+    return y
+
+
+def zero_buffer(x: Tensor, a: nn.Module, b: nn.Module, c: nn.Module) -> Tensor:
+    y: Tensor = c(torch.cat([a(x), b(x).relu() * torch.zeros(64)], -1).relu()[..., :64])
+    return y
+
+
+def kept_in_the_graph(x: Tensor, a: nn.Module, b: nn.Module, c: nn.Module) -> Tensor:
+    y: Tensor = c(a(x).relu()) + 0.0 * b(x).sum()
+    return y + (b(x) * 0.0).mean()
+
+
+def a_state(x: Tensor, a: nn.Module, b: nn.Module, c: nn.Module) -> Tensor:
+    y: Tensor = c((a(x) + b(x) + x * 0.0).relu())
+    return y
+
+
+def a_first_state(x: Tensor, a: nn.Module, b: nn.Module, c: nn.Module) -> Tensor:
+    """A recurrence with gates that the input makes, and a state that begins at 0."""
+    gates, state = b(x).sigmoid().split(32, -1), torch.zeros(len(x), 32)
+    for gate in gates:
+        state = gate * state + a(x)[:, :32]
+    y: Tensor = c(torch.cat([state, state], -1).relu())
+    return y
+
+
+class Scaled(Layers):
+    """A branch with a factor that starts at 0: a parameter, or what a schedule raises."""
+
+    def __init__(self, *, learns: bool) -> None:
+        super().__init__(gate, *linears(64, 64), *linears(64, 64), *linears(64, 8))
+        self.factor: Any = nn.Parameter(torch.zeros(())) if learns else 0.0
+        self.learns = learns
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = self.layers
+        y: Tensor = c((a(x) + self.factor * b(x)).relu())
+        self.factor = self.factor if self.learns else self.factor + 0.1
+        return y
+
+
+def branches(function: Callable[..., Tensor]) -> Callable[[], nn.Module]:
+    return lambda: Layers(function, *linears(64, 64), *linears(64, 64), *linears(64, 8))
+
+
+FACTORS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
+    "a number": ("warning", branches(gate)),
+    "a buffer": ("warning", branches(zero_buffer)),
+    "a parameter": ("", lambda: Scaled(learns=True)),
+    "a schedule": ("", lambda: Scaled(learns=False)),
+    "kept in the graph": ("", branches(kept_in_the_graph)),
+    "no branch": ("", branches(a_state)),
+    "a first state": ("", branches(a_first_state)),
+}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_a_branch_that_is_multiplied_by_zero(name: str) -> None:
+    torch.manual_seed(0)
+    severity, build = FACTORS[name]
+    model = build()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with Probe(model, backward=True) as probe:
+        for step in range(11):
+            optimizer.zero_grad()
+            F.cross_entropy(model(torch.randn(NOISE)), LABELS).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if step == 0:
+                first = diagnose(probe).query("rule == 'zero_factor'")["severity"].iloc[0]
+    found = diagnose(probe).query("rule == 'zero_factor'").iloc[0]
+    assert found["severity"] == (severity or "healthy"), found["evidence"]
+    assert severity == "" or (first, "mul" in found["where"]) == ("note", True)
+
+
+def words_of(std: float, *, norm: str) -> nn.Module:
+    """A table of words before two blocks with norms inside, or with one before all."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(50, 64), nn.Linear(64, 50)
+            self.first = nn.LayerNorm(64) if norm == "first" else nn.Identity()
+            self.norms = nn.ModuleList(nn.LayerNorm(64) for _ in range(2))
+            self.blocks = nn.ModuleList(nn.Linear(64, 64) for _ in range(2))
+            he(self)
+            nn.init.normal_(self.table.weight, std=std)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(self.table(x) + torch.randn(x.shape[1], 64) * 0.02)
+            for n, b in zip(self.norms, self.blocks, strict=True):
+                h = h + b(n(h))
+            y: Tensor = self.head(h)
+            return y
+
+    return Model()
+
+
+@pytest.mark.parametrize(
+    ("std", "norm", "severity"),
+    [(50.0, "inside", "warning"), (50.0, "first", "note"), (8.0, "inside", ""), (1.0, "first", "")],
+)
+def test_the_size_of_a_table_of_words(std: float, norm: str, severity: str) -> None:
+    torch.manual_seed(0)
+    model, x = words_of(std, norm=norm), torch.randint(50, (8, 16))
+    found = diagnose(measure(model, x, backward=True)).query("rule == 'input_scale'").iloc[0]
+    assert found["severity"] == (severity or "healthy")
+    if severity:
+        exec(found["remedy"], {"model": model})
+        assert "input_scale" not in told(model, x)
+
+
+def test_small_logits_are_noted_and_small_layers_are_an_error() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(NOISE)
+
+    def jumps(model: nn.Module) -> Any:
+        found = diagnose(measure(model, x, backward=True))
+        return found[found["rule"] == "scale_jump"].iloc[0]
+
+    row = jumps(Layers(lambda x, a, b: b(a(x).relu()) / 100, *linears(64, 64, 8)))
+    assert (row["severity"], row["where"]) == ("note", "Layers (div)")
+    assert "it is an output" in row["evidence"]
+    small = stack(*linears(64, 64), nn.ReLU(), *linears(64, 64), nn.ReLU(), *linears(64, 8))
+    for layer in small.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=1e-3)
+    row = jumps(small)
+    assert (row["severity"], row["where"]) == ("error", "0 (linear), 2 (linear), 4 (linear)")
+    exec(row["remedy"], {"model": small, "nn": nn, "math": math})
+    assert jumps(small)["severity"] == "healthy"
+    head = stack(*linears(64, 64), nn.ReLU(), *linears(64, 8))
+    nn.init.normal_(head.get_parameter("2.weight"), std=1e-3)
+    assert jumps(head)["severity"] == "healthy"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -107,10 +108,30 @@ def detached_weight(first: Any, x: Tensor) -> Tensor:
     return F.linear(first[1](first[0](x)), first[2].weight.detach(), first[2].bias)
 
 
+BEHIND = "second (linear), which reads first.2"
 CUTS: dict[str, tuple[Callable[[Any, Tensor], Tensor], str, str]] = {
-    "detach": (lambda f, x: f(x).detach(), "second (linear), which reads first.2", "detach()"),
-    "data": (lambda f, x: f(x).data, "second (linear), which reads first.2", "detach()"),
-    "no_grad": (without_gradients, "that was made without gradients", "no_grad()"),
+    "detach": (lambda f, x: f(x).detach(), BEHIND, "detach(), .data"),
+    "data": (lambda f, x: f(x).data, BEHIND, "detach(), .data"),
+    "detach, and more": (
+        lambda f, x: f(x).detach().tanh() + 1,
+        "(tanh) reads first.2 (linear)",
+        "between first.2 (linear) and Halves (tanh): detach(), .data",
+    ),
+    "no_grad": (
+        without_gradients,
+        "first.2 (linear) was made while gradients were off",
+        "run first.2 (linear) and what comes before it outside of torch.no_grad()",
+    ),
+    "no_grad, and more": (
+        lambda f, x: without_gradients(f, x).tanh(),
+        "first.2 (linear) was made while gradients were off",
+        "run first.2 (linear) and what comes before it outside of torch.no_grad()",
+    ),
+    "parameters": (
+        lambda f, x: functional_call(f, {n: p.data for n, p in f.named_parameters()}, x),
+        "that was made of no parameters",
+        "use the parameters themselves",
+    ),
     "numpy": (
         lambda f, x: torch.from_numpy(f(x).detach().numpy()),
         "the loss does not depend on what they make",
@@ -132,6 +153,7 @@ def test_a_half_that_gets_no_gradient(name: str, steps: int) -> None:
     assert row.where.startswith("first.0.weight, first.0.bias")
     assert evidence in row.evidence
     assert remedy in row.remedy
+    assert ("no_grad" in row.remedy) == name.startswith("no_grad")  # one cause
     assert row.remedy.endswith("model.get_parameter(name).requires_grad_(False)")
 
 
@@ -248,6 +270,25 @@ def test_gradients_that_move_nothing(factor: float, clip: float) -> None:
         assert "clipping" in found["small_updates"].remedy
 
 
+@pytest.mark.parametrize("factor", [1.0, 1e-3])
+def test_a_network_that_has_converged_is_not_accused(factor: float) -> None:
+    """It has the least squares' solution, and gradients that only rounding leaves."""
+    torch.manual_seed(0)
+    x, y, model = batch().double(), torch.randn(SAMPLES, 4), nn.Linear(WIDTH, 4)
+    ones = torch.cat([x, torch.ones(SAMPLES, 1)], 1)
+    solution = torch.linalg.lstsq(ones, y.double()).solution.T.float()
+    model.weight.data, model.bias.data = solution[:, :-1].clone(), solution[:, -1].clone()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with Probe(model, backward=True) as probe:
+        for _ in range(5):
+            optimizer.zero_grad()
+            (factor * (model(x.float()) - y).square().mean()).backward()
+            optimizer.step()
+    found = diagnose(probe)
+    assert not told(found), str(found)
+    assert "if the network has converged" in told(found, "note")["small_updates"].remedy
+
+
 def test_the_remedy_of_a_small_rate_helps() -> None:
     torch.manual_seed(0)
     row = told(train(dense(), sgd(1e-10)))["small_updates"]
@@ -259,6 +300,7 @@ TOO_LARGE: dict[str, tuple[Callable[[], nn.Module], Callable[[float], Optimizer]
     "sgd": (dense, sgd, 100.0),
     "momentum": (dense, lambda rate: sgd(rate, momentum=0.9), 30.0),
     "nan at once": (dense, sgd, 1e30),
+    "nan later": (dense, sgd, 1e4),
     "adam": (dense, adam, 3.0),
     "tanh": (lambda: dense(4, nn.Tanh), sgd, 300.0),
     "shallow": (lambda: nn.Sequential(drawn(WIDTH, 10)), sgd, 1e4),
@@ -277,7 +319,8 @@ def test_a_rate_that_breaks_what_was_sound(name: str) -> None:
     assert "sound at step 0. The update before step 1" in row.evidence
     assert "not the initialization" in row.evidence
     grave = found[found["severity"] <= "warning"]
-    for word in ("lsuv_", "reinitialize_", "nn.init", "mul_"):
+    assert grave["rule"].iloc[0] == "large_updates"
+    for word in ("lsuv_", "reinitialize_", "nn.init", "mul_", "divide by zero", "derivative"):
         assert not grave["remedy"].str.contains(word, regex=False).any(), str(grave)
     common = grave[grave["remedy"].str.startswith("lower the learning rate")]
     assert len(common) <= 1  # told once: the others refer to it

@@ -108,6 +108,7 @@ def diagnose(table: Any) -> Findings:
     if not groups:
         reason = "nothing was measured: the table is empty (did the model run, and in the probe?)"
         rows = [("unchecked", name, "", "", reason, "") for name in RULES]
+    rows.sort(key=lambda row: row[0] not in FAULTS or not RULES[row[1]].cause)
     found = pd.DataFrame(rows, columns=COLUMNS)
     found["severity"] = pd.Categorical(found["severity"], categories=SEVERITIES, ordered=True)
     return Findings(found.sort_values("severity", kind="stable", ignore_index=True))

@@ -19,9 +19,10 @@ from initstats.diagnosis.zeros import Zeros
 from initstats.probe.kinds import NORMALIZATIONS, PASSING, RECURRENT, numbers
 
 FACTS = (
-    *("units", "entries", "requires_grad", "updated", "update_ratio"),
+    *("units", "entries", "requires_grad", "no_grad", "updated", "update_ratio"),
     *("gain", "factor", "low", "high", "saturated_fraction"),
-    *("fan_in", "fan_out", "sigma_w2", "normalized", "shares_axis", "draws", "unregistered"),
+    *("fan_in", "fan_out", "sigma_w2", "normalized", "shares_axis", "summed_axis"),
+    *("draws", "unregistered", "read_as_logits"),
 )
 """Columns that a probe records; in a study's table, which lacks them, they are NaN."""
 

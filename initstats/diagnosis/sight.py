@@ -90,9 +90,9 @@ class Sight:
         """The share of dead units where there are some, and fewer in all that was read.
 
         Of a mask, a lookup or a score there are no units. A sum with a small number comes to a
-        constant by rounding alone.
+        constant by rounding alone. What random draws set to zero is not dead.
         """
-        rows, graph = self.rows, self.graph
+        rows, graph, left = self.rows, self.graph, self._left
         share = dict(zip(map(int, rows["layer"]), rows["dead_fraction"], strict=True))
         dead = (rows["dead_fraction"] > 0) & (rows["entries"] >= ENOUGH)
         return {
@@ -100,8 +100,34 @@ class Sight:
             for layer in map(int, rows["layer"][dead])
             if (layer in graph.computed or not self.probed)
             and graph.ops[layer] not in SUMS
+            and left.get(layer, ENOUGH) >= ENOUGH
             and all(share[source] < share[layer] for source in graph.inputs[layer])
         }
+
+    @cached_property
+    def _left(self) -> dict[int, float]:
+        """How many entries of a unit random draws leave, where there are draws and then no weights.
+
+        It is 0 of what the draws themselves made: to see there how many units are constant tells
+        of the draws.
+        """
+        rows, found = self.rows, dict[int, float]()
+        if not (rows["draws"] > 0).any():
+            return {}
+        kept, numbers = 1 - rows["zero_fraction"], list(map(int, rows["layer"]))
+        at = {layer: number for number, layer in enumerate(numbers)}
+        left: dict[int, float] = {}
+        for layer, number in at.items():
+            inputs = self.graph.inputs[layer]
+            before = [left[i] for i in inputs if i in left and layer not in self.graph.weighted]
+            if rows["draws"][number] > 0:
+                read = max((kept[at[i]] for i in inputs), default=1.0)
+                drawn = max(rows["draws"][number] / rows["units"][number], 1.0)
+                before.append(float(drawn * kept[number] / read) if read > 0 else 0.0)
+                found[layer] = 0.0
+            if before:
+                left[layer] = min(before)
+        return left | found
 
     @cached_property
     def _given(self) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FACTS = (
     *("gain", "factor", "low", "high", "saturated_fraction", "fan_in", "fan_out", "sigma_w2"),
-    *("normalized", "shares_axis", "draws", "unregistered"),
+    *("normalized", "shares_axis", "summed_axis", "draws", "unregistered", "read_as_logits"),
 )
 """Columns of a probe's table."""
 
@@ -43,8 +43,10 @@ class Facts:
         fan_out: the number of units times the positions of a kernel; NaN likewise.
         normalized: 1 where the value is the same however large what it is made of is, 0 elsewhere.
         shares_axis: the dimension along which the entries are shares of 1, or their logarithms.
+        summed_axis: the dimension of such shares that a product with another value sums over.
         draws: how many random numbers the operation multiplied the value by.
         unregistered: entries of weights that get gradients and are no parameters of the model.
+        read_as_logits: 1 where a loss that expects logits reads the value.
         weight: names the weights of that sum, as the operation used them.
         requires_grad: whether autograd follows the tensor.
     """
@@ -54,8 +56,10 @@ class Facts:
     fan_out: float = math.nan
     normalized: float = math.nan
     shares_axis: float = math.nan
+    summed_axis: float = math.nan
     draws: float = math.nan
     unregistered: int = 0
+    read_as_logits: float = math.nan
     weight: Address | None = None
     requires_grad: bool = False
     _saturated: Tensor | int = 0

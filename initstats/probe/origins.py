@@ -45,8 +45,8 @@ class Origin(NamedTuple):
         axis: dimension of its units; None: the last.
         parameters: ids of the parameters whose entries it holds, rearranged.
         made_of: ids of the parameters that weights were computed of.
-        moved: the dimension that each dimension of the measured weight has become.
-        slot: the measured weights that it holds, rearranged.
+        moved: the dimension that each dimension of what is measured in `slot` has become.
+        slot: the measured weights, or shares of 1, that it holds, rearranged.
         pending: the slot of its gradient, until autograd knows the tensor.
         drawn: of a constant of random numbers, how many there are; 0 of others.
     """
@@ -62,7 +62,7 @@ class Origin(NamedTuple):
     drawn: int = 0
 
     def dimension(self, axis: int) -> int | None:
-        """The dimension of the measured weight that is dimension `axis` of the tensor now."""
+        """The dimension of what `slot` measures that is dimension `axis` of the tensor now."""
         return self.moved.index(axis) if axis in self.moved else None
 
 

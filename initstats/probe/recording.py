@@ -16,6 +16,7 @@ from initstats.probe.forms import Forms
 from initstats.probe.gradients import reduced
 from initstats.probe.kinds import CASTS, FUSED, LOOKUPS, MIXING, REARRANGING
 from initstats.probe.linear import Sum, sums
+from initstats.probe.losses import logits_of
 from initstats.probe.operations import (
     Operation,
     by_unit,
@@ -32,7 +33,8 @@ from initstats.probe.origins import Call, Origin, Use, axes_of, same_units, uses
 from initstats.probe.passes import Passes
 from initstats.probe.readings import Mode
 from initstats.probe.recurrent import saturated
-from initstats.probe.scales import Scales, shares_axis
+from initstats.probe.scales import Scales
+from initstats.probe.shares import held, record_products, shares_axis
 from initstats.probe.slots import Address, Slot
 from initstats.probe.sums import record_sums
 
@@ -135,6 +137,13 @@ class Recorder(Passes):
             if id(x) in written:
                 self._origin(call, operation, x, across.get(id(x)))
 
+    def observe_loss(self, operation: Operation) -> None:
+        """Note down at a value that a loss, in the model or behind it, takes it for logits."""
+        for x in logits_of(operation):
+            for slot in self.slots.values():
+                if x in self._origins and slot.layer in self._origins[x].layers and slot.is_value:
+                    slot.facts[self._mode].read_as_logits = 1.0
+
     def observe_mask(self, operation: Operation, out: Tensor) -> None:
         """Follow an elementwise operation whose output is no signal: `x > 0`, `zeros_like(x)`."""
         self._forms.note(operation, out)
@@ -179,11 +188,18 @@ class Recorder(Passes):
             self.hidden.note(operation.tensors, weights, self.parameters, facts)
         normalized = self._scales.follow(operation, made, weighted=weighted)
         drawn = max((origin.drawn for origin in origins), default=0) or draws(operation)
+        record_products(operation, origins, self._mode)
+        self.observe_loss(operation)
+        shares = held(operation, origins, made[0])
         for x, slot in zip(made, slots, strict=True):
             if slot is not None:
                 facts = slot.facts[self._mode]
                 facts.normalized, facts.draws = float(normalized), drawn or math.nan
                 facts.shares_axis = shares_axis(operation, x, normalized=normalized)
+                if not math.isnan(facts.shares_axis):
+                    shares = Origin("signal", slot=slot, moved=tuple(range(x.ndim)))
+            if shares is not None:
+                self._origins[x] = self._origins[x]._replace(slot=shares.slot, moved=shares.moved)
 
     def _is_drawn(self, operation: Operation) -> bool:
         """Whether an operation draws random numbers, or computes with such."""

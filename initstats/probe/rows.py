@@ -46,6 +46,7 @@ def keys_of(rows: list[Row], network: str, ended: int) -> pd.DataFrame:
         "units": [slot.units for slot in slots],
         "entries": [slot.entries for slot in slots],
         "requires_grad": [reading.facts.requires_grad for reading in readings],
+        "no_grad": [slot.detached for slot in slots],
         "updated": [reading.step < ended for reading in readings],
         "update_ratio": [reading.update_ratio for reading in readings],
     }
@@ -69,7 +70,8 @@ def facts_of(rows: list[Row]) -> pd.DataFrame:
         sigma_w2 = facts.fan_in * square
         sums = facts.fan_in, facts.fan_out, sigma_w2
         hidden = math.nan if slot.address.tensor == "weight" else facts.unregistered
-        made = facts.normalized, facts.shares_axis, facts.draws, hidden
+        axes = facts.shares_axis, facts.summed_axis
+        made = facts.normalized, *axes, facts.draws, hidden, facts.read_as_logits
         found.append((facts.gain, facts.factor, *facts.bounds, saturated, *sums, *made))
     return pd.DataFrame(np.array(found, float).reshape(len(rows), len(FACTS)), columns=[*FACTS])
 

@@ -82,24 +82,6 @@ class Scales:
         return known or (flat and any(scale.degree for scale in found))
 
 
-def shares_axis(operation: Operation, out: Tensor, *, normalized: bool) -> float:
-    """The dimension along which a value's entries are shares of 1, or their logarithms; or NaN.
-
-    A softmax that is written out divides by a sum over that dimension.
-    """
-    name, given = operation.name.rstrip("_"), operation.tensors
-    if name in ("softmax", "log_softmax") and out.ndim:
-        return float(operation.argument(1, "dim") % out.ndim)
-    if not normalized or len(given) != 2 or out.shape not in (x.shape for x in given):
-        return math.nan
-    shapes = [(1,) * (out.ndim - x.ndim) + tuple(x.shape) for x in given]
-    summed = [d for d in range(out.ndim) if shapes[0][d] != shapes[1][d]]
-    if len(summed) != 1 or bool((out < 0).any()):
-        return math.nan
-    total = out.detach().double().sum(summed[0])
-    return float(summed[0]) if bool(((total - 1).abs() < 1e-2).all()) else math.nan
-
-
 def _degrees_of(operation: Operation, scales: list[Scale | None]) -> Degrees:
     """The degree of each of an operation's outputs in the base, and whether it is positive."""
     parts: list[Tensor] = []

@@ -84,6 +84,11 @@ class Slot:
         return self.shape[self.axis] if self.shape else 1
 
     @property
+    def is_value(self) -> bool:
+        """Whether it is what an operation made of the signal, and no weight."""
+        return self.address.tensor != "weight"
+
+    @property
     def entries(self) -> int:
         """The number of entries of a unit in one batch: samples times positions."""
         return math.prod(self.shape) // max(self.units, 1)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from initstats.probe.gradients import scaled_by
+from initstats.probe.losses import is_loss
 from initstats.probe.operations import Opening, Operation, called, carries, tensors
 from initstats.probe.origins import Call
 from initstats.probe.recording import Recorder
@@ -134,6 +135,9 @@ class Watch(Opening):
             with self._recorder.captured():
                 return func(*args, **kwargs)
         result = func(*args, **kwargs)
+        if is_loss(func) and self._recorder.measuring:
+            with self._recorder.guarded("tensor", "", "loss"), torch._C.DisableTorchFunction():
+                self._recorder.observe_loss(called(func, args, kwargs))
         if scaled_by(func, sys._getframe(2)):
             with self._recorder.guarded("gradient", "", "mul"), torch._C.DisableTorchFunction():
                 begin = partial(self._recorder.begin_backward, float(args[1]))

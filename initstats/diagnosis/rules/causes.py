@@ -27,7 +27,10 @@ class Jump(NamedTuple):
 
 
 def jumps(profile: Profile) -> list[Jump]:
-    """The values at which the rms is multiplied by a factor that lasts, in order."""
+    """The values at which the rms is multiplied by a factor that lasts, in order.
+
+    A head may start small: the map that makes an output is not among them, unless others are.
+    """
     threshold = RULES["scale_jump"].threshold
     graph, rows, unseen = profile.graph, profile.values, profile.sight.unseen
     rms, found = np.sqrt(rows["second_moment"]), []
@@ -40,16 +43,17 @@ def jumps(profile: Profile) -> list[Jump]:
         factor = rms[number] / max(read) if max(read) > 0 else math.nan
         if layer in graph.linear:  # what multiplies by more than any gain is told by its weights
             small = math.sqrt(rows["sigma_w2"][number]) < 1 / threshold
-            told = factor * 3 * threshold < 1 and small and bool(graph.readers[layer])
+            told = factor * 3 * threshold < 1 and small
         elif op in SCALING and len(read) == 1:
-            told = factor > threshold or (factor * threshold < 1 and bool(graph.readers[layer]))
+            told = factor > threshold or factor * threshold < 1
         else:
             told = op in SUMS and factor > threshold
         if factor < 1 and layer in profile.begun:
             continue
         if told and not _undone(profile, layer, max(read), rms, threshold):
             found.append(Jump(layer, float(factor), float(max(read)), float(rms[number])))
-    return found
+    inner = any(jump.layer in graph.linear and graph.readers[jump.layer] for jump in found)
+    return [j for j in found if inner or j.layer not in graph.linear or graph.readers[j.layer]]
 
 
 def oversized(profile: Profile) -> Columns:

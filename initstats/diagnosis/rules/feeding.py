@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from initstats.diagnosis.graph import SUMS
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.loops import over
+from initstats.diagnosis.rules.remedies import scaled
 from initstats.diagnosis.rules.rule import OPERATIONS, Finding, listed, register_rule
 from initstats.diagnosis.summary import DECADE
 from initstats.plural import counted
-from initstats.probe.kinds import DROPOUTS, MIXING
+from initstats.probe.kinds import DROPOUTS, MIXING, words
 
 
 @register_rule(
@@ -36,6 +38,49 @@ def input_scale(profile: Profile, threshold: float) -> Iterator[Finding]:
         if reading and present > 0:
             rms = math.sqrt(rows["second_moment"][number] / present)
             yield from _far(profile, number, reading, rms, threshold)
+    yield from _looked_up(profile, threshold)
+
+
+def _looked_up(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """Rows of a table that are far larger than what a network reads, or adds to them."""
+    rows, graph = profile.values, profile.graph
+    size = np.sqrt(rows["second_moment"] / np.maximum(1 - rows["zero_fraction"], 1e-9))
+    large = [
+        int(layer)
+        for layer in rows["layer"][(size > threshold) & (rows["nonfinite"] == 0)]
+        if graph.ops[layer] in _TABLES and graph.readers[layer]
+    ]
+    for undone in (False, True):
+        layers = [n for n in large if _normalized(profile, n) == undone]
+        names = [str(name) for n in layers for name in profile.own(n)["name"][:1]]
+        if layers:
+            worst = max(layers, key=lambda n: size[profile.at[n]])
+            rms = float(size[profile.at[worst]])
+            yield Finding(
+                "note" if undone else "warning",
+                listed(profile.along(layers).places),
+                f"the rows that {profile.place(worst)} looks up have an rms of {rms:.3g}, and 1 or "
+                "less is usual: "
+                + (
+                    "the normalization behind undoes that in the signal, but not in the updates"
+                    if undone
+                    else "what is added to them later, or learned of them, is small beside them"
+                ),
+                scaled(names, f"{1 / rms:.3g}") or f"multiply the table by {1 / rms:.3g}",
+            )
+
+
+def _normalized(profile: Profile, layer: int) -> bool:
+    """Whether normalizations alone read a value, after sums at most."""
+    graph = profile.graph
+    return bool(graph.readers[layer]) and all(
+        reader in graph.normalizations
+        or (graph.ops[reader] in SUMS | DROPOUTS and _normalized(profile, reader))
+        for reader in graph.readers[layer]
+    )
+
+
+_TABLES = words("embedding embedding_bag")
 
 
 def _mixes(profile: Profile, layer: int) -> bool:

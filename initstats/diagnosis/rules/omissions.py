@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -96,3 +97,64 @@ def evaluation_mode(training: Training, threshold: float) -> Iterator[Finding]:
             "keeps the statistics that it has, and dropout, if there is any, drops nothing",
             "call model.train() before the training, unless this is intended",
         )
+
+
+@register_training_rule(
+    threshold=3,
+    source="torch.optim.Optimizer.zero_grad: backward adds to the gradients that are there",
+    needs=[TRAINED, _LEARNED],
+)
+def added_gradients(training: Training, threshold: float) -> Iterator[Finding]:
+    """gradients are set to zero after each update
+
+    The gradient of a bias is the sum of those of all entries that it was added to. It is a fault if
+    it has grown by that sum instead, so many times one after the other, while it was another.
+    """
+    steps = training.trained[:_FIRST]
+    sums = [_bias_gradients(profile) for profile in steps]
+    grown: dict[str, int] = {}
+    pairs = zip(pairwise(steps), pairwise(sums), strict=True)
+    for (before, after), (old, new) in pairs:
+        if after.step != before.step + 1:
+            continue
+        for name in old.keys() & new.keys():
+            (was, _, _), (now, added, size) = old[name], new[name]
+            if abs(was) > _CLEAR * size and abs(added) > _CLEAR * size:
+                rises = abs(now - was - added) < _EXACT * (abs(now) + abs(was) + abs(added))
+                # what is the sum itself has not grown
+                rises &= abs(now - added) > 100 * abs(now - was - added)
+                grown[name] = grown.get(name, 0) + 1 if rises else -_FIRST
+    names = [name for name, count in grown.items() if count >= threshold]
+    if names and 2 * len(names) > len(grown):
+        yield Finding(
+            "warning",
+            listed(names),
+            "the gradient at each step is that of the step before and the new one in addition: "
+            "nothing sets it to zero, and every update repeats all that came before",
+            "optimizer.zero_grad() before each backward(), or after each step()",
+        )
+
+
+_FIRST = 8
+"""The steps that are looked at: what is added up in these is so in all."""
+_CLEAR, _EXACT = 1e-2, 1e-4
+"""What a sum is to be of the size of its terms, and by how much float32 may differ, relatively."""
+
+
+def _bias_gradients(profile: Profile) -> dict[str, tuple[float, float, float]]:
+    """For each bias of a linear map: the sum of its gradient, that of its entries', and their size.
+
+    The size is that of a sum of as many independent terms.
+    """
+    rows, values = profile.parameter_gradients, profile.value_gradients
+    at = {int(layer): number for number, layer in enumerate(values["layer"])}
+    units = dict(zip(map(int, values["layer"]), values["units"], strict=True))
+    found = {}
+    for number in np.flatnonzero(~(rows["fan_in"] > 0)):
+        layer = int(rows["layer"][number])
+        if layer in profile.graph.linear and rows["count"][number] == units.get(layer):
+            count, mean = values["count"][at[layer]], values["mean"][at[layer]]
+            size = np.sqrt(count * values["second_moment"][at[layer]])
+            own = rows["count"][number] * rows["mean"][number]
+            found[str(rows["name"][number])] = float(own), float(count * mean), float(size)
+    return found

@@ -50,6 +50,7 @@ class Rule:
         drawn: whether it is about the law that weights are drawn from: it is checked at the first
             step alone, as updates leave no law.
         whole: whether it looks at a training as a whole, and not at each of its steps.
+        cause: whether it names what others see the consequences of: it is told before them.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Rule:
     symptom: bool = False
     drawn: bool = False
     whole: bool = False
+    cause: bool = False
 
 
 RULES: Catalog[Rule] = Catalog("rule")
@@ -109,15 +111,19 @@ def register_rule(
 
 
 def register_training_rule(
-    *, threshold: float, source: str, needs: Sequence[Need[Training]] = ()
+    *, threshold: float, source: str, needs: Sequence[Need[Training]] = (), cause: bool = False
 ) -> Callable[[TrainingCheck], TrainingCheck]:
     """Register a function ``check(training, threshold)``, as `register_rule` does.
 
     It is given all steps of a training at once.
+
+    Args:
+        threshold, source, needs: as those of `register_rule`.
+        cause: see `Rule`.
     """
 
     def register(check: TrainingCheck) -> TrainingCheck:
-        _add(Rule(*_named(check), threshold, source, tuple(needs), check, whole=True))
+        _add(Rule(*_named(check), threshold, source, tuple(needs), check, whole=True, cause=cause))
         return check
 
     return register

@@ -6,20 +6,26 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from initstats.diagnosis.graph import SCALING
 from initstats.diagnosis.profile import Profile
+from initstats.diagnosis.rules.attention import across
 from initstats.diagnosis.rules.rule import (
     MAPS,
     OPERATIONS,
     PARAMETERS,
+    TRAINED,
     Finding,
     listed,
     register_rule,
+    register_training_rule,
 )
+from initstats.diagnosis.training import Training
 from initstats.probe.kinds import DROPOUTS, MIXING, words
 
+_TOTALS = words("mean sum")
 _THROUGH = DROPOUTS | words("div div_ mul mul_")
 _PRODUCTS = MIXING | words("mul mul_")
-_LOGITS = words("cross_entropy_loss log_softmax softmax")
+_LOGITS = words("log_softmax softmax")
 """Operations that expect numbers of both signs, and of any size."""
 
 
@@ -29,7 +35,7 @@ _LOGITS = words("cross_entropy_loss log_softmax softmax")
     needs=[OPERATIONS],
 )
 def softmax_axis(profile: Profile, threshold: float) -> Iterator[Finding]:
-    """a softmax is over the units, and not over samples or positions"""
+    """a softmax is over the units, and one of scores over what a product then sums"""
     rows, graph = profile.values, profile.graph
     axis = rows["shares_axis"]
     # dimensions behind the units are positions of an image: a softmax over them is a place
@@ -48,6 +54,7 @@ def softmax_axis(profile: Profile, threshold: float) -> Iterator[Finding]:
             f"on the other {what}",
             f"dim={units}, or dim=-1 where the units are last",
         )
+    yield from across(profile)
 
 
 def _weighs(profile: Profile, layer: int) -> bool:
@@ -129,18 +136,21 @@ def cut_output(profile: Profile, threshold: float) -> Iterator[Finding]:
     for number, layer in enumerate(map(int, rows["layer"])):
         positive = rows["min"][number] >= 0 and graph.inputs[layer]
         shares = rows["shares_axis"][number] == rows["unit_axis"][number]
-        if not positive or not (shares or _cuts(profile, layer, threshold)):
+        cut = shares or _cuts(profile, layer, threshold)
+        squashed = rows["low"][number] == 0 and rows["high"][number] == 1  # as by a sigmoid
+        if not positive or not (cut or squashed):
             continue
         readers = [graph.ops[reader] for reader in graph.readers[layer]]
-        if any(op == "cross_entropy_loss" or (shares and op in _LOGITS) for op in readers):
+        if rows["read_as_logits"][number] == 1 or (shares and any(op in _LOGITS for op in readers)):
             grave.append(layer)
-        elif not readers:
+        elif cut and not readers:
             mild.append(layer)
     if grave:
         yield Finding(
             "warning",
             listed(profile.along(grave).places),
-            "a softmax reads what is never negative, and so cannot come near 0 or 1",
+            "a loss or a softmax takes for logits what is never negative, and so its shares cannot "
+            "come near 0 or 1",
             f"leave {_ops(profile, grave)} out: the loss, or the softmax, expects logits of both "
             "signs",
         )
@@ -169,3 +179,68 @@ def _cuts(profile: Profile, layer: int, threshold: float) -> bool:
         return False
     here, before = profile.at[layer], profile.at[inputs[0]]
     return bool(rows["zero_fraction"][here] > threshold and rows["min"][before] < 0)
+
+
+@register_training_rule(
+    threshold=10,
+    source="a product with 0 hands back 0: unlike a parameter of 0, a constant never learns",
+    needs=[TRAINED],
+)
+def zero_factor(training: Training, threshold: float) -> Iterator[Finding]:
+    """no branch is multiplied by a constant of 0
+
+    A schedule may begin at 0: it is a fault if so many updates left the factor at 0.
+    """
+    each = [_shut(profile) for profile in training.profiles]
+    always = [place for place in each[0] if all(place in found for found in each)]
+    if always:
+        updates = len({profile.step for profile in training.profiles}) - 1
+        during = f" in all of {updates} updates" if updates else ""
+        yield Finding(
+            "warning" if updates >= threshold else "note",
+            listed(always),
+            f"{always[0]} is 0 in all entries{during}, and what it reads is not: a constant of 0 "
+            "multiplies it, and the gradients of all weights before it on this branch",
+            "leave the branch out, or make the factor an nn.Parameter, which learns from 0 on; "
+            "nothing, if a schedule raises it later",
+        )
+
+
+def _shut(profile: Profile) -> dict[str, int]:
+    """The products of a branch with a constant of 0, by their places.
+
+    A total of such a product only keeps its branch in autograd's graph, as in loss + 0 * y.sum();
+    and of what is used elsewhere, too, as with a first state of 0, no weights are lost.
+    """
+    graph, rows, zeros = profile.graph, profile.values, profile.zeros.values
+    products = set()
+    for layer in (zeros & graph.downstream) - graph.weighted:
+        read, readers, at = graph.inputs[layer], graph.readers[layer], profile.at[layer]
+        scaled = graph.ops[layer] in SCALING and len(read) == 1 and read[0] not in zeros
+        random = rows["draws"][at] > 0
+        kept = any(graph.ops[reader] not in _TOTALS for reader in readers)
+        kept &= rows["units"][at] * rows["entries"][at] > 1
+        if scaled and kept and not random and not profile.sight.shuts(layer):
+            products.add(layer)
+    lost = {
+        layer
+        for layer in products
+        if any(_ends(profile, n, products) for n in graph.maps_before(layer))
+    }
+    return {profile.place(layer): layer for layer in sorted(lost)}
+
+
+def _ends(profile: Profile, layer: int, products: set[int]) -> bool:
+    """Whether all ways from a value to an output lead through some products."""
+    readers = profile.graph.readers
+    waiting, seen = [layer], {layer}
+    while waiting:
+        here = waiting.pop()
+        if here in products:
+            continue
+        if not readers[here]:
+            return False
+        new = set(readers[here]) - seen
+        seen |= new
+        waiting += new
+    return True

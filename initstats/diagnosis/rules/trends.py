@@ -98,28 +98,45 @@ def _told(profile: Profile) -> bool:
 )
 def scale_jump(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no single operation multiplies the signal by a factor that lasts"""
-    found = jumps(profile)
-    maps = [jump for jump in found if jump.layer in profile.graph.linear]
-    for same in (maps, [jump for jump in found if jump not in maps]):
+    found, graph = jumps(profile), profile.graph
+    maps = [jump for jump in found if jump.layer in graph.linear]
+    # an output may be small on purpose
+    last = [j for j in found if j not in maps and j.factor < 1 and not graph.readers[j.layer]]
+    total = abs(sum(math.log(jump.factor) for jump in found if jump not in last))
+    grave: Severity = "error" if total > 3 * math.log(threshold) else "warning"
+    for same in (maps, [jump for jump in found if jump not in maps + last], last):
+        if not same:
+            continue
         layers = [jump.layer for jump in same]
-        places = profile.along(layers).places
-        if same:
-            told = []
-            for place in dict.fromkeys(places):
-                here = [j for j, other in zip(same, places, strict=True) if other == place]
-                first, again = here[0], f", {len(here)} times" if len(here) > 1 else ""
-                told.append(
-                    f"{place} multiplies the rms by {first.factor:.3g}, from {first.before:.3g} to "
-                    f"{first.after:.3g}{again}"
-                )
-            rest = counted(len(told) - SHOWN, "more does so", "more do so")
-            told[SHOWN:] = [rest] if len(told) > SHOWN else []
-            yield Finding(
-                "warning",
-                listed(places),
-                "; ".join(told) + "; what follows does not undo this",
-                (drawn_anew(profile, layers) if same is maps else "") or _without(profile, same),
-            )
+        remedy = drawn_anew(profile, layers) if same is maps else ""
+        yield Finding(
+            "note" if same is last else grave,
+            listed(profile.along(layers).places),
+            _multiplied(profile, same)
+            + ("; it is an output" if same is last else "; what reads it does not undo that"),
+            _SMALL_OUTPUT if same is last else remedy or _without(profile, same),
+        )
+
+
+_SMALL_OUTPUT = (
+    "nothing, if so small an output is wanted; a softmax of such logits gives equal shares, and "
+    "their gradients are as small: leave the factor out"
+)
+
+
+def _multiplied(profile: Profile, found: list[Jump]) -> str:
+    """By how much each of some operations multiplies the rms."""
+    places, told = profile.along([jump.layer for jump in found]).places, []
+    for place in dict.fromkeys(places):
+        here = [jump for jump, other in zip(found, places, strict=True) if other == place]
+        first, again = here[0], f", {len(here)} times" if len(here) > 1 else ""
+        told.append(
+            f"{place} multiplies the rms by {first.factor:.3g}, from {first.before:.3g} to "
+            f"{first.after:.3g}{again}"
+        )
+    rest = counted(len(told) - SHOWN, "more does so", "more do so")
+    told[SHOWN:] = [rest] if len(told) > SHOWN else []
+    return "; ".join(told)
 
 
 def _without(profile: Profile, found: list[Jump]) -> str:

@@ -10,6 +10,7 @@ from scipy.special import ndtr
 
 from initstats.diagnosis.graph import SCALING
 from initstats.diagnosis.profile import Profile
+from initstats.diagnosis.rules.attention import decided
 from initstats.diagnosis.rules.causes import oversized
 from initstats.diagnosis.rules.remedies import centred, drawn_anew, rectified, scaled, unbiased
 from initstats.diagnosis.rules.rule import (
@@ -191,7 +192,7 @@ def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
         yield _pressed(profile, outside, "entries at", remedy)
     if inside:
         yield _pressed(profile, inside, "gates and candidates inside", _lessened(profile, inside))
-    yield from _decided(profile)
+    yield from decided(profile)
 
 
 def _pressed(profile: Profile, layers: list[int], what: str, remedy: str) -> Finding:
@@ -232,33 +233,6 @@ def _lessened(profile: Profile, layers: list[int]) -> str:
             if size > 1:
                 scale.setdefault(f"{1 / size:.3g}", []).append(str(name))
     return "\n".join(scaled(names, factor) for factor, names in scale.items())
-
-
-def _decided(profile: Profile) -> Iterator[Finding]:
-    """A softmax that gives nearly all to one entry: the sum of its squares is nearly 1."""
-    rows, graph = profile.seen, profile.graph
-    # the mean of shares is 1 over their number
-    chosen = rows.where((rows["shares_axis"] >= 0) & (rows["min"] >= 0) & (rows["mean"] <= 1 / 8))
-    told = [
-        int(layer)
-        for layer, total in zip(
-            chosen["layer"], chosen["second_moment"] / chosen["mean"], strict=True
-        )
-        if total > 0.9 and graph.readers[int(layer)] and int(layer) in graph.downstream
-    ]
-    large = set(map(int, oversized(profile)["layer"]))
-    caused = [layer for layer in told if large & {*graph.maps_before(layer)}]
-    if told and told == caused:
-        places = listed(profile.along(told).places)
-        yield Finding("unchecked", places, "weight_scale names the weights that cause it", "")
-    elif told:
-        yield Finding(
-            "warning",
-            listed(profile.along(told).places),
-            "a softmax gives nearly all weight to one entry of each row: its derivative is near 0",
-            "divide the scores by the root of the size of a head, or shrink the weights of queries "
-            "and keys",
-        )
 
 
 @register_rule(

@@ -16,6 +16,7 @@ from initstats.diagnosis.rules.rule import (
     listed,
     register_training_rule,
 )
+from initstats.diagnosis.rules.weights import all_default
 from initstats.diagnosis.summary import DECADE
 from initstats.diagnosis.training import Training
 from initstats.plural import counted
@@ -136,21 +137,59 @@ def _cut(profile: Profile, name: str) -> _Cut:
     start, behind = profile.place(last), profile.place(reader)
     alone = all(source not in reached for source in graph.inputs[reader])
     beside = not alone
-    if profile.along([last])["requires_grad"][0]:
+    before, after = _cut_off(profile, last, reader, seen)
+    if profile.along([after])["no_grad"][0] == 1:
+        made = profile.place(after)
         return _Cut(
-            f"one arrives at {behind}, which reads {start}, and none at that",
-            f"leave out what cuts it off between {start} and {behind}: detach(), .data, .item(), "
-            "numpy(), or a function without a derivative",
+            f"one arrives at {behind}, which reads {start}, and {made} was made while gradients "
+            "were off",
+            f"run {made} and what comes before it outside of torch.no_grad() and "
+            "torch.inference_mode()",
             alone,
             beside,
         )
+    if before is None:
+        return _Cut(
+            f"one arrives at {behind}, which reads {start}, and that was made of no parameters",
+            "use the parameters themselves, and not what detach() or .data gives",
+            alone,
+            beside,
+        )
+    source, there = profile.place(before), profile.place(after)
     return _Cut(
-        f"one arrives at {behind}, which reads {start}, and that was made without gradients",
-        f"run {start} and what comes before it outside of torch.no_grad() and "
-        "torch.inference_mode(), with the parameters themselves and not with what detach() gives",
+        f"one arrives at {there}, which reads {source}, and none at that"
+        if after == reader
+        else f"{there} reads {source}, and autograd does not follow it there",
+        f"leave out what cuts it off between {source} and {there}: detach(), .data, .item(), "
+        "numpy(), or a function without a derivative",
         alone,
         beside,
     )
+
+
+def _cut_off(profile: Profile, last: int, reader: int, seen: set[int]) -> tuple[int | None, int]:
+    """The value that autograd still follows, and that made of it which it does not.
+
+    The first is None where it follows none of those that are made of the weight; then the other is
+    the last that was made while gradients were off, if any was.
+
+    Args:
+        last, reader: the last value that no gradient arrives at, and one that is made of it.
+        seen: the values that are made of the weight and get no gradient.
+    """
+    rows = profile.values
+    follows = dict(zip(map(int, rows["layer"]), rows["requires_grad"], strict=True))
+    waiting, known = [(last, reader)], {last}
+    while waiting:
+        here, after = waiting.pop()
+        if follows[here]:
+            return here, after
+        for source in profile.graph.inputs[here]:
+            if source in seen and source not in known:
+                known.add(source)
+                waiting.append((source, here))
+    off = known.intersection(map(int, rows["layer"][rows["no_grad"] == 1]))
+    return None, max(off, default=last)
 
 
 def _comes_from(profile: Profile, layer: int, others: set[int]) -> bool:
@@ -231,7 +270,8 @@ def small_updates(training: Training, threshold: float) -> Iterator[Finding]:
     thousand such updates, all in one direction, change a thousandth. Rates that rise or fall from
     the first half of the steps to the second (a warm-up, the end of a schedule) are left alone.
     Where gradients are below 1e-5 of the weights, no usual rate is large enough: what made them so
-    small is to be mended, a clipping or a factor of the loss, if the network has not converged.
+    small is to be mended, a clipping or a factor of the loss. It is no fault of a network that has
+    converged, as one may have that was trained before.
     """
     weights = training.weights
     sizes = training.updates
@@ -243,10 +283,10 @@ def small_updates(training: Training, threshold: float) -> Iterator[Finding]:
         return
     if not 0 < gradient < math.inf:
         return
-    largest = max(sizes)
+    largest, faint = max(sizes), gradient < _FAINT
     steps = f"in none of {len(sizes)} updates does any weight change by more than "
     yield Finding(
-        "warning",
+        "note" if faint and not _untouched(training.trained[0]) else "warning",
         training.profiles[0].subject,
         f"{steps}{largest:.1g} of its size, though gradients arrive: {USUAL:g} is usual"
         if largest
@@ -254,7 +294,7 @@ def small_updates(training: Training, threshold: float) -> Iterator[Finding]:
         f"look at what makes the gradients small, {gradient:.1g} of the weights at most: a loss "
         "that is multiplied by a small number, or a clipping far below the norm of the gradient; "
         "nothing, if the network has converged"
-        if gradient < _FAINT
+        if faint
         else f"multiply the learning rate by {USUAL / largest:.0e}"
         if largest
         else "raise the learning rate from 0; in bfloat16 or float16, where small updates are "
@@ -262,11 +302,23 @@ def small_updates(training: Training, threshold: float) -> Iterator[Finding]:
     )
 
 
+def _untouched(profile: Profile) -> bool:
+    """Whether some parameter is as no update leaves it: the same number in all its entries.
+
+    So biases start, and the gains of norms, or else weights at torch's default within its bounds.
+    """
+    rows, learns = profile.parameters, profile.parameter_gradients
+    learns = learns.where((learns["second_moment"] > 0) & (learns["count"] > 1))
+    flat = rows["name"][(rows["std"] == 0) & (rows["requires_grad"] == 1)]
+    return bool(np.isin(flat, learns["name"]).any()) or all_default(profile)
+
+
 @register_training_rule(
     threshold=0.1,
     source="about 1e-3 of the weights is usual; a tenth, in one direction, outweighs random "
     "weights of 100 inputs",
     needs=[TRAINED, _CHANGED],
+    cause=True,
 )
 def large_updates(training: Training, threshold: float) -> Iterator[Finding]:
     """no update breaks what was sound

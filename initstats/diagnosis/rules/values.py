@@ -18,6 +18,7 @@ from initstats.diagnosis.rules.rule import (
     listed,
     register_rule,
 )
+from initstats.diagnosis.summary import DECADE
 from initstats.plural import counted
 
 _IEEE = "IEEE 754: what overflows once stays infinite or becomes NaN"
@@ -92,7 +93,8 @@ def _begun(profile: Profile, bad: Columns) -> Iterator[Finding]:
             f"({nonfinite / count:.2%}); {read}{reached}",
             "fill or drop what is missing in the data, before the model"
             if given
-            else f"look at {row['op'][0]} there: does it divide by zero, take the log or root of "
+            else _outgrown(profile)
+            or f"look at {row['op'][0]} there: does it divide by zero, take the log or root of "
             "what is not positive, or leave the range of its dtype? Bound its input, add an eps, "
             "or compute it in float32",
         )
@@ -143,6 +145,24 @@ def _largest(dtype: str) -> float:
     return known[0] if known else float(np.finfo(dtype).max)
 
 
+def _outgrown(profile: Profile) -> str:
+    """What to do about values that left their range as the weights grew; empty where none did."""
+    if profile.first is None:
+        return ""
+    size = np.sqrt(profile.first.maps["sigma_w2"])
+    usual = float(np.median(size[size > 0])) if (size > 0).any() else 1.0
+    before = dict(zip(profile.first.maps.places, np.fmax(size, usual), strict=True))
+    now = zip(profile.maps.places, np.sqrt(profile.maps["sigma_w2"]), strict=True)
+    factor = max((size / before[place] for place, size in now if place in before), default=0.0)
+    if not factor > DECADE:
+        return ""
+    return (
+        "lower the learning rate, warm it up, or clip gradients: since step "
+        f"{profile.first.step} the updates made weights up to {factor:.3g} times as large, and "
+        "values have left the range of their dtype with them"
+    )
+
+
 def _backward(profile: Profile, bad: Columns) -> Finding:
     """Where a gradient that is not finite begins: there all that the next operations get are."""
     layers = {int(layer) for layer in bad["layer"]}
@@ -157,9 +177,10 @@ def _backward(profile: Profile, bad: Columns) -> Finding:
         profile.place(last),
         f"its gradient holds NaN or infinite entries, while all values are finite; the backward "
         f"pass of {ops} makes them",
-        f"look at the derivative of {ops}: that of a root or a norm is infinite or NaN at 0, that "
-        "of a division by almost 0 is huge. Add an eps inside the root, or mask with torch.where "
-        "before the operation",
+        _outgrown(profile)
+        or f"look at the derivative of {ops}: that of a root or a norm is infinite or NaN at 0, "
+        "that of a division by almost 0 is huge. Add an eps inside the root, or mask with "
+        "torch.where before the operation",
     )
 
 

@@ -294,6 +294,18 @@ class _Drawn:
         return near
 
 
+def as_drawn(profile: Profile) -> set[int]:
+    """The linear maps whose weights have the moments of a law that weights are drawn from."""
+    drawn = _Drawn(profile)
+    return {int(layer) for layer in drawn.layers[drawn.fresh | drawn.default]}
+
+
+def all_default(profile: Profile) -> bool:
+    """Whether the weights of all linear maps are within torch's default bounds, and so drawn."""
+    default = _Drawn(profile).default
+    return len(default) > 0 and bool(default.all())
+
+
 def shrinking(profile: Profile) -> set[int]:
     """The linear maps at torch's default, if they are many enough in a row to be a fault."""
     if not (profile.probed and len(profile.parameters) and len(profile.maps)):

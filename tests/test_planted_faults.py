@@ -471,7 +471,7 @@ def fan_out() -> Planted:
     model.append(nn.Linear(100, 10))
     for layer in [*model][::2]:
         nn.init.kaiming_normal_(layer.weight, mode="fan_out")
-    return Planted(model, batch(128, 200), "fan_mode", "0, 2, 4", "over fan_out, 800")
+    return Planted(model, batch(128, 200), "fan_mode", "0, 2, 4", "with fan_out, 800")
 
 
 @fault

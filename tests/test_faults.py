@@ -116,7 +116,9 @@ def judged(folder: Path, whole: Path, *, quickly: bool = False) -> str:
 @pytest.mark.parametrize(
     ("flips", "tails"), [(25, 3), pytest.param(600, 200, marks=pytest.mark.faults)]
 )
-def test_no_broken_bit_changes_a_table(run: Path, whole: Path, flips: int, tails: int) -> None:
+def test_no_broken_bit_changes_a_table(
+    run: Path, whole: Path, flips: int, tails: int, tell: Callable[..., None]
+) -> None:
     file, raw = run / "run.sqlite", (whole / "run.sqlite").read_bytes()
     generator, became = random.Random(0), Counter[str]()
     for bit in (generator.randrange(8 * len(raw)) for _ in range(flips)):
@@ -130,6 +132,8 @@ def test_no_broken_bit_changes_a_table(run: Path, whole: Path, flips: int, tails
     assert became["same"] > 0
     assert became["mended"] > 0
     assert became["refused"] > 0
+    for word, count in became.items():
+        tell(f"a flipped bit or a cut end: {word}", [{}] * count, count)
 
 
 @pytest.mark.parametrize(
@@ -436,14 +440,16 @@ def contend(folder: Path, seconds: float, counts: object) -> None:
 
 
 @pytest.mark.parametrize("seconds", [1.0, pytest.param(60.0, marks=pytest.mark.faults)])
-def test_a_lock_has_one_holder(tmp_path: Path, seconds: float) -> None:
+def test_a_lock_has_one_holder(tmp_path: Path, seconds: float, tell: Callable[..., None]) -> None:
     counts = get_context("fork").SimpleQueue()
     crowd = start(contend, *[(tmp_path, seconds, counts)] * 3)
     found = [counts.get() for _ in crowd]
     for process in crowd:
         process.join()
-    assert sum(taken for taken, _ in found) > 50
+    times = sum(taken for taken, _ in found)
+    assert times > 50
     assert sum(overlaps for _, overlaps in found) == 0
+    tell("a lock that three want", [{}] * times, times)
 
 
 def test_whoever_opened_the_lock_early_shares_it_with_nobody(tmp_path: Path) -> None:

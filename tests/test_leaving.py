@@ -188,7 +188,7 @@ class Trial:
         elif target == "group":
             os.killpg(self.process.pid, number)
         else:
-            workers = psutil.Process(self.process.pid).children()
+            workers = [each for each in psutil.Process(self.process.pid).children() if works(each)]
             if not workers:
                 return False
             random.choice(workers).send_signal(number)
@@ -263,6 +263,13 @@ class Trial:
             alive = process.status() != psutil.STATUS_ZOMBIE
             return bool(alive and process.environ().get("TMPDIR") == str(self.temporary))
         return False
+
+
+def works(process: psutil.Process) -> bool:
+    """Whether a process is a worker: Python's own resource tracker is none."""
+    with suppress(psutil.Error):
+        return any("spawn_main" in word for word in process.cmdline())
+    return False
 
 
 def wait(trial: Trial) -> None:

@@ -542,8 +542,8 @@ def attending(factor: float, width: int = 64, mask: bool = False) -> nn.Module:
         return y
 
     model = Layers(function, *linears(*5 * [width]))
-    for layer in model.layers:
-        nn.init.xavier_normal_(layer.weight)
+    for number in range(4):
+        nn.init.xavier_normal_(model.get_parameter(f"layers.{number}.weight"))
     return model
 
 
@@ -598,8 +598,8 @@ def zero_buffer(x: Tensor, a: nn.Module, b: nn.Module, c: nn.Module) -> Tensor:
 
 
 def kept_in_the_graph(x: Tensor, a: nn.Module, b: nn.Module, c: nn.Module) -> Tensor:
-    y: Tensor = c(a(x).relu()) + 0.0 * b(x).sum()
-    return y + (b(x) * 0.0).mean()
+    y: Tensor = c(a(x).relu()) + 0.0 * b(x).sum() + (b(x) * 0.0).mean()
+    return y
 
 
 def a_state(x: Tensor, a: nn.Module, b: nn.Module, c: nn.Module) -> Tensor:

@@ -665,7 +665,7 @@ def test_a_branch_that_is_multiplied_by_zero(name: str) -> None:
 
 
 def words_of(std: float, *, norm: str) -> nn.Module:
-    """A table of words before two blocks with norms inside, or with one before all."""
+    """A table of words before two blocks with norms inside, and maybe one before or after all."""
 
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -681,7 +681,7 @@ def words_of(std: float, *, norm: str) -> nn.Module:
             h = self.first(self.table(x) + torch.randn(x.shape[1], 64) * 0.02)
             for n, b in zip(self.norms, self.blocks, strict=True):
                 h = h + b(n(h))
-            y: Tensor = self.head(h)
+            y: Tensor = self.head(F.layer_norm(h, (64,)) if norm == "last" else h)
             return y
 
     return Model()
@@ -689,7 +689,12 @@ def words_of(std: float, *, norm: str) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("std", "norm", "severity"),
-    [(50.0, "inside", "warning"), (50.0, "first", "note"), (8.0, "inside", ""), (1.0, "first", "")],
+    [
+        (50.0, "inside", "warning"),
+        (50.0, "last", "warning"),
+        (50.0, "first", "note"),
+        (8.0, "last", ""),
+    ],
 )
 def test_the_size_of_a_table_of_words(std: float, norm: str, severity: str) -> None:
     torch.manual_seed(0)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from initstats import gain
+from initstats.diagnosis import diagnose
 from initstats.probe import Probe, measure
 
 VALUES = ["activation", "preactivation"]
@@ -780,6 +781,40 @@ def test_gates_inside_of_recurrent_operations(kind: Any) -> None:
             return state
 
     assert sum(measured(Steps(), x)) / 7 == pytest.approx(share)
+
+
+@pytest.mark.parametrize("gate", range(4))
+@pytest.mark.parametrize("bias", [-10.0, 10.0, -2.0])
+def test_gates_that_are_shut(gate: int, bias: float) -> None:
+    """Of input, forget, candidate and output those count that lose the state, in either layer."""
+    torch.manual_seed(0)
+    model, x = nn.LSTM(6, 8, 2, batch_first=True), torch.randn(5, 7, 6)
+    for layer in ("l0", "l1"):
+        model.load_state_dict(nn.LSTM(6, 8, 2).state_dict())
+        model.get_parameter(f"bias_ih_{layer}").data[8 * gate : 8 * gate + 8] = bias
+        table = measure(model, x)
+        shut = table.query("op == 'lstm' and tensor != 'weight'")["shut_fraction"]
+        lost = gate in (1, 3) and bias == -10.0
+        assert shut.tolist() == [float(lost)] * len(shut)
+        found = diagnose(table).query("rule == 'saturation'").iloc[0]
+        assert (found["severity"] == "warning") == lost
+        if lost:
+            exec(found["remedy"], {"model": model})
+            again = diagnose(measure(model, x)).query("rule == 'saturation'").iloc[0]
+            assert again["severity"] == "healthy"
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU])
+@pytest.mark.parametrize("factor", [0.01, 1.0])
+def test_a_state_that_nothing_carries_on(kind: Any, factor: float) -> None:
+    torch.manual_seed(0)
+    model = kind(6, 48, batch_first=True)
+    model.weight_hh_l0.data.mul_(factor)
+    found = diagnose(measure(model, torch.randn(5, 7, 6))).query("rule == 'lost_state'").iloc[0]
+    lost = kind is nn.RNN and factor < 1
+    assert (found["severity"], found["where"]) == (
+        ("note", "weight_hh_l0") if lost else ("healthy", "")
+    )
 
 
 def test_a_rectified_recurrent_operation_has_no_bounds() -> None:

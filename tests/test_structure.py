@@ -542,8 +542,8 @@ def attending(factor: float, width: int = 64, mask: bool = False) -> nn.Module:
         return y
 
     model = Layers(function, *linears(*5 * [width]))
-    for layer in model.layers:
-        nn.init.xavier_normal_(layer.weight)
+    for number in range(4):
+        nn.init.xavier_normal_(model.get_parameter(f"layers.{number}.weight"))
     return model
 
 
@@ -598,8 +598,8 @@ def zero_buffer(x: Tensor, a: nn.Module, b: nn.Module, c: nn.Module) -> Tensor:
 
 
 def kept_in_the_graph(x: Tensor, a: nn.Module, b: nn.Module, c: nn.Module) -> Tensor:
-    y: Tensor = c(a(x).relu()) + 0.0 * b(x).sum()
-    return y + (b(x) * 0.0).mean()
+    y: Tensor = c(a(x).relu()) + 0.0 * b(x).sum() + (b(x) * 0.0).mean()
+    return y
 
 
 def a_state(x: Tensor, a: nn.Module, b: nn.Module, c: nn.Module) -> Tensor:
@@ -665,7 +665,7 @@ def test_a_branch_that_is_multiplied_by_zero(name: str) -> None:
 
 
 def words_of(std: float, *, norm: str) -> nn.Module:
-    """A table of words before two blocks with norms inside, or with one before all."""
+    """A table of words before two blocks with norms inside, and maybe one before or after all."""
 
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -681,7 +681,7 @@ def words_of(std: float, *, norm: str) -> nn.Module:
             h = self.first(self.table(x) + torch.randn(x.shape[1], 64) * 0.02)
             for n, b in zip(self.norms, self.blocks, strict=True):
                 h = h + b(n(h))
-            y: Tensor = self.head(h)
+            y: Tensor = self.head(F.layer_norm(h, (64,)) if norm == "last" else h)
             return y
 
     return Model()
@@ -689,7 +689,12 @@ def words_of(std: float, *, norm: str) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("std", "norm", "severity"),
-    [(50.0, "inside", "warning"), (50.0, "first", "note"), (8.0, "inside", ""), (1.0, "first", "")],
+    [
+        (50.0, "inside", "warning"),
+        (50.0, "last", "warning"),
+        (50.0, "first", "note"),
+        (8.0, "last", ""),
+    ],
 )
 def test_the_size_of_a_table_of_words(std: float, norm: str, severity: str) -> None:
     torch.manual_seed(0)

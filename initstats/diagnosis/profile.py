@@ -20,7 +20,7 @@ from initstats.probe.kinds import NORMALIZATIONS, PASSING, RECURRENT, numbers
 
 FACTS = (
     *("units", "entries", "requires_grad", "no_grad", "updated", "update_ratio"),
-    *("gain", "factor", "low", "high", "saturated_fraction"),
+    *("gain", "factor", "low", "high", "saturated_fraction", "shut_fraction"),
     *("fan_in", "fan_out", "sigma_w2", "normalized", "shares_axis", "summed_axis"),
     *("draws", "unregistered", "read_as_logits"),
 )

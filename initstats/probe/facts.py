@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from initstats.probe.slots import Address
 
 FACTS = (
-    *("gain", "factor", "low", "high", "saturated_fraction", "fan_in", "fan_out", "sigma_w2"),
+    *("gain", "factor", "low", "high", "saturated_fraction", "shut_fraction"),
+    *("fan_in", "fan_out", "sigma_w2"),
     *("normalized", "shares_axis", "summed_axis", "draws", "unregistered", "read_as_logits"),
 )
 """Columns of a probe's table."""
@@ -64,6 +65,8 @@ class Facts:
     requires_grad: bool = False
     _saturated: Tensor | int = 0
     _entries: int = 0
+    _shut: Tensor | int = 0
+    _gates: int = 0
 
     def observe(self, x: Tensor, phi: Phi) -> None:
         """Note down the function of a value, and count the entries at its bounds."""
@@ -86,6 +89,8 @@ class Facts:
         self.phi = Given(1.0, (-1.0, 1.0))
         self._saturated = self._saturated + counted.at
         self._entries += counted.entries
+        self._shut = self._shut + counted.shut
+        self._gates += counted.gates
 
     def sum_with(self, each: Sum, weight: Address | None) -> None:
         """Note down the sum that the tensor is the output, or the weight, of."""
@@ -95,13 +100,16 @@ class Facts:
     def portable(self) -> Facts:
         """The same facts for another process."""
         phi = self.phi and Given(self.gain, self.bounds, self.factor)
-        return dataclasses.replace(self, phi=phi, _saturated=int(self._saturated))
+        shut = self._shut.cpu() if isinstance(self._shut, Tensor) else self._shut
+        return dataclasses.replace(self, phi=phi, _saturated=int(self._saturated), _shut=shut)
 
     def merge(self, other: Facts) -> None:
         """Count the entries at a bound that another process has seen, too."""
         self.requires_grad |= other.requires_grad
         self._saturated = self._saturated + other._saturated
         self._entries += other._entries
+        self._shut = self._shut + other._shut
+        self._gates += other._gates
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -130,3 +138,14 @@ class Facts:
         if not self._entries:
             return math.nan
         return int(self._saturated) / self._entries
+
+    @property
+    def shut_fraction(self) -> float:
+        """The share of forget gates that are below 1%, or of output gates if that is larger.
+
+        It is that of the layer inside of a recurrent operation that has most; NaN where there are
+        no such gates.
+        """
+        if not self._gates or not isinstance(self._shut, Tensor):
+            return math.nan
+        return float(self._shut.max()) / self._gates

@@ -24,18 +24,31 @@ _LAYERS = ("gru", "lstm", "rnn_tanh")
 
 
 class Counted(NamedTuple):
-    """How many entries of gates and candidates there are, and how many at a bound."""
+    """How many entries of gates and candidates there are, and how many at a bound.
+
+    Attributes:
+        at, entries: of all.
+        shut: how many forget gates and output gates are below 1%, (layers, 2); empty where there
+            are none of these.
+        gates: how many of each kind a layer has.
+    """
 
     at: Tensor
     entries: int
+    shut: Tensor
+    gates: int
 
 
 class _Step(NamedTuple):
-    """The states after a step, and its gates and candidates as a tanh would give them."""
+    """The states after a step, and its gates and candidates as a tanh would give them.
+
+    `shut` counts the forget and the output gates that are nearly 0, (2,); empty without such.
+    """
 
     h: Tensor
     c: Tensor | None
     pressed: Tensor
+    shut: Tensor
 
 
 def saturated(operation: Operation) -> Counted | None:
@@ -47,24 +60,28 @@ def saturated(operation: Operation) -> Counted | None:
     name = operation.name
     if name not in RECURRENT:
         return None
-    found: list[Tensor] = []
+    found: list[list[_Step]] = []
     with suppress(Exception), torch._C.DisableTorchFunction(), torch.no_grad():
         if name in _CELLS:
             x, states, *weights = operation.args
             h, c = states if name == "lstm_cell" else (states, None)
             count = slice(_SAMPLES)
             c = c if c is None else c[count]
-            found = [_step(name, x[count], h[count], c, weights).pressed]
+            found = [[_step(name, x[count], h[count], c, weights)]]
         elif name in _LAYERS:
             found = [*_layers(name, operation)]
     if not found:
         return None
-    total = sum((each >= _AT).count_nonzero() for each in found)
-    return Counted(torch.as_tensor(total), sum(each.numel() for each in found))
+    steps = [step for layer in found for step in layer]
+    total = sum((step.pressed >= _AT).count_nonzero() for step in steps)
+    shut = torch.stack([torch.stack([step.shut for step in layer]).sum(0) for layer in found])
+    entries = sum(step.pressed.numel() for step in steps)
+    gates = sum(step.c.numel() for step in found[0] if step.c is not None)
+    return Counted(torch.as_tensor(total), entries, shut, gates)
 
 
-def _layers(name: str, operation: Operation) -> Iterator[Tensor]:
-    """The gates of all layers of a fused operation."""
+def _layers(name: str, operation: Operation) -> Iterator[list[_Step]]:
+    """The steps of each layer and direction of a fused operation."""
     args = list(operation.args)
     packed = isinstance(args[1], Tensor) and not args[1].is_floating_point()
     sizes = args.pop(1) if packed else None
@@ -82,11 +99,12 @@ def _layers(name: str, operation: Operation) -> Iterator[Tensor]:
             number = layer * directions + direction
             own = weights[number * each : (number + 1) * each]
             h, c = hs[number, : x.shape[1]], None if cs is None else cs[number, : x.shape[1]]
-            made = []
+            steps: list[_Step] = []
             for t in x.flip(0) if direction else x:
-                h, c, pressed = _step(name, t, h, c, own)
-                made.append(h)
-                yield pressed
+                steps.append(_step(name, t, h, c, own))
+                h, c, *_ = steps[-1]
+            yield steps
+            made = [step.h for step in steps]
             outputs.append(torch.stack(made[::-1] if direction else made))
         x = torch.cat(outputs, -1)
 
@@ -103,21 +121,23 @@ def _step(name: str, x: Tensor, h: Tensor, c: Tensor | None, weights: Sequence[A
     """A step of a cell; weights of the input, of the state, biases if any, and a projection."""
     biases = [w for w in weights[2:4] if w is not None and w.ndim == 1] or [None, None]
     read, kept = linear(x, weights[0], biases[0]), linear(h, weights[1], biases[1])
+    none = torch.empty(0, dtype=torch.long, device=x.device)
     if name.startswith("rnn"):
         h = (read + kept).tanh()
-        return _Step(h, None, h.abs())
+        return _Step(h, None, h.abs(), none)
     if name.startswith("gru"):
         (r, z, n), (hr, hz, hn) = read.chunk(3, -1), kept.chunk(3, -1)
         r, z = r + hr, z + hz
         n = (n + r.sigmoid() * hn).tanh()
         h = n + z.sigmoid() * (h - n)
-        return _Step(h, None, torch.cat([(r / 2).tanh(), (z / 2).tanh(), n], -1).abs())
+        return _Step(h, None, torch.cat([(r / 2).tanh(), (z / 2).tanh(), n], -1).abs(), none)
     i, f, g, o = (read + kept).chunk(4, -1)
     pressed = torch.cat([(gate / 2).tanh() for gate in (i, f, o)] + [g.tanh()], -1).abs()
+    shut = torch.stack([((gate / 2).tanh() <= -_AT).count_nonzero() for gate in (f, o)])
     assert c is not None
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
     h = o.sigmoid() * c.tanh()
     last = weights[-1]
     if last is not None and last.ndim == 2 and len(weights) % 2:  # of an odd number the last
         h = linear(h, last)
-    return _Step(h, c, pressed)
+    return _Step(h, c, pressed, shut)

@@ -65,14 +65,16 @@ def facts_of(rows: list[Row]) -> pd.DataFrame:
     found = []
     for slot, reading in rows:
         facts = reading.facts
-        saturated = facts.saturated_fraction if reading.direction == "forward" else math.nan
+        forward = reading.direction == "forward"
+        saturated = facts.saturated_fraction if forward else math.nan
+        shut = facts.shut_fraction if forward else math.nan
         square = squares.get((facts.weight, reading.step), math.nan)
         sigma_w2 = facts.fan_in * square
         sums = facts.fan_in, facts.fan_out, sigma_w2
         hidden = math.nan if slot.address.tensor == "weight" else facts.unregistered
         axes = facts.shares_axis, facts.summed_axis
         made = facts.normalized, *axes, facts.draws, hidden, facts.read_as_logits
-        found.append((facts.gain, facts.factor, *facts.bounds, saturated, *sums, *made))
+        found.append((facts.gain, facts.factor, *facts.bounds, saturated, shut, *sums, *made))
     return pd.DataFrame(np.array(found, float).reshape(len(rows), len(FACTS)), columns=[*FACTS])
 
 

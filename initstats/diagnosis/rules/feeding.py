@@ -71,11 +71,15 @@ def _looked_up(profile: Profile, threshold: float) -> Iterator[Finding]:
 
 
 def _normalized(profile: Profile, layer: int) -> bool:
-    """Whether normalizations alone read a value, after sums at most."""
-    graph = profile.graph
+    """Whether only normalizations read a value, after sums at most that add no branch to it."""
+    graph, blocks = profile.graph, {block.layer for block in profile.graph.blocks}
     return bool(graph.readers[layer]) and all(
         reader in graph.normalizations
-        or (graph.ops[reader] in SUMS | DROPOUTS and _normalized(profile, reader))
+        or (
+            graph.ops[reader] in SUMS | DROPOUTS
+            and reader not in blocks
+            and _normalized(profile, reader)
+        )
         for reader in graph.readers[layer]
     )
 

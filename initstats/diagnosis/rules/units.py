@@ -192,7 +192,27 @@ def saturation(profile: Profile, threshold: float) -> Iterator[Finding]:
         yield _pressed(profile, outside, "entries at", remedy)
     if inside:
         yield _pressed(profile, inside, "gates and candidates inside", _lessened(profile, inside))
+    yield from _shut(profile)
     yield from decided(profile)
+
+
+def _shut(profile: Profile) -> Iterator[Finding]:
+    """Gates that are 0 for nearly all samples and units: an open gate may be meant, these not."""
+    rows = profile.seen
+    shut = [int(layer) for layer in rows["layer"][rows["shut_fraction"] > _SHUT]]
+    if shut:
+        found = profile.along(shut)
+        yield Finding(
+            "warning",
+            listed(found.places),
+            f"{found['shut_fraction'][0]:.0%} of the forget gates, or of the output gates, inside "
+            f"{found.places[0]} are below 1%: a state does not outlast a step, or is not given out",
+            _lessened(profile, shut)
+            or "start forget gates with a bias of 1, and output gates with one of 0",
+        )
+
+
+_SHUT = 0.9
 
 
 def _pressed(profile: Profile, layers: list[int], what: str, remedy: str) -> Finding:

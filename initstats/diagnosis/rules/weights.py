@@ -24,7 +24,7 @@ from initstats.diagnosis.rules.rule import (
     register_rule,
 )
 from initstats.diagnosis.summary import DECADE
-from initstats.probe.kinds import LOOKUPS, NORMALIZATIONS
+from initstats.probe.kinds import LOOKUPS, NORMALIZATIONS, words
 
 Array = NDArray[Any]
 _AROUND = 0.1  # what another batch makes of an output's std of 1, at most
@@ -341,6 +341,42 @@ def _longest_run(profile: Profile, layers: set[int]) -> tuple[int, int, int]:
     count, first, last = max(run.values(), default=(0, -1, -1))
     alone = min(layers)
     return (first, last, count) if count else (alone, alone, 1)
+
+
+@register_rule(
+    threshold=DECADE,
+    source="Bengio et al. 1994: a state fades by the factor of its weights with every step",
+    needs=[PARAMETERS],
+    judges=["weights"],
+    drawn=True,
+)
+def lost_state(profile: Profile, threshold: float) -> Iterator[Finding]:
+    """no plain recurrent operation multiplies its input, or its state, by nearly nothing"""
+    lines: dict[str, list[str]] = {}
+    sizes: dict[str, float] = {}
+    for layer in (n for n, op in profile.graph.ops.items() if op.partition("[")[0] in _PLAIN):
+        own = profile.own(layer)
+        for name, fan_in, square in zip(
+            own["name"], own["fan_in"], own["second_moment"], strict=True
+        ):
+            if fan_in > 0 and 0 < fan_in * square < threshold**-2:
+                sizes[str(name)] = math.sqrt(fan_in * square)
+                line = (
+                    f"nn.init.normal_(model.get_parameter({{}}), std=1 / math.sqrt({fan_in:.0f}))"
+                )
+                lines.setdefault(line, []).append(str(name))
+    if sizes:
+        name, size = next(iter(sizes.items()))
+        yield Finding(
+            "note",
+            listed(sizes),
+            f"{name} multiplies the rms of the input, or of the state, by {size:.2g}: nothing but "
+            "these weights carries it from step to step",
+            "\n".join(over(names, line) for line, names in lines.items()),
+        )
+
+
+_PLAIN = words("rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell")
 
 
 @register_rule(

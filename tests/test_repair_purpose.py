@@ -376,3 +376,118 @@ def test_reasons_name_the_operation() -> None:
     said = lsuv_(bag, torch.randint(0, 50, (16, 10))).set_index("name")["outcome"]
     assert said["0.weight"] == f"left because {reasons.looks_up('embedding_bag')}"
     Kept(nn.Linear(4, 4, device="meta")).put_back()  # there is nothing to compare
+
+
+def film(model: Any, x: Tensor) -> Tensor:
+    scale, shift = F.linear(x, model.w, model.b).chunk(2, -1)
+    return model.head(x * scale + shift)  # type: ignore[no-any-return]
+
+
+def packed(model: Any, x: Tensor) -> Tensor:
+    q, k, v = F.linear(x, model.w).chunk(3, -1)
+    return model.head(x + (q @ k.mT).softmax(-1) @ v)  # type: ignore[no-any-return]
+
+
+def sparse_row(p: nn.Parameter, part: Any) -> nn.Parameter:
+    p.data[part] = 0
+    return p
+
+
+PARTLY: dict[str, tuple[Callable[[], nn.Module], Tensor, str, Any, str]] = {
+    "values": (
+        lambda: Model(packed, w=sparse_row(weight(48, 16), slice(32, 48)), head=linear()),
+        X.view(4, 16, 16),
+        "w",
+        slice(32, 48),
+        "16 of 48 units",
+    ),
+    "scale": (
+        lambda: Model(
+            film,
+            w=sparse_row(weight(32, 16), slice(16)),
+            b=nn.Parameter(torch.ones(32)),
+            head=linear(),
+        ),
+        X,
+        "w",
+        slice(16),
+        "16 of 32 units",
+    ),
+    "gate": (
+        lambda: Model(lambda m, x: m.head(m.r(x)[0]), r=nn.LSTM(16, 8), head=linear(8)),
+        X.view(4, 16, 16),
+        "r.weight_hh_l0",
+        slice(8, 16),
+        "8 of 32 units",
+    ),
+    "expert": (
+        lambda: Model(
+            lambda m, x: torch.einsum("bi,eio->beo", x, m.w), w=sparse_row(weight(4, 16, 9), 2)
+        ),
+        X,
+        "w",
+        2,
+        "9 of 36 units",
+    ),
+    "channels": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(3, 8, 4, 2, groups=1), nn.ReLU()),
+        IMAGE,
+        "0.weight",
+        (slice(None), slice(2, 5)),
+        "3 of 8 units",
+    ),
+    "added inputs": (
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()),
+        IMAGE,
+        "0.weight",
+        (slice(None), 1),
+        "1 of 3 inputs",
+    ),
+}
+
+
+@pytest.mark.parametrize("repair", ["lsuv", "torch_default"])
+@pytest.mark.parametrize("name", PARTLY)
+def test_the_part_of_a_weight_that_is_zero_stays(name: str, repair: str) -> None:
+    torch.manual_seed(0)
+    build, x, key, part, words = PARTLY[name]
+    model = build()
+    w = model.get_parameter(key)
+    w.data[part] = 0
+    others = w.data != 0
+    biases = [p.detach().clone() for p in model.parameters() if p.shape == (32,)]
+    said = (lsuv_(model, x) if repair == "lsuv" else reinitialize_(model, repair, x)).set_index(
+        "name"
+    )["outcome"]
+    assert f", but for {words} of zeros, which look deliberate" in said[key]
+    assert torch.equal(w != 0, others)
+    if name == "scale":  # and so do their biases
+        after = [p for p in model.parameters() if p.shape == (32,)]
+        assert torch.equal(after[0][part], biases[0][part])
+        assert not torch.equal(after[0], biases[0])
+    reinitialize_(model, "normal(std=0.1)", x, include=key)
+    assert w.all()
+
+
+@pytest.mark.parametrize("spoil", ["identity", "sparse"])
+def test_zeros_that_are_no_part_are_drawn(spoil: str) -> None:
+    layer = linear(16, 8)
+    if spoil == "identity":
+        nn.init.eye_(layer.weight)
+    else:
+        nn.init.sparse_(layer.weight, 0.5)
+        layer.weight.data[3] = 0
+    table = lsuv_(nn.Sequential(layer, nn.ReLU()), X)
+    assert set(table["outcome"]) == {"done"}
+    assert layer.weight.all()
+
+
+def test_a_part_of_zeros_that_lets_nothing_pass_is_drawn() -> None:
+    torch.manual_seed(0)
+    model = Model(
+        lambda m, x: m.head(F.linear(x, m.w).chunk(2, -1)[1]),
+        w=sparse_row(weight(32, 16), slice(16, 32)),
+        head=linear(),
+    )
+    assert set(lsuv_(model, X)["outcome"]) == {"done"}
+    assert model.get_parameter("w").all()

@@ -67,6 +67,7 @@ class Phi:
         channels: number of functions side by side; 0 where no tensor is among the parts, or among
             theirs.
         factors: functions of independent values, whose product is z.
+        beside: functions of other values, and how many entries each makes, that z is joined of.
     """
 
     function: Callable[..., Any] | None = None
@@ -77,6 +78,7 @@ class Phi:
     depth: int = 0
     channels: int = 0
     factors: tuple[Phi, ...] = ()
+    beside: tuple[tuple[Phi, int], ...] = ()
 
     def __call__(self, z: Tensor) -> Tensor:
         """phi(z), of shape (points,) or (points, channels) as z is."""
@@ -101,10 +103,14 @@ class Phi:
         """1 / sqrt(E phi(z)^2), the mean also over channels; NaN where it cannot be known.
 
         It is taken over factor * z ~ N(0, 1). Of a product of independent values it is the product
-        of their gains.
+        of their gains, and of values put side by side it is that of all their entries.
         """
         if not self.known:
             return math.nan
+        if self.beside:
+            squares = (n / phi.gain**2 if phi.gain else math.inf for phi, n in self.beside)
+            mean = sum(squares) / sum(n for _, n in self.beside)
+            return 1 / math.sqrt(mean) if mean else math.inf
         if self.function is None:
             return math.prod(factor.gain for factor in self.factors)
         square = math.nan

@@ -107,6 +107,8 @@ class Forms:
             self._forms[outputs[0]] = form
         elif factors := self._factors(name, operation):
             self.begin(outputs[0], Phi(factors=factors))
+        elif joined := self._joined(name, operation):
+            self.begin(outputs[0], Phi(beside=joined))
         elif name in CARRYING or (name in _REDUCING and same_units) or self._joins(name, operation):
             for output, x in enumerate(outputs):
                 self.carry(x, source, operation, output)
@@ -185,10 +187,22 @@ class Forms:
 
     def _joins(self, name: str, operation: Operation) -> bool:
         """Whether values of one and the same function are put side by side."""
+        phis = [phi for phi, _ in self._side_by_side(name, operation)]
+        return len(set(phis)) == 1
+
+    def _joined(self, name: str, operation: Operation) -> tuple[tuple[Phi, int], ...]:
+        """The functions of different values that are put side by side; none of one function."""
+        pairs = self._side_by_side(name, operation)
+        return tuple(pairs) if len({phi for phi, _ in pairs}) > 1 else ()
+
+    def _side_by_side(self, name: str, operation: Operation) -> list[tuple[Phi, int]]:
+        """The functions of values that are joined, and their entries; none of what is unknown."""
         if name not in ("cat", "stack", "concat", "concatenate"):
-            return False
-        forms = [self._forms.get(x) for x in operation.tensors]
-        return None not in forms and len({form.phi for form in forms}) == 1
+            return []
+        parts = [x for x in operation.tensors if x.numel()]
+        if not all(x in self._forms and self.of(x).known for x in parts):
+            return []
+        return [(self.of(x), x.numel()) for x in parts]
 
 
 def _channel_axis(name: str, constant: Tensor, out: Tensor) -> int | None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from initstats.probe.kinds import RECURRENT, words
@@ -70,7 +71,34 @@ def labels(operation: Operation) -> tuple[list[tuple[Tensor, Labels]], Labels] |
         return None
 
 
-def _by_operand(operands: list[tuple[Tensor, Labels]], out: Labels) -> list[Sum]:
+def sum_of_product(operation: Operation, weight: Tensor, shape: tuple[int, ...]) -> Sum | None:
+    """The sum over a product that was made entry by entry, as in (x * w).sum(-1).
+
+    Args:
+        weight: one of the factors.
+        shape: that of the other factor.
+
+    Returns:
+        None for another operation, and where the weight is the same in all that is summed.
+    """
+    x, dims = operation.argument(0, "input"), operation.argument(1, "dim")
+    if operation.name != "sum" or dims is None:
+        return None
+    summed = {dim % x.ndim for dim in ([dims] if isinstance(dims, int) else dims)}
+    kept = operation.argument(2, "keepdim", False)
+    out = [("gone", d) if d in summed else d for d in range(x.ndim) if kept or d not in summed]
+    signal = torch.empty(shape, device="meta")
+    operands = [(a, _places(a.shape, x.ndim)) for a in (weight, signal)]
+    return _by_operand(operands, out)[0] if summed & {*operands[0][1]} else None
+
+
+def _places(shape: Sequence[int], ndim: int) -> list[Hashable]:
+    """The dimensions of a broadcast operand, by their places in the result."""
+    places = range(ndim - len(shape), ndim)
+    return [d if size > 1 else ("one", d) for d, size in zip(places, shape, strict=True)]
+
+
+def _by_operand(operands: Sequence[tuple[Tensor, Labels]], out: Labels) -> list[Sum]:
     sizes: dict[Hashable, int] = {}
     for x, labels in operands:
         for label, size in zip(labels, x.shape, strict=True):

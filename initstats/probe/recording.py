@@ -36,7 +36,7 @@ from initstats.probe.recurrent import saturated
 from initstats.probe.scales import Scales
 from initstats.probe.shares import held, record_products, shares_axis
 from initstats.probe.slots import Address, Slot
-from initstats.probe.sums import record_sums
+from initstats.probe.sums import Products, record_sums
 
 if TYPE_CHECKING:
     from initstats.probe.probe import Probe
@@ -61,6 +61,7 @@ class Recorder(Passes):
         self.masked = False
         self._forms = Forms()
         self._scales = Scales()
+        self._products = Products()
         self._rewritten: set[int] = set()
 
     def observe(
@@ -103,7 +104,7 @@ class Recorder(Passes):
             return
         indexed = op in LOOKUPS and not all(x.is_floating_point() or x.is_complex() for x in given)
         derived = leading == "weight" and not indexed
-        uses = [] if derived else uses_of(summed, given, origins)
+        uses = [] if derived else uses_of(summed, given, origins) + self._products.uses(operation)
         tensor = "preactivation" if uses or "weight" in kinds else "activation"
         layers = tuple(dict.fromkeys(layer for o in origins for layer in o.layers))
         address = call.address(op, "weight" if derived else tensor)
@@ -120,6 +121,7 @@ class Recorder(Passes):
         self._measure_weights(call, operation, origins, made[0], uses)
         if leading == "weight":
             self._remember_weights(op, origins, made, slots, indexed=indexed)
+        self._products.note(operation, origins, made[0])
         record_sums(uses, slots, self._weights, self.parameters, self._mode)
         if op in FUSED:
             self.miss("tensor", call.name, op, FUSED[op])

@@ -4,13 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
-from initstats.probe.linear import Sum
-from initstats.probe.origins import Use
+from initstats.probe.linear import Sum, sum_of_product
+from initstats.probe.operations import Operation, aside
+from initstats.probe.origins import Origin, Use
 from initstats.probe.readings import Mode
 from initstats.probe.slots import Slot
+
+_PAIRS = (["signal", "weight"], ["weight", "signal"])
+
+
+class Products:
+    """The weights that a signal was multiplied with entry by entry, until a sum follows."""
+
+    def __init__(self) -> None:
+        self._factors: Any = WeakIdKeyDictionary()  # of no signal, which would stay in memory
+
+    def note(self, operation: Operation, origins: list[Origin], out: Tensor) -> None:
+        """Remember a product of a signal and a weight."""
+        given = dict(zip((origin.kind for origin in origins), operation.read, strict=True))
+        if operation.name in ("mul", "multiply") and [*given] in _PAIRS and len(origins) == 2:
+            weight = next(o for o in origins if o.kind == "weight")
+            self._factors[out] = given["weight"], weight, tuple(given["signal"].shape)
+
+    def uses(self, operation: Operation) -> list[Use]:
+        """The weights of the products that an operation sums."""
+        given = operation.tensors[:1]
+        if operation.name != "sum" or not given or given[0] not in self._factors:
+            return []
+        weight, origin, shape = self._factors[given[0]]
+        with aside():
+            found = sum_of_product(operation, weight, shape)
+        return [] if found is None else [Use(weight, origin, found)]
 
 
 def record_sums(

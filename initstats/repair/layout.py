@@ -46,6 +46,36 @@ class Layout:
             if kind in (STACK, UNIT) and KERNEL not in dict(axis)
         )
 
+    def zero_part(self, values: Tensor) -> tuple[Tensor, str]:
+        """The units, or inputs, whose weights are all 0 while no other weight is, and their names.
+
+        Returns:
+            A mask of the shape of the values, and words such as "16 of 48 units"; both empty where
+            there are none, where others are 0, too, as in a sparse draw, or where all are.
+        """
+        kinds, sizes = self._shared, [size for axis in self.axes for _, size in axis]
+        nothing = torch.zeros_like(values, dtype=torch.bool)
+        if values.numel() != math.prod(sizes) or not values.any():
+            return nothing, ""
+        used = (values != 0).reshape(sizes)
+        for word, own in (("units", (STACK, UNIT)), ("inputs", (STACK, INPUT))):
+            summed = [dim for dim, kind in enumerate(kinds) if kind not in own]
+            alive = used.any(summed, keepdim=True) if summed else used
+            if (alive == used).all() and (dead := int((~alive).sum())):
+                return (~used).reshape(values.shape), f"{dead} of {alive.numel()} {word}"
+        return nothing, ""
+
+    def units(self, mask: Tensor) -> Tensor:
+        """The units whose weights are all in a mask, in the order of their biases."""
+        kinds, sizes = self._shared, [size for axis in self.axes for _, size in axis]
+        order = sorted(range(len(sizes)), key=kinds.__getitem__)
+        return mask.reshape(sizes).permute(order).reshape(self.channels, -1).all(1)
+
+    @property
+    def _shared(self) -> list[int]:
+        """What the pieces count, where units that differ only in their place are of the kernel."""
+        return [KERNEL if KERNEL in dict(axis) else kind for axis in self.axes for kind, _ in axis]
+
     def draw(
         self, init: Init, activation: Activation, generator: Generator
     ) -> tuple[Tensor, Tensor]:

@@ -158,12 +158,13 @@ class Plan:
         """What was done to a parameter of a weight, or to its bias."""
         if any(parameter is bias.parameter for bias in weight.biases):
             return "done"
+        rest = f"{reasons.held(weight.held)}{self._followed(weight)}"
         if weight.unscaled:
-            return f"drawn, not scaled because {weight.unscaled}{self._followed(weight)}"
+            return f"drawn, not scaled because {weight.unscaled}{rest}"
         near = ", as near as the model's own computation of it allows" if weight.nearly else ""
         factor = weight.factor
         times = f", as what follows multiplies it by {factor:.4g} first" if factor > 1 else ""
-        return f"done{near}{times}{self._followed(weight)}"
+        return f"done{near}{times}{rest}"
 
     def _followed(self, weight: Weight) -> str:
         """The buffers that hold something else now, as the model keeps them for a weight."""

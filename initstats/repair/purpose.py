@@ -80,6 +80,11 @@ class Ways:
                 found.add(layer)
         return found
 
+    def shut(self, layers: set[int]) -> set[int]:
+        """The first values of zero that are made of some that are not, as of a part of them."""
+        zero = {n for n in self.after(layers) if self._rows[n]["second_moment"] == 0}
+        return {n for n in zero if any(read not in zero for read in self._inputs[n])}
+
     def why_zero(self, layers: set[int], others: set[int], left: set[int]) -> str:
         """Why weights of zero look deliberate; empty where they do not.
 

@@ -30,6 +30,12 @@ def frequencies(factor: float) -> str:
     )
 
 
+def held(part: str) -> str:
+    """Units, or inputs, of a weight that stay at zero, as an addition to what was done."""
+    kept = f", but for {part} of zeros, which look deliberate (include it to draw them)"
+    return kept if part else ""
+
+
 def looks_up(op: str) -> str:
     """A parameter whose entries an operation takes one by one."""
     return f"{op}, which uses it, sums over no inputs"

@@ -212,6 +212,13 @@ def _leave_deliberate(plan: Plan, before: Reading, *, frequencies: bool = True) 
         name = plan.names[id(weight.parameters[0])][0]
         if weight not in zeros and (reason := why_frequencies(before, ways, name)):
             plan.leave(weight, reason)
+    for weight in [w for w in own if w in plan.weights and not w.computed]:
+        entries, said = weight.zero_part()
+        shut = ways.shut(made[weight]) if said else set()
+        others = set[int]().union(*(made[w] for w in zeros))
+        if said and (not shut or ways.why_zero(shut, others, left)):
+            weight.hold(entries, said)
+            left |= shut
     after = ways.after(left)
     plan.idle = {weight for weight in plan.weights if made[weight] & after}
 
@@ -239,8 +246,10 @@ def _draw(plan: Plan, init: Init, seed: int, activation_of: Callable[[str], Acti
         activation = activation_of(plan.names[ident][0])
         values, biases = weight.layout.draw(init, activation, generators[ident])
         weight.change(values.to(weight.values.device) / weight.factor)
+        held = weight.fixed if weight.held and not gates(weight.op) else None
+        kept = None if held is None else weight.layout.units(held)  # a gate has two biases
         for bias in weight.biases:
-            bias.write(biases)
+            bias.write(biases, kept)
 
 
 def _compared(plan: Plan, before: Reading, after: Reading) -> pd.DataFrame:

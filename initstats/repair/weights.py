@@ -43,13 +43,16 @@ class Bias:
         used, own = (float(x.detach().double().norm()) for x in (self.operand, self.parameter))
         self._factor = used / own if own and used else 1.0
 
-    def write(self, values: Tensor) -> None:
-        """Set the bias, or the parameter of which a multiple is used."""
+    def write(self, values: Tensor, kept: Tensor | None = None) -> None:
+        """Set the bias, or the parameter of which a multiple is used, but for entries to keep."""
         if shares_storage(self.operand, self.parameter):
             target, factor = self.operand, 1.0
         else:
             target, factor = self.parameter.detach(), self._factor
-        target.copy_(values.flatten()[: target.numel()].view(target.shape) / factor)
+        values = values.flatten()[: target.numel()].view(target.shape).to(target) / factor
+        if kept is not None:
+            values = torch.where(kept[: target.numel()].view(target.shape), target, values)
+        target.copy_(values)
 
 
 @dataclass(eq=False)
@@ -65,6 +68,7 @@ class Weight:
         layout: its matrices.
         module: the module and the name under which the weight is parametrized, if it is.
         fixed: entries that stay as they are, such as the row of an embedding's padding.
+        held: which units or inputs stay at zero, in words; empty where none does.
         biases: what is added to its output.
         before: the weight as the model used it at first.
         values: the weight as the model is to use it.
@@ -89,7 +93,7 @@ class Weight:
         self.before = self.operand.clone()
         self.values = self.before.to(torch.promote_types(self.before.dtype, torch.float32))
         self.outputs: list[Output] = []
-        self.factor, self.uses, self.unscaled, self.nearly = 1.0, 1, "", False
+        self.factor, self.uses, self.unscaled, self.nearly, self.held = 1.0, 1, "", False, ""
         self._others = [parameter.detach().clone() for parameter in self.parameters[1:]]
         self._attempt = self._yielded = 0
         self._inverted = False
@@ -106,6 +110,16 @@ class Weight:
         others = zip(self.parameters[1:], self._others, strict=True)
         moved = [other for other, before in others if not torch.equal(other, before)]
         return [self.parameters[0], *moved, *(bias.parameter for bias in self.biases)]
+
+    def zero_part(self) -> tuple[Tensor, str]:
+        """As that of the layout, without the row of an embedding's padding."""
+        x = self.before
+        return self.layout.zero_part(x if self.fixed is None else x.masked_fill(self.fixed, 1))
+
+    def hold(self, entries: Tensor, said: str) -> None:
+        """Keep entries of zero as they are."""
+        self.fixed = entries if self.fixed is None else entries | self.fixed
+        self.held = said
 
     def change(self, values: Tensor) -> None:
         """Change what the model is to use."""

@@ -123,6 +123,7 @@ PHASES = {
     "measure": Phase(["measure", "own.py:model", "--input", "9,4"], "", touched("forward")),
     "bench": Phase(BENCH, "", lambda folder: True),
     "lesson": Phase(["foundations", "--seeds", "10", "--out", "page"], "", lambda folder: True),
+    "theory": Phase(["theory", "relu", "tanh", "--out", "page"], "", lambda folder: True),
     "list": Phase(["list", "--plugin", "own.py"], "", lambda folder: True),
 }
 

@@ -39,6 +39,24 @@ def draft_folder(folder: str | Path | None = None, prefix: str = TEMPORARY) -> I
         yield path
 
 
+def write_whole(file: Path, text: str) -> None:
+    """Write a file, or what a link leads to, whole or not at all; a pipe or a device as it comes.
+
+    Raises:
+        OSError: it cannot be written; an earlier file stays as it was.
+    """
+    if file.exists() and not file.is_file():
+        file.write_text(text, encoding="utf-8")
+        return
+    file = file.resolve()
+    with draft_folder(file.parent, ".whole-") as draft:
+        fresh = draft / "file"
+        fresh.write_text(text, encoding="utf-8")
+        if file.exists():
+            shutil.copymode(file, fresh)
+        fresh.replace(file)
+
+
 def clear_drafts() -> None:
     """Remove all drafts of this process, as before it is ended by force."""
     for folder, prefix in list(_places):

@@ -57,7 +57,10 @@ def traceback_of(error: BaseException, *, whole: bool = False) -> str:
     for each in chain:
         if not whole:
             theirs = (place for place, x in enumerate(each.stack) if _is_users(x.filename))
-            frames = each.stack[next(theirs, 0) :]
+            first = next(theirs, None)
+            frames = [
+                x for x in each.stack[first:] if first is not None or not _is_pythons(x.filename)
+            ]
             each.stack = StackSummary.from_list(x for x in frames if not _is_plumbing(x.filename))
         left += len(each.stack)
         chain += [x for x in (each.__cause__, each.__context__, *(each.exceptions or ())) if x]
@@ -85,6 +88,10 @@ def _is_plumbing(file: str) -> bool:
 
 def _is_users(file: str) -> bool:
     """Whether a file is neither ours nor Python's, nor that of an installed library."""
-    path = Path(file)
-    installed = {"site-packages", "dist-packages"} & {*path.parts}
-    return not (file.startswith("<") or is_ours(file) or installed or path.is_relative_to(_PYTHONS))
+    installed = {"site-packages", "dist-packages"} & {*Path(file).parts}
+    return not (file.startswith("<") or is_ours(file) or installed or _is_pythons(file))
+
+
+def _is_pythons(file: str) -> bool:
+    """Whether a file is of Python's own library."""
+    return Path(file).is_relative_to(_PYTHONS)

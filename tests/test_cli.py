@@ -340,6 +340,14 @@ def sometimes(x, *, fails="never"):
             raise KeyError("k")
     return x * 1
 """
+OWN_ODD = """
+from initstats import register_activation
+
+@register_activation()
+def own_odd(x):
+    "Odd."
+    raise ValueError("odd")
+"""
 OWN_ERRORS = """
 from torch import nn
 
@@ -392,6 +400,10 @@ def test_cells_that_fail_are_told_of_and_the_rest_goes_on(run: Run, tmp_path: Pa
     [
         (("list", "--plugin", "own_exit.py"), "cannot import plugin 'own_exit.py': SystemExit: 0"),
         (("gain", "own_errors.py:fail"), "your code raised KeyError: "),
+        (
+            ("sweep", "--plugin", "own_odd.py", "--activations", "own_odd", "--out", "new"),
+            "activations: activation 'own_odd' cannot be evaluated: odd",
+        ),
         (("measure", "own_errors.py:factory", "--input", "2,2"), "own_errors.py:factory raised S"),
         (("measure", "own_errors.py:model", "--input", "2,2"), "the model raised Odd on (2, 2): o"),
     ],
@@ -401,6 +413,7 @@ def test_an_error_of_the_users_code_is_shown_to_them(
 ) -> None:
     (tmp_path / "own_exit.py").write_text("import sys\nsys.exit(0)\n")
     (tmp_path / "own_errors.py").write_text(OWN_ERRORS)
+    (tmp_path / "own_odd.py").write_text(OWN_ODD)
     said = run(*command)
     assert said.code == 1
     first, second, *frames = said.err.splitlines()

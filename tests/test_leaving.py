@@ -135,6 +135,7 @@ PHASES = {
     "bench": Phase(BENCH, "", lambda folder: True),
     "lesson": Phase(["foundations", "--seeds", "10", "--out", "page"], "", lambda folder: True),
     "many": Phase(sweep("relu", seeds=300), "relu", lambda folder: cells(folder) > 2),
+    "theory": Phase(["theory", "relu", "tanh", "--out", "page"], "", lambda folder: True),
     "list": Phase(["list", "--plugin", "own.py"], "", lambda folder: True),
 }
 

@@ -154,6 +154,7 @@ def test_ids_that_are_too_large_are_named(measure: Measure) -> None:
     assert "--vocabulary" in said.err.splitlines()[0]
     assert "ids up to 1" in said.err.splitlines()[0]
     assert measure("words", "--tokens", "4,16", "--vocabulary", "7").code == 0
+    assert measure("words", "--tokens", "4,64").code == 0  # as many as there are rows
     assert "--tokens" in measure("sound", "--input", "4,8", "--vocabulary", "7").err
 
 

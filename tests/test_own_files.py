@@ -17,7 +17,9 @@ import torch
 
 import initstats as ist
 from initstats import registry
+from initstats.drafts import write_whole
 from initstats.inits import INITS
+from initstats.registry.entry import import_module
 from initstats.report import write_report
 from initstats.report.folder import claim, drafted
 from initstats.store import Run, Store
@@ -91,6 +93,38 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     assert mine.read_text() == MINE
     assert (folder / "grid.toml").is_symlink()
     assert (folder / "run.toml").exists()
+
+
+@pytest.mark.parametrize("name", ["grid.toml", "index.html", "figures", "own.py"])
+def test_a_pipe_is_never_waited_for(table: pd.DataFrame, tmp_path: Path, name: str) -> None:
+    """Nobody writes into these pipes: to open one for reading takes for ever."""
+    os.mkfifo(tmp_path / name)
+    if name == "grid.toml":
+        begin(tmp_path)
+        assert (tmp_path / "run.toml").exists()
+    elif name == "own.py":
+        with pytest.raises(ImportError, match="is no file but"):
+            import_module(str(tmp_path / name))
+    else:
+        with pytest.raises(ValueError, match=rf"{name} is "):
+            write_report(table, tmp_path)
+    assert (tmp_path / name).is_fifo()
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, link: bool) -> None:
+    file, named = tmp_path / "found.json", tmp_path / "link" / "found.json"
+    file.write_text("before")
+    file.chmod(0o640)
+    named.parent.mkdir()
+    named.symlink_to(file)
+    with pytest.raises(UnicodeEncodeError):  # half of it would be there
+        write_whole(named if link else file, "a" * 2**20 + "\ud800")
+    assert file.read_text() == "before"
+    write_whole(named if link else file, "after")
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("after", 0o640)
+    assert named.is_symlink()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["found.json", "found.json", "link"]
 
 
 def _umask() -> int:

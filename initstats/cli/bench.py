@@ -45,6 +45,7 @@ def bench(
     Ratios of paired runs come first, with the goals they are held against; milliseconds second.
     """
     from initstats import bench
+    from initstats.drafts import write_whole
     from initstats.files import read_text
     from initstats.report.page import claim_page
 
@@ -61,7 +62,7 @@ def bench(
     else:
         results = _time_engine(names(workloads or ()), rounds, quick)
     if json:
-        json.write_text(bench.as_json(results), encoding="utf-8")
+        write_whole(json, bench.as_json(results))
     if out:
         typer.echo(f"page: {bench.write_benchmark(out, results)}")
 

@@ -12,6 +12,7 @@ import typer
 from initstats.cli.app import Plugins, app
 from initstats.cli.console import Bar
 from initstats.cli.options import load_own
+from initstats.drafts import write_whole
 from initstats.plural import counted
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def _write(target: str, probe: Probe, findings: pd.DataFrame, losses: list[float
     if target == "-":
         typer.echo(text)
     else:
-        Path(target).write_text(f"{text}\n", encoding="utf-8")
+        write_whole(Path(target), f"{text}\n")
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -96,6 +96,8 @@ def import_module(name: str) -> ModuleType:
     if not name.endswith(".py"):
         return _by_name(name)
     path = Path(name).resolve()
+    if path.exists() and not path.is_file():  # a pipe would wait for ever
+        raise ImportError(f"{path} is no file but a folder, a pipe or a device")
     for known in (str(path), path.stem, "__main__"):
         module = sys.modules.get(known)
         if module and Path(getattr(module, "__file__", None) or "").resolve() == path:

@@ -75,6 +75,10 @@ def claim(
         raise ValueError(f"{folder} is a file: name a folder for the page")
     page = folder / PAGE
     html = _read(page)
+    if page.exists() and not page.is_file():
+        raise ValueError(f"{page} is a folder, a pipe or a device: choose another folder")
+    if (folder / PICTURES).exists() and not (folder / PICTURES).is_dir():
+        raise ValueError(f"{folder / PICTURES} is no folder: choose another place for the page")
     if html and not _OURS.search(html, 0, 2000):
         raise ValueError(f"{page} is not a page of initstats: choose another folder, or move it")
     ours = _ours(folder) if ours is None else ours
@@ -109,7 +113,7 @@ def _ours(folder: Path) -> set[str]:
 
 
 def _read(page: Path) -> str:
-    return page.read_text(encoding="utf-8", errors="replace") if page.exists() else ""
+    return page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
 
 
 def _pictures(html: str) -> set[str]:

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from initstats.diagnosis import diagnose
 from initstats.plots import Probed
+from initstats.plural import counted
 from initstats.probe.summary import summarize_values
 from initstats.report.page import Page, figures_of
 from initstats.report.printed import Column, percent, printed, significant
@@ -57,19 +58,27 @@ def write_model_report(
     found = diagnose(table)
     severity = found["severity"].astype(str)
     faults = found[severity.isin(["error", "warning", "note"])]
+    checks = found.loc[severity != "unchecked", "rule"].nunique()
     values = {
         "network": table["network"].iloc[0] if len(table) else "Nothing",
         "steps": table["step"].nunique(),
         "errors": int((severity == "error").sum()),
         "warnings": int((severity == "warning").sum()),
-        "checks": found.loc[severity != "unchecked", "rule"].nunique(),
         "faults": printed(faults, FINDINGS),
         "healthy": found[severity == "healthy"].to_dict("records"),
-        "unchecked": found[severity == "unchecked"].to_dict("records"),
+        "unchecked": _by_reason(found[severity == "unchecked"]),
         "values": printed(summarize_values(table, histograms), VALUES) if len(table) else None,
         "missed": missed.to_dict("records"),
         "coverage": coverage,
+        "measured": counted(int((coverage or "0").split()[0]), "tensor was", "tensors were"),
+        "checked": counted(checks, "check that could be made", "checks that could be made"),
     }
     figures = figures_of("model", Probed(table, histograms))
     tables = {"table.csv": table, "findings.csv": found, "missed.csv": missed}
     return Page("model", values, figures, tables).publish(folder)
+
+
+def _by_reason(unchecked: pd.DataFrame) -> dict[str, list[str]]:
+    """The names of the rules that were not checked, by the reason."""
+    groups = unchecked.groupby("evidence", sort=False)["rule"]
+    return {str(reason): [*dict.fromkeys(rules)] for reason, rules in groups}

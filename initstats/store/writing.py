@@ -292,7 +292,10 @@ def _write_config(folder: Path, run: Run, earlier: Run | None) -> None:
 def _is_text(file: Path, texts: Collection[str]) -> bool:
     """Whether a file, and no link to one, holds one of some texts."""
     try:
-        return not file.is_symlink() and file.read_text(encoding="utf-8") in texts
+        if file.is_symlink() or not file.is_file():  # a pipe would wait for ever
+            return False
+        with file.open(encoding="utf-8") as stream:
+            return stream.read(max(map(len, texts)) + 1) in texts
     except (OSError, UnicodeDecodeError):
         return False
 

@@ -89,6 +89,7 @@ def _entries(kind: type[Entry], get: Callable[[Any], Any], values: object) -> li
     """The entries that names, ranges of names, callables, and mappings of names to these mean."""
     found: list[Any] = []
     faults: list[str] = []
+    cause: BaseException | None = None
     catalog = kind.catalog
     for value in [values] if isinstance(values, Mapping) else _listed(values):
         try:
@@ -104,8 +105,9 @@ def _entries(kind: type[Entry], get: Callable[[Any], Any], values: object) -> li
                 found.append(get(value))
         except ValueError as error:
             faults.append(str(error))
+            cause = cause or error.__cause__
     if faults:
-        raise ValueError(f"; {catalog.noun}s: ".join(faults))
+        raise ValueError(f"; {catalog.noun}s: ".join(faults)) from cause
     if not found:
         raise ValueError("the list is empty: name at least one")
     return found
@@ -214,7 +216,10 @@ class Grid(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise ValueError("; ".join(map(_fault, error.errors()))) from None
+            faults = error.errors()
+            raised = [fault.get("ctx", {}).get("error") for fault in faults]
+            causes = (each.__cause__ for each in raised if isinstance(each, Exception))
+            raise ValueError("; ".join(map(_fault, faults))) from next(filter(None, causes), None)
 
     @classmethod
     def default(cls) -> Self:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from scipy.integrate import quad
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from initstats import gain
 from initstats.diagnosis import diagnose
@@ -289,6 +290,9 @@ def test_what_cannot_be_known() -> None:
         (lambda x: x * 3, None, None),
         (lambda x: torch.softmax(x, -1), None, None),
         (lambda x: F.dropout(torch.tanh(x), 0.5), -1, 1),
+        (lambda x: torch.heaviside(x, x[:1, :1] * 0), None, None),
+        (torch.sign, None, None),
+        (lambda x: -F.softplus(x - 5), None, None),
     ],
 )
 def test_bounds(function: Callable[[Tensor], Tensor], low: float, high: float) -> None:
@@ -546,6 +550,17 @@ def test_fan_in_by_measuring(name: str) -> None:
     assert weight["entries"] == math.prod(shape) / shape[axis]
 
 
+@pytest.mark.parametrize(
+    ("equation", "shape", "fan_out"),
+    [("bi,ihd->bhd", (12, 3, 4), 12), ("bi,hid->bhd", (3, 12, 4), 12), ("bi,io->bo", (12, 5), 5)],
+)
+def test_fan_out_counts_all_units_that_read_an_input(
+    equation: str, shape: tuple[int, ...], fan_out: int
+) -> None:
+    row = last(lambda x, w: torch.einsum(equation, x, w), torch.randn(7, 12), torch.randn(shape))
+    assert (row["fan_in"], row["fan_out"]) == (12, fan_out)
+
+
 def test_fans_outside_of_a_module_s_call() -> None:
     torch.manual_seed(0)
     table = measure(Direct(), torch.randn(9, 30)).set_index("name")
@@ -701,6 +716,103 @@ def test_rows_that_are_looked_up_are_no_weights_of_the_map_behind_them() -> None
     assert fans.to_dict() == {"Function": 5, "w.1": 5}
     attended = measure(Function(lambda x, e: e[x] @ e[x].t(), torch.randn(9, 5)), index)
     assert attended["fan_in"].isna().all()
+
+
+class Recurrent(nn.Module):
+    """Sentences of several lengths, packed, through a recurrent layer in both directions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.LSTM(5, 4, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = pack_padded_sequence(torch.tanh(x), lengths, True, enforce_sorted=False)
+        out, _ = pad_packed_sequence(self.body(packed)[0], batch_first=True)
+        made: Tensor = self.head(out)
+        return made
+
+
+def test_packed_sequences() -> None:
+    """Torch does not check what it is given to unpack: other numbers would end the process."""
+    x, lengths = torch.randn(6, 9, 5), torch.tensor([9, 2, 7, 7, 1, 4])
+    model = Recurrent()
+    table = measure(model, (x, lengths)).set_index(["op", "tensor"])
+    chosen = torch.cat([row[:length] for row, length in zip(x, lengths.tolist(), strict=True)])
+    row = table.loc["_pack_padded_sequence", "activation"]
+    assert row["count"] == chosen.numel()
+    assert row["std"] == pytest.approx(chosen.double().tanh().std().item(), rel=1e-6)
+    assert row["gain"] == pytest.approx(1 / root_mean_square(math.tanh, ()), rel=1e-5)
+    made = model(x, lengths).double()
+    assert table.loc["linear", "preactivation"]["std"] == pytest.approx(made.std().item(), rel=1e-5)
+
+
+CALLS: list[tuple[int, ...]] = []
+
+
+@torch.library.custom_op("initstats_tests::counted", mutates_args=())
+def counted(x: Tensor) -> Tensor:
+    CALLS.append(tuple(x.shape))
+    return x.clone()
+
+
+def test_operators_of_others_are_not_tried() -> None:
+    CALLS.clear()
+    row = last(lambda x: torch.ops.initstats_tests.counted(x.tanh()), torch.randn(4, 3))
+    assert CALLS == [(4, 3)]
+    assert math.isnan(row["gain"])
+
+
+@pytest.mark.parametrize(
+    "fire",
+    [
+        lambda z: (z > 0).float(),
+        lambda z: z.gt(0).to(z.dtype),
+        lambda z: torch.where(z > 0, 1.0, 0.0),
+        lambda z: (z > 0) * 1.0,
+        lambda z: (~(z <= 0)).int().float(),
+        lambda z: torch.bernoulli(torch.sigmoid(z)),
+    ],
+)
+def test_masks_that_a_map_reads_are_signals(fire: Callable[[Tensor], Tensor]) -> None:
+    def spiking(x: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        return F.linear(fire(F.linear(x, v)), w)
+
+    torch.manual_seed(0)
+    table = measure(Function(spiking, torch.randn(6, 5), torch.randn(3, 6)), torch.randn(50, 5))
+    values = table[table["tensor"].isin(VALUES)].set_index("layer")
+    before, spikes, second = (row for _, row in values[-3:].iterrows())
+    assert (spikes["tensor"], second["tensor"]) == ("activation", "preactivation")
+    assert (spikes["inputs"], second["inputs"]) == (str(before.name), str(spikes.name))
+    assert spikes["second_moment"] == pytest.approx(spikes["mean"])
+    assert (second["fan_in"], second["units"]) == (6, 3)
+    assert np.isnan([spikes["low"], spikes["high"]]).all()
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        lambda x, w: F.linear(x * (x > 0).float(), w),
+        lambda x, w: (x > 0).float() * w[:1] + x,
+        lambda x, w: F.linear(x, w * (w > 0).float()),
+        lambda x, w: F.linear(torch.ones_like(x), w) + x[:, :1],
+    ],
+)
+def test_masks_of_other_uses_are_none(used: Callable[..., Tensor]) -> None:
+    table = measure(Function(used, torch.randn(6, 5)), torch.randn(50, 5))
+    masks = table["op"].isin(["gt", "float", "ones_like"])
+    assert not (masks & table["tensor"].isin(VALUES)).any()
+
+
+def test_each_of_several_tensors_keeps_what_it_is() -> None:
+    def normal(x: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        mean, size = torch.broadcast_tensors(F.linear(x, v), w.exp())
+        return mean / size
+
+    table = measure(Function(normal, torch.randn(4, 5), torch.randn(4)), torch.randn(9, 5))
+    values = table[table["tensor"].isin(VALUES)]
+    assert values["op"].tolist() == ["input", "linear", "div"]
+    assert values["tensor"].tolist() == ["activation", "preactivation", "preactivation"]
 
 
 def test_weights_of_changing_shape() -> None:

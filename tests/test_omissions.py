@@ -217,13 +217,26 @@ def test_updates_that_are_there(sound: Callable[[], Probe]) -> None:
     assert found(sound(), "missing_updates") is None
 
 
-def test_an_update_of_any_kind_ends_a_step() -> None:
+def written_to(model: nn.Linear) -> None:
+    model.weight.data -= 0.1
+
+
+def assigned(model: nn.Linear) -> None:
+    model.load_state_dict({name: 2 * x for name, x in model.state_dict().items()}, assign=True)
+
+
+def made_anew(model: nn.Linear) -> None:
+    model.weight = nn.Parameter(2 * model.weight.detach())
+
+
+@pytest.mark.parametrize("update", [written_to, assigned, made_anew])
+def test_an_update_of_any_kind_ends_a_step(update: Callable[[nn.Linear], None]) -> None:
     model = nn.Linear(WIDTH, 1)
     with Probe(model, backward=True) as probe:
         for _ in range(2):
             model(batch()).sum().backward()
         assert not probe.table()["updated"].any()
-        model.weight.data -= 0.1
+        update(model)
     assert probe.table()["updated"].all()
     assert not Probe(model, backward=True).run(batch()).table()["updated"].any()
 

@@ -582,6 +582,112 @@ def masked_attention() -> Built:
     return Reader(), (ids, (ids > 0).float())
 
 
+# values that are steps, and values beside parameters
+
+
+class Spike(torch.autograd.Function):
+    """1 where the potential is above the threshold, with the slope of a smooth function."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor) -> Tensor:
+        ctx.save_for_backward(v)
+        return (v > 0).float()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        (v,) = ctx.saved_tensors
+        return gradient / (1 + 10 * v.abs()) ** 2
+
+
+class Spiking(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(drawn(nn.Linear(32, 32)) for _ in range(2))
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        charges, out = [torch.zeros_like(x)] * 2, torch.zeros(len(x), 4)
+        for _ in range(4):
+            spikes = x
+            for number, layer in enumerate(self.layers):
+                charge = 0.9 * charges[number] + layer(spikes)
+                spikes = Spike.apply(charge - 1)
+                charges[number] = charge - spikes.detach()
+            out = out + self.head(spikes)
+        return out / 4
+
+
+@sound
+def spiking() -> Built:
+    return Spiking(), torch.randn(64, 32)
+
+
+@sound
+def binary() -> Built:
+    """Hardtanh of normalized values has a third of its entries at a bound, and learns."""
+    model = chain(nn.Linear(32, 64), nn.BatchNorm1d(64), nn.Hardtanh(), nn.Linear(64, 4))
+    return model, torch.randn(64, 32)
+
+
+class Policy(nn.Module):
+    """A distribution of actions, whose spread is a parameter that all samples share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = drawn(chain(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 2)))
+        self.log_std = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.distributions.Normal(self.mean(x), self.log_std.exp()).rsample()
+        return out
+
+
+@sound
+def policy() -> Built:
+    return Policy(), torch.randn(64, 8)
+
+
+class RelativeScores(Masked):
+    """Attention to positions by maps of small embeddings, beside masked scores without softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(0.02 * torch.randn(12, 32))
+        nn.init.normal_(self.k.weight, std=0.02)
+        nn.init.zeros_(self.k.bias)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, v = self.q(h), self.v(h)
+        scores = q @ h.mT / self.size + q @ self.k(self.positions).mT / self.size**0.5
+        scores = scores + (1.0 - mask[:, None]) * torch.finfo(x.dtype).min
+        scores = torch.cat([scores, torch.zeros_like(scores[..., :1])], -1)
+        shares = (scores - scores.amax(-1, keepdim=True)).softmax(-1)[..., :-1]
+        out: Tensor = x + self.out(shares @ v)
+        return out
+
+
+@sound
+def relative_attention() -> Built:
+    ids = tokens(16, 12)
+    ids[:, 8:] = 0
+    reader = Reader()
+    reader.layers = nn.ModuleList(RelativeScores() for _ in range(2))
+    return reader, (ids, (ids > 0).float())
+
+
+@sound
+def small_head_after_lsuv() -> Built:
+    """A head that was scaled up for what it reads is not drawn by its fan-out."""
+    model = chain(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 5))
+    with torch.no_grad():
+        x = torch.randn(64, 16)
+        for layer in [*model][:3:2]:
+            nn.init.normal_(layer.weight, std=0.5 / layer.in_features**0.5)  # type: ignore[union-attr, operator]
+    lsuv_(model[4], model[:4](x), orthogonal=False)
+    return model, x
+
+
 # models of transformers, from their configuration
 
 

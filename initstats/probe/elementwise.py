@@ -191,11 +191,13 @@ class Phi:
         if values is None:
             return none
         far, zero, usual = values[:4], values[4].mean(), values[5:]
-        if not zero.isfinite():
-            return none
+        if not zero.isfinite() or torch.isin(usual, far).all():
+            return none  # a step has no slope anywhere
         found = [bound for side in (far[:2], far[2:]) for bound in _flat(side, zero, usual)]
         low = min((b for b in found if b < zero), default=math.nan)
         high = max((b for b in found if b > zero), default=math.nan)
+        if far.min() < -math.sqrt(_FAR):  # the other way it has no end: here it comes to rest
+            high = math.nan
         reach = [_NEAR * abs(b - float(zero)) for b in (low, high)]
         at_low = -math.inf if math.isnan(low) else low + reach[0]
         return Bounds(low, high, at_low, math.inf if math.isnan(high) else high - reach[1])

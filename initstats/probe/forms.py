@@ -27,7 +27,7 @@ from initstats.probe.kinds import (
     REARRANGING,
     words,
 )
-from initstats.probe.operations import Operation, unmeasurable
+from initstats.probe.operations import Operation, may_be_tried, unmeasurable
 
 _CHANNELS = 2**14  # most entries of a parameter such as a slope for every channel
 _KEEPING = CASTS | words("alias clone contiguous cpu cuda detach")
@@ -114,7 +114,7 @@ class Forms:
                 self.carry(x, source, operation, output)
         else:
             for x in outputs:
-                self.begin(x)
+                self.begin(x, IDENTITY if may_be_tried(operation) else UNKNOWN)
 
     def note(self, operation: Operation, out: Tensor) -> None:
         """Note down what is no signal itself, but may take part in making one: a comparison."""
@@ -131,6 +131,8 @@ class Forms:
         """The form of an operation's output; None where the operation is not elementwise."""
         name = operation.name.rstrip("_")
         if name in _NEVER or not out.ndim or not out.numel() or unmeasurable(out):
+            return None
+        if not may_be_tried(operation):
             return None
         form = None
         with suppress(Exception):  # of arguments that nobody thought of nothing is known

@@ -21,6 +21,8 @@ REARRANGING = words(
     "unflatten unsqueeze view view_as"
 )
 """Calls, also those in place, whose output holds the entries of their input equally often."""
+TOGETHER = words("broadcast_tensors meshgrid")
+"""Calls that do so to each of their arguments, and return as many outputs."""
 CASTS = words("to type type_as float double half bfloat16")
 MAKERS = words("bernoulli empty eye full multinomial ones rand randint randn zeros")
 DRAWS = words("bernoulli exponential normal rand randint randn random uniform")
@@ -49,15 +51,17 @@ POOLING = {
 PASSING = POOLING | DROPOUTS | {"flatten"}
 """Calls that may come between an activation and the layer that reads it."""
 CHOOSING = words(
-    "as_strided chunk dsplit gather getitem hsplit index_select narrow select split "
+    "_pack_padded_sequence as_strided chunk dsplit gather getitem hsplit index_select narrow select "
+    "split "
     "split_with_sizes take_along_dim tensor_split unbind unfold unsafe_chunk unsafe_split vsplit"
 )
 """Calls whose output holds some entries of their input."""
 LOOKUPS = words("embedding embedding_bag gather getitem index_select take take_along_dim")
 """Calls that look rows up by an index."""
 CARRYING = (REARRANGING | CASTS | PASSING | CHOOSING) | words(
-    "constant_pad_nd pad upsample_bicubic2d upsample_bilinear2d upsample_linear1d "
-    "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d"
+    "_pad_packed_sequence constant_pad_nd pad upsample_bicubic2d upsample_bilinear2d "
+    "upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d "
+    "upsample_trilinear3d"
 )
 """Calls whose output is distributed, nearly, as their input."""
 FUSED = {

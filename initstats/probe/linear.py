@@ -116,7 +116,7 @@ def _by_operand(operands: Sequence[tuple[Tensor, Labels]], out: Labels) -> list[
             Sum(
                 x,
                 fan_in,
-                1 if unit is None else sizes[unit],
+                math.prod(sizes[label] for label in own),
                 0 if unit is None else list(labels).index(unit),
                 None if unit is None else list(out).index(unit),
                 None if summed is None else list(labels).index(summed),

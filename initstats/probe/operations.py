@@ -28,7 +28,7 @@ from torch.overrides import (
     _push_mode,
 )
 
-from initstats.probe.kinds import CASTS, DRAWS, DROPOUTS, MAKERS, OVERWRITING, REARRANGING
+from initstats.probe.kinds import CASTS, DRAWS, DROPOUTS, MAKERS, OVERWRITING, REARRANGING, TOGETHER
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,19 @@ class Operation:
     def _given(self) -> list[Any]:
         """The arguments, in their order; without what an `out` names."""
         return [*self.args, *(given for name, given in self.kwargs.items() if name != "out")]
+
+
+def may_be_tried(operation: Operation) -> bool:
+    """Whether a call may be repeated on other numbers, to see what it does with them.
+
+    Functions that torch keeps to itself do not check what they are given, and may end the process;
+    operators of others may have effects.
+    """
+    packet = getattr(operation.function, "overloadpacket", operation.function)
+    others = isinstance(packet, torch._ops.OpOverloadPacket) and not str(
+        packet._qualified_op_name
+    ).startswith("aten::")
+    return not (others or operation.name.startswith("_"))
 
 
 def called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Operation:
@@ -141,7 +154,7 @@ def keeps_distribution(name: str, out: Tensor, source: Tensor) -> bool:
     """Whether `out`, which the call `name` made of `source`, holds the same entries."""
     if name in CASTS:
         return out.dtype == source.dtype or out.itemsize > source.itemsize
-    if name.rstrip("_") in REARRANGING or out is source:
+    if name.rstrip("_") in REARRANGING | TOGETHER or out is source:
         return True
     if name in ("cat", "stack"):  # a cache that is still empty adds no entries
         return out.numel() == source.numel()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from initstats.probe.axes import axis_after
 from initstats.probe.linear import Sum
-from initstats.probe.operations import Operation
+from initstats.probe.operations import Operation, is_draw
 from initstats.probe.slots import Address, Slot
 
 
@@ -49,6 +51,8 @@ class Origin(NamedTuple):
         slot: the measured weights, or shares of 1, that it holds, rearranged.
         pending: the slot of its gradient, until autograd knows the tensor.
         drawn: of a constant of random numbers, how many there are; 0 of others.
+        switch: of a constant that says where a signal is on or off, the address that it has once a
+            map reads it as a signal; None of others.
     """
 
     kind: Literal["signal", "weight", "constant"]
@@ -60,10 +64,31 @@ class Origin(NamedTuple):
     slot: Slot | None = None
     pending: Slot | None = None
     drawn: int = 0
+    switch: Address | None = None
 
     def dimension(self, axis: int) -> int | None:
         """The dimension of what `slot` measures that is dimension `axis` of the tensor now."""
         return self.moved.index(axis) if axis in self.moved else None
+
+
+def constant(
+    call: Call, operation: Operation, x: Tensor, origins: Mapping[Tensor, Origin]
+) -> Origin:
+    """The origin of what an operation made that is no signal, though it may stem from one.
+
+    Booleans are masks, and so are the numbers made of them, until a linear map reads them: then
+    they are what the units of a spiking network, or of a binary one, hand on.
+    """
+    given = [(y, origins[y]) for y in operation.tensors if y in origins]
+    drawn = is_draw(operation.name) or any(origin.drawn for _, origin in given)
+    binary = x.dtype == torch.bool or operation.name == "bernoulli"
+    found = [(y, o) for y, o in given if o.switch or (binary and o.kind == "signal")]
+    if not found:
+        return Origin("constant", drawn=x.numel() if drawn else 0)
+    layers = tuple(dict.fromkeys(layer for _, o in found for layer in o.layers))
+    source, origin = found[0]
+    axis = axis_after(operation, x, source, origin.axis)
+    return Origin("constant", layers, axis, switch=call.address(operation.name))
 
 
 class Use(NamedTuple):

@@ -87,7 +87,12 @@ class Passes:
     def ended(self) -> int:
         """How many steps ended with an update, that after the last pass among them."""
         with torch._C.DisableTorchFunction():
-            return self.step + (self._updated or self.updates.changed(self._called))
+            return self.step + (self._updated or self.updates.changed(self._present()))
+
+    def _present(self) -> dict[str, nn.Parameter]:
+        """The parameters that the last pass brought, which others may have replaced since."""
+        named = ((bare(name), p) for name, p in self.probe.model.named_parameters())
+        return {name: p for name, p in named if name in self._called}
 
     def guarded(self, kind: str, name: str, op: str, result: Any = None) -> Guard:
         """A block whose errors are listed, and go no further; what was made remains a signal."""
@@ -207,6 +212,20 @@ class Passes:
             for slot in gather(self.slots, group):
                 reason = "each rank has a part of it, and only weights' own gradients are averaged"
                 self.miss("gradient", slot.address.name, slot.address.op, reason)
+
+    def _slot(
+        self, address: Address, layer: int | None, layers: tuple[int, ...], x: Tensor, axis: int
+    ) -> Slot:
+        """The slot of an address, a new one where it is seen first; None is the next layer."""
+        weights = address.tensor == "weight"  # whose axis is known later
+        units = x.numel() if weights or not x.ndim else x.shape[axis]
+        address = address._replace(units=units)
+        if address not in self.slots:
+            if layer is None:
+                layer = self._layers = self._layers + 1
+            shape, spectra = tuple(x.shape), self.probe.spectra
+            self.slots[address] = Slot(address, layer, layers, shape, x.dtype, axis, spectra)
+        return self.slots[address]
 
     def miss(self, *what: str) -> None:
         """List something that was not measured, and why."""

@@ -14,7 +14,15 @@ from initstats.probe.axes import axis_after, moved_axis, parameter_axis
 from initstats.probe.elementwise import UNKNOWN
 from initstats.probe.forms import Forms
 from initstats.probe.gradients import reduced
-from initstats.probe.kinds import CASTS, FUSED, LOOKUPS, MIXING, REARRANGING
+from initstats.probe.kinds import (
+    CASTS,
+    FUSED,
+    LOOKUPS,
+    MIXING,
+    NORMALIZATIONS,
+    REARRANGING,
+    TOGETHER,
+)
 from initstats.probe.linear import Sum, sums
 from initstats.probe.losses import logits_of
 from initstats.probe.operations import (
@@ -22,14 +30,13 @@ from initstats.probe.operations import (
     by_unit,
     carries,
     draws,
-    is_draw,
     is_maker,
     keeps_distribution,
     spread,
     tensors,
     unmeasurable,
 )
-from initstats.probe.origins import Call, Origin, Use, axes_of, same_units, uses_of
+from initstats.probe.origins import Call, Origin, Use, axes_of, constant, same_units, uses_of
 from initstats.probe.passes import Passes
 from initstats.probe.readings import Mode
 from initstats.probe.recurrent import saturated
@@ -84,20 +91,20 @@ class Recorder(Passes):
         if writes and any(id(x) in self.parameters for x in outputs):
             return  # the next operation that uses the parameter measures it
         op, given, summed = operation.name, operation.read, sums(operation)
-        across = {id(each.weight): each.summed for each in summed}
-        origins = [self._origin(call, operation, x, across.get(id(x))) for x in given]
+        origins = self._origins_of(call, operation, summed)
         kinds = {origin.kind for origin in origins}
         leading = "signal" if "signal" in kinds else "weight"
         if leading not in kinds or is_maker(op):
             self._set_constant(call, operation, outputs)
-            self.observe_mask(operation, outputs[0])
+            self._forms.note(operation, outputs[0])
             return
         led = [pair for pair in zip(given, origins, strict=True) if pair[1].kind == leading]
         source, origin = next((p for p in led if p[0].shape == outputs[0].shape), led[0])
-        made = []
+        made, pairs = [], zip(given, origins, strict=True)
         for x in outputs:
-            if not writes and keeps_distribution(op, x, source):
-                self._rearrange(operation, x, source, origin)
+            y, own = next(pairs) if op in TOGETHER else (source, origin)
+            if not writes and keeps_distribution(op, x, y):
+                self._rearrange(operation, x, y, own)
             else:
                 made.append(x)
         if not made:
@@ -146,11 +153,11 @@ class Recorder(Passes):
                 if x in self._origins and slot.layer in self._origins[x].layers and slot.is_value:
                     slot.facts[self._mode].read_as_logits = 1.0
 
-    def observe_mask(self, operation: Operation, out: Tensor) -> None:
+    def observe_mask(self, call: Call, operation: Operation, out: Tensor) -> None:
         """Follow an elementwise operation whose output is no signal: `x > 0`, `zeros_like(x)`."""
         self._forms.note(operation, out)
-        if out not in self._origins and self._is_drawn(operation):
-            self._origins[out] = Origin("constant", drawn=out.numel())
+        if out not in self._origins:
+            self._origins[out] = constant(call, operation, out, self._origins)
 
     def observe_result(self, call: Call, given: Any, result: Any) -> None:
         """Measure what a module returns, where no operation was seen that made it."""
@@ -203,18 +210,20 @@ class Recorder(Passes):
             if shares is not None:
                 self._origins[x] = self._origins[x]._replace(slot=shares.slot, moved=shares.moved)
 
-    def _is_drawn(self, operation: Operation) -> bool:
-        """Whether an operation draws random numbers, or computes with such."""
-        given = [self._origins.get(x) for x in operation.tensors]
-        return is_draw(operation.name) or any(origin and origin.drawn for origin in given)
-
     def _set_constant(self, call: Call, operation: Operation, outputs: list[Tensor]) -> None:
-        op, drawn = operation.name, self._is_drawn(operation)
+        op = operation.name
         for x in outputs:
-            self._origins[x] = Origin("constant", drawn=x.numel() if drawn else 0)
-            if x.numel() and op not in REARRANGING | CASTS:
+            self._origins[x] = constant(call, operation, x, self._origins)
+            if x.numel() and op not in REARRANGING | CASTS and not self._origins[x].switch:
                 reason = "a constant: neither input nor weights reach it"
                 self.miss("tensor", call.name, op, reason)
+
+    def _switched(self, x: Tensor, origin: Origin) -> Origin:
+        """The origin of an operand of a map: what says where a signal is on is one itself."""
+        if origin.switch is None:
+            return origin
+        self._measure(origin.switch, x, origin.layers, origin.axis)
+        return self._follow(x)
 
     def _rearrange(self, operation: Operation, x: Tensor, source: Tensor, origin: Origin) -> None:
         """Remember that a tensor holds the entries of a source."""
@@ -224,6 +233,15 @@ class Recorder(Passes):
         if source in self._forms:
             self._forms.carry(x, source, operation)
         self._scales.carry(x, source)
+
+    def _origins_of(self, call: Call, operation: Operation, summed: list[Sum]) -> list[Origin]:
+        """The origins of the arguments; where a map reads masks alone, they are its signal."""
+        given, across = operation.read, {id(each.weight): each.summed for each in summed}
+        origins = [self._origin(call, operation, x, across.get(id(x))) for x in given]
+        maps = summed or operation.name in MIXING | NORMALIZATIONS
+        if maps and "signal" not in {origin.kind for origin in origins}:
+            return [self._switched(x, o) for x, o in zip(given, origins, strict=True)]
+        return origins
 
     def _origin(self, call: Call, operation: Operation, x: Tensor, axis: int | None) -> Origin:
         """The origin of an argument; one from outside the model is measured now.
@@ -350,20 +368,6 @@ class Recorder(Passes):
             self._origins[x] = self._origins[x]._replace(
                 made_of=known, moved=tuple(range(x.ndim)), slot=slot
             )
-
-    def _slot(
-        self, address: Address, layer: int | None, layers: tuple[int, ...], x: Tensor, axis: int
-    ) -> Slot:
-        """The slot of an address, a new one where it is seen first; None is the next layer."""
-        weights = address.tensor == "weight"  # whose axis is known later
-        units = x.numel() if weights or not x.ndim else x.shape[axis]
-        address = address._replace(units=units)
-        if address not in self.slots:
-            if layer is None:
-                layer = self._layers = self._layers + 1
-            shape, spectra = tuple(x.shape), self.probe.spectra
-            self.slots[address] = Slot(address, layer, layers, shape, x.dtype, axis, spectra)
-        return self.slots[address]
 
     def _mask(self, slot: Slot, x: Tensor) -> Tensor | None:
         """The entries of each unit that the probe's mask lets count; None: all."""

@@ -20,7 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from initstats.probe.elementwise import filled, holed
 from initstats.probe.kinds import CARRYING, NORMALIZATIONS
-from initstats.probe.operations import Operation, tensors
+from initstats.probe.operations import Operation, may_be_tried, tensors
 
 _FACTOR = 1024.0
 _NEAR = 0.005  # an eps inside of a norm moves the degree that is found by less
@@ -70,6 +70,7 @@ class Scales:
         degrees: Degrees = ()
         if (
             not (known or weighted)
+            and may_be_tried(operation)
             and len(given) <= _MOST
             and len({id(s.base) for s in found}) == 1
         ):

@@ -152,7 +152,7 @@ class Watch(Opening):
         if outputs := [x for x in made if carries(x)]:
             self._recorder.observe(self._running[-1], operation, outputs, target is not None)
         else:
-            self._recorder.observe_mask(operation, made[0])
+            self._recorder.observe_mask(self._running[-1], operation, made[0])
 
     def _elsewhere(self) -> bool:
         """Whether this is not a forward pass of the thread that is watched.

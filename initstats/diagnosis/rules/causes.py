@@ -15,6 +15,7 @@ from initstats.diagnosis.columns import Columns
 from initstats.diagnosis.graph import SCALING, SUMS
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.rule import RULES
+from initstats.probe.kinds import MIXING
 
 
 class Jump(NamedTuple):
@@ -42,7 +43,9 @@ def jumps(profile: Profile) -> list[Jump]:
             continue
         factor = rms[number] / max(read) if max(read) > 0 else math.nan
         if layer in graph.linear:  # what multiplies by more than any gain is told by its weights
-            small = math.sqrt(rows["sigma_w2"][number]) < 1 / threshold
+            small = bool(math.sqrt(rows["sigma_w2"][number]) < 1 / threshold)
+            # what maps make of weights, as of relative positions, is a signal, and may be small
+            small &= not np.isin(profile.made_of(layer)["op"], [*MIXING]).any()
             told = factor * 3 * threshold < 1 and small
         elif op in SCALING and len(read) == 1:
             told = factor > threshold or factor * threshold < 1
@@ -73,11 +76,21 @@ def leap(profile: Profile, path: list[int]) -> float:
 
 
 def _undone(
-    profile: Profile, layer: int, before: float, rms: NDArray[Any], threshold: float
+    profile: Profile,
+    layer: int,
+    before: float,
+    rms: NDArray[Any],
+    threshold: float,
+    behind: frozenset[int] = frozenset(),
 ) -> bool:
-    """Whether all that read a value are back at the size that was before, or at a usual one."""
+    """Whether all that read a value are back at the size that was before, or at a usual one.
+
+    Args:
+        behind: the values between the jump and this one.
+    """
     graph = profile.graph
     readers, now = graph.readers[layer], rms[profile.at[layer]]
+    behind = behind.union([layer, *readers])
 
     def size(reader: int) -> float:
         """The rms of a reader, without the bias of a linear map."""
@@ -89,8 +102,8 @@ def _undone(
         _back(now, size(reader), before, threshold)
         or (
             reader not in graph.linear
-            and graph.ops[reader] not in SUMS
-            and _undone(profile, reader, before, rms, threshold)
+            and (graph.ops[reader] not in SUMS or behind.issuperset(graph.inputs[reader]))
+            and _undone(profile, reader, before, rms, threshold, behind)
         )
         for reader in readers
     )

@@ -167,8 +167,9 @@ def _learning(profile: Profile, layer: int, threshold: float) -> bool:
 
 
 @register_rule(
-    threshold=0.3,
-    source="Glorot & Bengio 2010; tanh of unit pre-activations has 0.8% of its entries there",
+    threshold=0.4,
+    source="Glorot & Bengio 2010; unit pre-activations have 0.8% of tanh's entries and 32% of "
+    "hardtanh's there",
     needs=[OPERATIONS],
     symptom=True,
 )

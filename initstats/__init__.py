@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from initstats.inits import register_init as register_init
     from initstats.moments import register_statistic as register_statistic
     from initstats.networks import register_network as register_network
+    from initstats.plan import Plan as Plan
+    from initstats.plan import plan_sweep as plan_sweep
     from initstats.plots import register_figure as register_figure
     from initstats.plots.measured import depth_profile as depth_profile
     from initstats.plots.measured import distribution_profile as distribution_profile

@@ -39,16 +39,27 @@ def added_memory(call: Callable[[], object]) -> float:
     return _peak() - before
 
 
+def resident_memory() -> float:
+    """The memory of this process, in megabytes."""
+    with suppress(OSError, TypeError):
+        return _of_status("VmRSS")
+    return _peak()
+
+
 def _peak() -> float:
     """The largest memory of this process, in megabytes."""
     with suppress(OSError, TypeError):
-        # getrusage would count the process that started this one
-        status = Path("/proc/self/status").read_text()
-        return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024 / 1e6  # type: ignore[index]
+        return _of_status("VmHWM")  # getrusage would count the process that started this one
     import resource
 
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest / 1e6 if sys.platform == "darwin" else largest * 1024 / 1e6
+
+
+def _of_status(name: str) -> float:
+    """A line of what Linux tells of this process, in megabytes."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{name}:\s*(\d+) kB", status)[1]) * 1024 / 1e6  # type: ignore[index]
 
 
 def _processor() -> str:

@@ -200,7 +200,7 @@ def test_histograms_of_some_cells_and_rows(tmp_path: Path) -> None:
 def test_a_cell_is_committed_whole_or_not_at_all(tmp_path: Path) -> None:
     with Store.open(tmp_path, RUN, {}) as store:
         store.add(RUN.cells[0], ROWS, statistics(0), pack(histograms(0)))
-        with pytest.raises(ValueError, match="zip"):
+        with pytest.raises(ValueError, match="of shape"):
             store.add(RUN.cells[1], ROWS, statistics(1)[:, :2], pack(histograms(1)))
         assert store.done() == {RUN.cells[0]}
     assert len(load_table(tmp_path)) == 2

@@ -16,6 +16,7 @@ from initstats.bench.page import as_json as as_json
 from initstats.bench.page import from_json as from_json
 from initstats.bench.page import whole_runs as whole_runs
 from initstats.bench.page import write_benchmark as write_benchmark
+from initstats.bench.resources import driver as driver
 from initstats.bench.resources import efficiency as efficiency
 from initstats.bench.resources import gpu as gpu
 from initstats.bench.resources import memory as memory

@@ -59,6 +59,12 @@ def whole_runs(results: Mapping[str, Any]) -> dict[str, str]:
                 f"{speedup.median():.2f} times as fast as one worker "
                 f"({speedup.min():.2f} to {speedup.max():.2f}{goal})"
             )
+    if "driver" in results:
+        seconds = results["driver"]
+        found["the driver"] = (
+            f"{1e3 * seconds:.2f} ms per cell: it keeps {0.1 / seconds:,.0f} workers busy whose "
+            "cells take 100 ms"
+        )
     if "memory" in results:
         rows = results["memory"].itertuples()
         sizes = ", ".join(f"{row.megabytes:.0f} MB for {row.samples:,} samples" for row in rows)
@@ -74,7 +80,7 @@ def write_benchmark(folder: str | Path, results: Mapping[str, Any]) -> Path:
     Args:
         folder: where to.
         results: `machine`, `timings` and, as far as they were measured, `efficiency`, `gpu`,
-            `memory` and `study`.
+            `driver`, `memory` and `study`.
 
     Returns:
         The path of the page.

@@ -17,9 +17,12 @@ from initstats.data import Dataset, load_data
 from initstats.drafts import draft_folder
 from initstats.machine import added_memory
 from initstats.moments import warm_up
+from initstats.plan import drive
 from initstats.processes import die_with_driver
 from initstats.stack import Settings
 from initstats.sweep import Grid, Progress, run_sweep
+from initstats.sweep.running import asked_for
+from initstats.sweep.work import tasks
 
 GOALS = {"speedup": 1.8, "megabytes": 60, "seconds": 45}
 """The least speedup with two workers, the most memory, the longest time of the default study."""
@@ -120,6 +123,17 @@ def _speedups(
                 progress(len(ways) * number + done, len(ways) * rounds)
         rows.append((number, *rates, rates[1] / rates[0]))
     return pd.DataFrame(rows, columns=["round", *ways, "speedup"])
+
+
+def driver(*, quick: bool = False) -> float:
+    """Seconds that the driver spends on each cell of a study of twenty layers, or ten.
+
+    However many workers there are, cells cannot be finished faster than that.
+    """
+    grid, data = _study(depth=10 if quick else 20, seeds=1), load_data()
+    engine, asked, _ = asked_for(grid, data, 1)
+    (task,) = tasks(grid, (), engine.settings.batch)
+    return drive(asked, [(task, engine(task))]).seconds
 
 
 def study(*, quick: bool = False) -> float:

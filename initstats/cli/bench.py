@@ -86,6 +86,7 @@ def _time_engine(workloads: list[str], rounds: int, quick: bool) -> dict[str, An
     if torch.cuda.is_available():
         with Bar("studies") as bar:
             results["gpu"] = bench.gpu(quick=quick, progress=bar.show)
+    results["driver"] = bench.driver(quick=quick)
     results["memory"] = bench.memory((1_000, 10_000) if quick else (1_000, 10_000, 50_000))
     results["study"] = bench.study(quick=quick)
     for term, fact in bench.whole_runs(results).items():

@@ -45,6 +45,10 @@ def sweep(
         ),
     ] = None,
     workers: Workers = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Tell what it takes (time, disk, memory), and do nothing."),
+    ] = False,
     plugin: Plugins = None,
     trust: Annotated[
         bool, typer.Option("--trust-plugins", help="Import the plugins that the config names, too.")
@@ -68,6 +72,9 @@ def sweep(
     plugins = map(absolute_plugin, [*fields.get("plugins", ()), *(plugin or ())])
     fields |= given | {"plugins": [*dict.fromkeys(plugins)]} | ({"data": data} if data else {})
     request.listen_again()  # the config may have brought plugins, too
+    if plan:
+        _plan(fields, out, workers, theory)
+        return
     folder, failed = _sweep(fields, out, workers, theory)
     if failed is None or len(failed.table):
         typer.echo(f"report: {write_report(folder, workers=workers or os.cpu_count() or 1)}")
@@ -91,6 +98,18 @@ def report(
 
     load_own(plugin)
     typer.echo(f"report: {write_report(run, out, workers=workers or os.cpu_count() or 1)}")
+
+
+def _plan(fields: dict[str, Any], out: Path | None, workers: int | None, theory: bool) -> None:
+    """Print what the grid that the fields describe will take."""
+    from initstats.data import load_data
+    from initstats.plan import plan_sweep
+    from initstats.sweep import Grid
+
+    source, _ = fields.pop("data", "mnist"), fields.pop("plugins")
+    grid, data = Grid(**fields), load_data(source)
+    folder = out or Path("reports") / data.name
+    typer.echo(plan_sweep(grid, data, out=folder, workers=workers, theory=theory))
 
 
 def _sweep(

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from initstats.plots.catalog import FIGURES, register_figure
 from initstats.plots.curves import draw_points, over_seeds, panels_of_lines, statistic_of
-from initstats.plots.results import Results, Sweep, evenly
+from initstats.plots.results import MANY, Results, Sweep, evenly, order
 from initstats.registry import Need, unknown
 
 SWEPT = Need[Any](
@@ -47,7 +47,9 @@ def by_parameter(
         raise ValueError(f"there is no layer {absent[0]}: give layers from 1 to {depth}")
     tensor = "preactivation" if statistic == "sample_correlation" else "activation"
     kind, family, column, entries = sweep
-    part = results.only(kind, entries)
+    other = "activation" if kind == "init" else "init"
+    part = results.only(kind, entries).only(other, order(results.few.summary[other]))
+    part = part.within(results.few.blocks) if len(part.blocks) > MANY else part
     frame = over_seeds(part, statistic, tensor, direction)
     others = [s.column for s in results.sweeps if (s.kind, s.family) == (kind, family)]
     columns = list(dict.fromkeys([kind, column, *others]))

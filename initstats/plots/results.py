@@ -18,8 +18,9 @@ from initstats.store import iterate_histograms, load_predictions, load_run, load
 
 T = TypeVar("T")
 
-MANY = 6
-"""Greatest number of entries of one swept family in figures that show all entries."""
+MANY, MOST = 6, 40
+"""Greatest number of entries of one swept family, of networks and widths, and of entries at all, in
+figures that show all entries."""
 
 
 class Block(NamedTuple):
@@ -57,7 +58,8 @@ class Results:
         table: one row per cell, layer, tensor and direction.
         summary: one row per configuration, as `summarize` gives it.
         bands: counts of the activations (layers, BANDS + 1) by (network, init, activation,
-            width), all seeds together, as `banded` gives them; None where only a table is at hand.
+            width), all seeds together, as `banded` gives them, for all configurations of `few`;
+            None where only a table is at hand.
         predicted: one row per (configuration, layer, tensor, direction) from theory, as `predict`
             gives it; None where nothing was predicted.
     """
@@ -87,13 +89,22 @@ class Results:
             return run
         if isinstance(run, pd.DataFrame):
             return cls(run, summarize(run), bands, predicted)
+        table = load_table(run)
+        results = cls(table, summarize(table), None, load_predictions(run))
+        few = results.few
+        names: dict[str, Collection[int | str]] = {
+            "network": {block.network for block in few.blocks},
+            "init": few.inits,
+            "activation": few.activations,
+            "width": {block.width for block in few.blocks},
+        }
         histograms = (
             ((str(network), str(init), str(activation), int(width)), counts)
-            for (network, init, activation, width, _), counts in iterate_histograms(run)
+            for (network, init, activation, width, _), counts in iterate_histograms(
+                run, among=names
+            )
         )
-        table = load_table(run)
-        bands = banded(band_of(*load_run(run).bins), histograms)
-        return cls(table, summarize(table), bands, load_predictions(run))
+        return replace(results, bands=banded(band_of(*load_run(run).bins), histograms))
 
     @cached_property
     def inits(self) -> list[str]:
@@ -136,21 +147,51 @@ class Results:
             predicted = predicted[predicted[kind].isin(entries)]
         return replace(self, table=table, summary=summary, predicted=predicted)
 
+    def within(self, blocks: Collection[Block]) -> Results:
+        """The results of some networks and widths."""
+        table, summary = (_within(rows, blocks) for rows in (self.table, self.summary))
+        predicted = None if self.predicted is None else _within(self.predicted, blocks)
+        return replace(self, table=table, summary=summary, predicted=predicted)
+
     @cached_property
     def few(self) -> Results:
-        """These results with at most `MANY` entries of each sweep, as most figures show."""
+        """What most figures show of these results.
+
+        At most `MANY` entries of each sweep and `MOST` of all, and `MANY` networks and widths.
+        """
         kept = self
+        if len(self.blocks) > MANY:
+            kept = kept.within(evenly(self.blocks, MANY))
         for kind, _, _, entries in self.sweeps:
-            absent = {*entries}.difference(evenly(entries, MANY))
-            kept = kept.only(kind, {*order(self.summary[kind])} - absent)
+            if len(entries) > MANY:
+                absent = {*entries}.difference(evenly(entries, MANY))
+                kept = kept.only(kind, {*order(self.summary[kind])} - absent)
+        for kind in ("init", "activation"):
+            entries = order(kept.summary[kind])
+            if len(entries) > MOST:
+                kept = kept.only(kind, evenly(entries, MOST))
         return kept
 
-    @property
+    @cached_property
     def left_out(self) -> str:
         """A sentence about what `few` leaves out; empty if that is nothing."""
         long = {(s.kind, s.family): s for s in self.sweeps if len(s.entries) > MANY}
-        parts = [f"{MANY} of {len(s.entries)} {s.family}" for s in long.values()]
-        return f"Figures of all entries show {' and '.join(parts)}, evenly taken." if parts else ""
+        parts = [f"{MANY} of {len(s.entries):,} {s.family}" for s in long.values()]
+        spared = {
+            kind: sum(len(s.entries) - MANY for s in long.values() if s.kind == kind)
+            for kind in ("init", "activation")
+        }
+        for kind, entries in (("init", self.inits), ("activation", self.activations)):
+            if len(entries) - spared[kind] > MOST:
+                parts.append(f"{MOST} of {len(entries):,} {kind}s")
+        if len(self.blocks) > MANY:
+            one = len({block.network for block in self.blocks}) == 1
+            parts.append(
+                f"{MANY} of {len(self.blocks):,} {'widths' if one else 'networks and widths'}"
+            )
+        *front, last = parts or [""]
+        shown = " and ".join(filter(None, [", ".join(front), last]))
+        return f"Figures of all entries show {shown}, evenly taken." if parts else ""
 
     def measured(self, tensor: str, direction: str = "forward") -> pd.DataFrame:
         """The table's rows about one tensor."""
@@ -191,6 +232,12 @@ class Probed:
         if isinstance(measured, pd.DataFrame):
             return cls(measured)
         return cls(measured.table(), measured.histograms())
+
+
+def _within(rows: pd.DataFrame, blocks: Collection[Block]) -> pd.DataFrame:
+    """The rows about some networks and widths."""
+    wanted = [(rows["network"] == network) & (rows["width"] == width) for network, width in blocks]
+    return rows[np.logical_or.reduce(wanted)]
 
 
 def headings(rows: pd.DataFrame) -> dict[Block, str]:

@@ -36,6 +36,25 @@ def best_by_activation(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*keys, "kept", "lost", *numbers])
 
 
+def counted(results: Results) -> pd.DataFrame:
+    """How many combinations have which verdict, by the families of their init and activation.
+
+    Returns:
+        `init`, `activation`, `combinations`; `verdicts`, how many have each, the commonest first.
+    """
+    families = {
+        kind: results.summary[kind].astype(str).str.partition("(")[0]
+        for kind in ("init", "activation")
+    }
+    rows: list[Facts] = []
+    summary = results.summary.assign(**families)
+    for (init, activation), group in summary.groupby(["init", "activation"], sort=False):
+        verdicts = group["verdict"].astype(str).value_counts().to_dict()
+        facts = {"combinations": len(group), "verdicts": verdicts}
+        rows.append({"init": init, "activation": activation} | facts)
+    return pd.DataFrame(rows)
+
+
 def steadiest_first(rows: pd.DataFrame) -> pd.DataFrame:
     """Sorted by how far growth is from 1 in either direction; at depth 1, how far the std is."""
     with np.errstate(divide="ignore"):

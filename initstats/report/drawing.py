@@ -10,11 +10,12 @@ from io import BytesIO
 from typing import Any, NamedTuple, Self
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.figure import Figure
 
 from initstats.plots import FIGURES, Results
 from initstats.plots.style import FIT, INK, PALETTE, STYLE
-from initstats.processes import LostError, Processes, given
+from initstats.processes import LostError, Processes
 
 DOTS = 200
 """Resolution of a PNG, per inch."""
@@ -91,16 +92,17 @@ class Studio:
 
     def begin(self, names: Sequence[str], results: Results) -> list[Callable[[], Drawing]]:
         """Begin to draw; each call of what is returned gives a drawing, in the order of names."""
+        processes = self._processes
         finish: dict[str, Callable[[], Drawing]] = {
             name: partial(draw, name, results) for name in names
         }
-        if self._processes is None:
+        if processes is None:
             return list(finish.values())
-        self._processes.give(results)
         for name in names:
             # a figure of the user's own may not be known to another process
             if FIGURES[name].drawing.__module__.startswith("initstats."):
-                future = self._processes.submit(_draw_given, name)
+                # its frame is small, where results may be half of the memory
+                future = processes.submit(_draw_frame, name, FIGURES[name].frame(results))
                 finish[name] = partial(_finish, future, finish[name])
         return list(finish.values())
 
@@ -126,5 +128,5 @@ def _prepare() -> None:
     """Do nothing: a process that finds this has imported the module."""
 
 
-def _draw_given(name: str) -> Drawing:
-    return draw(name, given())
+def _draw_frame(name: str, frame: pd.DataFrame) -> Drawing:
+    return rendered(name, partial(FIGURES[name].draw_frame, frame))

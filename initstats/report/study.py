@@ -12,6 +12,7 @@ import pandas as pd
 
 from initstats.diagnosis import VERDICTS
 from initstats.plots import Results
+from initstats.plots.results import evenly
 from initstats.plots.style import decimal
 from initstats.report import answer
 from initstats.report.drawing import Studio
@@ -55,6 +56,14 @@ VERDICT = [
     Column("correlation", "number", lambda value: decimal(value, 2)),
 ]
 GRADIENT = Column("gradient growth", "number", factor, ("gradient_growth",))
+COUNTED = [
+    Column("init", "head"),
+    Column("activation", "code"),
+    Column("combinations", "number", "{:,}".format),
+    Column("verdicts", "lost", lambda met: ", ".join(f"{n:,} {word}" for word, n in met.items())),
+]
+MOST_ROWS = 300
+"""A longer table of combinations shows so many, and counts all."""
 
 
 def write_report(
@@ -124,6 +133,9 @@ def compose(
     run = recorded[0] if recorded else None
     met = {word.name: (results.summary["verdict"] == word.name).any() for word in VERDICTS}
     best = BLOCK * (len(results.blocks) > 1) + BEST
+    few = results.few
+    shown = results.only("activation", few.activations) if results.left_out else results
+    shown = shown.within(few.blocks) if len(results.blocks) > len(few.blocks) else shown
     tables: dict[str, pd.DataFrame | str] = {"summary.csv": results.summary}
     if rows:
         tables["table.csv"] = results.table
@@ -148,13 +160,16 @@ def compose(
         "hopeless": answer.hopeless(results),
         "hidden": answer.hidden(results),
         "shift": answer.shift_story(results),
-        "best": printed(answer.best_by_activation(results), best),
+        "best": printed(answer.best_by_activation(shown), best),
         "theory": answer.agreement(results),
         "some": results.left_out,
         "left_out": left_out("study", results),
         "verdicts": {word.name: typeset(word.meaning) for word in VERDICTS if met[word.name]},
         "unmet": [name for name, there in met.items() if not there],
         "summary": _summary(results),
+        "counted": printed(answer.counted(results), COUNTED)
+        if len(results.summary) > MOST_ROWS
+        else None,
         "facts": {term: fact for term, fact in facts.items() if fact},
         "grid": public_grid(run) if run else "",
     }
@@ -162,12 +177,18 @@ def compose(
 
 
 def _networks(results: Results) -> str:
-    return ", ".join(f"{block.network} of width {block.width}" for block in results.blocks)
+    return _some([f"{block.network} of width {block.width}" for block in results.blocks])
 
 
 def _summary(results: Results) -> Table:
-    """All configurations; parameters that vary in columns of their own, and not in the names."""
-    summary = results.summary.copy()
+    """The configurations, of many those of the figures or some of these; parameters that vary in
+    columns of their own, and not in the names.
+    """
+    summary = results.summary
+    if len(summary) > MOST_ROWS:
+        summary = results.few.summary
+        summary = summary.iloc[evenly(range(len(summary)), MOST_ROWS)]
+    summary = summary.copy()
     parameters: list[str] = []
     for entry in ("network", "init", "activation"):
         varied = [str(name) for name in summary.filter(regex=f"^{entry}_")]
@@ -253,14 +274,14 @@ def _failed(failures: pd.DataFrame) -> dict[str, str]:
     return {error: _some(cells) for error, cells in shown} | more
 
 
-def _some(cells: Sequence[str]) -> str:
-    """The first of the cells, and how many more there are."""
-    more = [f"{len(cells) - MOST_NAMES:,} more"] if len(cells) > MOST_NAMES else []
-    return ", ".join([*cells[:MOST_NAMES], *more])
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = [f"{len(names) - MOST_NAMES:,} more"] if len(names) > MOST_NAMES else []
+    return ", ".join([*names[:MOST_NAMES], *more])
 
 
 def _seeds(results: Results) -> str:
     seeds = sorted(int(seed) for seed in results.table["seed"].unique())
     if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
         return f"{seeds[0]} to {seeds[-1]}"
-    return ", ".join(map(str, seeds))
+    return _some([*map(str, seeds)])

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from initstats.store.errors import StoreError as StoreError
 from initstats.store.failures import load_failures as load_failures
+from initstats.store.file import refuse_other_settings as refuse_other_settings
 from initstats.store.histograms import pack as pack
 from initstats.store.parameters import parameters_of as parameters_of
 from initstats.store.predictions import load_predictions as load_predictions
 from initstats.store.predictions import save_predictions as save_predictions
+from initstats.store.reading import committed_cells as committed_cells
+from initstats.store.reading import is_run as is_run
 from initstats.store.reading import iterate_histograms as iterate_histograms
 from initstats.store.reading import load_histograms as load_histograms
 from initstats.store.reading import load_run as load_run

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from itertools import compress
+from operator import getitem
 from typing import NamedTuple
 
 import numpy as np
@@ -78,7 +79,8 @@ def _named(names: tuple[str, ...], there: bytes) -> int:
     return zlib.crc32(json.dumps([*compress(sorted(names), there)]).encode())
 
 
-def digest(places: Iterable[Key]) -> int:
+@lru_cache(maxsize=16)
+def digest(places: tuple[Key, ...]) -> int:
     """A number for the places of a cell's rows in their order."""
     return zlib.crc32(json.dumps([*map(list, places)]).encode())
 
@@ -117,7 +119,9 @@ def cells(connection: sqlite3.Connection, run: Run, part: Run) -> Iterator[Cell]
                 where = values[:, 1].astype(np.int64)
             known = digests.get(where.tobytes())
             if known is None:
-                known = digests[where.tobytes()] = digest(places[place] for place in where.tolist())
+                known = digests[where.tobytes()] = digest(
+                    tuple(places[place] for place in where.tolist())
+                )
             found = checksum(key, known, [*run.statistics], values[:, 2:], histograms)
             sound = found == expected and bool((values[:, 0] == np.arange(len(rows))).all())
             yield Cell(number, key, where, values[:, 2:], histograms, sound)
@@ -132,13 +136,17 @@ def committed(connection: sqlite3.Connection, run: Run, part: Run) -> list[tuple
     After them come those that the run itself does not list, which are damaged.
     """
     listed, wanted = (_ranks(each.lists) for each in (run, part))
+    names = [list(values) for values in part.lists.values()]
     found, strange = [], []
     for number, *key in connection.execute(f"SELECT id, {quoted(run.keys)} FROM cell ORDER BY id"):
         if _rank(key, listed) is None:
             strange.append((number, tuple(key)))
         elif rank := _rank(key, wanted):
-            found.append((rank, number, tuple(key)))
-    return [(number, key) for _, number, key in sorted(found)] + strange
+            found.append((rank, number))
+    found.sort()
+    # one object a name: a list of keys as SQLite gives them would be many times as large
+    named = ((number, tuple(map(getitem, names, rank))) for rank, number in found)
+    return [*named, *strange]
 
 
 def places_of(connection: sqlite3.Connection, run: Run) -> dict[int, Key]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,11 @@ def record(connection: sqlite3.Connection, run: Run, cell: Key, failure: Failure
     )
 
 
-def forget(connection: sqlite3.Connection, run: Run, cell: Key) -> None:
-    """Strike out the failure of a cell, if it had one: it is measured."""
+def forget(connection: sqlite3.Connection, run: Run, cells: Iterable[Key]) -> None:
+    """Strike out the failures of some cells, if they had any: they are measured."""
     if _is_there(connection):
-        connection.execute(
-            f"DELETE FROM {_TABLE} WHERE ({quoted(run.keys)}) = ({marks(run.keys)})", cell
+        connection.executemany(
+            f"DELETE FROM {_TABLE} WHERE ({quoted(run.keys)}) = ({marks(run.keys)})", cells
         )
 
 

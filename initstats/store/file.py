@@ -132,6 +132,19 @@ def refuse_foreign(file: Path) -> None:
         is_begun(connection, file)
 
 
+def refuse_other_settings(file: Path | str, there: Run, asked: Run) -> None:
+    """Make sure that a run has the settings that are asked for.
+
+    Raises:
+        StoreError: it has others.
+    """
+    if different := there.differences(asked):
+        raise StoreError(
+            f"{file} holds a run with other settings ({'; '.join(different)}): ask for "
+            "the same ones, or choose another folder"
+        )
+
+
 def found_run(connection: sqlite3.Connection, file: Path | str) -> Run | None:
     """The run that a file holds; None where it is not begun.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from initstats.registry import unknown
-from initstats.store.cells import Cell, places_of, sound_cells
+from initstats.store.cells import Cell, committed, places_of, sound_cells
 from initstats.store.errors import StoreError, as_written, complaints
 from initstats.store.file import FILE, found_run
 from initstats.store.histograms import unpack
@@ -92,16 +92,28 @@ def load_histograms(
 
 
 def iterate_histograms(
-    folder: str | Path, *, tensor: str = "activation", direction: str = "forward"
+    folder: str | Path,
+    *,
+    among: Mapping[str, Collection[Value]] | None = None,
+    tensor: str = "activation",
+    direction: str = "forward",
 ) -> Iterator[tuple[Key, NDArray[np.int64]]]:
     """The histograms of a run cell by cell, (layers, bins); `load_run(folder).bins` are the edges.
 
-    For those who need all of them, but less than `load_histograms` gives.
+    For those who need many of them, but less than `load_histograms` gives.
+
+    Args:
+        among: the values that a key column may have; by default all.
     """
     with reading(folder) as (connection, run):
+        kept = {
+            f"{name}s": [value for value in run.lists[name] if value in values]
+            for name, values in (among or {}).items()
+        }
+        part = replace(run, config=run.config | kept)
         places = _places(connection, run)
         keep = places.index[(places["tensor"] == tensor) & (places["direction"] == direction)]
-        for cell in sound_cells(connection, run, run):
+        for cell in sound_cells(connection, run, part):
             yield cell.key, _unpacked(run, cell)[np.isin(cell.places, keep)]
 
 
@@ -109,6 +121,17 @@ def load_run(folder: str | Path) -> Run:
     """The configuration and the settings of a run."""
     with reading(folder) as (_, run):
         return run
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether a folder has the file of a run."""
+    return (Path(folder) / FILE).is_file()
+
+
+def committed_cells(folder: str | Path) -> tuple[Run, set[Key]]:
+    """A run, and the keys of its committed cells, which are not verified."""
+    with reading(folder) as (connection, run):
+        return run, {key for _, key in committed(connection, run, run)}
 
 
 def load_sessions(folder: str | Path) -> pd.DataFrame:
@@ -140,22 +163,25 @@ def table(connection: sqlite3.Connection, run: Run, part: Run) -> pd.DataFrame:
         DamagedCellsError: some of them are not as they were written.
     """
     chosen = [list(run.statistics).index(name) for name in part.statistics]
-    keys, places = list[Key](), [np.empty(0, np.int64)]
-    blocks = [np.empty((0, len(chosen)))]
+    (most,) = connection.execute("SELECT count(*) FROM measurement").fetchone()
+    columns = [np.empty(most) for _ in chosen]  # filled once: a table may be half of the memory
+    place, sizes = np.empty(most, np.int64), list[int]()
+    keys, stop = list[Key](), 0
     for found in sound_cells(connection, run, part):
+        start, stop = stop, stop + len(found.places)
+        sizes.append(stop - start)
         keys.append(found.key)
-        places.append(found.places)
-        blocks.append(found.statistics[:, chosen])
-    statistics = {
+        place[start:stop] = found.places
+        for column, position in zip(columns, chosen, strict=True):
+            column[start:stop] = found.statistics[:, position]
+    cell = np.repeat(np.arange(len(keys)), sizes)
+    frame = with_parameters(_keys(connection, part, keys, cell, place[:stop]), part.entries)
+    columns.reverse()
+    for name, integer in part.statistics.items():
+        column = columns.pop()[:stop]
         # NaN in rows older than an integer statistic
-        name: column.astype(np.int64) if integer and (column % 1 == 0).all() else column
-        for (name, integer), column in zip(
-            part.statistics.items(), np.concatenate(blocks).T, strict=True
-        )
-    }
-    cell = np.repeat(np.arange(len(keys)), [len(block) for block in blocks[1:]])
-    columns = _keys(connection, part, keys, cell, np.concatenate(places))
-    return with_parameters(columns, part.entries).assign(**statistics)
+        frame[name] = column.astype(np.int64) if integer and (column % 1 == 0).all() else column
+    return frame
 
 
 def _histograms(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 from warnings import warn
@@ -20,13 +21,16 @@ from numpy.typing import NDArray
 from initstats.failure import Failure
 from initstats.store import failures
 from initstats.store import file as layout
-from initstats.store.cells import Cell, cells, checksum, digest
+from initstats.store.cells import Cell, cells, checksum, digest, places_of
 from initstats.store.errors import DamagedCellsError, StoreError, complaints
 from initstats.store.file import marks, quoted
 from initstats.store.lock import held
 from initstats.store.log import keep_mark, last_mark, strange_log, strangeness
 from initstats.store.reading import table
 from initstats.store.run import Key, Run, to_toml
+
+Result = tuple[Key, Sequence[Key], NDArray[np.float64], bytes]
+"""A cell's key, the places of its rows, their statistics, and their packed histograms."""
 
 
 class Store:
@@ -43,6 +47,7 @@ class Store:
         self._began = time.monotonic()
         self._lasting = Path(file).absolute()  # a cell may change the working directory
         self._identity = _identity(self._lasting)
+        self._numbers: dict[Key, int] = {}
 
     @classmethod
     def open(cls, folder: str | Path | None, run: Run, environment: Mapping[str, object]) -> Self:
@@ -78,51 +83,86 @@ class Store:
         """The cells that are committed."""
         with complaints(self._file):
             rows = self._connection.execute(f"SELECT {quoted(self.run.keys)} FROM cell")
-            return set(map(tuple, rows))
+            same: dict[str | int, str | int] = {}  # SQLite gives each row names of its own
+            return {tuple([same.setdefault(value, value) for value in row]) for row in rows}
 
     def add(
         self, cell: Key, places: Sequence[Key], statistics: NDArray[np.float64], histograms: bytes
     ) -> None:
-        """Commit a cell: all of it, or nothing.
+        """Commit a cell; see `add_all`.
 
         Args:
             cell: its key; not yet committed.
             places: one for each of its rows, all different.
             statistics: (rows, statistics), in the order of those that were asked for.
             histograms: (rows, bins), packed.
+        """
+        self.add_all([(cell, places, statistics, histograms)])
+
+    def add_all(self, results: Sequence[Result]) -> None:
+        """Commit cells that are there at the same time: all of them, or nothing.
+
+        Args:
+            results: the arguments of `add`, for each cell.
 
         Raises:
             StoreError: as on a disk that is full or has become read-only.
         """
-        keys, where, columns = self.run.keys, self.run.places, self._asked.statistics
-        kinds = [int if integer else float for integer in columns.values()]
-        rows = [
-            (position, *at, *(kind(x) for kind, x in zip(kinds, row, strict=True)))
-            for position, (at, row) in enumerate(zip(places, statistics.tolist(), strict=True))
-        ]
-        check = checksum(cell, digest(places), [*columns], statistics, histograms)
-        place = f"(SELECT id FROM place WHERE ({quoted(where)}) = ({marks(where)}))"
-        execute, execute_many = self._connection.execute, self._connection.executemany
         with self._transaction():
-            number = execute(
-                f"INSERT INTO cell ({quoted(keys)}, checksum, histogram) "
-                f"VALUES ({marks(keys)}, ?, ?)",
-                (*cell, check, histograms),
-            ).lastrowid
-            execute_many(
+            for result in results:
+                self._insert(*result)
+            self._connection.execute(
+                "UPDATE session SET cells = cells + ?, seconds = ? "
+                "WHERE id = (SELECT max(id) FROM session)",
+                (len(results), time.monotonic() - self._began),
+            )
+            failures.forget(self._connection, self.run, [cell for cell, *_ in results])
+
+    def _insert(
+        self, cell: Key, places: Sequence[Key], statistics: NDArray[np.float64], histograms: bytes
+    ) -> None:
+        """Write a cell within a transaction; its numbers are those of `add`."""
+        columns = self._asked.statistics
+        if statistics.shape != (len(places), len(columns)):
+            raise ValueError(
+                f"statistics of shape {statistics.shape} were given for {len(places)} places and "
+                f"{len(columns)} columns"
+            )
+        rows = statistics.tolist()
+        for position in [n for n, integer in enumerate(columns.values()) if integer]:
+            for row in rows:
+                row[position] = int(row[position])
+        check = checksum(cell, digest(tuple(places)), [*columns], statistics, histograms)
+        numbers, (into_cell, into_measurement) = self._numbers_of(places), self._statements
+        number = self._connection.execute(into_cell, (*cell, check, histograms)).lastrowid
+        self._connection.executemany(
+            into_measurement,
+            [
+                (number, position, place, *row)
+                for position, (place, row) in enumerate(zip(numbers, rows, strict=True))
+            ],
+        )
+
+    def _numbers_of(self, places: Sequence[Key]) -> list[int]:
+        """The ids of places; new ones are written down within the transaction."""
+        if not self._numbers.keys() >= set(places):
+            where = self.run.places
+            self._connection.executemany(
                 f"INSERT OR IGNORE INTO place ({quoted(where)}) VALUES ({marks(where)})", places
             )
-            execute_many(
-                f"INSERT INTO measurement (cell, position, place, {quoted(columns)}) "
-                f"VALUES ({number}, ?, {place}, {marks(columns)})",
-                rows,
-            )
-            execute(
-                "UPDATE session SET cells = cells + 1, seconds = ? "
-                "WHERE id = (SELECT max(id) FROM session)",
-                (time.monotonic() - self._began,),
-            )
-            failures.forget(self._connection, self.run, cell)
+            there = places_of(self._connection, self.run)
+            self._numbers = {place: number for number, place in there.items()}
+        return [self._numbers[place] for place in places]
+
+    @cached_property
+    def _statements(self) -> tuple[str, str]:
+        """The statements that write a cell, and one of its rows."""
+        keys = [*self.run.keys, "checksum", "histogram"]
+        columns = ["cell", "position", "place", *self._asked.statistics]
+        return (
+            f"INSERT INTO cell ({quoted(keys)}) VALUES ({marks(keys)})",
+            f"INSERT INTO measurement ({quoted(columns)}) VALUES ({marks(columns)})",
+        )
 
     def fail(self, cell: Key, failure: Failure) -> None:
         """Write down that a cell cannot be measured, and why; a StoreError as for `add`."""
@@ -217,11 +257,7 @@ class Store:
 
     def _check(self, there: Run) -> None:
         """Refuse a run of other settings than was asked for."""
-        if different := there.differences(self.run):
-            raise StoreError(
-                f"{self._file} holds a run with other settings ({'; '.join(different)}): ask for "
-                "the same ones, or choose another folder"
-            )
+        layout.refuse_other_settings(self._file, there, self.run)
         if redefined := there.redefined(self.run.definitions, self.done()):
             raise StoreError(
                 f"{self._file} was measured when {', '.join(redefined)} had another definition: "
@@ -230,13 +266,13 @@ class Store:
 
     def _tell_gaps(self, there: Run) -> None:
         """Warn of statistics that the cells there lack, or those that will be measured now."""
-        done = self.done()
-        for more, fewer, count, when in (
-            (self.run, there, len(done), "were"),
-            (there, self.run, len(set(self.run.cells) - done), "are now"),
-        ):
+        for more, fewer, when in ((self.run, there, "were"), (there, self.run, "are now")):
             lacking = [name for name in more.statistics if name not in fewer.statistics]
-            if lacking and count:
+            if not lacking:
+                continue
+            done = self.done()
+            count = len(done) if fewer is there else len(set(self.run.cells) - done)
+            if count:
                 warn(
                     f"{self._file}: {', '.join(lacking)} will be NaN in {count:,} cells, which "
                     f"{when} measured without it",
@@ -257,6 +293,7 @@ class Store:
                 yield
                 self._connection.execute("COMMIT")
             except BaseException:
+                self._numbers = {}  # some may not be there any more
                 with suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
                 raise

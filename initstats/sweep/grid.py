@@ -68,9 +68,13 @@ DEFAULT_ACTIVATIONS: Any = (
     "sigmoid",
 )
 SPLITS = ("train", "valid", "test")
-MAX_WIDTH, MAX_DEPTH, MAX_CELLS = 1_000_000, 10_000, 100_000
+MAX_WIDTH, MAX_DEPTH, MAX_SEEDS = 1_000_000, 10_000, 10_000_000
 MAX_GIGABYTES = 8
-"""The limit of memory for one draw of weights under all activations."""
+"""The limit of memory for one draw of weights under the activations that share it."""
+BYTES_EACH = 1_000
+"""The memory that a driver needs at least for each cell, to know which are done."""
+MOST_TOGETHER = 64
+"""So many activations share a draw of weights; the others make the same draw again."""
 
 Item = TypeVar("Item")
 
@@ -119,8 +123,9 @@ def _names(items: Iterable[Any]) -> list[Any]:
 
 
 def _distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
-    counts = Counter(_names(values))
-    if twice := [name for name, count in counts.items() if count > 1]:
+    names = _names(values)
+    if len({*names}) < len(names):
+        twice = [name for name, count in Counter(names).items() if count > 1]
         raise ValueError(f"named twice: {', '.join(map(str, twice))}")
     return values
 
@@ -149,8 +154,8 @@ def _device(value: object) -> str:
 def _counted(seeds: object) -> list[Any]:
     """The seeds of a list; 0 to n - 1 for a number n."""
     if isinstance(seeds, Iterable):
-        return _listed(seeds)
-    return list(range(_whole(1, MAX_CELLS, seeds)))
+        return [_whole(0, 2**63 - 1, seed) for seed in _listed(seeds)]
+    return list(range(_whole(1, MAX_SEEDS, seeds)))
 
 
 _Distinct = AfterValidator(_distinct)
@@ -158,7 +163,6 @@ _Networks = BeforeValidator(partial(_entries, Network, network_entries.get))
 _Inits = BeforeValidator(partial(_entries, Init, init_entries.get))
 _Activations = BeforeValidator(partial(_entries, Activation, activation_entries.get))
 _Width = Annotated[int, BeforeValidator(partial(_whole, 1, MAX_WIDTH))]
-_Seed = Annotated[int, BeforeValidator(partial(_whole, 0, 2**63 - 1))]
 
 
 class Grid(BaseModel):
@@ -200,7 +204,7 @@ class Grid(BaseModel):
     activations: Annotated[tuple[Activation, ...], _Activations, _Distinct] = DEFAULT_ACTIVATIONS
     widths: Annotated[tuple[_Width, ...], BeforeValidator(_listed), _Distinct] = (50,)
     depth: Annotated[int, BeforeValidator(partial(_whole, 1, MAX_DEPTH))] = 20
-    seeds: Annotated[tuple[_Seed, ...], BeforeValidator(_counted), _Distinct] = tuple(range(10))
+    seeds: Annotated[tuple[int, ...], BeforeValidator(_counted), _Distinct] = tuple(range(10))
     split: Annotated[str, BeforeValidator(partial(_choice, "split", SPLITS))] = "valid"
     samples: Annotated[int, BeforeValidator(partial(_whole, 1, 2**63 - 1))] | None = None
     backward: StrictBool = False
@@ -293,8 +297,13 @@ class Grid(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if len(self) > MAX_CELLS:
-            raise ValueError(f"{len(self)} cells are asked for, and at most {MAX_CELLS} can be")
+        needed = len(self) * BYTES_EACH
+        if needed > MAX_GIGABYTES * 1e9:
+            raise ValueError(
+                f"{len(self):,} cells need some {needed / 1e9:,.0f} GB of memory to know which are "
+                f"done, and at most {MAX_GIGABYTES} GB can be had: measure some of the seeds at a "
+                "time, into one folder"
+            )
         self.check_memory((1, 28, 28))
         return self
 
@@ -304,18 +313,19 @@ class Grid(BaseModel):
         Raises:
             ValueError: not one of the widest fits; or a network cannot take such samples.
         """
-        width, several = max(self.widths), len(self.activations)
+        width, together = max(self.widths), min(len(self.activations), MOST_TOGETHER)
+        several = together
         if not any(init.follows_activation or init.fitted for init in self.inits):
             several = 1
         needed = 0
         for entry in self.networks:
             network = entry.on(shape, width, self.depth)
             weights = 4 * sum(math.prod(layer.weight) for layer in network.layers)
-            rows = len(network.places(backward=self.backward)) * len(self.activations)
+            rows = len(network.places(backward=self.backward)) * together
             needed = max(needed, weights * several + 8 * BINS * rows)
         if needed > MAX_GIGABYTES * 1e9:
             raise ValueError(
-                f"width {width} and depth {self.depth} under {len(self.activations)} activations "
+                f"width {width} and depth {self.depth} under {together} activations "
                 f"need some {needed / 1e9:.0f} GB of memory, and at most {MAX_GIGABYTES} can be had"
             )
         return int(MAX_GIGABYTES * 1e9 // needed)

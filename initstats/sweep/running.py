@@ -86,8 +86,7 @@ def run_sweep(
     notify = progress or (lambda done, total: None)
     with Store.open(out, asked, {**machine(), "workers": most}) as store:
         engine = replace(engine, settings=replace(engine.settings, **store.run.engine))
-        missing = set(grid) - store.done()
-        work = tasks(grid, missing, engine.settings.batch)
+        work = tasks(grid, store.done(), engine.settings.batch)
         count = min(most, len(work) if workers else suited_workers(work, engine))
         those = ByExecutor(executor) if executor else _own_workers(count, engine)
         _fill(store, those, engine, work, notify, len(grid))
@@ -106,16 +105,29 @@ def _fill(
     total: int,
 ) -> None:
     """Measure the cells that a store lacks of a grid with so many in total."""
-    done = total - sum(len(task.cells) for task in work)
+    done = total - sum(task.total for task in work)
     notify(done, total)
     with closing(attempted(workers, engine, work)) as results:
         for task, outcome in results:
             if isinstance(outcome, Failure):
                 store.fail(task.cells[0], outcome)
                 continue
-            for cell, result in zip(task.cells, outcome, strict=True):
-                store.add(cell, *result)
+            pairs = zip(task.cells, outcome, strict=True)
+            store.add_all([(cell, *result) for cell, result in pairs])
+            for _ in outcome:
                 notify(done := done + 1, total)
+
+
+def asked_for(grid: Grid, data: Dataset, workers: int | None) -> tuple[Engine, Run, int]:
+    """The engine of a sweep, what its store is to know, and how many processes it is worth.
+
+    Raises:
+        ValueError, TypeError: as `run_sweep`.
+    """
+    _check_call(grid, data, workers)
+    engine = _engine(grid, data)
+    asked = _run({"data": data.name, **grid.config, "plugins": []}, grid, data, engine)
+    return engine, asked, _processes(workers, grid, engine)
 
 
 def chosen_samples(grid: Grid, data: Dataset) -> Split:
@@ -198,7 +210,7 @@ def _processes(workers: int | None, grid: Grid, engine: Engine) -> int:
     """How many processes may share the work; a ValueError where that cannot be as it was asked."""
     if workers is not None and workers < 1:
         raise ValueError(f"workers: at least one is needed, not {workers}")
-    count = workers or suited_workers(tasks(grid, set(grid), engine.settings.batch), engine)
+    count = workers or suited_workers(tasks(grid, (), engine.settings.batch), engine)
     if count > 1:
         try:
             for name in STATISTICS:

@@ -22,7 +22,7 @@ from initstats.registry import import_module
 from initstats.stack import Settings, run_stack
 from initstats.store import Key, pack
 from initstats.sweep.cell import Cell
-from initstats.sweep.grid import Grid
+from initstats.sweep.grid import MOST_TOGETHER, Grid
 
 Outcome = list[tuple[Sequence[Key], NDArray[np.float64], bytes]]
 """The places of the rows, their statistics and packed histograms, for each cell of a task."""
@@ -46,6 +46,11 @@ class Task(NamedTuple):
             Cell(self.network.name, self.init.name, activation.name, self.width, seed)
             for seed, activation in product(self.seeds, self.activations)
         ]
+
+    @property
+    def total(self) -> int:
+        """How many cells it has."""
+        return len(self.seeds) * len(self.activations)
 
     def parts(self) -> list[Task]:
         """A task for each of its cells."""
@@ -101,7 +106,7 @@ def estimated_seconds(work: Iterable[Task], engine: Engine) -> float:
     settings, nanoseconds = engine.settings, 0.0
     cells = Counter[tuple[Network, int]]()
     for task in work:
-        cells[task.network, task.width] += len(task.activations) * len(task.seeds)
+        cells[task.network, task.width] += task.total
     directions, passes = (2, 3) if settings.backward else (1, 1)
     for (entry, width), count in cells.items():
         network = entry.on(engine.split.shape, width, settings.depth)
@@ -111,19 +116,47 @@ def estimated_seconds(work: Iterable[Task], engine: Engine) -> float:
     return 1e-9 * nanoseconds
 
 
-def tasks(grid: Grid, missing: Collection[Cell], batch: int) -> list[Task]:
-    """The missing cells by draws of weights, seeds of one batch together where they lack the same.
+def multiply_adds(task: Task, engine: Engine) -> int:
+    """The multiply-adds of a task's passes; drawing, fitting and statistics are not counted.
+
+    What comes before the first activation runs once for all of them, and the gradient of the
+    samples is not computed.
+    """
+    network = task.network.on(engine.split.shape, task.width, engine.settings.depth)
+    costs = [math.prod(layer.weight) * layer.outputs.positions for layer in network.layers]
+    head = sum(costs[: len(network.split()[0].layers)])
+    each = sum(costs) - head
+    if engine.settings.backward:
+        first = [
+            cost
+            for layer, cost in zip(network.layers, costs, strict=True)
+            if layer.inputs is network.inputs
+        ]
+        each += sum(costs) - sum(first)
+    samples = engine.settings.samples * len(task.seeds)
+    return samples * (head + len(task.activations) * each)
+
+
+def tasks(grid: Grid, done: Collection[Key], batch: int) -> list[Task]:
+    """The cells that are not done by draws of weights, seeds of one batch together where they lack
+    the same.
 
     All cells of some seeds come before those of the next ones, so that the table of an interrupted
     run is one of fewer seeds.
     """
     found: dict[tuple[object, ...], Task] = {}
-    for seed, network, width, init in product(grid.seeds, grid.networks, grid.widths, grid.inits):
-        task = Task(network, init, grid.activations, width, (seed,))
-        cells = zip(grid.activations, task.cells, strict=True)
-        if lacks := tuple(activation for activation, cell in cells if cell in missing):
-            names = (activation.name for activation in lacks)
+    starts = range(0, len(grid.activations), MOST_TOGETHER)
+    parts = [grid.activations[start : start + MOST_TOGETHER] for start in starts]
+    of_seed = product(grid.networks, grid.widths, grid.inits, parts)
+    for seed, (network, width, init, those) in product(grid.seeds, of_seed):
+        task = Task(network, init, those, width, (seed,))
+        if done:
+            cells = zip(those, task.cells, strict=True)
+            lacks = tuple(activation for activation, cell in cells if cell not in done)
+            task = task._replace(activations=lacks)
+        if task.activations:
+            names = (activation.name for activation in task.activations)
             key = (seed // batch, network.name, init.name, width, *names)
             before = found[key].seeds if key in found else ()
-            found[key] = task._replace(activations=lacks, seeds=(*before, seed))
+            found[key] = task._replace(seeds=(*before, seed))
     return list(found.values())

@@ -20,7 +20,7 @@ ORDER = (
     *("lazy", "registry", "machine", "gaussian", "drafts", "failure", "processes", "stopping"),
     *("files", "fitting", "idx", "data", "activations", "inits", "moments"),
     *("theory", "backprop", "networks", "stack", "probe"),
-    *("workers", "store", "sweep", "prediction", "repair", "audit"),
+    *("workers", "luggage", "cluster", "store", "sweep", "prediction", "repair", "audit"),
     *("diagnosis", "plots", "report"),  # tables into words, figures and pages
     *("callbacks", "foundations", "training", "bench", "cli", "__main__"),
 )

@@ -56,7 +56,7 @@ def traceback_of(error: BaseException, *, whole: bool = False) -> str:
     chain, left = [told], int(isinstance(error, SyntaxError))  # which says where, without frames
     for each in chain:
         if not whole:
-            theirs = (place for place, x in enumerate(each.stack) if _is_users(x.filename))
+            theirs = (place for place, x in enumerate(each.stack) if is_users_file(x.filename))
             first = next(theirs, None)
             frames = [
                 x for x in each.stack[first:] if first is not None or not _is_pythons(x.filename)
@@ -71,7 +71,7 @@ def is_users(error: BaseException) -> bool:
     """Whether an error passed through code of the user's own: neither ours nor a library's."""
     frame = error.__traceback__
     while frame:
-        if _is_users(frame.tb_frame.f_code.co_filename):
+        if is_users_file(frame.tb_frame.f_code.co_filename):
             return True
         frame = frame.tb_next
     return False
@@ -86,7 +86,7 @@ def _is_plumbing(file: str) -> bool:
     return is_ours(file) or file.startswith("<frozen") or bool(_PLUMBING.search(file))
 
 
-def _is_users(file: str) -> bool:
+def is_users_file(file: str) -> bool:
     """Whether a file is neither ours nor Python's, nor that of an installed library."""
     installed = {"site-packages", "dist-packages"} & {*Path(file).parts}
     return not (file.startswith("<") or is_ours(file) or installed or _is_pythons(file))

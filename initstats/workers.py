@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 
@@ -31,12 +31,21 @@ Engine = Callable[[Task], Outcome]
 class Workers(Protocol):
     """What does tasks."""
 
+    @property
+    def name(self) -> str:
+        """What they are."""
+        ...
+
     def map(
-        self, engine: Engine[Task, Outcome], tasks: Sequence[Task]
+        self, engine: Engine[Task, Outcome], tasks: Sequence[Task], *, alone: bool = False
     ) -> Generator[tuple[Task, Outcome | Failure]]:
         """Each task with its outcome or its failure as it is done, in any order.
 
         Closing the generator drops the tasks that were not begun.
+
+        Args:
+            alone: a worker gets a task only when it has no other one, for one that ends its worker
+                is among these.
         """
         ...
 
@@ -44,11 +53,13 @@ class Workers(Protocol):
 class ThisProcess:
     """One task after another, in this process."""
 
+    name: ClassVar[str] = "this process"
+
     def map(
-        self, engine: Engine[Task, Outcome], tasks: Sequence[Task]
+        self, engine: Engine[Task, Outcome], tasks: Sequence[Task], *, alone: bool = False
     ) -> Generator[tuple[Task, Outcome | Failure]]:
         """See `Workers`."""
-        yield from ((task, _tried(engine, task)) for task in tasks)
+        yield from ((task, tried(engine, task)) for task in tasks)
 
 
 @dataclass(frozen=True)
@@ -57,8 +68,10 @@ class OwnProcesses:
 
     count: int
 
+    name: ClassVar[str] = "processes"
+
     def map(
-        self, engine: Engine[Task, Outcome], tasks: Sequence[Task]
+        self, engine: Engine[Task, Outcome], tasks: Sequence[Task], *, alone: bool = False
     ) -> Generator[tuple[Task, Outcome | Failure]]:
         """See `Workers`.
 
@@ -82,8 +95,10 @@ class ByExecutor:
 
     executor: Executor
 
+    name: ClassVar[str] = "an executor"
+
     def map(
-        self, engine: Engine[Task, Outcome], tasks: Sequence[Task]
+        self, engine: Engine[Task, Outcome], tasks: Sequence[Task], *, alone: bool = False
     ) -> Generator[tuple[Task, Outcome | Failure]]:
         """See `Workers`.
 
@@ -92,7 +107,7 @@ class ByExecutor:
         """
         submit = self.executor.submit
         if isinstance(self.executor, ThreadPoolExecutor):
-            yield from _completed({submit(_tried, engine, task): task for task in tasks})
+            yield from _completed({submit(tried, engine, task): task for task in tasks})
             return
         with draft_file(".pickle") as file:
             with file.open("wb") as stream:
@@ -144,7 +159,7 @@ def _outcome(future: Future[Any]) -> Any:
         return replace(Failure.of(error), lost=True)
 
 
-def _tried(engine: Engine[Task, Outcome], task: Task) -> Outcome | Failure:
+def tried(engine: Engine[Task, Outcome], task: Task) -> Outcome | Failure:
     """The outcome of a task, or the failure that an error of whatever kind means."""
     try:
         return engine(task)
@@ -180,13 +195,13 @@ def _do(file: str, task: bytes, data: bytes | None = None) -> Any:
             _engines.clear()
             _engines[file] = pickle.loads(data)
         engine = _engines[file]
-    return _tried(lambda pickled: engine(pickle.loads(pickled)), task)
+    return tried(lambda pickled: engine(pickle.loads(pickled)), task)
 
 
 def _do_given(task: bytes) -> Any:
     """The outcome of a pickled task by the engine that this process was given."""
     engine: Engine[Any, Any] = given()
-    return _tried(lambda pickled: engine(pickle.loads(pickled)), task)
+    return tried(lambda pickled: engine(pickle.loads(pickled)), task)
 
 
 def _prepare() -> None:

@@ -20,7 +20,7 @@ ORDER = (
     *("lazy", "plural", "registry", "machine", "gaussian", "drafts", "failure", "processes"),
     *("stopping", "files", "fitting", "idx", "data", "activations", "inits", "moments"),
     *("theory", "backprop", "networks", "stack", "probe"),
-    *("workers", "store", "sweep", "prediction", "plan", "repair", "audit"),
+    *("workers", "luggage", "cluster", "store", "sweep", "prediction", "plan", "repair", "audit"),
     *("diagnosis", "plots", "report"),  # tables into words, figures and pages
     *("callbacks", "foundations", "training", "bench", "cli", "__main__"),
 )

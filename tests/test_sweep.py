@@ -605,7 +605,10 @@ def test_a_task_that_fails_is_tried_cell_by_cell(lost: bool, tries: int) -> None
     seen = Counter[str]()
 
     class Failing:
-        def map(self, engine: object, tasks: Sequence[Task]) -> Generator[tuple[Task, Any]]:
+        def map(
+            self, engine: object, tasks: Sequence[Task], *, alone: bool
+        ) -> Generator[tuple[Task, Any]]:
+            assert alone == bool(seen)
             for task in tasks:
                 names = [cell.activation for cell in task.cells]
                 seen.update(names)

@@ -43,6 +43,15 @@ Workers = Annotated[
     int | None,
     typer.Option(help="Worker processes. \\[default: what the work is worth]", show_default=False),
 ]
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        "--dask",
+        metavar="ADDRESS|local",
+        help="Work on a Dask cluster: its scheduler's address, or local for one of --workers "
+        "processes here (extra dask).",
+    ),
+]
 
 
 class OwnError(Exception):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from initstats.cli.app import Interruption, Plugins, Workers, app, say
+from initstats.cli.app import Dask, Interruption, Plugins, Workers, app, say
+from initstats.cli.cluster import cluster
 from initstats.cli.console import Bar
 from initstats.cli.options import load_own, takes_grid
 from initstats.stopping import request
@@ -49,6 +50,7 @@ def sweep(
         bool,
         typer.Option("--plan", help="Tell what it takes (time, disk, memory), and do nothing."),
     ] = False,
+    dask: Dask = None,
     plugin: Plugins = None,
     trust: Annotated[
         bool, typer.Option("--trust-plugins", help="Import the plugins that the config names, too.")
@@ -75,7 +77,13 @@ def sweep(
     if plan:
         _plan(fields, out, workers, theory)
         return
-    folder, failed = _sweep(fields, out, workers, theory)
+    from initstats.prediction import FailedPredictionError
+
+    try:
+        folder, failed = _sweep(fields, out, theory, dask, workers)
+    except FailedPredictionError as error:
+        say(f"initstats: {error}", error.failure.traceback)
+        raise typer.Exit(1) from error
     if failed is None or len(failed.table):
         typer.echo(f"report: {write_report(folder, workers=workers or os.cpu_count() or 1)}")
     typer.echo(f"{time.perf_counter() - began:.1f} s in all")
@@ -113,7 +121,7 @@ def _plan(fields: dict[str, Any], out: Path | None, workers: int | None, theory:
 
 
 def _sweep(
-    fields: dict[str, Any], out: Path | None, workers: int | None, theory: bool
+    fields: dict[str, Any], out: Path | None, theory: bool, dask: str | None, workers: int | None
 ) -> tuple[Path, FailedCellsError | None]:
     """Run the grid that the fields describe into its folder, and say what came of it."""
     from initstats.data import load_data
@@ -133,22 +141,25 @@ def _sweep(
         f"{grid.split} split, normalized with the training mean {data.mean:.4f} and "
         f"std {data.std:.4f}"
     )
-    options: dict[str, Any] = {"workers": workers, "source": source, "plugins": plugins}
-    with Bar("cells") as bar:
-        try:
-            table = run_sweep(grid, data, out=folder, progress=bar.show, **options)
-        except Failed as error:
-            failed, table = error, error.table
-        except KeyboardInterrupt as error:
-            bar.stop()
-            raise Interruption(
-                f"{request.words}: {bar.done:,} of {bar.total:,} cells are kept in {folder}; "
-                "the same command goes on from there"
-            ) from error
-    _tell(table, bar, folder)
-    if len(table) and (theory or load_predictions(folder) is not None):
-        with Bar("predictions") as bar:
-            predict_run(folder, data, progress=bar.show)
+    options: dict[str, Any] = {"source": source, "plugins": plugins}
+    with cluster(dask, workers) as hands:
+        with Bar("cells") as bar:
+            try:
+                table = run_sweep(
+                    grid, data, out=folder, workers=hands, progress=bar.show, **options
+                )
+            except Failed as error:
+                failed, table = error, error.table
+            except KeyboardInterrupt as error:
+                bar.stop()
+                raise Interruption(
+                    f"{request.words}: {bar.done:,} of {bar.total:,} cells are kept in {folder}; "
+                    "the same command goes on from there"
+                ) from error
+        _tell(table, bar, folder)
+        if len(table) and (theory or load_predictions(folder) is not None):
+            with Bar("predictions") as bar:
+                predict_run(folder, data, workers=hands, progress=bar.show)
     return folder, failed
 
 

@@ -12,4 +12,5 @@ from initstats.prediction.comparison import COMPARED as COMPARED
 from initstats.prediction.comparison import compare_with_theory as compare_with_theory
 from initstats.prediction.kept import predict_run as predict_run
 from initstats.prediction.predicting import KEYS as KEYS
+from initstats.prediction.predicting import FailedPredictionError as FailedPredictionError
 from initstats.prediction.predicting import predict as predict

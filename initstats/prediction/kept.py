@@ -12,10 +12,15 @@ from initstats.prediction.comparison import compare_with_theory
 from initstats.prediction.predicting import KEYS, predict
 from initstats.store import Run, load_predictions, load_run, load_table, save_predictions
 from initstats.sweep import Grid, Progress, chosen_samples, definitions, fingerprint
+from initstats.sweep.hiring import Hands
 
 
 def predict_run(
-    folder: str | Path, data: Dataset | None = None, *, progress: Progress | None = None
+    folder: str | Path,
+    data: Dataset | None = None,
+    *,
+    workers: Hands = 1,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Predict the rows of a run, and keep them in its folder for the report to draw.
 
@@ -25,6 +30,7 @@ def predict_run(
     Args:
         folder: of the run, finished or not.
         data: what the run was measured with; by default loaded from where the run had them.
+        workers: as for `predict`.
         progress: told of every init, activation and width.
 
     Returns:
@@ -52,7 +58,7 @@ def predict_run(
     parts = [] if kept is None else [kept.drop(columns=["z", "seeds"], errors="ignore")]
     if lacking := _lacking(grid, kept):
         alone = grid.model_copy(update={"activations": lacking})
-        parts.append(predict(alone, data, progress=progress))
+        parts.append(predict(alone, data, workers=workers, progress=progress))
     kinds = {name: "int64" if name in ("width", "layer") else "str" for name in KEYS}
     predicted = pd.concat([part.astype(kinds) for part in parts]).drop_duplicates(KEYS)
     scored = compare_with_theory(load_table(folder), predicted)

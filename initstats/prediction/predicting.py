@@ -2,40 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
+from typing import NamedTuple
 
 import pandas as pd
 
 from initstats.activations import Activation
 from initstats.data import Dataset, Split
+from initstats.failure import Failure
 from initstats.gaussian import one_thread
 from initstats.inits import Init
 from initstats.moments import STATISTICS
-from initstats.networks import Place, Serial
+from initstats.networks import Network, Place
 from initstats.prediction.rows import Row
 from initstats.prediction.samples import Samples
 from initstats.prediction.walks import Laws, representable, rows_of_images, rows_of_lengths
 from initstats.store.parameters import Entries, parameters_of, with_parameters
 from initstats.sweep import Grid, Progress, chosen_samples
+from initstats.sweep.attempts import attempted
+from initstats.sweep.hiring import Hands, hired
+from initstats.workers import OwnProcesses
 
 KEYS = ["dataset", "network", "init", "activation", "width", "layer", "tensor", "direction"]
 """The columns that name a row of the table, without the seed."""
-
-Theory = Callable[[Activation, Serial, Laws], tuple[dict[Place, Row], str | None]]
 
 EXTRA = ["second_moment_spread", "second_moment_error", "note"]
 """What predictions have beside the statistics."""
 
 
+class FailedPredictionError(RuntimeError):
+    """A prediction that a worker could not make.
+
+    Attributes:
+        failure: what happened there.
+    """
+
+    def __init__(self, message: str, failure: Failure) -> None:
+        super().__init__(message, failure)
+        self.failure = failure
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 @one_thread()
-def predict(grid: Grid, data: Dataset, *, progress: Progress | None = None) -> pd.DataFrame:
+def predict(
+    grid: Grid, data: Dataset, *, workers: Hands = 1, progress: Progress | None = None
+) -> pd.DataFrame:
     """The rows of a sweep from theory, for the mean over draws of the weights.
 
     Args:
         grid: as for `run_sweep`; its seeds do not matter.
         data: as for `run_sweep`.
+        workers: as for `run_sweep`; None is 1.
         progress: told of every network, init, activation and width.
 
     Returns:
@@ -47,53 +70,114 @@ def predict(grid: Grid, data: Dataset, *, progress: Progress | None = None) -> p
         `std` is the root of the mean variance over draws.
 
     Raises:
-        ValueError: the grid does not fit the data.
+        ValueError: the grid does not fit the data, or cannot be sent to workers.
+        FailedPredictionError: a `RuntimeError` for an error in another process.
+        ChildProcessError: as `run_sweep`.
     """
-    split = chosen_samples(grid, data)
-    theory = _theory(split, backward=grid.backward)
-    keys, rows = [], []
-    configurations = list(product(grid.networks, grid.inits, grid.activations, grid.widths))
+    theory = Theory(chosen_samples(grid, data), grid.depth, backward=grid.backward)
+    work = [
+        Configurations(network, grid.inits, activation, width)
+        for network, activation, width in product(grid.networks, grid.activations, grid.widths)
+    ]
+    total = len(work) * len(grid.inits)
     notify = progress or (lambda done, total: None)
-    for done, (entry, init, activation, width) in enumerate(configurations):
-        notify(done, len(configurations))
-        network = entry.on(split.shape, width, grid.depth)
-        places = network.places(backward=grid.backward)
-        configuration = (data.name, entry.name, init.name, activation.name, width)
-        keys += [(*configuration, *place) for place in places]
-        rows += _configuration(theory, init, activation, network, places)
-    notify(len(configurations), len(configurations))
-    return _frame(keys, rows, parameters_of(grid.entries))
+    notify(0, total)
+    found: dict[tuple[str, ...], list[Row]] = {}
+    with closing(_worked(theory, work, workers, grid)) as outcomes:
+        for task, outcome in outcomes:
+            for name, rows in zip(task.names(), outcome, strict=True):
+                found[name] = rows
+                notify(len(found), total)
+    keys, listed = [], []
+    for entry, init, activation, width in product(
+        grid.networks, grid.inits, grid.activations, grid.widths
+    ):
+        names = (entry.name, init.name, activation.name, str(width))
+        places = theory.places(entry, width)
+        keys += [(data.name, *names[:3], width, *place) for place in places]
+        listed += found[names]
+    return _frame(keys, listed, parameters_of(grid.entries))
 
 
-def _theory(split: Split, *, backward: bool) -> Theory:
-    """The rows of a network under an activation, given the laws of its weights.
+class Configurations(NamedTuple):
+    """What is predicted together: inits under an activation, of which many share all laws."""
 
-    Inits that share all laws share the rows.
-    """
-    samples = cache(partial(Samples, split))
+    network: Network
+    inits: tuple[Init, ...]
+    activation: Activation
+    width: int
 
-    @cache
-    def rows(
-        activation: Activation, network: Serial, laws: Laws
-    ) -> tuple[dict[Place, Row], str | None]:
+    def names(self) -> Iterator[tuple[str, ...]]:
+        """The names of each."""
+        network, activation = self.network.name, self.activation.name
+        return ((network, init.name, activation, str(self.width)) for init in self.inits)
+
+    def parts(self) -> list[Configurations]:
+        """A task for each."""
+        return [self._replace(inits=(init,)) for init in self.inits]
+
+
+@dataclass(frozen=True)
+class Theory:
+    """What all predictions have in common; it goes to a worker once."""
+
+    split: Split
+    depth: int
+    backward: bool
+
+    @one_thread()
+    def __call__(self, task: Configurations) -> list[list[Row]]:
+        """The rows of each configuration."""
+        known: dict[Laws, tuple[dict[Place, Row], str | None]] = {}
+        network = task.network.on(self.split.shape, task.width, self.depth)
+        found = []
+        for init in task.inits:
+            try:
+                laws = tuple(layer.law(init, task.activation) for layer in network.layers)
+                if laws not in known:
+                    known[laws] = self._rows(task, laws)
+                rows, why = known[laws]
+            except ValueError as error:  # integrals that do not exist, gains that do not
+                rows, why = {}, str(error)
+            missing = Row(note=why or init.unpredicted)
+            places = self.places(task.network, task.width)
+            found.append(representable(places, [rows.get(place, missing) for place in places]))
+        return found
+
+    def places(self, network: Network, width: int) -> Sequence[Place]:
+        """The places of a network's rows."""
+        return network.on(self.split.shape, width, self.depth).places(backward=self.backward)
+
+    @cached_property
+    def samples(self) -> Samples:
+        """The samples as theory follows them."""
+        return Samples(self.split)
+
+    def _rows(self, task: Configurations, laws: Laws) -> tuple[dict[Place, Row], str | None]:
+        network = task.network.on(self.split.shape, task.width, self.depth)
         if any(layer.outputs.plane for layer in network.layers):
-            return rows_of_images(split, activation, network, laws, backward=backward)
-        return rows_of_lengths(samples(), activation, network, laws, backward=backward)
+            return rows_of_images(
+                self.split, task.activation, network, laws, backward=self.backward
+            )
+        return rows_of_lengths(self.samples, task.activation, network, laws, backward=self.backward)
 
-    return rows
 
-
-def _configuration(
-    theory: Theory, init: Init, activation: Activation, network: Serial, places: Sequence[Place]
-) -> list[Row]:
-    """The row of every place; where theory says nothing, why."""
-    try:
-        laws = tuple(layer.law(init, activation) for layer in network.layers)
-        rows, why = theory(activation, network, laws)
-    except ValueError as error:  # integrals that do not exist, gains that do not
-        rows, why = {}, str(error)
-    missing = Row(note=why or init.unpredicted)
-    return representable(places, [rows.get(place, missing) for place in places])
+def _worked(
+    theory: Theory, work: Sequence[Configurations], hands: Hands, grid: Grid
+) -> Generator[tuple[Configurations, list[list[Row]]]]:
+    """Each task with its rows."""
+    workers = hired(hands, None, grid.entries)
+    if workers is None and isinstance(hands, int) and hands > 1:
+        workers = OwnProcesses(min(hands, len(work)))
+    if workers is None:
+        yield from ((task, theory(task)) for task in work)
+        return
+    with closing(attempted(workers, theory, work)) as results:
+        for task, outcome in results:
+            if isinstance(outcome, Failure):
+                names = " ".join(next(task.names()))
+                raise FailedPredictionError(f"predicting {names}: {outcome.error}", outcome)
+            yield task, outcome
 
 
 def _frame(

@@ -51,9 +51,9 @@ POOLING = {
 PASSING = POOLING | DROPOUTS | {"flatten"}
 """Calls that may come between an activation and the layer that reads it."""
 CHOOSING = words(
-    "_pack_padded_sequence as_strided chunk dsplit gather getitem hsplit index_select narrow select "
-    "split "
-    "split_with_sizes take_along_dim tensor_split unbind unfold unsafe_chunk unsafe_split vsplit"
+    "_pack_padded_sequence as_strided chunk dsplit gather getitem hsplit index_select narrow "
+    "select split split_with_sizes take_along_dim tensor_split unbind unfold unsafe_chunk "
+    "unsafe_split vsplit"
 )
 """Calls whose output holds some entries of their input."""
 LOOKUPS = words("embedding embedding_bag gather getitem index_select take take_along_dim")

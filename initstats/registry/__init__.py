@@ -17,6 +17,10 @@ from initstats.registry.entry import check_importable as check_importable
 from initstats.registry.entry import import_module as import_module
 from initstats.registry.entry import import_own as import_own
 from initstats.registry.entry import missing as missing
+from initstats.registry.shipped import Sources as Sources
+from initstats.registry.shipped import neighbours as neighbours
+from initstats.registry.shipped import receive as receive
+from initstats.registry.shipped import sources_of as sources_of
 from initstats.registry.spelling import Value as Value
 from initstats.registry.spelling import spelled as spelled
 from initstats.registry.spelling import split_names as split_names

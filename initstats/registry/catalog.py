@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakValueDictionary
 
 from initstats.registry.spelling import Value, read_range, read_value, spelled, unknown
 from initstats.registry.staying import staying
@@ -59,6 +60,7 @@ class Catalog(Mapping[str, T]):
         self.noun = noun
         self._families: dict[str, Family[T]] = {}
         self._made: dict[str, T] = {}
+        _catalogs[id(self)] = self
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._families)
@@ -174,6 +176,11 @@ class Catalog(Mapping[str, T]):
             self.spell(*self.parse(f"{name}({','.join(chosen)})")) for chosen in product(*choices)
         ]
 
+    def forget_modules(self, modules: Collection[str]) -> None:
+        """Take out all that some modules have registered."""
+        for name in [name for name, family in self._families.items() if family.module in modules]:
+            self.remove(name)
+
     def _forget(self, name: str) -> None:
         """Let go of the members that were built."""
         for spelling in [made for made in self._made if made.partition("(")[0] == name]:
@@ -198,6 +205,15 @@ class Catalog(Mapping[str, T]):
                 raise unknown(f"parameter of {self.noun} {name!r}", key, defaults)
             given[key] = text
         return name, given
+
+
+_catalogs: WeakValueDictionary[int, Catalog[Any]] = WeakValueDictionary()
+
+
+def forget_modules(modules: Collection[str]) -> None:
+    """Take what some modules have registered out of all catalogues, before they are run anew."""
+    for catalog in list(_catalogs.values()):
+        catalog.forget_modules(modules)
 
 
 def keyword_defaults(

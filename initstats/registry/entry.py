@@ -8,11 +8,13 @@ import pickle
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Generic, TypeVar
 
 from initstats.registry.catalog import Catalog
+from initstats.registry.shipped import shipped
 from initstats.registry.spelling import Value
 from initstats.registry.staying import staying
 
@@ -42,7 +44,7 @@ class Entry:
         check_importable(noun, self.name, self.module)
         if self.module:
             return _recall, (type(self), self.name, self.module)
-        state = tuple(getattr(self, field.name) for field in dataclasses.fields(self))  # type: ignore[arg-type]
+        kind, state = self.by_value
         try:
             pickle.dumps(state)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -50,7 +52,13 @@ class Entry:
                 f"{noun} {self.name!r} cannot be sent to another process: register it in a module "
                 f"that can be imported, with @register_{noun}(), or use workers=1"
             ) from error
-        return type(self), state
+        return kind, state
+
+    @property
+    def by_value(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """What makes it anew where no module defines it: a function and its arguments."""
+        names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        return type(self), tuple("" if name == "module" else getattr(self, name) for name in names)
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,8 @@ def import_module(name: str) -> ModuleType:
     Raises:
         ImportError, OSError, SyntaxError: there is no such module or file, or it is no Python.
     """
+    if name in shipped.sources and name.endswith(".py"):
+        return sys.modules.get(name) or _run(name, shipped.find_spec(name))
     if not name.endswith(".py"):
         return _by_name(name)
     path = Path(name).resolve()
@@ -102,16 +112,20 @@ def import_module(name: str) -> ModuleType:
         module = sys.modules.get(known)
         if module and Path(getattr(module, "__file__", None) or "").resolve() == path:
             return module
-    spec = importlib.util.spec_from_file_location(str(path), path)
+    _search(path.parent)
+    return _run(str(path), importlib.util.spec_from_file_location(str(path), path))
+
+
+def _run(name: str, spec: ModuleSpec | None) -> ModuleType:
+    """Make a module whose name is the path of its file."""
     assert spec is not None
     assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    _search(path.parent)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        _check_neighbours(module, path.parent)
+        _check_neighbours(module, Path(name).parent)
     except BaseException:
-        del sys.modules[spec.name]
+        del sys.modules[name]
         raise
     return module
 

@@ -26,6 +26,7 @@ from initstats.store.errors import DamagedCellsError, StoreError, complaints
 from initstats.store.file import marks, quoted
 from initstats.store.lock import held
 from initstats.store.log import keep_mark, last_mark, strange_log, strangeness
+from initstats.store.mounts import network_file_system
 from initstats.store.reading import table
 from initstats.store.run import Key, Run, to_toml
 
@@ -215,7 +216,8 @@ class Store:
                     json.dumps(environment),
                 ),
             )
-        layout.write_ahead(self._connection)
+        if not (isinstance(self._file, Path) and _is_remote(self._file.parent)):
+            layout.write_ahead(self._connection)
         if isinstance(self._file, Path):
             _write_config(self._file.parent, self.run, there)
 
@@ -297,6 +299,17 @@ class Store:
                 with suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
                 raise
+
+
+def _is_remote(folder: Path) -> bool:
+    """Whether a folder lies on a network's disk, which is not for a run; a warning where it is."""
+    if kind := network_file_system(folder):
+        warn(
+            f"{folder} is on a network file system ({kind}), where a run is slow and its file at "
+            "risk: keep it on a local disk, and copy it when it is done",
+            stacklevel=7,
+        )
+    return bool(kind)
 
 
 def _identity(file: Path) -> tuple[int, int] | None:

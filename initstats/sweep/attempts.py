@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from typing import Protocol, Self, TypeVar
 
 import pandas as pd
 
 from initstats.failure import Failure
-from initstats.sweep.work import Engine, Outcome, Task
-from initstats.workers import Workers
+from initstats.workers import Engine, Outcome, Workers
 
 TRIES = 4
 """A cell whose worker dies is sent again three times."""
@@ -33,23 +33,34 @@ class FailedCellsError(RuntimeError):
         return str(self.args[0])
 
 
-def attempted(
-    workers: Workers, engine: Engine, work: Sequence[Task]
-) -> Generator[tuple[Task, Outcome | Failure]]:
-    """Each task with its outcome; one that fails is tried again cell by cell, to find which it is.
+class Divisible(Protocol):
+    """A task that may be about several things."""
 
-    A cell whose worker is lost is sent again, for that may have been an accident.
+    def parts(self) -> Sequence[Self]:
+        """A task for each of them."""
+        ...
+
+
+Task = TypeVar("Task", bound=Divisible)
+
+
+def attempted(
+    workers: Workers, engine: Engine[Task, Outcome], work: Sequence[Task]
+) -> Generator[tuple[Task, Outcome | Failure]]:
+    """Each task with its outcome; one that fails is tried again part by part, to find which it is.
+
+    A part whose worker is lost is sent again, for that may have been an accident.
     """
     for attempt in range(TRIES):
         if not work:
             return
         again: list[Task] = []
-        with closing(workers.map(engine, work)) as results:
+        with closing(workers.map(engine, work, alone=attempt > 0)) as results:
             for task, outcome in results:
                 if not isinstance(outcome, Failure):
                     yield task, outcome
-                elif len(task.cells) > 1:
-                    again += task.parts()
+                elif len(parts := task.parts()) > 1:
+                    again += parts
                 elif outcome.lost and attempt < TRIES - 1:
                     again.append(task)
                 else:

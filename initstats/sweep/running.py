@@ -25,9 +25,10 @@ from initstats.sweep.attempts import attempted, failed
 from initstats.sweep.cell import KEYS, PLACES
 from initstats.sweep.definitions import definitions, statistic_definitions
 from initstats.sweep.grid import Grid
+from initstats.sweep.hiring import Hands, hired, processes_of
 from initstats.sweep.plugins import absolute_data, absolute_plugin
 from initstats.sweep.work import Engine, Task, suited_workers, tasks
-from initstats.workers import ByExecutor, OwnProcesses, ThisProcess, Workers
+from initstats.workers import OwnProcesses, ThisProcess, Workers
 
 Progress = Callable[[int, int], object]
 """Called with the cells done and all cells: at the start, and when a cell is committed."""
@@ -39,7 +40,7 @@ def run_sweep(
     data: Dataset,
     *,
     out: str | Path | None = None,
-    workers: int | None = 1,
+    workers: Hands = 1,
     progress: Progress | None = None,
     executor: Executor | None = None,
     source: str | None = None,
@@ -51,7 +52,8 @@ def run_sweep(
         out: a folder that keeps the run: each cell is there as soon as it is measured, cells that
             are there are not measured again, and longer lists extend it.
         workers: processes to share the work; 1 works in this one, None chooses by the work. A
-            script that asks for more than 1 needs the guard ``if __name__ == "__main__":``.
+            script that asks for more than 1 needs the guard ``if __name__ == "__main__":``. A
+            ``dask.distributed.Client``: the workers of its cluster, see the README.
         progress: told of every cell.
         executor: does the work instead, wherever it runs.
         source: what `load_data` read the data from, for the folder's `grid.toml`; by default the
@@ -70,12 +72,13 @@ def run_sweep(
         FailedCellsError: a `RuntimeError` once all else is measured: some cells raised an error,
             or ended their worker each time that they were sent to one. It holds the table of the
             others; a folder keeps both, and the same call tries again those that failed.
-        ChildProcessError: workers cannot start, or the executor broke. As after an interruption,
-            the cells committed are kept.
+        ChildProcessError: workers cannot start, the executor broke, or the cluster is gone. As
+            after an interruption, the cells committed are kept.
     """
     _check_call(grid, data, workers)
     engine = _engine(grid, data)
-    most = _processes(workers, grid, engine) if executor is None else 1
+    others = hired(workers, executor, grid.entries)
+    most = 1 if others else _processes(processes_of(workers), grid, engine)
     source = data.name if source is None else absolute_data(source)
     config = {"data": source, **grid.config, "plugins": [absolute_plugin(name) for name in plugins]}
     asked = _run(config, grid, data, engine)
@@ -84,11 +87,11 @@ def run_sweep(
             known = {**definitions(grid, engine.split), **statistic_definitions()}
         asked = replace(asked, definitions=known)
     notify = progress or (lambda done, total: None)
-    with Store.open(out, asked, {**machine(), "workers": most}) as store:
+    with Store.open(out, asked, {**machine(), "workers": others.name if others else most}) as store:
         engine = replace(engine, settings=replace(engine.settings, **store.run.engine))
         work = tasks(grid, store.done(), engine.settings.batch)
         count = min(most, len(work) if workers else suited_workers(work, engine))
-        those = ByExecutor(executor) if executor else _own_workers(count, engine)
+        those = others or _own_workers(count, engine)
         _fill(store, those, engine, work, notify, len(grid))
         table, failures = store.table(asked), store.failures(asked)
     if len(failures):
@@ -161,7 +164,7 @@ def fingerprint(grid: Grid, data: Dataset) -> str:
     return hashlib.sha256(seen.encode()).hexdigest()[:16]
 
 
-def _check_call(grid: object, data: object, workers: int | None) -> None:
+def _check_call(grid: object, data: object, workers: Hands) -> None:
     """Refuse a call that no grid or dataset could make right; the errors are `run_sweep`'s."""
     if not (isinstance(grid, Grid) and isinstance(data, Dataset)):
         raise TypeError(

@@ -137,6 +137,8 @@ CARRIED: dict[str, Callable[[Tensor], Tensor]] = {
     "chunk": lambda h: h.chunk(2, 1)[1],
     "upsample": lambda h: F.interpolate(h, scale_factor=2),
     "pad": lambda h: F.pad(h, (1, 1)),
+    "strided": lambda h: h.as_strided((4, 2, 4), (96, 16, 1)) * 1.0,
+    "strided in place": lambda h: h.as_strided_((4, 96), (96, 1)),
     "cast": lambda h: h.half(),
 }
 
@@ -156,7 +158,22 @@ def test_values_of_one_function_side_by_side() -> None:
 
     same = last(lambda x, a, b: both(x, a, b, torch.relu), torch.randn(6, 5), a, b)
     other = last(lambda x, a, b: both(x, a, b, torch.tanh), torch.randn(6, 5), a, b)
-    assert [same["gain"], other["gain"]] == pytest.approx([math.sqrt(2), 1])
+    tanh = root_mean_square(math.tanh, ())
+    both_squares = (0.5 + tanh**2) / 2  # of as many entries
+    assert [same["gain"], other["gain"]] == pytest.approx([math.sqrt(2), both_squares**-0.5])
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_values_of_different_functions_side_by_side(dim: int) -> None:
+    """Sines and cosines of one value have squares that sum to 1; others count by their entries."""
+    waves = last(lambda x: torch.cat([(2 * x).sin(), (2 * x).cos()], dim), torch.randn(6, 5))
+    assert waves["gain"] == pytest.approx(math.sqrt(2))
+    uneven = last(
+        lambda x: torch.cat([x, x.narrow(1 - dim, 0, 2).relu()], 1 - dim), torch.randn(6, 5)
+    )
+    count = (2 * (6, 5)[dim], 30)
+    square = (count[1] + count[0] / 2) / sum(count)
+    assert uneven["gain"] == pytest.approx(square**-0.5)
 
 
 ROOTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -364,6 +381,31 @@ LINEAR: dict[str, tuple[Callable[[], nn.Module], Tensor, float, int]] = {
     "x @ w": (lambda: map_of(lambda x, w: x @ w, 30, 20), white(40, 30), 30, 1),
     "w @ batch": (lambda: map_of(lambda x, w: w @ x, 20, 30), white(3, 30, 40), 30, 0),
     "vector": (lambda: map_of(lambda x, w: w @ x, 20, 30), white(30), 30, 0),
+    "dot by hand": (lambda: map_of(lambda x, w: (x * w).sum(-1), 30), white(40, 30), 30, 0),
+    "row by hand": (
+        lambda: map_of(lambda x, w: (w * x).sum(-1, keepdim=True), 1, 30),
+        white(40, 30),
+        30,
+        0,
+    ),
+    "w @ x by hand": (
+        lambda: map_of(lambda x, w: (x[:, None] * w).sum(dim=-1), 20, 30),
+        white(40, 30),
+        30,
+        0,
+    ),
+    "x @ w by hand": (
+        lambda: map_of(lambda x, w: torch.sum(w * x[..., None], 1), 30, 20),
+        white(40, 30),
+        30,
+        1,
+    ),
+    "two dimensions by hand": (
+        lambda: map_of(lambda x, w: (x[:, None] * w).sum((2, 3)), 20, 5, 6),
+        white(40, 5, 6),
+        30,
+        0,
+    ),
     "mv": (lambda: map_of(lambda x, w: w.mv(x), 20, 30), white(30), 30, 0),
     "transposed": (lambda: map_of(lambda x, w: F.linear(x, w.t()), 30, 20), white(40, 30), 30, 1),
     "addmm": (
@@ -559,6 +601,20 @@ def test_fan_out_counts_all_units_that_read_an_input(
 ) -> None:
     row = last(lambda x, w: torch.einsum(equation, x, w), torch.randn(7, 12), torch.randn(shape))
     assert (row["fan_in"], row["fan_out"]) == (12, fan_out)
+
+
+SCALES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "one factor": lambda x, w: (x * w[:1]).sum(-1),
+    "over samples": lambda x, w: (x * w).sum(0),
+    "of everything": lambda x, w: (x * w).sum(),
+    "of another value": lambda x, w: (x * w).relu().sum(-1),
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_a_sum_of_what_was_only_scaled_is_no_product(name: str) -> None:
+    table = measure(map_of(SCALES[name], 30), white(40, 30))
+    assert table["fan_in"].isna().all()
 
 
 def test_fans_outside_of_a_module_s_call() -> None:

@@ -566,9 +566,11 @@ def test_tied_weights_are_treated_once_and_padding_stays() -> None:
     table = lsuv_(model, tokens).set_index("name")
     assert not model.embed.weight[5].any()
     measured = ist.measure(model, tokens)
-    use = measured[(measured["name"] == "head") & (measured["tensor"] == "preactivation")].iloc[0]
+    heads = (measured["name"] == "head") & (measured["tensor"] == "preactivation")
+    use: Any = measured[heads].iloc[0]
     for name in ("embed.weight", "head.weight"):  # the use that was fitted, not the look-up
-        assert table.loc[name, ["layer", "op", "call"]].tolist() == [use["layer"], "linear", 1]
+        row: Any = table.loc[name]
+        assert [row["layer"], row["op"], row["call"]] == [use["layer"], "linear", 1]
         assert table.loc[name, "std_after"] == pytest.approx(use["std"], rel=1e-5)
     for y in preactivations(model, tokens).values():
         assert y.std().item() == pytest.approx(1, abs=0.0101) or y.shape[-1] == 32

@@ -326,6 +326,14 @@ def test_version_and_help(run: Run) -> None:
         assert run(command, "--help").code == 0
 
 
+def test_threads_wait_in_any_language(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenMP compares a word in small letters, which I is not one of in Turkish."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    run("--version")
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+
+
 FAILING = """
 from pathlib import Path
 import initstats as ist

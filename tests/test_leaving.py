@@ -163,7 +163,9 @@ class Trial:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "initstats", *self.phase.command],
             cwd=folder,
-            env=os.environ | own | environment,
+            env={name: os.environ[name] for name in os.environ.keys() - {"OMP_WAIT_POLICY"}}
+            | own
+            | environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

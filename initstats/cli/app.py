@@ -70,7 +70,8 @@ def main() -> None:
     128 + n says that signal n stopped it: 130 is Ctrl-C.
     """
     # Spinning OpenMP threads slow a busy machine fifty times; torch reads these when imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # In Turkish, PASSIVE is not the same word in small letters, which OpenMP compares.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     warnings.formatwarning = lambda message, *_, **__: f"initstats: {message}\n"
     for stream in (sys.stdout, sys.stderr):

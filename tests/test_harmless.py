@@ -657,7 +657,7 @@ def test_a_model_is_traced_exported_and_copied_while_it_is_probed() -> None:
 
 def test_probes_of_several_threads_and_tasks() -> None:
     """They may end in any order, and see their own passes."""
-    x, own = batch(6, 4), "requires_grad"  # which `measure` turns off for values
+    x, own = batch(6, 4), ["requires_grad", "no_grad"]  # `measure` needs no gradients
     alone = measure(small().eval(), x).drop(columns=own)
 
     def watched(model: nn.Module) -> Probe:

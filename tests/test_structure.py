@@ -291,6 +291,17 @@ def features(x: Tensor, q: nn.Module, k: nn.Module, v: nn.Module) -> Tensor:
     return out
 
 
+def routed(x: Tensor, a: nn.Module) -> Tensor:
+    """Capsules: each part votes for wholes, and is shared out among those that agree with it."""
+    votes = a(x).view(-1, 4, 4, 4)
+    agreed, whole = torch.zeros(len(x), 4, 4), votes[:, 0]
+    for _ in range(3):
+        whole = torch.einsum("bij,bije->bje", agreed.softmax(-1), votes).tanh()
+        agreed = agreed + torch.einsum("bije,bje->bij", votes, whole)
+    out: Tensor = whole.flatten(1)
+    return out
+
+
 def clusters(x: Tensor, a: nn.Module, b: nn.Module) -> Tensor:
     """Nodes of graphs that are assigned to clusters, by neighbours that come as an input."""
     near = x @ x.mT
@@ -347,6 +358,7 @@ SOFTMAX: dict[str, tuple[bool, Case]] = {
     "talking heads": (False, lambda: (Layers(talking, *linears(64, 64, 64), nn.Linear(8, 8)),
                                       torch.randn(SEQUENCE))),
     "features": (False, lambda: (Layers(features, *linears(*4 * [64])), torch.randn(SEQUENCE))),
+    "capsules": (False, lambda: (Layers(routed, nn.Linear(64, 64)), torch.randn(NOISE))),
     "clusters": (False, lambda: (Layers(clusters, *linears(64, 8), *linears(64, 64)),
                                  torch.randn(SEQUENCE))),
 }  # fmt: skip

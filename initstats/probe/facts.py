@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 FACTS = (
     *("gain", "factor", "low", "high", "saturated_fraction", "shut_fraction"),
     *("fan_in", "fan_out", "sigma_w2"),
-    *("normalized", "shares_axis", "summed_axis", "draws", "unregistered", "read_as_logits"),
+    *(
+        "normalized",
+        "shares_axis",
+        "summed_axis",
+        "paired",
+        "draws",
+        "unregistered",
+        "read_as_logits",
+    ),
 )
 """Columns of a probe's table."""
 
@@ -45,6 +53,7 @@ class Facts:
         normalized: 1 where the value is the same however large what it is made of is, 0 elsewhere.
         shares_axis: the dimension along which the entries are shares of 1, or their logarithms.
         summed_axis: the dimension of such shares that a product with another value sums over.
+        paired: 1 where a product pairs each row of a value with each of another, 0 of others.
         draws: how many random numbers the operation multiplied the value by.
         unregistered: entries of weights that get gradients and are no parameters of the model.
         read_as_logits: 1 where a loss that expects logits reads the value.
@@ -58,6 +67,7 @@ class Facts:
     normalized: float = math.nan
     shares_axis: float = math.nan
     summed_axis: float = math.nan
+    paired: float = math.nan
     draws: float = math.nan
     unregistered: int = 0
     read_as_logits: float = math.nan

@@ -197,7 +197,7 @@ class Recorder(Passes):
             self.hidden.note(operation.tensors, weights, self.parameters, facts)
         normalized = self._scales.follow(operation, made, weighted=weighted)
         drawn = max((origin.drawn for origin in origins), default=0) or draws(operation)
-        record_products(operation, origins, self._mode)
+        record_products(operation, origins, slots[0], self._mode)
         self.observe_loss(operation)
         shares = held(operation, origins, made[0])
         for x, slot in zip(made, slots, strict=True):

@@ -13,13 +13,15 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from initstats.probe.kinds import CASTS, DROPOUTS, words
-from initstats.probe.linear import labels
+from initstats.probe.linear import Labels, labels
 from initstats.probe.operations import Operation
 from initstats.probe.origins import Origin
 from initstats.probe.readings import Mode
+from initstats.probe.slots import Slot
 
 _KEEPING = DROPOUTS | CASTS | words("clamp div masked_fill mul nan_to_num where")
 """Calls that may drop, mask or scale shares by what no input reaches."""
+_MOST = 4  # operands of a product that is looked at
 
 
 def shares_axis(operation: Operation, out: Tensor, *, normalized: bool) -> float:
@@ -57,18 +59,27 @@ def held(operation: Operation, origins: Sequence[Origin], out: Tensor) -> Origin
     return signals[0][1]
 
 
-def record_products(operation: Operation, origins: Sequence[Origin], mode: Mode) -> None:
+def record_products(
+    operation: Operation, origins: Sequence[Origin], slot: Slot | None, mode: Mode
+) -> None:
     """Record which dimension of some shares a product with another signal sums over.
 
     Of several products the one counts that sums over the dimension along which they are shares. A
     product of two tensors of shares holds shares itself, and weights may mix heads before.
+
+    Args:
+        slot: of the product, where it is recorded whether it pairs the rows of two signals.
     """
     known = {id(x): origin for x, origin in zip(operation.read, origins, strict=True)}
-    if not any(map(_are_shares, origins)) or (labelled := labels(operation)) is None:
+    if any(origin.kind == "weight" or origin.made_of for origin in origins):
+        return
+    if len(known) > _MOST or (labelled := labels(operation)) is None:
         return
     operands, out = labelled
-    if any(known[id(x)].kind != "signal" or known[id(x)].made_of for x, _ in operands):
+    if any(known[id(x)].kind != "signal" for x, _ in operands):
         return
+    if slot is not None:
+        slot.facts[mode].paired = float(_pairs([own for _, own in operands], out))
     found = [(x, own) for x, own in operands if _are_shares(known[id(x)])]
     if len(found) != 1:
         return
@@ -81,6 +92,14 @@ def record_products(operation: Operation, origins: Sequence[Origin], mode: Mode)
         facts.summed_axis = facts.shares_axis
     elif dims and None not in dims and math.isnan(facts.summed_axis):
         facts.summed_axis = float(dims[-1] or 0)
+
+
+def _pairs(operands: list[Labels], out: Labels) -> bool:
+    """Whether each of two operands has a dimension in the output that the other has not."""
+    if len(operands) != 2:
+        return False
+    first, second = ({label for label in own if label in out} for own in operands)
+    return bool(first - second and second - first)
 
 
 def _are_shares(origin: Origin) -> bool:

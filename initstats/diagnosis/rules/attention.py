@@ -109,11 +109,12 @@ def _size(profile: Profile, layer: int, drawn: set[int]) -> float:
 
 
 def _scores(profile: Profile, layer: int) -> int | None:
-    """The product of two values that layers made of which a value is made, as of scores.
+    """The product that pairs two values that layers made of which a value is made, as of scores.
 
     The mean of values by shares is no such product. None where there is none.
     """
-    graph, shares = profile.graph, profile.values["shares_axis"]
+    graph, rows = profile.graph, profile.values
+    shares, paired = rows["shares_axis"], rows["paired"]
     waiting, seen = [*graph.inputs[layer]], set[int]()
     while waiting:
         here = waiting.pop()
@@ -123,6 +124,8 @@ def _scores(profile: Profile, layer: int) -> int | None:
         read = graph.inputs[here]
         if graph.ops[here] not in MIXING:
             waiting += read
-        elif all(i in graph.downstream and not shares[profile.at[i]] >= 0 for i in read):
+        elif paired[profile.at[here]] == 1 and all(
+            i in graph.downstream and not shares[profile.at[i]] >= 0 for i in read
+        ):
             return here
     return None

@@ -648,19 +648,20 @@ def policy() -> Built:
 
 
 class RelativeScores(Masked):
-    """Attention to positions by maps of small embeddings, beside masked scores without softmax."""
+    """Attention to positions by maps of small embeddings, beside a score that is no position's."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.positions = nn.Parameter(0.02 * torch.randn(12, 32))
-        nn.init.normal_(self.k.weight, std=0.02)
+        self.positions = nn.Parameter(0.01 * torch.randn(12, 32))
+        nn.init.normal_(self.k.weight, std=0.01)
         nn.init.zeros_(self.k.bias)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         h = self.norm(x)
         q, v = self.q(h), self.v(h)
-        scores = q @ h.mT / self.size + q @ self.k(self.positions).mT / self.size**0.5
-        scores = scores + (1.0 - mask[:, None]) * torch.finfo(x.dtype).min
+        scores = q @ h.mT / self.size**0.5 + q @ self.k(self.positions).mT / self.size**0.5
+        size = x.shape[1]
+        scores = scores + torch.full((size, size), torch.finfo(x.dtype).min).triu(1)
         scores = torch.cat([scores, torch.zeros_like(scores[..., :1])], -1)
         shares = (scores - scores.amax(-1, keepdim=True)).softmax(-1)[..., :-1]
         out: Tensor = x + self.out(shares @ v)

@@ -167,7 +167,7 @@ def _learning(profile: Profile, layer: int, threshold: float) -> bool:
 
 
 @register_rule(
-    threshold=0.4,
+    threshold=0.35,
     source="Glorot & Bengio 2010; unit pre-activations have 0.8% of tanh's entries and 32% of "
     "hardtanh's there",
     needs=[OPERATIONS],

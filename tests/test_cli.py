@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import time
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -332,6 +335,19 @@ def test_threads_wait_in_any_language(run: Run, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("OMP_WAIT_POLICY")
     run("--version")
     assert os.environ["OMP_WAIT_POLICY"] == "passive"
+
+
+def test_of_pythons_own_processes_nothing_is_told(run: Run) -> None:
+    """A terminal that is closed ends the one that a worker is started with, too."""
+    run("--version")
+    os.kill(_pid_of_tracker(), signal.SIGKILL)
+    time.sleep(0.05)
+    resource_tracker.ensure_running()  # whose warning would be an error
+
+
+def _pid_of_tracker() -> int:
+    resource_tracker.ensure_running()
+    return int(resource_tracker._resource_tracker._pid)  # type: ignore[attr-defined]
 
 
 FAILING = """

@@ -73,6 +73,8 @@ def main() -> None:
     # In Turkish, PASSIVE is not the same word in small letters, which OpenMP compares.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Python's tracker of what processes share, of which ours have nothing, dies with a terminal
+    warnings.filterwarnings("ignore", "resource_tracker: process died", UserWarning)
     warnings.formatwarning = lambda message, *_, **__: f"initstats: {message}\n"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal may not have every letter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import _global_optimizer_pre_hooks as hooks
 from torch.utils.checkpoint import checkpoint
 
+import initstats as ist
 from initstats.moments import STATISTICS
 from initstats.probe import Probe, measure
 from initstats.probe.spectra import SPECTRA
@@ -307,7 +309,8 @@ def train(rank: int, size: int, folder: str) -> None:
         "gloo", init_method=f"file://{folder}/{size}", rank=rank, world_size=size
     )
     try:
-        probe = trained(DistributedDataParallel(small()), rank, size)
+        ways: Any = {1: {}, 2: {"find_unused_parameters": True}, 4: {"static_graph": True}}
+        probe = trained(DistributedDataParallel(small(), **ways[size]), rank, size)
         probe.gather().gather()
         probe.table().to_pickle(f"{folder}/{size}-{rank}.pickle")
         probe.histograms().to_pickle(f"{folder}/{size}-{rank}-histograms.pickle")
@@ -315,13 +318,16 @@ def train(rank: int, size: int, folder: str) -> None:
         torch.distributed.destroy_process_group()
 
 
-def trained(model: nn.Module, rank: int = 0, size: int = 1) -> Probe:
+def trained(model: Any, rank: int = 0, size: int = 1) -> Probe:
+    """Three steps of two micro-batches each; two ranks exchange gradients after the second one."""
+    waits = [model.no_sync, nullcontext] if size == 2 else [nullcontext] * 2
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with Probe(model, backward=True, spectra=True) as probe:
         for step in range(3):
-            for x in batch(step).chunk(2):
+            for x, wait in zip(batch(step).chunk(2), waits, strict=True):
                 part = x.chunk(size)[rank]
-                ((model(part) - 1).square().mean() / 2).backward()
+                with wait():
+                    ((model(part) - 1).square().mean() / 2).backward()
             optimizer.step()
             optimizer.zero_grad()
             if step == 1:
@@ -350,6 +356,30 @@ def test_ranks_give_the_table_of_one_process(tmp_path: Path, size: int) -> None:
             assert own == pytest.approx(whole, rel=1e-12, nan_ok=True), column
         histograms = pd.read_pickle(tmp_path / f"{size}-{rank}-histograms.pickle")
         assert histograms["count"].tolist() == alone.histograms()["count"].tolist()
+
+
+@pytest.mark.filterwarnings("ignore:FSDP is switching")
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
+def test_a_sharded_model_is_refused(tmp_path: Path) -> None:
+    """Its weights are freed in between, which fails where they have been read."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1
+    )
+    try:
+        inner, wrapped = (
+            nn.Sequential(small()),
+            FullyShardedDataParallel(small(), device_id=torch.device("cpu")),
+        )
+        fully_shard(inner[0], mesh=init_device_mesh("cpu", (1,)))
+        for model, name in ((inner, "0"), (wrapped, "FullyShardedDataParallel")):
+            for refused in (lambda m=model: Probe(m), lambda m=model: ist.lsuv_(m, batch())):
+                with pytest.raises(ValueError, match=f"^{name} is sharded over processes"):
+                    refused()
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_gathering_alone_changes_nothing() -> None:

@@ -23,6 +23,7 @@ from initstats.probe.batch import Loss, called, send_back, unmoved
 from initstats.probe.eager import EAGER
 from initstats.probe.misses import Miss, unused
 from initstats.probe.passes import bare
+from initstats.probe.ranks import sharded
 from initstats.probe.readings import MODES, read_together
 from initstats.probe.recording import UNMASKED, Recorder
 from initstats.probe.rows import Row, facts_of, keys_of, statistics_of
@@ -81,7 +82,8 @@ class Probe:
 
     Raises:
         TypeError: no module.
-        ValueError: `every` below 1, patterns that match no module, or a mask that is none.
+        ValueError: `every` below 1, patterns that match no module, a mask that is none, or a model
+            that FSDP shards.
 
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
     >>> with Probe(model) as probe:
@@ -109,6 +111,8 @@ class Probe:
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
             raise TypeError(f"a torch.nn.Module is expected, not {type(self.model).__name__}")
+        if reason := sharded(self.model):
+            raise ValueError(reason)
         if self.every < 1:
             raise ValueError(f"every={self.every} was given, 1 or more is expected")
         if self.mask is not None and not (self.mask.dtype == torch.bool and self.mask.any()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -32,6 +33,19 @@ def ranks(model: nn.Module) -> int:
     parallel: Any = nn.parallel.DistributedDataParallel
     outer = model if isinstance(model, parallel) else parallel._get_active_ddp_module()
     return 1 if outer is None else int(outer.process_group.size())
+
+
+def sharded(model: nn.Module) -> str:
+    """Words for a model whose parameters are split over processes by FSDP; empty for others."""
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # else nothing can have been split
+    kinds = [getattr(fsdp, name, ()) for name in ("FullyShardedDataParallel", "FSDPModule")]
+    found = [name for name, module in model.named_modules() if isinstance(module, (*kinds,))]
+    if not found:
+        return ""
+    return (
+        f"{found[0] or type(model).__name__} is sharded over processes (FSDP), which frees its "
+        "weights while it runs: measure the model before it is sharded, or an unsharded copy"
+    )
 
 
 class Part(NamedTuple):

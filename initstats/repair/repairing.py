@@ -15,6 +15,7 @@ from initstats import activations, inits
 from initstats.activations import Activation
 from initstats.inits import Init
 from initstats.probe import measure
+from initstats.probe.ranks import sharded
 from initstats.repair import reasons
 from initstats.repair.keeping import Kept
 from initstats.repair.planning import Patterns, Plan
@@ -177,6 +178,8 @@ def _changed(
     Args:
         chosen: the arguments of a plan that choose parameters.
     """
+    if reason := sharded(model):
+        raise ValueError(reason)
     if any(is_lazy(parameter) for parameter in model.parameters()):
         measure(model, inputs)  # it finds the shapes
     kept = Kept(model)

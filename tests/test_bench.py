@@ -272,6 +272,7 @@ def results(timings: pd.DataFrame) -> dict[str, Any]:
         "timings": timings,
         "ratios": bench.ratios(timings),
         "efficiency": pd.DataFrame({"speedup": [1.9, 1.7, 1.95]}),
+        "driver": 0.0004,
         "memory": pd.DataFrame({"samples": [1000, 10_000], "megabytes": [29.2, 57.6]}),
         "study": 27.6,
     }
@@ -288,6 +289,7 @@ def test_the_page_says_what_was_found_and_what_limits_it(tmp_path: Path) -> None
     assert "Kernels in pure torch" not in page
     assert "1.90 times as fast as one worker (1.70 to 1.95; goal 1.8)" in page
     assert "29 MB for 1,000 samples, 58 MB for 10,000 samples (goal 60 MB)" in page
+    assert "0.40 ms per cell: it keeps 250 workers busy whose cells take 100 ms" in page
     assert "28 s (goal 45 s)" in page
     assert "A &lt;processor&gt;" in page
     assert "S: mlp, width 50, depth 50, 10,000 images." in page
@@ -337,6 +339,10 @@ def test_memory_is_that_of_the_workload_alone() -> None:
     assert ballast.nbytes == 1e8
     assert found["samples"].tolist() == [64]
     assert 1 < found["megabytes"].iloc[0] < 90
+
+
+def test_the_driver_is_slower_than_nothing_and_faster_than_a_cell() -> None:
+    assert 1e-5 < bench.driver(quick=True) < 0.1
 
 
 def test_memory_says_when_it_could_not_be_measured(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,8 +19,9 @@ from initstats.plan.trial import TOGETHER, Rates, Trial, sizes_of, try_out, warm
 from initstats.registry import staying
 from initstats.store import Key, committed_cells, is_run, refuse_other_settings
 from initstats.sweep import Grid
+from initstats.sweep.grid import MOST_TOGETHER
 from initstats.sweep.running import asked_for
-from initstats.sweep.work import Engine, Task, multiply_adds, tasks
+from initstats.sweep.work import Engine, Task, multiply_adds, suited_workers, tasks
 
 START = 4.0
 """The seconds in which a worker process starts."""
@@ -55,6 +57,8 @@ def plan_sweep(
         engine = replace(engine, settings=replace(engine.settings, **there.engine))
     work = tasks(grid, done, engine.settings.batch)
     left = sum(task.total for task in work)
+    if workers is None:
+        count = min(count, suited_workers(work, engine))
     if work:
         warm_up_for(work, engine)
     before, trials = resident_memory(), list[Trial]()
@@ -75,7 +79,7 @@ def plan_sweep(
         cell_seconds=sum(seconds) / max(1, left),
         driver_seconds=driving.seconds,
         theory_seconds=theory_seconds(grid, data) + driving.reading * len(grid) if theory else 0.0,
-        store_bytes=driving.empty + driving.bytes * len(grid),
+        store_bytes=driving.empty + driving.bytes * (len(done) + left),
         table_bytes=table,
         driver_bytes=table + names + (worker if count == 1 else 1e6 * before),
         worker_bytes=worker,
@@ -120,10 +124,16 @@ def _rows(grid: Grid, engine: Engine) -> int:
 
 
 def _accumulators(grid: Grid, engine: Engine) -> float:
-    """Bytes of the accumulators of the activations that a task has beside those of a trial.
+    """Bytes for the activations that a task has beside those of a trial.
 
     Half of a histogram is never written to.
     """
-    more = max(0, min(len(grid.activations), 64) - TOGETHER)
-    network = grid.networks[0].on(engine.split.shape, max(grid.widths), grid.depth)
-    return more * len(network.places(backward=grid.backward)) * 8 * BINS / 2
+    more = max(0, min(len(grid.activations), MOST_TOGETHER) - TOGETHER)
+    own = any(init.follows_activation or init.fitted for init in grid.inits)
+    each = 0.0
+    for entry in grid.networks:
+        network = entry.on(engine.split.shape, max(grid.widths), grid.depth)
+        weights = 4 * sum(math.prod(layer.weight) for layer in network.layers)
+        rows = len(network.places(backward=grid.backward))
+        each = max(each, rows * 8 * BINS / 2 + weights * own)
+    return more * each

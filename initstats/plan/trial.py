@@ -8,6 +8,7 @@ large, on some of the samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from time import perf_counter as clock
@@ -56,20 +57,26 @@ def try_out(work: Sequence[Task], engine: Engine) -> list[Trial]:
     sizes = sorted({size for size, _ in kinds})
     sizes = [sizes[place] for place in evenly(len(sizes), SIZES)]
     by_size = {size: [kinds[key] for key in kinds if key[0] == size][::-1] for size in sizes}
-    trials: list[Trial] = []
+    trials, failed = list[Trial](), Exception()
     began = clock()
     for turn in range(max(map(len, by_size.values()))):
         for place, (size, tasks) in enumerate(by_size.items()):
             if turn < len(tasks) and (turn == 0 or clock() - began < SECONDS):
                 task = tasks[(turn + place) % len(tasks)]
-                trials.append(_trial(_under(task, len(trials)), engine, size))
+                try:
+                    trials.append(_trial(_under(task, len(trials)), engine, size))
+                except Exception as error:  # noqa: BLE001 (a sweep keeps it, and goes on)
+                    failed = error
+    if not trials:
+        raise failed
     return trials
 
 
 def warm_up_for(work: Sequence[Task], engine: Engine) -> None:
     """Do what only the first task of a process takes time for."""
     warm_up(engine.settings.place["dtype"])
-    _part(engine, FEW)(_under(work[0], 0))
+    with suppress(Exception):
+        _part(engine, FEW)(_under(work[0], 0))
 
 
 class Rates:

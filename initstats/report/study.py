@@ -133,9 +133,6 @@ def compose(
     run = recorded[0] if recorded else None
     met = {word.name: (results.summary["verdict"] == word.name).any() for word in VERDICTS}
     best = BLOCK * (len(results.blocks) > 1) + BEST
-    few = results.few
-    shown = results.only("activation", few.activations) if results.left_out else results
-    shown = shown.within(few.blocks) if len(results.blocks) > len(few.blocks) else shown
     tables: dict[str, pd.DataFrame | str] = {"summary.csv": results.summary}
     if rows:
         tables["table.csv"] = results.table
@@ -160,7 +157,7 @@ def compose(
         "hopeless": answer.hopeless(results),
         "hidden": answer.hidden(results),
         "shift": answer.shift_story(results),
-        "best": printed(answer.best_by_activation(shown), best),
+        "best": printed(answer.best_by_activation(_listed(results)), best),
         "theory": answer.agreement(results),
         "some": results.left_out,
         "left_out": left_out("study", results),
@@ -174,6 +171,13 @@ def compose(
         "grid": public_grid(run) if run else "",
     }
     return Page("study", values, figures, tables)
+
+
+def _listed(results: Results) -> Results:
+    """The results under all inits, for those activations, networks and widths that figures show."""
+    few = results.few
+    shown = results.only("activation", few.activations) if results.left_out else results
+    return shown.within(few.blocks) if len(results.blocks) > len(few.blocks) else shown
 
 
 def _networks(results: Results) -> str:

@@ -36,7 +36,11 @@ GRID: dict[str, Any] = {"inits": ["kaiming_normal", "lsuv"], "widths": [6], "dep
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The client of two worker processes of two threads."""
-    options: dict[str, Any] = {"dashboard_address": None, "silence_logs": 60, "processes": True}
+    options: dict[str, Any] = {
+        "dashboard_address": "127.0.0.1:0",
+        "silence_logs": 60,
+        "processes": True,
+    }
     folder = str(tmp_path_factory.mktemp("scratch"))
     with (
         distributed.LocalCluster(

@@ -47,7 +47,7 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Client | int |
             threads_per_worker=1,
             # else its port would run the code of whoever is on this machine
             security=True if find_spec("cryptography") else None,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             local_directory=str(resources.enter_context(draft_folder())),
             silence_logs=logging.CRITICAL,
         )
@@ -58,8 +58,10 @@ def cluster(address: str | None, workers: int | None) -> Iterator[Client | int |
 @contextmanager
 def _connected(address: str) -> Iterator[Client]:
     from distributed import Client
+    from distributed.comm import get_address_host_port
 
     try:
+        get_address_host_port(address)  # a client of a wrong one lingers
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError, TypeError, ImportError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from initstats.lazy import attach
 
 if TYPE_CHECKING:
+    from initstats.probe.measuring import examine as examine
     from initstats.probe.measuring import measure as measure
     from initstats.probe.probe import Probe as Probe
 else:

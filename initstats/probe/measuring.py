@@ -1,4 +1,4 @@
-"""The table of one batch, in one call."""
+"""The statistics of one batch, in one call."""
 
 from __future__ import annotations
 
@@ -11,6 +11,24 @@ from torch import Tensor, nn
 from initstats.probe.batch import Loss
 from initstats.probe.elementwise import Phi
 from initstats.probe.probe import Patterns, Probe
+
+
+def examine(model: nn.Module, inputs: Any, *, loss: Loss | None = None, **settings: Any) -> Probe:
+    """A probe that has measured one batch, for histograms and `missed` beside the table.
+
+    Args:
+        model: any module, in the mode to measure; it is left as it was.
+        inputs, loss: as `Probe.run`.
+        settings: as `Probe`.
+
+    Raises:
+        TypeError, ValueError: as `Probe` and `Probe.run`.
+
+    >>> import torch
+    >>> int(examine(nn.ReLU(), torch.ones(5, 3)).histograms()["count"].sum())
+    30
+    """
+    return Probe(model, **settings).run(inputs, loss)
 
 
 def measure(
@@ -26,7 +44,7 @@ def measure(
     spectra: bool = False,
     mask: Tensor | None = None,
 ) -> pd.DataFrame:
-    """The statistics of every operation of a model over one batch: `Probe(...).run(...).table()`.
+    """The statistics of every operation of a model over one batch: `examine(...).table()`.
 
     Args:
         model: any module, in the mode to measure; it is left as it was.
@@ -41,8 +59,10 @@ def measure(
     >>> table["op"].tolist()
     ['input', 'linear', 'linear', 'linear']
     """
-    probe = Probe(
+    return examine(
         model,
+        inputs,
+        loss=loss,
         backward=backward,
         weights=weights,
         include=include,
@@ -50,8 +70,7 @@ def measure(
         unit_axis=unit_axis,
         spectra=spectra,
         mask=mask,
-    )
-    return probe.run(inputs, loss).table()
+    ).table()
 
 
 def functions_of(probe: Probe) -> dict[int, Phi]:

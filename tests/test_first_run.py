@@ -8,6 +8,7 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
@@ -133,7 +134,8 @@ def test_who_compiles_at_the_same_moment_keeps_codes_of_its_own(
     halved: ModuleType, first: str, second: str
 ) -> None:
     """Both look at an empty index; the last one to write the index is the first to keep a code."""
-    other, save = imported(Path(str(halved.__file__))), IndexDataCacheFile._save_index
+    other = imported(Path(str(halved.__file__)))
+    save: Callable[..., None] = IndexDataCacheFile._save_index
 
     def meanwhile(files: IndexDataCacheFile, overloads: object) -> None:
         save(files, overloads)

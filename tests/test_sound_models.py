@@ -594,9 +594,10 @@ class Spike(torch.autograd.Function):
         return (v > 0).float()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (v,) = ctx.saved_tensors
-        return gradient / (1 + 10 * v.abs()) ** 2
+        shaped: Tensor = gradient / (1 + 10 * v.abs()) ** 2
+        return shaped
 
 
 class Spiking(nn.Module):
@@ -611,7 +612,7 @@ class Spiking(nn.Module):
             spikes = x
             for number, layer in enumerate(self.layers):
                 charge = 0.9 * charges[number] + layer(spikes)
-                spikes = Spike.apply(charge - 1)
+                spikes = Spike.apply(charge - 1)  # type: ignore[no-untyped-call]
                 charges[number] = charge - spikes.detach()
             out = out + self.head(spikes)
         return out / 4
@@ -684,7 +685,7 @@ def small_head_after_lsuv() -> Built:
     with torch.no_grad():
         x = torch.randn(64, 16)
         for layer in [*model][:3:2]:
-            nn.init.normal_(layer.weight, std=0.5 / layer.in_features**0.5)  # type: ignore[union-attr, operator]
+            nn.init.normal_(layer.weight, std=0.5 / layer.in_features**0.5)
     lsuv_(model[4], model[:4](x), orthogonal=False)
     return model, x
 

@@ -167,7 +167,7 @@ def test_others_do_the_work_of_who_cannot_start(able: int, monkeypatch: pytest.M
 
     monkeypatch.setattr(_Member, "start", start)
     monkeypatch.setattr(_Member, "call", call)
-    with Processes(3, int) as those:
+    with Processes(3, lambda: None) as those:
         results = [those.submit(abs, -number) for number in range(9)]
         if able:
             assert [each.result() for each in results] == [*range(9)]

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from initstats.idx import read_idx, times
+from initstats.plural import counted
 
 Array: TypeAlias = NDArray[Any]
 Labelled: TypeAlias = tuple[ArrayLike | Tensor, ArrayLike | Tensor]
@@ -78,7 +79,9 @@ class Split:
     def first(self, samples: int) -> Split:
         """The first samples, 1 to all of them, in this split's memory; any other number raises."""
         if not 1 <= samples <= len(self):
-            raise ValueError(f"cannot take {samples} samples: the split holds 1 to {len(self)}")
+            raise ValueError(
+                f"cannot take {counted(samples, 'sample')}: the split holds 1 to {len(self)}"
+            )
         return replace(self, raw=self.raw[:samples], labels=self.labels[:samples])
 
     @property
@@ -204,8 +207,9 @@ class _Part:
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels):
             raise ValueError(
-                f"{self.labels_name}: expected a label for each of the {len(self.images)} images "
-                f"of {self.images_name}, found {len(self.labels)}"
+                f"{self.labels_name}: expected a label for each of the "
+                f"{counted(len(self.images), 'image')} of {self.images_name}, "
+                f"found {len(self.labels)}"
             )
 
 
@@ -334,8 +338,8 @@ def _cut(whole: _Part, train: int | None, valid: int | None) -> list[_Part]:
     train = n - valid if train is None else train
     if min(train, valid) < 1 or train + valid > n:
         raise ValueError(
-            f"{whole.images_name}: expected to share out its {n} images, at least one each, found "
-            f"train={train} and valid={valid}"
+            f"{whole.images_name}: expected to share out its {counted(n, 'image')}, at least one "
+            f"each, found train={train} and valid={valid}"
         )
     return [
         replace(whole, images=whole.images[rows], labels=whole.labels[rows])

@@ -312,13 +312,13 @@ def test_a_new_statistic_is_announced(
     assert not recwarn.list
     averaged(1.0)
     with pytest.warns(
-        UserWarning, match="mine_averaged will be NaN in 4 cells, which were measured"
+        UserWarning, match="mine_averaged will be NaN in 4 cells, measured before"
     ) as told:
         ist.run_sweep(grid(seeds=5), toy, out=tmp_path)
     assert [warning.filename for warning in told] == [__file__]
     STATISTICS.remove("mine_averaged")
     with pytest.warns(
-        UserWarning, match="mine_averaged will be NaN in 2 cells, which are now measured without"
+        UserWarning, match="mine_averaged will be NaN in 2 cells, measured now without"
     ):
         ist.run_sweep(grid(seeds=7), toy, out=tmp_path)
     ist.run_sweep(grid(seeds=7), toy, out=tmp_path)

@@ -94,7 +94,7 @@ def test_a_plan_counts_what_is_left(toy: ist.Dataset, run: Path, plan: Plan) -> 
 def test_a_finished_run_needs_nothing(toy: ist.Dataset, run: Path) -> None:
     plan = ist.plan_sweep(GRID, toy, out=run)
     assert (plan.left, plan.operations, plan.seconds[1]) == (0, 0, 0)
-    assert "0 to measure, 48 of 48 are done" in str(plan)
+    assert "0 to measure, 48 of 48 done" in str(plan)
 
 
 def test_sizes_are_those_of_the_run(run: Path, plan: Plan) -> None:

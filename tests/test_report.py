@@ -151,7 +151,7 @@ def test_by_default_a_report_joins_its_run(toy: ist.Dataset, tmp_path: Path) -> 
     before = (tmp_path / "run.sqlite").read_bytes()
     assert write_report(tmp_path) == tmp_path / "index.html"
     assert (tmp_path / "run.sqlite").read_bytes() == before
-    assert "1 of 1 cells" in Page((tmp_path / "index.html").read_text()).text
+    assert "1 of 1 cell" in Page((tmp_path / "index.html").read_text()).text
 
 
 @pytest.mark.usefixtures("one_figure")

@@ -269,6 +269,8 @@ class Scaled(nn.Module):
         (lambda h: h, 1 / 500, "warning"),
         (lambda h: h, 5.0, "healthy"),
         (lambda h: h.softmax(-1), 100.0, "healthy"),
+        (lambda h: h.softmax(-1), 1 / 500, "note"),
+        (lambda h: h.softmax(-1) * h, 1 / 500, "warning"),
         (lambda h: nn.functional.layer_norm(torch.relu(h), (32,)), 100.0, "healthy"),
         (torch.sin, 1000.0, "healthy"),
         (lambda h: h / 50, 100.0, "healthy"),
@@ -282,6 +284,74 @@ def test_a_factor_is_a_fault_where_nothing_undoes_it(
     assert severity in found
     if severity == "warning":
         assert found["warning"].where == "Scaled (mul)"
+
+
+def _later(h: Tensor) -> Tensor:
+    return torch.ones(h.shape[-2:], dtype=torch.bool).triu(1)
+
+
+def _shared_by_hand(h: Tensor) -> Tensor:
+    e = (h - h.amax(-1, keepdim=True)).exp()
+    shares: Tensor = e / e.sum(-1, keepdim=True)
+    return shares
+
+
+SHARES: dict[str, Callable[[Tensor], Tensor]] = {
+    "plain": lambda h: h.softmax(-1),
+    "masked": lambda h: h.masked_fill(_later(h), -math.inf).softmax(-1),
+    "added": lambda h: (h + torch.zeros(1).where(~_later(h), -math.inf)).softmax(-1),
+    "chosen": lambda h: torch.where(_later(h), -1e9, h).softmax(-1),
+    "beside": lambda h: torch.cat([h, torch.zeros_like(h[..., :1])], -1).softmax(-1)[..., :-1],
+    "without the maximum": lambda h: (h - h.amax(-1, keepdim=True)).softmax(-1),
+    "by hand": _shared_by_hand,
+}
+
+
+class Scores(nn.Module):
+    """Attention beside a shortcut; queries, scores or values are multiplied by factors."""
+
+    def __init__(self, share: Callable[[Tensor], Tensor] | None, q: float, s: float, v: float):
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(64, 64, bias=False) for _ in range(4))
+        for layer in (self.q, self.k, self.v, self.out):
+            nn.init.normal_(layer.weight, std=0.02)
+        self.norm, self.share, self.factors = nn.LayerNorm(64), share, (q, s, v)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, s, v = self.factors
+        queries, keys, values = self.q(h) * q, self.k(h), self.v(h) * v
+        if self.share is None:
+            attend = nn.functional.scaled_dot_product_attention
+            seen = attend(queries, keys, values, scale=s)
+        else:
+            seen = self.share(queries @ keys.mT * s) @ values
+        out: Tensor = x + self.out(seen)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("share", "q", "s", "v", "severity"),
+    [
+        *((share, 1.0, 1 / 64, 1.0, "note") for share in SHARES.values()),
+        (SHARES["plain"], 1 / 64, 1.0, 1.0, "note"),
+        (None, 1 / 64, 1.0, 1.0, "note"),
+        (SHARES["plain"], 1.0, 1 / 8, 1 / 500, "error"),
+        (None, 1.0, 1 / 8, 1 / 500, "error"),
+        (lambda h: (h.softmax(-1) - 1 / 64) * h, 1.0, 1 / 64, 1.0, "warning"),
+    ],
+)
+def test_scores_of_which_only_shares_are_made_may_be_small(
+    share: Callable[[Tensor], Tensor] | None, q: float, s: float, v: float, severity: str
+) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*(Scores(share, q, s, v) for _ in range(2))), torch.randn(2, 256, 64)
+    found = diagnose(measure(model, x, backward=True))
+    rows = found[found["rule"] == "scale_jump"]
+    told = [each for each in rows["severity"] if each in ("error", "warning")]
+    assert (told == []) == (severity == "note"), str(found)
+    if severity == "note":
+        assert not (found["severity"] <= "warning").any(), str(found)
 
 
 class Zeroed(nn.Module):

@@ -678,6 +678,28 @@ def relative_attention() -> Built:
     return reader, (ids, (ids > 0).float())
 
 
+class DividedScores(Masked):
+    """Scores that are divided by the size of a head, so that one learning rate fits all widths."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        h = self.norm(x)
+        shares = (self.q(h) @ self.k(h).mT / self.size).softmax(-1)
+        out: Tensor = x + self.out(shares @ (self.v(h) * mask[..., None]))
+        return out
+
+
+@sound
+def scores_divided_by_the_size() -> Built:
+    layers = [DividedScores(128) for _ in range(2)]
+    for layer in layers:
+        for module in (layer.q, layer.k, layer.v, layer.out):
+            nn.init.normal_(module.weight, std=0.02)
+    reader = Reader()
+    reader.embedding = nn.Embedding(100, 128)
+    reader.layers = nn.ModuleList(layers)
+    return reader, (tokens(2, 256), torch.ones(2, 256))
+
+
 @sound
 def small_head_after_lsuv() -> Built:
     """A head that was scaled up for what it reads is not drawn by its fan-out."""

@@ -297,7 +297,7 @@ def test_a_new_statistic_is_nan_in_old_rows(tmp_path: Path) -> None:
     fill(tmp_path, cells=RUN.cells[:1])
     asked = replace(RUN, statistics={"count": True, "peaks": True, "mean": False, "min": False})
     peaked = np.insert(statistics(1), 1, [5, 6], axis=1)
-    with pytest.warns(UserWarning, match="peaks will be NaN in 1 cells, which were measured"):
+    with pytest.warns(UserWarning, match="peaks will be NaN in 1 cell, measured before"):
         store = Store.open(tmp_path, asked, {})
     with store:
         store.add(RUN.cells[1], ROWS, peaked, pack(histograms(1)))
@@ -315,7 +315,7 @@ def test_a_new_statistic_is_nan_in_old_rows(tmp_path: Path) -> None:
 def test_a_statistic_that_is_gone_stays_in_old_rows(tmp_path: Path) -> None:
     fill(tmp_path, cells=RUN.cells[:1])
     asked = replace(RUN, statistics={"min": False, "count": True})
-    with pytest.warns(UserWarning, match="mean will be NaN in 15 cells, which are now measured"):
+    with pytest.warns(UserWarning, match="mean will be NaN in 15 cells, measured now"):
         store = Store.open(tmp_path, asked, {})
     with store:
         store.add(RUN.cells[1], ROWS, statistics(1)[:, [2, 0]], pack(histograms(1)))

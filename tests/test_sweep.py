@@ -771,9 +771,7 @@ def test_statistics_of_a_plugin_reach_the_workers(toy: ist.Dataset, tmp_path: Pa
     ist.run_sweep(grid, toy, out=tmp_path / "run")
     load_plugins([str(plugin)])
     try:
-        with pytest.warns(
-            UserWarning, match="extremes will be NaN in 1 cells, which were measured"
-        ):
+        with pytest.warns(UserWarning, match="extremes will be NaN in 1 cell, measured before"):
             table = ist.run_sweep(more, toy, out=tmp_path / "run", workers=2)
         assert_same(table[table["seed"] > 0], ist.run_sweep(more, toy)[2:].astype(table.dtypes))
         assert list(table.columns[-1:]) == ["extremes"]

@@ -12,6 +12,7 @@ import pandas as pd
 from initstats.bench.comparison import milliseconds, ratios, table
 from initstats.bench.resources import GOALS
 from initstats.bench.timing import VARIANTS, WORKLOADS
+from initstats.plural import counted
 from initstats.report.page import Page, figures_of
 from initstats.report.printed import Column, Table, printed
 
@@ -62,8 +63,8 @@ def whole_runs(results: Mapping[str, Any]) -> dict[str, str]:
     if "driver" in results:
         seconds = results["driver"]
         found["the driver"] = (
-            f"{1e3 * seconds:.2f} ms per cell: it keeps {0.1 / seconds:,.0f} workers busy whose "
-            "cells take 100 ms"
+            f"{1e3 * seconds:.2f} ms per cell: it keeps "
+            f"{counted(round(0.1 / seconds), 'worker')} busy whose cells take 100 ms"
         )
     if "memory" in results:
         rows = results["memory"].itertuples()

@@ -13,6 +13,7 @@ from initstats.cli.app import Dask, Interruption, Plugins, Workers, app, say
 from initstats.cli.cluster import cluster
 from initstats.cli.console import Bar
 from initstats.cli.options import load_own, takes_grid
+from initstats.plural import counted
 from initstats.stopping import request
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _sweep(
     folder, failed = out or Path("reports") / data.name, None
     claim_page("study", folder, make=False)  # before the work, not after it
     typer.echo(
-        f"{data.name}: {grid.samples or len(getattr(data, grid.split)):,} images of the "
+        f"{data.name}: {counted(grid.samples or len(getattr(data, grid.split)), 'image')} of the "
         f"{grid.split} split, normalized with the training mean {data.mean:.4f} and "
         f"std {data.std:.4f}"
     )
@@ -153,7 +154,8 @@ def _sweep(
             except KeyboardInterrupt as error:
                 bar.stop()
                 raise Interruption(
-                    f"{request.words}: {bar.done:,} of {bar.total:,} cells are kept in {folder}; "
+                    f"{request.words}: {bar.done:,} of "
+                    f"{counted(bar.total, 'cell is', 'cells are')} kept in {folder}; "
                     "the same command goes on from there"
                 ) from error
         _tell(table, bar, folder)
@@ -169,8 +171,8 @@ def _tell(table: pd.DataFrame, bar: Bar, folder: Path) -> None:
 
     verdicts = dict(summarize(table)["verdict"].value_counts()) if len(table) else {}
     typer.echo(
-        f"{bar.done:,} cells ({bar.done - bar.first:,} new) in {folder}; "
-        f"of {sum(verdicts.values()):,} configurations"
+        f"{counted(bar.done, 'cell')} ({bar.done - bar.first:,} new) in {folder}; "
+        f"of {counted(sum(verdicts.values()), 'configuration')}"
     )
     for verdict, count in verdicts.items():
         if count:

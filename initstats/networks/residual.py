@@ -9,6 +9,7 @@ from typing import Self
 from torch import Tensor
 
 from initstats.networks.block import Block, Expectation, Leaf, Run, Signal
+from initstats.plural import counted
 from initstats.theory.state import Cotangent, State, Unpredicted
 
 
@@ -29,7 +30,7 @@ class Residual(Block):
         branch = self.branch.on(inputs)
         if branch.outputs[:2] != inputs[:2]:
             raise ValueError(
-                f"a residual branch must give what it reads, {inputs.units} units over "
+                f"a residual branch must give what it reads, {counted(inputs.units, 'unit')} over "
                 f"{inputs.plane}: it gives {branch.outputs.units} over {branch.outputs.plane}"
             )
         return replace(self, branch=branch, inputs=inputs)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from initstats.plural import counted
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -50,18 +52,18 @@ class Plan:
     def facts(self) -> dict[str, str]:
         """The plan in words, by what each line is about."""
         facts = {
-            "cells": f"{self.left:,} to measure, {self.done:,} of {self.cells:,} are done",
+            "cells": f"{self.left:,} to measure, {self.done:,} of {self.cells:,} done",
             "operations": f"{self.operations:.2e} multiply-adds",
         }
         if self.left:
             facts |= {
                 "time": "; ".join(
-                    f"{_duration(seconds)} on {count:,} worker{'s' * (count > 1)}"
+                    f"{_duration(seconds)} on {counted(count, 'worker')}"
                     for count, seconds in self.seconds.items()
                 ),
                 "per cell": f"{_duration(self.cell_seconds)} of a worker, "
                 f"{_duration(self.driver_seconds)} of the driver, which can keep "
-                f"{max(1, int(self.cell_seconds / self.driver_seconds)):,} workers busy",
+                f"{counted(max(1, self.cell_seconds // self.driver_seconds), 'worker')} busy",
             }
         if self.theory_seconds:
             facts["theory"] = f"{_duration(self.theory_seconds)} more"

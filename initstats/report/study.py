@@ -14,6 +14,7 @@ from initstats.diagnosis import VERDICTS
 from initstats.plots import Results
 from initstats.plots.results import evenly
 from initstats.plots.style import decimal
+from initstats.plural import counted
 from initstats.report import answer
 from initstats.report.drawing import Studio
 from initstats.report.page import MOST_NAMES, Page, Shown, claim_page, figures_of, left_out, names
@@ -244,7 +245,7 @@ def _facts(results: Results) -> dict[str, str]:
     return {
         "data": _dataset(results),
         "networks": _networks(results),
-        "depth": f"{results.depth} layer{'s' * (results.depth > 1)}",
+        "depth": counted(results.depth, "layer"),
         "seeds": _seeds(results),
     }
 
@@ -255,7 +256,7 @@ def _record(results: Results, run: Run, sessions: pd.DataFrame) -> dict[str, str
     facts = {
         "data": f"{_dataset(results)}, {settings['samples']:,} of the {settings['split']} split",
         "data fingerprint": f"SHA-256 {settings['data'][:16]}…",
-        "finished": f"{_cells(results):,} of {run.count:,} cells",
+        "finished": f"{_cells(results):,} of {counted(run.count, 'cell')}",
         "duration": f"{sessions['seconds'].sum():.0f} s of computation"
         + (f" in {len(sessions)} sessions" if len(sessions) > 1 else ""),
         "started": f"{sessions['started'].iloc[0]:%Y-%m-%d %H:%M} UTC",

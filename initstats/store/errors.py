@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from initstats.plural import counted
 from initstats.store.run import Key
 
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -30,7 +31,7 @@ class DamagedCellsError(Exception):
         names = [" ".join(map(str, key)) for key in keys[:_NAMED]]
         if len(keys) > _NAMED:
             names.append(f"{len(keys) - _NAMED:,} more")
-        count = f"{len(keys):,} cells are" if len(keys) > 1 else "1 cell is"
+        count = counted(len(keys), "cell is", "cells are")
         super().__init__(f"{count} damaged ({', '.join(names)})")
 
 

@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from initstats.failure import Failure
+from initstats.plural import counted
 from initstats.store import failures
 from initstats.store import file as layout
 from initstats.store.cells import Cell, cells, checksum, digest, places_of
@@ -268,7 +269,7 @@ class Store:
 
     def _tell_gaps(self, there: Run) -> None:
         """Warn of statistics that the cells there lack, or those that will be measured now."""
-        for more, fewer, when in ((self.run, there, "were"), (there, self.run, "are now")):
+        for more, fewer, when in ((self.run, there, "before"), (there, self.run, "now")):
             lacking = [name for name in more.statistics if name not in fewer.statistics]
             if not lacking:
                 continue
@@ -276,8 +277,8 @@ class Store:
             count = len(done) if fewer is there else len(set(self.run.cells) - done)
             if count:
                 warn(
-                    f"{self._file}: {', '.join(lacking)} will be NaN in {count:,} cells, which "
-                    f"{when} measured without it",
+                    f"{self._file}: {', '.join(lacking)} will be NaN in {counted(count, 'cell')}, "
+                    f"measured {when} without it",
                     stacklevel=6,
                 )
 

@@ -9,6 +9,7 @@ from typing import Protocol, Self, TypeVar
 import pandas as pd
 
 from initstats.failure import Failure
+from initstats.plural import counted
 from initstats.workers import Engine, Outcome, Workers
 
 TRIES = 4
@@ -74,9 +75,10 @@ def failed(failures: pd.DataFrame, table: pd.DataFrame, asked: int) -> FailedCel
         f"{error} ({_listed([' '.join(map(str, cell)) for cell in cells])})"
         for error, cells in _by_error(failures).items()
     ]
+    others = "The others are measured; the" if len(failures) < asked else "The"
     return FailedCellsError(
-        f"{len(failures):,} of {asked:,} cells failed: {_listed(kinds, '; ')}. The others are "
-        "measured; the same again tries those that failed",
+        f"{len(failures):,} of {counted(asked, 'cell')} failed: {_listed(kinds, '; ')}. {others} "
+        "same again tries those that failed",
         failures,
         table,
     )

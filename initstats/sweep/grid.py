@@ -31,6 +31,7 @@ from initstats.activations import Activation
 from initstats.inits import Init
 from initstats.moments import BINS
 from initstats.networks import Network
+from initstats.plural import counted
 from initstats.registry import Entry, unknown
 from initstats.stack import DType
 from initstats.store import to_toml
@@ -269,7 +270,7 @@ class Grid(BaseModel):
         return math.prod(map(len, self._lists))
 
     def __repr__(self) -> str:
-        return f"Grid of {len(self):,} cells: {'; '.join(map(': '.join, self._facts()))}"
+        return f"Grid of {counted(len(self), 'cell')}: {'; '.join(map(': '.join, self._facts()))}"
 
     __str__ = __repr__
 
@@ -279,7 +280,7 @@ class Grid(BaseModel):
             f"<td style='text-align: left'>{escape(value)}</td></tr>"
             for name, value in self._facts()
         )
-        return f"<p>Grid of {len(self):,} cells</p><table>{rows}</table>"
+        return f"<p>Grid of {counted(len(self), 'cell')}</p><table>{rows}</table>"
 
     def _facts(self) -> list[tuple[str, str]]:
         """Each field and its value, as a reader wants to see them."""
@@ -325,7 +326,7 @@ class Grid(BaseModel):
             needed = max(needed, weights * several + 8 * BINS * rows)
         if needed > MAX_GIGABYTES * 1e9:
             raise ValueError(
-                f"width {width} and depth {self.depth} under {together} activations "
+                f"width {width} and depth {self.depth} under {counted(together, 'activation')} "
                 f"need some {needed / 1e9:.0f} GB of memory, and at most {MAX_GIGABYTES} can be had"
             )
         return int(MAX_GIGABYTES * 1e9 // needed)

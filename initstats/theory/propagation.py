@@ -20,6 +20,7 @@ from scipy.stats import binom
 from initstats import activations
 from initstats.activations import Activation
 from initstats.gaussian import one_thread
+from initstats.plural import counted
 from initstats.registry import unknown
 from initstats.theory.maps import (
     Bias,
@@ -219,7 +220,10 @@ def _rows(
 def _per_layer(name: str, values: PerLayer, depth: int) -> list[float]:
     listed = np.full(depth, values).tolist() if np.ndim(values) == 0 else list(np.ravel(values))
     if len(listed) != depth:
-        raise ValueError(f"{name} has {len(listed)} values for {depth} layers: give one a layer")
+        raise ValueError(
+            f"{name} has {counted(len(listed), 'value')} for {counted(depth, 'layer')}: "
+            "give one per layer"
+        )
     for value in listed:
         check_variance(name, value)
     return listed

@@ -14,10 +14,11 @@ from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.causes import oversized
 from initstats.diagnosis.rules.rule import Finding, listed
 from initstats.diagnosis.rules.weights import as_drawn
-from initstats.probe.kinds import MIXING
+from initstats.probe.kinds import MIXING, words
 
 _WIDE = 5.0
 """The std of scores from which on weights that were just drawn choose more than they mean."""
+_EXPONENTIALS = words("exp exp_ exp2 exp2_")
 _MASKED = -1e4
 """No score that is not masked is as low."""
 
@@ -103,7 +104,9 @@ def _size(profile: Profile, layer: int, drawn: set[int]) -> float:
         if here > product and here not in graph.weighted and here not in between:
             between.add(here)
             waiting += graph.inputs[here]
-    at = np.array([profile.at[n] for n in sorted(between)])
+    # a softmax that is written out begins with their exponentials
+    end = min((n for n in between if graph.ops[n] in _EXPONENTIALS), default=layer)
+    at = np.array([profile.at[n] for n in sorted(between) if n < end])
     bare = at[(rows["nonfinite"][at] == 0) & (rows["min"][at] > _MASKED)]
     return float(rows["std"][bare[-1]]) if len(bare) else 0.0
 

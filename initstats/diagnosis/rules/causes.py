@@ -31,7 +31,55 @@ def jumps(profile: Profile) -> list[Jump]:
     """The values at which the rms is multiplied by a factor that lasts, in order.
 
     A head may start small: the map that makes an output is not among them, unless others are.
+    Scores may be small, too: `small_scores` are not among them.
     """
+    found = [jump for jump in _leaps(profile) if not _is_small_score(profile, jump)]
+    graph = profile.graph
+    inner = any(jump.layer in graph.linear and graph.readers[jump.layer] for jump in found)
+    return [j for j in found if inner or j.layer not in graph.linear or graph.readers[j.layer]]
+
+
+def small_scores(profile: Profile) -> list[Jump]:
+    """The values that are made small by a factor, and of which nothing but shares is made.
+
+    A softmax of small scores gives equal shares, whose sums are as large as what they are of.
+    """
+    return [jump for jump in _leaps(profile) if _is_small_score(profile, jump)]
+
+
+def _is_small_score(profile: Profile, jump: Jump) -> bool:
+    return jump.factor < 1 and _only_shared(profile, jump.layer)
+
+
+def _only_shared(profile: Profile, layer: int) -> bool:
+    """Whether what becomes of a value, before any linear map, are shares, or logits of them.
+
+    What nothing reads is an output, or gives no more than its shape.
+    """
+    graph, rows = profile.graph, profile.values
+    waiting, seen, shared = [layer], {layer}, False
+    while waiting:
+        here = waiting.pop()
+        number = profile.at[here]
+        if rows["shares_axis"][number] >= 0 or rows["read_as_logits"][number] == 1:
+            shared = True
+            continue
+        for reader in graph.readers[here]:
+            # a fused attention reads queries, keys and values; its scores stay inside
+            if graph.ops[reader] == "scaled_dot_product_attention":
+                shared = len(graph.inputs[reader]) > 2
+                if here in graph.inputs[reader][2:] or not shared:
+                    return False
+            elif reader in graph.linear:
+                return False
+            elif reader not in seen:
+                seen.add(reader)
+                waiting.append(reader)
+    return shared
+
+
+def _leaps(profile: Profile) -> list[Jump]:
+    """The values at which the rms is multiplied by a factor that what reads them does not undo."""
     threshold = RULES["scale_jump"].threshold
     graph, rows, unseen = profile.graph, profile.values, profile.sight.unseen
     rms, found = np.sqrt(rows["second_moment"]), []
@@ -55,8 +103,7 @@ def jumps(profile: Profile) -> list[Jump]:
             continue
         if told and not _undone(profile, layer, max(read), rms, threshold):
             found.append(Jump(layer, float(factor), float(max(read)), float(rms[number])))
-    inner = any(jump.layer in graph.linear and graph.readers[jump.layer] for jump in found)
-    return [j for j in found if inner or j.layer not in graph.linear or graph.readers[j.layer]]
+    return found
 
 
 def oversized(profile: Profile) -> Columns:

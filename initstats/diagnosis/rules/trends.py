@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 
 from initstats.diagnosis.graph import SUMS, Block
 from initstats.diagnosis.profile import Profile
-from initstats.diagnosis.rules.causes import Jump, jumps, leap, oversized
+from initstats.diagnosis.rules.causes import Jump, jumps, leap, oversized, small_scores
 from initstats.diagnosis.rules.remedies import centred, drawn_anew, scaled, weight_names
 from initstats.diagnosis.rules.rule import (
     ARRIVED,
@@ -104,20 +104,27 @@ def scale_jump(profile: Profile, threshold: float) -> Iterator[Finding]:
     last = [j for j in found if j not in maps and j.factor < 1 and not graph.readers[j.layer]]
     total = abs(sum(math.log(jump.factor) for jump in found if jump not in last))
     grave: Severity = "error" if total > 3 * math.log(threshold) else "warning"
-    for same in (maps, [jump for jump in found if jump not in maps + last], last):
-        if not same:
-            continue
+    for same in (maps, [jump for jump in found if jump not in maps + last]):
         layers = [jump.layer for jump in same]
         remedy = drawn_anew(profile, layers) if same is maps else ""
-        yield Finding(
-            "note" if same is last else grave,
-            listed(profile.along(layers).places),
-            _multiplied(profile, same)
-            + ("; it is an output" if same is last else "; what reads it does not undo that"),
-            _SMALL_OUTPUT if same is last else remedy or _without(profile, same),
-        )
+        if same:
+            yield Finding(
+                grave,
+                listed(profile.along(layers).places),
+                _multiplied(profile, same) + "; what reads it does not undo that",
+                remedy or _without(profile, same),
+            )
+    small = (last, "it is an output", _SMALL_OUTPUT)
+    for same, why, remedy in (small, (small_scores(profile), "only shares are made of it", _EQUAL)):
+        if same:
+            places = profile.along([jump.layer for jump in same]).places
+            yield Finding("note", listed(places), f"{_multiplied(profile, same)}; {why}", remedy)
 
 
+_EQUAL = (
+    "nothing, if nearly equal shares are wanted at the start; else divide scores by the root of "
+    "the size of a head, and leave other factors out"
+)
 _SMALL_OUTPUT = (
     "nothing, if so small an output is wanted; a softmax of such logits gives equal shares, and "
     "their gradients are as small: leave the factor out"

@@ -354,6 +354,79 @@ def test_scores_of_which_only_shares_are_made_may_be_small(
         assert not (found["severity"] <= "warning").any(), str(found)
 
 
+def _squeezed(f: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+    return f(y.mean((2, 3)))
+
+
+GATES: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]] = {
+    "sigmoid": lambda f, y: _squeezed(f, y).sigmoid(),
+    "hardsigmoid": lambda f, y: nn.functional.hardsigmoid(_squeezed(f, y)),
+    "softmax": lambda f, y: _squeezed(f, y).softmax(-1) * 32,
+    "twice": lambda f, y: 2 * (f(y.mean((2, 3))) + f(y.amax((2, 3)))).sigmoid(),
+    "by hand": lambda f, y: 1 / (1 + (-_squeezed(f, y)).exp()),
+}
+
+
+class Excited(nn.Module):
+    """Channels that are multiplied by gates, which are made of their means."""
+
+    def __init__(self, gate: Callable[..., Tensor], act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 32, 3, bias=False), nn.BatchNorm2d(32)
+        self.down, self.up, self.out = nn.Linear(32, 8), nn.Linear(8, 32), nn.Linear(32, 5)
+        self.gate, self.act = gate, act
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x)).relu()
+        gates = self.gate(lambda p: self.up(self.act(self.down(p))), y)
+        out: Tensor = self.out((y * gates[:, :, None, None]).mean((2, 3)))
+        return out
+
+
+def graves(model: nn.Module, x: Tensor) -> set[str]:
+    found = diagnose(measure(model, x, backward=True))
+    return set(found["rule"][found["severity"] <= "warning"])
+
+
+@pytest.mark.parametrize("drawn", ["default", "fan_out"])
+@pytest.mark.parametrize("gate", GATES)
+def test_what_only_gates_are_made_of_is_noted(gate: str, drawn: str) -> None:
+    torch.manual_seed(0)
+    act = nn.functional.relu if gate != "sigmoid" else nn.functional.silu
+    model, x = Excited(GATES[gate], act), torch.randn(32, 3, 16, 16)
+    for layer in (model.down, model.up) if drawn == "fan_out" else ():
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
+    assert graves(model, x) == set()
+
+
+def test_dead_units_are_graver_where_they_cost_more() -> None:
+    torch.manual_seed(0)
+    model, x = Excited(GATES["sigmoid"], nn.functional.relu), torch.randn(32, 3, 16, 16)
+    nn.init.constant_(model.down.bias, -30)  # all units of the bottleneck
+    assert set(told(model, x, "dead_units")) == {"warning"}
+    plain = stack((64, 8, 64, 5), he)
+    with torch.no_grad():
+        plain.get_parameter("0.bias")[:4] = -30
+    assert set(told(plain, torch.randn(128, 64), "dead_units")) == {"warning"}
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        [nn.BatchNorm2d(128), nn.ReLU()],
+        [nn.ReLU(), nn.BatchNorm2d(128)],
+        [nn.MaxPool2d(2), nn.BatchNorm2d(128)],
+        [nn.LeakyReLU(), nn.Dropout2d(0.1), nn.GroupNorm(4, 128)],
+    ],
+)
+def test_fan_out_before_a_normalization_is_harmless(between: list[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(16, 128, 3, bias=False), *between)
+    nn.init.kaiming_normal_(model.get_parameter("0.weight"), mode="fan_out")
+    assert graves(model, torch.randn(8, 16, 9, 9)) == set()
+
+
 class Zeroed(nn.Module):
     """A branch beside a shortcut, whose last factors may be zero."""
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from initstats.probe.kinds import MIXING, words
+from initstats.probe.kinds import MIXING, PASSING, words
 
 SUMS = words("add add_ sub sub_")
 SCALING = words("div mul mul_ div_ multiply divide true_divide")
-_CARRYING = SUMS | words("alpha_dropout dropout")
+RECTIFIERS = words("relu leaky_relu prelu rrelu")
+"""Functions that give twice as much for twice their input, as a pool does."""
+_CARRYING = SUMS | PASSING | RECTIFIERS
 _LOOKUPS = words("embedding embedding_bag")
 _NORMALIZED = 10**6
 """What a normalization on the way counts: more than all linear maps together."""
@@ -83,10 +85,10 @@ class Graph:
 
     @cached_property
     def normalized(self) -> frozenset[int]:
-        """The values that a normalization reads, directly or through a residual sum."""
+        """The values that a normalization reads, at once or behind sums, pools and rectifiers."""
         found: set[int] = set()
         for layer in reversed([*self.ops]):  # readers before what they read
-            carries = self.ops[layer] in _CARRYING and layer in found
+            carries = self.ops[layer].rstrip("_") in _CARRYING and layer in found
             if carries or layer in self.normalizations:
                 found.update(self.inputs[layer])
         return frozenset(found)

@@ -12,8 +12,8 @@ import numpy as np
 
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.causes import oversized
+from initstats.diagnosis.rules.drawn import as_drawn
 from initstats.diagnosis.rules.rule import Finding, listed
-from initstats.diagnosis.rules.weights import as_drawn
 from initstats.probe.kinds import MIXING, words
 
 _WIDE = 5.0

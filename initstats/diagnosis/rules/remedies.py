@@ -10,10 +10,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from initstats.diagnosis.graph import RECTIFIERS
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.loops import over
 from initstats.diagnosis.rules.rule import RULES
-from initstats.probe.kinds import PASSING, words
+from initstats.probe.kinds import PASSING
 
 
 def drawn_anew(profile: Profile, layers: Iterable[int]) -> str:
@@ -114,7 +115,7 @@ def rectified(profile: Profile, layers: Iterable[int]) -> bool:
     """Whether some linear maps read nothing but what rectifiers made."""
     sources = [n for layer in layers if (n := _activation(profile, layer)) is not None]
     ops = {str(profile.graph.ops[source]).rstrip("_") for source in sources}
-    return bool(ops) and ops <= _RECTIFIERS
+    return bool(ops) and ops <= RECTIFIERS
 
 
 def _activation(profile: Profile, layer: int) -> int | None:
@@ -123,9 +124,6 @@ def _activation(profile: Profile, layer: int) -> int | None:
     while source is not None and profile.graph.ops[source].rstrip("_") in PASSING:
         source = next(iter(profile.graph.inputs[source]), None)
     return None if source is None or not profile.graph.inputs[source] else source
-
-
-_RECTIFIERS = words("relu leaky_relu prelu rrelu")
 
 
 def scaled(names: Sequence[str], factor: str) -> str:

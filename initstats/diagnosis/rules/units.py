@@ -12,6 +12,7 @@ from initstats.diagnosis.graph import SCALING
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.attention import decided
 from initstats.diagnosis.rules.causes import oversized
+from initstats.diagnosis.rules.gates import bottleneck, only_gates
 from initstats.diagnosis.rules.remedies import centred, drawn_anew, rectified, scaled, unbiased
 from initstats.diagnosis.rules.rule import (
     BATCH,
@@ -53,9 +54,10 @@ def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
         share, least = dead[layer], threshold if layer in natural else noted
         if share < least:
             return "healthy"
+        aside = bottleneck(profile, layer)
         if share >= WHOLE:
-            return "error"
-        return "warning" if share >= threshold and layer not in natural else "note"
+            return "warning" if aside else "error"
+        return "note" if share < threshold or layer in natural or aside else "warning"
 
     degrees: list[Severity] = ["error", "warning", "note"]
     for degree in degrees:
@@ -314,6 +316,8 @@ def collapse(profile: Profile, threshold: float) -> Iterator[Finding]:
     same &= ~np.isin(rows["layer"], [*profile.sight.constant])
     caused = same & np.isin(rows["layer"], before)
     same &= ~caused
+    gates = [layer for layer in rows["layer"][same] if only_gates(profile, int(layer))]
+    same &= ~np.isin(rows["layer"], gates)
     if caused.any():
         places = listed(rows.where(caused).places)
         yield Finding("unchecked", places, "dead_units names the biases that cause it", "")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from initstats.diagnosis.profile import Profile
+from initstats.diagnosis.rules.drawn import all_default
 from initstats.diagnosis.rules.rule import (
     TRAINED,
     Finding,
@@ -16,7 +17,6 @@ from initstats.diagnosis.rules.rule import (
     listed,
     register_training_rule,
 )
-from initstats.diagnosis.rules.weights import all_default
 from initstats.diagnosis.summary import DECADE
 from initstats.diagnosis.training import Training
 from initstats.plural import counted

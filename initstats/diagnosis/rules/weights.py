@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from initstats.diagnosis.graph import SCALING
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.causes import oversized
+from initstats.diagnosis.rules.drawn import Drawn
+from initstats.diagnosis.rules.gates import only_gates
 from initstats.diagnosis.rules.loops import over
 from initstats.diagnosis.rules.remedies import drawn_anew, drawn_gain, unbiased
 from initstats.diagnosis.rules.rule import (
@@ -149,7 +151,7 @@ def _from_zero(profile: Profile, layers: list[int]) -> str:
 )
 def default_init(profile: Profile, threshold: float) -> Iterator[Finding]:
     """no run of layers is left at torch's default, which shrinks the signal in each"""
-    drawn = _Drawn(profile)
+    drawn = Drawn(profile)
     default = drawn.default
     if not default.any():
         return
@@ -191,7 +193,7 @@ def _spread(profile: Profile, layer: int | None) -> float:
 )
 def fan_mode(profile: Profile, threshold: float) -> Iterator[Finding]:
     """weights are scaled by the inputs that a unit sums, not by the outputs"""
-    drawn = _Drawn(profile)
+    drawn = Drawn(profile)
     by_out = drawn.sigma_w2 / drawn.ratio
     uneven = np.maximum(drawn.ratio, 1 / drawn.ratio)
     # orthogonal weights have exactly the norm of their gain, and keep that of vectors
@@ -200,34 +202,47 @@ def fan_mode(profile: Profile, threshold: float) -> Iterator[Finding]:
     wrong &= random & drawn.fresh & (uneven >= 2)
     wrong &= ~np.isin(drawn.layers, [*profile.graph.normalized])
     # weights may be large for the sake of a small input, as a repair makes them
-    made = profile.along([int(layer) for layer in drawn.layers])["second_moment"]
-    if not (wrong & ~((made > 0.5) & (made < 2))).any():
+    if all(_made_good(profile, int(layer)) for layer in drawn.layers[wrong]):
         return
     wrong &= ~np.isin(drawn.layers, [*_fitted(profile)])
     for number in np.flatnonzero(wrong):
         wrong[number] = _shows(profile, int(drawn.layers[number]), float(drawn.ratio[number]))
     if not wrong.any():
         return
-    layers = [int(layer) for layer in drawn.layers[wrong]]
-    fan_in, ratio = drawn.fan_in[wrong][0], drawn.ratio[wrong][0]
-    yield Finding(
-        "warning" if uneven[wrong].max() >= threshold else "note",
-        listed(drawn.modules[wrong]),
-        f"the variance was computed with fan_out, {fan_in / ratio:.0f}, instead of fan_in, "
-        f"{fan_in:.0f}: the second moment becomes {ratio:.3g} times what it should be",
-        drawn_anew(profile, layers),
-    )
+    gates = np.array([only_gates(profile, int(layer)) for layer in drawn.layers])
+    for chosen, aside in ((wrong & ~gates, ""), (wrong & gates, "; only gates are made of it")):
+        if chosen.any():
+            fan_in, ratio = drawn.fan_in[chosen][0], drawn.ratio[chosen][0]
+            yield Finding(
+                "warning" if uneven[chosen].max() >= threshold and not aside else "note",
+                listed(drawn.modules[chosen]),
+                f"the variance was computed with fan_out, {fan_in / ratio:.0f}, instead of fan_in, "
+                f"{fan_in:.0f}: the second moment becomes {ratio:.3g} times what it should be"
+                + aside,
+                drawn_anew(profile, [int(layer) for layer in drawn.layers[chosen]]),
+            )
 
 
 def _shows(profile: Profile, layer: int, ratio: float) -> bool:
     """Whether the output of a linear map is as far off as the ratio of its fans says."""
-    source = profile.graph.source(layer)
-    if source is None:
+    if profile.graph.source(layer) is None:
         return True
-    kept = profile.gain(layer) ** 2 * profile.along([source])["second_moment"][0]
     with np.errstate(all="ignore"):
-        off = np.log(profile.along([layer])["second_moment"][0] / kept)
+        off = np.log(profile.along([layer])["second_moment"][0] / _kept(profile, layer))
     return bool(not np.isfinite(off) or 4 * off * np.sign(math.log(ratio)) > abs(math.log(ratio)))
+
+
+def _made_good(profile: Profile, layer: int) -> bool:
+    """Whether a linear map gives an output of usual size though what it reads is far from it."""
+    made, kept = profile.along([layer])["second_moment"][0], _kept(profile, layer)
+    return bool(0.5 < made < 2 and not 0.5 < kept < 2)
+
+
+def _kept(profile: Profile, layer: int) -> float:
+    """The second moment that a linear map would give with its gain."""
+    source = profile.graph.source(layer)
+    read = 1.0 if source is None else float(profile.along([source])["second_moment"][0])
+    return profile.gain(layer) ** 2 * read
 
 
 def _fitted(profile: Profile) -> set[int]:
@@ -243,77 +258,11 @@ def _fitted(profile: Profile) -> set[int]:
     )
 
 
-class _Drawn:
-    """The weights of linear maps that are parameters, and of which law they may be."""
-
-    def __init__(self, profile: Profile) -> None:
-        rows = profile.parameters
-        layers = np.isin(rows["layer"], [*profile.graph.linear])
-        self.rows = rows = rows.where(layers & (rows["fan_in"] > 0))
-        self.layers: Array = rows["layer"]
-        self.fan_in: Array = rows["fan_in"]
-        self.sigma_w2: Array = self.fan_in * rows["second_moment"]
-        self.modules = np.array([str(n).rpartition(".")[0] or str(n) for n in rows["name"]], object)
-        gains = np.array([profile.gain(int(layer)) for layer in self.layers], float)
-        self.frequencies = np.array([profile.sees(int(layer)) for layer in self.layers], bool)
-        self.gains = np.stack([np.ones(len(rows)), np.full(len(rows), 2.0), gains**2])
-        # both fans count the positions of a kernel, and fan_out the units of all groups
-        self.ratio = self.fan_in / rows["fan_out"]
-
-    @property
-    def default(self) -> Array:
-        """Whether they are uniform in +-1/sqrt(fan_in)."""
-        bound = np.maximum(np.abs(self.rows["min"]), np.abs(self.rows["max"]))
-        bound = bound * np.sqrt(self.fan_in)
-        # for n uniform draws, the variance of the sample variance is 4/5 of its square over n
-        error = 4 * np.sqrt(0.8 / self.rows["count"])
-        uniform: Array = (np.abs(3 * self.sigma_w2 - 1) < error) & (bound <= 1.0001) & (bound > 0.9)
-        uniform &= ~self.frequencies
-        return uniform
-
-    @property
-    def near_default(self) -> Array:
-        """Whether their second moment is about the default's, as after some training."""
-        near: Array = np.abs(3 * self.sigma_w2 - 1) < 0.2
-        return near | self.default
-
-    @property
-    def fresh(self) -> Array:
-        """Whether they have the moments of normal or of uniform draws around zero.
-
-        Four standard errors are allowed; weights that were trained for long are outside.
-        """
-        count = self.rows["count"]
-        centred = np.abs(self.rows["mean"]) * np.sqrt(count) < 4 * self.rows["std"]
-        kurtosis, error = self.rows["kurtosis"], 4 * np.sqrt(24 / count)
-        law = (np.abs(kurtosis) < error) | (np.abs(kurtosis + 1.2) < error)
-        drawn: Array = centred & law & (np.abs(self.rows["skewness"]) < 4 * np.sqrt(6 / count))
-        return drawn
-
-    def fits(self, sigma_w2: Array) -> Array:
-        """Whether it is the square of a usual gain, within four standard errors."""
-        error = 4 * np.sqrt(2 / self.rows["count"]) + 0.01
-        near: Array = (np.abs(sigma_w2 / self.gains - 1) < error).any(axis=0)
-        return near
-
-
-def as_drawn(profile: Profile) -> set[int]:
-    """The linear maps whose weights have the moments of a law that weights are drawn from."""
-    drawn = _Drawn(profile)
-    return {int(layer) for layer in drawn.layers[drawn.fresh | drawn.default]}
-
-
-def all_default(profile: Profile) -> bool:
-    """Whether the weights of all linear maps are within torch's default bounds, and so drawn."""
-    default = _Drawn(profile).default
-    return len(default) > 0 and bool(default.all())
-
-
 def shrinking(profile: Profile) -> set[int]:
     """The linear maps at torch's default, if they are many enough in a row to be a fault."""
     if not (profile.probed and len(profile.parameters) and len(profile.maps)):
         return set()
-    drawn = _Drawn(profile)
+    drawn = Drawn(profile)
     layers = {int(layer) for layer in drawn.layers[drawn.default]}
     if not layers:
         return set()

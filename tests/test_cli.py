@@ -560,11 +560,20 @@ def test_a_model_without_its_function(run: Run, path: str) -> None:
     assert said.err.count("\n") == 1
 
 
-def test_a_factory_that_makes_no_model(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "own_three.py").write_text("def make():\n    return 3\n")
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("def make():\n    return 3\n", "own_three.py:make returns int, no torch.nn.Module"),
+        ("make = 3\n", "own_three.py:make is of type int: name a torch.nn.Module, or a function"),
+        ("make = {}\n", "own_three.py:make is of type dict: name a torch.nn.Module"),
+        ("make = 0\n", "own_three.py:make is of type int"),
+    ],
+)
+def test_a_factory_that_makes_no_model(run: Run, tmp_path: Path, code: str, words: str) -> None:
+    (tmp_path / "own_three.py").write_text(code)
     said = run("measure", "own_three.py:make", "--input", "4,784")
     assert said.code == 2
-    assert "own_three.py:make returns int, no torch.nn.Module" in said.err
+    assert words in said.err
     assert said.err.count("\n") == 1
 
 

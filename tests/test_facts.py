@@ -896,7 +896,10 @@ def gates_by_hand(model: nn.RNNBase, x: Tensor) -> Tensor:
             g = torch.tanh((a + b)[:, 2 * size : 3 * size])
             c = f * c + i * g
             h = o * torch.tanh(c)
-            seen += [2 * i - 1, 2 * f - 1, 2 * o - 1, g]
+            bias = (weights["bias_ih_l0"] + weights["bias_hh_l0"])[size : 2 * size]
+            meant = (bias > math.log(9)) & (i > (1 - f) / 10)  # to remember for long
+            written, kept = (2 * i - 1) * ~(meant & (i < 0.5)), (2 * f - 1) * ~(meant & (f > 0.5))
+            seen += [written, kept, 2 * o - 1, g]
         elif isinstance(model, nn.GRU):
             r, z = (torch.sigmoid((a + b)[:, n * size : (n + 1) * size]) for n in (0, 1))
             n = torch.tanh(a[:, 2 * size :] + r * b[:, 2 * size :])
@@ -972,6 +975,30 @@ def test_gates_that_are_shut(gate: int, bias: float) -> None:
             exec(found["remedy"], {"model": model})
             again = diagnose(measure(model, x)).query("rule == 'saturation'").iloc[0]
             assert again["severity"] == "healthy"
+
+
+@pytest.mark.parametrize("lower", [0.0, 20.0])
+@pytest.mark.parametrize("span", [20, 784, 10000])
+@pytest.mark.parametrize("build", [nn.LSTM, nn.LSTMCell])
+def test_gates_that_begin_as_they_are_to_remember(build: Any, span: int, lower: float) -> None:
+    """Of T steps to remember forget gates have biases of log U(1, T - 1), input gates those below.
+
+    The share at a bound is that of the other gates; input gates that are lower write nothing.
+    """
+    torch.manual_seed(0)
+    model, x = build(6, 32), torch.randn(7, 5, 6)
+    biases = [p for name, p in model.named_parameters() if name.startswith("bias")]
+    for bias in biases:
+        nn.init.zeros_(bias)
+    with torch.no_grad():
+        biases[0][32:64] = torch.empty(32).uniform_(1, span - 1).log()
+        biases[0][:32] = -biases[0][32:64] - lower
+    table = measure(model, x if build is nn.LSTM else x[0])
+    row = table[table["op"].isin(["lstm", "lstm_cell"]) & (table["tensor"] != "weight")].iloc[0]
+    found = diagnose(table).query("rule == 'saturation'").iloc[0]
+    grave = lower > 0 and span > 20
+    assert found["severity"] == ("warning" if grave else "healthy")
+    assert row["saturated_fraction"] > 0.35 if grave else row["saturated_fraction"] < 0.3
 
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU])

@@ -39,13 +39,18 @@ def own_model(factory: str, dtype: str | None = None, seed: int = 0) -> nn.Modul
         seed: torch's when the factory is imported and called, so that it gives the same weights.
 
     Raises:
-        ValueError: there is no such factory, or what it makes is no module.
+        ValueError: there is no such factory, it cannot be called, or what it makes is no module.
         OwnError: the factory raised an error.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         made = named_function(factory)
         if not isinstance(made, nn.Module):
+            if not callable(made):
+                raise ValueError(
+                    f"{factory} is of type {type(made).__name__}: name a torch.nn.Module, or a "
+                    "function or class that makes one without arguments"
+                )
             torch.default_generator.manual_seed(seed)  # its module may have drawn, too
             with own_code(factory):
                 made = made()

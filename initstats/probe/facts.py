@@ -143,7 +143,8 @@ class Facts:
     def saturated_fraction(self) -> float:
         """The share of entries that were at a bound; NaN where there is no bound.
 
-        Of a recurrent operation it is the share of its gates and candidates.
+        Of a recurrent operation it is the share of its gates and candidates, where forget gates
+        that a bias opens do not count, nor the input gates that write as slowly.
         """
         if not self._entries:
             return math.nan

@@ -243,7 +243,8 @@ class Probe:
               30 z ~ N(0, 1) where phi is made steep by such a `factor`, as in sin(30 z), else 1;
               `low` and `high`, the bounds of phi where its slope vanishes; `saturated_fraction`,
               entries at such a bound, to 1% of its distance from phi(0), for gru, lstm and rnn_tanh
-              of the gates inside (16 samples and steps); `shut_fraction`, forget gates inside of an
+              of the gates inside (16 samples and steps) that are not held there to remember for
+              long, as by a chrono initialization; `shut_fraction`, forget gates inside of an
               lstm below 1%, or output gates if these are more; `normalized`, 1 where a factor
               before it changes nothing; `shares_axis`, the dimension of a softmax, and
               `summed_axis`, that over which a product with values sums it; `paired`, 1 where a

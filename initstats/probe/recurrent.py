@@ -19,6 +19,7 @@ from initstats.probe.operations import Operation
 
 _SAMPLES = _STEPS = 16
 _AT = 0.99  # |tanh| from which on an entry counts as at its bound
+_OPEN = 0.9  # of a forget gate that begins open
 _CELLS = ("gru_cell", "lstm_cell", "rnn_tanh_cell")
 _LAYERS = ("gru", "lstm", "rnn_tanh")
 
@@ -132,7 +133,11 @@ def _step(name: str, x: Tensor, h: Tensor, c: Tensor | None, weights: Sequence[A
         h = n + z.sigmoid() * (h - n)
         return _Step(h, None, torch.cat([(r / 2).tanh(), (z / 2).tanh(), n], -1).abs(), none)
     i, f, g, o = (read + kept).chunk(4, -1)
-    pressed = torch.cat([(gate / 2).tanh() for gate in (i, f, o)] + [g.tanh()], -1).abs()
+    at = [(i / 2).tanh(), (f / 2).tanh(), (o / 2).tanh(), g.tanh()]
+    if biases[0] is not None and biases[1] is not None:
+        keeps = _keeps(i, f, (biases[0] + biases[1]).chunk(4)[1])
+        at[:2] = at[0].where(~keeps | (i > 0), 0), at[1].where(~keeps | (f < 0), 0)
+    pressed = torch.cat(at, -1).abs()
     shut = torch.stack([((gate / 2).tanh() <= -_AT).count_nonzero() for gate in (f, o)])
     assert c is not None
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
@@ -141,3 +146,12 @@ def _step(name: str, x: Tensor, h: Tensor, c: Tensor | None, weights: Sequence[A
     if last is not None and last.ndim == 2 and len(weights) % 2:  # of an odd number the last
         h = linear(h, last)
     return _Step(h, c, pressed, shut)
+
+
+def _keeps(i: Tensor, f: Tensor, bias: Tensor) -> Tensor:
+    """Whether a unit's bias holds its forget gate open, and all that it writes meanwhile is seen.
+
+    A state that fades by f and takes up i of each step comes to i / (1 - f) of what it is given: so
+    begin units that are to remember for long (Tallec & Ollivier 2018, chrono initialization).
+    """
+    return (bias.sigmoid() > _OPEN) & (i.sigmoid() > (1 - f.sigmoid()) / 10)

@@ -136,6 +136,24 @@ def test_a_factor_of_zero_is_named() -> None:
     assert found == "leave the factor out: it is 0"
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_one_remedy_ends_dead_units_of_default_biases(seed: int, groups: int) -> None:
+    """Without the first of these biases the signal behind is smaller, and others outweigh it."""
+    torch.manual_seed(seed)
+    width = 8 * math.isqrt(groups)
+    layers = [nn.Conv2d(width, width, 3, padding=1, groups=groups) for _ in range(8)]
+    model = nn.Sequential(*(m for layer in layers for m in (layer, nn.ReLU())))
+    x = torch.randn(8, width, 10, 10)
+    found = ist.diagnose(ist.measure(model, x))
+    told = found[(found["rule"] == "dead_units") & (found["severity"] <= "warning")]
+    for code in told["remedy"]:
+        apply(code, model, x)
+    again = ist.diagnose(ist.measure(model, x))
+    grave = again["rule"][again["severity"] <= "warning"].eq("dead_units").any()
+    assert not grave
+
+
 class Placed(nn.Module):
     """Embedded tokens to which something much larger is added."""
 

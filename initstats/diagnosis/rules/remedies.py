@@ -73,20 +73,40 @@ def _usual(gain: float) -> bool:
     return 1 / most <= gain <= most
 
 
-def unbiased(profile: Profile, layers: Iterable[int], size: float | None = None) -> str:
+def unbiased(
+    profile: Profile, layers: Iterable[int], size: float | None = None, *, behind: bool = False
+) -> str:
     """Zero the biases of linear maps that outweigh what their units sum; empty for none.
 
     Args:
         size: the rms of those sums; the present one by default.
+        behind: whether to zero those behind them, too, that would outweigh what is left then.
     """
-    names = []
-    for layer in layers:
-        own, spread = profile.own(layer), profile.along([layer])["unit_std_mean"][0]
-        limit = 2 * (spread if size is None else size)
-        heavy = (own["second_moment"] > limit**2) & ~(own["fan_in"] > 0)
-        names += [str(name) for name in own["name"][heavy]]
+    layers = [*dict.fromkeys(layers)]
+    names = [name for layer in layers for name in _heavy(profile, layer, 2.0, size)]
+    if names and behind:
+        first = min(layer for layer in layers if _heavy(profile, layer, 2.0, size))
+        maps = sorted(layer for layer in profile.graph.linear if layer > first)
+        small = [name for layer in maps for name in _heavy(profile, layer, 0.5, size, most=1.0)]
+        names = [*dict.fromkeys(names + small)]
     line = over(names, "nn.init.zeros_(model.get_parameter({}))") if names else ""
     return line and line + "  # these biases outweigh all that their units sum"
+
+
+def _heavy(
+    profile: Profile, layer: int, times: float, size: float | None, most: float = math.inf
+) -> list[str]:
+    """The biases of a linear map whose rms is more than some times that of what its units sum.
+
+    Args:
+        most: no larger ones, in units of 1 / sqrt(fan_in): a larger one is there on purpose.
+    """
+    own, row = profile.own(layer), profile.along([layer])
+    least = times * (row["unit_std_mean"][0] if size is None else size)
+    heavy = (own["second_moment"] > least**2) & ~(own["fan_in"] > 0)
+    if math.isfinite(most):
+        heavy &= own["second_moment"] * row["fan_in"][0] < most**2
+    return [str(name) for name in own["name"][heavy]]
 
 
 def centred(profile: Profile, layers: Iterable[int]) -> str:

@@ -71,7 +71,7 @@ def dead_units(profile: Profile, threshold: float) -> Iterator[Finding]:
                 listed(profile.along(layers).places),
                 f"{_dead_of(profile, worst, dead[worst])} the same value for every sample, and so "
                 "tell nothing about it",
-                unbiased(profile, before) or _advice(profile, worst),
+                unbiased(profile, before, behind=True) or _advice(profile, worst),
             )
     if told and {*told} <= {*caused}:
         places = listed(profile.along(told).places)

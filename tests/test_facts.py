@@ -500,6 +500,18 @@ LINEAR: dict[str, tuple[Callable[[], nn.Module], Tensor, float, int]] = {
         40,
         2,
     ),
+    "chain": (
+        lambda: map_of(lambda x, w: torch.linalg.multi_dot([x, w]), 30, 20),
+        white(9, 30),
+        30,
+        1,
+    ),
+    "chain from the left": (
+        lambda: map_of(lambda x, w: torch.linalg.multi_dot([w, x]), 20, 30),
+        white(30, 9),
+        30,
+        0,
+    ),
     "bilinear": (
         lambda: map_of(lambda x, w: F.bilinear(x[:, :12], x[:, 12:], w), 20, 12, 18),
         white(50, 30),

@@ -36,8 +36,8 @@ OVERWRITING = words(
 """Calls that write to their first argument without reading it."""
 MIXING = words(
     "addbmm addmm addmv baddbmm bilinear bmm chain_matmul einsum embedding embedding_bag gru "
-    "gru_cell inner linalg_matmul linear lstm lstm_cell matmul mm mv rmatmul rnn_relu "
-    "rnn_relu_cell rnn_tanh rnn_tanh_cell scaled_dot_product_attention tensordot"
+    "gru_cell inner linalg_matmul linalg_multi_dot linear lstm lstm_cell matmul mm mv rmatmul "
+    "rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell scaled_dot_product_attention tensordot"
 )
 """Calls that make new units, in the last dimension where a weight does not say otherwise."""
 RECURRENT = words("gru gru_cell lstm lstm_cell rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell")

@@ -19,6 +19,7 @@ from initstats.probe.operations import Operation
 
 Labels = Sequence[Hashable]
 _PRODUCTS = words("bmm linalg_matmul matmul mm mv")
+_CHAINS = words("chain_matmul linalg_multi_dot")
 _PLUS_PRODUCTS = words("addbmm addmm addmv baddbmm")
 
 
@@ -151,6 +152,8 @@ def _labelled(name: str, operation: Operation) -> tuple[list[tuple[Tensor, Label
         x, y = operation.tensors[1:3]
         operands, out = _product(x, y)
         return operands, out[-2:] if name == "addbmm" else out
+    if name in _CHAINS:
+        return _chain(operation.tensors)
     if name == "tensordot":
         return _tensordot(operation)
     return _einsum(operation) if name == "einsum" else None
@@ -169,6 +172,15 @@ def _product(x: Tensor, y: Tensor) -> tuple[list[tuple[Tensor, Labels]], list[Ha
         (y, [*theirs, "k", *right]),
     ]
     return operands, [*batch, *left, *right]
+
+
+def _chain(matrices: Sequence[Tensor]) -> tuple[list[tuple[Tensor, Labels]], Labels]:
+    """A product of several matrices; the first and the last may be vectors."""
+    first, last = 2 - matrices[0].ndim, len(matrices) + matrices[-1].ndim - 1
+    operands: list[tuple[Tensor, Labels]] = [
+        (x, [*range(max(n, first), min(n + 2, last))]) for n, x in enumerate(matrices)
+    ]
+    return operands, [*range(first, 1), *range(len(matrices), last)]
 
 
 def _tensordot(operation: Operation) -> tuple[list[tuple[Tensor, Labels]], Labels]:

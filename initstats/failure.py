@@ -77,6 +77,12 @@ def is_users(error: BaseException) -> bool:
     return False
 
 
+def is_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the system gives no more memory; torch has no kind for it."""
+    words = ("can't allocate memory", "can't start new thread", "out of memory")
+    return isinstance(error, MemoryError) or any(each in str(error) for each in words)
+
+
 def is_ours(file: str) -> bool:
     """Whether a file belongs to this package."""
     return Path(file).is_relative_to(_OURS)

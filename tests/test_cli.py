@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from initstats import cli
 from initstats.cli import options
 from initstats.diagnosis import RULES
 from initstats.plots import FIGURES
+from initstats.sweep import FailedCellsError
 
 
 class Said(NamedTuple):
@@ -162,7 +165,8 @@ def test_a_plugin_registers_what_the_grid_names(run: Run, tmp_path: Path) -> Non
         (("--plugin", "no_such_module"), "cannot import plugin 'no_such_module'"),
         (("--dept", "3"), "No such option: --dept"),
         (("--depth", "deep"), "--depth"),
-        (("--workers", "0"), "workers: at least one is needed, not 0"),
+        (("--workers", "0"), "'--workers'"),
+        (("--data", ""), ".: expected IDX files"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(
@@ -467,6 +471,7 @@ def test_an_error_of_the_users_code_is_shown_to_them(
         (("sweep", "--config", "word.toml"), "word.toml: plugins: a list of names is expected"),
         (("sweep", "--config", "deep.toml"), "cannot read deep.toml: it nests too deeply"),
         (("list", "--plugin", "no_such"), "cannot import plugin 'no_such': No module named"),
+        (("bench", "--workloads", ""), "workloads: the list is empty: name at least one"),
     ],
 )
 def test_what_cannot_be_is_one_line(
@@ -542,6 +547,44 @@ def test_a_plugin_adds_figures_and_rules(run: Run, tmp_path: Path) -> None:
     finally:
         FIGURES.remove("own_largest")
         RULES.remove("own_limit")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the size is read from /proc")
+def test_cells_that_the_memory_does_not_hold_fail_alone(mnist: ist.Dataset, tmp_path: Path) -> None:
+    fields = {"inits": ["kaiming_normal"], "activations": ["relu"], "seeds": 1, "samples": 50}
+    grid = ist.Grid(**fields, depth=2, widths=[3, 16_000])  # 1 GB of weights
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + (800 << 20), before[1]))
+    try:
+        with pytest.raises(FailedCellsError, match="1 of 2 cells failed: .* allocate"):
+            ist.run_sweep(grid, mnist, out=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert ist.load_failures(tmp_path)["width"].tolist() == [16_000]
+    assert set(ist.load_table(tmp_path)["width"]) == {3}
+
+
+def test_no_command_warns(tmp_path: Path) -> None:
+    (tmp_path / "own_turned.py").write_text(
+        "import torch\n\nclass Turned(torch.nn.Linear):\n    def forward(self, x):\n"
+        "        return torch.fft.ifft(torch.fft.fft(super().forward(x)) * 2).real\n\n"
+        "def make():\n    return Turned(4, 4)\n"
+    )
+    code = (
+        "import sys\nfrom initstats.cli import app\n"
+        "for line in sys.argv[1:]:\n    app(line.split(), standalone_mode=False)\n"
+    )
+    commands = ["list", "measure own_turned.py:make --input 8,4"]
+    ended = subprocess.run(
+        [sys.executable, "-W", "always", "-c", code, *commands],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "note: default_init" in ended.stdout
 
 
 def test_a_file_is_no_folder(run: Run, tmp_path: Path) -> None:

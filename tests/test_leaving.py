@@ -124,7 +124,7 @@ def touched(name: str) -> Callable[[Path], bool]:
 
 
 TIMES = int(os.environ.get("INITSTATS_FAULTS", "5"))
-BENCH = ["bench", "S10", "--quick"]
+BENCH = ["bench", "--workloads", "S10", "--quick"]
 PHASES = {
     "start": Phase(sweep("relu"), "relu", lambda folder: True),
     "sweep": Phase(sweep("relu", seeds=4000), "relu", lambda folder: cells(folder) > 2),

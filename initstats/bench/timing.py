@@ -107,10 +107,13 @@ def run(
         `EVEN_ROUNDS` have rows in even rounds alone.
 
     Raises:
-        ValueError: an unknown workload, or less than one round.
+        ValueError: no workload, an unknown one, or less than one round.
     """
     if rounds < 1:
         raise ValueError(f"rounds: at least one is needed, not {rounds}")
+    workloads = list(workloads)
+    if not workloads:
+        raise ValueError("workloads: the list is empty: name at least one")
     chosen = [each if isinstance(each, Workload) else WORKLOADS[each] for each in workloads]
     if quick:
         chosen, rounds = [workload.quick for workload in chosen], min(rounds, 2)

@@ -14,7 +14,7 @@ import typer
 
 from initstats import __version__
 from initstats.drafts import clear_drafts
-from initstats.failure import in_a_line, is_ours, is_users, traceback_of
+from initstats.failure import in_a_line, is_of_memory, is_ours, is_users, traceback_of
 from initstats.stopping import request
 
 CLOSED_PIPE = 128 + 13
@@ -41,7 +41,9 @@ Plugins = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(help="Worker processes. \\[default: what the work is worth]", show_default=False),
+    typer.Option(
+        min=1, help="Worker processes. \\[default: what the work is worth]", show_default=False
+    ),
 ]
 Dask = Annotated[
     str | None,
@@ -119,6 +121,8 @@ def _told(error: BaseException) -> int:
         return 1
     elif is_raised_here(error) or isinstance(error, OSError):
         message = str(error)
+    elif is_of_memory(error):
+        message = f"the memory does not suffice: {in_a_line(error)}"
     else:
         message = f"{in_a_line(error)} (initstats --traceback ... shows where)"
     say(f"initstats: {message}", traceback_of(error, whole=True) if whole else "")

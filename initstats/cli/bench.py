@@ -60,14 +60,14 @@ def bench(
     elif lesson:
         results = _time_lesson(quick)
     else:
-        results = _time_engine(names(workloads or ()), rounds, quick)
+        results = _time_engine(names(workloads) if workloads else None, rounds, quick)
     if json:
         write_whole(json, bench.as_json(results))
     if out:
         typer.echo(f"page: {bench.write_benchmark(out, results)}")
 
 
-def _time_engine(workloads: list[str], rounds: int, quick: bool) -> dict[str, Any]:
+def _time_engine(workloads: list[str] | None, rounds: int, quick: bool) -> dict[str, Any]:
     """Print what the benchmark finds; all of it as tables."""
     import torch
 
@@ -76,7 +76,10 @@ def _time_engine(workloads: list[str], rounds: int, quick: bool) -> dict[str, An
     results: dict[str, Any] = {"machine": _machine()}
     with Bar("timings") as bar:
         timings = bench.run(
-            workloads or tuple(bench.WORKLOADS), rounds=rounds, quick=quick, progress=bar.show
+            tuple(bench.WORKLOADS) if workloads is None else workloads,
+            rounds=rounds,
+            quick=quick,
+            progress=bar.show,
         )
     results |= {"timings": timings, "ratios": bench.ratios(timings)}
     typer.echo(bench.table(timings).to_string())

@@ -61,7 +61,7 @@ def _connected(address: str) -> Iterator[Client]:
     from distributed.comm import get_address_host_port
 
     try:
-        get_address_host_port(address)  # a client of a wrong one lingers
+        get_address_host_port(address)  # a client that cannot read it takes long to be gone
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError, TypeError, ImportError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from initstats.probe import Probe
 
 GIVEN = "given"
+LARGEST = 2**63 - 1
+"""The largest whole number that torch takes."""
 
 
 def _note(context: typer.Context, option: typer.CallbackParam, value: Any) -> Any:
@@ -55,6 +57,7 @@ Vocabulary = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=LARGEST,
         show_default=False,
         help="--tokens draws ids below this. \\[default: the rows of the model's first embedding; "
         "100 where it has none]",
@@ -128,7 +131,9 @@ def measure(
             help="How many directions values fill and weights act in, too; takes longer.",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="torch's seed when the model is made.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST, help="torch's seed when the model is made.")
+    ] = 0,
     steps: Steps = None,
     optimizer: Optimizer = None,
     lr: Rate = None,
@@ -166,6 +171,8 @@ def measure(
             probe, losses = train(
                 model, source, steps, optimizer or "sgd", lr, bar.show, spectra=spectra
             )
+    if probe.table().empty:
+        raise ValueError(f"nothing was measured: {_why_nothing(probe)}")
     findings = diagnose(probe.table())
     if as_json != "-":
         _tell(probe, findings, losses)
@@ -176,6 +183,14 @@ def measure(
     severe = {"error": ["error"], "warning": ["error", "warning"], "never": []}[fail_on]
     if findings["severity"].isin(severe).any():
         raise typer.Exit(1)
+
+
+def _why_nothing(probe: Probe) -> str:
+    """Why the table of a probe is empty."""
+    missed = probe.missed()
+    if missed.empty:
+        return "the model ran no operation on numbers, and has no parameters"
+    return f"{missed['name'].iloc[0]} was left out as {missed['reason'].iloc[0]}"
 
 
 def _claim(as_json: str | None, out: Path | None) -> None:

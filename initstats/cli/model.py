@@ -206,9 +206,12 @@ def _random(kind: str, text: str, seed: int, vocabulary: int) -> Tensor:
     if not sizes or min(sizes) < 1:
         raise ValueError(f"{text!r} is no shape: give sizes of at least 1, as in 8,784")
     generator = torch.Generator().manual_seed(seed)
-    if kind == "tokens":
-        return torch.randint(vocabulary, sizes, generator=generator)
-    return torch.randn(sizes, generator=generator)
+    try:
+        if kind == "tokens":
+            return torch.randint(vocabulary, sizes, generator=generator)
+        return torch.randn(sizes, generator=generator)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"--{kind} {text}: the memory does not hold so many numbers") from error
 
 
 def _batches(

@@ -77,11 +77,13 @@ def theory(
 ) -> None:
     """Draw the phase diagrams of activations: order, chaos, and where each init lies."""
     from initstats import activations
+    from initstats.report.folder import claim
     from initstats.report.theory import write_theory
     from initstats.theory.diagram import diagram
 
     load_own(plugin)
     entries = list(dict.fromkeys(map(activations.get, names)))
+    claim(out)  # before the work, not after it
     diagrams = []
     with Bar("activations") as bar:
         for done, entry in enumerate(entries):

@@ -73,7 +73,9 @@ def sweep(
     if "networks" in given:
         fields.pop("network", None)
     plugins = map(absolute_plugin, [*fields.get("plugins", ()), *(plugin or ())])
-    fields |= given | {"plugins": [*dict.fromkeys(plugins)]} | ({"data": data} if data else {})
+    fields |= (
+        given | {"plugins": [*dict.fromkeys(plugins)]} | ({} if data is None else {"data": data})
+    )
     request.listen_again()  # the config may have brought plugins, too
     if plan:
         _plan(fields, out, workers, theory)
@@ -131,6 +133,7 @@ def _sweep(
     from initstats.store import load_predictions
     from initstats.sweep import FailedCellsError as Failed
     from initstats.sweep import Grid, run_sweep
+    from initstats.sweep.running import chosen_samples
 
     source, plugins = fields.pop("data", "mnist"), fields.pop("plugins")
     grid = Grid(**fields)
@@ -138,7 +141,7 @@ def _sweep(
     folder, failed = out or Path("reports") / data.name, None
     claim_page("study", folder, make=False)  # before the work, not after it
     typer.echo(
-        f"{data.name}: {counted(grid.samples or len(getattr(data, grid.split)), 'image')} of the "
+        f"{data.name}: {counted(len(chosen_samples(grid, data)), 'image')} of the "
         f"{grid.split} split, normalized with the training mean {data.mean:.4f} and "
         f"std {data.std:.4f}"
     )

@@ -13,6 +13,8 @@ from initstats.report.printed import Column, printed, significant, typeset
 if TYPE_CHECKING:
     from initstats.theory.diagram import Diagram
 
+LONGEST = 50
+"""The letters of a name in those of files: in four bytes each, systems take 255 in all."""
 NUMBERS = ("sigma_w2", "sigma_b2", "q_star", "chi_1", "chi_q", "xi_c", "c_star")
 
 
@@ -47,8 +49,9 @@ def write_theory(folder: str | Path, diagrams: Sequence[Diagram]) -> Path:
 
 
 def _free(name: str, taken: Collection[str]) -> str:
-    """A spelling as a name of files and ids that is not taken yet."""
-    plain = "".join(letter if letter.isalnum() or letter in "._-=," else "_" for letter in name)
+    """The beginning of a spelling as a name of files and ids that is not taken yet."""
+    those = name[:LONGEST]
+    plain = "".join(letter if letter.isalnum() or letter in "._-=," else "_" for letter in those)
     while plain in taken:
         plain += "_"
     return plain

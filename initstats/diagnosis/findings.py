@@ -14,10 +14,12 @@ import pandas as pd
 
 from initstats.diagnosis.profile import Profile, profiles
 from initstats.diagnosis.rules import RULES, Finding, Rule
+from initstats.diagnosis.rules.rule import SLOWER
 from initstats.diagnosis.sight import Blind
 from initstats.diagnosis.training import Symptom, Training
 from initstats.registry import missing
 
+_AS_FOR = "the same as for "
 FAULTS = ["error", "warning", "note"]
 SEVERITIES = [*FAULTS, "healthy", "unchecked"]
 COLUMNS = ["severity", "rule", "subject", "where", "evidence", "remedy"]
@@ -145,7 +147,17 @@ def _judged(steps: list[Profile]) -> Iterator[tuple[str, ...]]:
         if RULES[name].symptom and (bad := [(p, f) for p, f in found if _harms(p, f, mode)])
     }
     training = Training(steps, symptoms)
-    brought = _brought(training, each)
+    whole = {
+        rule.name: [*rule.check(training, rule.threshold)]
+        for rule in RULES.values()
+        if rule.whole and not missing(rule.needs, training)
+    }
+    causes = [
+        name
+        for name, told in whole.items()
+        if RULES[name].cause and any(f.severity in FAULTS for f in told)
+    ]
+    brought = _brought(training, each, *causes[:1])
     for rule in RULES.values():
         about: list[Any] = [training] if rule.whole else _looked_at(rule, steps)
         reasons = [missing(rule.needs, one) for one in about]
@@ -153,7 +165,7 @@ def _judged(steps: list[Profile]) -> Iterator[tuple[str, ...]]:
             yield "unchecked", rule.name, steps[0].subject, "", reasons[-1], ""
             continue
         if rule.name not in each:
-            told = [*rule.check(training, rule.threshold)] or [_holds("", rule.meaning)]
+            told = whole[rule.name] or [_holds("", rule.meaning)]
         else:
             told = _told(rule, each[rule.name], training, brought.get(rule.name, ""))
         for severity, *rest in told:
@@ -175,21 +187,23 @@ def _harms(profile: Profile, finding: Finding, trained: set[int]) -> bool:
     return finding.severity in ("error", "warning") and id(profile) in trained
 
 
-def _brought(training: Training, each: Mapping[str, Found]) -> dict[str, str]:
+def _brought(training: Training, each: Mapping[str, Found], cause: str = "") -> dict[str, str]:
     """What to do about faults of the signal that a training brought about, by the rules' names.
 
-    It is told at the gravest; the others have the same cause.
+    It is told where the cause is, or at the gravest; the others have the same cause.
     """
     late = dict[str, list[tuple[int, int]]]()
     for name, found in each.items():
         faults = [(FAULTS.index(f.severity), p.step) for p, f in found if f.severity in FAULTS]
-        if RULES[name].symptom and faults and faults[0][1] > training.first:
+        grown = any(f.remedy.startswith(SLOWER) for _, f in found)
+        if (RULES[name].symptom or grown) and faults and faults[0][1] > training.first:
             late[name] = faults
     if not late:
         return {}
-    lead = min(late, key=lambda name: min(late[name]))
+    lead = cause or min(late, key=lambda name: min(late[name]))
     begun = min(step for faults in late.values() for _, step in faults)
-    return dict.fromkeys(late, f"the same as for {lead}") | {lead: _later(training, begun)}
+    told = dict.fromkeys(late, f"{_AS_FOR}{lead}")
+    return told if cause else told | {lead: _later(training, begun)}
 
 
 def _told(rule: Rule, found: Found, training: Training, late: str) -> list[Finding]:
@@ -213,7 +227,8 @@ def _told(rule: Rule, found: Found, training: Training, late: str) -> list[Findi
         # told as it was found first, where the cause is: all that a rule says of that step
         for profile, finding in faults:
             if finding.severity == severity and profile is at[0]:
-                remedy = f"the same as for {rule.name}" if late and told else late
+                again = late and told and not late.startswith(_AS_FOR)
+                remedy = f"{_AS_FOR}{rule.name}" if again else late
                 evidence = finding.evidence + when(at)
                 told.append(finding._replace(evidence=evidence, remedy=remedy or finding.remedy))
     if told:
@@ -243,8 +258,8 @@ def _later(training: Training, step: int) -> str:
     sizes = f", up to {size:.3g} of the weights (0.001 is usual)," if size > 0 else ""
     slow = "; weight decay or a normalization stops a slow growth" if size < 0.01 else ""
     return (
-        "lower the learning rate, warm it up, or clip gradients: the updates since step "
-        f"{training.first}{sizes} caused this, not the initialization{slow}"
+        f"{SLOWER}: the updates since step {training.first}{sizes} "
+        f"caused this, not the initialization{slow}"
     )
 
 

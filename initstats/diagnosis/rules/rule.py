@@ -14,6 +14,8 @@ from initstats.registry import Catalog, Need, meaning_of
 Severity = Literal["error", "warning", "note", "healthy", "unchecked"]
 SHOWN = 4
 """The largest number of places that a finding lists in full."""
+SLOWER = "lower the learning rate, warm it up, or clip gradients"
+"""The beginning of what to do about a fault that updates brought about."""
 
 
 class Finding(NamedTuple):

@@ -13,6 +13,7 @@ from initstats.diagnosis.rules.rule import (
     ARRIVED,
     BACKWARD,
     PARAMETERS,
+    SLOWER,
     Finding,
     Severity,
     listed,
@@ -157,8 +158,8 @@ def _outgrown(profile: Profile) -> str:
     if not factor > DECADE:
         return ""
     return (
-        "lower the learning rate, warm it up, or clip gradients: since step "
-        f"{profile.first.step} the updates made weights up to {factor:.3g} times as large, and "
+        f"{SLOWER}: since step {profile.first.step} the updates made weights up to "
+        f"{factor:.3g} times as large, and "
         "values have left the range of their dtype with them"
     )
 

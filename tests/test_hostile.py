@@ -19,6 +19,8 @@ RUNS_WHAT_IT_READS = {
 ITS_OWN = {
     ("workers.py", "pickle.loads"): "an engine and its tasks, from the driver that started it",
     ("processes.py", "pickle.loads"): "a call and its outcome, over the pipe between the two",
+    ("luggage.py", "pickle.loads"): "an engine and its tasks, from the driver, by Dask",
+    ("plan/driving.py", "pickle.loads"): "outcomes that the same process has just pickled",
 }
 """What only processes of one run send to each other: a pipe, or a file of their own."""
 

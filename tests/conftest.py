@@ -29,6 +29,7 @@ settings.load_profile("house")
 LONG = [
     "sweep",
     "cli",
+    "dask",
     "stack",
     "prediction",
     "plots",

@@ -72,7 +72,7 @@ def test_a_sweep_leaves_a_run_and_its_report(run: Run, tmp_path: Path) -> None:
 def test_a_plan_does_nothing(run: Run, tmp_path: Path) -> None:
     said = run(*TINY, "--plan")
     assert said.code == 0, said.err
-    assert "4 to measure, 0 of 4 are done" in said.out
+    assert "4 to measure, 0 of 4 done" in said.out
     assert re.search(r"time +[\d.]+ \w+ on 1 worker; ", said.out)
     assert re.search(r"store +[\d.]+ [MG]B on the disk\nmemory ", said.out)
     assert not list(tmp_path.iterdir())

@@ -99,7 +99,9 @@ def _duration(seconds: float) -> str:
 def _size(count: float) -> str:
     """Bytes in the unit that suits them.
 
-    >>> _size(31_400_000), _size(4.2e9)
-    ('31 MB', '4.2 GB')
+    >>> _size(81_000), _size(31_400_000), _size(4.2e9)
+    ('81 kB', '31 MB', '4.2 GB')
     """
+    if count < 1e6:
+        return f"{count / 1e3:,.0f} kB"
     return f"{count / 1e6:,.0f} MB" if count < 1e9 else f"{count / 1e9:,.1f} GB"

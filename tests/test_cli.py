@@ -74,7 +74,7 @@ def test_a_plan_does_nothing(run: Run, tmp_path: Path) -> None:
     assert said.code == 0, said.err
     assert "4 to measure, 0 of 4 done" in said.out
     assert re.search(r"time +[\d.]+ \w+ on 1 worker; ", said.out)
-    assert re.search(r"store +[\d.]+ [MG]B on the disk\nmemory ", said.out)
+    assert re.search(r"store +[\d.]+ [kMG]B on the disk\nmemory ", said.out)
     assert not list(tmp_path.iterdir())
 
 

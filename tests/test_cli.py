@@ -20,6 +20,7 @@ from initstats import cli
 from initstats.cli import options
 from initstats.diagnosis import RULES
 from initstats.plots import FIGURES
+from initstats.registry.catalog import forget_modules
 from initstats.sweep import FailedCellsError
 
 
@@ -315,7 +316,8 @@ def test_a_config_holds_what_the_help_says(run: Run, tmp_path: Path) -> None:
 
 def test_a_mistake_of_ours_can_be_traced(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Words are no format for a mean: nobody wrote a message for that."""
-    broken = SimpleNamespace(name="broken", mean="dark", std=1.0, valid=[0])
+    valid = type("Valid", (list,), {"first": lambda images, count: images[:count]})([0] * 50)
+    broken = SimpleNamespace(name="broken", mean="dark", std=1.0, valid=valid)
     monkeypatch.setattr("initstats.data.load_data", lambda source: broken)
     said = run(*TINY)
     assert (said.code, said.err.count("\n")) == (2, 1)
@@ -452,6 +454,7 @@ def test_an_error_of_the_users_code_is_shown_to_them(
     (tmp_path / "own_errors.py").write_text(OWN_ERRORS)
     (tmp_path / "own_odd.py").write_text(OWN_ODD)
     said = run(*command)
+    forget_modules([str(tmp_path / "own_odd.py")])  # other tests look at all activations
     assert said.code == 1
     first, second, *frames = said.err.splitlines()
     assert first.startswith(f"initstats: {line}")

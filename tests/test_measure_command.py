@@ -351,7 +351,7 @@ def test_what_is_minimized() -> None:
         ),
         (("sound", "--input", "4,8", "--out", "own_models.py"), "own_models.py is a file"),
         (("torch.nn:Identity", "--input", "3"), "nothing was measured: the model ran no operation"),
-        (("torch:nn", "--input", "3"), "torch:nn is of type module: a function that returns a"),
+        (("torch:nn", "--input", "3"), "torch:nn is of type module: name a torch.nn.Module"),
         (("sound", "--input", f"{10**13}"), f"--input {10**13}: the memory does not hold"),
         (("sound", "--tokens", f"{10**30}"), f"--tokens {10**30}: the memory does not hold"),
         (("sound", "--input", "3", "--seed", f"{2**63}"), "--seed"),

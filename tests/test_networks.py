@@ -313,7 +313,7 @@ def test_what_is_no_network_is_refused(network: Any, message: str) -> None:
         (Serial(Dense(3), Activate(), Activate()), (9,), "two activations behind layer 1, .* one"),
         (Serial(Dense(9), Residual(Activate()), Activate()), (9,), "two activations behind layer"),
         (Residual(Dense(4)), (9,), "a residual branch must give what it reads, 9 units"),
-        (Residual(Conv(4)), (1, 8, 8), "1 units over .8, 8.: it gives 4 over .8, 8."),
+        (Residual(Conv(4)), (1, 8, 8), "1 unit over .8, 8.: it gives 4 over .8, 8."),
     ],
 )
 def test_blocks_that_do_not_fit_are_refused(

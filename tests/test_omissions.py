@@ -214,7 +214,8 @@ def test_no_update_after_many_passes() -> None:
     ids=["few", "accumulated", "evaluated", "trained"],
 )
 def test_updates_that_are_there(sound: Callable[[], Probe]) -> None:
-    assert found(sound(), "missing_updates") is None
+    told = found(sound(), "missing_updates")
+    assert told is None or told.severity == "unchecked"
 
 
 def written_to(model: nn.Linear) -> None:

@@ -68,7 +68,10 @@ def missing_updates(training: Training, threshold: float) -> Iterator[Finding]:
     rows = first.value_gradients
     batches = rows["count"] / np.maximum(rows["units"] * rows["entries"], 1)
     passes = round(float(np.median(batches))) if len(batches) else 0
-    if passes >= threshold:
+    if passes < threshold:
+        told = counted(passes, "backward pass was", "backward passes were")
+        yield Finding("unchecked", first.subject, f"only {told} watched, and no update", "")
+    else:
         yield Finding(
             "warning",
             first.subject,
@@ -99,10 +102,19 @@ def evaluation_mode(training: Training, threshold: float) -> Iterator[Finding]:
         )
 
 
+_AGAIN = 3
+_FOLLOWING = Need[Training](
+    lambda training: (
+        sum(b.step == a.step + 1 for a, b in pairwise(training.trained[:_FIRST])) >= _AGAIN
+    ),
+    "fewer than four steps, one after the other, were measured",
+)
+
+
 @register_training_rule(
-    threshold=3,
+    threshold=_AGAIN,
     source="torch.optim.Optimizer.zero_grad: backward adds to the gradients that are there",
-    needs=[TRAINED, _LEARNED],
+    needs=[TRAINED, _LEARNED, _FOLLOWING],
 )
 def added_gradients(training: Training, threshold: float) -> Iterator[Finding]:
     """gradients are set to zero after each update

@@ -112,6 +112,21 @@ Json = Annotated[
 ]
 
 
+Backward = Annotated[
+    bool, typer.Option("--backward", help="Gradients of a unit-normal cotangent, too.")
+]
+Spectra = Annotated[
+    bool,
+    typer.Option(
+        "--spectra", help="How many directions values fill and weights act in, too; takes longer."
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST, help="torch's seed when the model is made.")]
+Page = Annotated[
+    Path | None, typer.Option(help="Write a page into this folder.", show_default=False)
+]
+
+
 @app.command(rich_help_panel="Measure")
 def measure(
     context: typer.Context,
@@ -121,27 +136,15 @@ def measure(
     vocabulary: Vocabulary = None,
     data: Data = None,
     dtype: Float = None,
-    backward: Annotated[
-        bool, typer.Option("--backward", help="Gradients of a unit-normal cotangent, too.")
-    ] = False,
-    spectra: Annotated[
-        bool,
-        typer.Option(
-            "--spectra",
-            help="How many directions values fill and weights act in, too; takes longer.",
-        ),
-    ] = False,
-    seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST, help="torch's seed when the model is made.")
-    ] = 0,
+    backward: Backward = False,
+    spectra: Spectra = False,
+    seed: Seed = 0,
     steps: Steps = None,
     optimizer: Optimizer = None,
     lr: Rate = None,
     fail_on: Severity = "error",
     as_json: Json = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write a page into this folder.", show_default=False)
-    ] = None,
+    out: Page = None,
     plugin: Plugins = None,
 ) -> None:
     """Measure every operation of a model of your own, and say what is wrong with it.

@@ -22,40 +22,48 @@ if TYPE_CHECKING:
     from initstats.sweep import FailedCellsError
 
 
+Theory = Annotated[
+    bool,
+    typer.Option("--theory", help="Predict the same rows, and draw them too (some seconds)."),
+]
+Data = Annotated[
+    str | None, typer.Option(metavar="mnist|FOLDER", help="mnist, or a folder of IDX files.")
+]
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        help="The run's folder; an unfinished run there goes on. \\[default: reports/DATA]"
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="A TOML file, such as a run's grid.toml: the options above --theory, data and "
+        "plugins as keys. Options win."
+    ),
+]
+Planned = Annotated[
+    bool,
+    typer.Option("--plan", help="Tell what it takes (time, disk, memory), and do nothing."),
+]
+Trusted = Annotated[
+    bool, typer.Option("--trust-plugins", help="Import the plugins that the config names, too.")
+]
+
+
 @app.command(rich_help_panel="Measure")
 @takes_grid
 def sweep(
     given: dict[str, Any],
-    theory: Annotated[
-        bool,
-        typer.Option("--theory", help="Predict the same rows, and draw them too (some seconds)."),
-    ] = False,
-    data: Annotated[
-        str | None, typer.Option(metavar="mnist|FOLDER", help="mnist, or a folder of IDX files.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The run's folder; an unfinished run there goes on. \\[default: reports/DATA]"
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="A TOML file, such as a run's grid.toml: the options above --theory, data and "
-            "plugins as keys. Options win."
-        ),
-    ] = None,
+    theory: Theory = False,
+    data: Data = None,
+    out: Folder = None,
+    config: Config = None,
     workers: Workers = None,
-    plan: Annotated[
-        bool,
-        typer.Option("--plan", help="Tell what it takes (time, disk, memory), and do nothing."),
-    ] = False,
+    plan: Planned = False,
     dask: Dask = None,
     plugin: Plugins = None,
-    trust: Annotated[
-        bool, typer.Option("--trust-plugins", help="Import the plugins that the config names, too.")
-    ] = False,
+    trust: Trusted = False,
 ) -> None:
     """Measure every init with every activation, and write the report.
 

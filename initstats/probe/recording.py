@@ -77,11 +77,10 @@ class Recorder(Passes):
         """Follow the signal through an operation that made, or wrote to, tensors of floats.
 
         An operation does one of three things. It makes a constant, where neither the input nor the
-        weights reach its arguments. It rearranges the entries of one argument, as a view does:
-        statistics stay what they are, so the output takes over the argument's origin and nothing
-        is measured. Or it makes new values: those are measured, and what kind they are depends on
-        its arguments. Arguments that all come from weights make a weight (weight normalization),
-        except rows that are looked up by an index, which is the model's input, as in an embedding.
+        weights reach its arguments. It rearranges the entries of one argument, as a view does: the
+        output takes over its origin, and nothing is measured. Or it makes new values: those are
+        measured, and their kind depends on its arguments. Arguments that all come from weights make
+        a weight (weight normalization), except rows that are looked up by an index, an input.
         Weights with a signal make a pre-activation, a signal alone makes an activation. The first
         argument of the leading kind, if possible of the output's shape, says where the units are.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -50,19 +51,17 @@ def lsuv_(
     Weights are drawn orthogonal and biases set to zero; then each weight, in the order of
     execution, is divided by the std of what is made of it until that fits. A weight that is used
     several times, as a tied one, is fitted at the first product. Mode, device and random states
-    stay as they are. Buffers stay, too, but for those that the model keeps for a changed weight:
-    the vectors of a spectral norm come to fit the new weight, and its `outcome` names them.
+    stay, and buffers but for those of a changed weight (spectral norm), which its `outcome` names.
 
     A weight is whatever an operation multiplies the signal with: the parameter of a linear or
     convolutional layer of any kind, of an attention or of `x @ self.W`, or what the model computes
     of parameters (`weight_norm`, a mask, a constant factor). The matrices of experts, groups, gates
-    and packed projections are drawn one by one. Recurrent layers are drawn, but not scaled, as
-    their output is not linear in their weights; all their biases, that of a forget gate too, are 0.
-    The row of an embedding's padding stays.
+    and packed projections are drawn one by one. Recurrent layers, whose output is not linear in
+    their weights, are drawn, but not scaled; all their biases are 0. Where a constant makes the
+    function behind a layer steep, as in sin(30 z), it is the product that gets the std.
 
-    Where a constant makes the function behind a layer steep, as in sin(30 z), it is the product
-    that gets the std. What looks deliberate is left: weights of zero that make an output, or that
-    the signal passes beside, and the frequencies in front of the first periodic function.
+    What looks deliberate is left: an embedding's padding, zeros that make an output or that the
+    signal passes beside, and the frequencies in front of the first periodic function.
 
     Args:
         model: any module.
@@ -90,24 +89,27 @@ def lsuv_(
             model divides away (`spectral_norm`, `orthogonal`), or that do not come within the
             tolerance, all of them; a pattern that matches nothing. The model is then as it was.
     """
-
-    def change(plan: Plan, before: Reading) -> None:
-        _leave_deliberate(plan, before)
-        _take_factors(plan, before)
-        if orthogonal:
-            linear = activations.get("identity")
-            _draw(plan, inits.get("orthogonal"), seed, lambda _: linear)
-            for weight in plan.weights:
-                weight.unscaled = reasons.curved(weight.op) if gates(weight.op) else ""
-        else:
-            plan.keep_draw()
-        fit(plan, inputs, std=std, tolerance=tolerance, rounds=rounds)
-        for weight in [*plan.weights]:
-            if weight.unscaled and not orthogonal:
-                plan.leave(weight, weight.unscaled)
-
+    scale = partial(fit, inputs=inputs, std=std, tolerance=tolerance, rounds=rounds)
+    change = partial(_fit, scale=scale, seed=seed if orthogonal else None)
     chosen: Any = {"include": include, "exclude": exclude, "frozen": frozen}
     return _changed(model, inputs, chosen, change)
+
+
+def _fit(plan: Plan, before: Reading, *, scale: Callable[[Plan], None], seed: int | None) -> None:
+    """Draw weights orthogonal, or keep them where there is no seed, and scale them."""
+    _leave_deliberate(plan, before)
+    _take_factors(plan, before)
+    if seed is None:
+        plan.keep_draw()
+        scale(plan)
+        for weight in [weight for weight in plan.weights if weight.unscaled]:
+            plan.leave(weight, weight.unscaled)
+        return
+    linear = activations.get("identity")
+    _draw(plan, inits.get("orthogonal"), seed, lambda _: linear)
+    for weight in plan.weights:
+        weight.unscaled = reasons.curved(weight.op) if gates(weight.op) else ""
+    scale(plan)
 
 
 def reinitialize_(

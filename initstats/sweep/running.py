@@ -20,7 +20,7 @@ from initstats.machine import machine
 from initstats.moments import STATISTICS, bin_edges, warm_up
 from initstats.registry import check_importable, staying
 from initstats.stack import FIT_SAMPLES, Settings
-from initstats.store import Run, Store, parameters_of
+from initstats.store import Definitions, Run, Store, parameters_of
 from initstats.sweep.attempts import attempted, failed
 from initstats.sweep.cell import KEYS, PLACES
 from initstats.sweep.definitions import definitions, statistic_definitions
@@ -83,9 +83,7 @@ def run_sweep(
     config = {"data": source, **grid.config, "plugins": [absolute_plugin(name) for name in plugins]}
     asked = _run(config, grid, data, engine)
     if out is not None:
-        with staying():
-            known = {**definitions(grid, engine.split), **statistic_definitions()}
-        asked = replace(asked, definitions=known)
+        asked = replace(asked, definitions=_known(grid, engine))
     notify = progress or (lambda done, total: None)
     with Store.open(out, asked, {**machine(), "workers": others.name if others else most}) as store:
         engine = replace(engine, settings=replace(engine.settings, **store.run.engine))
@@ -97,6 +95,12 @@ def run_sweep(
     if len(failures):
         raise failed(failures, table, len(grid))
     return table
+
+
+@staying()
+def _known(grid: Grid, engine: Engine) -> Definitions:
+    """What each name of a run means, so that one that is defined anew is noticed."""
+    return {**definitions(grid, engine.split), **statistic_definitions()}
 
 
 def _fill(

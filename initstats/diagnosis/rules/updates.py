@@ -113,16 +113,7 @@ def _cut(profile: Profile, name: str) -> _Cut:
             "computed of it under torch.no_grad()",
             alone=True,
         )
-    edges: list[tuple[int, int]] = []
-    waiting, seen = [layer], {layer}
-    while waiting:
-        here = waiting.pop()
-        for reader in graph.readers.get(here, ()):
-            if reader in reached:
-                edges.append((here, reader))
-            elif reader not in seen:
-                seen.add(reader)
-                waiting.append(reader)
+    edges, seen = _arrivals(profile, layer, reached)
     if not edges:
         off = layer in profile.at and not profile.along([layer])["requires_grad"][0]
         return _Cut(
@@ -135,8 +126,7 @@ def _cut(profile: Profile, name: str) -> _Cut:
         )
     last, reader = min(edges, key=lambda edge: edge[1])
     start, behind = profile.place(last), profile.place(reader)
-    alone = all(source not in reached for source in graph.inputs[reader])
-    beside = not alone
+    alone = reached.isdisjoint(graph.inputs[reader])
     before, after = _cut_off(profile, last, reader, seen)
     if profile.along([after])["no_grad"][0] == 1:
         made = profile.place(after)
@@ -146,14 +136,14 @@ def _cut(profile: Profile, name: str) -> _Cut:
             f"run {made} and what comes before it outside of torch.no_grad() and "
             "torch.inference_mode()",
             alone,
-            beside,
+            not alone,
         )
     if before is None:
         return _Cut(
             f"one arrives at {behind}, which reads {start}, and that was made of no parameters",
             "use the parameters themselves, and not what detach() or .data gives",
             alone,
-            beside,
+            not alone,
         )
     source, there = profile.place(before), profile.place(after)
     return _Cut(
@@ -163,8 +153,25 @@ def _cut(profile: Profile, name: str) -> _Cut:
         f"leave out what cuts it off between {source} and {there}: detach(), .data, .item(), "
         "numpy(), or a function without a derivative",
         alone,
-        beside,
+        not alone,
     )
+
+
+def _arrivals(
+    profile: Profile, layer: int, reached: set[int]
+) -> tuple[list[tuple[int, int]], set[int]]:
+    """Where what is made of a layer comes to values that get a gradient, and the layers between."""
+    found: list[tuple[int, int]] = []
+    waiting, seen = [layer], {layer}
+    while waiting:
+        here = waiting.pop()
+        for reader in profile.graph.readers.get(here, ()):
+            if reader in reached:
+                found.append((here, reader))
+            elif reader not in seen:
+                seen.add(reader)
+                waiting.append(reader)
+    return found, seen
 
 
 def _cut_off(profile: Profile, last: int, reader: int, seen: set[int]) -> tuple[int | None, int]:

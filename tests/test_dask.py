@@ -55,11 +55,6 @@ def assert_same(one: pd.DataFrame, other: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
-def assert_near(one: pd.DataFrame, other: pd.DataFrame) -> None:
-    """The last digits of a prediction may differ."""
-    pd.testing.assert_frame_equal(one, other, rtol=1e-10)
-
-
 def test_the_bits_are_those_of_this_process(client: Any, toy: ist.Dataset, tmp_path: Path) -> None:
     """All statistics, histograms, gradients and predictions, from two workers of two threads."""
     fields: dict[str, Any] = GRID | {"backward": True, "seeds": 3}
@@ -73,7 +68,7 @@ def test_the_bits_are_those_of_this_process(client: Any, toy: ist.Dataset, tmp_p
     assert_same(ist.load_histograms(there), ist.load_histograms(here))
     assert told == [(done, 12) for done in range(13)]
     grid = ist.Grid(**fields, activations=["relu", "leaky_relu"])
-    assert_near(ist.predict(grid, toy, workers=client), ist.predict(grid, toy))
+    assert_same(ist.predict(grid, toy, workers=client), ist.predict(grid, toy))
     assert client.status == "running"
     assert set(client.run(lambda dask_worker: len(dask_worker.data)).values()) == {0}
     assert not client.futures
@@ -81,7 +76,7 @@ def test_the_bits_are_those_of_this_process(client: Any, toy: ist.Dataset, tmp_p
 
 def test_predictions_are_the_same_from_processes(toy: ist.Dataset) -> None:
     grid = ist.Grid(**GRID, activations=["relu", "leaky_relu"])
-    assert_near(ist.predict(grid, toy, workers=2), ist.predict(grid, toy))
+    assert_same(ist.predict(grid, toy, workers=2), ist.predict(grid, toy))
 
 
 def test_modules_travel(client: Any, toy: ist.Dataset, tmp_path: Path) -> None:

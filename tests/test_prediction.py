@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 import initstats as ist
-from initstats import inits
+from initstats import activations, inits
 from initstats.prediction import COMPARED, KEYS, compare_with_theory, predict
 from initstats.prediction.samples import Samples
 from initstats.store import load_predictions
+from initstats.theory.pairs import _series
 
 SEEDS = 80
 
@@ -422,3 +424,11 @@ def test_a_run_whose_data_are_not_at_hand(toy: ist.Dataset, tmp_path: Path) -> N
     with pytest.raises(ValueError, match="was measured with other data than these of 'toy'"):
         ist.predict_run(tmp_path, other)
     assert load_predictions(tmp_path) is None
+
+
+def test_bits_do_not_hang_on_the_threads_of_products() -> None:
+    q, found = np.linspace(0.1, 9, 3000), []
+    for threads in (1, 2):
+        with threadpool_limits(limits=threads, user_api="blas"):
+            found.append(_series.__wrapped__(activations.get("leaky_relu")).at(q))  # nothing kept
+    np.testing.assert_array_equal(found[0], found[1])

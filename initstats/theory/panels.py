@@ -8,15 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 Array = NDArray[np.float64]
 
 _WIDTH = 2  # width of a panel in log q
 _CHUNK = 2**16  # most entries interpolated at once
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    """What sets the number of threads of numpy's products."""
+    return ThreadpoolController()
 
 
 @dataclass
@@ -30,7 +38,8 @@ class Panels:
     def at(self, q: Array) -> Array:
         """Columns (entries, columns) at q (entries,) > 0, at least one."""
         chunks = range(0, q.size, _CHUNK)
-        return np.vstack([self._interpolated(np.log(q[i : i + _CHUNK])) for i in chunks])
+        with _controller().limit(limits=1, user_api="blas"):  # else last bits hang on their number
+            return np.vstack([self._interpolated(np.log(q[i : i + _CHUNK])) for i in chunks])
 
     def _interpolated(self, log_q: Array) -> Array:
         numbers = np.floor(log_q / _WIDTH).astype(int)

@@ -24,7 +24,7 @@ from warnings import warn
 import cloudpickle
 
 from initstats.failure import Failure, in_a_line
-from initstats.luggage import Done, Luggage, Parcel, do_batch, prepare
+from initstats.luggage import Done, Luggage, Parcel, do_batch, prepare, present
 from initstats.machine import machine
 from initstats.registry import Entry
 from initstats.workers import Engine, Outcome, Task
@@ -127,6 +127,7 @@ class _Dispatch(Generic[Task, Outcome]):
 
     def outcomes(self) -> Generator[tuple[Task, Any]]:
         """Each task with its outcome or its failure."""
+        self._ask_scheduler()
         try:
             while self.waiting or self.out:
                 if time.monotonic() - self.looked > EVERY:
@@ -139,6 +140,16 @@ class _Dispatch(Generic[Task, Outcome]):
             self._clear()
 
     # who is there
+
+    def _ask_scheduler(self) -> None:
+        """Make sure that the scheduler can read what passes through it."""
+        try:
+            self.client.run_on_scheduler(present)
+        except OSError:
+            raise
+        except Exception as error:
+            address = self.client.scheduler.address
+            raise ChildProcessError(f"the Dask scheduler at {address} {_without(error)}") from error
 
     def _look(self) -> Generator[tuple[Task, Failure]]:
         """See who has come and who has gone."""

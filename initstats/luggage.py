@@ -104,7 +104,11 @@ class Done(NamedTuple):
     seconds: float
 
 
-# what runs in a worker
+# what runs in a worker, or in the scheduler
+
+
+def present() -> None:
+    """Do nothing: who can be asked for it has this package."""
 
 
 async def prepare(luggage: Luggage) -> tuple[str, str]:

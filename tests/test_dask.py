@@ -133,6 +133,15 @@ def test_what_is_missing_there_is_told(client: Any, toy: ist.Dataset) -> None:
         ist.run_sweep(ist.Grid(**GRID, activations=["relu"]), toy, workers=client)
 
 
+def test_a_scheduler_without_this_package_is_told_of(client: Any, toy: ist.Dataset) -> None:
+    error = ModuleNotFoundError("No module named 'initstats'")
+    with (
+        mock.patch.object(client, "run_on_scheduler", side_effect=error),
+        pytest.raises(ChildProcessError, match="Dask scheduler at tcp:.* cannot import .* install"),
+    ):
+        ist.run_sweep(ist.Grid(**GRID, activations=["relu"]), toy, workers=client)
+
+
 def test_what_cannot_travel_is_refused(client: Any, toy: ist.Dataset, tmp_path: Path) -> None:
     lock = threading.Lock()
 

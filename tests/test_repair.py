@@ -792,3 +792,22 @@ def test_one_number_has_no_std() -> None:
     assert reinitialize_(model, "matched", x[:1])["std_after"].isna().all()
     with pytest.raises(ValueError, match="std nan on this batch, and .* a single number"):
         lsuv_(model, x[:1])
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.states = nn.LSTM(8, 16, 2, dropout=0.4, batch_first=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(F.dropout(self.states(x)[0][:, -1], 0.5, self.training))
+        return out
+
+
+def test_dropout_that_moves_what_is_fitted_is_named() -> None:
+    torch.manual_seed(0)
+    model, x = Classifier(), torch.randn(32, 10, 8)
+    with pytest.raises(ValueError, match=r"'head' has std .* dropout, .* model.eval\(\) before"):
+        lsuv_(model, x)
+    lsuv_(model.eval(), x)

@@ -96,7 +96,8 @@ def fit(plan: Plan, inputs: Any, *, std: float, tolerance: float, rounds: int) -
         if not off:
             return
     sizes = {w: (w.outputs[-1].std, 0.0) for w in off}
-    raise ValueError(_unfitted(sizes, std, f"{PASSES} passes"))
+    training = any(module.training for module in plan.model.modules())
+    raise ValueError(_unfitted(sizes, std, f"{PASSES} passes", training=training))
 
 
 def _seen(plan: Plan, inputs: Any) -> dict[Weight, Tensor]:
@@ -262,7 +263,9 @@ def _held(weights: list[Weight]) -> str:
     )
 
 
-def _unfitted(sizes: dict[Weight, tuple[float, float]], std: float, after: str) -> str:
+def _unfitted(
+    sizes: dict[Weight, tuple[float, float]], std: float, after: str, *, training: bool = False
+) -> str:
     """The words for outputs that are off, given with the std of what is added to them."""
     first, (size, beside) = next(iter(sizes.items()))
     target, why = std / first.factor, "allow more rounds or a larger tolerance"
@@ -270,6 +273,8 @@ def _unfitted(sizes: dict[Weight, tuple[float, float]], std: float, after: str) 
         why = f"what is added to its output has std {beside:.4g} by itself"
     elif first.uses > 1:
         why = f"{first.uses} operations use it, and a scale that fits one moves what another reads"
+    elif training:
+        why = "dropout, if there is any, changes it at each pass: call model.eval() before"
     return (
         f"layer {first.name!r} has std {size:.4g} after {after}, not {target:g}"
         f"{_others(sizes)}: {why}. Exclude {_excluded(sizes)}. Nothing was changed"

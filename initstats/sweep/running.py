@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -27,11 +27,14 @@ from initstats.sweep.definitions import definitions, statistic_definitions
 from initstats.sweep.grid import Grid
 from initstats.sweep.hiring import Hands, hired, processes_of
 from initstats.sweep.plugins import absolute_data, absolute_plugin
-from initstats.sweep.work import Engine, Task, suited_workers, tasks
+from initstats.sweep.work import Engine, Outcome, SomeCells, suited_workers, tasks
 from initstats.workers import OwnProcesses, ThisProcess, Workers
 
 Progress = Callable[[int, int], object]
 """Called with the cells done and all cells: at the start, and when a cell is committed."""
+Cells = TypeVar("Cells", bound=SomeCells)
+Measuring = Callable[[Cells], Outcome]
+"""An engine."""
 
 
 @staying()
@@ -90,7 +93,7 @@ def run_sweep(
         work = tasks(grid, store.done(), engine.settings.batch)
         count = min(most, len(work) if workers else suited_workers(work, engine))
         those = others or _own_workers(count, engine)
-        _fill(store, those, engine, work, notify, len(grid))
+        fill(store, those, engine, work, notify, len(grid))
         table, failures = store.table(asked), store.failures(asked)
     if len(failures):
         raise failed(failures, table, len(grid))
@@ -103,15 +106,15 @@ def _known(grid: Grid, engine: Engine) -> Definitions:
     return {**definitions(grid, engine.split), **statistic_definitions()}
 
 
-def _fill(
+def fill(
     store: Store,
     workers: Workers,
-    engine: Engine,
-    work: Sequence[Task],
+    engine: Measuring[Cells],
+    work: Sequence[Cells],
     notify: Progress,
     total: int,
 ) -> None:
-    """Measure the cells that a store lacks of a grid with so many in total."""
+    """Measure the cells that a store lacks of so many in total."""
     done = total - sum(task.total for task in work)
     notify(done, total)
     with closing(attempted(workers, engine, work)) as results:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from initstats import inits as inits
     from initstats import moments as moments
     from initstats import networks as networks
+    from initstats import outcome as outcome
     from initstats import plots as plots
     from initstats import prediction as prediction
     from initstats import probe as probe
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from initstats.inits import register_init as register_init
     from initstats.moments import register_statistic as register_statistic
     from initstats.networks import register_network as register_network
+    from initstats.outcome import summarize_training as summarize_training
     from initstats.plan import Plan as Plan
     from initstats.plan import plan_sweep as plan_sweep
     from initstats.plots import register_figure as register_figure

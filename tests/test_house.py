@@ -21,7 +21,7 @@ ORDER = (
     *("stopping", "files", "fitting", "idx", "data", "activations", "inits", "moments"),
     *("theory", "backprop", "networks", "stack", "probe"),
     *("workers", "luggage", "cluster", "store", "sweep", "prediction", "plan", "repair", "audit"),
-    *("diagnosis", "plots", "report"),  # tables into words, figures and pages
+    *("diagnosis", "outcome", "plots", "report"),  # tables into words, figures and pages
     *("callbacks", "foundations", "training", "bench", "cli", "__main__"),
 )
 # what works without torch sees only this of the rooms before it: the engine is none of its business
@@ -30,8 +30,9 @@ TABLES |= {"moments.table", "probe.kinds"}
 MAY_SEE = {
     "store": TABLES,
     "diagnosis": TABLES,
-    "plots": TABLES | {"diagnosis", "store"},
-    "report": TABLES | {"diagnosis", "store", "plots", "probe.summary"},
+    "outcome": TABLES,
+    "plots": TABLES | {"diagnosis", "outcome", "store"},
+    "report": TABLES | {"diagnosis", "outcome", "store", "plots", "probe.summary"},
 }
 # the one call upwards, made when it is asked for: `probe.report(folder)`
 UPWARDS = {"probe": {"report.model.write_model_report"}}
@@ -146,6 +147,7 @@ def test_imports_go_downwards(path: Path) -> None:
         ("plots", "from initstats.moments import Moments", "moments"),
         ("report", "from initstats.sweep import Grid", "sweep"),
         ("diagnosis", "from initstats.plots import FIGURES", "plots"),
+        ("outcome", "from initstats.store import load_table", "store"),
     ],
 )
 def test_a_wall_has_no_holes(room: str, source: str, crossing: str) -> None:

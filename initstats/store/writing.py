@@ -332,9 +332,7 @@ def _identity(file: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _write_config(
-    folder: Path, names: Sequence[str], run: Run, earlier: Run | None
-) -> None:
+def _write_config(folder: Path, names: Sequence[str], run: Run, earlier: Run | None) -> None:
     """Write the configuration of a run, beside one that is the user's own.
 
     Args:

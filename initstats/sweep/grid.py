@@ -122,6 +122,9 @@ class Grid(Fields):
     dtype: Annotated[DType, BeforeValidator(partial(choice, "dtype", get_args(DType)))] = "float32"
     device: Annotated[str, BeforeValidator(device_name)] = "cpu"
 
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+
     @classmethod
     def default(cls) -> Self:
         """The default study: what the lesson tells of inits and activations, at its width."""

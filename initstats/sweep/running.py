@@ -103,7 +103,7 @@ def run_sweep(
 @staying()
 def _known(grid: Grid, engine: Engine) -> Definitions:
     """What each name of a run means, so that one that is defined anew is noticed."""
-    return {**definitions(grid, engine.split), **statistic_definitions()}
+    return {**definitions(grid.entries, engine.split, grid.depth), **statistic_definitions()}
 
 
 def fill(
@@ -178,6 +178,11 @@ def _check_call(grid: object, data: object, workers: Hands) -> None:
             f"run_sweep takes a Grid and a Dataset, not {type(grid).__name__} and "
             f"{type(data).__name__}: load_data gives a Dataset"
         )
+    check_script(workers)
+
+
+def check_script(workers: Hands) -> None:
+    """Refuse to start workers from a script that a starting worker runs again."""
     if workers != 1 and getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(
             "a starting worker ran this script again: put what asks for workers under "

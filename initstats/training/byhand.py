@@ -161,8 +161,9 @@ def _layered(layers: list[Linear], sizes: list[int], flat: Tensor) -> dict[int, 
     found, stop = {}, 0
     for layer, size in zip(layers, sizes, strict=True):
         start, stop = stop, stop + size
-        matrix, bias = flat[start:stop].split([size - layer.weight[0], layer.weight[0]])
-        found[layer.layer] = _Layer(matrix.view(layer.weight[0], -1), bias.view(-1, 1))
+        units = layer.weight[0]
+        matrix, bias = flat[start : stop - units], flat[stop - units : stop]
+        found[layer.layer] = _Layer(matrix.view(units, -1), bias.view(units, 1))
     return found
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,13 +20,16 @@ from initstats.data import Split
 from initstats.inits import Init
 from initstats.moments import STATISTICS
 from initstats.outcome.columns import CURVE, EPOCH, OUTCOMES, WORDS
-from initstats.stack import FIT_SAMPLES, exact_numerics, keep_freed_memory
+from initstats.stack import FIT_SAMPLES, exact_numerics
+from initstats.stack.numerics import keep_freed_memory
 from initstats.store import Key
 from initstats.training.architectures import Architecture, Builder, Net, builder
 from initstats.training.batches import evaluation_batches, training_batches
 from initstats.training.losses import LOSSES
 from initstats.training.optimizers import OPTIMIZERS, SCHEDULES
 
+Rows = tuple[Sequence[Key], NDArray[np.float64], bytes]
+"""The places of a run's rows, their numbers, and no histograms."""
 POINTS = 50
 """Points of a learning curve, at most."""
 WATCHED = 1000
@@ -97,14 +101,24 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Engine:
-    """What all tasks of a study have in common; it goes to a worker once."""
+    """What all tasks of a study have in common; it goes to a worker once.
+
+    Attributes:
+        classes: how many there are.
+        lean: whether runs are for tuning: only their end is kept, and their seeds are their own.
+    """
 
     recipe: Recipe
     train: Split
     valid: Split
     test: Split | None
     classes: int
-    modules: tuple[str, ...] = field(default=())
+    lean: bool = False
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of a run's rows; lean ones have only what is known in the end."""
+        return [*OUTCOMES[1:]] if self.lean else [*OUTCOMES, *STATISTICS]
 
     @property
     def steps(self) -> int:
@@ -119,9 +133,9 @@ class Engine:
         share = float(np.bincount(self.valid.labels).max() / len(self.valid))
         return share + 3 * math.sqrt(share * (1 - share) / len(self.valid))
 
-    def __call__(self, task: Task) -> list[tuple[Sequence[Key], NDArray[np.float64], bytes]]:
+    def __call__(self, task: Task) -> list[Rows]:
         """Train the runs of a task: the places of each one's rows, and their numbers."""
-        recipe, seed = self.recipe, task.seed + TUNING * task.tuning
+        recipe, seed = self.recipe, task.seed + TUNING * self.lean
         keep_freed_memory()
         with exact_numerics():
             site = self._builder(task)
@@ -137,6 +151,13 @@ class Engine:
                         run.take(shared, recipe.batch)
                 self._evaluate(site, runs, epoch)
             return [run.rows() for run in runs]
+
+    def warm_up(self, task: Task) -> None:
+        """Compile all kernels, so that no worker compiles them again."""
+        few = self.train.first(min(len(self.train), self.recipe.batch))
+        small = replace(self, recipe=replace(self.recipe, epochs=1), train=few, valid=few, test=few)
+        with suppress(Exception):  # a task's own error is told when it is done
+            small(task.parts()[0])
 
     def _builder(self, task: Task) -> Builder:
         return builder(
@@ -177,7 +198,9 @@ class _Run:
         self.schedule = SCHEDULES[engine.recipe.schedule]
         self.steps = engine.steps
         self.every = max(1, self.steps // POINTS)
-        self.watched = {step % (self.steps + 1) for step in engine.recipe.watch}
+        self.watched = (
+            set() if engine.lean else {step % (self.steps + 1) for step in engine.recipe.watch}
+        )
         self.done, self.diverged = 0, False
         self.point, self.epoch = list[tuple[float, float]](), list[tuple[float, float]]()
         self.found: dict[Key, dict[str, float]] = {}
@@ -195,7 +218,7 @@ class _Run:
         self.done += 1
         self.point.append((loss, correct / samples))
         self.epoch.append((loss, correct / samples))
-        if self.done % self.every == 0:
+        if self.done % self.every == 0 and not self.engine.lean:
             self.found[self.done, 0, CURVE, ""] = self._means(self.point)
         self._watch()
 
@@ -204,13 +227,12 @@ class _Run:
         self.diverged |= not all(map(math.isfinite, found.values()))
         means = self._means(self.epoch)
         step = self.steps * (epoch + 1) // self.engine.recipe.epochs
-        self.found[epoch + 1, 0, EPOCH, ""] = {"step": step, "lr": self.lr} | (
-            {} if self.diverged else means | found
-        )
+        row = {"epoch": epoch + 1, "lr": self.lr}
+        self.found[step, 0, EPOCH, ""] = row if self.diverged else row | means | found
 
-    def rows(self) -> tuple[list[Key], NDArray[np.float64], bytes]:
-        """The places of all rows, and their numbers: those of `OUTCOMES`, then `STATISTICS`."""
-        last = self.found[self.engine.recipe.epochs, 0, EPOCH, ""]
+    def rows(self) -> Rows:
+        """The places of all rows, and their numbers in the engine's columns."""
+        last = self.found[self.steps, 0, EPOCH, ""]
         chance = last.get("valid_accuracy", 0.0) <= self.engine.floor
         last["failed"] = WORDS.index(
             "diverged" if self.diverged else "chance" if chance else "trained"
@@ -222,6 +244,8 @@ class _Run:
         table = np.full((len(outcomes) + len(tensors), len(OUTCOMES) + len(STATISTICS)), math.nan)
         table[: len(outcomes), : len(OUTCOMES)] = outcomes
         table[len(outcomes) :, len(OUTCOMES) :] = tensors
+        if self.engine.lean:
+            return [[*self.found][-1]], table[-1:, 1 : len(OUTCOMES)], b""
         return [*self.found, *self.statistics], table, b""
 
     def _watch(self) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
+from initstats.networks import NETWORKS
 from initstats.outcome.columns import KEYS
 from initstats.plural import counted
 from initstats.registry import Entry
@@ -48,8 +49,8 @@ def _architectures(values: object) -> list[Architecture]:
     found: list[Architecture] = []
     for value in listed([values] if isinstance(values, str) else values):
         if isinstance(value, str) and ":" in value and not is_factory(value):
-            names = architectures.Network.catalog.expand(value)
-            found += map(architectures.Network.catalog.__getitem__, names)
+            names = NETWORKS.expand(value)
+            found += map(NETWORKS.__getitem__, names)
         else:
             found.append(architectures.get(value))
     return found
@@ -156,6 +157,9 @@ class TrainingGrid(Fields):
     tuning_images: _Count | None = None
     target: Annotated[float, BeforeValidator(partial(_number, 1e-3, 1))] = 0.9
     watch: Annotated[tuple[int, ...], BeforeValidator(_steps), Distinct] = (0, -1)
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

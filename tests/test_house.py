@@ -30,7 +30,7 @@ TABLES |= {"moments.table", "probe.kinds"}
 MAY_SEE = {
     "store": TABLES,
     "diagnosis": TABLES,
-    "outcome": TABLES,
+    "outcome": TABLES | {"store"},
     "plots": TABLES | {"diagnosis", "outcome", "store"},
     "report": TABLES | {"diagnosis", "outcome", "store", "plots", "probe.summary"},
 }

@@ -147,7 +147,6 @@ def test_imports_go_downwards(path: Path) -> None:
         ("plots", "from initstats.moments import Moments", "moments"),
         ("report", "from initstats.sweep import Grid", "sweep"),
         ("diagnosis", "from initstats.plots import FIGURES", "plots"),
-        ("outcome", "from initstats.store import load_table", "store"),
     ],
 )
 def test_a_wall_has_no_holes(room: str, source: str, crossing: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -18,6 +17,7 @@ from initstats.data import Dataset, Split
 from initstats.failure import Failure
 from initstats.machine import machine
 from initstats.moments import STATISTICS, bin_edges, warm_up
+from initstats.processes import check_guard
 from initstats.registry import check_importable, staying
 from initstats.stack import FIT_SAMPLES, Settings
 from initstats.store import Definitions, Run, Store, parameters_of
@@ -175,11 +175,8 @@ def _check_call(grid: object, data: object, workers: Hands) -> None:
             f"run_sweep takes a Grid and a Dataset, not {type(grid).__name__} and "
             f"{type(data).__name__}: load_data gives a Dataset"
         )
-    if workers != 1 and getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise RuntimeError(
-            "a starting worker ran this script again: put what asks for workers under "
-            '`if __name__ == "__main__":`'
-        )
+    if workers != 1:
+        check_guard()
 
 
 def _fit(data: Dataset) -> Split:

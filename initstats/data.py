@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Labelled: TypeAlias = tuple[ArrayLike | Tensor, ArrayLike | Tensor]
 """Images and their labels."""
+CACHE = "cache"
+"""The folder, inside that of a run, that keeps decoded images."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,7 +36,7 @@ from initstats.registry import Entry, unknown
 from initstats.stack import DType
 from initstats.store import to_toml
 from initstats.sweep.cell import Cell
-from initstats.sweep.plugins import load_config
+from initstats.sweep.plugins import BESIDE, load_config
 
 DEFAULT_NETWORKS: Any = ("mlp",)
 DEFAULT_INITS: Any = (
@@ -239,7 +239,7 @@ class Grid(BaseModel):
             ValueError: as `load_config` and `Grid`.
         """
         config = load_config(path, trusted=trusted)
-        return cls(**{name: config[name] for name in config if name not in ("data", "plugins")})
+        return cls(**{name: config[name] for name in config if name not in BESIDE})
 
     def to_toml(self) -> str:
         """The grid as TOML, which `from_toml` reads."""

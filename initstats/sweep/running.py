@@ -80,7 +80,8 @@ def run_sweep(
     others = hired(workers, executor, grid.entries)
     most = 1 if others else _processes(processes_of(workers), grid, engine)
     source = data.name if source is None else absolute_data(source)
-    config = {"data": source, **grid.config, "plugins": [absolute_plugin(name) for name in plugins]}
+    own = {"plugins": [absolute_plugin(name) for name in plugins]}
+    config = {"data": source, "size": data.size, **grid.config, **own}
     asked = _run(config, grid, data, engine)
     if out is not None:
         asked = replace(asked, definitions=_known(grid, engine))
@@ -198,6 +199,8 @@ def _run(config: dict[str, Any], grid: Grid, data: Dataset, engine: Engine) -> R
     settings = asdict(engine.settings)
     asked = ("depth", "samples", "backward", "dtype", "device")
     fixed = {"split": grid.split} | {name: settings.pop(name) for name in asked}
+    if data.size:
+        fixed["size"] = data.size
     return Run(
         config=config,
         settings={"dataset": data.name, "data": fingerprint(grid, data)} | fixed,

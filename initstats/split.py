@@ -75,11 +75,17 @@ class Split:
             indices: which samples, (samples,); negative ones count from the end.
 
         Raises:
-            IndexError: there is no such sample.
+            IndexError: they are no whole numbers, or there is no such sample.
         """
-        chosen = np.asarray(indices, np.int64)
-        if len(chosen) and not -len(self) <= chosen.min() <= chosen.max() < len(self):
-            raise IndexError(f"there are {counted(len(self), 'sample')}: no {chosen.max()} in it")
+        chosen = np.asarray(indices)
+        if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
+            raise IndexError(f"expected whole numbers, found {chosen.dtype} of {chosen.shape}")
+        low, high = (int(chosen.min()), int(chosen.max())) if len(chosen) else (0, 0)
+        if low < -len(self) or high >= len(self):
+            raise IndexError(
+                f"the split holds {counted(len(self), 'sample')}, found {low} to {high} asked for"
+            )
+        chosen = chosen.astype(np.int64, copy=False)
         rows = np.asarray(self.raw)
         if rows.dtype != np.uint8:
             return self._normalized(torch.from_numpy(rows[chosen]).T)

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import importlib
 import json
+import multiprocessing
 import os
+import pickle
+import signal
 import struct
+import subprocess
 import sys
+import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -11,14 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 import initstats as ist
-from initstats.images import layout, reading
+from initstats.data import Split
+from initstats.images import cache as caches
+from initstats.images import decoding, layout, reading
 from initstats.images.decoding import Fault, decode, decode_all
+from initstats.mapped import dumps_mapped
+from initstats.sweep.plugins import load_config
 
 # ---- what is made
 
@@ -351,14 +362,14 @@ def test_a_damaged_orientation_is_none(tmp_path: Path) -> None:
 
 
 def png(width: int, height: int) -> bytes:
-    """A file that promises many pixels, all of them zero."""
+    """A file that promises pixels, and holds none."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + content))
         return struct.pack(">I", len(content)) + kind + content + checksum
 
     head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    data = zlib.compress(bytes(height * (1 + (width + 7) // 8)), 9)
+    data = zlib.compress(b"")
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
@@ -463,3 +474,382 @@ def test_pillows_warnings_are_not_ours(own: Path) -> None:
         assert not ist.load_data(own, size=8).skipped
         assert warnings.filters[0][0] == "always"
     assert not caught
+
+
+# ---- processes
+
+
+DEADLY = """
+import os, signal
+from initstats.images.decoding import decode_all
+
+def lost(paths, size):
+    if any("deadly" in path for path in paths):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return decode_all(paths, size)
+"""
+
+
+def test_processes_give_the_same_bits_and_a_deadly_file_is_left_out(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "BATCH", 4)
+    expected = ist.load_data(own, size=16)
+    told: list[tuple[int, int]] = []
+    data = ist.load_data(own, size=16, workers=2, progress=lambda *now: told.append(now))
+    assert same(data, expected)
+    assert told == [(0, 18), (4, 18), (8, 18), (9, 18), (13, 18), (17, 18), (18, 18)]
+    photo(1, 9, 9).save(own / "train" / "n02_dog" / "zz_deadly.png")
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(reading, "decode_all", importlib.import_module("deadly").lost)
+    with pytest.warns(UserWarning, match="zz_deadly.png .its worker process was ended by SIGKILL"):
+        data = ist.load_data(own, size=16, workers=2, cache=own / "kept")
+    assert len(data.train) == 9
+    # it may have been the system's fault: nothing is kept
+    assert [file.name for file in (own / "kept").glob("*-train-*")] == []
+    assert not workers_of(psutil.Process())
+
+
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    children = process.children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from initstats.images import read_images
+
+def tell(done, total):
+    if done:
+        print("at work", flush=True)
+        time.sleep(60)
+
+if __name__ == "__main__":
+    folder, cache = map(Path, sys.argv[1:])
+    read_images(folder, 64, {}, cache=cache, workers=2, progress=tell)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals and processes as Linux has them")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_stays_behind(woof: Path, tmp_path: Path, number: int) -> None:
+    (tmp_path / "run.py").write_text(RUN)
+    command = [sys.executable, "run.py", str(woof), "kept"]
+    package = {"PYTHONPATH": str(Path(ist.__file__).parents[1])}
+    driver = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=os.environ | package,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert driver.stdout
+    assert driver.stdout.readline() == "at work\n"
+    children = psutil.Process(driver.pid).children(recursive=True)
+    assert len(workers_of(psutil.Process(driver.pid))) == 2
+    driver.send_signal(number)
+    assert driver.wait(20)
+    driver.stdout.close()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    left = list((tmp_path / "kept").iterdir())
+    assert len(left) == (number == signal.SIGKILL)  # the next one clears up after who was killed
+    data = ist.load_data(woof, size=64, cache=tmp_path / "kept")
+    assert same(data, ist.load_data(woof, size=64))
+    names = {file.name for file in (tmp_path / "kept").iterdir()}
+    assert names == {f"woof-{split}-64px.{end}" for split in SPLITS for end in ("npy", "json")}
+
+
+SPLITS = ("train", "valid")
+
+
+def test_a_script_without_its_guard_is_refused(woof: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    for workers in (2, None):
+        with pytest.raises(RuntimeError, match="put what asks for workers under `if __name__"):
+            ist.load_data(woof, workers=workers)
+    assert len(ist.load_data(woof, size=8, workers=1).train) == 9
+
+
+# ---- the cache
+
+
+@pytest.fixture
+def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are decoded."""
+    done: list[str] = []
+
+    def noted(paths: list[str], size: int) -> list[Any]:
+        done.extend(paths)
+        return decode_all(paths, size)
+
+    monkeypatch.setattr(reading, "decode_all", noted)
+    return done
+
+
+def test_decoded_once_a_size(own: Path, tmp_path: Path, decodings: list[str]) -> None:
+    plain = ist.load_data(own, size=16)
+    decodings.clear()
+    cache = tmp_path / "deep" / "kept"
+    first = ist.load_data(own, size=16, cache=cache)
+    assert len(decodings) == 18
+    again = ist.load_data(str(own), size=16, cache=str(cache), workers=2)
+    assert len(decodings) == 18
+    for data in (first, again):
+        assert same(data, plain)
+        assert isinstance(data.train.raw, np.memmap)
+        assert torch.equal(data.train.x, plain.train.x)
+        assert (data.mean, data.std) == (plain.mean, plain.std)
+    assert ist.load_data(own, size=8, cache=cache).size == 8
+    assert len(decodings) == 36
+    assert same(ist.load_data(own, size=16, cache=cache), plain)
+    assert len(decodings) == 36
+    assert len(list(cache.iterdir())) == 8
+    # a writer of raw values would change a copy of them
+    first.train.raw[0] += 1
+    assert same(ist.load_data(own, size=16, cache=cache), plain)
+
+
+def touch(folder: Path, cache: Path) -> None:
+    file = folder / "train" / "n01_cat" / "n01_cat_0.JPEG"
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+
+
+def replace_image(folder: Path, cache: Path) -> None:
+    file = folder / "train" / "n01_cat" / "n01_cat_0.JPEG"
+    modified = file.stat().st_mtime_ns
+    photo(77, 40, 30).save(file)
+    os.utime(file, ns=(modified, modified))
+
+
+def rename_image(folder: Path, cache: Path) -> None:
+    inside = folder / "train" / "n01_cat"
+    (inside / "n01_cat_0.JPEG").rename(inside / "n01_cat_9.JPEG")
+
+
+def move_image(folder: Path, cache: Path) -> None:
+    inside = folder / "train"
+    (inside / "n01_cat" / "n01_cat_0.JPEG").rename(inside / "n02_dog" / "n01_cat_0.JPEG")
+
+
+def add_image(folder: Path, cache: Path) -> None:
+    photo(78, 9, 9).save(folder / "train" / "n01_cat" / "z.png")
+
+
+def spoil_cache(change: Callable[[bytes], bytes], end: str) -> Callable[[Path, Path], None]:
+    def spoil(folder: Path, cache: Path) -> None:
+        file = cache / f"woof-train-16px.{end}"
+        content = change(file.read_bytes())
+        file.unlink()  # it may be mapped
+        file.write_bytes(content)
+
+    return spoil
+
+
+def other(end: str, make: Callable[[Path], object]) -> Callable[[Path, Path], None]:
+    def spoil(folder: Path, cache: Path) -> None:
+        (cache / f"woof-train-16px.{end}").unlink()
+        make(cache / f"woof-train-16px.{end}")
+
+    return spoil
+
+
+def pickled(file: Path) -> None:
+    with file.open("wb") as stream:
+        np.save(stream, np.array([print], object), allow_pickle=True)
+
+
+STALE: list[Callable[[Path, Path], None]] = [
+    touch,
+    replace_image,
+    rename_image,
+    move_image,
+    add_image,
+    spoil_cache(lambda content: content[:-1], "npy"),
+    spoil_cache(lambda content: content[:40], "npy"),
+    spoil_cache(lambda content: b"", "npy"),
+    spoil_cache(lambda content: content[:-1] + bytes([content[-1] ^ 1]), "npy"),
+    spoil_cache(lambda content: content.replace(b"(9, 3", b"(3, 9"), "npy"),
+    spoil_cache(lambda content: content.replace(b"|u1", b"|i1"), "npy"),
+    spoil_cache(lambda content: content.replace(b"False", b"True ", 1), "npy"),
+    spoil_cache(lambda content: content[:-1], "json"),
+    spoil_cache(lambda content: b"[]", "json"),
+    spoil_cache(lambda content: b"7", "json"),
+    spoil_cache(lambda content: content.replace(b'"skipped": {', b'"skipped": {"x": "", '), "json"),
+    spoil_cache(lambda content: content.replace(b"{}", b'{"0": "bad"}'), "json"),
+    spoil_cache(lambda content: content.replace(b'"skipped": {}', b'"skipped": []'), "json"),
+    spoil_cache(lambda content: b'{"fingerprint": "\xff"}', "json"),
+    other("npy", Path.mkdir),
+    other("json", Path.mkdir),
+    other("npy", pickled),
+    other("npy", getattr(os, "mkfifo", Path.touch)),
+    other("json", getattr(os, "mkfifo", Path.touch)),
+    other("npy", lambda file: None),
+    other("json", lambda file: None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spoil", STALE)
+def test_a_cache_that_does_not_fit_is_made_anew(
+    own: Path, tmp_path: Path, decodings: list[str], spoil: Callable[[Path, Path], None]
+) -> None:
+    cache = tmp_path / "kept"
+    ist.load_data(own, size=16, cache=cache)
+    spoil(own, cache)
+    decodings.clear()
+    if (cache / "woof-train-16px.npy").is_dir() or (cache / "woof-train-16px.json").is_dir():
+        with pytest.raises(OSError, match="woof-train-16px"):
+            ist.load_data(own, size=16, cache=cache)
+        return
+    data = ist.load_data(own, size=16, cache=cache)
+    assert len(decodings) in (9, 10)
+    assert all("/train/" in path for path in decodings)
+    assert same(data, ist.load_data(own, size=16))
+    decodings.clear()
+    assert same(ist.load_data(own, size=16, cache=cache), data)
+    assert not decodings
+
+
+def test_another_decoding_makes_the_cache_anew(
+    own: Path, tmp_path: Path, decodings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ist.load_data(own, size=16, cache=tmp_path / "kept")
+    monkeypatch.setattr(caches, "VERSION", "of tomorrow")
+    ist.load_data(own, size=16, cache=tmp_path / "kept")
+    assert len(decodings) == 36
+
+
+def test_what_is_left_out_is_kept(own: Path, tmp_path: Path, decodings: list[str]) -> None:
+    bad = own / "val" / "n02_dog" / "bad.png"
+    bad.write_bytes(b"none")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"val/n02_dog/bad.png \(no image of"):
+            data = ist.load_data(own, size=16, cache=tmp_path / "kept")
+        assert [Path(file).name for file, _ in data.skipped] == ["bad.png"]
+    assert len(decodings) == 19
+    photo(5, 9, 9).save(bad)
+    assert len(ist.load_data(own, size=16, cache=tmp_path / "kept").valid) == 10
+
+
+def test_a_file_that_the_system_refuses_is_tried_again(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Image.open
+
+    def refused(path: Any, *args: Any, **options: Any) -> Any:
+        if "n02_dog_1" in str(path) and "train" in str(path):
+            raise PermissionError(13, "Permission denied", path)
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(decoding.Image, "open", refused)
+    with pytest.warns(UserWarning, match=r"n02_dog_1.JPEG \(Permission denied\)"):
+        data = ist.load_data(own, size=16, cache=tmp_path / "kept")
+    assert len(data.train) == len(data.train.raw) == 8
+    monkeypatch.setattr(decoding.Image, "open", opened)
+    assert len(ist.load_data(own, size=16, cache=tmp_path / "kept").train) == 9
+
+
+@pytest.mark.parametrize("refused", ["mkdir", "mkdtemp", "posix_fallocate"])
+def test_a_cache_that_cannot_be_written_is_no_error(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """A folder that is read-only, a disk that is full."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    cache = tmp_path / "deep" / "kept"
+    where: Any = {"mkdir": Path, "mkdtemp": tempfile, "posix_fallocate": os}[refused]
+    monkeypatch.setattr(where, refused, fail)
+    assert same(ist.load_data(own, size=16, cache=cache), ist.load_data(own, size=16))
+    assert not (cache.is_dir() and list(cache.iterdir()))
+
+
+# ---- arrays in a file
+
+
+def whole(split: Split) -> tuple[bytes, str, int]:
+    return split.raw.tobytes(), type(split.raw).__name__, len(split)
+
+
+def test_a_split_in_a_file_is_sent_by_its_name(woof: Path, tmp_path: Path) -> None:
+    data = ist.load_data(woof, size=64, cache=tmp_path)
+    parts = [data.train, data.train.first(3), data.valid.first(1)]
+    halves = [Split(p.raw[len(p) // 2 :], p.labels, p.shape, 0.0, 1.0) for p in parts]
+    sent = dumps_mapped([*parts, *halves])
+    assert len(sent) < 4000
+    for split, back in zip([*parts, *halves], pickle.loads(sent), strict=True):
+        assert whole(split) == whole(back)
+        assert torch.equal(split.x, back.x)
+    # by value where it is no view of whole rows, and for other machines
+    assert np.array_equal(pickle.loads(dumps_mapped(data.train.raw[::2])), data.train.raw[::2])
+    back = pickle.loads(pickle.dumps(data.train))
+    assert np.array_equal(back.raw, data.train.raw)
+    assert len(pickle.dumps(data.train)) > data.train.raw.nbytes
+    assert len(dumps_mapped(back)) > back.raw.nbytes
+    file = tmp_path / "woof-train-64px.npy"
+    file.rename(tmp_path / "elsewhere")
+    file.write_bytes((tmp_path / "elsewhere").read_bytes())
+    with pytest.raises(OSError, match="woof-train-64px.npy was changed while it was in use"):
+        pickle.loads(sent)
+
+
+# ---- columns
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize(("features", "count"), [(1, 1), (7, 64), (784, 65), (129, 300), (300, 0)])
+def test_columns_have_the_bits_of_x(kind: str, features: int, count: int) -> None:
+    generator = np.random.default_rng(features)
+    pixels = generator.integers(0, 256, (90, features)).astype(kind)
+    split = ist.Dataset.from_arrays((pixels, range(90)), (pixels, range(90))).train
+    chosen = generator.integers(-90, 90, count)
+    columns = split.columns(chosen)
+    assert (columns.shape, columns.dtype) == ((features, count), torch.float32)
+    assert columns.is_contiguous()
+    assert torch.equal(columns, split.x[torch.from_numpy(chosen)].T)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.1304, 0.3073), (0.9, 1e-3), (1 / 3, 3.0), (0.0, 1.0)])
+def test_columns_of_every_byte(mean: float, std: float) -> None:
+    split = Split(np.arange(256, dtype=np.uint8)[:, None], np.arange(256), (1,), mean, std)
+    assert torch.equal(split.columns(np.arange(256)), split.x.T)
+    assert torch.equal(split.columns(np.arange(256)), split.tile(0, 256))
+
+
+@pytest.mark.parametrize("chosen", [[96], [-97], [0, 5, 2**40]])
+def test_columns_that_are_not_there(toy: ist.Dataset, chosen: list[int]) -> None:
+    with pytest.raises(IndexError, match="the split holds 96 samples, found"):
+        toy.train.columns(np.array(chosen))
+
+
+def test_columns_of_masks_are_refused(toy: ist.Dataset) -> None:
+    with pytest.raises(IndexError, match="expected whole numbers, found bool"):
+        toy.train.columns(np.ones(96, bool))  # type: ignore[arg-type]
+
+
+# ---- a study of images
+
+
+def test_a_study_of_images(
+    woof: Path, tmp_path: Path, decodings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ist.load_data(woof, size=8, cache=tmp_path / "run" / "cache")
+    grid = ist.Grid(inits=["matched"], activations=["relu"], depth=2, seeds=1, samples=4)
+    options: dict[str, Any] = {"out": tmp_path / "run", "source": str(woof)}
+    table = ist.run_sweep(grid, data, **options)
+    config = load_config(tmp_path / "run" / "grid.toml")
+    assert (config["data"], config["size"]) == (str(woof), 8)
+    assert ist.Grid.from_toml(tmp_path / "run" / "grid.toml") == grid
+    decodings.clear()
+    assert len(ist.predict_run(tmp_path / "run")) > 0
+    assert not decodings
+    assert set(table["dataset"]) == {"woof"}
+    with pytest.raises(ValueError, match="size: 8 there, 16 asked"):
+        ist.run_sweep(grid, ist.load_data(woof, size=16), **options)
+    (tmp_path / "bad.toml").write_text("size = '8'\n")
+    with pytest.raises(ValueError, match="bad.toml: size: a whole number is expected, not '8'"):
+        load_config(tmp_path / "bad.toml")

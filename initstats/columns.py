@@ -36,9 +36,12 @@ def _fill(columns, rows, chosen, mean, std):  # type: ignore[no-untyped-def]
         for top in range(0, samples, _HIGH):
             high = min(_HIGH, samples - top)
             for sample in range(high):
-                row = rows[chosen[top + sample]]
+                # an index into a slice is known to lie inside: only then are many done at once
+                row = rows[chosen[top + sample], left : left + wide]
+                numbers = part[sample]
                 for feature in range(wide):
-                    part[sample, feature] = (np.float32(row[left + feature]) - mean) / std
+                    numbers[feature] = (np.float32(row[feature]) - mean) / std
             for feature in range(wide):
+                column = columns[left + feature, top : top + high]
                 for sample in range(high):
-                    columns[left + feature, top + sample] = part[sample, feature]
+                    column[sample] = part[sample, feature]

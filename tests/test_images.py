@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,9 +25,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 import initstats as ist
+from initstats.cli.data import given_data
+from initstats.cli.model import batches
+from initstats.cli.study import _sweep
 from initstats.data import Split
 from initstats.images import cache as caches
-from initstats.images import decoding, layout, reading
+from initstats.images import layout, reading
 from initstats.images.decoding import Fault, decode, decode_all
 from initstats.mapped import dumps_mapped
 from initstats.sweep.plugins import load_config
@@ -260,7 +264,8 @@ def by_hand(image: Image.Image, size: int) -> NDArray[Any]:
 def test_resize_and_crop_by_hand(tmp_path: Path, shape: tuple[int, int], size: int) -> None:
     photo(3, *shape).save(tmp_path / "a.png")
     found = decode(str(tmp_path / "a.png"), size)
-    assert (found.shape, found.dtype) == ((3, size, size), np.uint8)
+    assert found.shape == (3, size, size)
+    assert found.dtype == np.uint8
     assert found.flags.c_contiguous
     assert np.abs(found - by_hand(photo(3, *shape), size)).max() <= 1.01  # two roundings
 
@@ -341,7 +346,7 @@ def test_orientation(tmp_path: Path, ending: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if ending == "webp" else {"quality": 95} if ending == "jpg" else {}
-    photo(7, 48, 26).save(tmp_path / f"a.{ending}", exif=exif, **options)  # type: ignore[arg-type]
+    photo(7, 48, 26).save(tmp_path / f"a.{ending}", exif=exif, **options)
     with Image.open(tmp_path / f"a.{ending}") as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
     assert upright.size == ((26, 48) if orientation > 4 else (48, 26))
@@ -744,11 +749,11 @@ def test_a_file_that_the_system_refuses_is_tried_again(
             raise PermissionError(13, "Permission denied", path)
         return opened(path, *args, **options)
 
-    monkeypatch.setattr(decoding.Image, "open", refused)
+    monkeypatch.setattr(Image, "open", refused)
     with pytest.warns(UserWarning, match=r"n02_dog_1.JPEG \(Permission denied\)"):
         data = ist.load_data(own, size=16, cache=tmp_path / "kept")
     assert len(data.train) == len(data.train.raw) == 8
-    monkeypatch.setattr(decoding.Image, "open", opened)
+    monkeypatch.setattr(Image, "open", opened)
     assert len(ist.load_data(own, size=16, cache=tmp_path / "kept").train) == 9
 
 
@@ -828,7 +833,7 @@ def test_columns_that_are_not_there(toy: ist.Dataset, chosen: list[int]) -> None
 
 def test_columns_of_masks_are_refused(toy: ist.Dataset) -> None:
     with pytest.raises(IndexError, match="expected whole numbers, found bool"):
-        toy.train.columns(np.ones(96, bool))  # type: ignore[arg-type]
+        toy.train.columns(np.ones(96, bool))
 
 
 # ---- a study of images
@@ -853,3 +858,39 @@ def test_a_study_of_images(
     (tmp_path / "bad.toml").write_text("size = '8'\n")
     with pytest.raises(ValueError, match="bad.toml: size: a whole number is expected, not '8'"):
         load_config(tmp_path / "bad.toml")
+
+
+def test_the_command_line_keeps_images_beside_the_run(
+    woof: Path, tmp_path: Path, decodings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {"inits": ["matched"], "activations": ["relu"], "depth": 2, "seeds": 1, "samples": 4}
+    own = {"data": str(woof), "plugins": []}
+    folder, failed = _sweep(fields | own, 8, tmp_path / "run", False, None, 1)
+    assert failed is None
+    assert len(list((folder / "cache").iterdir())) == 4
+    # what it wrote is enough to go on with it
+    config = load_config(folder / "grid.toml") | {"seeds": 2, "plugins": []}
+    decodings.clear()
+    _sweep(config, None, folder, False, None, 1)
+    assert "2 cells (1 new)" in capsys.readouterr().out
+    assert not decodings
+    for size in (8, None):
+        x, y = next(batches([("data", str(woof))], None, training=False, size=size))
+        assert x.shape == (9, 3, size or 64, size or 64)
+        assert y is not None
+    with pytest.raises(
+        ValueError, match=r"--size is for image folders: samples of mnist are \(1, "
+    ):
+        given_data("mnist", 64)
+    assert given_data("mnist", kept=64).size is None
+
+
+def test_a_mean_takes_little_memory() -> None:
+    pixels = np.resize(np.arange(256, dtype=np.uint8), (8, 2**21))
+    tracemalloc.start()
+    try:
+        data = ist.Dataset.from_arrays((pixels, range(8)), (pixels[:1], [0]))
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * pixels.nbytes
+    finally:
+        tracemalloc.stop()
+    assert data.mean == pytest.approx(255 / 512, rel=1e-15)

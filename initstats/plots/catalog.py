@@ -25,6 +25,7 @@ PAGES: dict[str, Callable[[Any], Any]] = {
     "theory": lambda diagram: diagram,
     "lesson": lambda evidence: evidence,
     "bench": lambda ratios: ratios,
+    "training": lambda trained: trained,
 }
 """The pages that show figures, and what makes the results of each page from what users have."""
 
@@ -111,7 +112,8 @@ def register_figure(
         title: a short heading.
         data: a function from the page's results to the frame that is drawn. The results of a study
             are `plots.Results` (its `table`, its `summary`, ...), those of a model `plots.Probed`.
-        page: the page that shows it: study, model, theory, lesson or bench.
+        page: the page that shows it: study, model, theory, lesson, bench or
+            training.
         needs: what the results must hold; elsewhere the page leaves the figure out and says why.
 
     Returns:

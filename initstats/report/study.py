@@ -17,7 +17,7 @@ from initstats.plots.style import decimal
 from initstats.plural import counted
 from initstats.report import answer
 from initstats.report.drawing import Studio
-from initstats.report.page import MOST_NAMES, Page, Shown, claim_page, figures_of, left_out, names
+from initstats.report.page import Page, Shown, claim_page, figures_of, left_out, names
 from initstats.report.printed import (
     Column,
     Table,
@@ -28,6 +28,7 @@ from initstats.report.printed import (
     significant,
     typeset,
 )
+from initstats.report.record import of_environment, of_failures, of_sessions, seeds_of, some
 from initstats.store import Run, load_failures, load_run, load_sessions, to_toml
 
 GROWTH = Column("growth per layer", "number", growth, ("growth", "growth_low", "growth_high"))
@@ -152,7 +153,7 @@ def compose(
         "configurations": len(results.summary),
         "cells": (_cells(results), run.count if run else 0),
         "failures": 0 if failures is None else len(failures),
-        "failed": {} if failures is None else _failed(failures),
+        "failed": {} if failures is None else of_failures(failures),
         "keepers": answer.keepers(results),
         "contrast": answer.contrast(results),
         "hopeless": answer.hopeless(results),
@@ -182,7 +183,7 @@ def _listed(results: Results) -> Results:
 
 
 def _networks(results: Results) -> str:
-    return _some([f"{block.network} of width {block.width}" for block in results.blocks])
+    return some([f"{block.network} of width {block.width}" for block in results.blocks])
 
 
 def _summary(results: Results) -> Table:
@@ -246,7 +247,7 @@ def _facts(results: Results) -> dict[str, str]:
         "data": _dataset(results),
         "networks": _networks(results),
         "depth": counted(results.depth, "layer"),
-        "seeds": _seeds(results),
+        "seeds": seeds_of(results.table),
     }
 
 
@@ -257,36 +258,8 @@ def _record(results: Results, run: Run, sessions: pd.DataFrame) -> dict[str, str
         "data": f"{_dataset(results)}, {settings['samples']:,} of the {settings['split']} split",
         "data fingerprint": f"SHA-256 {settings['data'][:16]}…",
         "finished": f"{_cells(results):,} of {counted(run.count, 'cell')}",
-        "duration": f"{sessions['seconds'].sum():.0f} s of computation"
-        + (f" in {len(sessions)} sessions" if len(sessions) > 1 else ""),
-        "started": f"{sessions['started'].iloc[0]:%Y-%m-%d %H:%M} UTC",
+        **of_sessions(sessions),
         "computed": f"in {settings.get('dtype', 'float32')} on {settings.get('device', 'cpu')}",
         "engine": ", ".join(f"{name} {value}" for name, value in run.engine.items()),
     }
-    environment = sessions.iloc[-1].drop(["started", "seconds", "cells"]).dropna()
-    return facts | {str(name): str(value) for name, value in environment.items()}
-
-
-def _failed(failures: pd.DataFrame) -> dict[str, str]:
-    """The cells that failed, by their error."""
-    found: dict[str, list[str]] = {}
-    for *cell, error, _ in failures.itertuples(index=False, name=None):
-        found.setdefault(str(error), []).append(" ".join(map(str, cell)))
-    shown = list(found.items())[:MOST_NAMES]
-    more = (
-        {"other errors": f"of {len(found) - len(shown)} kinds"} if len(found) > len(shown) else {}
-    )
-    return {error: _some(cells) for error, cells in shown} | more
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = [f"{len(names) - MOST_NAMES:,} more"] if len(names) > MOST_NAMES else []
-    return ", ".join([*names[:MOST_NAMES], *more])
-
-
-def _seeds(results: Results) -> str:
-    seeds = sorted(int(seed) for seed in results.table["seed"].unique())
-    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
-        return f"{seeds[0]} to {seeds[-1]}"
-    return _some([*map(str, seeds)])
+    return facts | of_environment(sessions)

@@ -105,9 +105,9 @@ def summarize_training(
           are seeds in which one of the two failed;
         - `seeds_needed`: how many further seeds would decide it with a chance of 80%, if the true
           difference is the observed one: the smaller number of those for a difference, at its
-          level among the comparisons, for equivalence, and, if runs failed, for failures. NaN where it is decided; inf where no
-          number would do. Where there are too few seeds for a test, the number up to the first
-          test;
+          level among the comparisons, for equivalence, and, if runs failed, for failures. NaN
+          where it is decided; inf where no number would do. Where there are too few seeds for a
+          test, the number up to the first test;
         - `words`: all this in one sentence.
 
     Raises:
@@ -268,7 +268,9 @@ def _verdicts(
             more = row["only_failed"] > row["only_baseline_failed"]
             word = "fails more often" if more else "fails less often"
         elif word == "differs":
-            word = "better" if row["p_better"] > 0.5 else "worse"
+            # mostly ties: the estimate is 0, and the seeds that differ tell the direction
+            direction = kind.sign * row["difference"] or row["p_better"] - 0.5
+            word = "better" if direction > 0 else "worse"
         words.append(word)
     return words
 

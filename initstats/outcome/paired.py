@@ -135,7 +135,7 @@ def seeds_for_difference(difference: float, spread: float, level: float) -> floa
 
     def power(pairs: int) -> float:
         critical, shift = stdtrit(pairs - 1, 1 - level / 2), effect * math.sqrt(pairs)
-        return float(1 - nctdtr(pairs - 1, shift, critical) + nctdtr(pairs - 1, -shift, -critical))
+        return float(1 - nctdtr(pairs - 1, shift, critical) + nctdtr(pairs - 1, shift, -critical))
 
     return _fewest(power)
 
@@ -145,7 +145,7 @@ def seeds_for_equivalence(difference: float, spread: float, margin: float, level
 
     The two tests are taken as if they never failed together, which is nearly exact at this power.
     """
-    if abs(difference) >= margin:
+    if not abs(difference) < margin:
         return math.inf
 
     def power(pairs: int) -> float:

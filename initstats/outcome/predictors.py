@@ -167,9 +167,8 @@ def cluster_weights(clusters: Array, draws: int, seed: int) -> Array:
         clusters: (runs,), the number of each run's cluster.
     """
     names, places = np.unique(clusters, return_inverse=True)
-    generator = np.random.default_rng(seed)
-    chances = np.full(len(names), 1 / max(len(names), 1))
-    drawn = generator.multinomial(len(names), chances, size=draws).reshape(draws, len(names))
+    count = max(len(names), 1)
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
     return np.vstack([np.ones(len(places)), drawn[:, places]])
 
 

@@ -64,15 +64,15 @@ def _undecided(row: dict[str, Any], kind: Measure, confidence: float) -> str:
             "difference is this one"
         )
     return (
-        f"is neither better nor worse than {row['baseline']} as far as "
-        f"{counted(row['seeds'], 'seed')} can tell: {_numbers(row, kind, confidence)}; {needs}"
+        f"cannot be told apart from {row['baseline']} yet: "
+        f"{_numbers(row, kind, confidence)}; {needs}"
     )
 
 
 def _numbers(row: dict[str, Any], kind: Measure, confidence: float) -> str:
     """The difference, its interval, the seeds, and who failed."""
     if math.isinf(row["difference"]):
-        parts = ["too many runs failed to give a difference"]
+        parts = ["too many runs failed for an estimate of the difference"]
     else:
         parts = [f"difference {_amount(row['difference'], kind, signed=True)}"]
     if not math.isnan(row["low"]):

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from initstats.plots.catalog import register_figure
 from initstats.plots.curves import mark, note
-from initstats.plots.grid import panels
+from initstats.plots.grid import fitted, panels, rows_of
 from initstats.plots.results import order
-from initstats.plots.style import INK, PAGE, inches, shortened
+from initstats.plots.style import INK, PAGE, inches, wrapped
 from initstats.plots.trained import NET, VARIANT, Trained, styles_of, titles
 from initstats.registry import Need
 
@@ -49,6 +49,8 @@ def differences(trained: Trained) -> pd.DataFrame:
     with np.errstate(invalid="ignore"):
         pairs["value"] -= pairs.pop("value_2")
     found = trained.comparisons.astype(dict.fromkeys(names, str))
+    both = (found["failed"] == found["seeds"]) & (found["baseline_failed"] == found["seeds"])
+    found.loc[both, "difference"] = np.nan
     found[["value", "low", "high"]] = 100 * found[["difference", "low", "high"]]
     found["margin"] *= 100
     found = found[[*VARIANT, "value", "low", "high", "margin"]].merge(
@@ -66,17 +68,19 @@ def differences(trained: Trained) -> pd.DataFrame:
 def paired_differences(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     """Validation accuracy minus that of the baseline with the same seed, in points (percent): a
     faint dot for each seed, and above it the estimate with its 95% interval: the mean, or the
-    Hodges-Lehmann estimate where runs failed. Right of the line is better; the grey band is
-    the margin within which variants are called equal. ◂ counts seeds in which only this one failed, ▸ those in
-    which only the baseline did.
+    Hodges-Lehmann estimate where runs failed. Right of the line is better; the grey band is the
+    margin within which variants are called equal. ◂ counts seeds in which only this one failed, ▸
+    those in which only the baseline did.
     """
     nets, names = titles(frame), order(frame["panel"])
     rows = order(frame["row"])
     labels = (f"points of validation accuracy over {frame['baseline'].iloc[0]}", "")
-    label = max(inches(shortened(name), 7.5) for name in rows)
+    label = max(inches(wrapped(name, 30), 7) for name in rows)
+    columns = rows_of(len(names), width, 3, label + 1.6)[0]
+    room = width / columns - label - 0.4
     deepest = int(frame.groupby([*NET, "panel"], observed=True)["row"].nunique().max())
     figure, grid = panels(
-        names,
+        [fitted(name, room) for name in names],
         width,
         blocks=list(nets.values()),
         labels=labels,
@@ -114,8 +118,8 @@ def _panel(axes: Axes, frame: pd.DataFrame, limits: tuple[float, float], styles:
         if limits[0] <= value <= limits[1]:
             axes.plot(value, place - 0.14, "D", ms=4.5, mew=0, color=color)
         _lost(axes, dots, limits, place + 0.14, color)
-    axes.set_yticks(range(len(means)), [shortened(str(name)) for name in means["row"]])
-    axes.tick_params("y", length=0)
+    axes.set_yticks(range(len(means)), [wrapped(str(name), 30) for name in means["row"]])
+    axes.tick_params("y", length=0, labelsize=7)
 
 
 def _lost(axes: Axes, dots: Array, limits: tuple[float, float], height: float, color: str) -> None:

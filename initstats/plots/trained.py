@@ -10,7 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from initstats.outcome import initial_distances, predictive_power, summarize_training
+from initstats.outcome import (
+    choose_rates,
+    initial_distances,
+    predictive_power,
+    summarize_training,
+)
 from initstats.plots.results import MANY, MOST, evenly, order
 from initstats.plots.style import Stroke, strokes
 from initstats.store import Run
@@ -126,6 +131,12 @@ class Trained:
         return summarize_training(self.table, baseline, measure=measure)
 
     @cached_property
+    def rates(self) -> pd.DataFrame | None:
+        """As `choose_rates` gives them; None where no rate was tuned."""
+        tuned = self.tuning is not None and len(self.tuning) > 0
+        return choose_rates(self.tuning) if tuned else None
+
+    @cached_property
     def distances(self) -> pd.DataFrame | None:
         """As `initial_distances` gives them; None where no run's first statistics are known."""
         rows = self.statistics
@@ -157,15 +168,15 @@ class Trained:
         return self._of(self.few.nets, self.few.inits, self.few._ranked(LINES))
 
     def named(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """A frame whose inits and activations are categories, by which figures choose colours.
+        """A frame whose names are categories in our order, by which figures choose colours.
 
         Activations that have lines come first, so that no two of them look the same.
         """
         lines = self.lines.activations
         names = [*lines, *(name for name in self.activations if name not in lines)]
-        kinds: Any = {"init": pd.CategoricalDtype(self.inits)}
-        plain = frame.astype({"init": str, "activation": str})
-        return plain.astype(kinds | {"activation": pd.CategoricalDtype(names)})
+        there = {"network": order(self.table["network"]), "init": self.inits, "activation": names}
+        kinds: Any = {kind: pd.CategoricalDtype(those) for kind, those in there.items()}
+        return frame.astype(dict.fromkeys(kinds, str)).astype(kinds)
 
     @cached_property
     def left_out(self) -> str:
@@ -220,7 +231,10 @@ class Trained:
 
 def titles(rows: pd.DataFrame) -> dict[Net, str]:
     """The networks of some rows, each with what tells it from the others; empty of a single one."""
-    nets = [Net(str(n), int(w), int(d)) for n, w, d in rows[NET].drop_duplicates().to_numpy()]
+    names = order(rows["network"])
+    places = rows[NET].drop_duplicates().to_numpy()
+    nets = [Net(str(name), int(width), int(depth)) for name, width, depth in places]
+    nets.sort(key=lambda net: (names.index(net.network), net.width, net.depth))
     varied = [name for name in NET if len({getattr(net, name) for net in nets}) > 1]
     return {
         net: ", ".join(

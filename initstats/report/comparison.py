@@ -20,8 +20,11 @@ from initstats.report.printed import significant
 Row = dict[Any, Any]
 """A row of `summarize_training`, by column."""
 
-MOST_SENTENCES, MOST_PANELS = 6, 6
-"""Of comparisons of one panel, and of panels, that are told in sentences; tables have all."""
+MOST_SENTENCES, MOST_PANELS = 12, 6
+"""Up to so many comparisons have a sentence each; of more, those that are decided, and of so many
+networks and inits. The table has all.
+"""
+DECIDED = ("better", "worse", "fails more often", "fails less often")
 
 
 def digits_of(low: float, high: float) -> int:
@@ -68,9 +71,13 @@ def summary(trained: Trained) -> Markup:
     found = trained.comparisons
     if found is None:
         return Markup("There is one variant, and nothing to compare it with.")
+    if not trained.healthy.any():
+        return Markup(f"All {counted(len(trained.last), 'run')} failed.")
+    if len(found) == 1:
+        return sentence(found.iloc[0].to_dict(), trained.versus)
     kind, baseline = trained.versus
     told = []
-    for verdict in ("better", "worse", "fails more often", "fails less often"):
+    for verdict in DECIDED:
         rows = found[found["verdict"].astype(str) == verdict]
         for name, some in list(rows.groupby(kind, observed=True, sort=True))[:3]:
             every = int((found[kind] == name).sum())
@@ -84,7 +91,7 @@ def summary(trained: Trained) -> Markup:
 
 def _others(found: pd.DataFrame) -> list[str]:
     """How many comparisons show no difference, and how many nothing yet."""
-    verdicts = found["verdict"].astype(str)
+    verdicts = found["verdict"].astype(str).where(found["failed"] < found["seeds"])
     equal = int(verdicts.isin(["equivalent", "same in every seed"]).sum())
     unsure = int((verdicts == "not decided").sum())
     told = []
@@ -139,20 +146,29 @@ def _span(row: Row) -> str:
 def answers(trained: Trained) -> list[tuple[Markup, list[Markup]]]:
     """For each network and init, the sentences about those that were compared there."""
     found = trained.comparisons
-    if found is None:
+    if found is None or len(found) == 1:
         return []
-    other = trained.panel_kind
-    nets = titles(found)
+    brief = len(found) > MOST_SENTENCES
     told = []
-    for net, title in nets.items():
-        for name, rows in net.rows(found).groupby(other, observed=True, sort=True):
-            records = sorted(rows.to_dict("records"), key=_grave)
-            sentences = [sentence(row, trained.versus) for row in records[:MOST_SENTENCES]]
-            if more := len(records) - MOST_SENTENCES:
-                sentences += [Markup("The table below has {} more.").format(more)] * (more > 0)
+    for net, title in titles(found).items():
+        groups = net.rows(found).groupby(trained.panel_kind, observed=True, sort=True)
+        for name, rows in groups:
             head = Markup(", ").join(filter(None, [_code(str(name)), title]))
-            told.append((head, sentences))
+            told.append((head, _sentences(rows, trained.versus, brief=brief)))
     return told[:MOST_PANELS]
+
+
+def _sentences(rows: pd.DataFrame, versus: tuple[str, str], *, brief: bool) -> list[Markup]:
+    """What came of the comparisons within a network and init."""
+    records = sorted(rows.to_dict("records"), key=_grave)
+    detailed = [row for row in records if not brief or str(row["verdict"]) in DECIDED]
+    told = [sentence(row, versus) for row in detailed[:MOST_PANELS]]
+    if more := len(detailed) - MOST_PANELS:
+        told += [Markup("{} more are in the table of comparisons.").format(more)] * (more > 0)
+    for verdict, words in (("equivalent", "No difference"), ("not decided", "Not decided")):
+        some = [row[versus[0]] for row in records if str(row["verdict"]) == verdict]
+        told += [Markup("{}: {}.").format(words, names(some))] * bool(brief and some)
+    return told
 
 
 def _grave(row: Row) -> tuple[int, float]:
@@ -219,13 +235,14 @@ def _same(row: Row, name: Markup, baseline: Markup) -> Markup:
 
 
 def _fails(row: Row, name: Markup, baseline: Markup) -> Markup:
-    return Markup("{} {} than {}: in {} of {}, against {} (p = {}).").format(
+    return Markup("{} {} than {}: {} of its {} failed, and {} with {} (p = {}).").format(
         name,
         row["verdict"],
         baseline,
-        row["failed"],
-        counted(row["seeds"], "seed"),
-        row["baseline_failed"],
+        row["failed"] or "none",
+        counted(row["seeds"], "run"),
+        row["baseline_failed"] or "none",
+        baseline,
         significant(row["p_failed_holm"]),
     )
 
@@ -242,6 +259,8 @@ def _undecided(row: Row, name: Markup, baseline: Markup) -> Markup:
         middle = f"too many runs failed among {seeds}"
     else:
         middle = f"the difference in validation accuracy is {points(row)} points over {seeds}"
+        if row["low"] * row["high"] > 0:
+            middle += ", whose interval is sure by itself but not among all comparisons"
     more = (
         "no number of seeds would decide it if this is the true difference"
         if math.isinf(needed)
@@ -277,7 +296,12 @@ def unlisted(trained: Trained) -> str:
     panels = len(found.groupby([*NET, trained.panel_kind], observed=True))
     if panels <= MOST_PANELS:
         return ""
-    return f"The table of comparisons has {panels - MOST_PANELS} more {trained.panel_kind}s."
+    more = counted(
+        panels - MOST_PANELS,
+        f"more network with another {trained.panel_kind} is",
+        f"more networks and {trained.panel_kind}s are",
+    )
+    return f"{more} in the table of comparisons."
 
 
 def failures(trained: Trained) -> str:
@@ -289,8 +313,9 @@ def failures(trained: Trained) -> str:
         return f"None of the {runs} failed."
     verbs = {"diverged": "diverged", "chance": "ended at chance"}
     counts = {verb: int((outcome == word).sum()) for word, verb in verbs.items()}
-    told = " and ".join(f"{count} {verb}" for verb, count in counts.items() if count)
-    return f"Of {runs}, {told}; {len(last) - sum(counts.values()):,} trained."
+    told = " and ".join(f"{count:,} {verb}" for verb, count in counts.items() if count)
+    trained_ones = len(last) - sum(counts.values())
+    return f"Of {runs}, {told}; {f'{trained_ones:,}' if trained_ones else 'none'} trained."
 
 
 def limits(trained: Trained) -> list[Markup | str]:
@@ -305,19 +330,23 @@ def limits(trained: Trained) -> list[Markup | str]:
         about.append(Markup("the optimizer {}").format(_code(optimizer)))
     text = Markup(
         "This holds for {}. Another network, other data, a longer training or another optimizer "
-        "may rank the variants otherwise."
+        "may come out otherwise."
     ).format(Markup(", ").join(about))
     found = trained.comparisons
     if found is None:
         return [text]
-    return [
-        text,
-        f"Intervals are over seeds: the weights and the order of the images. All runs see the same "
-        f"images, and what other images would change is not in the intervals. Each interval is for "
-        f"one comparison; verdicts are adjusted for {counted(len(found), 'comparison')} (Holm). "
-        f"Variants are called equal where the difference is "
-        f"surely within a margin of {_margin(found.iloc[0].to_dict())} points.",
-    ]
+    margin = _margin(found.iloc[0].to_dict())
+    note = (
+        "Intervals are over seeds: the weights and the order of the images. All runs see the same "
+        "images, and what other images would change is not in the intervals. Variants are called "
+        f"equal where the difference is surely within a margin of {margin} points."
+    )
+    if len(found) > 1:
+        note += (
+            f" Each interval is for one comparison; verdicts are adjusted for {len(found)} "
+            "comparisons (Holm)."
+        )
+    return [text, note]
 
 
 def _code(name: object) -> Markup:

@@ -49,9 +49,13 @@ def table(trained: Trained) -> Table | None:
 
 def sentences(trained: Trained) -> list[Markup | str]:
     """What was found; empty where no statistics were measured."""
+    if trained.power is None:
+        return []
     power = _known(trained)
     if power.empty:
-        return []
+        return [
+            "There is nothing to rank: the outcome, or every distance, is the same in all runs."
+        ]
     among = power[power["within"] == "depth"]
     trains, fails = (among[among["among"] == who] for who in ("trained", "all"))
     return [told for told in (_winners(trains), _losers(fails), _rough(among)) if told]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 from markupsafe import Markup
 
-from initstats.outcome import choose_rates
 from initstats.plots import Trained
 from initstats.plots.trained import VARIANT
 from initstats.plural import counted
@@ -25,15 +24,9 @@ EDGE = Column("best at the edge", "name", lambda there: "yes" if there else "no"
 NETWORK = [Column("network"), Column("width", "number"), Column("depth", "number")]
 
 
-def chosen(trained: Trained) -> pd.DataFrame | None:
-    """As `choose_rates` gives them; None where no rate was tuned."""
-    tuning = trained.tuning
-    return None if tuning is None or tuning.empty else choose_rates(tuning)
-
-
 def table(trained: Trained) -> Table | None:
     """The chosen rates; None where no rate was tuned."""
-    rates = chosen(trained)
+    rates = trained.rates
     if rates is None:
         return None
     net, edge = NETWORK * (len(trained.nets) > 1), [EDGE] * bool(rates["at_edge"].any())
@@ -42,7 +35,7 @@ def table(trained: Trained) -> Table | None:
 
 def sentences(trained: Trained) -> list[Markup | str]:
     """How the learning rates came about, and what there is to mind."""
-    rates, tuning = chosen(trained), trained.tuning
+    rates, tuning = trained.rates, trained.tuning
     if rates is None or tuning is None:
         return [_fixed(trained)]
     tried = tuning.groupby(VARIANT, observed=True)["lr"].nunique()

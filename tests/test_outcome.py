@@ -336,7 +336,7 @@ def test_the_mean_tells_the_direction_and_else_the_seeds() -> None:
     small, large = [-1e-5] * 11, [0.02, 0.021, 0.022, 0.023, 0.024, 0.025, 0.026, 0.027, 0.028]
     row = one({"relu": [0.9] * 20, "other": [*(0.9 + np.array(small + large))]})
     assert (row["verdict"], row["p_better"]) == ("better", 9 / 20)
-    lost = [NAN] * 14
+    lost = [NAN] * 20
     row = one({"relu": [*lost, *noisy(7)], "other": [*lost, *noisy(7, -0.01, own=2)]})
     assert (row["verdict"], row["difference"]) == ("worse", 0)
 

@@ -80,7 +80,7 @@ def _epochs(runs: pd.DataFrame, epochs: int) -> pd.DataFrame:
     behind, last = epochs - table["epoch"], table["epoch"] == epochs
     lost = table["outcome"] != "trained"
     table["train_loss"] = (0.06 + 0.09 * behind + 2 * (0.975 - table["accuracy"])).mask(lost)
-    table["valid_accuracy"] = (table["accuracy"] - 0.008 * behind).mask(lost, 0.0987)
+    table["valid_accuracy"] = (table["accuracy"] - 0.008 * behind).mask(lost)
     table["valid_loss"] = (3.3 * (1 - table["valid_accuracy"])).mask(lost)
     table["test_loss"] = (3.2 * (1 - table["valid_accuracy"])).where(last).mask(lost)
     table["test_accuracy"] = (table["valid_accuracy"] + 0.001).where(last)
@@ -95,8 +95,8 @@ def _points(runs: pd.DataFrame, epochs: int) -> pd.DataFrame:
     curves["step"] = np.tile(steps, len(runs))
     lost = (curves["outcome"] != "trained") & (curves["step"] > 100)
     loss = 0.05 + 2.2 / (1 + curves["step"] / 40) + 2 * (0.975 - curves["accuracy"])
-    curves["train_loss"] = loss.mask(lost)
-    curves["train_accuracy"] = (1 - loss / 3).mask(lost)
+    curves["train_loss"], curves["train_accuracy"] = loss, 1 - loss / 3
+    curves = curves[~lost]  # a run that diverged has no more points
     return _named(curves.drop(columns=["accuracy", "outcome", "lr"]))
 
 
@@ -104,7 +104,9 @@ def _tuning(variants: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame
     tuning = variants.merge(pd.DataFrame({"lr": RATES}), "cross")
     tuning = tuning.merge(pd.DataFrame({"seed": [1000, 1001]}), "cross")
     best = np.where(tuning["init"] == "torch_default", 0.26, 0.13)
-    of_name = {name: 0.9 + 0.15 * place for place, name in enumerate(tuning["activation"].unique())}
+    of_name = {
+        name: 0.9 + 0.15 * (place % 4) for place, name in enumerate(tuning["activation"].unique())
+    }
     away = np.log2(tuning["lr"] / best / tuning["activation"].map(of_name))
     tuning["tuning_loss"] = 0.13 + 0.012 * away**2 + random.normal(0, 0.0005, len(tuning))
     lost = (tuning["activation"] == "general_relu") & (tuning["lr"] == RATES[-1])

@@ -135,11 +135,13 @@ def _lost(axes: Axes, dots: Array, limits: tuple[float, float], height: float, c
 
 
 def _limits(frame: pd.DataFrame) -> tuple[float, float]:
-    """The range of all panels: estimates, intervals and most dots."""
-    values = frame[["value", "low", "high"]].to_numpy(dtype=float).ravel()
-    known = values[np.isfinite(values)]
+    """The range of all panels: estimates, dots, and intervals unless they dwarf these."""
     margin = float(frame["margin"].max())
-    ends = np.quantile(known, [0.002, 0.998]) if len(known) else np.zeros(2)
-    low, high = min(ends[0], -1.1 * margin), max(ends[1], 1.1 * margin)
+    values = frame["value"].to_numpy(dtype=float)
+    known = values[np.isfinite(values)]
+    low, high = known.min(initial=-1.1 * margin), known.max(initial=1.1 * margin)
+    ends = frame[["low", "high"]].to_numpy(dtype=float)
+    ends = np.clip(ends[np.isfinite(ends)], 2 * low - high, 2 * high - low)
+    low, high = ends.min(initial=low), ends.max(initial=high)
     room = 0.05 * (high - low)
     return float(low - room), float(high + room)

@@ -133,8 +133,8 @@ class Trained:
     @cached_property
     def rates(self) -> pd.DataFrame | None:
         """As `choose_rates` gives them; None where no rate was tuned."""
-        tuned = self.tuning is not None and len(self.tuning) > 0
-        return choose_rates(self.tuning) if tuned else None
+        tuning = self.tuning
+        return None if tuning is None or tuning.empty else choose_rates(tuning)
 
     @cached_property
     def distances(self) -> pd.DataFrame | None:

@@ -122,6 +122,7 @@ def _curves(
     """
     styles = styles_of(frame)
     figure, grid = by_init(frame, width, labels=("updates", label), key=styles)
+    end = int(frame["step"].max())
     for (*panel, name), rows in frame.groupby([*NET, "init", "activation"], observed=True):
         axes, style = grid[tuple(panel)], styles[str(name)]
         means = rows[rows["seed"].isna()]
@@ -132,9 +133,10 @@ def _curves(
         for _, run in rows[rows["seed"].notna()].groupby("seed"):
             at, value = run[["step", "value"]].to_numpy(dtype=float).T
             known = np.isfinite(value)
-            axes.plot(at[known], value[known], color=to_rgba(style.color, 0.6), lw=0.7)
-            if known.any() and not known.all():
-                mark(axes, at[known][-1], value[known][-1], "x", style.color)
+            at, value = at[known], value[known]
+            axes.plot(at, value, color=to_rgba(style.color, 0.6), lw=0.7)
+            if len(at) and at[-1] < end:
+                mark(axes, at[-1], value[-1], "x", style.color)
     return figure, grid
 
 
@@ -203,7 +205,7 @@ def learning_rates(frame: pd.DataFrame, width: float | None = None) -> Figure:
         axes.plot(at, loss, marker="o", ms=2.8, **style._asdict())
         # rings around each other and crosses side by side, where several are at one place
         place = list(styles).index(str(name))
-        ring: Any = {"mfc": "none", "ms": 6.5 + 2.4 * place, "mew": 1, "ls": "none"}
+        ring: Any = {"mfc": "none", "ms": 6.5 + 2.4 * (place % 4), "mew": 1, "ls": "none"}
         chosen = rows["chosen"].to_numpy(dtype=bool)
         axes.plot(at[chosen], loss[chosen], marker="o", mec=style.color, **ring)
         aside = 1.0 + 0.05 * (place - (len(styles) - 1) / 2)

@@ -48,18 +48,13 @@ def sentences(trained: Trained) -> list[Markup | str]:
         "own, and its losses are on training images kept out of its training: no validation image "
         "had a part in the choice."
     ]
-    edge = rates[rates["at_edge"]]
-    if len(edge):
-        who = _variants(edge)
-        found.append(
-            Markup(
-                "The best rate of {} is the smallest or largest that was tried: a better one may "
-                "lie beyond."
-            ).format(who)
-        )
-    lost = rates[rates["lr"].isna()]
-    if len(lost):
-        found.append(Markup("Every rate failed for {}.").format(_variants(lost)))
+    lost = rates["lr"].isna()
+    if (edge := rates["at_edge"] & ~lost).any():
+        words = "For {}, the best rate is the smallest or largest that was tried: a better one may "
+        found.append(Markup(words + "lie beyond.").format(_variants(rates[edge])))
+    if lost.any():
+        words = "For {}, every rate failed: the smallest was taken."
+        found.append(Markup(words).format(_variants(rates[lost])))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,12 @@ OUTCOME = [
 
 
 def write_training_report(
-    trained: Trained, folder: str | Path, *, workers: int = 1, rows: bool = True
+    trained: Trained,
+    folder: str | Path,
+    *,
+    workers: int = 1,
+    rows: bool = True,
+    config: bool = True,
 ) -> Path:
     """Write the report of a training study: `index.html`, a page that needs no other file.
 
@@ -52,6 +58,7 @@ def write_training_report(
         folder: where to.
         workers: processes at work, this one among them.
         rows: whether to write all rows of the table, and to link to them.
+        config: whether to write `train.toml`, which a run keeps in its own folder itself.
 
     Returns:
         The path of the page.
@@ -65,7 +72,11 @@ def write_training_report(
     claim_page("training", Path(folder))  # before the work, not after it
     with Studio(workers) as studio:
         figures = figures_of("training", trained, begin=studio.begin)
-        return compose(trained, figures, rows=rows).publish(folder)
+        page = compose(trained, figures, rows=rows)
+        if not config:
+            others = {name: page.tables[name] for name in page.tables if name != "train.toml"}
+            page = replace(page, tables=others)
+        return page.publish(folder)
 
 
 def compose(trained: Trained, figures: Sequence[Shown] = (), *, rows: bool = True) -> Page:
@@ -222,7 +233,7 @@ def facts(trained: Trained) -> dict[str, str]:
         found |= {
             "data fingerprint" if name == "data" else name.replace("_", " "): _written(value)
             for name, value in run.settings.items()
-            if name != "dataset"
+            if name != "dataset" and not (name == "rates" and run.settings.get("lr"))
         }
         found["engine"] = ", ".join(f"{name} {value}" for name, value in run.engine.items())
     if sessions is not None and len(sessions):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from initstats import store as store
     from initstats import sweep as sweep
     from initstats import theory as theory
+    from initstats import training as training
     from initstats.activations import activation as activation
     from initstats.activations import gain as gain
     from initstats.activations import register_activation as register_activation
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
     from initstats.moments import register_statistic as register_statistic
     from initstats.networks import register_network as register_network
     from initstats.outcome import summarize_training as summarize_training
+    from initstats.outcome.tables import load_training as load_training
+    from initstats.outcome.tables import load_training_curves as load_training_curves
+    from initstats.outcome.tables import load_training_statistics as load_training_statistics
+    from initstats.outcome.tables import load_tuning as load_tuning
     from initstats.plan import Plan as Plan
     from initstats.plan import plan_sweep as plan_sweep
     from initstats.plots import register_figure as register_figure
@@ -64,6 +69,8 @@ if TYPE_CHECKING:
     from initstats.store import load_table as load_table
     from initstats.sweep import Grid as Grid
     from initstats.sweep import run_sweep as run_sweep
+    from initstats.training import TrainingGrid as TrainingGrid
+    from initstats.training import compare_training as compare_training
 
     __all__: list[str]
 else:  # the imports above are for a type checker, and the list of what to load

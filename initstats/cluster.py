@@ -162,8 +162,6 @@ class _Dispatch(Generic[Task, Outcome]):
         if fresh := able.keys() - self.at.keys() - self.refused:
             self._welcome(sorted(fresh))
         self.able = [worker for worker in able if worker in self.at]
-        if self.able and (self.delivered is None or self.delivered.status != "finished"):
-            self._deliver()
         if not self.able and not self.is_deserted:
             address = self.client.scheduler.address
             warn(
@@ -173,6 +171,8 @@ class _Dispatch(Generic[Task, Outcome]):
             )
         self.is_deserted = not self.able
         self.looked = time.monotonic()
+        if self.able and (self.delivered is None or self.delivered.status != "finished"):
+            self._deliver()
 
     def _welcome(self, workers: list[str]) -> None:
         """Prepare workers that have come; one that cannot do the tasks must not get any."""
@@ -200,9 +200,12 @@ class _Dispatch(Generic[Task, Outcome]):
         """Send what all tasks share to the workers; those that come later get it from these."""
         for batch in list(self.out.values()):  # they wait for what was lost with its workers
             self._recall(batch)
-        self.delivered = self.client.scatter(
-            self.parcel, workers=self.able, broadcast=True, hash=False
-        )
+        try:
+            self.delivered = self.client.scatter(
+                self.parcel, workers=self.able, broadcast=True, hash=False
+            )
+        except (KeyError, TimeoutError):  # one of them has gone since: the next look tells which
+            self.delivered, self.able = None, []
 
     def _lose(self, worker: str) -> Generator[tuple[Task, Failure]]:
         """Give up a worker that has gone: what it was at is lost, what waited there waits again."""

@@ -76,6 +76,10 @@ class Split:
         """
         return self._normalized(torch.from_numpy(self.raw[start:stop]).T)
 
+    def columns(self, indices: NDArray[np.int64]) -> Tensor:
+        """Normalized samples as columns, (features, samples), float32, contiguous."""
+        return self._normalized(torch.from_numpy(self.raw[indices]).T)
+
     def first(self, samples: int) -> Split:
         """The first samples, 1 to all of them, in this split's memory; any other number raises."""
         if not 1 <= samples <= len(self):

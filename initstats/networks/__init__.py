@@ -23,5 +23,6 @@ from initstats.networks.entry import NETWORKS as NETWORKS
 from initstats.networks.entry import Network as Network
 from initstats.networks.entry import get as get
 from initstats.networks.entry import register_network as register_network
+from initstats.networks.pool import Pool as Pool
 from initstats.networks.residual import Residual as Residual
 from initstats.networks.serial import Serial as Serial

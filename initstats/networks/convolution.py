@@ -9,11 +9,13 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.grad import conv2d_input
 
 from initstats.networks.block import Linear, Signal
 from initstats.networks.dense import check_sizes
+from initstats.networks.patches import fold_patches, gather_patches
 from initstats.theory.maps import patch_mean
 from initstats.theory.state import Cotangent, Law, State
 
@@ -79,22 +81,29 @@ class Conv(Linear):
         entries = self.outputs.positions * plane.shape[-1]
         shape = (*x.shape[:-2], math.prod(self.weight[1:]), entries)
         out = x.new_empty(shape) if out is None else out[: math.prod(shape)].view(shape)
-        taps, plane = _fast(self._by_tap(out)), _fast(plane)
+        if _is_compiled(x):
+            gather_patches(self._rows(x), *self._geometry, out.view(-1, entries).numpy())
+            return out
+        taps = self._by_tap(out)
         for tap, window in self._windows:
             taps[tap] = plane[window]
         for padding in self._paddings:
             taps[padding] = 0
         return out
 
-    def folded(self, columns: Tensor) -> Tensor:
+    def folded(self, columns: Tensor, out: Tensor | None = None) -> Tensor:
         """Gradients of patches summed to those of the input."""
         samples = columns.shape[-1] // self.outputs.positions
         shape = (*columns.shape[:-2], self.reads.units, self.reads.positions * samples)
-        result = columns.new_zeros(shape)
-        taps, plane = self._by_tap(columns), self._plane(result)
+        out = columns.new_empty(shape) if out is None else out[: math.prod(shape)].view(shape)
+        if _is_compiled(columns):
+            patches = columns.reshape(-1, columns.shape[-1]).numpy()
+            fold_patches(patches, *self._geometry, self._rows(out))
+            return out
+        taps, plane = self._by_tap(columns), self._plane(out.zero_())
         for tap, window in self._windows:
             plane[window].add_(taps[tap])
-        return result
+        return out
 
     def seen(self, state: State) -> State:
         """The mean over patches (He et al. 2015, arXiv:1502.01852)."""
@@ -118,6 +127,16 @@ class Conv(Linear):
     def _by_tap(self, columns: Tensor) -> Tensor:
         """([seeds,] channels, kernel, kernel, rows, across, samples) of patches."""
         return columns.view(*columns.shape[:-2], *self.weight[1:], *self.outputs.sides, -1)
+
+    def _rows(self, x: Tensor) -> NDArray[Any]:
+        """([seeds x] channels, positions x samples) of an input, for numpy."""
+        plane = self._plane(x)
+        return plane.reshape(math.prod(plane.shape[:-3]), -1).numpy()
+
+    @cached_property
+    def _geometry(self) -> tuple[tuple[int, int], int, int, tuple[int, int]]:
+        """What the kernels know of the layer."""
+        return self.reads.sides, self.kernel, self.stride, self.outputs.sides
 
     @cached_property
     def _windows(self) -> list[tuple[Index, Index]]:
@@ -159,6 +178,6 @@ class Conv(Linear):
         return spans
 
 
-def _fast(x: Tensor) -> Any:
-    """The same memory as a numpy array, if numpy can have one: it copies twice as fast."""
-    return x.numpy() if x.device.type == "cpu" and x.dtype != torch.bfloat16 else x
+def _is_compiled(x: Tensor) -> bool:
+    """Whether there are compiled kernels for a tensor."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)

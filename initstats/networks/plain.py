@@ -1,4 +1,4 @@
-"""Plain stacks: a layer, the activation, a layer, the activation, to the depth."""
+"""Plain stacks, a layer, the activation, a layer, the activation, and one with residual sums."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from initstats.networks.block import Block
 from initstats.networks.convolution import Conv
 from initstats.networks.dense import Dense
 from initstats.networks.entry import register_network
+from initstats.networks.residual import Residual
 from initstats.networks.serial import Serial
 
 
@@ -25,4 +26,17 @@ def cnn(
     for index in range(depth):
         side, stride = kernel if index else first_kernel, 2 if index < strided else 1
         blocks += [Conv(width * min(2**index, 4), side, stride), Activate()]
+    return Serial(*blocks)
+
+
+@register_network()
+def resnet(width: int, depth: int, *, kernel: int = 3, first_kernel: int = 5) -> Block:
+    """Two strided convolutions to 2w channels, then residual branches of two layers each."""
+    blocks: list[Block] = []
+    for index in range(min(depth, 2 + depth % 2)):
+        side, stride = kernel if index else first_kernel, 2 if index < 2 else 1
+        blocks += [Conv(width * min(2**index, 2), side, stride), Activate()]
+    for _ in range(max(depth - 2, 0) // 2):
+        branch = Serial(Conv(2 * width, kernel), Activate(), Conv(2 * width, kernel))
+        blocks += [Residual(branch), Activate()]
     return Serial(*blocks)

@@ -48,7 +48,7 @@ def predict_run(
             f"{folder} was measured with other data than these of {data.name!r}: pass the dataset "
             "that it was measured with, predict_run(folder, data)"
         )
-    now = definitions(grid, chosen_samples(grid, data))
+    now = definitions(grid.entries, chosen_samples(grid, data), grid.depth)
     if redefined := run.redefined(now, run.cells):
         raise ValueError(
             f"{folder} was measured when {', '.join(redefined)} had another definition: "

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from initstats.activations import Activation
 from initstats.data import Split
 from initstats.inits import Init
-from initstats.networks import Serial
+from initstats.networks import Place, Serial
 from initstats.stack.numerics import exact_numerics as exact_numerics
 from initstats.stack.numerics import keep_freed_memory
 from initstats.stack.passes import Passes
@@ -21,8 +21,9 @@ from initstats.stack.passes import tile_samples as tile_samples
 from initstats.stack.settings import DType as DType
 from initstats.stack.settings import Settings as Settings
 from initstats.stack.weights import FIT_SAMPLES as FIT_SAMPLES
+from initstats.stack.weights import ByLayer as ByLayer
 from initstats.stack.weights import generator_for as generator_for
-from initstats.stack.weights import weights_by_activation
+from initstats.stack.weights import weights_by_activation as weights_by_activation
 
 
 def run_stack(
@@ -65,3 +66,28 @@ def run_stack(
         passes = Passes(network, activations, weights, together, settings)
         passes.run(split)
         return passes.results(places)
+
+
+def measure_weights(
+    network: Serial,
+    activation: Activation,
+    weights: ByLayer,
+    seed: int,
+    split: Split,
+    settings: Settings,
+) -> tuple[list[Place], Result]:
+    """The statistics of a network with weights of whatever origin, as after some training.
+
+    Args:
+        weights: of each layer, in the type and place of the settings.
+        seed: names the gradient of the outputs, as in `run_stack`.
+        split, settings: as `run_stack`.
+
+    Returns:
+        The places of the rows, and their numbers.
+    """
+    with exact_numerics():
+        passes = Passes(network, [activation], [weights], [seed], settings)
+        passes.run(split)
+        (result,) = passes.results([0])
+    return passes.places, result

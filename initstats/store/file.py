@@ -210,7 +210,7 @@ def _check_columns(connection: sqlite3.Connection, run: Run) -> None:
 
 def _check_run(run: Run) -> None:
     """Make sure that a run has what is read of it; a DamageError where it has not."""
-    kinds = {"text": str, "integer": int}
+    kinds = {"text": str, "integer": int, "real": float}
     for name, kind in run.keys.items():
         values = run.config[f"{name}s"]
         if not isinstance(values, list) or {type(value) for value in values} - {kinds[kind]}:

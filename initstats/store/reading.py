@@ -26,7 +26,7 @@ from initstats.store.log import refuse_strange_log
 from initstats.store.parameters import with_parameters
 from initstats.store.run import Key, Run
 
-Value = int | str
+Value = int | str | float
 """What a key column holds."""
 
 
@@ -222,7 +222,8 @@ def _keys(
     orders: dict[str, Any] = {"dataset": [run.settings["dataset"]]}
     orders |= {name: run.lists[name] for name, kind in run.keys.items() if kind == "text"}
     orders |= {name: by_place[name].unique() for name, kind in run.places.items() if kind == "text"}
-    kinds = {name: pd.CategoricalDtype(order) for name, order in orders.items()}
+    kinds: dict[str, Any] = {name: "float64" for name, kind in run.keys.items() if kind == "real"}
+    kinds |= {name: pd.CategoricalDtype(order) for name, order in orders.items()}
     parts = (
         part.astype({name: kinds.get(name, "int64") for name in part.columns})
         .loc[index]
@@ -238,7 +239,7 @@ def _wanted(
     """The values of a key column to keep, in the order that they have there."""
     if noun not in there:
         raise unknown("key column", noun, list(there))
-    asked = [values] if isinstance(values, int | str) else list(values)
+    asked = [values] if isinstance(values, int | str | float) else list(values)
     for value in asked:
         if value not in there[noun]:
             raise unknown(noun, str(value), list(map(str, there[noun])))

@@ -13,9 +13,9 @@ import tomli_w
 
 from initstats.store.parameters import Entries
 
-Kind = Literal["text", "integer"]
+Kind = Literal["text", "integer", "real"]
 """What is in a key column."""
-Key = tuple[str | int, ...]
+Key = tuple[str | int | float, ...]
 """The values of a cell's key columns, or of a row's place columns."""
 
 Definitions = Mapping[str, Mapping[str, list[float]]]

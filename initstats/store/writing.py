@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from warnings import warn
 
 import numpy as np
@@ -42,8 +42,10 @@ class Store:
         run: the run as its folder has it, with what was asked added.
     """
 
-    def __init__(self, run: Run, file: Path | str, connection: sqlite3.Connection) -> None:
-        self.run, self._asked = run, run
+    def __init__(
+        self, run: Run, file: Path | str, connection: sqlite3.Connection, config: Sequence[str]
+    ) -> None:
+        self.run, self._asked, self._config = run, run, config
         self._file, self._connection = file, connection
         self._resources = ExitStack()
         self._began = time.monotonic()
@@ -52,13 +54,21 @@ class Store:
         self._numbers: dict[Key, int] = {}
 
     @classmethod
-    def open(cls, folder: str | Path | None, run: Run, environment: Mapping[str, object]) -> Self:
+    def open(
+        cls,
+        folder: str | Path | None,
+        run: Run,
+        environment: Mapping[str, object],
+        config: Sequence[str] = (layout.CONFIG, layout.OWN_CONFIG),
+    ) -> Self:
         """Begin a run in a folder, or go on with the one that is there; None keeps it in memory.
 
         Args:
             folder: made where it is missing.
             run: what is asked for. The lists of a run that is there are extended by it.
             environment: what is worth knowing of this driver: versions, the machine.
+            config: names of files for the configuration of the run, the first one that is no one
+                else's; none keep it in the store alone.
 
         Raises:
             StoreError: the folder cannot be written; another driver is at work in it; what is
@@ -76,7 +86,7 @@ class Store:
                 if log := strange_log(file):
                     raise strangeness(log)
             connection = sqlite3.connect(file, isolation_level=None)
-            store = cls(run, file, resources.enter_context(closing(connection)))
+            store = cls(run, file, resources.enter_context(closing(connection)), config)
             store._begin(environment)
             store._resources = resources.pop_all()
         return store
@@ -85,7 +95,7 @@ class Store:
         """The cells that are committed."""
         with complaints(self._file):
             rows = self._connection.execute(f"SELECT {quoted(self.run.keys)} FROM cell")
-            same: dict[str | int, str | int] = {}  # SQLite gives each row names of its own
+            same: dict[object, Any] = {}  # SQLite gives each row names of its own
             return {tuple([same.setdefault(value, value) for value in row]) for row in rows}
 
     def add(
@@ -220,7 +230,7 @@ class Store:
         if not (isinstance(self._file, Path) and _is_remote(self._file.parent)):
             layout.write_ahead(self._connection)
         if isinstance(self._file, Path):
-            _write_config(self._file.parent, self.run, there)
+            _write_config(self._file.parent, self._config, self.run, there)
 
     def _mend(self, there: Run) -> None:
         """Take out the cells that are not as they were written: they will be measured again."""
@@ -322,22 +332,23 @@ def _identity(file: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _write_config(folder: Path, run: Run, earlier: Run | None) -> None:
+def _write_config(folder: Path, names: Sequence[str], run: Run, earlier: Run | None) -> None:
     """Write the configuration of a run, beside one that is the user's own.
 
     Args:
         earlier: the run as it was: a file that says just that is ours.
     """
     text, before = to_toml(run.config), to_toml(earlier.config) if earlier else ""
-    for file in (folder / layout.CONFIG, folder / layout.OWN_CONFIG):
+    for file in (folder / name for name in names):
         if not os.path.lexists(file) or _is_text(file, {text, before}):
             _write_whole(file, text)
             return
-    warn(
-        f"{folder / layout.CONFIG} and {layout.OWN_CONFIG} are not of this run and stay as they "
-        "are: the page of the run tells its configuration",
-        stacklevel=6,
-    )
+    if names:
+        warn(
+            f"{folder / names[0]} and {', '.join(names[1:])} are not of this run and stay as they "
+            "are: the page of the run tells its configuration",
+            stacklevel=6,
+        )
 
 
 def _is_text(file: Path, texts: Collection[str]) -> bool:

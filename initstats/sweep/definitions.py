@@ -6,7 +6,7 @@ its own code does not. So the definition of an entry is known by what it makes o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import product
 
@@ -18,27 +18,34 @@ from initstats.data import Split
 from initstats.inits import Init
 from initstats.moments import STATISTICS, Moments
 from initstats.networks import Network
+from initstats.registry import Entry
 from initstats.stack import Settings, generator_for, run_stack
 from initstats.store import Definitions
-from initstats.sweep.grid import Grid
 
 SAMPLES = WIDTH = 8
 SHAPES = ((WIDTH, WIDTH), (12, 30), (30, 12), (6, 4, 3, 3))
 """Shapes of the weights that inits draw."""
 
 
-def definitions(grid: Grid, split: Split) -> Definitions:
-    """What every network, init and activation of a grid makes of fixed inputs.
+def definitions(entries: Iterable[Entry], split: Split, depth: int) -> Definitions:
+    """What networks, inits and activations make of fixed inputs.
 
     Args:
         split: gives the networks their first samples.
+        depth: of the networks.
     """
     samples = split.first(min(SAMPLES, len(split)))
-    return {
-        "network": {each.name: _of_network(each, samples, grid.depth) for each in grid.networks},
-        "init": {each.name: _of_init(each) for each in grid.inits},
-        "activation": {each.name: _of_activation(each) for each in grid.activations},
-    }
+    found: dict[str, dict[str, list[float]]] = {"network": {}, "init": {}, "activation": {}}
+    for entry in entries:
+        if isinstance(entry, Network):
+            numbers = _of_network(entry, samples, depth)
+        elif isinstance(entry, Init):
+            numbers = _of_init(entry)
+        else:
+            assert isinstance(entry, Activation)
+            numbers = _of_activation(entry)
+        found[entry.catalog.noun][entry.name] = numbers
+    return found
 
 
 def statistic_definitions() -> Definitions:

@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 import math
-import operator
-import re
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator
 from functools import partial
 from html import escape
 from itertools import product, starmap
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     StrictBool,
-    ValidationError,
     model_validator,
 )
 
-from initstats import activations as activation_entries
-from initstats import inits as init_entries
-from initstats import networks as network_entries
 from initstats.activations import Activation
 from initstats.inits import Init
 from initstats.moments import BINS
 from initstats.networks import Network
 from initstats.plural import counted
-from initstats.registry import Entry, unknown
+from initstats.registry import Entry
 from initstats.stack import DType
-from initstats.store import to_toml
 from initstats.sweep.cell import Cell
+from initstats.sweep.fields import (
+    MAX_DEPTH,
+    Activations,
+    Distinct,
+    Fields,
+    Inits,
+    Networks,
+    Width,
+    choice,
+    counted_seeds,
+    device_name,
+    listed,
+    names_of,
+    whole,
+)
 from initstats.sweep.plugins import load_config
 
 DEFAULT_NETWORKS: Any = ("mlp",)
@@ -69,7 +72,6 @@ DEFAULT_ACTIVATIONS: Any = (
     "sigmoid",
 )
 SPLITS = ("train", "valid", "test")
-MAX_WIDTH, MAX_DEPTH, MAX_SEEDS = 1_000_000, 10_000, 10_000_000
 MAX_GIGABYTES = 8
 """The limit of memory for one draw of weights under the activations that share it."""
 BYTES_EACH = 1_000
@@ -77,96 +79,8 @@ BYTES_EACH = 1_000
 MOST_TOGETHER = 64
 """So many activations share a draw of weights; the others make the same draw again."""
 
-Item = TypeVar("Item")
 
-
-def _listed(values: object) -> list[Any]:
-    """The items of a list; a number or another single value that is no text is a list of one."""
-    if isinstance(values, str):
-        raise ValueError(f"a list is expected, not {values!r}")
-    items = list(values) if isinstance(values, Iterable) else [values]
-    if not items:
-        raise ValueError("the list is empty: name at least one")
-    return items
-
-
-def _entries(kind: type[Entry], get: Callable[[Any], Any], values: object) -> list[Any]:
-    """The entries that names, ranges of names, callables, and mappings of names to these mean."""
-    found: list[Any] = []
-    faults: list[str] = []
-    cause: BaseException | None = None
-    catalog = kind.catalog
-    for value in [values] if isinstance(values, Mapping) else _listed(values):
-        try:
-            if isinstance(value, Mapping):
-                if taken := [name for name in value if str(name) in catalog]:
-                    raise ValueError(
-                        f"{taken[0]!r} is the name of a registered {catalog.noun}: choose another"
-                    )
-                found += [replace(get(of), name=str(name), module="") for name, of in value.items()]
-            elif isinstance(value, str) and ":" in value:
-                found += map(catalog.__getitem__, catalog.expand(value))
-            else:
-                found.append(get(value))
-        except ValueError as error:
-            faults.append(str(error))
-            cause = cause or error.__cause__
-    if faults:
-        raise ValueError(f"; {catalog.noun}s: ".join(faults)) from cause
-    if not found:
-        raise ValueError("the list is empty: name at least one")
-    return found
-
-
-def _names(items: Iterable[Any]) -> list[Any]:
-    """Entries by name; numbers as they are."""
-    return [getattr(item, "name", item) for item in items]
-
-
-def _distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
-    names = _names(values)
-    if len({*names}) < len(names):
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        raise ValueError(f"named twice: {', '.join(map(str, twice))}")
-    return values
-
-
-def _whole(low: int, high: int, value: object) -> int:
-    """A whole number, numpy's too."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ValueError(f"{value!r} is not a whole number")
-    if not low <= (number := operator.index(value)) <= high:
-        raise ValueError(f"{number} is not between {low} and {high}")
-    return number
-
-
-def _choice(noun: str, available: Sequence[str], value: object) -> str:
-    if value not in available:
-        raise unknown(noun, str(value), available)
-    return str(value)
-
-
-def _device(value: object) -> str:
-    if not re.fullmatch(r"cpu|cuda(:\d{1,2})?", str(value)):
-        raise ValueError(f"{value!r} is not a device that can be used: cpu, cuda or cuda:NUMBER")
-    return str(value)
-
-
-def _counted(seeds: object) -> list[Any]:
-    """The seeds of a list; 0 to n - 1 for a number n."""
-    if isinstance(seeds, Iterable):
-        return [_whole(0, 2**63 - 1, seed) for seed in _listed(seeds)]
-    return list(range(_whole(1, MAX_SEEDS, seeds)))
-
-
-_Distinct = AfterValidator(_distinct)
-_Networks = BeforeValidator(partial(_entries, Network, network_entries.get))
-_Inits = BeforeValidator(partial(_entries, Init, init_entries.get))
-_Activations = BeforeValidator(partial(_entries, Activation, activation_entries.get))
-_Width = Annotated[int, BeforeValidator(partial(_whole, 1, MAX_WIDTH))]
-
-
-class Grid(BaseModel):
+class Grid(Fields):
     """What a study varies, and what it keeps fixed. Without arguments: the default study.
 
     Iterating it gives its cells; `len` is their number.
@@ -196,35 +110,20 @@ class Grid(BaseModel):
         ValueError: naming every fault at once.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, validate_default=True
-    )
-
-    networks: Annotated[tuple[Network, ...], _Networks, _Distinct] = DEFAULT_NETWORKS
-    inits: Annotated[tuple[Init, ...], _Inits, _Distinct] = DEFAULT_INITS
-    activations: Annotated[tuple[Activation, ...], _Activations, _Distinct] = DEFAULT_ACTIVATIONS
-    widths: Annotated[tuple[_Width, ...], BeforeValidator(_listed), _Distinct] = (50,)
-    depth: Annotated[int, BeforeValidator(partial(_whole, 1, MAX_DEPTH))] = 20
-    seeds: Annotated[tuple[int, ...], BeforeValidator(_counted), _Distinct] = tuple(range(10))
-    split: Annotated[str, BeforeValidator(partial(_choice, "split", SPLITS))] = "valid"
-    samples: Annotated[int, BeforeValidator(partial(_whole, 1, 2**63 - 1))] | None = None
+    networks: Annotated[tuple[Network, ...], Networks, Distinct] = DEFAULT_NETWORKS
+    inits: Annotated[tuple[Init, ...], Inits, Distinct] = DEFAULT_INITS
+    activations: Annotated[tuple[Activation, ...], Activations, Distinct] = DEFAULT_ACTIVATIONS
+    widths: Annotated[tuple[Width, ...], BeforeValidator(listed), Distinct] = (50,)
+    depth: Annotated[int, BeforeValidator(partial(whole, 1, MAX_DEPTH))] = 20
+    seeds: Annotated[tuple[int, ...], BeforeValidator(counted_seeds), Distinct] = tuple(range(10))
+    split: Annotated[str, BeforeValidator(partial(choice, "split", SPLITS))] = "valid"
+    samples: Annotated[int, BeforeValidator(partial(whole, 1, 2**63 - 1))] | None = None
     backward: StrictBool = False
-    dtype: Annotated[DType, BeforeValidator(partial(_choice, "dtype", get_args(DType)))] = "float32"
-    device: Annotated[str, BeforeValidator(_device)] = "cpu"
+    dtype: Annotated[DType, BeforeValidator(partial(choice, "dtype", get_args(DType)))] = "float32"
+    device: Annotated[str, BeforeValidator(device_name)] = "cpu"
 
     def __init__(self, **fields: Any) -> None:
-        if "network" in fields:
-            if "networks" in fields:
-                raise ValueError("network and networks are both given: name one of them")
-            network = fields.pop("network")
-            fields["networks"] = network if isinstance(network, Mapping) else [network]
-        try:
-            super().__init__(**fields)
-        except ValidationError as error:
-            faults = error.errors()
-            raised = [fault.get("ctx", {}).get("error") for fault in faults]
-            causes = (each.__cause__ for each in raised if isinstance(each, Exception))
-            raise ValueError("; ".join(map(_fault, faults))) from next(filter(None, causes), None)
+        super().__init__(**fields)
 
     @classmethod
     def default(cls) -> Self:
@@ -241,18 +140,6 @@ class Grid(BaseModel):
         config = load_config(path, trusted=trusted)
         return cls(**{name: config[name] for name in config if name not in ("data", "plugins")})
 
-    def to_toml(self) -> str:
-        """The grid as TOML, which `from_toml` reads."""
-        return to_toml(self.config)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The fields as plain values: entries by name, seeds listed."""
-        return {
-            field: _names(value) if isinstance(value, tuple) else value
-            for field, value in vars(self).items()
-        }
-
     @property
     def entries(self) -> tuple[Entry, ...]:
         """All networks, inits and activations."""
@@ -264,7 +151,7 @@ class Grid(BaseModel):
         return [getattr(self, f"{name}s") for name in Cell._fields]
 
     def __iter__(self) -> Iterator[Cell]:  # type: ignore[override]
-        return starmap(Cell, product(*map(_names, self._lists)))
+        return starmap(Cell, product(*map(names_of, self._lists)))
 
     def __len__(self) -> int:
         return math.prod(map(len, self._lists))
@@ -330,12 +217,3 @@ class Grid(BaseModel):
                 f"need some {needed / 1e9:.0f} GB of memory, and at most {MAX_GIGABYTES} can be had"
             )
         return int(MAX_GIGABYTES * 1e9 // needed)
-
-
-def _fault(error: Mapping[str, Any]) -> str:
-    """One of pydantic's faults in our words."""
-    field = str(error["loc"][0]) if error["loc"] else ""
-    if error["type"] == "extra_forbidden":
-        return str(unknown("field", field, tuple(Grid.model_fields)))
-    message = error.get("ctx", {}).get("error", error["msg"])
-    return f"{field}: {message}" if field else str(message)

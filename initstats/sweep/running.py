@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -27,11 +27,14 @@ from initstats.sweep.definitions import definitions, statistic_definitions
 from initstats.sweep.grid import Grid
 from initstats.sweep.hiring import Hands, hired, processes_of
 from initstats.sweep.plugins import absolute_data, absolute_plugin
-from initstats.sweep.work import Engine, Task, suited_workers, tasks
+from initstats.sweep.work import Engine, Outcome, SomeCells, suited_workers, tasks
 from initstats.workers import OwnProcesses, ThisProcess, Workers
 
 Progress = Callable[[int, int], object]
 """Called with the cells done and all cells: at the start, and when a cell is committed."""
+Cells = TypeVar("Cells", bound=SomeCells)
+Measuring = Callable[[Cells], Outcome]
+"""An engine."""
 
 
 @staying()
@@ -90,7 +93,7 @@ def run_sweep(
         work = tasks(grid, store.done(), engine.settings.batch)
         count = min(most, len(work) if workers else suited_workers(work, engine))
         those = others or _own_workers(count, engine)
-        _fill(store, those, engine, work, notify, len(grid))
+        fill(store, those, engine, work, notify, len(grid))
         table, failures = store.table(asked), store.failures(asked)
     if len(failures):
         raise failed(failures, table, len(grid))
@@ -100,18 +103,18 @@ def run_sweep(
 @staying()
 def _known(grid: Grid, engine: Engine) -> Definitions:
     """What each name of a run means, so that one that is defined anew is noticed."""
-    return {**definitions(grid, engine.split), **statistic_definitions()}
+    return {**definitions(grid.entries, engine.split, grid.depth), **statistic_definitions()}
 
 
-def _fill(
+def fill(
     store: Store,
     workers: Workers,
-    engine: Engine,
-    work: Sequence[Task],
+    engine: Measuring[Cells],
+    work: Sequence[Cells],
     notify: Progress,
     total: int,
 ) -> None:
-    """Measure the cells that a store lacks of a grid with so many in total."""
+    """Measure the cells that a store lacks of so many in total."""
     done = total - sum(task.total for task in work)
     notify(done, total)
     with closing(attempted(workers, engine, work)) as results:
@@ -175,6 +178,11 @@ def _check_call(grid: object, data: object, workers: Hands) -> None:
             f"run_sweep takes a Grid and a Dataset, not {type(grid).__name__} and "
             f"{type(data).__name__}: load_data gives a Dataset"
         )
+    check_script(workers)
+
+
+def check_script(workers: Hands) -> None:
+    """Refuse to start workers from a script that a starting worker runs again."""
     if workers != 1 and getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(
             "a starting worker ran this script again: put what asks for workers under "

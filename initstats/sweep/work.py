@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from initstats.networks import Network
 from initstats.registry import import_module
 from initstats.stack import Settings, run_stack
 from initstats.store import Key, pack
+from initstats.sweep.attempts import Divisible
 from initstats.sweep.cell import Cell
 from initstats.sweep.grid import MOST_TOGETHER, Grid
 
@@ -28,6 +29,20 @@ Outcome = list[tuple[Sequence[Key], NDArray[np.float64], bytes]]
 """The places of the rows, their statistics and packed histograms, for each cell of a task."""
 SECONDS_EACH = 10
 """The seconds of work that make another process worth its start, which takes three or four."""
+
+
+class SomeCells(Divisible, Protocol):
+    """A task whose outcome is that of some cells."""
+
+    @property
+    def cells(self) -> Sequence[Key]:
+        """Their keys, in the order of the outcome."""
+        ...
+
+    @property
+    def total(self) -> int:
+        """How many there are."""
+        ...
 
 
 class Task(NamedTuple):

@@ -1,0 +1,233 @@
+"""Training by hand: the blocks that a sweep measures, with the gradients of their weights.
+
+A network runs a batch by the same passes as in a sweep; what a pass gathers of its input is kept,
+for the gradient of a weight is the gradient of pre-activations times that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from initstats.activations import Activation
+from initstats.data import Split
+from initstats.networks import Direction, Leaf, Linear, Place, Serial, Weights
+from initstats.stack import Settings, measure_weights
+from initstats.training.batches import Batch
+from initstats.training.losses import Loss
+from initstats.training.optimizers import Optimizer
+
+Measured = tuple[list[Place], NDArray[np.float64]]
+CACHED = 2**21
+"""Entries that a part of a batch makes at most, patches included: more would leave the cache."""
+
+
+class Workspace:
+    """The memory in which networks of one architecture run, one after the other.
+
+    What a network computes does not depend on the others, nor on their order.
+
+    Args:
+        network: the blocks, with those that end in the outputs.
+    """
+
+    def __init__(self, network: Serial) -> None:
+        self.network = network
+        self._memory: dict[tuple[int, str, int], Tensor] = {}
+
+    def memory(self, place: int, purpose: str, units: int, entries: int) -> Tensor:
+        """(units, entries), the same memory for the same arguments."""
+        key = (place, purpose, entries)
+        if key not in self._memory:
+            self._memory[key] = torch.empty(units, entries, dtype=torch.float32)
+        return self._memory[key]
+
+    @cached_property
+    def entries(self) -> int:
+        """How many entries of a sample are made on the way through."""
+        layers = self.network.layers
+        made = sum(layer.copied + layer.outputs.size for layer in layers)
+        return max(1, 2 * made, self.network.reads.size)
+
+    def parts(self, samples: int) -> list[slice]:
+        """A batch in parts that stay in the cache, nearly equal ones."""
+        count = min(samples, math.ceil(samples * self.entries / CACHED))
+        edges = [samples * part // count for part in range(count + 1)]
+        return [slice(*pair) for pair in pairwise(edges)]
+
+
+@dataclass
+class Tile:
+    """A part of a batch; what a layer gathers of it serves every network that runs."""
+
+    x: Tensor
+    labels: NDArray[np.int64]
+    gathered: dict[int, Tensor] = field(default_factory=dict)
+
+
+def tiles(workspace: Workspace, batch: Batch) -> list[Tile]:
+    """The parts of a batch."""
+    parts = workspace.parts(len(batch.labels))
+    if len(parts) == 1:
+        return [Tile(*batch)]
+    return [Tile(batch.x[:, part].contiguous(), batch.labels[part]) for part in parts]
+
+
+class HandNet:
+    """A network under an activation, with its weights and what the optimizer remembers."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        activation: Activation,
+        drawn: Mapping[int, Weights],
+        optimizer: Optimizer,
+        decay: float,
+        loss: Loss,
+    ) -> None:
+        self.workspace, self.activation = workspace, activation
+        self.optimizer, self.decay, self.loss = optimizer, decay, loss
+        layers = workspace.network.layers
+        sizes = [math.prod(layer.weight) + layer.weight[0] for layer in layers]
+        self.flat = np.zeros(sum(sizes), np.float32)
+        self.gradient = np.zeros_like(self.flat)
+        self.states = [np.zeros_like(self.flat) for _ in range(optimizer.states)]
+        self.weights, self.slopes = (
+            _layered(layers, sizes, torch.from_numpy(flat)) for flat in (self.flat, self.gradient)
+        )
+        for layer, (matrix, bias) in drawn.items():
+            into = self.weights[layer]
+            into.matrix.copy_(matrix)
+            if bias is not None:
+                into.bias.copy_(bias)
+        self.steps = 0
+
+    def train(self, batch: list[Tile], rate: float) -> tuple[float, int]:
+        """Take a step on a batch; the mean loss before it, and how many were right."""
+        samples = sum(len(tile.labels) for tile in batch)
+        total, correct = 0.0, 0
+        for number, tile in enumerate(batch):
+            way = _Way(self, tile, more=number > 0)
+            outputs = self.workspace.network.forward(tile.x, way)
+            slope = self.workspace.memory(0, "loss", len(outputs), outputs.shape[1])
+            loss, right = self.loss.kernel(outputs.numpy(), tile.labels, 1 / samples, slope.numpy())
+            total, correct = total + loss, correct + right
+            if not math.isfinite(total):
+                return math.nan, correct
+            self.workspace.network.backward(slope, way, inward=False)
+        self.steps += 1
+        self.optimizer.update(self.flat, self.gradient, *self.states, self.steps, rate, self.decay)
+        return total / samples, correct
+
+    def evaluate(self, batch: list[Tile]) -> tuple[float, int]:
+        """The sum of the losses of a batch, and how many are right."""
+        total, correct = 0.0, 0
+        for tile in batch:
+            outputs = self.workspace.network.forward(tile.x, _Way(self, tile))
+            slope = self.workspace.memory(0, "loss", len(outputs), outputs.shape[1])
+            loss, right = self.loss.kernel(outputs.numpy(), tile.labels, 1.0, slope.numpy())
+            total, correct = total + loss, correct + right
+        return total, correct
+
+    def statistics(self, split: Split, seed: int) -> Measured:
+        """The places and the statistics of all tensors for some samples, as a sweep has them."""
+        settings = Settings(len(self.weights), len(split), backward=True)
+        weights = {number: Weights(own.matrix, own.bias) for number, own in self.weights.items()}
+        places, result = measure_weights(
+            self.workspace.network, self.activation, weights, seed, split, settings
+        )
+        return places, result.statistics
+
+
+@dataclass
+class _Layer:
+    """A layer's weight (units, inputs) and bias (units, 1), or their gradients."""
+
+    matrix: Tensor
+    bias: Tensor
+
+
+def _layered(layers: list[Linear], sizes: list[int], flat: Tensor) -> dict[int, _Layer]:
+    """The parts of flat memory that belong to each layer."""
+    found, stop = {}, 0
+    for layer, size in zip(layers, sizes, strict=True):
+        start, stop = stop, stop + size
+        units = layer.weight[0]
+        matrix, bias = flat[start : stop - units], flat[stop - units : stop]
+        found[layer.layer] = _Layer(matrix.view(units, -1), bias.view(units, 1))
+    return found
+
+
+class _Way:
+    """A `Run` that keeps what gradients of weights need: one tile's way through a network.
+
+    Args:
+        more: whether gradients add to those of the batch's part before.
+    """
+
+    def __init__(self, net: HandNet, tile: Tile, *, more: bool = False) -> None:
+        self.net, self.tile, self.more = net, tile, more
+        self.tape: deque[Tensor] = deque()
+        self.patches: dict[int, Tensor] = {}
+
+    def applied(self, block: Linear, x: Tensor) -> Tensor:
+        number, entries = block.layer, block.outputs.positions * len(self.tile.labels)
+        if x is not self.tile.x:
+            patches = block.gather(x, self._copied(block))
+        elif number in self.tile.gathered:
+            patches = self.tile.gathered[number]
+        else:
+            patches = self.tile.gathered[number] = block.gather(x)
+        self.patches[number] = patches
+        own, h = self.net.weights[number], self._memory(number, "h", block.weight[0], entries)
+        torch.mm(own.matrix, patches, out=h)
+        return h.add_(own.bias)
+
+    def transposed(self, block: Linear, gradient: Tensor) -> Tensor:
+        matrix = self.net.weights[block.layer].matrix
+        out = self._memory(block.layer, "patches", matrix.shape[1], gradient.shape[1])
+        return torch.mm(matrix.mT, gradient, out=out)
+
+    def activated(self, h: Tensor) -> Tensor:
+        activation = self.net.activation
+        if activation.out_function is None:
+            return activation(h).contiguous()
+        out = self._memory(len(self.tape), "a", *h.shape)
+        activation.out_function(h, out)
+        return out
+
+    def pulled_back(self, gradient: Tensor, h: Tensor) -> Tensor:
+        activation = self.net.activation
+        out = self._memory(len(self.tape) + 1, "slope", *h.shape)
+        if activation.out_backward is None:
+            return torch.mul(activation.derivative(h), gradient, out=out)
+        activation.out_backward(gradient, h, out)
+        return out
+
+    def emit(self, block: Leaf, direction: Direction, x: Tensor) -> None:
+        if direction == "forward" or not isinstance(block, Linear):
+            return
+        slope, patches = self.net.slopes[block.layer], self.patches[block.layer]
+        if self.more:
+            torch.addmm(slope.matrix, x, patches.mT, out=slope.matrix)
+            slope.bias.add_(x.sum(1, keepdim=True))
+        else:
+            torch.mm(x, patches.mT, out=slope.matrix)
+            torch.sum(x, 1, keepdim=True, out=slope.bias)
+
+    def _copied(self, block: Linear) -> Tensor | None:
+        if not block.copied:
+            return None
+        return self._memory(block.layer, "copied", 1, block.copied * len(self.tile.labels))[0]
+
+    def _memory(self, place: int, purpose: str, units: int, entries: int) -> Tensor:
+        return self.net.workspace.memory(place, purpose, units, entries)

@@ -1,0 +1,366 @@
+"""Running a training study: rates are chosen, variants are trained, a store keeps every run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from initstats.data import Dataset, Split
+from initstats.machine import machine
+from initstats.outcome import choose_rates, next_rates
+from initstats.outcome.columns import KEYS, TUNING_KEYS
+from initstats.outcome.tables import TUNING, outcomes, tuning_outcomes
+from initstats.registry import staying
+from initstats.store import Definitions, Key, Kind, Run, Store, parameters_of
+from initstats.sweep.attempts import failed
+from initstats.sweep.cell import PLACES
+from initstats.sweep.definitions import definitions, statistic_definitions
+from initstats.sweep.hiring import Hands, hired, processes_of
+from initstats.sweep.plugins import absolute_data, absolute_plugin
+from initstats.sweep.running import check_script, fill
+from initstats.training.architectures import Factory, classifier
+from initstats.training.engine import Engine, Task, Variant
+from initstats.training.grid import TrainingGrid
+from initstats.training.losses import LOSSES
+from initstats.workers import OwnProcesses, ThisProcess, Workers
+
+Progress = Callable[[str, int, int], object]
+"""Called with what is done (`tuning runs` or `runs`), how many of them are, and of how many."""
+TOGETHER = 4
+"""Runs of a task: they share the work on batches, and a killed driver loses what is under way."""
+CONFIG = ("train.toml", "run.toml")
+"""The configuration of a study in its folder: the second where the first is the user's own."""
+_REALS, _TEXTS = ("lr",), ("network", "init", "activation")
+Rate = tuple[Key, float]
+"""A variant, as `network init activation width depth` name it, and a learning rate of its own."""
+
+
+@staying()
+def compare_training(
+    variants: TrainingGrid | Iterable[Any],
+    data: Dataset,
+    network: Any = None,
+    seeds: Any = None,
+    *,
+    out: str | Path | None = None,
+    workers: Hands = 1,
+    progress: Progress | None = None,
+    executor: Executor | None = None,
+    source: str | None = None,
+    plugins: Sequence[str] = (),
+    **settings: Any,
+) -> pd.DataFrame:
+    """Train variants of a network on paired seeds, each at a learning rate of its own.
+
+    The learning rate of a variant is the smallest whose tuning loss is within 2% of the best one,
+    measured on training images and seeds that are for that alone; `lr=` gives all the same instead.
+
+    Args:
+        variants: a `TrainingGrid`; or activations (names or callables), which `inits=` are combined
+            with, or pairs (activation, init) of each with each.
+        network: see `TrainingGrid`; `cnn` by default.
+        seeds: how many, or which; 20 by default.
+        out: a folder that keeps the study: each run is there as soon as it is trained, runs that
+            are there are not trained again, more seeds or variants extend it.
+        workers, executor: as in `run_sweep`.
+        progress: told of every run.
+        source, plugins: as in `run_sweep`, for the folder's `train.toml`.
+        settings: further fields of a `TrainingGrid`.
+
+    Returns:
+        One row for each run and epoch, see `load_training`; `summarize_training` compares them.
+
+    Raises:
+        ValueError: what is asked cannot be trained or, as `StoreError`, not be kept in the folder.
+        FailedCellsError: some runs raised an error; it holds the rows of the others. A network that
+            diverges is no error but an outcome.
+        RuntimeError, TypeError, ChildProcessError: as `run_sweep`.
+    """
+    grid = _grid(variants, network, seeds, settings)
+    if not isinstance(data, Dataset):
+        raise TypeError(
+            f"compare_training takes a Dataset, not {type(data).__name__}: see load_data"
+        )
+    check_script(workers)
+    study = _Study(
+        grid,
+        data,
+        None if out is None else Path(out),
+        hired(workers, executor, grid.entries),
+        processes_of(workers),
+        progress or (lambda what, done, total: None),
+        {
+            "data": data.name if source is None else absolute_data(source),
+            **grid.config,
+            "plugins": [absolute_plugin(name) for name in plugins],
+        },
+    )
+    study.check()
+    return study.run()
+
+
+def _grid(variants: Any, network: Any, seeds: Any, settings: dict[str, Any]) -> TrainingGrid:
+    """The grid that the arguments describe."""
+    asked = {"network": network, "seeds": seeds}
+    settings = {name: value for name, value in asked.items() if value is not None} | settings
+    if isinstance(variants, TrainingGrid):
+        if settings:
+            raise ValueError(f"{', '.join(settings)}: the grid says what to train; give it there")
+        return variants
+    listed = [variants] if isinstance(variants, str) or callable(variants) else list(variants)
+    if listed and all(isinstance(each, tuple) and len(each) == 2 for each in listed):
+        activations, inits = (list(dict.fromkeys(part)) for part in zip(*listed, strict=True))
+        if "inits" in settings or {*listed} != {*product(activations, inits)}:
+            raise ValueError(
+                "variants: pairs (activation, init) must be each activation with each init, and "
+                "inits not be given again"
+            )
+        listed, settings = activations, settings | {"inits": inits}
+    return TrainingGrid(activations=listed, **settings)
+
+
+@dataclass(frozen=True)
+class _Study:
+    """A study that is asked for, and those who do the work."""
+
+    grid: TrainingGrid
+    data: Dataset
+    out: Path | None
+    others: Workers | None
+    count: int | None
+    notify: Progress
+    config: dict[str, Any]
+
+    def check(self) -> None:
+        """Refuse what cannot be trained, before anything is written.
+
+        Raises:
+            ValueError: see `compare_training`.
+        """
+        train = self._train()
+        for name, size in (("images", len(train)), ("tuning_images", len(self._tuning()[0]))):
+            if size < (batch := self.grid.batch):
+                raise ValueError(f"{name}: {size} to train on do not fill a batch of {batch}")
+        outputs = LOSSES[self.grid.loss].outputs(self._classes)
+        for network, width, depth in product(
+            self.grid.networks, self.grid.widths or (), self.grid.depths or ()
+        ):
+            if not isinstance(network, Factory):
+                classifier(network, train.shape, width, depth, outputs)
+        if self.count is not None and self.count < 1:
+            raise ValueError(f"workers: at least one is needed, not {self.count}")
+        if self.count != 1 and not self.others:
+            try:
+                pickle.dumps((self.grid.networks, self.grid.entries))
+            except pickle.PicklingError as error:
+                raise ValueError(str(error)) from error
+
+    def run(self) -> pd.DataFrame:
+        """Choose the rates, train the variants, and give the table."""
+        rates = self._rates()
+        engine = self._engine(self._train(), self.data.valid, self.data.test)
+        cells = [(*variant, seed) for variant in self._variants for seed in self.grid.seeds]
+        asked = self._asked(KEYS, self.config, self._settings(), engine.columns)
+        with self._store(self.out, asked, CONFIG) as store:
+            work = self._tasks([cell for cell in cells if cell not in store.done()], rates)
+            self._fill(store, engine, work, partial(self.notify, "runs"), len(cells))
+            table, failures = store.table(asked), store.failures(asked)
+        table = outcomes(table, self.grid.target)
+        if len(failures):
+            raise failed(failures, table, len(cells))
+        return table
+
+    # learning rates
+
+    def _rates(self) -> dict[Key, float]:
+        """The learning rate of each variant."""
+        if self.grid.lr is not None:
+            return dict.fromkeys(self._variants, self.grid.lr)
+        ladder = self.grid.ladder
+        tuning = self._tune({*product(self._variants, ladder)})
+        while len(further := next_rates(tuning, ladder)):
+            tuning = self._tune(_pairs(further) | _pairs(tuning))
+        keys = list(TUNING_KEYS[:-2])
+        # where each rate failed, the variant is to show how it fails
+        smallest = tuning.groupby(keys, observed=True)["lr"].min().rename("smallest").reset_index()
+        found = choose_rates(tuning).merge(smallest, on=keys)
+        return dict(_pairs(found.assign(lr=found["lr"].fillna(found["smallest"]))))
+
+    def _tune(self, rates: Collection[Rate]) -> pd.DataFrame:
+        """The tuning runs of variants at some rates, and all others that the store has of them."""
+        train, held = self._tuning()
+        engine = replace(self._engine(train, held, None), lean=True)
+        seeds = [*range(self.grid.tuning_seeds)]
+        cells = [(*of, lr, seed) for of, lr in sorted(rates) for seed in seeds]
+        lists = {"lrs": sorted({lr for _, lr in rates}), "seeds": seeds}
+        settings = self._settings() | {"test": False}
+        asked = self._asked(TUNING_KEYS, self.config | lists, settings, engine.columns)
+        with self._store(self.out and self.out / TUNING, asked, ()) as store:
+            lacking = [cell for cell in cells if cell not in store.done()]
+            work = self._tasks(lacking, {(*of, lr): lr for of, lr in rates}, tuning=True)
+            self._fill(store, engine, work, partial(self.notify, "tuning runs"), len(cells))
+            table, failures = store.table(store.run), store.failures(asked)
+        table = tuning_outcomes(table)
+        if len(failures):
+            raise failed(failures, table, len(cells))
+        wanted = table[list(TUNING_KEYS)].apply(tuple, axis=1).isin(cells)
+        return table[wanted.to_numpy()].reset_index(drop=True)
+
+    # what is trained
+
+    @property
+    def _variants(self) -> list[Key]:
+        config = self.grid.config
+        return [*product(*(config[f"{name}s"] for name in KEYS[:-1]))]
+
+    @property
+    def _classes(self) -> int:
+        parts = (self.data.train, self.data.valid, self.data.test)
+        return 1 + max(int(part.labels.max()) for part in parts if part is not None)
+
+    def _train(self) -> Split:
+        return _first(self.data.train, self.grid.images, "images")
+
+    def _tuning(self) -> tuple[Split, Split]:
+        """The training images that tuning trains on, and those that judge."""
+        train = self._train()
+        count = self.grid.tuning_images or min(len(train), max(5000, len(train) // 5))
+        some = _first(train, count, "tuning_images")
+        cut = max(1, len(some) * 4 // 5)
+        if cut == len(some):
+            raise ValueError(f"tuning_images: {len(some)} leave none to judge by")
+        return _part(some, slice(cut)), _part(some, slice(cut, None))
+
+    def _engine(self, train: Split, valid: Split, test: Split | None) -> Engine:
+        return Engine(self.grid.recipe, train, valid, test, self._classes)
+
+    def _tasks(
+        self, cells: Sequence[Key], rates: dict[Key, float], *, tuning: bool = False
+    ) -> list[Task]:
+        """Cells that lack, by architecture and seed; all of a seed come before the next one."""
+        networks, inits, activations = (
+            {entry.name: entry for entry in entries}
+            for entries in (self.grid.networks, self.grid.inits, self.grid.activations)
+        )
+        found: dict[tuple[Any, ...], list[Variant]] = {}
+        for cell in sorted(cells, key=lambda cell: cell[-1]):
+            network, init, activation, width, depth, *_ = cell
+            variant = Variant(inits[init], activations[activation], rates[cell[:-1]])
+            found.setdefault((networks[network], width, depth, cell[-1]), []).append(variant)
+        return [
+            Task(network, width, depth, seed, some, tuning)
+            for (network, width, depth, seed), variants in found.items()
+            for some in _chunks(variants)
+        ]
+
+    # who works, and what is kept
+
+    def _fill(
+        self,
+        store: Store,
+        engine: Engine,
+        work: Sequence[Task],
+        notify: Callable[[int, int], object],
+        total: int,
+    ) -> None:
+        """Train what the store lacks."""
+        fill(store, self.others or self._own(engine, work), engine, work, notify, total)
+
+    def _own(self, engine: Engine, work: Sequence[Task]) -> Workers:
+        """This process, or others of our own where there is work for them."""
+        count = min(self.count or os.cpu_count() or 1, len(work))
+        if count <= 1:
+            return ThisProcess()
+        engine.warm_up(work[0])
+        return OwnProcesses(count)
+
+    def _settings(self) -> dict[str, Any]:
+        """What an extension must agree with."""
+        given = self.grid.config
+        varied = {f"{name}s" for name in KEYS}
+        fixed = {name: value for name, value in given.items() if name not in varied | {"target"}}
+        fixed |= {"weight_decay": self.grid.recipe.decay, "rates": self.grid.ladder}
+        return {
+            "dataset": self.data.name,
+            "data": self._fingerprint(),
+            **json.loads(json.dumps(fixed)),
+            "target": self.grid.target,
+        }
+
+    def _fingerprint(self) -> str:
+        """What tells the data from others: images and labels of all splits."""
+        digest = hashlib.sha256()
+        for split in (self.data.train, self.data.valid, self.data.test):
+            if split is not None:
+                digest.update(split.fingerprint.encode())
+                digest.update(np.ascontiguousarray(split.labels).data)
+        return digest.hexdigest()[:16]
+
+    def _asked(
+        self,
+        keys: tuple[str, ...],
+        config: dict[str, Any],
+        settings: dict[str, Any],
+        columns: Sequence[str],
+    ) -> Run:
+        """What a store is to know."""
+        kinds: dict[str, Kind] = {
+            name: "text" if name in _TEXTS else "real" if name in _REALS else "integer"
+            for name in keys
+        }
+        return Run(
+            config=config,
+            settings=settings,
+            engine={},
+            keys=kinds,
+            places={"step": "integer", **PLACES},
+            statistics=dict.fromkeys(columns, False),
+            bins=([], []),
+            parameters=parameters_of(self.grid.entries),
+            definitions=self._definitions() if self.out else {},
+        )
+
+    @staying()
+    def _definitions(self) -> Definitions:
+        depth = max(self.grid.depths or (1,))
+        return {
+            **definitions(self.grid.entries, self.data.valid, max(1, depth)),
+            **statistic_definitions(),
+        }
+
+    def _store(self, folder: Path | None, asked: Run, config: Sequence[str]) -> Store:
+        count = self.others.name if self.others else self.count or os.cpu_count() or 1
+        return Store.open(folder, asked, {**machine(), "workers": count}, config)
+
+
+def _first(split: Split, count: int | None, name: str) -> Split:
+    if count is not None and count > len(split):
+        raise ValueError(f"{name}: {count} are asked for, and there are {len(split)} to train on")
+    return split.first(count or len(split))
+
+
+def _part(split: Split, rows: slice) -> Split:
+    return replace(split, raw=split.raw[rows], labels=split.labels[rows])
+
+
+def _chunks(variants: Sequence[Variant]) -> Iterator[tuple[Variant, ...]]:
+    for start in range(0, len(variants), TOGETHER):
+        yield tuple(variants[start : start + TOGETHER])
+
+
+def _pairs(rates: pd.DataFrame) -> set[Rate]:
+    """The variants and learning rates in the rows of a table."""
+    columns = rates[list(TUNING_KEYS[:-1])].drop_duplicates()
+    return {(tuple(key), lr) for *key, lr in columns.itertuples(index=False, name=None)}

@@ -13,14 +13,17 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+import initstats as ist
 from initstats.outcome import choose_rates
 from initstats.plots import Trained, of_page
 from initstats.plots.style import decimal
 from initstats.plots.trained import VARIANT
+from initstats.report import write_report
 from initstats.report.comparison import answers, digits_of, limits, question, sentence, summary
 from initstats.report.page import figures_of
 from initstats.report.training import comparisons, compose, variants, write_training_report
 from initstats.store import Run
+from initstats.training import compare_training
 
 Study = Callable[..., dict[str, Any]]
 
@@ -100,7 +103,7 @@ def test_the_lead_sums_up_all_comparisons(default: Trained) -> None:
         f"shifted_relu trains better than relu in {len(better)} of 2 comparisons, by "
         f"{better.min():.2f} to {better.max():.2f} points of validation accuracy. "
         f"{(verdicts == 'equivalent').sum()} of 6 comparisons show no difference, within 0.2 "
-        f"points. {(verdicts == 'not decided').sum()} of 6 is not decided."
+        f"points. {(verdicts == 'not decided').sum()} of 6 comparisons is not decided."
     )
     assert text_of(question(default)) == "Does it train better than relu?"
 
@@ -286,16 +289,26 @@ def test_an_activation_has_one_colour_on_the_page(default: Trained) -> None:
     assert all(len(each) == 1 for each in colours.values())
 
 
-def test_the_page_with_all_its_files(training_study: Study, tmp_path: Path) -> None:
-    trained = Trained(**training_study(**TWO, seeds=4))
-    page = write_training_report(trained, tmp_path)
+def test_a_run_is_reported_with_all_its_files(toy: ist.Dataset, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"widths": 5, "depths": 1, "epochs": 1, "batch": 32, "lr": 0.1}
+    variants, folder = ["relu", "shifted_relu"], tmp_path / "run"
+    compare_training(variants, toy, "mlp", 2, out=folder, inits=["matched"], **options)
+    config = (folder / "train.toml").read_text()
+    trained = Trained.of(folder)
+    assert write_report(folder) == folder / "index.html"
+    assert (folder / "train.toml").read_text() == config
     names = [figure.name for figure in figures_of("training", trained)]
+    assert names == [picture.name for picture in of_page("training") if "rates" not in picture.name]
+    html = (folder / "index.html").read_text(encoding="utf-8")
+    assert [*re.findall(r'<figcaption id="(\w+)-caption"', html)] == names
+    assert "4 of 4 runs" in text_of(html)
     figures = {f"figures/{name}.{kind}" for name in names for kind in ("png", "svg")}
     tables = {"comparisons.csv", "variants.csv", "table.csv"}
-    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert files == figures | tables | {"index.html"}
-    html = page.read_text(encoding="utf-8")
-    assert [*re.findall(r'<figcaption id="(\w+)-caption"', html)] == names
-    assert len(pd.read_csv(tmp_path / "table.csv")) == len(trained.table)
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert figures | tables | {"index.html"} == files - {"train.toml", "run.sqlite", "run.lock"}
+    assert {*compose(trained, rows=False).tables} == tables - {"table.csv"} | {"train.toml"}
+
+
+def test_nothing_is_reported_of_a_run_that_has_not_begun(default: Trained, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no run is finished yet"):
-        write_training_report(replace(trained, table=trained.table[:0]), tmp_path)
+        write_training_report(replace(default, table=default.table[:0]), tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +17,15 @@ from initstats.outcome import (
     predictive_power,
     summarize_training,
 )
+from initstats.outcome.tables import (
+    load_training,
+    load_training_curves,
+    load_training_statistics,
+    load_tuning,
+)
 from initstats.plots.results import MANY, MOST, evenly, order
 from initstats.plots.style import Stroke, strokes
-from initstats.store import Run
+from initstats.store import Run, load_failures, load_run, load_sessions
 
 LINES = 10
 """Greatest number of activations in figures of lines."""
@@ -75,6 +82,25 @@ class Trained:
     sessions: pd.DataFrame | None = None
     failures: pd.DataFrame | None = None
     asked: int = 0
+
+    @classmethod
+    def of(cls, folder: str | Path) -> Trained:
+        """The results in the folder of a training study, finished or not.
+
+        Raises:
+            StoreError: not such a folder.
+        """
+        run = load_run(folder)
+        return cls(
+            load_training(folder),
+            load_training_curves(folder),
+            load_tuning(folder),
+            load_training_statistics(folder),
+            run=run,
+            sessions=load_sessions(folder),
+            failures=load_failures(folder),
+            asked=run.count,
+        )
 
     @cached_property
     def last(self) -> pd.DataFrame:

@@ -95,9 +95,7 @@ def validation_accuracy(frame: pd.DataFrame, width: float | None = None) -> Figu
     """
     figure, grid = _curves(frame, width, "validation accuracy, %")
     means = frame[frame["seed"].isna()]
-    known = _finite((means if len(means) else frame)["value"])
-    room = max(0.06 * float(np.ptp(known)), 0.1) if len(known) else 0.1
-    low, high = known.min(initial=100) - room, known.max(initial=0) + room
+    low, high = _range(means if len(means) else frame)
     styles = styles_of(frame)
     below = frame[frame["seed"].notna() & (frame["value"] < low)]
     for axes in grid.values():
@@ -105,6 +103,17 @@ def validation_accuracy(frame: pd.DataFrame, width: float | None = None) -> Figu
     for (*panel, name), rows in below.groupby([*NET, "init", "activation"], observed=True):
         mark(grid[tuple(panel)], rows["step"].max(), low, "v", styles[str(name)].color)
     return figure
+
+
+def _range(rows: pd.DataFrame) -> tuple[float, float]:
+    """The limits of a panel of percentages: values, and intervals unless they dwarf these."""
+    known = _finite(rows["value"])
+    low, high = known.min(initial=100), known.max(initial=0)
+    if not len(known):
+        return 0, 100
+    room = max(0.06 * (high - low), 0.1)
+    ends = _finite(pd.concat([rows["low"], rows["high"]])).clip(low - 8 * room, high + 8 * room)
+    return ends.min(initial=low) - room, ends.max(initial=high) + room
 
 
 def _finite(values: pd.Series[Any]) -> NDArray[np.float64]:
@@ -193,6 +202,7 @@ def learning_rates(frame: pd.DataFrame, width: float | None = None) -> Figure:
     known, rates = _finite(frame["tuning_loss"]), np.unique(frame["lr"])
     ticks = evenly(rates.tolist(), 7)
     top = known.max(initial=known.min(initial=1)) * 1.15
+    apart = (1.44 * rates[-1] / rates[0]) ** 0.012
     for axes in grid.values():
         axes.set(xscale="log", yscale="log", xlim=(rates.min() / 1.2, rates.max() * 1.2))
         axes.set_ylim(known.min(initial=top) / 1.08, top)
@@ -208,7 +218,7 @@ def learning_rates(frame: pd.DataFrame, width: float | None = None) -> Figure:
         ring: Any = {"mfc": "none", "ms": 6.5 + 2.4 * (place % 4), "mew": 1, "ls": "none"}
         chosen = rows["chosen"].to_numpy(dtype=bool)
         axes.plot(at[chosen], loss[chosen], marker="o", mec=style.color, **ring)
-        aside = 1.0 + 0.05 * (place - (len(styles) - 1) / 2)
+        aside = apart ** (place - (len(styles) - 1) / 2)
         for rate in rows.loc[rows["failed"] > 0, "lr"]:
             mark(axes, rate * aside, top, "x", style.color)
     return figure

@@ -91,17 +91,19 @@ def summary(trained: Trained) -> Markup:
 
 def _others(found: pd.DataFrame) -> list[str]:
     """How many comparisons show no difference, and how many nothing yet."""
-    verdicts = found["verdict"].astype(str).where(found["failed"] < found["seeds"])
-    equal = int(verdicts.isin(["equivalent", "same in every seed"]).sum())
+    verdicts, dead = found["verdict"].astype(str), found["failed"] == found["seeds"]
+    equal = int((verdicts.isin(["equivalent", "same in every seed"]) & ~dead).sum())
     unsure = int((verdicts == "not decided").sum())
-    told = []
+    both = int(((verdicts == "same in every seed") & dead).sum())
+    several, told = counted(len(found), "comparison"), []
     if equal:
         margin = _margin(found.iloc[0].to_dict())
         verb = "shows" if equal == 1 else "show"
-        several = counted(len(found), "comparison")
         told.append(f"{equal} of {several} {verb} no difference, within {margin} points.")
     if unsure:
-        told.append(f"{unsure} of {len(found)} {'is' if unsure == 1 else 'are'} not decided.")
+        told.append(f"{unsure} of {several} {'is' if unsure == 1 else 'are'} not decided.")
+    if both:
+        told.append(f"In {both} of {several}, both fail in every seed.")
     return told
 
 
@@ -260,7 +262,7 @@ def _undecided(row: Row, name: Markup, baseline: Markup) -> Markup:
     else:
         middle = f"the difference in validation accuracy is {points(row)} points over {seeds}"
         if row["low"] * row["high"] > 0:
-            middle += ", whose interval is sure by itself but not among all comparisons"
+            middle += " (the interval excludes 0 by itself, but not adjusted for all comparisons)"
     more = (
         "no number of seeds would decide it if this is the true difference"
         if math.isinf(needed)

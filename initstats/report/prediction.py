@@ -109,7 +109,7 @@ def _losers(rows: pd.DataFrame) -> str:
     which = "the run" if failed == 1 else f"the {failed:,} runs"
     return (
         f"The probability that {which} that failed began farther from 1 than one that trained "
-        f"(AUC; 0.50 is no relation): {'; '.join(told)}."
+        f"(AUC; 0.50 is no relation, 0 and 1 tell all): {'; '.join(told)}."
     )
 
 

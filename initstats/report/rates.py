@@ -20,7 +20,9 @@ COLUMNS = [
     Column("best tuning loss", "number", lambda loss: significant(loss, 3), ("best_loss",)),
     Column("rates out", "number", "{} of {}".format, ("diverged", "rates")),
 ]
-EDGE = Column("best at the edge", "name", lambda there: "yes" if there else "no", ("at_edge",))
+EDGE = Column(
+    "best at the edge", "name", lambda _, edge: "yes" if edge else "no", ("lr", "at_edge")
+)
 NETWORK = [Column("network"), Column("width", "number"), Column("depth", "number")]
 
 

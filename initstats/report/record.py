@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 
 import pandas as pd
 
 from initstats.report.page import MOST_NAMES
+from initstats.store import Run, to_toml
 
 
 def of_sessions(sessions: pd.DataFrame) -> dict[str, str]:
@@ -48,3 +50,11 @@ def seeds_of(table: pd.DataFrame) -> str:
     if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
         return f"{seeds[0]} to {seeds[-1]}"
     return some([*map(str, seeds)])
+
+
+def public_grid(run: Run) -> str:
+    """The run's configuration as TOML, without the places of this machine."""
+    config = dict(run.config)
+    config["data"] = PurePath(str(config.get("data", ""))).name
+    config["plugins"] = [PurePath(str(name)).name for name in config.get("plugins") or ()]
+    return to_toml(config)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from initstats.diagnosis import VERDICTS
-from initstats.plots import Results
+from initstats.outcome.tables import is_training
+from initstats.plots import Results, Trained
 from initstats.plots.results import evenly
 from initstats.plots.style import decimal
 from initstats.plural import counted
@@ -28,7 +29,15 @@ from initstats.report.printed import (
     significant,
     typeset,
 )
-from initstats.report.record import of_environment, of_failures, of_sessions, seeds_of, some
+from initstats.report.record import (
+    of_environment,
+    of_failures,
+    of_sessions,
+    public_grid,
+    seeds_of,
+    some,
+)
+from initstats.report.training import write_training_report
 from initstats.store import Run, load_failures, load_run, load_sessions, to_toml
 
 GROWTH = Column("growth per layer", "number", growth, ("growth", "growth_low", "growth_high"))
@@ -75,14 +84,15 @@ def write_report(
     workers: int = 1,
     rows: bool = True,
 ) -> Path:
-    """Write the report of a sweep: `index.html`, a page that needs no other file and no network.
+    """Write the report of a run: `index.html`, a page that needs no other file and no network.
 
     Beside it lies what it shows: `figures/` (PNG and SVG), `table.csv` (and `table.parquet` where
-    pyarrow is installed), `summary.csv`, and of a run its `grid.toml`.
+    pyarrow is installed), `summary.csv`, and of a run its `grid.toml`; of a training study
+    `table.csv`, `variants.csv`, `comparisons.csv` and `train.toml`.
 
     Args:
-        run: the folder of a run, finished or not; or a sweep's table, from which all can be drawn
-            but the distributions.
+        run: the folder of a sweep or of a training study, finished or not; or a sweep's table, from
+            which all can be drawn but the distributions.
         folder: where to; by default the run's own.
         workers: processes at work, this one among them. The others are spawned, so that a script
             needs `if __name__ == "__main__":`.
@@ -98,6 +108,11 @@ def write_report(
     """
     if not isinstance(run, pd.DataFrame):
         folder = folder or run
+        if is_training(run):
+            own = Path(run).resolve() == Path(folder).resolve()
+            return write_training_report(
+                Trained.of(run), folder, workers=workers, rows=rows, config=not own
+            )
     elif folder is None:
         raise ValueError("a table does not say where its report goes: name a folder")
     recorded, failures = None, None
@@ -231,14 +246,6 @@ def _dataset(results: Results) -> str:
 def _cells(results: Results) -> int:
     """Cells that are measured."""
     return int(results.summary["seeds"].sum())
-
-
-def public_grid(run: Run) -> str:
-    """The run's configuration as TOML, without the places of this machine."""
-    config = dict(run.config)
-    config["data"] = PurePath(str(config.get("data", ""))).name
-    config["plugins"] = [PurePath(str(name)).name for name in config.get("plugins") or ()]
-    return to_toml(config)
 
 
 def _facts(results: Results) -> dict[str, str]:

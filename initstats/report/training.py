@@ -20,8 +20,14 @@ from initstats.report.comparison import interval
 from initstats.report.drawing import Studio
 from initstats.report.page import Page, Shown, claim_page, figures_of, left_out
 from initstats.report.printed import Column, Table, percent, printed, significant
-from initstats.report.record import of_environment, of_failures, of_sessions, seeds_of, some
-from initstats.report.study import public_grid
+from initstats.report.record import (
+    of_environment,
+    of_failures,
+    of_sessions,
+    public_grid,
+    seeds_of,
+    some,
+)
 
 NETWORK = [Column("network"), Column("width", "number"), Column("depth", "number")]
 ENTRIES = [Column("init", "head"), Column("activation", "code")]

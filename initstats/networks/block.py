@@ -242,13 +242,8 @@ class Linear(Leaf):
         """
 
     @abstractmethod
-    def folded(self, columns: Tensor, out: Tensor | None = None) -> Tensor:
-        """The transpose of `gather`: gradients of patches, summed to the gradient of the input.
-
-        Args:
-            columns: the gradients, as `gather` lays out the patches.
-            out: flat memory to use, of the input's entries or more.
-        """
+    def folded(self, columns: Tensor) -> Tensor:
+        """The transpose of `gather`: gradients of patches, summed to the gradient of the input."""
 
     def draw(
         self, init: Init, activation: Activation, generators: Callable[[int], Generator]

@@ -91,11 +91,11 @@ class Conv(Linear):
             taps[padding] = 0
         return out
 
-    def folded(self, columns: Tensor, out: Tensor | None = None) -> Tensor:
+    def folded(self, columns: Tensor) -> Tensor:
         """Gradients of patches summed to those of the input."""
         samples = columns.shape[-1] // self.outputs.positions
         shape = (*columns.shape[:-2], self.reads.units, self.reads.positions * samples)
-        out = columns.new_empty(shape) if out is None else out[: math.prod(shape)].view(shape)
+        out = columns.new_empty(shape)
         if _is_compiled(columns):
             patches = columns.reshape(-1, columns.shape[-1]).numpy()
             fold_patches(patches, *self._geometry, self._rows(out))

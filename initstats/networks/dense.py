@@ -42,7 +42,7 @@ class Dense(Linear):
         """The input itself; positions count as units."""
         return x.view(*x.shape[:-2], self.reads.size, -1)
 
-    def folded(self, columns: Tensor, out: Tensor | None = None) -> Tensor:
+    def folded(self, columns: Tensor) -> Tensor:
         """The same entries; positions are apart from units again."""
         return columns.reshape(*columns.shape[:-2], self.reads.units, -1)
 

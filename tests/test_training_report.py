@@ -179,6 +179,20 @@ def test_an_unfinished_run_says_how_much_is_missing(training_study: Study, words
     assert "Unfinished" not in words
 
 
+def test_a_run_that_has_just_begun(training_study: Study) -> None:
+    study = training_study(["relu", "elu", "tanh"], ["matched", "lsuv"], seeds=4)
+    table = study["table"]
+    behind = (table["activation"] == "relu") & (table["init"] == "lsuv")  # a baseline is missing
+    study["table"] = table[~behind & ((table["seed"] < 2) | (table["activation"] == "relu"))]
+    study["curves"] = study["curves"][:0]
+    trained = Trained(**study, asked=24)
+    text = text_of(compose(trained).html())
+    assert "Unfinished: 12 of 24 runs are missing." in text
+    assert "elu against relu is not decided: they have no seed in common" in text
+    for picture in of_page("training"):
+        assert picture.drawing(picture.frame(trained))
+
+
 def test_limits_name_what_was_trained(training_study: Study) -> None:
     settings = {"optimizer": "momentum", "images": 50_000, "target": 0.97, "data": "ab" * 32}
     config = {"data": "/home/somebody/mnist", "seeds": [0, 1], "activations": ["relu"]}

@@ -17,7 +17,7 @@ import initstats as ist
 from initstats.outcome import choose_rates
 from initstats.plots import Trained, of_page
 from initstats.plots.style import decimal
-from initstats.plots.trained import VARIANT
+from initstats.plots.trained import VARIANT, styles_of
 from initstats.report import write_report
 from initstats.report.comparison import answers, digits_of, limits, question, sentence, summary
 from initstats.report.page import figures_of
@@ -293,14 +293,17 @@ def test_differences_are_those_of_the_seeds(default: Trained) -> None:
 
 
 def test_an_activation_has_one_colour_on_the_page(default: Trained) -> None:
-    colours: dict[str, set[str]] = {}
-    for picture in of_page("training")[1:4]:
-        figure = picture.drawing(picture.frame(default))
-        legend: Any = figure.legends[0]
-        for handle, name in zip(legend.legend_handles, legend.get_texts(), strict=True):
-            colours.setdefault(name.get_text(), set()).add(handle.get_color())
-    assert len(colours) == 4
-    assert all(len(each) == 1 for each in colours.values())
+    (picture,) = (each for each in of_page("training") if each.name == "training_loss")
+    legend: Any = picture.drawing(picture.frame(default)).legends[0]
+    lines = zip(legend.get_texts(), legend.legend_handles, strict=True)
+    expected = {text.get_text(): line.get_color() for text, line in lines}
+    assert len({*expected.values()}) == 4
+    for other in of_page("training"):
+        styles = styles_of(other.frame(default))
+        assert {name: style.color for name, style in styles.items()}.items() <= expected.items()
+    (compared,) = (each for each in of_page("training") if each.name == "paired_differences")
+    dots = compared.drawing(compared.frame(default)).axes[0].lines
+    assert {*expected.values()} - {expected["relu"]} <= {line.get_color() for line in dots}
 
 
 def test_a_run_is_reported_with_all_its_files(toy: ist.Dataset, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from initstats.cli.app import Dask, Interruption, Plugins, Workers, app, say
 from initstats.cli.cluster import cluster
 from initstats.cli.console import Bar
 from initstats.cli.data import Size, given_data
-from initstats.cli.options import load_own, takes_grid
+from initstats.cli.options import GRID, load_own, takes
 from initstats.plural import counted
 from initstats.stopping import request
 
@@ -57,7 +57,7 @@ Trusted = Annotated[
 
 
 @app.command(rich_help_panel="Measure")
-@takes_grid
+@takes(GRID)
 def sweep(
     given: dict[str, Any],
     theory: Theory = False,

@@ -105,6 +105,7 @@ def compare_training(
         progress or (lambda what, done, total: None),
         {
             "data": data.name if source is None else absolute_data(source),
+            "size": data.size,
             **grid.config,
             "plugins": [absolute_plugin(name) for name in plugins],
         },

@@ -212,18 +212,37 @@ def test_limits_name_what_was_trained(training_study: Study) -> None:
     ("verdict", "words"),
     [
         ("better", "a trains better than b: its validation accuracy is 0.40 points higher (95% "),
-        ("worse", "a trains better than b"),
+        ("worse", "a trains worse than b: its validation accuracy is 0.40 points lower (95% "),
         ("equivalent", "a trains as well as b: the difference in validation accuracy, 0.40 ("),
         ("not decided", "a against b is not decided: the difference in validation accuracy is 0.4"),
     ],
 )
 def test_a_sentence_for_each_verdict(verdict: str, words: str) -> None:
     row = {"activation": "a", "verdict": verdict, "seeds": 9, "failed": 0, "baseline_failed": 0}
-    row |= {"difference": 0.004, "low": 0.003, "high": 0.005, "margin": 0.002, "seeds_needed": 7.0}
+    sign = -1 if verdict == "worse" else 1
+    row |= {"difference": 0.004 * sign, "low": 0.003 * sign, "high": 0.005 * sign}
+    row |= {"margin": 0.002, "seeds_needed": 7.0}
     text = text_of(sentence(row, ("activation", "b")))
     assert text.startswith(words)
     assert ("about 7 more seeds would decide it" in text) == (verdict == "not decided")
     assert "nan" not in text
+
+
+@pytest.mark.parametrize(
+    ("sign", "words"),
+    [
+        (1, "a trains better than b: in the typical seed b fails and a trains"),
+        (-1, "a trains worse than b: in the typical seed a fails and b trains"),
+    ],
+)
+def test_a_difference_without_bound_has_no_number(sign: int, words: str) -> None:
+    verdict = "better" if sign > 0 else "worse"
+    row = {"activation": "a", "verdict": verdict, "seeds": 9, "failed": 1, "baseline_failed": 6}
+    row |= {"difference": sign * math.inf, "low": 0.001, "high": math.inf, "margin": 0.002}
+    text = text_of(sentence(row, ("activation", "b")))
+    assert words in text
+    assert "1 of its 9 runs failed, and 6 with b" in text
+    assert "∞" not in text
 
 
 def test_digits_follow_the_interval() -> None:

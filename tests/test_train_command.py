@@ -55,7 +55,7 @@ def test_a_study_is_trained_told_of_and_extended(typed: Typed) -> None:
     assert "mnist: 1,000 images to train on, 10,000 to validate with; 4 runs" in out
     assert "4 of 4 runs (4 new) in study" in out
     assert "report: study/index.html" in out
-    assert "leaky_relu(negative_slope=0)" in (told := out.split("kaiming_normal:\n")[1])
+    assert "leaky_relu(negative_slope=0)" in (told := out.split("init kaiming_normal:\n")[1])
     assert "same" in told.splitlines()[0]
     code, out, _ = typed("--config", "study/train.toml", "--seeds", "3", "--out", "study")
     assert (code, "6 of 6 runs (2 new) in study" in out) == (0, True)

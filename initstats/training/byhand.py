@@ -140,7 +140,7 @@ class HandNet:
 
     def statistics(self, split: Split, seed: int) -> Measured:
         """The places and the statistics of all tensors for some samples, as a sweep has them."""
-        settings = Settings(len(self.weights), len(split), backward=True)
+        settings = Settings(len(self.weights), len(split), backward=True).thorough
         weights = {number: Weights(own.matrix, own.bias) for number, own in self.weights.items()}
         places, result = measure_weights(
             self.workspace.network, self.activation, weights, seed, split, settings

@@ -150,7 +150,10 @@ class _Study:
             ValueError: see `compare_training`.
         """
         train = self._train()
-        for name, size in (("images", len(train)), ("tuning_images", len(self._tuning()[0]))):
+        sizes = {"images": len(train)}
+        if self.grid.lr is None:
+            sizes["tuning_images"] = len(self._tuning()[0])
+        for name, size in sizes.items():
             if size < (batch := self.grid.batch):
                 raise ValueError(f"{name}: {size} to train on do not fill a batch of {batch}")
         outputs = LOSSES[self.grid.loss].outputs(self._classes)

@@ -1,4 +1,4 @@
-"""Images with labels, normalized: the embedded MNIST, folders of IDX files, arrays of one's own.
+"""Images with labels, normalized: the embedded MNIST, folders of images, arrays of one's own.
 
 The database and its file format: LeCun, Bottou, Bengio and Haffner, "Gradient-based learning
 applied to document recognition" (1998).
@@ -6,105 +6,31 @@ applied to document recognition" (1998).
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from initstats.idx import read_idx, times
+from initstats.files import shown, some
+from initstats.idx import has_idx_files, idx_files, read_part, times
 from initstats.plural import counted
+from initstats.split import Array as Array
+from initstats.split import Split as Split
 
-Array: TypeAlias = NDArray[Any]
+if TYPE_CHECKING:
+    from initstats.images import Images, Skipped
+
 Labelled: TypeAlias = tuple[ArrayLike | Tensor, ArrayLike | Tensor]
 """Images and their labels."""
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Some samples of a dataset: raw values, and the normalization that belongs to them.
-
-    Raw values stay as they were given (a byte a pixel for image files), so that a split is cheap to
-    keep and to send to another process; normalized values are computed from them when asked for:
-    (raw - mean) / std in float32, where a byte b counts as b / 256.
-
-    Attributes:
-        raw: values as given, (samples, features), contiguous.
-        labels: class of each sample, (samples,), int64.
-        shape: of one sample: (channels, height, width), or (features,).
-        mean, std: of the training split; subtracted from every value, and divides it.
-    """
-
-    raw: Array = field(repr=False)
-    labels: NDArray[np.int64] = field(repr=False)
-    shape: tuple[int, ...]
-    mean: float
-    std: float
-
-    def __len__(self) -> int:
-        return len(self.raw)
-
-    @cached_property
-    def x(self) -> Tensor:
-        """Normalized values, (samples, features), float32; kept once computed, but not pickled."""
-        return self._normalized(torch.from_numpy(self.raw))
-
-    @property
-    def images(self) -> Tensor:
-        """Normalized values as a conv net takes them, (samples, channels, height, width).
-
-        Flat samples stay (samples, features). The memory is that of `x`.
-        """
-        return self.x.view(-1, *self.shape)
-
-    @property
-    def y(self) -> Tensor:
-        """Class of each sample, (samples,), int64."""
-        return torch.from_numpy(self.labels)
-
-    def tile(self, start: int, stop: int) -> Tensor:
-        """Normalized samples start..stop-1 as columns, (features, samples), float32, contiguous.
-
-        The same bits as `x[start:stop].T`, without computing all of `x`.
-        """
-        return self._normalized(torch.from_numpy(self.raw[start:stop]).T)
-
-    def columns(self, indices: NDArray[np.int64]) -> Tensor:
-        """Normalized samples as columns, (features, samples), float32, contiguous."""
-        return self._normalized(torch.from_numpy(self.raw[indices]).T)
-
-    def first(self, samples: int) -> Split:
-        """The first samples, 1 to all of them, in this split's memory; any other number raises."""
-        if not 1 <= samples <= len(self):
-            raise ValueError(
-                f"cannot take {counted(samples, 'sample')}: the split holds 1 to {len(self)}"
-            )
-        return replace(self, raw=self.raw[:samples], labels=self.labels[:samples])
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that decides `x`: raw values, their shape, mean and std."""
-        what = f"{len(self)} {self.shape} {self.mean!r} {self.std!r}"
-        digest = hashlib.sha256(what.encode())
-        digest.update(self.raw.data)
-        return digest.hexdigest()
-
-    def _normalized(self, values: Tensor) -> Tensor:
-        # floats may lie far from zero, where float32 would misplace the mean; a copy, since they
-        # are the user's own
-        unit, wide = (256.0, torch.float32) if values.dtype == torch.uint8 else (1.0, torch.float64)
-        copy = values.contiguous().to(wide, copy=True)
-        return copy.sub_(self.mean * unit).div_(self.std * unit).to(torch.float32)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "x"}
+CACHE = "cache"
+"""The folder, inside that of a run, that keeps decoded images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +42,18 @@ class Dataset:
     Attributes:
         name: what the table's `dataset` column calls it.
         test: used only to report accuracy; None where there is none.
+        classes: the names of the classes of an image folder, in the order of their labels.
+        size: what the images of an image folder were cut to, in pixels; None for others.
+        skipped: files of an image folder that are left out, with the `reason` for each `file`.
     """
 
     name: str
     train: Split
     valid: Split
     test: Split | None = None
+    classes: tuple[str, ...] = ()
+    size: int | None = None
+    skipped: tuple[Skipped, ...] = ()
 
     def __repr__(self) -> str:
         sizes = {name: getattr(self, name) for name in ("train", "valid", "test")}
@@ -173,18 +105,43 @@ class Dataset:
 
 
 def load_data(
-    source: str | Path = "mnist", *, train: int | None = None, valid: int | None = None
+    source: str | Path = "mnist",
+    *,
+    train: int | None = None,
+    valid: int | None = None,
+    size: int = 64,
+    cache: str | Path | None = None,
+    workers: int | None = 1,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Dataset:
-    """Read a dataset: the first images of its training file train, the last ones validate.
+    """Read a dataset: the embedded MNIST, a folder of IDX files, or an image folder.
+
+    Of IDX files, the first images of the training file train, the last ones validate. An image
+    folder is one in the layout of Imagenette and ImageWoof: a folder of images for each class in
+    `train/`, in `val/` or `valid/`, and maybe in `test/`. Its classes take turns in each split, so
+    that the first samples hold all of them.
 
     Args:
-        source: "mnist", the embedded one; or a folder of the four IDX files under their usual
-            names, gzipped or not. The names may share a prefix: where several sets share a folder,
-            FOLDER/PREFIX tells which, as in `emnist/emnist-letters`.
+        source: "mnist", the embedded one; a folder of the four IDX files under their usual
+            names, gzipped or not; or an image folder. The names of IDX files may share a prefix:
+            where several sets share a folder, FOLDER/PREFIX tells which, as in
+            `emnist/emnist-letters`.
         train: how many images train; by default all that do not validate.
-        valid: how many images validate; by default a sixth of the training file.
+        valid: how many images validate; by default a sixth of the training file, or all in `val/`.
+        size: what the images of an image folder become: their shorter sides scaled to so many
+            pixels, the middle of their longer sides, in red, green and blue. Other data stay as
+            they are.
+        cache: a folder that keeps the decoded images of an image folder, a file for each split and
+            size, which is taken as long as names, sizes and times of the images are the same. By
+            default, and where it cannot be written, nothing is written to disk.
+        workers: processes that decode an image folder; 1 works in this one, None chooses by the
+            work. A script that asks for others than 1 needs the guard
+            ``if __name__ == "__main__":``.
+        progress: called with the images decoded, and all that are to be.
 
-    Pixels are bytes, counted as b / 256. Nothing is written to disk.
+    Pixels are bytes, counted as b / 256. Images that cannot be read are left out, with a warning
+    that names the first of them, as long as they are at most 1% of a split, or 10 where that is
+    more, and less than half.
 
     >>> mnist = load_data("mnist")
     >>> len(mnist.train), len(mnist.valid), round(mnist.mean, 4), round(mnist.std, 4)
@@ -192,11 +149,37 @@ def load_data(
 
     Raises:
         ValueError: the folder or a file of it is missing, damaged or not what its name says, or
-            holds too few images; the message names the file, what was expected and what was found.
+            holds too few images, or other classes to validate than to train; too many images
+            cannot be read. The message names the file, what was expected and what was found.
+        RuntimeError: a script without that guard.
+        ChildProcessError: no process can start.
     """
-    name, idx_files = _idx_files(_MNIST if source == "mnist" else Path(source))
-    whole, test = (_read_part(idx_files, part) for part in ("train", "test"))
+    found = _source(source)
+    if isinstance(found, Path):
+        counts = {"train": train, "valid": valid}
+        kept = Path(cache) if cache else None
+        return _image_folder(found, size, counts, cache=kept, workers=workers, progress=progress)
+    name, files = found
+    whole, test = (_Part(*read_part(files, part)) for part in ("train", "test"))
     return _dataset(name, *_cut(whole, train, valid), test)
+
+
+def dataset_name(source: str | Path) -> str:
+    """What `load_data` calls the dataset of a source.
+
+    Raises:
+        ValueError: the source is none.
+    """
+    found = _source(source)
+    return shown(found.resolve().name) if isinstance(found, Path) else found[0]
+
+
+def _source(source: str | Path) -> Path | tuple[str, dict[str, Path]]:
+    """An image folder; or the name of a set of IDX files, and its files."""
+    folder = _MNIST if source == "mnist" else Path(source)
+    if (folder / "train").is_dir() and not has_idx_files(folder):
+        return folder
+    return idx_files(folder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +207,7 @@ def _dataset(name: str, train: _Part, *others: _Part) -> Dataset:
                 f"{part.images_name}: expected {_kind(train.images)} as in {train.images_name}, "
                 f"found {_kind(part.images)}"
             )
-    mean, std = _mean_and_std(torch.from_numpy(train.images))
+    mean, std = _mean_and_std(train.images)
     if not 0.0 < std < math.inf:
         raise ValueError(
             f"{train.images_name}: expected training images that vary, found mean {mean:.6g} and "
@@ -232,24 +215,30 @@ def _dataset(name: str, train: _Part, *others: _Part) -> Dataset:
         )
     shape = train.images.shape[1:]
     shape = (1, *shape) if len(shape) == 2 else shape
-    splits = (
+    first, second, *third = (
         Split(part.images.reshape(len(part.images), -1), part.labels, shape, mean, std)
         for part in (train, *others)
     )
-    return Dataset(name, *splits)
+    return Dataset(name, first, second, third[0] if third else None)
 
 
 def _kind(images: Array) -> str:
     return f"{images.dtype} images of {times(images.shape[1:])}"
 
 
-def _mean_and_std(values: Tensor) -> tuple[float, float]:
+def _mean_and_std(values: Array) -> tuple[float, float]:
     """Mean and standard deviation (ddof=1); of bytes exactly, from the count of each."""
-    if values.dtype != torch.uint8:
-        std, mean = torch.std_mean(values.double()) if values.numel() > 1 else (0.0, values.item())
+    if values.dtype != np.uint8:
+        floats = torch.from_numpy(values).double()
+        std, mean = torch.std_mean(floats) if values.size > 1 else (0.0, floats.item())
         return float(mean), float(std)
-    counts = list(enumerate(torch.bincount(values.flatten(), minlength=256).tolist()))
-    n, total, squares = (sum(c * b**power for b, c in counts) for power in (0, 1, 2))
+    flat, step = values.reshape(-1), 2**20  # so that wide integers take little memory
+    parts = (flat[start : start + step] for start in range(0, len(flat), step))
+    counts = np.zeros(256, np.int64)
+    for part in parts:
+        counts += np.bincount(part, minlength=256)
+    exact = list(enumerate(counts.tolist()))
+    n, total, squares = (sum(c * b**power for b, c in exact) for power in (0, 1, 2))
     variance = (n * squares - total**2) / (n * (n - 1)) if n > 1 else 0.0
     return total / n / 256.0, math.sqrt(variance) / 256.0
 
@@ -292,47 +281,43 @@ def _as_array(values: ArrayLike | Tensor) -> Array:
     return np.require(np.asarray(values), requirements=["C", "W"])
 
 
-# folders of IDX files
+# folders
 
 _MNIST = Path(__file__).with_name("mnist")
-_FILE_NAME = re.compile(r"((?!\.).*?)-?(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(?:\.gz)?")
 
 
-def _idx_files(source: Path) -> tuple[str, dict[str, Path]]:
-    """The name of the set of files that a source means, and its files: `train images` and so on."""
-    folder, wanted = (source, None) if source.is_dir() else (source.parent, source.name.rstrip("-"))
-    sets: dict[str, dict[str, Path]] = {}
-    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if match := _FILE_NAME.fullmatch(file.name):
-            prefix, part, kind = match.groups()
-            # sorted: the unzipped file before its .gz, and it wins
-            content = f"{'train' if part == 'train' else 'test'} {kind}"
-            sets.setdefault(prefix, {}).setdefault(content, file)
-    if wanted is None and ("" in sets or len(sets) == 1):
-        wanted = min(sets)
-    if wanted in sets:
-        return wanted or folder.resolve().name, sets[wanted]
+def _image_folder(
+    folder: Path,
+    size: int,
+    counts: dict[str, int | None],
+    *,
+    cache: Path | None,
+    workers: int | None,
+    progress: Callable[[int, int], object] | None,
+) -> Dataset:
+    from initstats.images import read_images  # Pillow takes a while to load
 
-    if wanted is not None:
-        expected, found = "'mnist', a folder of IDX files or FOLDER/PREFIX", "nothing there"
-    elif sets:
-        expected, found = "one set of IDX files, or FOLDER/PREFIX", f"prefixes {', '.join(sets)}"
-    else:
-        expected, found = "IDX files such as train-images-idx3-ubyte.gz", "none"
-        if (source / "train").is_dir():
-            found = "an image folder, which cannot be read yet"
-    raise ValueError(f"{source}: expected {expected}, found {found}")
+    try:
+        classes, read = read_images(
+            folder, size, counts, cache=cache, workers=workers, progress=progress
+        )
+    except PermissionError as error:
+        raise ValueError(f"{error.filename}: expected a readable folder, found {error}") from error
+    data = _dataset(shown(folder.resolve().name), *map(_image_part, read.values()))
+    skipped = [each for images in read.values() for each in images.skipped]
+    if skipped:
+        start = len(shown(str(folder))) + 1
+        told = some([f"{file[start:]} ({reason})" for file, reason in skipped])
+        warnings.warn(
+            f"{shown(str(folder))}: {counted(len(skipped), 'image')} cannot be read and are left "
+            f"out: {told}",
+            stacklevel=3,
+        )
+    return replace(data, classes=classes, size=size, skipped=tuple(skipped))
 
 
-def _read_part(files: dict[str, Path], part: str) -> _Part:
-    for content in (f"{part} images", f"{part} labels"):
-        if content not in files:
-            found = ", ".join(file.name for file in files.values())
-            folder = min(files.values()).parent
-            raise ValueError(f"{folder}: expected a file of {content}, found only {found}")
-    images, labels = files[f"{part} images"], files[f"{part} labels"]
-    pixels, classes = read_idx(images, "images"), read_idx(labels, "labels")
-    return _Part(pixels, classes.astype(np.int64), str(images), str(labels))
+def _image_part(images: Images) -> _Part:
+    return _Part(images.pixels, images.labels, images.folder, images.folder)
 
 
 def _cut(whole: _Part, train: int | None, valid: int | None) -> list[_Part]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 MOST = 2**24
 """Bytes of the longest text that is read: some hundred times what a study of ours has."""
+SHOWN = 5
+"""So many names stand in a message."""
 
 
 def read_text(path: str | Path) -> str:
@@ -29,3 +32,14 @@ def read_text(path: str | Path) -> str:
         raise ValueError(f"cannot read {path}: it is no text ({error.reason})") from error
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def shown(name: str) -> str:
+    """A name in letters that can be printed, whatever bytes it has on the disk."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def some(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    more = [f"{len(names) - SHOWN:,} more"] if len(names) > SHOWN else []
+    return ", ".join([*map(shown, names[:SHOWN]), *more])

@@ -1,5 +1,7 @@
 """IDX files: a header, then bytes; never more of a file is read than its header promises.
 
+A set of four makes a dataset: images and labels, to train and to test.
+
 The format: LeCun, Bottou, Bengio and Haffner (1998).
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import re
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 _HEADERS = {"images": (2051, 3), "labels": (2049, 1)}
 """Magic number (0x08: unsigned bytes; then the number of dimensions) and number of dimensions."""
 _GZIP = b"\x1f\x8b"
+_FILE_NAME = re.compile(r"((?!\.).*?)-?(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(?:\.gz)?")
 _SMALL, _SQUEEZED = 2**26, 100
 """A small file may unzip to so many bytes; any other to so many times its own."""
 
@@ -49,9 +53,71 @@ def read_idx(file: Path, kind: str) -> NDArray[Any]:
         raise ValueError(f"{file}: expected a readable file, found: {error}") from error
 
 
+def has_idx_files(folder: Path) -> bool:
+    """Whether a folder has a file that is called an IDX file."""
+    return bool(_sets(folder))
+
+
+def idx_files(source: Path) -> tuple[str, dict[str, Path]]:
+    """The name of the set of files that a source means, and its files: `train images` and so on.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    folder, wanted = (source, None) if source.is_dir() else (source.parent, source.name.rstrip("-"))
+    sets = _sets(folder)
+    if wanted is None and ("" in sets or len(sets) == 1):
+        wanted = min(sets)
+    if wanted in sets:
+        return wanted or folder.resolve().name, sets[wanted]
+
+    if wanted is not None:
+        expected, found = (
+            "'mnist', a folder of IDX files or images, or FOLDER/PREFIX",
+            "nothing there",
+        )
+    elif sets:
+        expected, found = "one set of IDX files, or FOLDER/PREFIX", f"prefixes {', '.join(sets)}"
+    else:
+        expected = (
+            "IDX files such as train-images-idx3-ubyte.gz, or folders train and val with a folder "
+            "of images for each class"
+        )
+        found = "none"
+    raise ValueError(f"{source}: expected {expected}, found {found}")
+
+
+def read_part(files: dict[str, Path], part: str) -> tuple[NDArray[Any], NDArray[Any], str, str]:
+    """Images and labels of a set, for `train` or `test`, and the names of their files.
+
+    Raises:
+        ValueError: a file is missing, or as `read_idx`.
+    """
+    for content in (f"{part} images", f"{part} labels"):
+        if content not in files:
+            found = ", ".join(file.name for file in files.values())
+            folder = min(files.values()).parent
+            raise ValueError(f"{folder}: expected a file of {content}, found only {found}")
+    images, labels = files[f"{part} images"], files[f"{part} labels"]
+    pixels, classes = read_idx(images, "images"), read_idx(labels, "labels")
+    return pixels, classes.astype(np.int64), str(images), str(labels)
+
+
 def times(shape: Iterable[int]) -> str:
     """A shape in words: 28 x 28."""
     return " x ".join(map(str, shape))
+
+
+def _sets(folder: Path) -> dict[str, dict[str, Path]]:
+    """The files of each set in a folder, by the prefix of their names."""
+    sets: dict[str, dict[str, Path]] = {}
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if match := _FILE_NAME.fullmatch(file.name):
+            prefix, part, kind = match.groups()
+            # sorted: the unzipped file before its .gz, and it wins
+            content = f"{'train' if part == 'train' else 'test'} {kind}"
+            sets.setdefault(prefix, {}).setdefault(content, file)
+    return sets
 
 
 def _read(

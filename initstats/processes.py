@@ -17,7 +17,7 @@ from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from queue import Empty, SimpleQueue
@@ -27,6 +27,7 @@ from typing import Any, Literal
 from weakref import WeakSet
 
 from initstats.failure import Failure
+from initstats.mapped import dumps_mapped
 
 STARTS = 3
 """So many times in a row a process may be killed while it starts."""
@@ -76,8 +77,11 @@ class Processes(Executor):
             thread.start()
 
     def give(self, gift: object) -> None:
-        """Send something to each process before its next call, which finds it with `given`."""
-        self._gift = pickle.dumps(gift, pickle.HIGHEST_PROTOCOL)
+        """Send something to each process before its next call, which finds it with `given`.
+
+        Arrays that are mapped from a file go by its name.
+        """
+        self._gift = dumps_mapped(gift)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **named: Any) -> Future[Any]:
         """See `Executor.submit`."""
@@ -141,6 +145,19 @@ class Processes(Executor):
 
 
 _open: WeakSet[Processes] = WeakSet()
+
+
+def check_guard() -> None:
+    """Refuse to start processes in one that itself is starting.
+
+    Raises:
+        RuntimeError: a script without its guard is run by the processes that it asks for.
+    """
+    if getattr(current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "a starting worker ran this script again: put what asks for workers under "
+            '`if __name__ == "__main__":`'
+        )
 
 
 def kill_processes() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+import runpy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,11 @@ def _faults(figure: Figure) -> list[str]:
         for (text, a), (other, b) in itertools.combinations(boxes, 2)
         if min(a.x1, b.x1) - max(a.x0, b.x0) > 2 and min(a.y1, b.y1) - max(a.y0, b.y0) > 2
     ]
+
+
+@pytest.fixture(scope="session")
+def training_study() -> Callable[..., dict[str, Any]]:
+    """What makes the tables of a training study whose effects are known; see `trained.py`."""
+    study: Callable[..., dict[str, Any]]
+    study = runpy.run_path(str(Path(__file__).with_name("trained.py")))["study"]
+    return study

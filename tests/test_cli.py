@@ -318,7 +318,7 @@ def test_a_mistake_of_ours_can_be_traced(run: Run, monkeypatch: pytest.MonkeyPat
     """Words are no format for a mean: nobody wrote a message for that."""
     valid = type("Valid", (list,), {"first": lambda images, count: images[:count]})([0] * 50)
     broken = SimpleNamespace(name="broken", mean="dark", std=1.0, valid=valid)
-    monkeypatch.setattr("initstats.data.load_data", lambda source: broken)
+    monkeypatch.setattr("initstats.data.load_data", lambda source, **options: broken)
     said = run(*TINY)
     assert (said.code, said.err.count("\n")) == (2, 1)
     assert "format code 'f'" in said.err

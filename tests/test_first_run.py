@@ -97,10 +97,7 @@ def halved(tmp_path: Path) -> ModuleType:
     """A module with a kernel, whose cache is beside it."""
     file = tmp_path / "halved.py"
     file.write_text(
-        "from initstats.moments.compiling import kernel\n"
-        "@kernel()\n"
-        "def half(x):\n"
-        "    return x / 2\n"
+        "from initstats.compiling import kernel\n@kernel()\ndef half(x):\n    return x / 2\n"
     )
     return imported(file)
 

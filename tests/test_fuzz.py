@@ -156,7 +156,7 @@ def check_name(text: str) -> None:
 
 # configurations
 
-FIELDS = [*ist.Grid.model_fields, "network", "data", "plugins", "strange"]
+FIELDS = [*ist.Grid.model_fields, "network", "data", "size", "plugins", "strange"]
 PLAIN = st.one_of(
     st.booleans(), st.integers(-(2**64), 2**64), st.floats(), spellings(), st.text(max_size=9),
     st.datetimes(), st.dates(), st.times(),

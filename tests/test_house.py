@@ -17,15 +17,16 @@ ROOT = Path(__file__).parents[1]
 
 # from the ground up: a room imports only those before it, so that no two import each other
 ORDER = (
-    *("lazy", "plural", "registry", "machine", "gaussian", "drafts", "failure", "processes"),
-    *("stopping", "files", "fitting", "idx", "data", "activations", "inits", "moments"),
+    *("lazy", "plural", "registry", "machine", "gaussian", "drafts", "failure", "mapped"),
+    *("processes", "stopping", "files", "fitting", "compiling", "columns", "idx", "images"),
+    *("split", "data", "activations", "inits", "moments"),
     *("theory", "backprop", "networks", "stack", "probe"),
     *("workers", "luggage", "cluster", "store", "sweep", "prediction", "plan", "repair", "audit"),
     *("diagnosis", "outcome", "plots", "report"),  # tables into words, figures and pages
     *("callbacks", "foundations", "training", "bench", "cli", "__main__"),
 )
 # what works without torch sees only this of the rooms before it: the engine is none of its business
-TABLES = {"registry", "lazy", "plural", "drafts", "failure", "processes"}
+TABLES = {"registry", "lazy", "plural", "drafts", "failure", "mapped", "processes"}
 TABLES |= {"moments.table", "probe.kinds"}
 MAY_SEE = {
     "store": TABLES,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,24 +16,29 @@ from torch import nn
 
 import initstats as ist
 from initstats.foundations import Evidence, measure, timings, write_lesson
-from initstats.plots import FIGURES, register_figure
+from initstats.plots import FIGURES, Trained, register_figure
 from initstats.probe import Probe
 from initstats.report.folder import claim
 from initstats.report.model import write_model_report
 from initstats.report.page import LOADER, edition
 from initstats.report.theory import write_theory
+from initstats.report.training import write_training_report
 from initstats.theory.diagram import diagram
 
 ROOT = Path(__file__).parents[1]
 GALLERY = sorted((ROOT / "reports" / "gallery").glob("*/index.html"))
-KINDS = ["study", "model", "theory", "lesson"]
+KINDS = ["study", "model", "theory", "lesson", "training"]
 EARLIER = """<!doctype html><head><meta name="generator" content="initstats 0.0.1"></head>
 <figcaption id="dropped_relu_a=0.2_-caption">old</figcaption>"""
 
 
 @pytest.fixture(scope="module")
-def writers(toy: ist.Dataset) -> dict[str, Callable[[Path], Path]]:
+def writers(
+    toy: ist.Dataset, training_study: Callable[..., dict[str, Any]]
+) -> dict[str, Callable[[Path], Path]]:
     """What writes a page of each kind into a folder."""
+    names: dict[str, Any] = {"activations": ["relu", "elu"], "inits": ["matched"], "seeds": 3}
+    trained = Trained(**training_study(**names, statistics=False))
     grid = ist.Grid(inits=["matched"], activations=["relu"], widths=[5], depth=2, seeds=2)
     probe = Probe(nn.Sequential(nn.Linear(4, 4), nn.Tanh())).run(torch.ones(20, 4))
     read = probe.table(), probe.histograms(), probe.missed()
@@ -47,6 +53,7 @@ def writers(toy: ist.Dataset) -> dict[str, Callable[[Path], Path]]:
         "model": lambda folder: write_model_report(folder, *read),
         "theory": lambda folder: write_theory(folder, [phases]),
         "lesson": lambda folder: write_lesson(folder, evidence),
+        "training": lambda folder: write_training_report(trained, folder),
     }
 
 

@@ -25,7 +25,8 @@ from initstats.report.answer import agreement, best_by_activation
 from initstats.report.drawing import Drawing, Studio, draw, rendered
 from initstats.report.page import names
 from initstats.report.printed import factor, significant
-from initstats.report.study import compose, public_grid
+from initstats.report.record import public_grid
+from initstats.report.study import compose
 from initstats.store import load_run, load_sessions
 
 EVIL = "<script>alert('x')</script>&\"'"

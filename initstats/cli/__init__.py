@@ -9,6 +9,6 @@ from initstats.cli.app import app, main
 
 # The help lists the commands in the order in which they are imported.
 # isort: off
-from initstats.cli import study, measure, foundations, reference, bench
+from initstats.cli import study, train, measure, foundations, reference, bench
 
-__all__ = ["app", "bench", "foundations", "main", "measure", "reference", "study"]
+__all__ = ["app", "bench", "foundations", "main", "measure", "reference", "study", "train"]

@@ -11,6 +11,7 @@ import typer
 
 from initstats.cli.app import Plugins, app
 from initstats.cli.console import Bar
+from initstats.cli.data import Size
 from initstats.cli.options import load_own
 from initstats.drafts import write_whole
 from initstats.plural import counted
@@ -69,7 +70,7 @@ Data = Annotated[
         metavar="mnist|FOLDER",
         callback=_note,
         help="Its first 256 validation images, (256, 1, 28, 28) of MNIST; with --steps, batches "
-        "of 256 training images.",
+        "of 256 training images. A folder is one of IDX files or of images.",
     ),
 ]
 Float = Annotated[
@@ -135,6 +136,7 @@ def measure(
     tokens: Tokens = None,
     vocabulary: Vocabulary = None,
     data: Data = None,
+    size: Size = None,
     dtype: Float = None,
     backward: Backward = False,
     spectra: Spectra = False,
@@ -160,13 +162,15 @@ def measure(
 
     if steps is None and (lr, optimizer) != (None, None):
         raise ValueError("--optimizer and --lr are for a training: say how long with --steps")
+    if size and not data:
+        raise ValueError("--size is for the images of a folder: say which with --data")
     if vocabulary and not tokens:
         raise ValueError("--vocabulary is for --tokens: say how many ids are drawn")
     _claim(as_json, out)  # before the work, not after it
     load_own(plugin)
     given = context.meta.get(GIVEN, [])
     model, losses = own_model(factory, dtype, seed), list[float]()
-    source = batches(given, dtype, steps is not None, vocabulary or vocabulary_of(model))
+    source = batches(given, dtype, steps is not None, vocabulary or vocabulary_of(model), size=size)
     if steps is None:
         probe = measured(model, next(source)[0], backward=backward, spectra=spectra)
     else:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from initstats.cli.app import OwnError, is_raised_here
+from initstats.cli.data import given_data
 from initstats.cli.options import named_function, numbers
-from initstats.data import Split, load_data
+from initstats.data import Split
 from initstats.failure import in_a_line
 from initstats.probe import Probe
 from initstats.probe.batch import called
@@ -67,7 +68,12 @@ def vocabulary_of(model: nn.Module) -> int:
 
 
 def batches(
-    given: Sequence[tuple[str, str]], dtype: str | None, training: bool, vocabulary: int = TOKENS
+    given: Sequence[tuple[str, str]],
+    dtype: str | None,
+    training: bool,
+    vocabulary: int = TOKENS,
+    *,
+    size: int | None = None,
 ) -> Iterator[Batch]:
     """The batches that go into a model, without end; random ones are the same each time.
 
@@ -78,6 +84,7 @@ def batches(
         training: whether data is taken from the training split, a batch after the other, instead
             of the first validation images each time.
         vocabulary: token ids are below this.
+        size: of the images of an image folder.
 
     Raises:
         ValueError: nothing is given, sizes that are no shape, or data that cannot be read.
@@ -94,7 +101,7 @@ def batches(
     ]
     split = None
     if "data" in kinds:
-        data = load_data(given[kinds.index("data")][1])
+        data = given_data(given[kinds.index("data")][1], size)
         split = data.train if training else data.valid.first(min(SAMPLES, len(data.valid)))
     return _batches(fixed, split, getattr(torch, dtype or "float32"))
 

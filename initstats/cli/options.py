@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +18,7 @@ from initstats.failure import in_a_line
 from initstats.registry import import_own, split_names
 from initstats.stopping import request
 
-NAMES, NUMBERS = "NAMES", "NUMBERS"
+NAMES, NUMBERS, RATES = "NAMES", "NUMBERS", "RATES"
 
 GRID: dict[str, tuple[Any, str]] = {
     "inits": (NAMES, "Initializations: comma-separated, or repeat the option."),
@@ -35,23 +35,58 @@ GRID: dict[str, tuple[Any, str]] = {
 }
 """Every field of `Grid`: what it holds, and what the help says of it. It is written down here
 because the help must not wait for `Grid`, which takes torch."""
+TRAINING: dict[str, tuple[Any, str]] = {
+    "activations": (NAMES, 'Activations, e.g. "relu,general_relu(leak=0.2,sub=0.3)".'),
+    "inits": (NAMES, "Initializations: comma-separated, or repeat the option."),
+    "networks": (NAMES, "cnn, mlp, resnet, a plugin's, or module:function of your own."),
+    "widths": (
+        NUMBERS,
+        "Units of a layer; of a cnn, channels of the first. \\[default: 8, mlp 50]",
+    ),
+    "depths": (NUMBERS, "Layers before the last one. \\[default: cnn 4, resnet 6, mlp 1]"),
+    "seeds": (NUMBERS, "How many seeds, or which: 20 means 0 to 19; 3,5,8. \\[default: 20]"),
+    "images": (int, "How many of the first training images. \\[default: all]"),
+    "epochs": (int, "Passes over them. \\[default: 3]"),
+    "batch": (int, "Images of a step. \\[default: 64]"),
+    "optimizer": (str, "sgd, momentum or adamw. \\[default: momentum]"),
+    "schedule": (str, "Of the learning rate: linear, to 0 at the end, or constant."),
+    "weight_decay": (float, "Weight decay. \\[default: 0; adamw 0.01]"),
+    "loss": (str, "cross_entropy, or mse to the number of the class."),
+    "augment": (NAMES, "Random changes of images: shift, flip, crop. \\[default: none]"),
+    "rates": (RATES, "Learning rates that each variant chooses from, e.g. 0.01,0.03,0.1."),
+    "lr": (
+        float,
+        "One learning rate for all; another one may rank them otherwise.",
+    ),
+    "tuning_seeds": (int, "Runs to compare rates by. \\[default: 2]"),
+    "tuning_images": (int, "Training images for that. \\[default: a fifth, 5,000 or more]"),
+    "target": (float, "Training accuracy that steps are counted to. \\[default: 0.9]"),
+    "watch": (NUMBERS, "Steps at which activation statistics are measured; -1 is the end."),
+}
+"""Every field of `TrainingGrid`, likewise."""
 
 
-def takes_grid(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that has an option for each of `GRID`, and gets those given as a dictionary."""
+def takes(
+    fields: Mapping[str, tuple[Any, str]],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command that has an option for each field, and gets those given as a dictionary."""
 
-    @wraps(command)
-    def filled(**values: Any) -> None:
-        given = {name: _read(name, values.pop(name)) for name in GRID}
-        command({name: value for name, value in given.items() if value is not None}, **values)
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def filled(**values: Any) -> None:
+            given = {name: _read(name, fields[name][0], values.pop(name)) for name in fields}
+            command({name: value for name, value in given.items() if value is not None}, **values)
 
-    _, *others = inspect.signature(command, eval_str=True).parameters.values()
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    options = [
-        inspect.Parameter(name, kind, default=None, annotation=_option(name)) for name in GRID
-    ]
-    vars(filled)["__signature__"] = inspect.Signature([*options, *others])
-    return filled
+        _, *others = inspect.signature(command, eval_str=True).parameters.values()
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        options = [
+            inspect.Parameter(name, kind, default=None, annotation=_option(name, *fields[name]))
+            for name in fields
+        ]
+        vars(filled)["__signature__"] = inspect.Signature([*options, *others])
+        return filled
+
+    return decorate
 
 
 def names(values: Sequence[str]) -> list[str]:
@@ -59,14 +94,15 @@ def names(values: Sequence[str]) -> list[str]:
     return [name for value in values for name in split_names(value)]
 
 
-def numbers(option: str, values: Sequence[str]) -> list[int]:
-    """The whole numbers that an option holds; a ValueError names it where one is none."""
+def numbers(option: str, values: Sequence[str], kind: type[Any] = int) -> list[Any]:
+    """The numbers that an option holds; a ValueError names it where one is none."""
     found = []
     for item in names(values):
         try:
-            found.append(int(item))
+            found.append(kind(item))
         except ValueError:
-            raise ValueError(f"{option}: {item!r} is not a whole number") from None
+            whole = "whole " * (kind is int)
+            raise ValueError(f"{option}: {item!r} is not a {whole}number") from None
     return found
 
 
@@ -120,21 +156,19 @@ def _own_module(name: str) -> ModuleType:
         raise OwnError(f"importing {name} raised {in_a_line(error)}") from error
 
 
-def _option(name: str) -> Any:
+def _option(name: str, kind: Any, text: str) -> Any:
     """A field of a grid as typer wants it."""
-    kind, text = GRID[name]
     spellings = {"networks": ("--networks", "--network"), "backward": ("--backward/--no-backward",)}
-    many = kind in (NAMES, NUMBERS)
+    many = kind in (NAMES, NUMBERS, RATES)
     option = typer.Option(*spellings.get(name, ()), metavar=kind if many else None, help=text)
     return Annotated[(list[str] if many else kind) | None, option]
 
 
-def _read(name: str, value: Any) -> Any:
-    """The value of an option as `Grid` takes it; a single number of seeds is how many."""
-    kind, _ = GRID[name]
-    if value is None or kind not in (NAMES, NUMBERS):
+def _read(name: str, kind: Any, value: Any) -> Any:
+    """The value of an option as a grid takes it; a single number of seeds is how many."""
+    if value is None or kind not in (NAMES, NUMBERS, RATES):
         return value
     if kind == NAMES:
         return names(value)
-    listed = numbers(name, value)
+    listed = numbers(name, value, float if kind == RATES else int)
     return listed[0] if name == "seeds" and len(listed) == 1 else listed

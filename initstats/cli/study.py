@@ -12,7 +12,8 @@ import typer
 from initstats.cli.app import Dask, Interruption, Plugins, Workers, app, say
 from initstats.cli.cluster import cluster
 from initstats.cli.console import Bar
-from initstats.cli.options import load_own, takes_grid
+from initstats.cli.data import Size, given_data
+from initstats.cli.options import GRID, load_own, takes
 from initstats.plural import counted
 from initstats.stopping import request
 
@@ -27,7 +28,11 @@ Theory = Annotated[
     typer.Option("--theory", help="Predict the same rows, and draw them too (some seconds)."),
 ]
 Data = Annotated[
-    str | None, typer.Option(metavar="mnist|FOLDER", help="mnist, or a folder of IDX files.")
+    str | None,
+    typer.Option(
+        metavar="mnist|FOLDER",
+        help="mnist; a folder of IDX files; or one of images, train/CLASS/*.jpg and val/CLASS/.",
+    ),
 ]
 Folder = Annotated[
     Path | None,
@@ -38,8 +43,8 @@ Folder = Annotated[
 Config = Annotated[
     Path | None,
     typer.Option(
-        help="A TOML file, such as a run's grid.toml: the options above --theory, data and "
-        "plugins as keys. Options win."
+        help="A TOML file, such as a run's grid.toml: the options above --theory, data, size "
+        "and plugins as keys. Options win."
     ),
 ]
 Planned = Annotated[
@@ -52,11 +57,12 @@ Trusted = Annotated[
 
 
 @app.command(rich_help_panel="Measure")
-@takes_grid
+@takes(GRID)
 def sweep(
     given: dict[str, Any],
     theory: Theory = False,
     data: Data = None,
+    size: Size = None,
     out: Folder = None,
     config: Config = None,
     workers: Workers = None,
@@ -86,12 +92,12 @@ def sweep(
     )
     request.listen_again()  # the config may have brought plugins, too
     if plan:
-        _plan(fields, out, workers, theory)
+        _plan(fields, size, out, workers, theory)
         return
     from initstats.prediction import FailedPredictionError
 
     try:
-        folder, failed = _sweep(fields, out, theory, dask, workers)
+        folder, failed = _sweep(fields, size, out, theory, dask, workers)
     except FailedPredictionError as error:
         say(f"initstats: {error}", error.failure.traceback)
         raise typer.Exit(1) from error
@@ -119,23 +125,33 @@ def report(
     typer.echo(f"report: {write_report(run, out, workers=workers or os.cpu_count() or 1)}")
 
 
-def _plan(fields: dict[str, Any], out: Path | None, workers: int | None, theory: bool) -> None:
+def _plan(
+    fields: dict[str, Any],
+    size: int | None,
+    out: Path | None,
+    workers: int | None,
+    theory: bool,
+) -> None:
     """Print what the grid that the fields describe will take."""
-    from initstats.data import load_data
     from initstats.plan import plan_sweep
     from initstats.sweep import Grid
 
-    source, _ = fields.pop("data", "mnist"), fields.pop("plugins")
-    grid, data = Grid(**fields), load_data(source)
+    source, kept, _ = fields.pop("data", "mnist"), fields.pop("size", None), fields.pop("plugins")
+    grid, data = Grid(**fields), given_data(source, size, kept=kept, workers=workers)
     folder = out or Path("reports") / data.name
     typer.echo(plan_sweep(grid, data, out=folder, workers=workers, theory=theory))
 
 
 def _sweep(
-    fields: dict[str, Any], out: Path | None, theory: bool, dask: str | None, workers: int | None
+    fields: dict[str, Any],
+    size: int | None,
+    out: Path | None,
+    theory: bool,
+    dask: str | None,
+    workers: int | None,
 ) -> tuple[Path, FailedCellsError | None]:
     """Run the grid that the fields describe into its folder, and say what came of it."""
-    from initstats.data import load_data
+    from initstats.data import dataset_name
     from initstats.prediction import predict_run
     from initstats.report.page import claim_page
     from initstats.store import load_predictions
@@ -144,10 +160,10 @@ def _sweep(
     from initstats.sweep.running import chosen_samples
 
     source, plugins = fields.pop("data", "mnist"), fields.pop("plugins")
-    grid = Grid(**fields)
-    data = load_data(source)
-    folder, failed = out or Path("reports") / data.name, None
+    kept, grid = fields.pop("size", None), Grid(**fields)
+    folder, failed = out or Path("reports") / dataset_name(source), None
     claim_page("study", folder, make=False)  # before the work, not after it
+    data = given_data(source, size, kept=kept, folder=folder, workers=workers)
     typer.echo(
         f"{data.name}: {counted(len(chosen_samples(grid, data)), 'image')} of the "
         f"{grid.split} split, normalized with the training mean {data.mean:.4f} and "

@@ -19,7 +19,7 @@ import numba.extending
 import numpy as np
 from numpy.typing import NDArray
 
-from initstats.moments.compiling import kernel, part
+from initstats.compiling import kernel, part
 from initstats.moments.histogram import BINS, HALF, SHIFT
 
 Array = NDArray[Any]

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from initstats.moments.compiling import kernel
+from initstats.compiling import kernel
 
 Array = NDArray[Any]
 UNITS, ENTRIES = 128, 768

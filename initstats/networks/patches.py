@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from initstats.moments.compiling import kernel
+from initstats.compiling import kernel
 
 Array = NDArray[np.floating]
 

@@ -11,10 +11,12 @@ from initstats.plots.bands import band_of, banded
 from initstats.plots.catalog import FIGURES, Picture, figure, of_page, register_figure
 from initstats.plots.parameter import against
 from initstats.plots.results import Probed, Results
+from initstats.plots.trained import Trained
 from initstats.registry import Need
 
 # each of these adds its figures to the catalog, which is the order of a report
 from initstats.plots import parameter, maps, lines, story, distribution, probed, phases, timings  # isort: skip # noqa: F401
+from initstats.plots import compared, training, learned  # isort: skip # noqa: F401
 
 __all__ = [
     "FIGURES",
@@ -22,6 +24,7 @@ __all__ = [
     "Picture",
     "Probed",
     "Results",
+    "Trained",
     "against",
     "band_of",
     "banded",

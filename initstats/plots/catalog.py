@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from initstats.plots.results import Probed, Results
 from initstats.plots.style import STYLE
+from initstats.plots.trained import Trained
 from initstats.registry import Catalog, Need, missing, unknown
 
 PAGES: dict[str, Callable[[Any], Any]] = {
@@ -25,6 +26,7 @@ PAGES: dict[str, Callable[[Any], Any]] = {
     "theory": lambda diagram: diagram,
     "lesson": lambda evidence: evidence,
     "bench": lambda ratios: ratios,
+    "training": lambda run: run if isinstance(run, Trained) else Trained.of(run),
 }
 """The pages that show figures, and what makes the results of each page from what users have."""
 
@@ -111,7 +113,8 @@ def register_figure(
         title: a short heading.
         data: a function from the page's results to the frame that is drawn. The results of a study
             are `plots.Results` (its `table`, its `summary`, ...), those of a model `plots.Probed`.
-        page: the page that shows it: study, model, theory, lesson or bench.
+        page: the page that shows it: study, model, theory, lesson, bench or
+            training.
         needs: what the results must hold; elsewhere the page leaves the figure out and says why.
 
     Returns:
@@ -139,7 +142,7 @@ def figure(name: str, results: Any, width: float = 3.3) -> Figure:
     Args:
         name: of the figure, see `FIGURES`.
         results: what the figure's page shows: for a study its table, the folder of its run or
-            `Results`; for a model its probe or the probe's table.
+            `Results`; for a training study its folder; for a model its probe or the probe's table.
         width: inches.
 
     Raises:

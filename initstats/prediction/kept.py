@@ -7,12 +7,13 @@ from pathlib import Path
 import pandas as pd
 
 from initstats.activations import Activation
-from initstats.data import Dataset, load_data
+from initstats.data import CACHE, Dataset, load_data
 from initstats.prediction.comparison import compare_with_theory
 from initstats.prediction.predicting import KEYS, predict
 from initstats.store import Run, load_predictions, load_run, load_table, save_predictions
 from initstats.sweep import Grid, Progress, chosen_samples, definitions, fingerprint
 from initstats.sweep.hiring import Hands
+from initstats.sweep.plugins import BESIDE
 
 
 def predict_run(
@@ -41,7 +42,7 @@ def predict_run(
             measured with; its plugins were not imported, or define something else than they did.
     """
     run = load_run(folder)
-    grid = Grid(**{name: run.config[name] for name in run.config.keys() - {"data", "plugins"}})
+    grid = Grid(**{name: run.config[name] for name in run.config.keys() - {*BESIDE}})
     data = data or _loaded(run, folder)
     if fingerprint(grid, data) != run.settings["data"]:
         raise ValueError(
@@ -71,7 +72,9 @@ def predict_run(
 def _loaded(run: Run, folder: str | Path) -> Dataset:
     """The data of a run, from where they were."""
     try:
-        return load_data(run.config["data"])
+        return load_data(
+            run.config["data"], size=run.config.get("size") or 64, cache=Path(folder) / CACHE
+        )
     except (ValueError, OSError) as error:
         raise ValueError(
             f"the data of {folder} cannot be loaded again ({error}): pass them, "

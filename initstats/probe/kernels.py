@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from initstats.moments.compiling import kernel, part
+from initstats.compiling import kernel, part
 
 _ODD, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(29)
 """An odd number, 2**64 over the golden ratio: multiplying by it loses nothing."""

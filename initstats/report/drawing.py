@@ -13,7 +13,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from initstats.plots import FIGURES, Results
+from initstats.plots import FIGURES
 from initstats.plots.style import FIT, INK, PALETTE, STYLE
 from initstats.processes import LostError, Processes
 
@@ -90,7 +90,7 @@ class Studio:
         if workers > 1:
             self._processes = Processes(min(workers - 1, len(FIGURES)), _prepare)
 
-    def begin(self, names: Sequence[str], results: Results) -> list[Callable[[], Drawing]]:
+    def begin(self, names: Sequence[str], results: Any) -> list[Callable[[], Drawing]]:
         """Begin to draw; each call of what is returned gives a drawing, in the order of names."""
         processes = self._processes
         finish: dict[str, Callable[[], Drawing]] = {

@@ -85,6 +85,7 @@ BESIDE = {
     "bench": ("bench.json",),
     "lesson": ("lesson.csv", "timings.csv", "draws.csv"),
     "model": ("table.csv", "findings.csv", "missed.csv"),
+    "training": ("comparisons.csv", "variants.csv", "table.csv"),
     "study": ("table.csv", "table.parquet", "summary.csv"),
 }
 """The tables that may lie beside a kind of page."""

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from initstats.diagnosis import VERDICTS
-from initstats.plots import Results
+from initstats.outcome.tables import is_training
+from initstats.plots import Results, Trained
 from initstats.plots.results import evenly
 from initstats.plots.style import decimal
 from initstats.plural import counted
 from initstats.report import answer
 from initstats.report.drawing import Studio
-from initstats.report.page import MOST_NAMES, Page, Shown, claim_page, figures_of, left_out, names
+from initstats.report.page import Page, Shown, claim_page, figures_of, left_out, names
 from initstats.report.printed import (
     Column,
     Table,
@@ -28,6 +29,15 @@ from initstats.report.printed import (
     significant,
     typeset,
 )
+from initstats.report.record import (
+    of_environment,
+    of_failures,
+    of_sessions,
+    public_grid,
+    seeds_of,
+    some,
+)
+from initstats.report.training import write_training_report
 from initstats.store import Run, load_failures, load_run, load_sessions, to_toml
 
 GROWTH = Column("growth per layer", "number", growth, ("growth", "growth_low", "growth_high"))
@@ -74,14 +84,15 @@ def write_report(
     workers: int = 1,
     rows: bool = True,
 ) -> Path:
-    """Write the report of a sweep: `index.html`, a page that needs no other file and no network.
+    """Write the report of a run: `index.html`, a page that needs no other file and no network.
 
     Beside it lies what it shows: `figures/` (PNG and SVG), `table.csv` (and `table.parquet` where
-    pyarrow is installed), `summary.csv`, and of a run its `grid.toml`.
+    pyarrow is installed), `summary.csv`, and of a run its `grid.toml`; of a training study
+    `table.csv`, `variants.csv`, `comparisons.csv` and `train.toml`.
 
     Args:
-        run: the folder of a run, finished or not; or a sweep's table, from which all can be drawn
-            but the distributions.
+        run: the folder of a sweep or of a training study, finished or not; or a sweep's table, from
+            which all can be drawn but the distributions.
         folder: where to; by default the run's own.
         workers: processes at work, this one among them. The others are spawned, so that a script
             needs `if __name__ == "__main__":`.
@@ -97,6 +108,11 @@ def write_report(
     """
     if not isinstance(run, pd.DataFrame):
         folder = folder or run
+        if is_training(run):
+            own = Path(run).resolve() == Path(folder).resolve()
+            return write_training_report(
+                Trained.of(run), folder, workers=workers, rows=rows, config=not own
+            )
     elif folder is None:
         raise ValueError("a table does not say where its report goes: name a folder")
     recorded, failures = None, None
@@ -152,7 +168,7 @@ def compose(
         "configurations": len(results.summary),
         "cells": (_cells(results), run.count if run else 0),
         "failures": 0 if failures is None else len(failures),
-        "failed": {} if failures is None else _failed(failures),
+        "failed": {} if failures is None else of_failures(failures),
         "keepers": answer.keepers(results),
         "contrast": answer.contrast(results),
         "hopeless": answer.hopeless(results),
@@ -182,7 +198,7 @@ def _listed(results: Results) -> Results:
 
 
 def _networks(results: Results) -> str:
-    return _some([f"{block.network} of width {block.width}" for block in results.blocks])
+    return some([f"{block.network} of width {block.width}" for block in results.blocks])
 
 
 def _summary(results: Results) -> Table:
@@ -232,21 +248,13 @@ def _cells(results: Results) -> int:
     return int(results.summary["seeds"].sum())
 
 
-def public_grid(run: Run) -> str:
-    """The run's configuration as TOML, without the places of this machine."""
-    config = dict(run.config)
-    config["data"] = PurePath(str(config.get("data", ""))).name
-    config["plugins"] = [PurePath(str(name)).name for name in config.get("plugins") or ()]
-    return to_toml(config)
-
-
 def _facts(results: Results) -> dict[str, str]:
     """How the numbers came about, as far as the table shows."""
     return {
         "data": _dataset(results),
         "networks": _networks(results),
         "depth": counted(results.depth, "layer"),
-        "seeds": _seeds(results),
+        "seeds": seeds_of(results.table),
     }
 
 
@@ -257,36 +265,8 @@ def _record(results: Results, run: Run, sessions: pd.DataFrame) -> dict[str, str
         "data": f"{_dataset(results)}, {settings['samples']:,} of the {settings['split']} split",
         "data fingerprint": f"SHA-256 {settings['data'][:16]}…",
         "finished": f"{_cells(results):,} of {counted(run.count, 'cell')}",
-        "duration": f"{sessions['seconds'].sum():.0f} s of computation"
-        + (f" in {len(sessions)} sessions" if len(sessions) > 1 else ""),
-        "started": f"{sessions['started'].iloc[0]:%Y-%m-%d %H:%M} UTC",
+        **of_sessions(sessions),
         "computed": f"in {settings.get('dtype', 'float32')} on {settings.get('device', 'cpu')}",
         "engine": ", ".join(f"{name} {value}" for name, value in run.engine.items()),
     }
-    environment = sessions.iloc[-1].drop(["started", "seconds", "cells"]).dropna()
-    return facts | {str(name): str(value) for name, value in environment.items()}
-
-
-def _failed(failures: pd.DataFrame) -> dict[str, str]:
-    """The cells that failed, by their error."""
-    found: dict[str, list[str]] = {}
-    for *cell, error, _ in failures.itertuples(index=False, name=None):
-        found.setdefault(str(error), []).append(" ".join(map(str, cell)))
-    shown = list(found.items())[:MOST_NAMES]
-    more = (
-        {"other errors": f"of {len(found) - len(shown)} kinds"} if len(found) > len(shown) else {}
-    )
-    return {error: _some(cells) for error, cells in shown} | more
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = [f"{len(names) - MOST_NAMES:,} more"] if len(names) > MOST_NAMES else []
-    return ", ".join([*names[:MOST_NAMES], *more])
-
-
-def _seeds(results: Results) -> str:
-    seeds = sorted(int(seed) for seed in results.table["seed"].unique())
-    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
-        return f"{seeds[0]} to {seeds[-1]}"
-    return _some([*map(str, seeds)])
+    return facts | of_environment(sessions)

@@ -39,7 +39,7 @@ from initstats.sweep.fields import (
     names_of,
     whole,
 )
-from initstats.sweep.plugins import load_config
+from initstats.sweep.plugins import BESIDE, load_config
 
 DEFAULT_NETWORKS: Any = ("mlp",)
 DEFAULT_INITS: Any = (
@@ -138,7 +138,7 @@ class Grid(Fields):
             ValueError: as `load_config` and `Grid`.
         """
         config = load_config(path, trusted=trusted)
-        return cls(**{name: config[name] for name in config if name not in ("data", "plugins")})
+        return cls(**{name: config[name] for name in config if name not in BESIDE})
 
     @property
     def entries(self) -> tuple[Entry, ...]:

@@ -12,6 +12,9 @@ from initstats.failure import in_a_line
 from initstats.files import read_text
 from initstats.registry import import_own
 
+BESIDE = ("data", "size", "plugins")
+"""What a configuration may hold beside the fields of `Grid`."""
+
 
 def load_plugins(plugins: Iterable[str]) -> list[ModuleType]:
     """Import modules, or files that end in .py, which register entries; each one once.
@@ -33,7 +36,9 @@ def load_plugins(plugins: Iterable[str]) -> list[ModuleType]:
 
 
 def load_config(path: str | Path, *, trusted: bool | Collection[str] = False) -> dict[str, Any]:
-    """The fields of `Grid` in a TOML file, and maybe `data` and `plugins`, which are imported.
+    """The fields of `Grid` in a TOML file, and maybe those of `BESIDE`; plugins are imported.
+
+    `data` and `size` are what `load_data` takes.
 
     Relative paths among `data` and `plugins` begin at the file's folder; they are returned as
     absolute ones.
@@ -68,6 +73,9 @@ def load_config(path: str | Path, *, trusted: bool | Collection[str] = False) ->
         if not isinstance(config["data"], str):
             raise ValueError(f"{path}: data: text is expected, not {config['data']!r}")
         config["data"] = absolute_data(config["data"], folder)
+    size = config.get("size", 1)
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise ValueError(f"{path}: size: a whole number is expected, not {size!r}")
     return config | ({"plugins": plugins} if plugins else {})
 
 

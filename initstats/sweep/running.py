@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -18,6 +17,7 @@ from initstats.data import Dataset, Split
 from initstats.failure import Failure
 from initstats.machine import machine
 from initstats.moments import STATISTICS, bin_edges, warm_up
+from initstats.processes import check_guard
 from initstats.registry import check_importable, staying
 from initstats.stack import FIT_SAMPLES, Settings
 from initstats.store import Definitions, Run, Store, parameters_of
@@ -83,7 +83,8 @@ def run_sweep(
     others = hired(workers, executor, grid.entries)
     most = 1 if others else _processes(processes_of(workers), grid, engine)
     source = data.name if source is None else absolute_data(source)
-    config = {"data": source, **grid.config, "plugins": [absolute_plugin(name) for name in plugins]}
+    own = {"plugins": [absolute_plugin(name) for name in plugins]}
+    config = {"data": source, "size": data.size, **grid.config, **own}
     asked = _run(config, grid, data, engine)
     if out is not None:
         asked = replace(asked, definitions=_known(grid, engine))
@@ -178,16 +179,8 @@ def _check_call(grid: object, data: object, workers: Hands) -> None:
             f"run_sweep takes a Grid and a Dataset, not {type(grid).__name__} and "
             f"{type(data).__name__}: load_data gives a Dataset"
         )
-    check_script(workers)
-
-
-def check_script(workers: Hands) -> None:
-    """Refuse to start workers from a script that a starting worker runs again."""
-    if workers != 1 and getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise RuntimeError(
-            "a starting worker ran this script again: put what asks for workers under "
-            '`if __name__ == "__main__":`'
-        )
+    if workers != 1:
+        check_guard()
 
 
 def _fit(data: Dataset) -> Split:
@@ -209,6 +202,8 @@ def _run(config: dict[str, Any], grid: Grid, data: Dataset, engine: Engine) -> R
     settings = asdict(engine.settings)
     asked = ("depth", "samples", "backward", "dtype", "device")
     fixed = {"split": grid.split} | {name: settings.pop(name) for name in asked}
+    if data.size:
+        fixed["size"] = data.size
     return Run(
         config=config,
         settings={"dataset": data.name, "data": fingerprint(grid, data)} | fixed,

@@ -5,5 +5,6 @@ The statistics at initialization say whether a network can learn; this room says
 
 from __future__ import annotations
 
+from initstats.training.grid import QUICK as QUICK
 from initstats.training.grid import TrainingGrid as TrainingGrid
 from initstats.training.study import compare_training as compare_training

@@ -25,7 +25,7 @@ from initstats.sweep.fields import (
     listed,
     whole,
 )
-from initstats.sweep.plugins import load_config
+from initstats.sweep.plugins import BESIDE, load_config
 from initstats.training import architectures
 from initstats.training.architectures import Architecture, is_factory, sizes_of
 from initstats.training.batches import AUGMENTATIONS
@@ -215,11 +215,25 @@ class TrainingGrid(Fields):
         Raises:
             ValueError: as `load_config` and `TrainingGrid`.
         """
-        config = load_config(path, trusted=trusted)
-        own = [name for name in config.get("networks", ()) if is_factory(name)]
-        if strange := [name for name in own if trusted is not True]:
-            raise ValueError(
-                f"{path} names models, whose code would run here: {', '.join(strange)}; if you "
-                "trust them, say so with trusted=True, or on the command line with --trust-plugins"
-            )
-        return cls(**{name: config[name] for name in config if name not in ("data", "plugins")})
+        config = load_training_config(path, trusted=trusted)
+        return cls(**{name: config[name] for name in config if name not in BESIDE})
+
+
+def load_training_config(
+    path: str | Path, *, trusted: bool | Collection[str] = False
+) -> dict[str, Any]:
+    """The fields of `TrainingGrid` in a TOML file, and those of `BESIDE`; see `load_config`.
+
+    Raises:
+        ValueError: as `load_config`; or it names functions that give models, and is not trusted.
+    """
+    config = load_config(path, trusted=trusted)
+    networks = config.get("networks", config.get("network", ()))
+    networks = [networks] if isinstance(networks, str) else networks
+    own = [name for name in networks if is_factory(name)] if isinstance(networks, list) else []
+    if own and trusted is not True:
+        raise ValueError(
+            f"{path} names models, whose code would run here: {', '.join(own)}; if you trust them, "
+            "say so with trusted=True, or on the command line with --trust-plugins"
+        )
+    return config

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from initstats.moments.compiling import kernel
+from initstats.compiling import kernel
 
 Array = NDArray[np.float32]
 # fused multiply-add alone: other freedoms would let a processor forget what is not finite

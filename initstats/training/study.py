@@ -22,6 +22,7 @@ from initstats.machine import machine
 from initstats.outcome import choose_rates, next_rates
 from initstats.outcome.columns import KEYS, TUNING_KEYS
 from initstats.outcome.tables import TUNING, outcomes, tuning_outcomes
+from initstats.processes import check_guard
 from initstats.registry import staying
 from initstats.store import Definitions, Key, Kind, Run, Store, parameters_of
 from initstats.sweep.attempts import failed
@@ -29,7 +30,7 @@ from initstats.sweep.cell import PLACES
 from initstats.sweep.definitions import definitions, statistic_definitions
 from initstats.sweep.hiring import Hands, hired, processes_of
 from initstats.sweep.plugins import absolute_data, absolute_plugin
-from initstats.sweep.running import check_script, fill
+from initstats.sweep.running import fill
 from initstats.training.architectures import Factory, classifier
 from initstats.training.engine import Engine, Task, Variant
 from initstats.training.grid import TrainingGrid
@@ -93,7 +94,8 @@ def compare_training(
         raise TypeError(
             f"compare_training takes a Dataset, not {type(data).__name__}: see load_data"
         )
-    check_script(workers)
+    if workers != 1:
+        check_guard()
     study = _Study(
         grid,
         data,
@@ -103,6 +105,7 @@ def compare_training(
         progress or (lambda what, done, total: None),
         {
             "data": data.name if source is None else absolute_data(source),
+            "size": data.size,
             **grid.config,
             "plugins": [absolute_plugin(name) for name in plugins],
         },

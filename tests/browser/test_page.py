@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
@@ -16,9 +16,11 @@ from torch import nn
 
 import initstats as ist
 from initstats import bench
+from initstats.plots import Trained
 from initstats.probe import Probe
 from initstats.report.model import write_model_report
 from initstats.report.theory import write_theory
+from initstats.report.training import write_training_report
 from initstats.theory.diagram import diagram
 
 if TYPE_CHECKING:
@@ -49,9 +51,12 @@ def report(toy: ist.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ist.write_report(folder)
 
 
-@pytest.fixture(scope="module", params=["study", "model", "theory"])
+@pytest.fixture(scope="module", params=["study", "model", "theory", "training"])
 def any_page(
-    request: pytest.FixtureRequest, report: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    report: Path,
+    training_study: Callable[..., dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A page of each kind, with names as long as they get."""
     folder = tmp_path_factory.mktemp("page")
@@ -64,6 +69,9 @@ def any_page(
         return write_model_report(folder, probe.table(), probe.histograms(), probe.missed())
     if request.param == "theory":
         return write_theory(folder, [diagram(LONG)])
+    if request.param == "training":
+        study = training_study(["relu", LONG], ["kaiming_normal(mode=fan_out)"], seeds=3)
+        return write_training_report(Trained(**study), folder)
     return report
 
 
@@ -85,9 +93,12 @@ HOSTILE = [
 ]
 
 
-@pytest.fixture(scope="module", params=["study", "model", "theory", "bench"])
+@pytest.fixture(scope="module", params=["study", "model", "theory", "bench", "training"])
 def hostile_page(
-    request: pytest.FixtureRequest, toy: ist.Dataset, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    toy: ist.Dataset,
+    training_study: Callable[..., dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A page of each kind, whose names and words are of somebody who means harm."""
     folder = tmp_path_factory.mktemp("hostile")
@@ -109,6 +120,11 @@ def hostile_page(
         return write_model_report(folder, probe.table(), probe.histograms(), missed)
     if request.param == "theory":
         return write_theory(folder, [replace(diagram("identity"), name=bad[:80])])
+    if request.param == "training":
+        study = training_study(HOSTILE, [bad], networks=[bad], seeds=2)
+        for table in study.values():
+            table["dataset"] = table["dataset"].cat.rename_categories([bad])
+        return write_training_report(Trained(**study), folder)
     timings = pd.DataFrame(
         [("S", variant, 0, 1.0) for variant in ("engine", "plain", "whole_hooks")],
         columns=["workload", "variant", "round", "seconds"],

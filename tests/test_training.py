@@ -36,7 +36,9 @@ def images(shape: tuple[int, ...], classes: int = 5, count: int = 60) -> ist.Dat
     return ist.Dataset.from_arrays(*((pixels[part], labels[part]) for part in parts), name="own")
 
 
-DATA = {shape: images(shape) for shape in ((1, 8, 8), (3, 12, 9), (7,))}
+DATA: dict[tuple[int, ...], ist.Dataset] = {
+    shape: images(shape) for shape in ((1, 8, 8), (3, 12, 9), (7,))
+}
 
 
 @pytest.fixture

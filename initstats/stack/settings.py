@@ -47,7 +47,7 @@ class Settings:
 
     @property
     def thorough(self) -> Settings:
-        """The same run, every entry of few samples binned: it costs nothing, and quantiles need it."""
+        """The same run; every entry of few samples is binned, for quantiles need them."""
         return replace(self, histogram_every=8 if self.samples >= 1000 else 1)
 
     def suited(self, seeds: int = 1) -> Settings:

@@ -200,7 +200,13 @@ class _Way:
     def activated(self, h: Tensor) -> Tensor:
         activation = self.net.activation
         if activation.out_function is None:
-            return activation(h).contiguous()
+            version, a = h._version, activation(h)
+            if h._version != version:
+                raise ValueError(
+                    f"activation {activation.name!r} changed its input in place: return a new "
+                    "tensor"
+                )
+            return a.contiguous()
         out = self._memory(len(self.tape), "a", *h.shape)
         activation.out_function(h, out)
         return out

@@ -41,6 +41,9 @@ DATA: dict[tuple[int, ...], ist.Dataset] = {
 }
 
 
+Drawn = list[tuple[Tensor, Tensor]]
+
+
 @pytest.fixture
 def nets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every network that is trained by hand, in order; `drawn` are its weights before that."""
@@ -60,14 +63,14 @@ def nets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-def weights_of(net: HandNet) -> list[tuple[Tensor, Tensor]]:
+def weights_of(net: HandNet) -> Drawn:
     return [(own.matrix.clone(), own.bias.clone()) for own in net.weights.values()]
 
 
 class Oracle(nn.Module):
     """A registered network with its last layer, of torch's own functions."""
 
-    def __init__(self, network: str, drawn: list[tuple[Tensor, Tensor]], activation: Any) -> None:
+    def __init__(self, network: str, drawn: Drawn, activation: Any) -> None:
         super().__init__()
         self.network, self.activation = network, activation
         self.matrices = nn.ParameterList(matrix.clone() for matrix, _ in drawn)
@@ -398,5 +401,5 @@ def test_augmentation_is_off_by_default_and_hangs_on_the_seed() -> None:
     assert ist.TrainingGrid().augment == ()
     every = ["shift", "flip", "crop"]
     one, again, other = ([each for _, each in seen(BYTES, every, seed)] for seed in (0, 0, 1))
-    assert all((a == b).all() for a, b in zip(one, again, strict=True))
-    assert not any(np.allclose(a, b) for a, b in zip(one, other, strict=True))
+    np.testing.assert_array_equal(one, again)
+    assert not np.allclose(one, other)

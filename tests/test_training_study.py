@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
+import random
 import shutil
+import sqlite3
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +23,7 @@ from torch import Tensor
 
 import initstats as ist
 from initstats.outcome.columns import EPOCH, OUTCOMES
-from initstats.store import load_run
+from initstats.store import StoreError, load_run
 from initstats.training.engine import TUNING, Engine, Task
 
 STUDY: dict[str, Any] = {
@@ -32,14 +38,6 @@ STUDY: dict[str, Any] = {
 }
 FIXED = {name: value for name, value in STUDY.items() if name != "rates"} | {"lr": 0.1}
 BOTH = ["relu", "tanh"]
-
-
-@pytest.fixture(scope="module")
-def digits(mnist: ist.Dataset) -> ist.Dataset:
-    """Few of MNIST's, one pixel in four, so that all is quick."""
-    parts = (mnist.train.first(400), mnist.valid.first(150), mnist.test and mnist.test.first(90))
-    cut = [(part.raw.reshape(-1, 28, 28)[:, ::2, ::2], part.labels) for part in parts if part]
-    return ist.Dataset.from_arrays(*cut, name="digits")
 
 
 @pytest.fixture(scope="module")
@@ -288,3 +286,109 @@ def test_tuning_sees_neither_validation_nor_test(
     assert expected is not None
     assert_same(found, expected)
     assert seeds == {True: {TUNING}, False: {0, 1}}
+
+
+# the folder
+
+
+def test_a_folder_holds_one_kind_of_run(digits: ist.Dataset, whole: Path, tmp_path: Path) -> None:
+    grid = ist.Grid(inits=["zeros"], activations=["relu"], depth=1, seeds=1)
+    ist.run_sweep(grid, digits, out=tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for settings in (STUDY, FIXED):
+        with pytest.raises(StoreError, match="other settings .keys: network, init.* asked.: ask"):
+            ist.compare_training(BOTH, digits, seeds=1, out=tmp_path, **settings)
+    assert sorted(tmp_path.iterdir()) == before
+    with pytest.raises(StoreError, match="other settings .keys: network, init.* asked.: ask"):
+        ist.run_sweep(grid, digits, out=whole)
+    with pytest.raises(ValueError, match="holds another kind of run, and no sweep"):
+        ist.predict_run(whole)
+    for read in READ:
+        for folder in (tmp_path, whole / "tuning"):
+            with pytest.raises(StoreError, match="another kind of run, and no training study"):
+                read(folder)
+        with pytest.raises(StoreError, match="is not a run's folder"):
+            read(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 3}, "epochs: 2 there, 3 asked"),
+        ({"optimizer": "adamw"}, "optimizer: momentum there, adamw asked; weight_decay: 0"),
+        ({"rates": None, "lr": 0.1}, "lr: None there, 0.1 asked"),
+        ({"images": 300}, "images: 400 there, 300 asked"),
+        ({"rates": [0.01, 0.03, 0.3]}, r"rates: \[0.01, 0.03, 0.1\] there"),
+        ({"target": 0.5}, "target: 0.9 there, 0.5 asked"),
+    ],
+)
+def test_other_settings_are_refused(
+    digits: ist.Dataset, whole: Path, change: dict[str, Any], message: str
+) -> None:
+    before = (whole / "run.sqlite").read_bytes()
+    with pytest.raises(StoreError, match=message):
+        ist.compare_training(BOTH, digits, seeds=3, out=whole, **STUDY | change)
+    assert (whole / "run.sqlite").read_bytes() == before
+
+
+def test_other_data_are_refused(digits: ist.Dataset, whole: Path) -> None:
+    other = replace(digits, valid=replace(digits.valid, labels=digits.valid.labels[::-1].copy()))
+    with pytest.raises(StoreError, match="data: .* there, .* asked"):
+        ist.compare_training(BOTH, other, seeds=3, out=whole, **STUDY)
+
+
+def test_damage_is_noticed_and_mended(digits: ist.Dataset, whole: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    with closing(sqlite3.connect(folder / "run.sqlite")) as connection, connection:
+        connection.execute("UPDATE measurement SET valid_loss = valid_loss + 1e-12 WHERE cell = 2")
+    for read in READ[:3]:
+        with pytest.raises(StoreError, match=r"1 cell is damaged \(.*\)"):
+            read(folder)
+    with pytest.warns(UserWarning, match=r"1 cell is damaged \(.*\), and will be measured again"):
+        ist.compare_training(BOTH, digits, seeds=3, out=folder, **STUDY)
+    assert_same_study(folder, whole)
+    raw, chance = (whole / "run.sqlite").read_bytes(), random.Random(0)
+    told = []
+    for bit in (chance.randrange(8 * len(raw)) for _ in range(8)):
+        broken = bytearray(raw)
+        broken[bit // 8] ^= 1 << bit % 8
+        (folder / "run.sqlite").write_bytes(broken)
+        try:
+            assert_same(ist.load_training(folder), ist.load_training(whole))
+        except StoreError as error:
+            told.append(str(error))
+    assert told
+    assert all("damaged" in each for each in told)
+
+
+def test_two_drivers_are_not_at_work_in_a_folder(digits: ist.Dataset, tmp_path: Path) -> None:
+    """The second one is told so at once, in tuning as in the runs."""
+    met: list[str] = []
+
+    def second(what: str, done: int, total: int) -> None:
+        if done == 1:
+            with pytest.raises(StoreError, match="is in use by another run"):
+                ist.compare_training(["relu"], digits, seeds=1, out=tmp_path, **STUDY)
+            met.append(what)
+
+    ist.compare_training(["relu"], digits, seeds=1, out=tmp_path, progress=second, **STUDY)
+    assert met == ["tuning runs", "runs"]
+
+
+def test_a_folder_that_may_only_be_read(digits: ist.Dataset, whole: Path) -> None:
+    folder, expected, user = Path(tempfile.mkdtemp()), ist.load_training(whole), os.geteuid()
+    shutil.copytree(whole, folder / "run")
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        assert_same(ist.load_training(folder / "run"), expected)
+        with pytest.raises(StoreError, match="run.*") as error:
+            ist.compare_training(BOTH, digits, seeds=4, out=folder / "run", **STUDY)
+        assert "\n" not in str(error.value)
+    finally:
+        os.seteuid(user)
+        for path in (folder, folder / "run", folder / "run" / "tuning"):
+            path.chmod(0o755)
+        shutil.rmtree(folder)

@@ -100,6 +100,14 @@ def toy() -> ist.Dataset:
 
 
 @pytest.fixture(scope="session")
+def digits(mnist: ist.Dataset) -> ist.Dataset:
+    """Few of MNIST's, one pixel in four, so that all is quick."""
+    parts = (mnist.train.first(400), mnist.valid.first(150), mnist.test and mnist.test.first(90))
+    cut = [(part.raw.reshape(-1, 28, 28)[:, ::2, ::2], part.labels) for part in parts if part]
+    return ist.Dataset.from_arrays(*cut, name="digits")
+
+
+@pytest.fixture(scope="session")
 def faults() -> Callable[[Figure], list[str]]:
     """What is wrong with a figure: texts that leave it, and texts that overlap by two pixels."""
     return _faults

@@ -77,6 +77,8 @@ def load_tuning(folder: str | Path) -> pd.DataFrame | None:
         `dataset network init activation width depth lr seed`, the `tuning_loss` on images that
         these runs were not trained on, and the `outcome`; None where the rate was given.
     """
+    if not is_training(folder):
+        raise StoreError(f"{folder} holds another kind of run, and no training study")
     if not (Path(folder) / TUNING).is_dir():
         return None
     return tuning_outcomes(_rows(Path(folder) / TUNING, TUNING_KEYS))

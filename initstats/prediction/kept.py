@@ -12,6 +12,7 @@ from initstats.prediction.comparison import compare_with_theory
 from initstats.prediction.predicting import KEYS, predict
 from initstats.store import Run, load_predictions, load_run, load_table, save_predictions
 from initstats.sweep import Grid, Progress, chosen_samples, definitions, fingerprint
+from initstats.sweep.cell import KEYS as CELL
 from initstats.sweep.hiring import Hands
 from initstats.sweep.plugins import BESIDE
 
@@ -42,6 +43,8 @@ def predict_run(
             measured with; its plugins were not imported, or define something else than they did.
     """
     run = load_run(folder)
+    if run.keys != CELL:
+        raise ValueError(f"{folder} holds another kind of run, and no sweep")
     grid = Grid(**{name: run.config[name] for name in run.config.keys() - {*BESIDE}})
     data = data or _loaded(run, folder)
     if fingerprint(grid, data) != run.settings["data"]:

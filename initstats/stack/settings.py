@@ -45,14 +45,18 @@ class Settings:
     histogram_every: int = 8
     batch: int = 1
 
+    @property
+    def thorough(self) -> Settings:
+        """The same run; every entry of few samples is binned, for quantiles need them."""
+        return replace(self, histogram_every=8 if self.samples >= 1000 else 1)
+
     def suited(self, seeds: int = 1) -> Settings:
         """The same run, with choices from `tile` on that suit the machine and so many seeds.
 
         Raises:
             ValueError: torch cannot use the device.
         """
-        # every entry of few samples is binned: it costs nothing, and quantiles need them
-        asked = replace(self, histogram_every=8 if self.samples >= 1000 else 1)
+        asked = self.thorough
         if torch.device(self.device).type == "cpu":
             return replace(asked, product=fastest_product() if self.dtype == "float32" else "torch")
         try:

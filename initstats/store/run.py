@@ -121,12 +121,12 @@ class Run:
 
     def differences(self, asked: Run) -> list[str]:
         """The settings in which another run differs, with both values."""
-        ours, theirs = (
-            run.settings
-            | {"keys": ", ".join([*run.keys, *run.places])}
-            | {"bins": len(run.bins[0]), "engine": ", ".join(run.engine)}
-            for run in (self, asked)
-        )
+        ours, theirs = ({"keys": ", ".join([*run.keys, *run.places])} for run in (self, asked))
+        if ours == theirs:  # a run of another kind has all other settings, too
+            ours, theirs = (
+                run.settings | {"bins": len(run.bins[0]), "engine": ", ".join(run.engine)}
+                for run in (self, asked)
+            )
         return [
             f"{name}: {ours.get(name)} there, {theirs.get(name)} asked"
             for name in ours | theirs

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,8 +18,9 @@ from initstats.data import Split
 from initstats.inits import Init
 from initstats.networks import Dense, Network, Pool, Serial
 from initstats.networks import get as get_network
-from initstats.registry import import_own
+from initstats.registry import check_importable
 from initstats.stack import Settings, generator_for, weights_by_activation
+from initstats.sweep.plugins import load_plugins
 from initstats.training.autograd import AutogradNet
 from initstats.training.batches import Batch
 from initstats.training.byhand import HandNet, Measured, Tile, Workspace, tiles
@@ -43,6 +46,16 @@ class Factory:
 
     name: str
     function: Callable[..., nn.Module] = field(repr=False, compare=False)
+
+    def check_importable(self) -> None:
+        """Raise a PicklingError for a function that another process cannot import."""
+        module, _, function = self.name.rpartition(":")
+        check_importable("network", self.name, module)
+        if getattr(sys.modules.get(module), function, None) is not self.function:
+            raise pickle.PicklingError(
+                f"network {self.name!r} is no function of a module by that name, which other "
+                "processes could import: define it in a module (a file.py), or use workers=1"
+            )
 
     def __reduce__(self) -> tuple[Callable[[str], Factory], tuple[str]]:
         return factory, (self.name,)
@@ -76,9 +89,10 @@ def factory(name: str) -> Factory:
     """
     module, _, function = name.rpartition(":")
     try:
-        found = getattr(import_own(module), function, None)
-    except (ImportError, OSError, SyntaxError) as error:
-        raise ValueError(f"network {name!r} cannot be imported: {error}") from error
+        (imported,) = load_plugins([module])
+    except ValueError as error:
+        raise ValueError(f"network {name!r}: {error}") from error
+    found = getattr(imported, function, None)
     if not callable(found):
         raise ValueError(f"network {name!r}: module {module!r} has no function {function!r}")
     return Factory(name, found)
@@ -183,18 +197,28 @@ class _Models:
                 f"network {self.factory.name!r} must return a torch.nn.Module: it returned "
                 f"{type(model).__name__}"
             )
-        shape = self.fit.shape
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            given = model(self.fit.first(min(2, len(self.fit))).images)
-        if given.ndim != 2 or given.shape[1] != self.outputs:
-            raise ValueError(
-                f"network {self.factory.name!r} must give {self.outputs} outputs a sample for "
-                f"images of {shape}: its output has shape {tuple(given.shape)}"
-            )
-        return AutogradNet(model, shape, seed=seed, **self.make)
+        self._check(model)
+        return AutogradNet(model, self.fit.shape, seed=seed, **self.make)
 
     def shared(self, batch: Batch) -> Batch:
         return batch
+
+    def _check(self, model: nn.Module) -> None:
+        """Refuse a model that cannot be trained; it stays as it was made."""
+        name, some = self.factory.name, self.fit.first(min(2, len(self.fit)))
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError(f"network {name!r} gave a model without parameters to train")
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            given = model.eval()(some.images)
+        is_tensor = isinstance(given, Tensor)
+        if not is_tensor or given.shape != (len(some), self.outputs):
+            made = (
+                f"has shape {tuple(given.shape)}" if is_tensor else f"is a {type(given).__name__}"
+            )
+            raise ValueError(
+                f"network {name!r} must give {self.outputs} outputs a sample for images of "
+                f"{some.shape}: its output {made}"
+            )
 
 
 class Activated(nn.Module):

@@ -64,8 +64,10 @@ class AutogradNet:
     def statistics(self, split: Split, seed: int) -> Measured:
         """The places and the statistics of all tensors for some samples, as a probe has them."""
         self.model.eval()
+        chance = self._chance
         with torch.enable_grad(), self._own_chance():
             table = measure(self.model, split.images, backward=True)
+        self._chance = chance  # whoever is watched trains as others do
         table = table[table["tensor"] != "weight"].drop_duplicates(["layer", "tensor", "direction"])
         places: list[Place] = list(
             table[["layer", "tensor", "direction"]].itertuples(index=False, name=None)

@@ -53,7 +53,7 @@ def evaluation_batches(split: Split) -> Iterator[Batch]:
 
 
 def _augmented(x: Tensor, split: Split, augment: Sequence[str], chance: Generator) -> Tensor:
-    """Samples (features, samples), each seen through a random map; black is seen beside them."""
+    """Samples (features, samples), each seen through a random map; beside a shifted is black."""
     images = x.T.reshape(-1, *split.shape)
     count, (height, width) = len(images), split.shape[-2:]
 
@@ -65,14 +65,20 @@ def _augmented(x: Tensor, split: Split, augment: Sequence[str], chance: Generato
         area, ratio = uniform(0.35, 1), uniform(math.log(3 / 4), math.log(4 / 3)).exp()
         zoom = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1).clamp_max(1)
         move = torch.stack([uniform(-1, 1), uniform(-1, 1)], 1) * (1 - zoom)
-    if "shift" in augment:
-        sides = torch.tensor([width, height])
-        pixels = torch.stack([uniform(-1, 1), uniform(-1, 1)], 1) * sides / 14
-        move = move + 2 * pixels.round() / sides
     if "flip" in augment:
         zoom[:, 0] *= (uniform(0, 1) < 0.5).float() * 2 - 1
+    if not {"crop", "flip"}.isdisjoint(augment):
+        images = _mapped(images, zoom, move, "border")
+    if "shift" in augment:
+        sides, black = torch.tensor([width, height]), -split.mean / split.std
+        pixels = torch.stack([uniform(-1, 1), uniform(-1, 1)], 1) * sides / 14
+        move = 2 * pixels.round() / sides
+        images = _mapped(images - black, torch.ones(count, 2), move, "zeros") + black
+    return images.reshape(count, -1).T.contiguous()
+
+
+def _mapped(images: Tensor, zoom: Tensor, move: Tensor, beside: str) -> Tensor:
+    """The part of each image that is zoomed to and moved to, resized to the whole."""
     maps = torch.cat([torch.diag_embed(zoom), move[:, :, None]], 2)
     grid = F.affine_grid(maps, list(images.shape), align_corners=False)
-    black = -split.mean / split.std
-    seen = F.grid_sample(images - black, grid, align_corners=False) + black
-    return seen.reshape(count, -1).T.contiguous()
+    return F.grid_sample(images, grid, padding_mode=beside, align_corners=False)

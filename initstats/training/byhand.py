@@ -181,7 +181,7 @@ class HandNet:
 
     def statistics(self, split: Split, seed: int) -> Measured:
         """The places and the statistics of all tensors for some samples, as a sweep has them."""
-        settings = Settings(len(self.weights), len(split), backward=True)
+        settings = Settings(len(self.weights), len(split), backward=True).thorough
         weights = {
             number: Weights(own.matrix.contiguous(), own.bias)
             for number, own in self.weights.items()
@@ -244,7 +244,13 @@ class _Way:
     def activated(self, h: Tensor) -> Tensor:
         activation = self.net.activation
         if activation.out_function is None:
-            return activation(h).contiguous()
+            version, a = h._version, activation(h)
+            if h._version != version:
+                raise ValueError(
+                    f"activation {activation.name!r} changed its input in place: return a new "
+                    "tensor"
+                )
+            return a.contiguous()
         out = self._memory(len(self.tape), "a", *h.shape)
         activation.out_function(h, out)
         return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -58,11 +59,11 @@ def _architectures(values: object) -> list[Architecture]:
 
 def _number(low: float, high: float, value: object) -> float:
     """A number above one bound and up to another; from 0 where that is the bound."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(f"{value!r} is not a number")
-    if not low <= value <= high:
+    if not low <= (number := float(value)) <= high:
         raise ValueError(f"{value} is not between {low:g} and {high:g}")
-    return float(value)
+    return number
 
 
 def _rates(values: Any) -> list[float]:
@@ -79,12 +80,15 @@ def _few(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _augmentations(values: Any) -> list[str]:
-    named = [values] if isinstance(values, str) else list(values)
+    named = [values] if isinstance(values, str) else values
+    if not isinstance(named, Iterable):
+        raise ValueError(f"a list is expected, not {values!r}")
     return [choice("augmentation", tuple(AUGMENTATIONS), value) for value in named]
 
 
 def _steps(values: Any) -> list[int]:
-    return [whole(-(2**31), 2**31, value) for value in values]
+    steps = values if isinstance(values, Iterable) else [values]
+    return [whole(-(2**31), 2**31, value) for value in steps]
 
 
 _rate = partial(_number, 1e-12, 1e6)
@@ -230,7 +234,7 @@ def load_training_config(
     config = load_config(path, trusted=trusted)
     networks = config.get("networks", config.get("network", ()))
     networks = [networks] if isinstance(networks, str) else networks
-    own = [name for name in networks if is_factory(name)] if isinstance(networks, list) else []
+    own = [name for name in networks if is_factory(name)] if isinstance(networks, Iterable) else []
     if own and trusted is not True:
         raise ValueError(
             f"{path} names models, whose code would run here: {', '.join(own)}; if you trust them, "

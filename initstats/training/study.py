@@ -22,6 +22,7 @@ from initstats.machine import machine
 from initstats.outcome import choose_rates, next_rates
 from initstats.outcome.columns import KEYS, TUNING_KEYS
 from initstats.outcome.tables import TUNING, outcomes, tuning_outcomes
+from initstats.plural import counted
 from initstats.processes import check_guard
 from initstats.registry import staying
 from initstats.store import Definitions, Key, Kind, Run, Store, parameters_of, save_predictions
@@ -154,31 +155,48 @@ class _Study:
             ValueError: see `compare_training`.
         """
         train = self._train()
-        for name, size in (("images", len(train)), ("tuning_images", len(self._tuning()[0]))):
+        sizes = {"images": len(train)}
+        if self.grid.lr is None:
+            sizes["tuning_images"] = len(self._tuning()[0])
+        for name, size in sizes.items():
             if size < (batch := self.grid.batch):
                 raise ValueError(f"{name}: {size} to train on do not fill a batch of {batch}")
+        steps = self._engine(train, self.data.valid, None).steps
+        if beyond := [step for step in self.grid.watch if not -steps - 1 <= step <= steps]:
+            raise ValueError(f"watch: a run has {counted(steps, 'step')}, and no step {beyond[0]}")
+        if self.grid.augment and len(train.shape) != 3:
+            raise ValueError(f"augment: samples of shape {train.shape} are no images")
         outputs = LOSSES[self.grid.loss].outputs(self._classes)
         for network, width, depth in product(
             self.grid.networks, self.grid.widths or (), self.grid.depths or ()
         ):
             if not isinstance(network, Factory):
                 classifier(network, train.shape, width, depth, outputs)
+        self._check_workers()
+
+    def _check_workers(self) -> None:
+        """Refuse workers that cannot work."""
         if self.count is not None and self.count < 1:
             raise ValueError(f"workers: at least one is needed, not {self.count}")
-        if self.count != 1 and not self.others:
-            try:
-                pickle.dumps((self.grid.networks, self.grid.entries))
-            except pickle.PicklingError as error:
-                raise ValueError(str(error)) from error
+        if self.count == 1 and not self.others:
+            return
+        try:
+            for network in self.grid.networks:
+                if isinstance(network, Factory):
+                    network.check_importable()
+            if not self.others:
+                pickle.dumps(self.grid.entries)
+        except pickle.PicklingError as error:
+            raise ValueError(str(error)) from error
 
     def run(self) -> pd.DataFrame:
         """Choose the rates, train the variants, and give the table."""
-        rates = self._rates()
         engine = self._engine(self._train(), self.data.valid, self.data.test)
         cells = [(*variant, seed) for variant in self._variants for seed in self.grid.seeds]
         asked = self._asked(KEYS, self.config, self._settings(), engine.columns)
-        with self._store(self.out, asked, CONFIG) as store:
-            work = self._tasks([cell for cell in cells if cell not in store.done()], rates)
+        with self._store(self.out, asked, CONFIG) as store:  # first: it may refuse the folder
+            rates, done = self._rates(), store.done()
+            work = self._tasks([cell for cell in cells if cell not in done], rates)
             self._fill(store, engine, work, partial(self.notify, "runs"), len(cells))
             table, failures = store.table(asked), store.failures(asked)
         if self.out:
@@ -220,7 +238,8 @@ class _Study:
         settings = self._settings() | {"test": False}
         asked = self._asked(TUNING_KEYS, self.config | lists, settings, engine.columns)
         with self._store(self.out and self.out / TUNING, asked, ()) as store:
-            lacking = [cell for cell in cells if cell not in store.done()]
+            done = store.done()
+            lacking = [cell for cell in cells if cell not in done]
             work = self._tasks(lacking, {(*of, lr): lr for of, lr in rates}, tuning=True)
             self._fill(store, engine, work, partial(self.notify, "tuning runs"), len(cells))
             table, failures = store.table(store.run), store.failures(asked)
@@ -239,8 +258,13 @@ class _Study:
 
     @property
     def _classes(self) -> int:
-        parts = (self.data.train, self.data.valid, self.data.test)
-        return 1 + max(int(part.labels.max()) for part in parts if part is not None)
+        parts = [part for part in (self.data.train, self.data.valid, self.data.test) if part]
+        lowest, top = (pick(int(pick(part.labels)) for part in parts) for pick in (min, max))
+        if lowest < 0 or top >= sum(map(len, parts)):
+            raise ValueError(
+                f"labels: classes are numbered from 0; these labels go from {lowest} to {top}"
+            )
+        return 1 + top
 
     def _train(self) -> Split:
         return _first(self.data.train, self.grid.images, "images")

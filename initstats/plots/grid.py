@@ -110,7 +110,7 @@ def fitted(name: str, room: float, size: float = 8.5, weight: str = "bold") -> s
 def parts_of(figure: Figure, names: Sequence[str]) -> Sequence[FigureBase]:
     """Parts of a figure one below the other, each under its heading."""
     parts: list[FigureBase] = [figure]
-    if len(names) > 1:
+    if any(names):  # a heading of the figure itself would lie on a key above the panels
         parts = list(figure.subfigures(len(names), 1, squeeze=False)[:, 0])
     for part, name in zip(parts, names, strict=True):
         if name:

@@ -257,6 +257,7 @@ def test_theory_draws_and_says_where_the_edge_is(run: Run, tmp_path: Path) -> No
 def test_every_field_of_a_grid_is_an_option() -> None:
     """The help cannot ask `Grid`, which takes torch."""
     assert {*options.GRID} == {*ist.Grid.model_fields}
+    assert {*options.TRAINING} == {*ist.TrainingGrid.model_fields}
 
 
 def test_options_become_the_fields_of_a_grid(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:

@@ -203,7 +203,7 @@ def test_thirty_steps_are_those_of_autograd(
     sizes: dict[str, Any] = {"widths": width, "depths": depth, "inits": ["torch_default"]}
     table = ist.compare_training([activation], data, network, [3], watch=[], **sizes, **recipe)
     (net,) = nets
-    assert (len(net.workspace.parts(20)) == 3) == (parts == "in parts")
+    assert (len(net.workspace.parts(20)) > 1) == (parts == "in parts")
     curved = ist.activations.get(activation)
     model = Oracle(network, net.drawn, curved)
     expected = by_autograd(model, data, 3, recipe)

@@ -17,7 +17,7 @@ import initstats as ist
 from initstats.outcome import choose_rates
 from initstats.plots import Trained, of_page
 from initstats.plots.style import decimal
-from initstats.plots.trained import VARIANT
+from initstats.plots.trained import VARIANT, styles_of
 from initstats.report import write_report
 from initstats.report.comparison import answers, digits_of, limits, question, sentence, summary
 from initstats.report.page import figures_of
@@ -179,6 +179,20 @@ def test_an_unfinished_run_says_how_much_is_missing(training_study: Study, words
     assert "Unfinished" not in words
 
 
+def test_a_run_that_has_just_begun(training_study: Study) -> None:
+    study = training_study(["relu", "elu", "tanh"], ["matched", "lsuv"], seeds=4)
+    table = study["table"]
+    behind = (table["activation"] == "relu") & (table["init"] == "lsuv")  # a baseline is missing
+    study["table"] = table[~behind & ((table["seed"] < 2) | (table["activation"] == "relu"))]
+    study["curves"] = study["curves"][:0]
+    trained = Trained(**study, asked=24)
+    text = text_of(compose(trained).html())
+    assert "Unfinished: 12 of 24 runs are missing." in text
+    assert "elu against relu is not decided: they have no seed in common" in text
+    for picture in of_page("training"):
+        assert picture.drawing(picture.frame(trained))
+
+
 def test_limits_name_what_was_trained(training_study: Study) -> None:
     settings = {"optimizer": "momentum", "images": 50_000, "target": 0.97, "data": "ab" * 32}
     config = {"data": "/home/somebody/mnist", "seeds": [0, 1], "activations": ["relu"]}
@@ -198,18 +212,37 @@ def test_limits_name_what_was_trained(training_study: Study) -> None:
     ("verdict", "words"),
     [
         ("better", "a trains better than b: its validation accuracy is 0.40 points higher (95% "),
-        ("worse", "a trains better than b"),
+        ("worse", "a trains worse than b: its validation accuracy is 0.40 points lower (95% "),
         ("equivalent", "a trains as well as b: the difference in validation accuracy, 0.40 ("),
         ("not decided", "a against b is not decided: the difference in validation accuracy is 0.4"),
     ],
 )
 def test_a_sentence_for_each_verdict(verdict: str, words: str) -> None:
     row = {"activation": "a", "verdict": verdict, "seeds": 9, "failed": 0, "baseline_failed": 0}
-    row |= {"difference": 0.004, "low": 0.003, "high": 0.005, "margin": 0.002, "seeds_needed": 7.0}
+    sign = -1 if verdict == "worse" else 1
+    row |= {"difference": 0.004 * sign, "low": 0.003 * sign, "high": 0.005 * sign}
+    row |= {"margin": 0.002, "seeds_needed": 7.0}
     text = text_of(sentence(row, ("activation", "b")))
     assert text.startswith(words)
     assert ("about 7 more seeds would decide it" in text) == (verdict == "not decided")
     assert "nan" not in text
+
+
+@pytest.mark.parametrize(
+    ("sign", "words"),
+    [
+        (1, "a trains better than b: in the typical seed b fails and a trains"),
+        (-1, "a trains worse than b: in the typical seed a fails and b trains"),
+    ],
+)
+def test_a_difference_without_bound_has_no_number(sign: int, words: str) -> None:
+    verdict = "better" if sign > 0 else "worse"
+    row = {"activation": "a", "verdict": verdict, "seeds": 9, "failed": 1, "baseline_failed": 6}
+    row |= {"difference": sign * math.inf, "low": 0.001, "high": math.inf, "margin": 0.002}
+    text = text_of(sentence(row, ("activation", "b")))
+    assert words in text
+    assert "1 of its 9 runs failed, and 6 with b" in text
+    assert "∞" not in text
 
 
 def test_digits_follow_the_interval() -> None:
@@ -279,14 +312,17 @@ def test_differences_are_those_of_the_seeds(default: Trained) -> None:
 
 
 def test_an_activation_has_one_colour_on_the_page(default: Trained) -> None:
-    colours: dict[str, set[str]] = {}
-    for picture in of_page("training")[1:4]:
-        figure = picture.drawing(picture.frame(default))
-        legend: Any = figure.legends[0]
-        for handle, name in zip(legend.legend_handles, legend.get_texts(), strict=True):
-            colours.setdefault(name.get_text(), set()).add(handle.get_color())
-    assert len(colours) == 4
-    assert all(len(each) == 1 for each in colours.values())
+    (picture,) = (each for each in of_page("training") if each.name == "training_loss")
+    legend: Any = picture.drawing(picture.frame(default)).legends[0]
+    lines = zip(legend.get_texts(), legend.legend_handles, strict=True)
+    expected = {text.get_text(): line.get_color() for text, line in lines}
+    assert len({*expected.values()}) == 4
+    for other in of_page("training"):
+        styles = styles_of(other.frame(default))
+        assert {name: style.color for name, style in styles.items()}.items() <= expected.items()
+    (compared,) = (each for each in of_page("training") if each.name == "paired_differences")
+    dots = compared.drawing(compared.frame(default)).axes[0].lines
+    assert {*expected.values()} - {expected["relu"]} <= {line.get_color() for line in dots}
 
 
 def test_a_run_is_reported_with_all_its_files(toy: ist.Dataset, tmp_path: Path) -> None:

@@ -52,13 +52,25 @@ def from_json(text: str) -> dict[str, Any]:
 def whole_runs(results: Mapping[str, Any]) -> dict[str, str]:
     """The time and memory of whole runs in words, with the goals that they are held against."""
     found = {}
-    for name, term in (("efficiency", "two workers"), ("gpu", "a GPU")):
+    kinds = {
+        "efficiency": "two workers",
+        "gpu": "a GPU",
+        "training_workers": "two workers that train",
+    }
+    for name, term in kinds.items():
         if name in results:
             speedup = results[name]["speedup"]
-            goal = f"; goal {GOALS['speedup']}" if name == "efficiency" else ""
+            goal = f"; goal {GOALS['speedup']}" if name != "gpu" else ""
             found[term] = (
                 f"{speedup.median():.2f} times as fast as one worker "
                 f"({speedup.min():.2f} to {speedup.max():.2f}{goal})"
+            )
+    if "training" in results:
+        for (network, batch), rows in results["training"].groupby(["network", "batch"], sort=False):
+            speedup, goal = rows["speedup"], rows["goal"].iloc[0]
+            found[f"training a {network}, batches of {batch}"] = (
+                f"{speedup.median():.2f} times as fast as a plain loop "
+                f"({speedup.min():.2f} to {speedup.max():.2f}; goal {goal})"
             )
     if "driver" in results:
         seconds = results["driver"]
@@ -81,7 +93,7 @@ def write_benchmark(folder: str | Path, results: Mapping[str, Any]) -> Path:
     Args:
         folder: where to.
         results: `machine`, `timings` and, as far as they were measured, `efficiency`, `gpu`,
-            `driver`, `memory` and `study`.
+            `training`, `training_workers`, `driver`, `memory` and `study`.
 
     Returns:
         The path of the page.

@@ -86,6 +86,10 @@ def _time_engine(workloads: list[str] | None, rounds: int, quick: bool) -> dict[
     typer.echo(bench.milliseconds(timings).map("{:.0f} ms".format).to_string())
     with Bar("studies") as bar:
         results["efficiency"] = bench.efficiency(quick=quick, progress=bar.show)
+    with Bar("trainings") as bar:
+        results["training"] = bench.training(quick=quick, rounds=rounds, progress=bar.show)
+    with Bar("studies") as bar:
+        results["training_workers"] = bench.training_workers(quick=quick, progress=bar.show)
     if torch.cuda.is_available():
         with Bar("studies") as bar:
             results["gpu"] = bench.gpu(quick=quick, progress=bar.show)

@@ -19,8 +19,6 @@ from initstats.plural import counted
 from initstats.stopping import request
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from initstats.sweep import FailedCellsError
 
 Folder = Annotated[
@@ -103,7 +101,6 @@ def _train(
 ) -> tuple[Path, FailedCellsError | None]:
     """Run the study that the fields describe into its folder, and say what came of it."""
     from initstats.data import dataset_name
-    from initstats.outcome.tables import load_tuning
     from initstats.report.page import claim_page
     from initstats.sweep import FailedCellsError as Failed
     from initstats.training import TrainingGrid, compare_training
@@ -137,7 +134,7 @@ def _train(
             ) from error
     typer.echo(f"{bars.words} in {folder}")
     if len(table) and failed is None:
-        _tell(table, load_tuning(folder))
+        _tell(folder)
     return folder, failed
 
 
@@ -173,18 +170,17 @@ class _Bars:
         self.close()
 
 
-def _tell(table: pd.DataFrame, tuning: pd.DataFrame | None) -> None:
-    """Print the learning rates, and what the comparison found."""
-    from initstats.outcome import summarize_training
-    from initstats.outcome.runs import baseline_of
+def _tell(folder: Path) -> None:
+    """Print what the comparison found."""
+    from initstats.plots import Trained
 
-    if tuning is None:
+    trained = Trained.of(folder)
+    if trained.tuning is None:
         typer.echo("at one learning rate for all: another may rank them otherwise")
-    baseline = baseline_of(table)
-    if baseline is None:
+    if trained.comparisons is None:
         return
-    found = summarize_training(table, baseline)
-    for init, rows in found.groupby("init", observed=True):
-        typer.echo(f"{init}:")
+    kind = trained.panel_kind
+    for name, rows in trained.comparisons.groupby(kind, observed=True, sort=False):
+        typer.echo(f"{kind} {name}:")
         for words in rows["words"]:
             typer.echo(f"  {words}")

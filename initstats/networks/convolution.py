@@ -52,7 +52,7 @@ class Conv(Linear):
             )
         return super().on(inputs)
 
-    @property
+    @cached_property
     def outputs(self) -> Signal:
         """Channels over the plane behind the layer."""
         height, width = (

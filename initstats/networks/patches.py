@@ -39,13 +39,16 @@ def gather_patches(
                     for column in range(across):
                         z = column * stride + j - padding
                         to = (row * across + column) * samples
+                        # an index into a slice is known to lie inside: many are done at once
+                        there = out[tap, to : to + samples]
                         if y < 0 or y >= height or z < 0 or z >= width:
                             for n in range(samples):
-                                out[tap, to + n] = 0
+                                there[n] = 0
                         else:
                             start = (y * width + z) * samples
+                            seen = x[channel, start : start + samples]
                             for n in range(samples):
-                                out[tap, to + n] = x[channel, start + n]
+                                there[n] = seen[n]
 
 
 @kernel(nogil=True)
@@ -67,8 +70,9 @@ def fold_patches(
         for y in range(height):
             for z in range(width):
                 to = (y * width + z) * samples
+                there = out[channel, to : to + samples]
                 for n in range(samples):
-                    out[channel, to + n] = 0
+                    there[n] = 0
                 for i in range(kernel_side):
                     row = y + padding - i
                     if row < 0 or row % stride != 0 or row // stride >= rows:
@@ -79,5 +83,6 @@ def fold_patches(
                             continue
                         start = (row // stride * across + column // stride) * samples
                         tap = (channel * kernel_side + i) * kernel_side + j
+                        patch = patches[tap, start : start + samples]
                         for n in range(samples):
-                            out[channel, to + n] += patches[tap, start + n]
+                            there[n] += patch[n]

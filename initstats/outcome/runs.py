@@ -121,17 +121,3 @@ def in_order(table: pd.DataFrame) -> pd.DataFrame:
             present = pd.unique(values) if known is None else known[known.isin(values)]
             order[name] = pd.CategoricalDtype([*present], ordered=False)
     return table.astype(order)
-
-
-def baseline_of(table: pd.DataFrame) -> str | None:
-    """What the others are compared with unless something else is asked for.
-
-    Returns:
-        `relu` if it is among several activations, else the first of them; the first of several
-        inits where there is one activation; None where there is nothing to compare.
-    """
-    for kind in ("activation", "init"):
-        names = [str(name) for name in in_order(table)[kind].drop_duplicates().sort_values()]
-        if len(names) > 1:
-            return "relu" if "relu" in names else names[0]
-    return None

@@ -112,7 +112,8 @@ def register_figure(
     Args:
         title: a short heading.
         data: a function from the page's results to the frame that is drawn. The results of a study
-            are `plots.Results` (its `table`, its `summary`, ...), those of a model `plots.Probed`.
+            are `plots.Results` (its `table`, its `summary`, ...), those of a model `plots.Probed`,
+            those of a training study `plots.Trained`.
         page: the page that shows it: study, model, theory, lesson, bench or
             training.
         needs: what the results must hold; elsewhere the page leaves the figure out and says why.

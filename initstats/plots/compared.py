@@ -117,7 +117,7 @@ def _panel(axes: Axes, frame: pd.DataFrame, limits: tuple[float, float], styles:
             axes.plot(np.clip(ends, *limits), [place - 0.14] * 2, color=color, lw=1.8)
         if limits[0] <= value <= limits[1]:
             axes.plot(value, place - 0.14, "D", ms=4.5, mew=0, color=color)
-        if np.isnan(dots).all():
+        if len(dots) and np.isnan(dots).all():
             note(axes, "both fail in every seed", (0, place), (4, 0), fontsize=7)
         _lost(axes, dots, limits, place + 0.14, color)
     axes.set_yticks(range(len(means)), [wrapped(str(name), 30) for name in means["row"]])

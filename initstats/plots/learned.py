@@ -71,8 +71,8 @@ def predictors(trained: Trained) -> pd.DataFrame:
     needs=[STATISTICS, STARTED],
 )
 def statistics_and_outcome(frame: pd.DataFrame, width: float = PAGE) -> Figure:
-    """Validation accuracy against the distance from 1 of four statistics before the first update, a
-    mark for each variant: means over seeds. The distance is the absolute natural logarithm, and for
+    """Validation accuracy against the distance from 1 of statistics before the first update, a mark
+    for each variant: means over seeds. The distance is the absolute natural logarithm, and for
     the correlation 1 minus it. A hollow mark is a variant of which some runs failed, × one of which
     all did; ▸ lies beyond the panel.
     """

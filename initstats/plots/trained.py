@@ -25,7 +25,7 @@ from initstats.outcome.tables import (
 )
 from initstats.plots.results import MANY, MOST, evenly, order
 from initstats.plots.style import Stroke, strokes
-from initstats.store import Run, load_failures, load_run, load_sessions
+from initstats.store import Run, load_failures, load_predictions, load_run, load_sessions
 
 LINES = 10
 """Greatest number of activations in figures of lines."""
@@ -96,6 +96,7 @@ class Trained:
             load_training_curves(folder),
             load_tuning(folder),
             load_training_statistics(folder),
+            theory=load_predictions(folder),
             run=run,
             sessions=load_sessions(folder),
             failures=load_failures(folder),

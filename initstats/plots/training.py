@@ -43,7 +43,9 @@ def over_runs(trained: Trained, quantity: str) -> pd.DataFrame:
         seed; `low` and `high` are their 95% Student-t interval.
     """
     few, loss = trained.lines, quantity == "train_loss"
-    rows = few.curves if loss and few.curves is not None else few.table
+    rows = few.table
+    if loss and few.curves is not None and len(few.curves):  # all runs may diverge before a point
+        rows = few.curves
     outcome = few.last.set_index([*VARIANT, "seed"])["outcome"].astype(str)
     rows = rows.astype({"init": str, "activation": str, "network": str})
     runs = pd.MultiIndex.from_frame(rows[[*VARIANT, "seed"]])

@@ -117,6 +117,8 @@ def _summarized(
     if verdict not in ("better", "worse"):
         return text + "."
     size = (100 * rows["difference"]).abs()
+    if not size.map(math.isfinite).all():  # the typical run of one of the two fails
+        return text + "."
     if len(rows) == 1:
         row = rows.iloc[0].to_dict()
         return text + Markup(": by {} points of validation accuracy{}.").format(*_by(row))
@@ -189,8 +191,14 @@ def sentence(row: Row, versus: tuple[str, str]) -> Markup:
 
 
 def _better(row: Row, name: Markup, baseline: Markup) -> Markup:
+    word = str(row["verdict"])
+    if not math.isfinite(row["difference"]):
+        one, other = (baseline, name) if word == "better" else (name, baseline)
+        text = "{} trains {} than {}: in the typical seed {} fails and {} trains"
+        told = Markup(text).format(name, word, baseline, one, other)
+        return told + _lost(row, baseline) + "."
     size, between = _by(row)
-    word, more = ("better", "higher") if row["difference"] > 0 else ("worse", "lower")
+    more = "higher" if word == "better" else "lower"
     text = Markup(
         "{} trains {} than {}: its validation accuracy is {} points {}{}, over {}"
     ).format(name, word, baseline, size, more, between, counted(row["seeds"], "seed"))

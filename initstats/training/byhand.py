@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import pairwise
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from initstats.data import Split
 from initstats.networks import Direction, Leaf, Linear, Place, Serial, Weights
 from initstats.stack import Settings, measure_weights
 from initstats.training.batches import Batch
+from initstats.training.chain import Chain, linked
 from initstats.training.losses import Loss
 from initstats.training.optimizers import Optimizer
 
@@ -42,6 +42,8 @@ class Workspace:
 
     def __init__(self, network: Serial) -> None:
         self.network = network
+        self.is_chain = linked(network) is not None
+        self._chains: dict[int, Chain] = {}
         self._memory: dict[tuple[int, str, int], Tensor] = {}
 
     def memory(self, place: int, purpose: str, units: int, entries: int) -> Tensor:
@@ -58,28 +60,51 @@ class Workspace:
         made = sum(layer.copied + layer.outputs.size for layer in layers)
         return max(1, 2 * made, self.network.reads.size)
 
+    @cached_property
+    def largest(self) -> int:
+        """How many samples run at a time, so that what they make stays in the cache."""
+        return max(16, CACHED // self.entries // 16 * 16)
+
     def parts(self, samples: int) -> list[slice]:
-        """A batch in parts that stay in the cache, nearly equal ones."""
-        count = min(samples, math.ceil(samples * self.entries / CACHED))
-        edges = [samples * part // count for part in range(count + 1)]
-        return [slice(*pair) for pair in pairwise(edges)]
+        """A batch in parts, all but the last of one size."""
+        size = min(samples, self.largest)
+        return [slice(start, start + size) for start in range(0, samples, size)]
+
+    def chain(self, samples: int) -> Chain | None:
+        """The memory of a network that is a chain of layers; None for others."""
+        if self.is_chain and samples not in self._chains:
+            self._chains[samples] = Chain(self.network, samples)
+        return self._chains.get(samples)
 
 
 @dataclass
 class Tile:
-    """A part of a batch; what a layer gathers of it serves every network that runs."""
+    """A part of a batch; what the first layer gathers of it serves every network that runs."""
 
     x: Tensor
     labels: NDArray[np.int64]
+    chain: Chain | None
     gathered: dict[int, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def first(self) -> Tensor:
+        """What the first layer of a chain reads."""
+        assert self.chain
+        return self.chain.gathered(self.x)
 
 
 def tiles(workspace: Workspace, batch: Batch) -> list[Tile]:
     """The parts of a batch."""
-    parts = workspace.parts(len(batch.labels))
-    if len(parts) == 1:
-        return [Tile(*batch)]
-    return [Tile(batch.x[:, part].contiguous(), batch.labels[part]) for part in parts]
+    x, labels = batch
+    parts = workspace.parts(len(labels))
+    return [
+        Tile(
+            x if len(parts) == 1 else x[:, part].contiguous(),
+            labels[part],
+            workspace.chain(len(labels[part])),
+        )
+        for part in parts
+    ]
 
 
 class HandNet:
@@ -116,14 +141,11 @@ class HandNet:
         samples = sum(len(tile.labels) for tile in batch)
         total, correct = 0.0, 0
         for number, tile in enumerate(batch):
-            way = _Way(self, tile, more=number > 0)
-            outputs = self.workspace.network.forward(tile.x, way)
-            slope = self.workspace.memory(0, "loss", len(outputs), outputs.shape[1])
-            loss, right = self.loss.kernel(outputs.numpy(), tile.labels, 1 / samples, slope.numpy())
+            loss, right, back = self._outputs(tile, 1 / samples, more=number > 0)
             total, correct = total + loss, correct + right
             if not math.isfinite(total):
                 return math.nan, correct
-            self.workspace.network.backward(slope, way, inward=False)
+            back()
         self.steps += 1
         self.optimizer.update(self.flat, self.gradient, *self.states, self.steps, rate, self.decay)
         return total / samples, correct
@@ -132,16 +154,38 @@ class HandNet:
         """The sum of the losses of a batch, and how many are right."""
         total, correct = 0.0, 0
         for tile in batch:
-            outputs = self.workspace.network.forward(tile.x, _Way(self, tile))
-            slope = self.workspace.memory(0, "loss", len(outputs), outputs.shape[1])
-            loss, right = self.loss.kernel(outputs.numpy(), tile.labels, 1.0, slope.numpy())
+            loss, right, _ = self._outputs(tile, 1.0)
             total, correct = total + loss, correct + right
         return total, correct
+
+    def _outputs(
+        self, tile: Tile, share: float, *, more: bool = False
+    ) -> tuple[float, int, Callable[[], object]]:
+        """The sum of the losses of a tile, how many are right, and what goes back from there.
+
+        Args:
+            share: the factor of the gradient.
+            more: whether gradients add to those of the batch's part before.
+        """
+        if chain := tile.chain:
+            how = (tile.first, self.activation, self.weights)
+            outputs, slope = chain.forward(*how), chain.slope
+            back: Callable[[], object] = partial(chain.backward, *how, self.slopes, more=more)
+        else:
+            way = _Way(self, tile, more=more)
+            outputs = self.workspace.network.forward(tile.x, way)
+            slope = self.workspace.memory(0, "loss", *outputs.shape)
+            back = partial(self.workspace.network.backward, slope, way, inward=False)
+        loss, right = self.loss.kernel(outputs.numpy(), tile.labels, share, slope.numpy())
+        return loss, right, back
 
     def statistics(self, split: Split, seed: int) -> Measured:
         """The places and the statistics of all tensors for some samples, as a sweep has them."""
         settings = Settings(len(self.weights), len(split), backward=True).thorough
-        weights = {number: Weights(own.matrix, own.bias) for number, own in self.weights.items()}
+        weights = {
+            number: Weights(own.matrix.contiguous(), own.bias)
+            for number, own in self.weights.items()
+        }
         places, result = measure_weights(
             self.workspace.network, self.activation, weights, seed, split, settings
         )
@@ -150,10 +194,12 @@ class HandNet:
 
 @dataclass
 class _Layer:
-    """A layer's weight (units, inputs) and bias (units, 1), or their gradients."""
+    """A layer's weight and its bias side by side, (units, inputs + 1), and each; or gradients."""
 
-    matrix: Tensor
-    bias: Tensor
+    joined: Tensor
+
+    def __post_init__(self) -> None:
+        self.matrix, self.bias = self.joined[:, :-1], self.joined[:, -1:]
 
 
 def _layered(layers: list[Linear], sizes: list[int], flat: Tensor) -> dict[int, _Layer]:
@@ -161,9 +207,7 @@ def _layered(layers: list[Linear], sizes: list[int], flat: Tensor) -> dict[int, 
     found, stop = {}, 0
     for layer, size in zip(layers, sizes, strict=True):
         start, stop = stop, stop + size
-        units = layer.weight[0]
-        matrix, bias = flat[start : stop - units], flat[stop - units : stop]
-        found[layer.layer] = _Layer(matrix.view(units, -1), bias.view(units, 1))
+        found[layer.layer] = _Layer(flat[start:stop].view(layer.weight[0], -1))
     return found
 
 

@@ -25,7 +25,7 @@ from initstats.outcome.tables import TUNING, outcomes, tuning_outcomes
 from initstats.plural import counted
 from initstats.processes import check_guard
 from initstats.registry import staying
-from initstats.store import Definitions, Key, Kind, Run, Store, parameters_of
+from initstats.store import Definitions, Key, Kind, Run, Store, parameters_of, save_predictions
 from initstats.sweep.attempts import failed
 from initstats.sweep.cell import PLACES
 from initstats.sweep.definitions import definitions, statistic_definitions
@@ -34,6 +34,7 @@ from initstats.sweep.plugins import absolute_data, absolute_plugin
 from initstats.sweep.running import fill
 from initstats.training.architectures import Factory, classifier
 from initstats.training.engine import Engine, Task, Variant
+from initstats.training.foretelling import gradient_factors
 from initstats.training.grid import TrainingGrid
 from initstats.training.losses import LOSSES
 from initstats.workers import OwnProcesses, ThisProcess, Workers
@@ -198,10 +199,18 @@ class _Study:
             work = self._tasks([cell for cell in cells if cell not in done], rates)
             self._fill(store, engine, work, partial(self.notify, "runs"), len(cells))
             table, failures = store.table(asked), store.failures(asked)
+        if self.out:
+            save_predictions(self.out, self._theory(asked))
         table = outcomes(table, self.grid.target)
         if len(failures):
             raise failed(failures, table, len(cells))
         return table
+
+    def _theory(self, asked: Run) -> pd.DataFrame:
+        """What theory says of the variants."""
+        factors = gradient_factors(self.grid, self.data.shape)
+        factors.insert(0, "dataset", asked.settings["dataset"])
+        return factors
 
     # learning rates
 

@@ -41,9 +41,6 @@ DATA: dict[tuple[int, ...], ist.Dataset] = {
 }
 
 
-Drawn = list[tuple[Tensor, Tensor]]
-
-
 @pytest.fixture
 def nets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every network that is trained by hand, in order; `drawn` are its weights before that."""
@@ -63,14 +60,14 @@ def nets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-def weights_of(net: HandNet) -> Drawn:
+def weights_of(net: HandNet) -> list[tuple[Tensor, Tensor]]:
     return [(own.matrix.clone(), own.bias.clone()) for own in net.weights.values()]
 
 
 class Oracle(nn.Module):
     """A registered network with its last layer, of torch's own functions."""
 
-    def __init__(self, network: str, drawn: Drawn, activation: Any) -> None:
+    def __init__(self, network: str, drawn: list[tuple[Tensor, Tensor]], activation: Any) -> None:
         super().__init__()
         self.network, self.activation = network, activation
         self.matrices = nn.ParameterList(matrix.clone() for matrix, _ in drawn)
@@ -373,8 +370,7 @@ def cropped(image: Any, top: float, left: float, height: float, width: float) ->
 
 def test_a_crop_is_a_part_of_the_image_resized() -> None:
     chance = generator_for(0, "augment", 0)
-    areas = []
-    pairs = [*seen(BYTES, ["crop"])]
+    areas, pairs = [], [*seen(BYTES, ["crop"])]
     for start in (0, 40):
         draws = [torch.empty(40).uniform_(*of, generator=chance).numpy() for of in
                  ((0.35, 1), (math.log(3 / 4), math.log(4 / 3)), (-1, 1), (-1, 1))]  # fmt: skip

@@ -173,6 +173,7 @@ def test_chance_in_a_model_comes_from_the_seed_and_goes_nowhere_else(
     table = ist.compare_training(["relu", "tanh"], digits, out=tmp_path / "run", **grid)
     assert torch.equal(torch.get_rng_state(), before)
     start, end = made[:2]
+    assert start.state_dict()["2.num_batches_tracked"] == 0
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(generator_for(0, "model").get_state())
         optimizer = torch.optim.SGD(start.train().parameters(), 0.1, momentum=0.9)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,12 +14,12 @@ from torch import Tensor, nn
 
 from initstats.activations import ACTIVATIONS, Activation
 from initstats.data import Split
+from initstats.failure import in_a_line
 from initstats.inits import Init
 from initstats.networks import Dense, Network, Pool, Serial
 from initstats.networks import get as get_network
-from initstats.registry import check_importable
+from initstats.registry import check_importable, import_own
 from initstats.stack import Settings, generator_for, weights_by_activation
-from initstats.sweep.plugins import load_plugins
 from initstats.training.autograd import AutogradNet
 from initstats.training.batches import Batch
 from initstats.training.byhand import HandNet, Measured, Tile, Workspace, tiles
@@ -49,9 +48,12 @@ class Factory:
 
     def check_importable(self) -> None:
         """Raise a PicklingError for a function that another process cannot import."""
-        module, _, function = self.name.rpartition(":")
-        check_importable("network", self.name, module)
-        if getattr(sys.modules.get(module), function, None) is not self.function:
+        check_importable("network", self.name, self.name.rpartition(":")[0])
+        try:
+            found = factory(self.name).function
+        except ValueError:
+            found = None
+        if found is not self.function:
             raise pickle.PicklingError(
                 f"network {self.name!r} is no function of a module by that name, which other "
                 "processes could import: define it in a module (a file.py), or use workers=1"
@@ -89,10 +91,12 @@ def factory(name: str) -> Factory:
     """
     module, _, function = name.rpartition(":")
     try:
-        (imported,) = load_plugins([module])
-    except ValueError as error:
-        raise ValueError(f"network {name!r}: {error}") from error
-    found = getattr(imported, function, None)
+        found = getattr(import_own(module), function, None)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        reason = error if isinstance(error, ImportError | OSError) else in_a_line(error)
+        raise ValueError(f"network {name!r} cannot be imported: {reason}") from error
     if not callable(found):
         raise ValueError(f"network {name!r}: module {module!r} has no function {function!r}")
     return Factory(name, found)

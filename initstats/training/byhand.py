@@ -22,7 +22,7 @@ from initstats.data import Split
 from initstats.networks import Direction, Leaf, Linear, Place, Serial, Weights
 from initstats.stack import Settings, measure_weights
 from initstats.training.batches import Batch
-from initstats.training.chain import Chain, linked
+from initstats.training.chain import Chain, applied, linked
 from initstats.training.losses import Loss
 from initstats.training.optimizers import Optimizer
 
@@ -244,13 +244,7 @@ class _Way:
     def activated(self, h: Tensor) -> Tensor:
         activation = self.net.activation
         if activation.out_function is None:
-            version, a = h._version, activation(h)
-            if h._version != version:
-                raise ValueError(
-                    f"activation {activation.name!r} changed its input in place: return a new "
-                    "tensor"
-                )
-            return a.contiguous()
+            return applied(activation, h).contiguous()
         out = self._memory(len(self.tape), "a", *h.shape)
         activation.out_function(h, out)
         return out

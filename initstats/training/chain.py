@@ -32,6 +32,20 @@ class Layer(Protocol):
         """The weight alone."""
 
 
+def applied(activation: Activation, h: Tensor) -> Tensor:
+    """The activation of h, which must stay as it is.
+
+    Raises:
+        ValueError: it does not.
+    """
+    version, a = h._version, activation(h)
+    if h._version != version:
+        raise ValueError(
+            f"activation {activation.name!r} changed its input in place: return a new tensor"
+        )
+    return a
+
+
 @dataclass(frozen=True)
 class Stage:
     """A layer with weights, and what stands before it.
@@ -98,7 +112,7 @@ class Chain:
             if not stage.activated:
                 stage.read.copy_(stage.before)
             elif function is None:
-                stage.read.copy_(activation(stage.before))
+                stage.read.copy_(applied(activation, stage.before))
             else:
                 function(stage.before, stage.read)
             if stage.fill:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable
 from functools import partial
+from itertools import product
 from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -241,3 +242,23 @@ def load_training_config(
             "say so with trusted=True, or on the command line with --trust-plugins"
         )
     return config
+
+
+def described(variants: Any, network: Any, seeds: Any, settings: dict[str, Any]) -> TrainingGrid:
+    """The grid that the arguments of `compare_training` describe."""
+    asked = {"network": network, "seeds": seeds}
+    settings = {name: value for name, value in asked.items() if value is not None} | settings
+    if isinstance(variants, TrainingGrid):
+        if settings:
+            raise ValueError(f"{', '.join(settings)}: the grid says what to train; give it there")
+        return variants
+    listed = [variants] if isinstance(variants, str) or callable(variants) else list(variants)
+    if listed and all(isinstance(each, tuple) and len(each) == 2 for each in listed):
+        activations, inits = (list(dict.fromkeys(part)) for part in zip(*listed, strict=True))
+        if "inits" in settings or {*listed} != {*product(activations, inits)}:
+            raise ValueError(
+                "variants: pairs (activation, init) must be each activation with each init, and "
+                "inits not be given again"
+            )
+        listed, settings = activations, settings | {"inits": inits}
+    return TrainingGrid(activations=listed, **settings)

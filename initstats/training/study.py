@@ -35,7 +35,7 @@ from initstats.sweep.running import fill
 from initstats.training.architectures import Factory, classifier
 from initstats.training.engine import Engine, Task, Variant
 from initstats.training.foretelling import gradient_factors
-from initstats.training.grid import TrainingGrid
+from initstats.training.grid import TrainingGrid, described
 from initstats.training.losses import LOSSES
 from initstats.workers import OwnProcesses, ThisProcess, Workers
 
@@ -91,7 +91,7 @@ def compare_training(
             diverges is no error but an outcome.
         RuntimeError, TypeError, ChildProcessError: as `run_sweep`.
     """
-    grid = _grid(variants, network, seeds, settings)
+    grid = described(variants, network, seeds, settings)
     if not isinstance(data, Dataset):
         raise TypeError(
             f"compare_training takes a Dataset, not {type(data).__name__}: see load_data"
@@ -114,26 +114,6 @@ def compare_training(
     )
     study.check()
     return study.run()
-
-
-def _grid(variants: Any, network: Any, seeds: Any, settings: dict[str, Any]) -> TrainingGrid:
-    """The grid that the arguments describe."""
-    asked = {"network": network, "seeds": seeds}
-    settings = {name: value for name, value in asked.items() if value is not None} | settings
-    if isinstance(variants, TrainingGrid):
-        if settings:
-            raise ValueError(f"{', '.join(settings)}: the grid says what to train; give it there")
-        return variants
-    listed = [variants] if isinstance(variants, str) or callable(variants) else list(variants)
-    if listed and all(isinstance(each, tuple) and len(each) == 2 for each in listed):
-        activations, inits = (list(dict.fromkeys(part)) for part in zip(*listed, strict=True))
-        if "inits" in settings or {*listed} != {*product(activations, inits)}:
-            raise ValueError(
-                "variants: pairs (activation, init) must be each activation with each init, and "
-                "inits not be given again"
-            )
-        listed, settings = activations, settings | {"inits": inits}
-    return TrainingGrid(activations=listed, **settings)
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,24 @@ def test_the_bits_are_those_of_this_process(client: Any, toy: ist.Dataset, tmp_p
     assert not client.futures
 
 
+def test_training_is_the_same_there(client: Any, toy: ist.Dataset, tmp_path: Path) -> None:
+    """Of a network of ours, and of a model in a file that no worker can find by that name."""
+    models = tmp_path / "dask_models.py"
+    models.write_text(
+        "from torch import nn\n"
+        "def net(activation, init):\n"
+        "    layers = [nn.Flatten(), nn.Linear(64, 8), activation, nn.Dropout(), nn.Linear(8, 10)]\n"
+        "    return init(nn.Sequential(*layers))\n"
+    )
+    few: dict[str, Any] = {"seeds": 2, "epochs": 1, "batch": 16, "lr": 0.1}
+    for network, sizes in (("mlp", {"widths": [6]}), (f"{models}:net", {})):
+        grid = ist.TrainingGrid(
+            network=network, inits=["kaiming_normal"], activations=["relu", "tanh"], **few, **sizes
+        )
+        found = ist.compare_training(grid, toy, workers=client)
+        assert_same(found, ist.compare_training(grid, toy))
+
+
 def test_predictions_are_the_same_from_processes(toy: ist.Dataset) -> None:
     grid = ist.Grid(**GRID, activations=["relu", "leaky_relu"])
     assert_same(ist.predict(grid, toy, workers=2), ist.predict(grid, toy))

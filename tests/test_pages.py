@@ -26,7 +26,7 @@ from initstats.report.training import write_training_report
 from initstats.theory.diagram import diagram
 
 ROOT = Path(__file__).parents[1]
-GALLERY = sorted((ROOT / "reports" / "gallery").glob("*/index.html"))
+GALLERY = sorted((ROOT / "reports" / "gallery").rglob("index.html"))
 KINDS = ["study", "model", "theory", "lesson", "training"]
 EARLIER = """<!doctype html><head><meta name="generator" content="initstats 0.0.1"></head>
 <figcaption id="dropped_relu_a=0.2_-caption">old</figcaption>"""
@@ -178,7 +178,8 @@ def test_published_pages_are_what_todays_code_writes(page: Path) -> None:
     foundations: `initstats foundations --out reports/gallery/foundations`;
     mnist: `initstats sweep`, and then in Python
     `initstats.write_report("reports/mnist", "reports/gallery/mnist", rows=False)`;
-    bench: `initstats bench --out reports/gallery/bench`.
+    bench: `initstats bench --out reports/gallery/bench`;
+    training: `initstats train` with the `train.toml` of each, and then as `mnist`.
     """
     found = re.search(r'<meta name="initstats-page" content="((\w+) \w+)">', page.read_text())
     assert found

@@ -75,7 +75,8 @@ class Task(NamedTuple):
         ]
 
 
-def _defining() -> tuple[str, ...]:
+def defining_modules() -> tuple[str, ...]:
+    """The modules that define the statistics."""
     return tuple(dict.fromkeys(STATISTICS.family(name).module for name in STATISTICS))
 
 
@@ -92,7 +93,7 @@ class Engine:
     split: Split
     fit: Split
     settings: Settings
-    modules: tuple[str, ...] = field(default_factory=_defining)
+    modules: tuple[str, ...] = field(default_factory=defining_modules)
 
     def __call__(self, task: Task) -> Outcome:
         """Measure the cells of a task, in their order."""

@@ -18,7 +18,7 @@ from initstats.failure import in_a_line
 from initstats.inits import Init
 from initstats.networks import Dense, Network, Pool, Serial
 from initstats.networks import get as get_network
-from initstats.registry import check_importable, import_own
+from initstats.registry import check_importable, import_module, import_own
 from initstats.stack import Settings, generator_for, weights_by_activation
 from initstats.training.autograd import AutogradNet
 from initstats.training.batches import Batch
@@ -59,8 +59,13 @@ class Factory:
                 "processes could import: define it in a module (a file.py), or use workers=1"
             )
 
-    def __reduce__(self) -> tuple[Callable[[str], Factory], tuple[str]]:
-        return factory, (self.name,)
+    @property
+    def module(self) -> str:
+        """The module that defines the function; a file is named by its path."""
+        return self.function.__module__
+
+    def __reduce__(self) -> tuple[Callable[[str, str], Factory], tuple[str, str]]:
+        return _recalled, (self.name, self.module)
 
 
 Architecture = Network | Factory
@@ -100,6 +105,11 @@ def factory(name: str) -> Factory:
     if not callable(found):
         raise ValueError(f"network {name!r}: module {module!r} has no function {function!r}")
     return Factory(name, found)
+
+
+def _recalled(name: str, module: str) -> Factory:
+    """A function in another process, which may work in another folder."""
+    return Factory(name, getattr(import_module(module), name.rpartition(":")[2]))
 
 
 def is_factory(name: object) -> bool:

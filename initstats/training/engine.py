@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +20,11 @@ from initstats.data import Split
 from initstats.inits import Init
 from initstats.moments import STATISTICS
 from initstats.outcome.columns import CURVE, EPOCH, OUTCOMES, WORDS
+from initstats.registry import import_module
 from initstats.stack import FIT_SAMPLES, exact_numerics
 from initstats.stack.numerics import keep_freed_memory
 from initstats.store import Key
+from initstats.sweep.work import defining_modules
 from initstats.training.architectures import Architecture, Builder, Net, builder
 from initstats.training.batches import evaluation_batches, training_batches
 from initstats.training.losses import LOSSES
@@ -106,6 +108,7 @@ class Engine:
     Attributes:
         classes: how many there are.
         lean: whether runs are for tuning: only their end is kept, and their seeds are their own.
+        modules: define the statistics and the user's own models; a worker imports them.
     """
 
     recipe: Recipe
@@ -114,6 +117,12 @@ class Engine:
     test: Split | None
     classes: int
     lean: bool = False
+    modules: tuple[str, ...] = field(default_factory=defining_modules)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        for module in self.modules:
+            import_module(module)
 
     @property
     def columns(self) -> list[str]:

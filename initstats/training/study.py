@@ -260,7 +260,9 @@ class _Study:
         return _part(some, slice(cut)), _part(some, slice(cut, None))
 
     def _engine(self, train: Split, valid: Split, test: Split | None) -> Engine:
-        return Engine(self.grid.recipe, train, valid, test, self._classes)
+        engine = Engine(self.grid.recipe, train, valid, test, self._classes)
+        own = (each.module for each in self.grid.networks if isinstance(each, Factory))
+        return replace(engine, modules=(*engine.modules, *own))
 
     def _tasks(
         self, cells: Sequence[Key], rates: dict[Key, float], *, tuning: bool = False

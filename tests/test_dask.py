@@ -80,8 +80,8 @@ def test_training_is_the_same_there(client: Any, toy: ist.Dataset, tmp_path: Pat
     models.write_text(
         "from torch import nn\n"
         "def net(activation, init):\n"
-        "    layers = [nn.Flatten(), nn.Linear(64, 8), activation, nn.Dropout(), nn.Linear(8, 10)]\n"
-        "    return init(nn.Sequential(*layers))\n"
+        "    layers = [nn.Linear(64, 8), activation, nn.Dropout(), nn.Linear(8, 10)]\n"
+        "    return init(nn.Sequential(nn.Flatten(), *layers))\n"
     )
     few: dict[str, Any] = {"seeds": 2, "epochs": 1, "batch": 16, "lr": 0.1}
     for network, sizes in (("mlp", {"widths": [6]}), (f"{models}:net", {})):

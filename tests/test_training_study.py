@@ -296,10 +296,10 @@ def test_a_folder_holds_one_kind_of_run(digits: ist.Dataset, whole: Path, tmp_pa
     ist.run_sweep(grid, digits, out=tmp_path)
     before = sorted(tmp_path.iterdir())
     for settings in (STUDY, FIXED):
-        with pytest.raises(StoreError, match="other settings .keys: network, init.* asked.: ask"):
+        with pytest.raises(StoreError, match="holds a run of another kind: choose another folder"):
             ist.compare_training(BOTH, digits, seeds=1, out=tmp_path, **settings)
     assert sorted(tmp_path.iterdir()) == before
-    with pytest.raises(StoreError, match="other settings .keys: network, init.* asked.: ask"):
+    with pytest.raises(StoreError, match="holds a run of another kind: choose another folder"):
         ist.run_sweep(grid, digits, out=whole)
     with pytest.raises(ValueError, match="holds another kind of run, and no sweep"):
         ist.predict_run(whole)

@@ -8,6 +8,9 @@ from typing import Any
 from initstats.outcome.runs import Measure
 from initstats.plural import counted
 
+FEWEST = 5
+"""The seeds below which the spread of differences is hardly known."""
+
 
 def sentence(row: dict[str, Any], kind: Measure, confidence: float) -> str:
     """One comparison of `summarize_training` in one sentence."""
@@ -63,6 +66,8 @@ def _undecided(row: dict[str, Any], kind: Measure, confidence: float) -> str:
             f"about {counted(row['seeds_needed'], 'more seed')} would decide it if the true "
             "difference is this one"
         )
+        if row["seeds"] < FEWEST:
+            needs = f"{row['seeds']} seeds are too few to say how many would decide it"
     return (
         f"cannot be told apart from {row['baseline']} yet: "
         f"{_numbers(row, kind, confidence)}; {needs}"
@@ -94,6 +99,7 @@ def _amount(value: float, kind: Measure, *, signed: bool = False) -> str:
 def _number(value: float, kind: Measure, *, signed: bool = False) -> str:
     """A difference in percentage points, or in three digits."""
     sign = "+" if signed else ""
+    value = round(value, 4) + 0.0 if kind.share else value  # no -0.00
     if math.isinf(value):
         return "plus infinity" if value > 0 else "minus infinity"
     return f"{100 * value:{sign}.2f}" if kind.share else f"{value:{sign}.3g}"

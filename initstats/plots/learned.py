@@ -72,9 +72,9 @@ def predictors(trained: Trained) -> pd.DataFrame:
 )
 def statistics_and_outcome(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     """Validation accuracy against the distance from 1 of statistics before the first update, a mark
-    for each variant: means over seeds. The distance is the absolute natural logarithm, and for
-    the correlation 1 minus it. A hollow mark is a variant of which some runs failed, × one of which
-    all did; ▸ lies beyond the panel.
+    for each variant: means over seeds. The distance is the absolute natural logarithm; for
+    the correlation, 1 minus the correlation. A hollow mark is a variant of which some runs failed,
+    × one of which all did; ▸ lies beyond the panel.
     """
     nets = titles(frame)
     names = {name: LABELS[name] for name in PREDICTORS if name in set(frame["predictor"])}

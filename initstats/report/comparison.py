@@ -338,6 +338,12 @@ def limits(trained: Trained) -> list[Markup | str]:
     about.append(counted(int(table["epoch"].max()), "epoch"))
     if optimizer := settings.get("optimizer"):
         about.append(Markup("the optimizer {}").format(_code(optimizer)))
+    if (loss := settings.get("loss", "cross_entropy")) != "cross_entropy":
+        about.append(Markup("the loss {}").format(_code(loss)))
+    if augment := settings.get("augment"):
+        about.append(Markup("images changed by {}").format(names(augment)))
+    if rate := settings.get("lr"):
+        about.append(f"the learning rate {rate:g} for all")
     text = Markup(
         "This holds for {}. Another network, other data, a longer training or another optimizer "
         "may come out otherwise."

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from initstats.plots import Trained
 from initstats.plots.learned import LABELS
 from initstats.plots.style import decimal
+from initstats.plural import counted
 from initstats.report.printed import Column, Table, printed
 
 
@@ -22,6 +23,8 @@ def _number(value: float, low: float, high: float) -> str:
     return f"{decimal(value, 2)} ({decimal(low, 2)} to {decimal(high, 2)})"
 
 
+FEWEST = 8
+"""The variants below which no correlation is called sure: intervals draw whole variants."""
 RHO = Column("ρ", "number", _number, ("rho", "rho_low", "rho_high"))
 AUC = Column("AUC of failing", "number", _number, ("auc", "auc_low", "auc_high"))
 COLUMNS = [
@@ -76,6 +79,11 @@ def _winners(rows: pd.DataFrame) -> str:
     if rows.empty:
         return "Who trains better cannot be told from them: no distance and outcome vary together."
     count = f"{rows['runs'].max():,} runs that trained"
+    if (variants := int(rows["clusters"].max())) < FEWEST:
+        return (
+            f"Whether they tell who trains better cannot be said: {FEWEST} variants or more are "
+            f"needed for that, and {counted(variants, 'is', 'are')} there."
+        )
     sure = rows[(rows["rho_low"] > 0) | (rows["rho_high"] < 0)]
     told = [
         f"{LABELS[row['predictor']]} (ρ = {RHO.text(*(row[name] for name in RHO.fields))}, farther "
@@ -98,14 +106,14 @@ def _winners(rows: pd.DataFrame) -> str:
 
 def _losers(rows: pd.DataFrame) -> str:
     """Whether a distance from 1 tells who fails."""
+    failed = int(rows["failed"].max()) if len(rows) else 0
     rows = rows[rows["auc"].notna()].sort_values("auc", ascending=False, kind="stable")
     if rows.empty:
-        return "Who fails cannot be asked here: nobody did, or everybody."
+        return f"Who fails cannot be asked here: {'every' if failed else 'no'} run failed."
     told = [
         f"{LABELS[row['predictor']]} {AUC.text(*(row[name] for name in AUC.fields))}"
         for row in rows.to_dict("records")
     ]
-    failed = int(rows["failed"].max())
     which = "the run" if failed == 1 else f"the {failed:,} runs"
     return (
         f"The probability that {which} that failed began farther from 1 than one that trained "

@@ -125,6 +125,7 @@ def compose(trained: Trained, figures: Sequence[Shown] = (), *, rows: bool = Tru
         "errors": {} if trained.failures is None else of_failures(trained.failures),
         "facts": facts(trained),
         "config": tables.get("train.toml", ""),
+        "own": any(":" in net.network for net in trained.nets),
     }
     return Page("training", values, figures, tables)
 
@@ -221,7 +222,12 @@ def variants(trained: Trained) -> pd.DataFrame:
 
 def networks(trained: Trained) -> str:
     """The networks, in words."""
-    return some([f"{net} of width {width} and depth {depth}" for net, width, depth in trained.nets])
+    return some([_network(*net) for net in trained.nets])
+
+
+def _network(network: str, width: int, depth: int) -> str:
+    """A network in words; a model of the user's own has sizes of its own."""
+    return f"{network} of width {width} and depth {depth}" if width or depth else network
 
 
 def facts(trained: Trained) -> dict[str, str]:

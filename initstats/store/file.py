@@ -138,10 +138,12 @@ def refuse_other_settings(file: Path | str, there: Run, asked: Run) -> None:
     Raises:
         StoreError: it has others.
     """
+    if [*there.keys] != [*asked.keys]:
+        raise StoreError(f"{file} holds a run of another kind: choose another folder")
     if different := there.differences(asked):
         raise StoreError(
             f"{file} holds a run with other settings ({'; '.join(different)}): ask for "
-            "the same ones, or choose another folder"
+            "the same ones, as the TOML file beside it has them, or choose another folder"
         )
 
 

@@ -6,6 +6,7 @@ import inspect
 import pickle
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,11 +16,11 @@ from torch import Tensor, nn
 from initstats.activations import ACTIVATIONS, Activation
 from initstats.data import Split
 from initstats.failure import in_a_line
-from initstats.inits import Init
+from initstats.inits import INITS, Init
 from initstats.networks import Dense, Network, Pool, Serial
 from initstats.networks import get as get_network
 from initstats.registry import check_importable, import_module, import_own
-from initstats.stack import Settings, generator_for, weights_by_activation
+from initstats.stack import Settings, exact_numerics, generator_for, weights_by_activation
 from initstats.training.autograd import AutogradNet
 from initstats.training.batches import Batch
 from initstats.training.byhand import HandNet, Measured, Tile, Workspace, tiles
@@ -45,6 +46,19 @@ class Factory:
 
     name: str
     function: Callable[..., nn.Module] = field(repr=False, compare=False)
+
+    def outputs(self, split: Split) -> list[float]:
+        """What its model under a fixed init and activation makes of a few samples; none where it
+        raises an error, which its runs will tell of.
+        """
+        few = split.first(min(4, len(split)))
+        with exact_numerics(), suppress(Exception), torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(generator_for(0, "factory").get_state())
+            drawn = Drawn(INITS["kaiming_normal"], ACTIVATIONS["relu"], 0)
+            model = self.function(Activated(ACTIVATIONS["relu"]), drawn).eval()
+            sizes = [float(parameter.numel()) for parameter in model.parameters()]
+            return sizes + [float(f"{y:.4g}") for y in model(few.images).flatten().tolist()]
+        return []
 
     def check_importable(self) -> None:
         """Raise a PicklingError for a function that another process cannot import."""

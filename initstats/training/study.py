@@ -353,10 +353,10 @@ class _Study:
     @staying()
     def _definitions(self) -> Definitions:
         depth = max(self.grid.depths or (1,))
-        return {
-            **definitions(self.grid.entries, self.data.valid, max(1, depth)),
-            **statistic_definitions(),
-        }
+        found = {**definitions(self.grid.entries, self.data.valid, max(1, depth))}
+        own = [each for each in self.grid.networks if isinstance(each, Factory)]
+        made = {each.name: each.outputs(self.data.valid) for each in own}
+        return {**found, **statistic_definitions(), "network": {**found["network"], **made}}
 
     def _store(self, folder: Path | None, asked: Run, config: Sequence[str]) -> Store:
         count = self.others.name if self.others else self.count or os.cpu_count() or 1

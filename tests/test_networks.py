@@ -333,11 +333,11 @@ def test_a_plan_is_not_placed() -> None:
 
 def test_an_unknown_network_is_refused_everywhere(toy: ist.Dataset) -> None:
     for call in (
-        lambda: ist.Grid(network="resnet"),
-        lambda: ist.Grid(networks=["mlp", "resnet"]),
-        lambda: networks.get("resnet"),
+        lambda: ist.Grid(network="densenet"),
+        lambda: ist.Grid(networks=["mlp", "densenet"]),
+        lambda: networks.get("densenet"),
     ):
-        with pytest.raises(ValueError, match="unknown network 'resnet'.* available: mlp, cnn"):
+        with pytest.raises(ValueError, match="unknown network 'densenet'.* available: mlp, cnn"):
             call()
     with pytest.raises(ValueError, match="network and networks are both given"):
         ist.Grid(network="mlp", networks=["cnn"])

@@ -159,7 +159,7 @@ MSE: dict[str, Any] = {"loss": "mse", "lr": 0.003}
 
 
 @ist.register_activation()
-def bent(x: Tensor, *, at: float = 0.2) -> Tensor:
+def curved_by_test(x: Tensor, *, at: float = 0.2) -> Tensor:
     """One of a user's own."""
     return torch.where(x > at, x - at, 0.3 * (x - at))
 
@@ -173,9 +173,9 @@ CASES: list[tuple[str, int, int, tuple[int, ...], Any, dict[str, Any]]] = [
     ("mlp", 9, 5, (3, 12, 9), "leaky_relu(negative_slope=0.1)", {"weight_decay": 0.05}),
     ("mlp", 9, 5, (7,), "tanh", ADAMW | {"schedule": "constant"}),
     ("mlp", 10, 1, (1, 8, 8), lambda x: x / (1 + x.abs()), SGD | {"weight_decay": 0.02}),
-    ("mlp", 6, 2, (7,), "bent(at=0.1)", MSE | ADAMW | {"lr": 0.01}),
+    ("mlp", 6, 2, (7,), "curved_by_test(at=0.1)", MSE | ADAMW | {"lr": 0.01}),
     ("resnet", 3, 6, (1, 8, 8), "relu", {"lr": 0.005}),
-    ("resnet", 4, 5, (3, 12, 9), "bent", SGD | {"lr": 0.01}),
+    ("resnet", 4, 5, (3, 12, 9), "curved_by_test", SGD | {"lr": 0.01}),
 ]
 
 
@@ -249,14 +249,14 @@ def test_a_step_goes_down_the_finite_differences(loss: str, nets: list[Any]) -> 
 def test_statistics_are_those_of_a_sweep_and_of_the_trained_weights(
     nets: list[Any], tmp_path: Path
 ) -> None:
-    data, study = DATA[3, 12, 9], ["relu", "bent"]
+    data, study = DATA[3, 12, 9], ["relu", "curved_by_test"]
     sizes: dict[str, Any] = {"widths": 4, "depths": 3, "inits": ["kaiming_normal"]}
     steps: dict[str, Any] = {"watch": [0, 2, -1], "epochs": 2, "batch": 20, "lr": 0.05}
     ist.compare_training(study, data, "cnn", [5], out=tmp_path, **sizes, **steps)
     found = ist.load_training_statistics(tmp_path)
     assert set(found["step"]) == {0, 2, 6}
     network = classifier(get_network("cnn"), data.shape, 4, 3, 5)
-    relu, own = ACTIVATIONS["relu"], ACTIVATIONS["bent"]
+    relu, own = ACTIVATIONS["relu"], ACTIVATIONS["curved_by_test"]
     settings = Settings(4, 60, backward=True).thorough
     stack = run_stack(
         network, INITS["kaiming_normal"], [relu, own], [5], data.valid, None, settings

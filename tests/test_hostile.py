@@ -21,7 +21,10 @@ ITS_OWN = {
     ("processes.py", "pickle.loads"): "a call and its outcome, over the pipe between the two",
     ("luggage.py", "pickle.loads"): "an engine and its tasks, from the driver, by Dask",
     ("plan/driving.py", "pickle.loads"): "outcomes that the same process has just pickled",
-    ("images/cache.py", "np.load"): "pixels alone: pickles in an array's file are refused",
+    (
+        "images/cache.py",
+        "np.load",
+    ): "pixels alone: numpy refuses pickles in it unless asked for them",
 }
 """What only processes of one run send to each other: a pipe, or a file of their own."""
 

@@ -67,7 +67,7 @@ def keep(
             return _gathered(decoded, most)
         faults, checksum = _write(draft / _PIXELS, decoded, most)
         if not all(fault.lasting for fault in faults.values()):
-            return Kept(np.load(draft / _PIXELS, allow_pickle=False), _reasons(faults))
+            return Kept(np.load(draft / _PIXELS), _reasons(faults))
         notes = {
             "fingerprint": fingerprint(part, size),
             "checksum": checksum,

@@ -398,3 +398,13 @@ def test_a_gpu_is_compared_with_a_worker(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.undo()
     with pytest.raises(ValueError, match="device: 'cuda:63' cannot be used here"):
         bench.gpu("cuda:63", quick=True)
+
+
+def test_training_is_timed_against_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("initstats.bench.trainings.BATCHES", {"cnn": 1, "mlp": 1})
+    found = bench.training(quick=True)
+    assert found[["network", "batch"]].drop_duplicates().shape == (4, 2)
+    assert (found["speedup"] == found["by_hand"] / found["plain"]).all()
+    told = bench.whole_runs({"training": found, "training_workers": found})
+    assert "goal 1.5" in told["training a cnn, batches of 64"]
+    assert "goal 1.8" in told["two workers that train"]

@@ -26,5 +26,5 @@ from initstats.bench.timing import VARIANTS as VARIANTS
 from initstats.bench.timing import WORKLOADS as WORKLOADS
 from initstats.bench.timing import Workload as Workload
 from initstats.bench.timing import run as run
-from initstats.bench.training import training as training
-from initstats.bench.training import training_workers as training_workers
+from initstats.bench.trainings import training as training
+from initstats.bench.trainings import training_workers as training_workers

@@ -104,7 +104,7 @@ def _rate(data: Dataset, workers: int, seeds: int) -> float:
     def clock(what: str, done: int, total: int) -> None:
         times.append(perf_counter())
 
-    settings: dict[str, Any] = {"images": 5_000, "epochs": 1, "lr": LR, "workers": workers}
+    settings: dict[str, Any] = {"images": 5_000, "epochs": 1, "lr": LR}
     compare_training(
         _NAMES,
         data,

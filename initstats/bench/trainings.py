@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
+from copy import deepcopy
 from time import perf_counter, process_time
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from initstats import activations, inits
 from initstats import networks as network_entries
+from initstats.bench.plain import networks
 from initstats.data import Dataset, load_data
 from initstats.gaussian import one_thread
 from initstats.sweep import Progress
@@ -24,7 +25,7 @@ from initstats.training.engine import Engine, Recipe, Task, Variant
 BATCHES = {"cnn": 100, "mlp": 400}
 """Batches of 64 that each network sees in a timing; of larger ones at least 20."""
 LR = 0.01
-_NAMES = ("relu", "leaky_relu", "shifted_relu", "gelu")
+NAMES = ("relu", "leaky_relu", "shifted_relu", "gelu")
 
 
 class Training(NamedTuple):
@@ -67,7 +68,7 @@ def training(
             for way in ways:
                 way()  # memory, and what compiles
             for number in range(rounds):
-                rates = [len(_NAMES) * images / _seconds(way) for way in ways]
+                rates = [len(NAMES) * images / _seconds(way) for way in ways]
                 rows.append((*case[::3], number, *rates, rates[1] / rates[0], case.goal))
                 if progress is not None:
                     progress(done * rounds + number + 1, len(TRAININGS) * rounds)
@@ -106,7 +107,7 @@ def _rate(data: Dataset, workers: int, seeds: int) -> float:
 
     settings: dict[str, Any] = {"images": 5_000, "epochs": 1, "lr": LR}
     compare_training(
-        _NAMES,
+        NAMES,
         data,
         "cnn",
         seeds,
@@ -131,7 +132,7 @@ def _by_hand(case: Training, data: Dataset, images: int) -> Callable[[], object]
     recipe = Recipe(1, case.batch, "momentum", "constant", 0.0, "cross_entropy")
     few = data.valid.first(16)
     engine = Engine(recipe, data.train.first(images), few, None, 10, lean=True)
-    variants = (Variant(inits.get("kaiming_normal"), activations.get(name), LR) for name in _NAMES)
+    variants = (Variant(inits.get("kaiming_normal"), activations.get(name), LR) for name in NAMES)
     task = Task(network_entries.get(case.network), case.width, case.depth, 0, tuple(variants))
     return lambda: engine(task)
 
@@ -139,15 +140,9 @@ def _by_hand(case: Training, data: Dataset, images: int) -> Callable[[], object]
 def _plain(case: Training, data: Dataset, images: int) -> Callable[[], object]:
     x, y = data.train.x[:images], data.train.y[:images]
     x = x.view(-1, *data.shape) if case.network == "cnn" else x
-    functions: list[Callable[[torch.Tensor], torch.Tensor]] = [
-        F.relu,
-        F.leaky_relu,
-        lambda x: F.relu(x) - 0.5,
-        F.gelu,
-    ]
 
     def train() -> None:
-        models = [_model(case, data.shape, function) for function in functions]
+        models = _models(case, data.shape)
         optimizers = [torch.optim.SGD(m.parameters(), LR, momentum=0.9) for m in models]
         order = torch.randperm(images, generator=torch.Generator().manual_seed(0))
         for chosen in torch.split(order, case.batch):
@@ -162,28 +157,14 @@ def _plain(case: Training, data: Dataset, images: int) -> Callable[[], object]:
     return train
 
 
-class _Function(nn.Module):
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x)
-
-
-def _model(
-    case: Training, shape: Sequence[int], function: Callable[[torch.Tensor], torch.Tensor]
-) -> nn.Module:
-    """The network as one writes it with torch."""
-    layers: list[nn.Module] = []
-    if case.network == "mlp":
-        sizes = [int(np.prod(shape)), *[case.width] * case.depth]
-        for inputs, units in pairwise(sizes):
-            layers += [nn.Linear(inputs, units), _Function(function)]
-        return nn.Sequential(*layers, nn.Linear(sizes[-1], 10))
-    channels = [shape[0], *(case.width * min(2**index, 4) for index in range(case.depth))]
-    for index, (inputs, units) in enumerate(pairwise(channels)):
-        side = 3 if index else 5
-        layers += [nn.Conv2d(inputs, units, side, 2, side // 2), _Function(function)]
-    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], 10)]
-    return nn.Sequential(*layers, *pool)
+def _models(case: Training, shape: tuple[int, ...]) -> list[nn.Module]:
+    """The networks as one writes them with torch, each with a last layer."""
+    stacks = networks(case.network, case.width, case.depth, shape, init="kaiming_normal", seed=0)
+    placed = network_entries.get(case.network).on(shape, case.width, case.depth)
+    models: list[nn.Module] = []
+    for name in NAMES:
+        body = deepcopy(stacks[name])  # they share their layers
+        pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if case.network == "cnn" else []
+        with torch.random.fork_rng(devices=[]):
+            models.append(nn.Sequential(*body, *pool, nn.Linear(placed.outputs.units, 10)))
+    return models

@@ -158,7 +158,11 @@ def _own_module(name: str) -> ModuleType:
 
 def _option(name: str, kind: Any, text: str) -> Any:
     """A field of a grid as typer wants it."""
-    spellings = {"networks": ("--networks", "--network"), "backward": ("--backward/--no-backward",)}
+    spellings = {
+        "networks": ("--networks", "--network"),
+        "depths": ("--depths", "--depth"),
+        "backward": ("--backward/--no-backward",),
+    }
     many = kind in (NAMES, NUMBERS, RATES)
     option = typer.Option(*spellings.get(name, ()), metavar=kind if many else None, help=text)
     return Annotated[(list[str] if many else kind) | None, option]

@@ -6,12 +6,13 @@ rate by one rule, and `predictive_power` asks whether statistics at initializati
 
 from __future__ import annotations
 
-from initstats.outcome.comparison import VERDICTS, summarize_training
+from initstats.outcome.comparison import COLUMNS, VERDICTS, summarize_training
 from initstats.outcome.predictors import initial_distances, predictive_power
 from initstats.outcome.rates import choose_rates, next_rates
 from initstats.outcome.runs import MEASURES
 
 __all__ = [
+    "COLUMNS",
     "MEASURES",
     "VERDICTS",
     "choose_rates",

@@ -6,7 +6,8 @@ in the same order and were drawn from the same numbers, so that their difference
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -42,13 +43,48 @@ VERDICTS = (
 SHARE_MARGIN, RELATIVE_MARGIN = 0.002, 0.02
 """Differences too small to matter: of accuracies; of losses, relative to the baseline's mean."""
 
-_COLUMNS = [
-    *(*KEYS, "baseline", "measure", "seeds"),
-    *("failed", "baseline_failed", "only_failed", "only_baseline_failed"),
-    *("p_failed", "p_failed_holm", "method", "mean", "baseline_mean"),
-    *("difference", "low", "high", "p", "p_holm", "p_better"),
-    *("margin", "p_equivalent", "p_equivalent_holm", "verdict", "seeds_needed", "words"),
-]
+COLUMNS: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(KEYS, "of the variant"),
+        "baseline": "what the variant is compared with",
+        "measure": "the column that is compared",
+        "seeds": "how many seeds both have; all that follows is about these",
+        "failed": "its runs that diverged or stayed at chance",
+        "baseline_failed": "those of the baseline",
+        "only_failed": "seeds in which it failed and the baseline did not",
+        "only_baseline_failed": "seeds in which the baseline failed and it did not",
+        "p_failed": "exact test (McNemar 1947) on the seeds in which one of the two failed",
+        "p_failed_holm": "the same, adjusted; a comparison without such seeds is no test, and does "
+        "not count among those adjusted for",
+        "method": "`paired t` where no run failed; else `Wilcoxon`, with failed runs as the worst "
+        "rank; `too few` below 2 seeds, or 6 with a failed run. A run that never reached the "
+        "target counts as failed for `steps_to_target`",
+        "mean": "over its runs that trained (and reached the target)",
+        "baseline_mean": "over those of the baseline",
+        "difference": "variant minus baseline: the mean for `paired t`; else the estimate of "
+        "Hodges and Lehmann (1963), the median of the means of any two seeds' differences, "
+        "infinite where one of the two fails in some 30% of the seeds",
+        "low": "lower end of its interval; infinite where more runs failed than it leaves out",
+        "high": "upper end, likewise",
+        "p": "test of no difference",
+        "p_holm": "the same, adjusted",
+        "p_better": "share of seeds in which it is better; ties count half",
+        "margin": "the difference that is too small to matter",
+        "p_equivalent": "two one-sided tests (Schuirmann 1987), by the same method, that the "
+        "difference is within the margin",
+        "p_equivalent_holm": "the same, adjusted",
+        "verdict": "the first of `VERDICTS` that holds of the adjusted tests. A difference that is "
+        "both sure and within the margin is told as a difference. Nothing is called equivalent if "
+        "there are seeds in which one of the two failed",
+        "seeds_needed": "how many further seeds would decide it with a chance of 80%, if the true "
+        "difference is the observed one: the least of those for a difference, at its level among "
+        "the comparisons, for equivalence, and, if runs failed, for failures. NaN where it is "
+        "decided, inf where no number would do; where there are too few seeds for a test, the "
+        "number up to the first one",
+        "words": "all this in one sentence",
+    }
+)
+"""What each column of `summarize_training` means."""
 
 
 def summarize_training(
@@ -80,35 +116,10 @@ def summarize_training(
         confidence: of intervals; 1 - confidence is the level of all tests.
 
     Returns:
-        One row for each comparison: `dataset network init activation width depth` of the variant,
-        `baseline`, `measure`, and
-
-        - `seeds`: how many seeds both have. All that follows is about these;
-        - `failed`, `baseline_failed`: runs that diverged or stayed at chance; `only_failed`,
-          `only_baseline_failed`: seeds in which one of the two did; `p_failed`: the exact test of
-          McNemar (1947) on these, and adjusted, `p_failed_holm`. A comparison without such seeds
-          is no test and does not count among those adjusted for;
-        - `method`: "paired t" where no run failed. Otherwise "Wilcoxon", with failed runs as the
-          worst rank. "too few" below 2 seeds, or 6 with a failed run. A run that never reached the
-          target counts as failed for `steps_to_target`;
-        - `mean`, `baseline_mean`: over runs that trained (and reached the target);
-        - `difference`: variant minus baseline. The mean for "paired t"; otherwise the estimate of
-          Hodges and Lehmann (1963), the median of the means of any two seeds' differences, which
-          is infinite where one of the two fails in some 30% of the seeds. `low`, `high`: its
-          interval, an end of which is infinite where more runs failed than it leaves out;
-        - `p`, `p_holm`: test of no difference, and adjusted;
-        - `p_better`: the share of seeds in which the variant is better; ties count half;
-        - `margin`; `p_equivalent`, `p_equivalent_holm`: two one-sided tests (Schuirmann 1987) by
-          the same method that the difference is within it;
-        - `verdict`: the first of `VERDICTS` that holds of the adjusted tests. A difference may be
-          both sure and within the margin, then it is told. Nothing is called equivalent if there
-          are seeds in which one of the two failed;
-        - `seeds_needed`: how many further seeds would decide it with a chance of 80%, if the true
-          difference is the observed one: the smaller number of those for a difference, at its
-          level among the comparisons, for equivalence, and, if runs failed, for failures. NaN
-          where it is decided; inf where no number would do. Where there are too few seeds for a
-          test, the number up to the first test;
-        - `words`: all this in one sentence.
+        One row for each comparison, with the columns of `initstats.outcome.COLUMNS`, which says
+        what each means: counts of failures and their exact test; the difference with its interval
+        and test, by Student's t or, where runs failed, by signed ranks; the test of equivalence;
+        the `verdict`, the `seeds_needed` to decide it, and all this in `words`.
 
     Raises:
         ValueError: not a training table, a baseline, measure, margin or confidence that cannot be,
@@ -125,16 +136,22 @@ def summarize_training(
     for facts, pairs in _comparisons(runs, baseline):
         rows.append(facts | {"measure": measure} | _compared(pairs, kind, margin, confidence))
         differences.append(_differences(pairs))
-    found = pd.DataFrame(rows)
-    for name in ("p", "p_equivalent"):
-        found[f"{name}_holm"] = holm(found[name])
-    told_apart = found["only_failed"] + found["only_baseline_failed"] > 0
-    found["p_failed_holm"] = holm(found["p_failed"].where(told_apart))
-    found["p_failed_holm"] = found["p_failed_holm"].where(told_apart, found["p_failed"])
+    found = _adjusted(pd.DataFrame(rows))
     found["verdict"] = pd.Categorical(_verdicts(found, differences, kind, level), VERDICTS)
     found["seeds_needed"] = _seeds_needed(found, differences, level)
     found["words"] = [sentence(row, kind, confidence) for row in _facts(found)]
-    return found.astype({name: runs[name].dtype for name in KEYS})[_COLUMNS]
+    return found.astype({name: runs[name].dtype for name in KEYS})[[*COLUMNS]]
+
+
+def _adjusted(found: pd.DataFrame) -> pd.DataFrame:
+    """The comparisons with the p of each family adjusted (Holm 1979)."""
+    told_apart = found["only_failed"] + found["only_baseline_failed"] > 0
+    failed = holm(found["p_failed"].where(told_apart))
+    return found.assign(
+        p_holm=holm(found["p"]),
+        p_equivalent_holm=holm(found["p_equivalent"]),
+        p_failed_holm=np.where(told_apart, failed, found["p_failed"]),
+    )
 
 
 def _comparisons(

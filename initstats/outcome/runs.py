@@ -9,10 +9,11 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
+from initstats.outcome.columns import KEYS as RUN
 from initstats.plural import counted
 from initstats.registry import unknown
 
-KEYS = ["dataset", "network", "init", "activation", "width", "depth"]
+KEYS = ["dataset", *RUN[:-1]]
 """The columns that name a variant and where it was trained; with `seed` they name a run."""
 
 NAMES = ["dataset", "network", "init", "activation"]

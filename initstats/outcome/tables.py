@@ -38,7 +38,7 @@ def load_training(folder: str | Path) -> pd.DataFrame:
         accuracy not above the share of the largest class by three standard errors). Accuracies are
         shares. After a divergence, losses and accuracies are NaN.
     """
-    return outcomes(_rows(folder, KEYS), load_run(folder).settings["target"])
+    return _outcomes(folder, _rows(folder, KEYS))
 
 
 def load_training_curves(folder: str | Path) -> pd.DataFrame:
@@ -48,9 +48,7 @@ def load_training_curves(folder: str | Path) -> pd.DataFrame:
         The key columns without the epoch; `step`; `train_loss` and `train_accuracy`, means over the
         updates since the point before. A run that diverged has no more points.
     """
-    rows = _rows(folder, KEYS)
-    points = rows[rows["tensor"] == CURVE]
-    return _columns(points, [*_keys(KEYS), "step", "train_loss", "train_accuracy"])
+    return _curves(_rows(folder, KEYS))
 
 
 def load_training_statistics(folder: str | Path) -> pd.DataFrame:
@@ -60,7 +58,27 @@ def load_training_statistics(folder: str | Path) -> pd.DataFrame:
         The key columns without the epoch, `step` (0 is before training), `layer`, `tensor`,
         `direction`, and the statistics of a sweep's table.
     """
+    return _statistics(_rows(folder, KEYS))
+
+
+def load_study(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The tables of `load_training`, `load_training_curves` and `load_training_statistics`; the
+    folder is read once.
+    """
     rows = _rows(folder, KEYS)
+    return _outcomes(folder, rows), _curves(rows), _statistics(rows)
+
+
+def _outcomes(folder: str | Path, rows: pd.DataFrame) -> pd.DataFrame:
+    return outcomes(rows, load_run(folder).settings["target"])
+
+
+def _curves(rows: pd.DataFrame) -> pd.DataFrame:
+    points = rows[rows["tensor"] == CURVE]
+    return _columns(points, [*_keys(KEYS), "step", "train_loss", "train_accuracy"])
+
+
+def _statistics(rows: pd.DataFrame) -> pd.DataFrame:
     tensors = rows[~rows["tensor"].isin([EPOCH, CURVE])]
     places = ["step", "layer", "tensor", "direction"]
     found = _columns(tensors, [*_keys(KEYS), *places, *STATISTICS])

@@ -18,9 +18,7 @@ from initstats.outcome import (
     summarize_training,
 )
 from initstats.outcome.tables import (
-    load_training,
-    load_training_curves,
-    load_training_statistics,
+    load_study,
     load_tuning,
 )
 from initstats.plots.results import MANY, MOST, evenly, order
@@ -91,11 +89,12 @@ class Trained:
             StoreError: not such a folder.
         """
         run = load_run(folder)
+        table, curves, statistics = load_study(folder)
         return cls(
-            load_training(folder),
-            load_training_curves(folder),
+            table,
+            curves,
             load_tuning(folder),
-            load_training_statistics(folder),
+            statistics,
             theory=load_predictions(folder),
             run=run,
             sessions=load_sessions(folder),

@@ -53,7 +53,7 @@ def evaluation_batches(split: Split) -> Iterator[Batch]:
 
 
 def _augmented(x: Tensor, split: Split, augment: Sequence[str], chance: Generator) -> Tensor:
-    """Samples (features, samples), each seen through a random map; beside a shifted is black."""
+    """Samples (features, samples), each changed at random; what a shift uncovers is black."""
     images = x.T.reshape(-1, *split.shape)
     count, (height, width) = len(images), split.shape[-2:]
 

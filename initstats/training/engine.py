@@ -158,7 +158,7 @@ class Engine:
                     shared = site.shared(batch)
                     for run in runs:
                         run.take(shared, recipe.batch)
-                self._evaluate(site, runs, epoch)
+                self._end_epoch(site, runs, epoch)
             return [run.rows() for run in runs]
 
     def warm_up(self, task: Task) -> None:
@@ -180,10 +180,13 @@ class Engine:
             LOSSES[self.recipe.loss],
         )
 
-    def _evaluate(self, site: Builder, runs: Sequence[_Run], epoch: int) -> None:
-        """Measure the runs on the samples for validation and, in the end, for the test."""
-        splits = {"valid": self.valid}
-        if self.test is not None and epoch == self.recipe.epochs - 1:
+    def _end_epoch(self, site: Builder, runs: Sequence[_Run], epoch: int) -> None:
+        """Measure the runs on the samples for validation and, in the end, for the test; of lean
+        ones, only the end is kept.
+        """
+        is_last = epoch == self.recipe.epochs - 1
+        splits = {"valid": self.valid} if is_last or not self.lean else {}
+        if self.test is not None and is_last:
             splits["test"] = self.test
         found: list[dict[str, float]] = [{} for _ in runs]
         for name, split in splits.items():

@@ -98,20 +98,15 @@ def compare_training(
         )
     if workers != 1:
         check_guard()
-    study = _Study(
-        grid,
-        data,
-        None if out is None else Path(out),
-        hired(workers, executor, grid.entries),
-        processes_of(workers),
-        progress or (lambda what, done, total: None),
-        {
-            "data": data.name if source is None else absolute_data(source),
-            "size": data.size,
-            **grid.config,
-            "plugins": [absolute_plugin(name) for name in plugins],
-        },
-    )
+    beside = {
+        "data": data.name if source is None else absolute_data(source),
+        "size": data.size,
+        "plugins": [absolute_plugin(name) for name in plugins],
+    }
+    those, count = hired(workers, executor, grid.entries), processes_of(workers)
+    notify = progress or (lambda what, done, total: None)
+    folder = None if out is None else Path(out)
+    study = _Study(grid, data, folder, those, count, notify, grid.config | beside)
     study.check()
     return study.run()
 
@@ -215,8 +210,7 @@ class _Study:
         seeds = [*range(self.grid.tuning_seeds)]
         cells = [(*of, lr, seed) for of, lr in sorted(rates) for seed in seeds]
         lists = {"lrs": sorted({lr for _, lr in rates}), "seeds": seeds}
-        settings = self._settings() | {"test": False}
-        asked = self._asked(TUNING_KEYS, self.config | lists, settings, engine.columns)
+        asked = self._asked(TUNING_KEYS, self.config | lists, self._settings(), engine.columns)
         with self._store(self.out and self.out / TUNING, asked, ()) as store:
             done = store.done()
             lacking = [cell for cell in cells if cell not in done]
@@ -308,13 +302,12 @@ class _Study:
         """What an extension must agree with."""
         given = self.grid.config
         varied = {f"{name}s" for name in KEYS}
-        fixed = {name: value for name, value in given.items() if name not in varied | {"target"}}
+        fixed = {name: value for name, value in given.items() if name not in varied}
         fixed |= {"weight_decay": self.grid.recipe.decay, "rates": self.grid.ladder}
         return {
             "dataset": self.data.name,
             "data": self._fingerprint(),
             **json.loads(json.dumps(fixed)),
-            "target": self.grid.target,
         }
 
     def _fingerprint(self) -> str:

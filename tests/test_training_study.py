@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 import initstats as ist
+from initstats.machine import machine
 from initstats.outcome.columns import EPOCH, OUTCOMES
 from initstats.store import StoreError, load_run
 from initstats.training.engine import TUNING, Engine, Task
@@ -375,7 +376,12 @@ def test_two_drivers_are_not_at_work_in_a_folder(digits: ist.Dataset, tmp_path: 
     assert met == ["tuning runs", "runs"]
 
 
-def test_a_folder_that_may_only_be_read(digits: ist.Dataset, whole: Path) -> None:
+def test_a_folder_that_may_only_be_read(
+    digits: ist.Dataset, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the versions are read while this is still a user who may enter the environment's folder
+    known = machine()
+    monkeypatch.setattr("initstats.training.study.machine", lambda: known)
     folder, expected, user = Path(tempfile.mkdtemp()), ist.load_training(whole), os.geteuid()
     shutil.copytree(whole, folder / "run")
     for path in (folder, *folder.rglob("*")):

@@ -88,9 +88,9 @@ class Results:
         if isinstance(run, Results):
             return run
         if isinstance(run, pd.DataFrame):
-            return cls(run, summarize(run), bands, predicted)
-        table = load_table(run)
-        results = cls(table, summarize(table), None, load_predictions(run))
+            return cls(run, summarize(run, predicted), bands, predicted)
+        table, predicted = load_table(run), load_predictions(run)
+        results = cls(table, summarize(table, predicted), None, predicted)
         few = results.few
         names: dict[str, Collection[int | str]] = {
             "network": {block.network for block in few.blocks},

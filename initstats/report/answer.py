@@ -147,6 +147,7 @@ def agreement(results: Results) -> Facts | None:
     rows = results.predicted
     if rows is None:
         return None
+    rows = rows[rows["direction"].isin(results.table["direction"].unique())]
     compared = {"z", "seeds"} <= set(rows.columns)
     applies = rows["note"] == ""
     z = rows.loc[applies & rows["z"].notna(), "z"].abs() if compared else pd.Series(dtype=float)

@@ -16,7 +16,13 @@ from initstats.diagnosis.rules import (
     register_rule,
     register_training_rule,
 )
-from initstats.diagnosis.summary import count_healthy, deepest, seed_interval, summarize
+from initstats.diagnosis.summary import (
+    count_healthy,
+    deepest,
+    in_order,
+    seed_interval,
+    summarize,
+)
 from initstats.diagnosis.training import Training
 from initstats.diagnosis.verdicts import (
     CONFIGURATION,
@@ -42,6 +48,7 @@ __all__ = [
     "count_healthy",
     "deepest",
     "diagnose",
+    "in_order",
     "judge",
     "judged",
     "register_rule",

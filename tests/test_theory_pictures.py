@@ -118,7 +118,7 @@ def test_the_page_is_whole(tanh: Diagram, relu: Diagram, tmp_path: Path) -> None
     assert html.count("slower than exponentially") == 1
     walk = ist.theory.propagate("relu", sigma_w2=1.0, depth=400, c0=0.2)
     apart = 1 - walk[walk["tensor"] == "preactivation"]["sample_correlation"].to_numpy()
-    assert apart[399] / apart[199] == pytest.approx(1 / 4, rel=0.05)  # a power of the depth
+    assert apart[399] / apart[199] == pytest.approx(1 / 4, rel=0.1)  # a power of the depth
     assert "<code>kaiming_normal</code>" in html
 
 

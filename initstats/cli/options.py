@@ -108,9 +108,11 @@ def numbers(option: str, values: Sequence[str], kind: type[Any] = int) -> list[A
 
 def load_own(plugins: Sequence[str] | None) -> None:
     """Import the plugins that are named, and undo what they did to the program itself."""
+    if not plugins:  # then nothing need wait for torch
+        return
     from initstats.sweep import load_plugins
 
-    load_plugins(plugins or ())
+    load_plugins(plugins)
     request.listen_again()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

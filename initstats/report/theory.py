@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from initstats.report.page import Page, figures_of
+from initstats.report.page import FILES, Files, Page, figures_of
 from initstats.report.printed import Column, printed, significant, typeset
 
 if TYPE_CHECKING:
@@ -18,18 +18,19 @@ LONGEST = 50
 NUMBERS = ("sigma_w2", "sigma_b2", "q_star", "chi_1", "chi_q", "xi_c", "c_star")
 
 
-def write_theory(folder: str | Path, diagrams: Sequence[Diagram]) -> Path:
+def write_theory(folder: str | Path, diagrams: Sequence[Diagram], files: Files = FILES) -> Path:
     """Write `index.html`, a page that needs no other file, and `figures/` (PNG and SVG).
 
     Args:
         folder: where to.
         diagrams: one for each activation.
+        files: those of figures that are wanted.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: the folder holds somebody else's page.
+        ValueError: the folder holds somebody else's page, or one of another kind; no such figure.
         OSError: the folder cannot be written.
     """
     chapters: dict[str, dict[str, Any]] = {}
@@ -45,7 +46,7 @@ def write_theory(folder: str | Path, diagrams: Sequence[Diagram]) -> Path:
             "absent": diagram.inits[diagram.inits["note"] != ""].to_dict("records"),
         }
     figures = [figure for chapter in chapters.values() for figure in chapter["figures"]]
-    return Page("theory", {"chapters": list(chapters.values())}, figures).publish(folder)
+    return Page("theory", {"chapters": list(chapters.values())}, figures).publish(folder, files)
 
 
 def _free(name: str, taken: Collection[str]) -> str:

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -228,7 +229,7 @@ def test_the_page_is_there_before_its_files(
 
 @pytest.mark.parametrize("wanted", [False, [], ["verdicts"], ["mean_by_depth"]])
 def test_some_files_of_figures_or_none(
-    table: pd.DataFrame, tmp_path: Path, wanted: bool | list[str]
+    table: pd.DataFrame, tmp_path: Path, wanted: Literal[False] | list[str]
 ) -> None:
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "gradient_by_depth.png").write_bytes(b"old")

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from initstats.cli.app import OwnError, is_raised_here
+from initstats.cli.completion import activations, inits, listed, networks
 from initstats.failure import in_a_line
 from initstats.registry import import_own, split_names
 from initstats.stopping import request
@@ -64,6 +65,9 @@ TRAINING: dict[str, tuple[Any, str]] = {
     "watch": (NUMBERS, "Steps at which activation statistics are measured; -1 is the end."),
 }
 """Every field of `TrainingGrid`, likewise."""
+
+COMPLETED = {"inits": inits, "activations": activations, "networks": networks}
+"""The names that a shell completes."""
 
 
 def takes(
@@ -166,7 +170,13 @@ def _option(name: str, kind: Any, text: str) -> Any:
         "backward": ("--backward/--no-backward",),
     }
     many = kind in (NAMES, NUMBERS, RATES)
-    option = typer.Option(*spellings.get(name, ()), metavar=kind if many else None, help=text)
+    known = COMPLETED.get(name)
+    option = typer.Option(
+        *spellings.get(name, ()),
+        metavar=kind if many else None,
+        autocompletion=listed(known) if known else None,
+        help=text,
+    )
     return Annotated[(list[str] if many else kind) | None, option]
 
 

@@ -17,6 +17,7 @@ from initstats.plots.results import evenly
 from initstats.plots.style import decimal
 from initstats.plural import counted
 from initstats.report import answer
+from initstats.report.embedded import Report
 from initstats.report.page import (
     FILES,
     Files,
@@ -95,7 +96,7 @@ def write_report(
     rows: bool = True,
     figures: bool | Collection[str] = True,
     ready: Callable[[Path], object] | None = None,
-) -> Path:
+) -> Report:
     """Write the report of a run: `index.html`, a page that needs no other file and no network.
 
     Beside it lie `summary.csv` and of a run its `grid.toml`, and, written when it is in its place,

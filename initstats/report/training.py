@@ -17,6 +17,7 @@ from initstats.plural import counted
 from initstats.report import comparison as answer
 from initstats.report import prediction, rates
 from initstats.report.comparison import interval
+from initstats.report.embedded import Report
 from initstats.report.page import (
     FILES,
     Files,
@@ -60,7 +61,7 @@ def write_training_report(
     files: Files = FILES,
     rows: bool = True,
     config: bool = True,
-) -> Path:
+) -> Report:
     """Write the report of a training study: `index.html`, a page that needs no other file.
 
     Beside it lie `comparisons.csv`, `variants.csv`, `table.csv`, of a run its `train.toml`, and,

@@ -54,6 +54,14 @@ Planned = Annotated[
 Trusted = Annotated[
     bool, typer.Option("--trust-plugins", help="Import the plugins that the config names, too.")
 ]
+Baseline = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Of a training study: the activation or init that the others are compared with. "
+        "\\[default: relu, or the first]",
+    ),
+]
 
 
 @app.command(rich_help_panel="Measure")
@@ -115,6 +123,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Where the page goes. \\[default: the run's folder]")
     ] = None,
+    baseline: Baseline = None,
     workers: Workers = None,
     plugin: Plugins = None,
 ) -> None:
@@ -122,7 +131,8 @@ def report(
     from initstats.report import write_report
 
     load_own(plugin)
-    typer.echo(f"report: {write_report(run, out, workers=workers or os.cpu_count() or 1)}")
+    page = write_report(run, out, workers=workers or os.cpu_count() or 1, baseline=baseline)
+    typer.echo(f"report: {page}")
 
 
 def _plan(

@@ -14,11 +14,13 @@ from initstats.cli.cluster import cluster
 from initstats.cli.console import Bar
 from initstats.cli.data import Size, given_data
 from initstats.cli.options import TRAINING, load_own, takes
-from initstats.cli.study import Data, Trusted
+from initstats.cli.study import Baseline, Data, Trusted
 from initstats.plural import counted
 from initstats.stopping import request
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from initstats.sweep import FailedCellsError
 
 Folder = Annotated[
@@ -48,6 +50,7 @@ def train(
     data: Data = None,
     size: Size = None,
     out: Folder = None,
+    baseline: Baseline = None,
     config: Config = None,
     workers: Workers = None,
     dask: Dask = None,
@@ -70,11 +73,13 @@ def train(
     request.listen_again()  # the config may have brought plugins, too
     source = data or fields.pop("data", "mnist")
     fields.pop("data", None)
-    folder, failed = _train(fields, source, size, out, dask, workers)
+    baseline = baseline and _spelled(baseline)
+    folder, failed = _train(fields, source, size, out, baseline, dask, workers)
     if failed is None or len(failed.table):
         from initstats.report import write_report
 
-        typer.echo(f"report: {write_report(folder, workers=workers or os.cpu_count() or 1)}")
+        page = write_report(folder, workers=workers or os.cpu_count() or 1, baseline=baseline)
+        typer.echo(f"report: {page}")
     typer.echo(f"{time.perf_counter() - began:.1f} s in all")
     if failed:
         say(f"initstats: {failed}", "".join(failed.failures.drop_duplicates("error")["traceback"]))
@@ -91,22 +96,38 @@ def _fields(config: Path | None, plugin: list[str] | None, trust: bool) -> dict[
     return fields | {"plugins": [*dict.fromkeys(plugins)]}
 
 
+def _spelled(baseline: str) -> str:
+    """A baseline as tables spell it."""
+    from initstats.activations import ACTIVATIONS
+    from initstats.inits import INITS
+
+    for catalog in (ACTIVATIONS, INITS):
+        if baseline.partition("(")[0].strip() in catalog:
+            return catalog.spell(*catalog.parse(baseline))
+    return baseline
+
+
 def _train(
     fields: dict[str, Any],
     source: str,
     size: int | None,
     out: Path | None,
+    baseline: str | None,
     dask: str | None,
     workers: int | None,
 ) -> tuple[Path, FailedCellsError | None]:
     """Run the study that the fields describe into its folder, and say what came of it."""
     from initstats.data import dataset_name
+    from initstats.plots.trained import check_baseline
     from initstats.report.page import claim_page
+    from initstats.store import committed_cells
     from initstats.sweep import FailedCellsError as Failed
     from initstats.training import TrainingGrid, compare_training
 
     kept, plugins = fields.pop("size", None), fields.pop("plugins")
     grid = TrainingGrid(**fields)
+    if baseline is not None:
+        check_baseline(baseline, grid.config["activations"], grid.config["inits"])
     folder, failed = out or Path("reports/training") / dataset_name(source), None
     claim_page("training", folder, make=False)  # before the work, not after it
     images = given_data(source, size, kept=kept, folder=folder, workers=workers)
@@ -134,7 +155,11 @@ def _train(
             ) from error
     typer.echo(f"{bars.words} in {folder}")
     if len(table) and failed is None:
-        _tell(folder)
+        if grid.lr is not None:
+            typer.echo("at one learning rate for all: another may rank them otherwise")
+        _tell(table, baseline)
+    if (kept := len(committed_cells(folder)[1])) > len(table) / grid.epochs:
+        typer.echo(f"the report is about all {counted(kept, 'run')} that {folder} keeps")
     return folder, failed
 
 
@@ -170,13 +195,11 @@ class _Bars:
         self.close()
 
 
-def _tell(folder: Path) -> None:
-    """Print what the comparison found."""
+def _tell(table: pd.DataFrame, baseline: str | None) -> None:
+    """Print what the comparison of these runs found."""
     from initstats.plots import Trained
 
-    trained = Trained.of(folder)
-    if trained.tuning is None:
-        typer.echo("at one learning rate for all: another may rank them otherwise")
+    trained = Trained(table, baseline=baseline)
     if trained.comparisons is None:
         return
     kind = trained.panel_kind

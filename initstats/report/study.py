@@ -83,6 +83,7 @@ def write_report(
     *,
     workers: int = 1,
     rows: bool = True,
+    baseline: str | None = None,
 ) -> Path:
     """Write the report of a run: `index.html`, a page that needs no other file and no network.
 
@@ -97,13 +98,15 @@ def write_report(
         workers: processes at work, this one among them. The others are spawned, so that a script
             needs `if __name__ == "__main__":`.
         rows: whether to write all rows of the table, which are large, and to link to them.
+        baseline: of a training study, the activation or init that the others are compared with; by
+            default `relu`, or the first of the study.
 
     Returns:
         The path of the page.
 
     Raises:
         ValueError: a table without a folder; not the table of one sweep; not a run's folder; the
-            folder holds somebody else's page.
+            folder holds somebody else's page; a baseline that the study does not have.
         OSError: the folder cannot be written.
     """
     if not isinstance(run, pd.DataFrame):
@@ -111,10 +114,12 @@ def write_report(
         if is_training(run):
             own = Path(run).resolve() == Path(folder).resolve()
             return write_training_report(
-                Trained.of(run), folder, workers=workers, rows=rows, config=not own
+                Trained.of(run, baseline), folder, workers=workers, rows=rows, config=not own
             )
     elif folder is None:
         raise ValueError("a table does not say where its report goes: name a folder")
+    if baseline is not None:
+        raise ValueError(f"baseline: {baseline!r} is for training studies, and this is a sweep")
     recorded, failures = None, None
     if not isinstance(run, pd.DataFrame):
         recorded, failures = (load_run(run), load_sessions(run)), load_failures(run)

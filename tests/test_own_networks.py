@@ -197,18 +197,18 @@ def test_chance_in_a_model_comes_from_the_seed_and_goes_nowhere_else(
     assert set(found["step"]) == {0, 40}
 
 
-OUTPUTS = r"a tensor of shape \(\d+, 10\) of \d+ samples, 10, one for each class: it makes "
+OUTPUTS = r"into a tensor of shape \(\d+, 10\), with an output for each class: it gives "
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("nothing", "must return a torch.nn.Module, and returns NoneType"),
-        ("seven", OUTPUTS + r"of shape \(4, 7\)"),
-        ("more", OUTPUTS + r"of shape \(4, 1000\)"),
-        ("deep", OUTPUTS + r"of shape \(4, 10, 1\)"),
-        ("two", OUTPUTS + "tuple"),
-        ("auxiliary", OUTPUTS + "dict"),
+        ("seven", OUTPUTS + r"one of shape \(4, 7\)"),
+        ("more", OUTPUTS + r"one of shape \(4, 1000\)"),
+        ("deep", OUTPUTS + r"one of shape \(4, 10, 1\)"),
+        ("two", OUTPUTS + "a tuple"),
+        ("auxiliary", OUTPUTS + "a dict"),
         ("guessing", "no gradient flows back from the model's output"),
         ("still", "no parameters to train"),
         ("faulty", "KeyError: 'mine'"),
@@ -231,7 +231,7 @@ def test_a_model_that_cannot_be_trained_is_refused_before_any_run(
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("plain", {"loss": "mse"}, r"shape \(4, 1\) of 4 samples, one, the number of the class"),
+        ("plain", {"loss": "mse"}, r"shape \(4, 1\), with one output, the number of the class"),
         ("fitting", {"inits": ["matched", "lsuv"]}, "with lsuv and relu: init 'lsuv' is fitted"),
         ("guessing", {"watch": []}, "the model's output does not depend on its parameters"),
         ("normed", {"batch": 1}, "Expected more than 1 value per channel"),

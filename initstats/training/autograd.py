@@ -98,9 +98,11 @@ def expect_outputs(made: object, samples: int, outputs: int) -> Tensor:
     """
     if isinstance(made, Tensor) and made.shape == (samples, outputs):
         return made
-    each = "one, the number of the class" if outputs == 1 else f"{outputs}, one for each class"
-    told = f"of shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+    each = "one output, the number of the class" if outputs == 1 else "an output for each class"
+    told = f"a {type(made).__name__}"
+    if isinstance(made, Tensor):
+        told = f"one of shape {tuple(made.shape)}"
     raise ValueError(
-        f"the model must make a tensor of shape ({samples}, {outputs}) of {samples} samples, "
-        f"{each}: it makes {told}"
+        f"the model must turn {samples} samples into a tensor of shape ({samples}, {outputs}), "
+        f"with {each}: it gives {told}"
     )

@@ -75,7 +75,9 @@ class _Clear(Locator):
         for most in range(MOST, 0, -1):
             ticks = [tick for tick in self.some(vmin, vmax, most) if vmin <= tick <= vmax]
             if self._have_room(ticks, vmin, vmax):
-                break
+                return ticks
+        while len(ticks) > 2 and not self._have_room(ticks, vmin, vmax):
+            ticks = ticks[::2]
         return ticks
 
     def _have_room(self, ticks: list[float], low: float, high: float) -> bool:

@@ -8,12 +8,14 @@ from concurrent.futures import Future
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy import stats
 
 import initstats as ist
 from initstats.plots import FIGURES, Results, of_page
@@ -21,9 +23,10 @@ from initstats.plots.bands import ZERO
 from initstats.plots.style import FIT, INK, PALETTE
 from initstats.processes import LostError
 from initstats.report import drawing, study, write_report
+from initstats.report import page as page_module
 from initstats.report.answer import agreement, best_by_activation
-from initstats.report.drawing import Drawing, Studio, draw, rendered
-from initstats.report.page import names
+from initstats.report.drawing import Drawing, Studio, draw
+from initstats.report.page import Shown, names
 from initstats.report.printed import factor, significant
 from initstats.report.record import public_grid
 from initstats.report.study import compose
@@ -37,6 +40,8 @@ FORWARD = [
     for picture in of_page("study")
     if picture.name not in ("gradient_by_depth", "statistic_against_parameter")
 ]
+
+INLINE = [name for name in FORWARD if FIGURES[name].inline]
 
 
 class Page(HTMLParser):
@@ -197,6 +202,63 @@ def test_a_failure_leaves_the_earlier_report(
     assert (tmp_path / "index.html").read_text() == OURS
 
 
+@pytest.mark.usefixtures("one_figure")
+def test_the_page_is_there_before_its_files(
+    table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_module, "LONG", 100)
+    write_report(table, tmp_path)
+    complete = listing(tmp_path)
+    assert complete > {"table.csv", "figures/verdicts.svg"}
+
+    def stop(self: Studio) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Studio, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(table, tmp_path)
+    page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert {link for link in page.links if not link.startswith("#")} == {"summary.csv"}
+    assert "svg" in page.tags
+    assert listing(tmp_path) == {name for name in complete if not name.startswith("figures")}
+    seen: list[set[str]] = []
+    write_report(table, tmp_path, ready=lambda path: seen.append(listing(path.parent)))
+    assert seen == [{name for name in complete if not name.startswith("figures")}]
+    assert listing(tmp_path) == complete
+
+
+@pytest.mark.parametrize("wanted", [False, [], ["verdicts"], ["mean_by_depth"]])
+def test_some_files_of_figures_or_none(
+    table: pd.DataFrame, tmp_path: Path, wanted: Literal[False] | list[str]
+) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "gradient_by_depth.png").write_bytes(b"old")
+    (tmp_path / "index.html").write_text(OURS)
+    page = Page(write_report(table, tmp_path, figures=wanted).read_text(encoding="utf-8"))
+    files = {f"figures/{name}.{end}" for name in wanted or () for end in ("png", "svg")}
+    assert {name for name in listing(tmp_path) if name.startswith("figures")} == files
+    linked = {link for link in page.links if link.startswith("figures")}
+    assert linked == {name for name in files if "verdicts" not in name}
+    assert page.tags.count("figcaption") == len(INLINE)
+
+
+def test_a_figure_that_a_page_has_not(table: pd.DataFrame, tmp_path: Path) -> None:
+    for name in ("verdict", "training_loss"):
+        with pytest.raises(ValueError, match=rf"figure of a study page '{name}': .* verdicts, "):
+            write_report(table, tmp_path, figures=[name])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_page_of_another_kind_is_refused(table: pd.DataFrame, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text(
+        OURS.replace("\n", '\n<meta name="initstats-page" content="model 12">')
+    )
+    with pytest.raises(ValueError, match=r"page of another kind \(model, not study\): choose ano"):
+        write_report(table, tmp_path)
+    assert listing(tmp_path) == {"index.html"}
+
+
 def test_a_folder_that_cannot_be_written(table: pd.DataFrame, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"cannot write the page into .*file/out: Not a directory"):
@@ -221,6 +283,8 @@ def test_a_folder_without_a_run(tmp_path: Path) -> None:
 
 def test_the_page_stands_alone(page: Page, folder: Path) -> None:
     local = {"summary.csv", "table.csv", "grid.toml"}
+    beside = {*FORWARD} - {*INLINE}
+    local |= {f"figures/{name}.{end}" for name in beside for end in ("png", "svg")}
     assert {link for link in page.links if not link.startswith(("#", "data:"))} == local
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     html = (folder / "index.html").read_text(encoding="utf-8")
@@ -256,7 +320,7 @@ def test_the_grid_on_the_page_names_no_folder(run: Path) -> None:
 
 def test_figures_take_the_ink_of_the_page(page: Page, folder: Path) -> None:
     html = (folder / "index.html").read_text(encoding="utf-8")
-    assert page.tags.count("svg") == len(FORWARD)
+    assert page.tags.count("svg") == len(INLINE) < len(FORWARD)
     for svg in re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL):
         assert INK not in svg
         assert "currentColor" in svg
@@ -269,9 +333,9 @@ def test_every_figure_is_titled_captioned_and_described(page: Page) -> None:
     for name in FORWARD:
         assert FIGURES[name].title.replace("'", "’") in page.text
         assert FIGURES[name].caption.replace("'", "’") in page.text
-        assert {name, f"{name}-caption"} <= set(page.ids)
+        assert ({name, f"{name}-caption"} <= set(page.ids)) == (name in INLINE)
     assert page.tags.count("h1") == 1
-    assert page.tags.count("figcaption") == len(FORWARD)
+    assert page.tags.count("figcaption") == len(INLINE)
 
 
 def test_the_page_says_how_it_was_measured(page: Page, run: Path) -> None:
@@ -324,7 +388,7 @@ def test_parameters_that_vary_are_columns(table: pd.DataFrame) -> None:
 @pytest.mark.usefixtures("one_figure")
 def test_rows_are_left_out_where_they_are_not_wanted(table: pd.DataFrame, tmp_path: Path) -> None:
     page = Page(write_report(table, tmp_path, rows=False).read_text(encoding="utf-8"))
-    assert [link for link in page.links if not link.startswith("#")] == ["summary.csv"]
+    assert [link for link in page.links if link.endswith("csv")] == ["summary.csv"]
     assert not list(tmp_path.glob("table.*"))
 
 
@@ -387,33 +451,53 @@ def test_distributions_hold_every_binned_entry_of_the_run(run: Path) -> None:
 # drawing
 
 
-def test_other_processes_draw_the_same(table: pd.DataFrame) -> None:
-    results = Results.of(table)
-    names = ["verdicts", "mean_by_depth"]
-    with Studio(2) as studio:
-        drawings = [finish() for finish in studio.begin(names, results)]
-    assert drawings == [draw(name, results) for name in names]
+def shown(name: str, table: pd.DataFrame) -> Shown:
+    return Shown(name, FIGURES[name], Results.of(table))
 
 
-def test_a_process_that_dies_is_replaced_by_this_one(
-    table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+def test_other_processes_draw_the_same(table: pd.DataFrame, tmp_path: Path) -> None:
+    for workers in (1, 2):
+        (tmp_path / str(workers)).mkdir()
+        tasks = [shown(name, table) for name in ("verdicts", "mean_by_depth")]
+        with Studio(tmp_path / str(workers), workers) as studio:
+            studio.begin(tasks)
+            for _, future in studio._there if workers == 2 else ():
+                future.result()  # nothing is taken back
+            studio.finish()
+        assert ["drawing" in vars(task) for task in tasks] == [workers == 1] * 2
+    files = listing(tmp_path / "1")
+    assert len(files) == 4
+    assert files == listing(tmp_path / "2")
+    for name in files:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+@pytest.mark.parametrize("fate", ["never begins", "is killed", "fails"])
+def test_this_process_draws_what_another_does_not(
+    table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fate: str
 ) -> None:
-    class Dying:
-        def give(self, gift: object) -> None:
-            pass
+    class Processes:
+        killed = False
 
-        def submit(self, function: object, *args: object) -> Future[Drawing]:
-            future: Future[Drawing] = Future()
-            future.set_exception(LostError("killed"))
+        def submit(self, function: object, *args: object) -> Future[None]:
+            future: Future[None] = Future()
+            if fate != "never begins":
+                failed = LostError if fate == "is killed" else ChildProcessError
+                future.set_exception(failed("it was so"))
             return future
 
-        def __exit__(self, *_: object) -> None:
-            pass
+        def kill(self) -> None:
+            self.killed = True
 
-    monkeypatch.setattr(drawing, "Processes", lambda *_: Dying())
-    with Studio(2) as studio:
-        (finish,) = studio.begin(["verdicts"], Results.of(table))
-        assert finish().name == "verdicts"
+    processes = Processes()
+    monkeypatch.setattr(drawing, "Processes", lambda *_: processes)
+    with Studio(tmp_path, 2) as studio:
+        studio.begin([shown(name, table) for name in ("verdicts", "dead_units")])
+        studio.finish()
+    assert processes.killed
+    assert listing(tmp_path) == {
+        f"{name}.{kind}" for name in ("verdicts", "dead_units") for kind in ("png", "svg")
+    }
 
 
 def test_drawings_are_the_same_every_time(table: pd.DataFrame) -> None:
@@ -422,15 +506,12 @@ def test_drawings_are_the_same_every_time(table: pd.DataFrame) -> None:
 
 
 def test_words_dots_and_lines_take_the_colours_of_the_page() -> None:
-    def colourful() -> Figure:
-        figure = Figure()
-        axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], "o-", color=PALETTE[3])
-        axes.text(0.5, 0.5, "word", color=FIT)
-        axes.bar([0.5], [1], color=PALETTE[1])
-        return figure
-
-    root = ET.fromstring(rendered("colourful", colourful).inline)
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], "o-", color=PALETTE[3])
+    axes.text(0.5, 0.5, "word", color=FIT)
+    axes.bar([0.5], [1], color=PALETTE[1])
+    root = ET.fromstring(Drawing("colourful", figure).inline)
     styles = dict.fromkeys(("use", "text", "path"), "")
     for element in root.iter():
         kind = element.tag.rpartition("}")[2]
@@ -448,7 +529,17 @@ def made_up(rows: list[tuple[str, str, str, float, float]], depth: int = 20) -> 
     """Results with a summary of init, activation, verdict, growth, std."""
     columns = ["init", "activation", "verdict", "growth", "std"]
     summary = pd.DataFrame(rows, columns=columns).assign(
-        network="mlp", width=50, depth=depth, seeds=10, agreement=1.0, mean=0, dead=0, correlation=0
+        network="mlp",
+        width=50,
+        depth=depth,
+        seeds=10,
+        agreement=1.0,
+        mean=0,
+        dead=0,
+        correlation=0,
+        tied="",
+        gradient_by="measured",
+        gradient_growth=1.0,
     )
     summary = summary.assign(growth_low=summary["growth"] - 0.01, growth_high=summary["growth"])
     names = {name: list(summary[name].unique()) for name in ("init", "activation")}
@@ -476,8 +567,9 @@ def test_the_answer_names_the_best_and_the_worst() -> None:
     )
     words = said(results)
     for sentence in (
-        "3 of 6 combinations of init and activation keep the signal healthy through 20 layers.",
-        "b keeps the signal healthy for 2 of 2 activations, c for 1; a for none.",
+        "3 of 6 combinations of init and activation are healthy through 20 layers: the signal, the "
+        "gradient and the differences between inputs survive.",
+        "b is healthy with 2 of 2 activations, c with 1; a with none.",
         "With c, each layer of relu multiplies the rms of the pre-activations by 1.010 (95% "
         "interval 1.000 to 1.010): over the 19 steps from the first layer to the last, by 1.2. "
         "With a the factor is 0.700; over 19 steps, 0.0011.",
@@ -505,8 +597,8 @@ def test_the_answer_admits_defeat() -> None:
         ]
     )
     words = said(results)
-    assert "None of 4 combinations of init and activation keeps the signal healthy" in words
-    assert "No init keeps the signal healthy for any activation." in words
+    assert "None of 4 combinations of init and activation is healthy" in words
+    assert "No init is healthy with any activation." in words
     assert (
         "No init works for relu: it vanishes with 1 of 2; nor for tanh: its units die with all 2."
     ) in words
@@ -514,13 +606,63 @@ def test_the_answer_admits_defeat() -> None:
 
 def test_leaders_share_the_lead() -> None:
     results = made_up([(init, "tanh", "healthy", 1.0, 1.0) for init in ("a", "b", "c")])
-    assert "a, b and c keep the signal healthy for this activation." in said(results)
+    assert "a, b and c are healthy with this activation." in said(results)
 
 
 def test_what_was_fitted_says_so() -> None:
     results = made_up([("a", "tanh", "shifted", 1.0, 1.0), ("lsuv", "tanh", "healthy", 1.0, 1.0)])
     words = said(results)
-    assert "lsuv, which is fitted to data, keeps the signal healthy for this activation" in words
+    assert "lsuv, which is fitted to data, is healthy with this activation" in words
+    assert "lsuv is fitted to data: the drawn weights are changed" in words
+    own = replace(results, fitted=["a", "lsuv"])
+    assert "a and lsuv are fitted to data" in said(own)
+    assert "fitted" not in said(replace(results, fitted=[]))
+
+
+def test_whose_gradients_were_judged() -> None:
+    rows = [("a", name, "healthy", 1.0, 1.0) for name in ("relu", "tanh", "gelu")]
+    results = made_up(rows)
+
+    def by(*sources: str) -> str:
+        return said(replace(results, summary=results.summary.assign(gradient_by=list(sources))))
+
+    assert "were not measured" not in by("measured", "measured", "measured")
+    nothing = by("nothing", "nothing", "nothing")
+    assert "Gradients were not measured: what is called healthy here may have a gradient" in nothing
+    assert "the signal and the differences between inputs survive" in nothing
+    told = by("theory", "theory", "nothing")
+    assert (
+        "for 2 combinations theory judges them (the product of χ₁ over the layers); for 1" in told
+    )
+    assert "For 1 combination gradients were neither measured nor" in by(
+        "measured", "measured", "nothing"
+    )
+
+
+def test_ties_are_told() -> None:
+    rows = [("a", name, "healthy", 1.0, 1.0) for name in ("relu", "tanh", "gelu")]
+    results = made_up(rows)
+    assert "tie" not in said(results)
+    tied = results.summary.assign(tied=["", "vanishes", "dead"], agreement=0.5)
+    html = compose(replace(results, summary=tied)).html()
+    assert "In 2 combinations the seeds tie between two or more verdicts" in Page(html).text
+    assert "5 of 10, tie: vanishes" in Page(html).text
+
+
+def test_the_count_of_the_healthy_is_told_by_other_limits(table: pd.DataFrame) -> None:
+    counts = {
+        limit: int(
+            (
+                ist.summarize(table, factor=limit, gradient_factor=limit)["verdict"] == "healthy"
+            ).sum()
+        )
+        for limit in (3, 10, 30)
+    }
+    assert counts[3] < counts[30]
+    words = said(Results.of(table))
+    assert f"{counts[3]} of 9 are healthy; with 30, {counts[30]}." in words
+    healthy = table[(table["init"] == "kaiming_normal") & (table["activation"] == "tanh")]
+    assert "The count does not depend on the limits" in said(Results.of(healthy))
 
 
 def test_long_lists_of_names_are_cut() -> None:
@@ -533,7 +675,8 @@ def test_long_lists_of_names_are_cut() -> None:
 def test_a_single_configuration_has_little_to_compare() -> None:
     results = made_up([("a", "tanh", "healthy", 1.0, 1.0)], depth=1)
     assert said(results).endswith(
-        "1 of 1 combination of init and activation keeps the signal healthy through one layer."
+        "1 of 1 combination of init and activation is healthy through one layer: the signal, the "
+        "gradient and the differences between inputs survive."
     )
 
 
@@ -604,6 +747,8 @@ def test_the_page_counts_what_agrees_with_theory(table: pd.DataFrame) -> None:
     assert test["doubts"] == [(f"beta = 1.00 to {last:.2f} is not small: so", 36, 9)]
     words = theory_said(Results.of(table, predicted=rows))
     assert f"{test['three']:.1%} of {len(applies):,} second moments lie within three" in words
+    exact = 1 - 2 * stats.t(2).sf(3)
+    assert f"Student’s t with 3 seeds would leave {exact:.1%} there" in words
     assert "is not small: so (36 rows of 9 combinations)" in words
 
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from initstats.cli.app import Dask, Interruption, Plugins, Workers, app, say
+from initstats.cli.app import Dask, Interruption, Plugins, Workers, say
 from initstats.cli.cluster import cluster
+from initstats.cli.command import Pages, Report, command
 from initstats.cli.console import Bar
 from initstats.cli.data import Size, given_data
 from initstats.cli.options import TRAINING, load_own, takes
-from initstats.cli.study import Baseline, Data, Trusted
+from initstats.cli.output import output
+from initstats.cli.study import Baseline, Data, Trusted, written
 from initstats.plural import counted
 from initstats.stopping import request
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from initstats.report.page import Files
     from initstats.sweep import FailedCellsError
 
 Folder = Annotated[
@@ -42,7 +44,7 @@ Quick = Annotated[
 ]
 
 
-@app.command(rich_help_panel="Measure")
+@command("Measure", page=True)
 @takes(TRAINING)
 def train(
     given: dict[str, Any],
@@ -56,12 +58,17 @@ def train(
     dask: Dask = None,
     plugin: Plugins = None,
     trust: Trusted = False,
+    report: Report = True,
+    *,
+    pages: Pages,
 ) -> None:
     """Train activations and inits on paired seeds, and report which trains better.
 
     Without options: four ReLU variants under two inits in the lesson's conv net, on MNIST, into
     reports/training/mnist. Each variant gets a learning rate of its own, chosen by one rule.
     The same command again trains only what is missing; more seeds or variants extend it.
+
+    JSON: folder, page, failed, seconds, variants (a row each) and comparisons (with the baseline).
     """
     began = time.perf_counter()
     load_own(plugin)
@@ -74,13 +81,16 @@ def train(
     source = data or fields.pop("data", "mnist")
     fields.pop("data", None)
     baseline = baseline and _spelled(baseline)
-    folder, failed = _train(fields, source, size, out, baseline, dask, workers)
-    if failed is None or len(failed.table):
-        from initstats.report import write_report
-
-        page = write_report(folder, workers=workers or os.cpu_count() or 1, baseline=baseline)
-        typer.echo(f"report: {page}")
-    typer.echo(f"{time.perf_counter() - began:.1f} s in all")
+    files = pages.files("report", workers) if report else None
+    folder, table, failed = _train(fields, source, size, out, baseline, dask, workers, files)
+    there = len(table) > 0
+    page = written(folder, files, baseline=baseline) if files and there else None
+    seconds = time.perf_counter() - began
+    output.tell(f"{seconds:.1f} s in all")
+    if output.json:
+        lost = len(failed.failures) if failed else 0
+        known = _found(table, baseline) if there else {}
+        output.result(folder=folder, page=page, failed=lost, seconds=seconds, **known)
     if failed:
         say(f"initstats: {failed}", "".join(failed.failures.drop_duplicates("error")["traceback"]))
         raise typer.Exit(1)
@@ -115,7 +125,8 @@ def _train(
     baseline: str | None,
     dask: str | None,
     workers: int | None,
-) -> tuple[Path, FailedCellsError | None]:
+    files: Files | None,
+) -> tuple[Path, pd.DataFrame, FailedCellsError | None]:
     """Run the study that the fields describe into its folder, and say what came of it."""
     from initstats.data import dataset_name
     from initstats.plots.trained import check_baseline
@@ -129,9 +140,10 @@ def _train(
     if baseline is not None:
         check_baseline(baseline, grid.config["activations"], grid.config["inits"])
     folder, failed = out or Path("reports/training") / dataset_name(source), None
-    claim_page("training", folder, make=False)  # before the work, not after it
+    if files:
+        claim_page("training", folder, files, make=False)  # before the work, not after it
     images = given_data(source, size, kept=kept, folder=folder, workers=workers)
-    typer.echo(
+    output.tell(
         f"{images.name}: {counted(grid.images or len(images.train), 'image')} to train on, "
         f"{len(images.valid):,} to validate with; {counted(len(grid), 'run')}"
     )
@@ -153,14 +165,14 @@ def _train(
             raise Interruption(
                 f"{request.words}: {bars.words} kept in {folder}; the same command goes on there"
             ) from error
-    typer.echo(f"{bars.words} in {folder}")
+    output.tell(f"{bars.words} in {folder}")
     if len(table) and failed is None:
         if grid.lr is not None:
-            typer.echo("at one learning rate for all: another may rank them otherwise")
+            output.tell("at one learning rate for all: another may rank them otherwise")
         _tell(table, baseline)
-    if (kept := len(committed_cells(folder)[1])) > len(table) / grid.epochs:
-        typer.echo(f"the report is about all {counted(kept, 'run')} that {folder} keeps")
-    return folder, failed
+    if files and (kept := len(committed_cells(folder)[1])) > len(table) / grid.epochs:
+        output.tell(f"the report is about all {counted(kept, 'run')} that {folder} keeps")
+    return folder, table, failed
 
 
 class _Bars:
@@ -195,6 +207,15 @@ class _Bars:
         self.close()
 
 
+def _found(table: pd.DataFrame, baseline: str | None) -> dict[str, Any]:
+    """What the comparison of these runs found, for programs."""
+    from initstats.plots import Trained
+    from initstats.report.training import comparisons, variants
+
+    trained = Trained(table, baseline=baseline)
+    return {"variants": variants(trained), "comparisons": comparisons(trained)}
+
+
 def _tell(table: pd.DataFrame, baseline: str | None) -> None:
     """Print what the comparison of these runs found."""
     from initstats.plots import Trained
@@ -204,6 +225,6 @@ def _tell(table: pd.DataFrame, baseline: str | None) -> None:
         return
     kind = trained.panel_kind
     for name, rows in trained.comparisons.groupby(kind, observed=True, sort=False):
-        typer.echo(f"{kind} {name}:")
+        output.tell(f"{kind} {name}:")
         for words in rows["words"]:
-            typer.echo(f"  {words}")
+            output.tell(f"  {words}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from initstats.diagnosis import CONFIGURATION, summarize
+from initstats.diagnosis import CONFIGURATION, in_order, stacks_of, summarize
 from initstats.plots.bands import Key, band_of, banded
 from initstats.store import iterate_histograms, load_predictions, load_run, load_table
 
@@ -62,12 +62,15 @@ class Results:
             None where only a table is at hand.
         predicted: one row per (configuration, layer, tensor, direction) from theory, as `predict`
             gives it; None where nothing was predicted.
+        fitted: names of the inits whose weights depend on data; a bare table does not say which
+            these are, and only lsuv is known.
     """
 
     table: pd.DataFrame
     summary: pd.DataFrame
     bands: Mapping[Key, NDArray[np.int64]] | None = None
     predicted: pd.DataFrame | None = None
+    fitted: Collection[str] = ("lsuv",)
 
     @classmethod
     def of(
@@ -88,23 +91,18 @@ class Results:
         if isinstance(run, Results):
             return run
         if isinstance(run, pd.DataFrame):
-            return cls(run, summarize(run), bands, predicted)
-        table = load_table(run)
-        results = cls(table, summarize(table), None, load_predictions(run))
-        few = results.few
-        names: dict[str, Collection[int | str]] = {
-            "network": {block.network for block in few.blocks},
-            "init": few.inits,
-            "activation": few.activations,
-            "width": {block.width for block in few.blocks},
-        }
-        histograms = (
-            ((str(network), str(init), str(activation), int(width)), counts)
-            for (network, init, activation, width, _), counts in iterate_histograms(
-                run, among=names
-            )
-        )
-        return replace(results, bands=banded(band_of(*load_run(run).bins), histograms))
+            return cls(run, summarize(run, predicted), bands, predicted)
+        table, predicted, recorded = load_table(run), load_predictions(run), load_run(run)
+        fitted = [
+            name for name, (first, *_) in recorded.definitions.get("init", {}).items() if first
+        ]
+        results = cls(table, summarize(table, predicted), None, predicted, fitted)
+        return replace(results, bands=RunBands(run, results.few))
+
+    @cached_property
+    def stacks(self) -> pd.DataFrame:
+        """What verdicts are about, for every cell and layer, as `stacks_of` gives it."""
+        return stacks_of(in_order(self.table), self.predicted)
 
     @cached_property
     def inits(self) -> list[str]:
@@ -210,6 +208,43 @@ class Results:
         return rows.sort_values(
             ["network", "width", "init", "activation"], kind="stable", ignore_index=True
         )
+
+
+class RunBands(Mapping[Key, NDArray[np.int64]]):
+    """The bands of a run, which are read when somebody looks at them.
+
+    Args:
+        run: its folder.
+        few: the configurations that are read.
+    """
+
+    def __init__(self, run: str | Path, few: Results) -> None:
+        self._run = run
+        self._among: dict[str, Collection[int | str]] = {
+            "network": {block.network for block in few.blocks},
+            "init": few.inits,
+            "activation": few.activations,
+            "width": {block.width for block in few.blocks},
+        }
+
+    @cached_property
+    def _bands(self) -> dict[Key, NDArray[np.int64]]:
+        histograms = (
+            ((str(network), str(init), str(activation), int(width)), counts)
+            for (network, init, activation, width, _), counts in iterate_histograms(
+                self._run, among=self._among
+            )
+        )
+        return banded(band_of(*load_run(self._run).bins), histograms)
+
+    def __getitem__(self, key: Key) -> NDArray[np.int64]:
+        return self._bands[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._bands)
+
+    def __len__(self) -> int:
+        return len(self._bands)
 
 
 @dataclass(frozen=True)

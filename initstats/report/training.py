@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import pandas as pd
@@ -132,6 +133,7 @@ def compose(trained: Trained, figures: Sequence[Shown] = (), *, rows: bool = Tru
         "errors": {} if trained.failures is None else of_failures(trained.failures),
         "facts": facts(trained),
         "config": tables.get("train.toml", ""),
+        "baseline": f" --baseline {quote(trained.baseline)}" if trained.baseline else "",
         "own": any(":" in net.network for net in trained.nets),
     }
     return Page("training", values, figures, tables)

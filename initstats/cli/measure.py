@@ -188,7 +188,9 @@ def measure(
         from initstats.report.model import write_model_report
 
         found = probe.table(), probe.histograms(), probe.missed()
-        page = write_model_report(out, *found, coverage=probe.coverage, files=files)
+        page = write_model_report(
+            out, *found, coverage=probe.coverage, name=probe.network, files=files
+        )
     output.result(**known, page=page)
     severe = {"error": ["error"], "warning": ["error", "warning"], "never": []}[fail_on]
     if findings["severity"].isin(severe).any():
@@ -232,6 +234,7 @@ def _tell(probe: Probe, findings: pd.DataFrame, losses: list[float]) -> None:
     output.tell(str(probe))
     if losses:
         output.tell(f"loss: {losses[0]:.4g} at first, {losses[-1]:.4g} in step {len(losses)}")
+    from initstats.diagnosis.advice import told_once
     from initstats.diagnosis.findings import told_remedy
 
     if not findings["severity"].isin(["error", "warning"]).any():
@@ -239,12 +242,11 @@ def _tell(probe: Probe, findings: pd.DataFrame, losses: list[float]) -> None:
         held = counted(healthy, "rule holds", "rules hold")
         others = f", {unchecked} could not be checked" if unchecked else ""
         output.tell(f"no error and no warning was found: {held}{others}")
-    for finding in findings.itertuples():
-        if finding.severity not in ("healthy", "unchecked"):
-            output.tell(
-                f"{finding.severity}: {finding.rule} at {finding.where}: {finding.evidence}"
-            )
-            output.tell("\n".join(told_remedy(str(finding.remedy))))
+    faults = findings[~findings["severity"].isin(["healthy", "unchecked"])]
+    remedies = told_once([*faults["remedy"]], [*faults["rule"]])
+    for finding, remedy in zip(faults.itertuples(), remedies, strict=True):
+        output.tell(f"{finding.severity}: {finding.rule} at {finding.where}: {finding.evidence}")
+        output.tell("\n".join(told_remedy(remedy)))
 
 
 def _known(probe: Probe, findings: pd.DataFrame, losses: list[float]) -> dict[str, Any]:

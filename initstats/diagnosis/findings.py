@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import html
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from initstats.diagnosis.advice import AS_FOR, is_code, told_once
 from initstats.diagnosis.profile import Profile, profiles
 from initstats.diagnosis.rules import RULES, Finding, Rule
 from initstats.diagnosis.rules.rule import SLOWER
@@ -19,7 +19,6 @@ from initstats.diagnosis.sight import Blind
 from initstats.diagnosis.training import Symptom, Training
 from initstats.registry import missing
 
-_AS_FOR = "the same as for "
 FAULTS = ["error", "warning", "note"]
 SEVERITIES = [*FAULTS, "healthy", "unchecked"]
 COLUMNS = ["severity", "rule", "subject", "where", "evidence", "remedy"]
@@ -47,7 +46,7 @@ class Findings(pd.DataFrame):
             head = f"{finding.severity}: {finding.rule} at {finding.where}{about}"
             lines += wrapper.wrap(head) + wrapper.wrap(f"  {finding.evidence}")
             remedy = told_remedy(str(finding.remedy))
-            code = _is_code(str(finding.remedy))
+            code = is_code(str(finding.remedy))
             lines += remedy if code else [part for line in remedy for part in wrapper.wrap(line)]
         lines += [part for line in self._others() for part in wrapper.wrap(line)]
         return "\n".join(lines) or "no findings"
@@ -62,7 +61,11 @@ class Findings(pd.DataFrame):
         return table + "".join(f"<p>{html.escape(text)}</p>" for text in self._others())
 
     def _faults(self) -> pd.DataFrame:
-        return self[self["severity"].isin(FAULTS)]
+        """The findings, each remedy once."""
+        faults = pd.DataFrame(self[self["severity"].isin(FAULTS)])
+        if self["subject"].nunique() > 1:
+            return faults
+        return faults.assign(remedy=told_once([*faults["remedy"]], [*faults["rule"]]))
 
     def _others(self) -> Iterator[str]:
         """One line about the rules that hold, and one for each reason not to check a rule."""
@@ -114,14 +117,6 @@ def diagnose(table: Any) -> Findings:
     found = pd.DataFrame(rows, columns=COLUMNS)
     found["severity"] = pd.Categorical(found["severity"], categories=SEVERITIES, ordered=True)
     return Findings(found.sort_values("severity", kind="stable", ignore_index=True))
-
-
-def _is_code(remedy: str) -> bool:
-    """Whether a remedy runs as it is written."""
-    try:
-        return bool(ast.parse(remedy).body)
-    except SyntaxError:
-        return False
 
 
 def _listed(rules: pd.Series[str], subjects: int) -> str:
@@ -202,7 +197,7 @@ def _brought(training: Training, each: Mapping[str, Found], cause: str = "") -> 
         return {}
     lead = cause or min(late, key=lambda name: min(late[name]))
     begun = min(step for faults in late.values() for _, step in faults)
-    told = dict.fromkeys(late, f"{_AS_FOR}{lead}")
+    told = dict.fromkeys(late, f"{AS_FOR}{lead}")
     return told if cause else told | {lead: _later(training, begun)}
 
 
@@ -227,8 +222,8 @@ def _told(rule: Rule, found: Found, training: Training, late: str) -> list[Findi
         # told as it was found first, where the cause is: all that a rule says of that step
         for profile, finding in faults:
             if finding.severity == severity and profile is at[0]:
-                again = late and told and not late.startswith(_AS_FOR)
-                remedy = f"{_AS_FOR}{rule.name}" if again else late
+                again = late and told and not late.startswith(AS_FOR)
+                remedy = f"{AS_FOR}{rule.name}" if again else late
                 evidence = finding.evidence + when(at)
                 told.append(finding._replace(evidence=evidence, remedy=remedy or finding.remedy))
     if told:

@@ -26,6 +26,8 @@ Array = NDArray[np.float64]
 
 FOLLOWED = 12
 """Layers, evenly taken, that are followed through training."""
+NAMED, LETTERS = 0.9, 22
+"""Inches for names of layers below a figure, and letters of each."""
 KEYS = ["step", "mode", "layer", "name", "op", "call", "tensor", "direction"]
 SHOWN = {
     "std": ("std", Scale(True, (-1, 1), (-np.inf, np.inf), 1)),
@@ -84,7 +86,7 @@ def depth_profile(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     the lower edge, one with entries that are not finite is a red line.
     """
     rows, gradients = (frame[frame["direction"] == way] for way in ("forward", "backward"))
-    figure, axes = _stack(len(SHOWN) + bool(len(gradients)), width)
+    figure, axes = _stack(len(SHOWN) + bool(len(gradients)), width, NAMED)
     for panel, column in zip(axes, SHOWN, strict=False):
         _dots(panel, rows, column)
     if len(gradients):
@@ -92,7 +94,8 @@ def depth_profile(frame: pd.DataFrame, width: float = PAGE) -> Figure:
         axes[-1].set_ylabel("gradient's std")
     for panel in axes:
         _broken(panel, rows, "layer")
-    axes[-1].set_xlabel("layer, in the order of execution")
+    layers = frame.drop_duplicates("layer").sort_values("layer")
+    _named(axes[-1], layers, layers["layer"].to_numpy(float), width)
     return figure
 
 
@@ -107,15 +110,13 @@ def distribution_profile(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     upwards on an axis that is logarithmic to both sides of zero. The stronger the colour, the more
     entries; exact zeros are red on the middle line, a red column holds entries that are not finite.
     """
-    layers = frame[KEYS].drop_duplicates()["layer"].to_numpy()
-    figure = StyledFigure((width, 2.6))
+    layers = frame[KEYS].drop_duplicates()
+    figure = StyledFigure((width, 2.6 + NAMED))
     axes = figure.subplots()
     extent = (0.0, float(len(layers)), 0.0, 1.0)
     axes.imshow(picture(counts_of(frame, KEYS)), aspect="auto", interpolation="none", extent=extent)
     _mark(axes)
-    marks = np.arange(0, len(layers), -(-len(layers) // (1 + int(width))))
-    axes.set_xticks(marks + 0.5, [str(layer) for layer in layers[marks]])
-    axes.set_xlabel("layer, in the order of execution")
+    _named(axes, layers, np.arange(len(layers)) + np.float64(0.5), width)
     return figure
 
 
@@ -200,9 +201,23 @@ def banded_counts(histograms: pd.DataFrame, rows: pd.DataFrame) -> NDArray[np.in
     return counts
 
 
-def _stack(count: int, width: float) -> tuple[Figure, list[Axes]]:
-    """Panels one below the other, over the same steps or layers."""
-    figure = StyledFigure((width, 1.35 * count + 0.4))
+def _named(axes: Axes, layers: pd.DataFrame, places: Array, width: float) -> None:
+    """Names of layers below their places, with what they are, as many as there is room for."""
+    some = evenly(range(len(layers)), 1 + int(4 * width))
+    few = layers.iloc[some]
+    names = [_cut(str(name)) for name in few["name"] + " " + few["op"].astype(str)]
+    axes.set_xticks(places[some], names, rotation=90, fontsize="x-small")
+    axes.set_xlabel("layer, in the order of execution")
+
+
+def _cut(name: str) -> str:
+    """The end of a name, which tells it from its neighbours."""
+    return name if len(name) <= LETTERS else f"…{name[1 - LETTERS :]}"
+
+
+def _stack(count: int, width: float, more: float = 0) -> tuple[Figure, list[Axes]]:
+    """Panels one below the other, over the same steps or layers; some inches `more` for names."""
+    figure = StyledFigure((width, 1.35 * count + 0.4 + more))
     axes = list(figure.subplots(count, 1, sharex=True))
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.align_ylabels(axes)

@@ -337,7 +337,7 @@ class Probe:
         from initstats.report.model import write_model_report
 
         found = self.table(), self.histograms(), self.missed()
-        return write_model_report(folder, *found, coverage=self.coverage)
+        return write_model_report(folder, *found, coverage=self.coverage, name=self.network)
 
     def __repr__(self) -> str:
         return f"<Probe of {self.network}: {self.coverage}>"

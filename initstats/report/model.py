@@ -5,23 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from markupsafe import Markup
 
 from initstats.diagnosis import diagnose
+from initstats.diagnosis.advice import advise
 from initstats.plots import Probed
 from initstats.plural import counted
 from initstats.probe.summary import summarize_values
 from initstats.report.embedded import Report
 from initstats.report.page import FILES, Files, Page, figures_of
 from initstats.report.printed import Column, percent, printed, significant
+from initstats.report.profile import Places, profile_of
 
-FINDINGS = [
-    Column("severity", "word"),
-    Column("rule"),
-    Column("where", "code"),
-    Column("evidence", "prose"),
-    Column("remedy", "prose", lambda lines: Markup("<br>").join(lines.splitlines())),
-]
 VALUES = [
     Column("layer", "number"),
     Column("module", "head", str, ("name",)),
@@ -42,6 +36,7 @@ def write_model_report(
     missed: pd.DataFrame,
     *,
     coverage: str = "",
+    name: str = "",
     files: Files = FILES,
 ) -> Report:
     """Write `index.html`, a page that needs no other file, with `figures/` and `table.csv`.
@@ -49,6 +44,7 @@ def write_model_report(
     Args:
         folder: where to.
         table, histograms, missed, coverage: of a `Probe`, by the methods of these names.
+        name: the model's; by default its class, as the table has it.
         files: those of figures that are wanted.
 
     Returns:
@@ -62,12 +58,15 @@ def write_model_report(
     severity = found["severity"].astype(str)
     faults = found[severity.isin(["error", "warning", "note"])]
     checks = found.loc[severity != "unchecked", "rule"].nunique()
+    places = Places(table)
+    layers = [places.among(where) for where in faults["where"]]
     values = {
-        "network": table["network"].iloc[0] if len(table) else "Nothing",
+        "network": name or (table["network"].iloc[0] if len(table) else "A model"),
         "steps": table["step"].nunique(),
         "errors": int((severity == "error").sum()),
         "warnings": int((severity == "warning").sum()),
-        "faults": printed(faults, FINDINGS),
+        "advice": advise(faults, layers),
+        "profile": profile_of(table, layers),
         "healthy": found[severity == "healthy"].to_dict("records"),
         "unchecked": _by_reason(found[severity == "unchecked"]),
         "values": printed(summarize_values(table, histograms), VALUES) if len(table) else None,

@@ -24,8 +24,9 @@ from initstats.plots.style import decimal
 from initstats.registry import unknown
 from initstats.report.drawing import Drawing, Studio, draw
 from initstats.report.embedded import Report
+from initstats.report.explore.scripts import inlined
 from initstats.report.folder import PAGE, PICTURES, beside, claim, drafted, index_above
-from initstats.report.printed import factor, percent, significant, typeset
+from initstats.report.printed import factor, humps, percent, significant, typeset
 
 MOST_NAMES = 6
 """Longer lists of names are cut in sentences."""
@@ -285,5 +286,5 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
 )
 ENVIRONMENT.filters |= {
-    each.__name__: each for each in (decimal, factor, names, percent, significant)
+    each.__name__: each for each in (decimal, factor, humps, inlined, names, percent, significant)
 }

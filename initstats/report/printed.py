@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
+from markupsafe import Markup
 
 from initstats.plots.style import decimal, power_of_ten
 
@@ -60,6 +61,16 @@ def typeset(text: str) -> str:
     'relu − 0.5’s mean is −0.25'
     """
     return re.sub(r"(?<=[ e])-(?= ?\d)", "−", text.replace("'", "’"))
+
+
+def humps(name: str) -> Markup:
+    """A spelling that may be broken before a capital, and after an underscore or a point.
+
+    >>> humps("ResNet_18")
+    Markup('Res<wbr>Net_<wbr>18')
+    """
+    parts = re.split(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[_.])", name)
+    return Markup("<wbr>").join(parts)
 
 
 class Column(NamedTuple):

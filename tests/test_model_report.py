@@ -101,7 +101,7 @@ def test_lines_of_a_remedy_stay_lines(trained: Probe, tmp_path: Path) -> None:
     probe = Probe(nn.Sequential(*layers)).run(torch.randn(64, 30))
     (remedy,) = diagnose(probe).query("rule == 'default_init'")["remedy"]
     assert "\n" in remedy
-    assert f"<pre><code>{escape(remedy)}</code></pre>" in write(probe, tmp_path / "a")
+    assert f'<pre tabindex="0"><code>{escape(remedy)}</code></pre>' in write(probe, tmp_path / "a")
     assert "It watched" in (html := write(trained, tmp_path / "b"))
     assert ".It watched" not in " ".join(html.split())
 

@@ -26,6 +26,8 @@ Array = NDArray[np.float64]
 
 FOLLOWED = 12
 """Layers, evenly taken, that are followed through training."""
+MANY = 500
+"""Dots of a panel from which on they are pixels: a stroke for each makes a large file."""
 NAMED, LETTERS = 0.9, 22
 """Inches for names of layers below a figure, and letters of each."""
 KEYS = ["step", "mode", "layer", "name", "op", "call", "tensor", "direction"]
@@ -236,7 +238,7 @@ def _dots(axes: Axes, rows: pd.DataFrame, column: str) -> None:
     """A dot for each value; those of operations with weights are joined."""
     heights = _heights(axes, rows, column)
     weighted, here = rows["tensor"] == "preactivation", rows["layer"]
-    style: Any = {"mew": 0, "lw": 0.8, "clip_on": False}
+    style: Any = {"mew": 0, "lw": 0.8, "clip_on": False, "rasterized": len(rows) > MANY}
     axes.plot(here[~weighted], heights[~weighted], "o", ms=3, color=PALETTE[2], alpha=0.8, **style)
     axes.plot(here[weighted], heights[weighted], "o-", ms=3.5, color=BELOW, **style)
     axes.axhline(0, color=to_rgba(INK, 0.3), lw=0.5, zorder=0)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from initstats.plots.results import evenly
 from initstats.report.planes import in_script, layout, packed, shortened
 
-NUMBERS = 600_000
+NUMBERS = 450_000
 """Numbers that a page holds; of a longer training, some steps are left out."""
-OPERATIONS = 20_000
+OPERATIONS = 10_000
 """Operations that a page shows; of a larger model, evenly chosen ones."""
 KEYS = ["layer", "name", "op", "call"]
 """What tells an operation from others."""

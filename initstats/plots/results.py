@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from initstats.diagnosis import CONFIGURATION, summarize
 from initstats.plots.bands import Key, band_of, banded
+from initstats.plots.shapes import Shape, Shaper, by_configuration
 from initstats.store import iterate_histograms, load_predictions, load_run, load_table
 
 T = TypeVar("T")
@@ -62,12 +63,15 @@ class Results:
             None where only a table is at hand.
         predicted: one row per (configuration, layer, tensor, direction) from theory, as `predict`
             gives it; None where nothing was predicted.
+        shapes: of the same histograms, each layer's on its own range; None where only a table is at
+            hand.
     """
 
     table: pd.DataFrame
     summary: pd.DataFrame
     bands: Mapping[Key, NDArray[np.int64]] | None = None
     predicted: pd.DataFrame | None = None
+    shapes: Mapping[Key, Shape] | None = None
 
     @classmethod
     def of(
@@ -98,13 +102,13 @@ class Results:
             "activation": few.activations,
             "width": {block.width for block in few.blocks},
         }
-        histograms = (
-            ((str(network), str(init), str(activation), int(width)), counts)
-            for (network, init, activation, width, _), counts in iterate_histograms(
-                run, among=names
-            )
-        )
-        return replace(results, bands=banded(band_of(*load_run(run).bins), histograms))
+        bins = load_run(run).bins
+        band, shaped = band_of(*bins), Shaper(*bins)
+        bands, shapes = dict[Key, NDArray[np.int64]](), dict[Key, Shape]()
+        for key, counts in by_configuration(iterate_histograms(run, among=names)):
+            bands |= banded(band, [(key, counts)])
+            shapes[key] = shaped(counts)
+        return replace(results, bands=bands, shapes=shapes)
 
     @cached_property
     def inits(self) -> list[str]:

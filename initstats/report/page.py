@@ -22,6 +22,8 @@ from initstats import __version__
 from initstats.plots import of_page
 from initstats.plots.style import decimal
 from initstats.report.drawing import Drawing, draw
+from initstats.report.explore.scripts import inlined
+from initstats.report.explore.table import breakable
 from initstats.report.folder import PAGE, PICTURES, beside, claim, drafted
 from initstats.report.printed import factor, percent, significant, typeset
 
@@ -196,5 +198,6 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
 )
 ENVIRONMENT.filters |= {
-    each.__name__: each for each in (decimal, factor, names, percent, significant)
+    each.__name__: each
+    for each in (breakable, decimal, factor, inlined, names, percent, significant)
 }

@@ -121,8 +121,9 @@ def exploration(
         "choices": CHOICES,
         "first": FIRST,
         "meanings": {
-            kind: [(meanings or {}).get(kind, {}).get(name, "") for name in names]
+            kind: {name: words[name] for name in names if name in words}
             for kind, names in (("init", frame.inits), ("activation", frame.activations))
+            for words in ((meanings or {}).get(kind, {}),)
         },
         "planes": layout(planes or {}),
         "files": [None if there else file for file, there in zip(files, inside, strict=True)],

@@ -125,7 +125,7 @@ class Frame:
             codes(rows[kind], names)
             for kind, names in (("init", self.inits), ("activation", self.activations))
         )
-        layer = rows["layer"].to_numpy(dtype=np.int64) - 1
+        layer: NDArray[np.int64] = rows["layer"].to_numpy(dtype=np.int64) - 1
         return (init * len(self.activations) + activation) * self.depth + layer
 
     def spread(self, rows: pd.DataFrame) -> NDArray[np.int64]:

@@ -101,7 +101,13 @@ export class Axes {
       svg(
         "g",
         {},
-        svg("line", { class: "rule", x1: this.left, x2: this.right, y1: this.y(tick), y2: this.y(tick) }),
+        svg("line", {
+          class: "rule",
+          x1: this.left,
+          x2: this.right,
+          y1: this.y(tick),
+          y2: this.y(tick),
+        }),
         svg("text", { x: this.left - 7, y: this.y(tick) + 4, "text-anchor": "end" }, label(tick)),
       ),
     );
@@ -113,7 +119,10 @@ export class Axes {
       svg("text", { x: this.x(layer), y: this.bottom + 17, "text-anchor": "middle" }, `${layer}`),
     );
     const middle = (this.left + this.right) / 2;
-    return [...ticks, svg("text", { x: middle, y: this.bottom + 33, "text-anchor": "middle" }, "layer")];
+    return [
+      ...ticks,
+      svg("text", { x: middle, y: this.bottom + 33, "text-anchor": "middle" }, "layer"),
+    ];
   }
 
   /** A rule at a layer. */

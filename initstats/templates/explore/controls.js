@@ -12,8 +12,14 @@ export class Controls {
     this.#form = form;
     this.state = state;
     const { statistics, views, networks, choices } = manifest;
-    this.#fill("statistic", statistics.map(({ label }) => label));
-    this.#fill("view", views.map(({ label }) => label));
+    this.#fill(
+      "statistic",
+      statistics.map(({ label }) => label),
+    );
+    this.#fill(
+      "view",
+      views.map(({ label }) => label),
+    );
     const several = new Set(networks.map(({ network }) => network)).size > 1;
     const named = ({ network, width }) => (several ? `${network}, width ${width}` : `${width}`);
     this.#fill("network", networks.map(named));

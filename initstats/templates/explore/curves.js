@@ -15,7 +15,7 @@ const GAP = 15;
  *   `theory`, as heights by layer.
  * @returns the axes, which tell the layer at a place.
  */
-export function drawCurves(box, series, { statistic, label, depth, layer, whole }) {
+export function drawCurves(box, series, { statistic, depth, layer, whole }) {
   const { width, height } = sizeOf(box, 0.5);
   const [low, high] = rangeOf(series, statistic, whole);
   const margins = { left: 58, right: width - 30, top: 10, bottom: height - 40 };
@@ -38,7 +38,7 @@ export function drawCurves(box, series, { statistic, label, depth, layer, whole 
     ...(statistic.logarithmic ? keptBand(axes) : []),
     ...axes.rules(ticks, (tick) => tickLabel(tick, statistic.logarithmic)),
     ...axes.layers(),
-    upright(axes, label),
+    upright(axes, statistic.label),
     axes.cursor(layer),
     svg("g", { "clip-path": "url(#explore-clip)" }, ...series.map((each) => lines(axes, each))),
     ...ends(axes, series),
@@ -50,12 +50,10 @@ export function drawCurves(box, series, { statistic, label, depth, layer, whole 
 /** The heights between which all that is drawn lies, as far as the usual range allows. */
 function rangeOf(series, { shown, logarithmic }, whole) {
   let [low, high] = shown;
-  for (const { mean, low: below, high: above } of series) {
-    for (const height of [...mean, ...below, ...above]) {
-      if (Number.isFinite(height)) {
-        low = Math.min(low, height);
-        high = Math.max(high, height);
-      }
+  for (const height of series.flatMap(({ mean }) => [...mean])) {
+    if (Number.isFinite(height)) {
+      low = Math.min(low, height);
+      high = Math.max(high, height);
     }
   }
   const most = whole ? Infinity : USUAL[logarithmic ? "logarithmic" : "linear"];
@@ -79,8 +77,10 @@ function upright(axes, label) {
   return svg("text", { transform: turned, "text-anchor": "middle" }, label);
 }
 
-function lines(axes, { slot, mean, low, high, seeds = [], theory }) {
+function lines(axes, { slot, mean, low, high, seeds, theory }) {
   const ghost = slot === null;
+  const out = mean.findIndex((height) => height < axes.low || height > axes.high);
+  const until = out < 0 ? mean.length : out + 1;
   const stroke = ghost ? "currentColor" : colourOf(slot);
   const line = (heights, attributes) =>
     svg("path", { d: axes.line(heights), fill: "none", stroke, ...attributes });
@@ -88,11 +88,23 @@ function lines(axes, { slot, mean, low, high, seeds = [], theory }) {
   return svg(
     "g",
     {},
-    ghost ? null : svg("path", { d: axes.area(low, high), fill: stroke, opacity: 0.2 }),
+    ghost
+      ? null
+      : svg("path", {
+          d: axes.area(low.subarray(0, until), high.subarray(0, until)),
+          fill: stroke,
+          opacity: 0.2,
+        }),
     ...seeds.map((heights) => line(heights, { "stroke-width": 0.7, opacity: 0.5 })),
-    line(mean, { class: "mean", "stroke-width": ghost ? 1.4 : 2, "stroke-dasharray": dashes }),
+    line(mean.subarray(0, until), {
+      class: "mean",
+      "stroke-width": ghost ? 1.4 : 2,
+      "stroke-dasharray": dashes,
+    }),
     theory ? line(theory, { class: "theory" }) : null,
-    mean.length === 1 ? svg("circle", { cx: axes.x(1), cy: axes.y(mean[0]), r: 4, fill: stroke }) : null,
+    mean.length === 1
+      ? svg("circle", { cx: axes.x(1), cy: axes.y(mean[0]), r: 4, fill: stroke })
+      : null,
   );
 }
 
@@ -100,7 +112,7 @@ function lines(axes, { slot, mean, low, high, seeds = [], theory }) {
 function ends(axes, series) {
   const found = series.filter(({ slot }) => slot !== null).map((each) => endOf(axes, each));
   const staying = found.filter(({ mark }) => !mark).sort((one, other) => one.y - other.y);
-  spread(staying, axes);
+  apart(staying, axes);
   const inside = found.filter(({ mark }) => mark).sort((one, other) => one.x - other.x);
   for (const [at, end] of inside.entries()) {
     const near = inside.slice(0, at).filter((other) => Math.abs(other.x - end.x) < 2 * GAP + 6);
@@ -141,7 +153,7 @@ function endOf(axes, { slot, mean }) {
 }
 
 /** Move numbers at the right edge apart, in their order. */
-function spread(places, axes) {
+function apart(places, axes) {
   const gap = Math.min(GAP, (axes.bottom - axes.top) / Math.max(1, places.length - 1));
   places.forEach((place, at) => {
     if (at) place.y = Math.max(place.y, places[at - 1].y + gap);

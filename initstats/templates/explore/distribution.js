@@ -87,10 +87,13 @@ function bars(axes, width, layer, { heights, span, zeros }) {
   const path = [...heights].map((height, at) => {
     const y = axes.bottom - (at + 1) * thick;
     const length = (height / FULL) * full;
-    return height ? `M${left} ${y.toFixed(1)}h${length.toFixed(1)}v${(thick * 0.85).toFixed(1)}h${-length.toFixed(1)}Z` : "";
+    return height
+      ? `M${left} ${y.toFixed(1)}h${length.toFixed(1)}v${(thick * 0.85).toFixed(1)}h${-length.toFixed(1)}Z`
+      : "";
   });
   const known = !Number.isNaN(span[0]);
-  const y = (value) => axes.bottom - ((value - span[0]) / (span[1] - span[0])) * (axes.bottom - axes.top);
+  const y = (value) =>
+    axes.bottom - ((value - span[0]) / (span[1] - span[0])) * (axes.bottom - axes.top);
   const label = (value) =>
     svg("text", { x: left - 5, y: y(value) + 4, "text-anchor": "end" }, tickLabel(value, false));
   const ticks = known ? ticksOf(span[0], span[1]) : [];
@@ -98,8 +101,14 @@ function bars(axes, width, layer, { heights, span, zeros }) {
   return [
     svg("path", { class: "fan", d: path.join("") }),
     svg("line", { class: "rule", x1: left, x2: left, y1: axes.top, y2: axes.bottom }),
-    zeros > 0 ? svg("line", { class: "zeros", x1: left, x2: left + zeros * full, y1: zero, y2: zero }) : null,
+    zeros > 0
+      ? svg("line", { class: "zeros", x1: left, x2: left + zeros * full, y1: zero, y2: zero })
+      : null,
     ...ticks.map(label),
-    svg("text", { x: left + full / 2, y: axes.bottom + 17, "text-anchor": "middle" }, `layer ${layer}`),
+    svg(
+      "text",
+      { x: left + full / 2, y: axes.bottom + 17, "text-anchor": "middle" },
+      `layer ${layer}`,
+    ),
   ].filter((each) => each !== null);
 }

@@ -16,8 +16,8 @@ export class Grid {
 
   /**
    * @param table with a row of heads and a column of heads; its last column counts.
-   * @param on `choose(row, column)`, a head's other number is null; `preview(row, column)` or
-   *   `preview(null)`; `clear()`.
+   * @param on `choose(row, column)`; `look(row, column)`, of a head one is null, of nothing both;
+   *   `clear()`.
    */
   constructor(table, on) {
     this.#table = table;
@@ -37,12 +37,12 @@ export class Grid {
   }
 
   /** Write verdicts or values, and which pairs are picked. */
-  paint(cellAt, healthyIn) {
+  paint(cellAt, counts) {
     for (let y = 1; y < this.#cells.length; y++) {
       for (let x = 1; x <= this.#across; x++) {
         this.#write(this.#cells[y][x], cellAt(y - 1, x - 1));
       }
-      this.#cells[y][this.#across + 1].textContent = `${healthyIn(y - 1)}`;
+      this.#cells[y][this.#across + 1].textContent = `${counts[y - 1]}`;
     }
   }
 
@@ -52,14 +52,13 @@ export class Grid {
     this.#cells[y][x].focus();
   }
 
-  #write(element, { text, note, word, tint, slot }) {
-    const key = [text, note, word, tint, slot].join("|");
+  #write(element, { text, note = "", word, share = "", slot }) {
+    const key = [text, note, word, share, slot].join("|");
     if (this.#painted.get(element) === key) return;
     this.#painted.set(element, key);
     element.replaceChildren(text, ...(note ? [html("small", {}, note)] : []));
     element.dataset.verdict = word;
-    element.style.setProperty("--share", tint === null ? "" : `${Math.abs(tint)}%`);
-    if (tint !== null) element.dataset.verdict = tint < 0 ? "low" : "high";
+    element.style.setProperty("--share", share);
     element.setAttribute("aria-selected", String(slot !== null));
     if (slot === null) delete element.dataset.badge;
     else element.dataset.badge = slot + 1;
@@ -124,10 +123,9 @@ export class Grid {
   }
 
   #look(place) {
-    if (place?.every((at) => at > 0) && place[1] <= this.#across) {
-      this.on.preview(place[0] - 1, place[1] - 1);
-    } else if (place) this.on.heads(place[0] - 1, place[1] - 1);
-    else this.on.preview(null);
+    const [row, column] = (place ?? [0, 0]).map((at) => (at ? at - 1 : null));
+    if (column !== null && column >= this.#across) this.on.look(null, null);
+    else this.on.look(row, column);
   }
 
   #placeOf(target) {
@@ -144,10 +142,16 @@ function roleOf(y, x) {
   return x ? "columnheader" : "gridcell";
 }
 
-/** A value as a cell of the map: its text, and how strong its colour is (negative: too small). */
+/** A value as a cell of the map: its text, its colour, and how strong that is. */
 export function tinted(height, { name, logarithmic, shown }) {
   const share = logarithmic || name === "kurtosis" ? height / DECADES : height / shown[1];
   const strength = Number.isNaN(share) ? 0 : Math.min(1, Math.max(-1, share));
-  const digits = logarithmic && Math.abs(height) > DECADES ? 1 : 2;
-  return { text: printed(height, logarithmic, digits), tint: Math.round(TINT * strength) };
+  // a power of ten leaves no room for two digits
+  const size = logarithmic ? height : Math.log10(Math.abs(height));
+  const digits = size > -DECADES && size < 4 ? 2 : 1;
+  return {
+    text: printed(height, logarithmic, digits),
+    word: strength < 0 ? "low" : "high",
+    share: `${Math.round(TINT * Math.abs(strength))}%`,
+  };
 }

@@ -35,7 +35,7 @@ export function printed(height, logarithmic, digits = 2) {
 }
 
 /** The value at a height. */
-export function valueOf(height, logarithmic) {
+export function heightToValue(height, logarithmic) {
   return logarithmic ? 10 ** height : height;
 }
 

@@ -17,7 +17,7 @@ export class Readout {
   }
 
   /** Write a row for each pair. */
-  write(pairs, { label, logarithmic, layer, theory, gradients }) {
+  write(pairs, { statistic, layer, theory, gradients }) {
     const heads = [
       ["pair"],
       [`verdict at layer ${layer}`],
@@ -25,7 +25,7 @@ export class Readout {
       ["gradient"],
       ["distinctness"],
       ["with depth"],
-      [`${label}, 95% interval`, "number"],
+      [`${statistic.label}, 95% interval`, "number"],
       ...(theory ? [["theory", "number"]] : []),
       ["growth per layer", "number"],
       ...(gradients ? [["gradient’s growth per layer", "number"]] : []),
@@ -33,7 +33,7 @@ export class Readout {
     ];
     const head = heads.map(([text, kind]) => html("th", { scope: "col", class: kind }, text));
     this.#table.tHead.replaceChildren(html("tr", {}, ...head));
-    const rows = pairs.map((pair) => rowOf(pair, { logarithmic, theory, gradients }));
+    const rows = pairs.map((pair) => rowOf(pair, { ...statistic, theory, gradients }));
     this.#table.tBodies[0].replaceChildren(...rows);
     this.#table.hidden = !pairs.length;
   }
@@ -59,16 +59,21 @@ function rowOf(pair, { logarithmic, theory, gradients }) {
     {},
     html("th", { scope: "row" }, badge(pair.slot), ` ${pair.name}`),
     html("td", {}, pair.vote.word || "not measured", divided ? ` (${divided})` : ""),
-    ...pair.aspects.map((word) => html("td", {}, word)),
+    ...pair.aspects.map(({ word }) => html("td", {}, word)),
     html("td", { class: "story" }, pair.story),
     number(...interval(pair.height, (height) => printed(height, logarithmic))),
     theory ? number(printed(pair.theory, logarithmic)) : null,
     number(...interval(pair.growth, (rate) => factor(Math.exp(rate)))),
     gradients
-      ? number(...interval(pair.gradient, (rate) => factor(Math.exp(rate))), pair.source)
+      ? number(...interval(pair.gradient, (rate) => factor(Math.exp(rate))), bySource(pair.source))
       : null,
     html("td", {}, remove),
   );
+}
+
+/** Where a gradient is from that was not measured. */
+function bySource(source) {
+  return source === "theory" ? html("small", {}, "by theory") : "";
 }
 
 /** A mean with its interval, which a single seed does not have. */

@@ -16,9 +16,23 @@ from initstats.diagnosis.rules import (
     register_rule,
     register_training_rule,
 )
-from initstats.diagnosis.summary import seed_interval, summarize
+from initstats.diagnosis.summary import (
+    count_healthy,
+    deepest,
+    in_order,
+    seed_interval,
+    summarize,
+)
 from initstats.diagnosis.training import Training
-from initstats.diagnosis.verdicts import CONFIGURATION, VERDICTS, Limits, Verdict, judge
+from initstats.diagnosis.verdicts import (
+    CONFIGURATION,
+    VERDICTS,
+    Limits,
+    Verdict,
+    judge,
+    judged,
+    stacks_of,
+)
 
 __all__ = [
     "CONFIGURATION",
@@ -31,10 +45,15 @@ __all__ = [
     "Rule",
     "Training",
     "Verdict",
+    "count_healthy",
+    "deepest",
     "diagnose",
+    "in_order",
     "judge",
+    "judged",
     "register_rule",
     "register_training_rule",
     "seed_interval",
+    "stacks_of",
     "summarize",
 ]

@@ -8,7 +8,15 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from initstats.diagnosis.verdicts import ASPECTS, CELL, CONFIGURATION, Limits, judge
+from initstats.diagnosis.verdicts import (
+    ASPECTS,
+    CELL,
+    CONFIGURATION,
+    HEALTHY,
+    Limits,
+    judged,
+    stacks_of,
+)
 
 _NUMBERS = [
     *("layer", "count", "nonfinite", "mean", "std", "second_moment"),
@@ -69,8 +77,7 @@ def summarize(
     limits = Limits(factor, correlation, gradient_factor)
     require(table)
     table = in_order(table)
-    stacks = judge(table, theory, limits).reset_index("layer")
-    cells = stacks.groupby(CELL, observed=True, sort=False).tail(1)
+    cells = judged(deepest(stacks_of(table, theory)), limits)
     groups = cells.groupby(CONFIGURATION, observed=True, sort=True)
     summary = _parameters(table)
     summary["depth"] = groups["layer"].max()
@@ -94,6 +101,16 @@ def summarize(
     lost = ["mean", "dead", "constant", "correlation"]
     summary.loc[summary["verdict"] == "overflows", lost] = np.nan
     return summary.reset_index()
+
+
+def deepest(stacks: pd.DataFrame) -> pd.DataFrame:
+    """The rows of whole stacks, with `layer`, their depth, as a column."""
+    return stacks.reset_index("layer").groupby(CELL, observed=True, sort=False).tail(1)
+
+
+def count_healthy(cells: pd.DataFrame, limits: Limits) -> int:
+    """How many configurations are healthy by these limits, of stacks as `deepest` gives them."""
+    return int((_voted(_shares(judged(cells, limits), "verdict")) == HEALTHY).sum())
 
 
 def _shares(cells: pd.DataFrame, column: str) -> pd.DataFrame:

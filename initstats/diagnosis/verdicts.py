@@ -175,18 +175,22 @@ def judge(
         `distinctness` (in columns `signal_verdict` and so on; `unknown` where nothing tells), and
         `verdict`, the gravest of the three.
     """
-    stacks, limits = _stacks(table, theory), limits or Limits()
+    return judged(stacks_of(table, theory), limits or Limits())
+
+
+def judged(stacks: pd.DataFrame, limits: Limits) -> pd.DataFrame:
+    """The numbers of stacks, as `stacks_of` gives them, with their verdicts as in `judge`."""
     # as the browser holds them: its verdicts are these, to the last digit
     held = stacks.astype(dict.fromkeys(_HELD, np.float32))
     met = {verdict.name: verdict.holds(held, limits).to_numpy() for verdict in VERDICTS}
-    stacks["verdict"] = _first(list(met.values()), WORDS)
+    words = {"verdict": _first(list(met.values()), WORDS)}
     for aspect in ASPECTS:
         own = [verdict.name for verdict in VERDICTS if verdict.aspect == aspect]
         known = stacks[_TELLS[aspect]].notna().to_numpy()
-        stacks[f"{aspect}_verdict"] = _first(
+        words[f"{aspect}_verdict"] = _first(
             [*(met[name] for name in own), known], [*own, HEALTHY, UNKNOWN]
         )
-    return stacks
+    return stacks.assign(**words)
 
 
 _HELD = ("rms", "correlation", "mean", "std", "dead", "constant", "gradient")
@@ -199,8 +203,8 @@ def _first(met: list[NDArray[np.bool_]], words: list[str]) -> Any:
     return pd.Categorical.from_codes(codes.tolist(), categories=pd.Index(words))
 
 
-def _stacks(table: pd.DataFrame, theory: pd.DataFrame | None) -> pd.DataFrame:
-    """The numbers that verdicts are about, one row for each cell and layer, in order."""
+def stacks_of(table: pd.DataFrame, theory: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The numbers that verdicts are about, as in `judge`, in the order of the index."""
     index = [*CELL, "layer"]
     forward = table["direction"] == "forward"
     pre, act, back = (

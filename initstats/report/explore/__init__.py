@@ -51,10 +51,9 @@ class Exploration:
     Attributes:
         maps: the rows of each network and width, by its heading.
         activations: names, in the order of the columns.
-        fitted: the inits that are fitted to the data.
+        fitted: the inits whose weights depend on the data.
         depth: layers of the deepest stack.
         note: what is left out; empty if that is nothing.
-        marked: whether an init of the map is fitted to the data.
         histograms: whether there are histograms.
         manifest: what the planes of the data mean, as JSON that may stand in a script.
         data: for each network and width the data in the page; None where they lie beside it.
@@ -66,21 +65,17 @@ class Exploration:
     fitted: Collection[str]
     depth: int
     note: str
-    marked: bool
     histograms: bool
     manifest: Markup
     data: Sequence[str | None]
     beside: Mapping[str, str]
 
 
-def exploration(
-    results: Results, *, fitted: Collection[str] = frozenset(), meanings: Meanings | None = None
-) -> Exploration:
+def exploration(results: Results, *, meanings: Meanings | None = None) -> Exploration:
     """The explorable figure of a study, or of what figures show of it where it is large.
 
     Args:
         results: the study's.
-        fitted: names of the inits that are fitted to the data.
         meanings: sentences by name, of "init" and "activation".
     """
     few, frame = results.few, Frame.of(results.few)
@@ -131,10 +126,9 @@ def exploration(
     return Exploration(
         maps,
         frame.activations,
-        fitted,
+        [name for name in frame.inits if name in results.fitted],
         frame.depth,
         results.left_out,
-        bool({*fitted} & {*frame.inits}),
         bool(few.shapes),
         in_script(manifest),
         [text if there else None for text, there in zip(texts, inside, strict=True)],

@@ -206,7 +206,10 @@ class Data:
         return planes
 
     def _curves(self) -> dict[str, Plane]:
-        """Means over seeds, half their 95% Student-t intervals, and the seeds, as heights."""
+        """Means over seeds, half their 95% Student-t intervals, and the seeds, as heights.
+
+        Seeds are kept as distances from their mean where that is finite, so that two digits do.
+        """
         frame = self._frame
         shape = (len(frame.views), len(frame.statistics), *frame.shape)
         mean, half = (np.full(shape[:-1], np.nan, "<f4") for _ in range(2))
@@ -224,8 +227,8 @@ class Data:
                 heights = np.where(lost, np.inf if scale.logarithmic else np.nan, heights)
                 values = filled(frame.shape, places, heights, np.nan)
                 mean[v, s], half[v, s] = over_seeds(values, there)
-                seeds[v, s] = values
-        return {"mean": mean, "half": half, "seeds": halved(seeds)}
+                seeds[v, s] = values - np.where(np.isfinite(mean[v, s]), mean[v, s], 0)[..., None]
+        return {"mean": mean, "half": half, "seeds": halved(seeds, digits=2)}
 
     def _quantiles(self) -> dict[str, Plane]:
         """Quantiles of the values, median over seeds."""
@@ -298,10 +301,10 @@ def middle(values: Array) -> Array:
     return (pair[0] + pair[1]) / 2
 
 
-def halved(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The upper half of numbers in float32, rounded: three digits."""
-    bits = values.view("<u4")
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+def halved(values: NDArray[np.float32], digits: int = 3) -> NDArray[np.uint16]:
+    """The upper half of numbers in float32, rounded to three digits or fewer, which pack better."""
+    bits, spared = values.view("<u4"), 16 + 3 * (3 - digits)
+    rounded = ((bits + (1 << (spared - 1))) >> spared) << (spared - 16)
     return np.where(np.isfinite(values), rounded, bits >> 16).astype("<u2")
 
 

@@ -49,8 +49,13 @@ export class Block {
     const values = this.plane("seeds");
     const cells = this.#cells();
     const start = ((view * statistics.length + statistic) * cells + cell) * depth * seeds.length;
+    const mean = this.curve("mean", view, statistic, cell);
     return seeds.map((_, seed) =>
-      Float32Array.from({ length: depth }, (_, at) => values[start + at * seeds.length + seed]),
+      // distances from the mean, where there is one
+      mean.map((height, at) => {
+        const value = values[start + at * seeds.length + seed];
+        return Number.isFinite(height) ? height + value : value;
+      }),
     );
   }
 

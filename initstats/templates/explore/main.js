@@ -94,9 +94,10 @@ class Explorer {
       },
       look: (row, column) => {
         this.#look(row === null || column === null ? null : row * across + column);
-        if (row === null && column !== null) {
+        if (row === null && column === null) this.#announce();
+        else if (row === null) {
           this.#say("status", entry("activation", activations[column], this.#manifest));
-        } else if (row !== null && column === null) {
+        } else if (column === null) {
           this.#say("status", entry("init", inits[row], this.#manifest));
         }
       },

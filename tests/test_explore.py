@@ -105,7 +105,7 @@ def test_a_block_holds_what_verdicts_hang_on(
     results: Results, explored: Exploration, limits: Limits
 ) -> None:
     manifest = json.loads(explored.manifest)
-    judged = judge(results.table, results.predicted, limits)["verdict"].astype(str)
+    judged: Any = judge(results.table, results.predicted, limits)["verdict"].astype(str)
     met = set()
     for number, block in enumerate(results.blocks):
         words = verdicts_of(manifest["verdicts"], unpacked(explored, number), vars(limits))
@@ -159,7 +159,7 @@ def test_curves_are_means_over_seeds(
     with np.errstate(divide="ignore"):
         heights = np.log10(values) if logarithmic else values
     heights = heights.where(rows["nonfinite"] == 0, np.inf if logarithmic else np.nan)
-    expected = seed_interval(rows.assign(height=heights), "height", [*CONFIGURATION, "layer"])
+    expected: Any = seed_interval(rows.assign(height=heights), "height", [*CONFIGURATION, "layer"])
     drawn = rows.assign(height=heights).set_index([*CONFIGURATION, "layer", "seed"])["height"]
     for number, block in enumerate(results.blocks):
         planes = unpacked(explored, number)
@@ -178,8 +178,8 @@ def test_growth_and_theory_are_there(results: Results, explored: Exploration) ->
     planes, block = unpacked(explored, 1), results.blocks[1]
     summary = block.rows(results.summary).set_index(["init", "activation"])
     for cell, init, activation in rows_of_block(explored):
-        row = summary.loc[(init, activation)]
-        np.testing.assert_allclose(np.exp(planes["growth"][cell, -1]), row["growth"], rtol=1e-5)
+        growth: Any = summary.loc[(init, activation), "growth"]
+        np.testing.assert_allclose(np.exp(planes["growth"][cell, -1]), growth, rtol=1e-5)
     assert results.predicted is not None
     rows = block.rows(results.predicted)
     rows = rows[(rows["tensor"] == "activation") & (rows["direction"] == "forward")]
@@ -325,8 +325,8 @@ def test_a_shape_is_a_histogram(folder: Path) -> None:
     expected = np.histogram(draws, BINS, tuple(ends))[0]
     measured = shape.heights[0] / shape.heights[0].sum() * expected.sum()
     # the store's bins are wider than these: a moving average tells
-    smooth = [np.convolve(each, np.ones(9) / 9, "valid") for each in (measured, expected)]
-    np.testing.assert_allclose(*smooth, rtol=0.25, atol=30)
+    smooth, told = (np.convolve(each, np.ones(9) / 9, "valid") for each in (measured, expected))
+    np.testing.assert_allclose(smooth, told, rtol=0.25, atol=30)
     assert shape.heights.max(axis=1).tolist() == [FULL, 0, FULL]
     assert np.isnan(shape.span[1]).all()
     np.testing.assert_array_equal(shape.heights[0], shape.heights[2])
@@ -349,7 +349,7 @@ def test_the_median_leaves_out_what_is_missing() -> None:
 
 
 def test_half_a_number_has_three_digits_or_two() -> None:
-    values = np.float32([1.2345, -3e-30, 0, 1.999, np.inf, -np.inf, np.nan])
+    values = np.array([1.2345, -3e-30, 0, 1.999, np.inf, -np.inf, np.nan], np.float32)
     for digits, error in ((3, 0.004), (2, 0.032)):
         back = (halved(values, digits).astype(np.uint32) << 16).view(np.float32)
         np.testing.assert_allclose(back, values, rtol=error)

@@ -76,8 +76,8 @@ class Reader:
     """Somebody who reads the page, and hears what it asks for and complains of."""
 
     def __init__(self, browser: Browser, index: Path, address: str = "", **context: Any) -> None:
-        context = {"viewport": DESK, "offline": True} | context
-        self.context = browser.new_context(**context)
+        given: dict[str, Any] = {"viewport": DESK, "offline": True} | context
+        self.context = browser.new_context(**given)
         self.page: Page = self.context.new_page()
         self.asked: list[str] = []
         self.complaints: list[str] = []
@@ -188,7 +188,7 @@ def test_the_readout_tells_each_aspect_and_what_becomes_of_it(
     reader.page.locator('[data-part="map"] tbody tr:nth-child(2) th').click()
     assert reader.pinned() == [f"kaiming_normal, {name}" for name in ACTIVATIONS]
     judged = judge(results.table, results.predicted)
-    own = judged.loc[results.blocks[0].network, "kaiming_normal"]
+    own: Any = judged.loc[results.blocks[0].network, "kaiming_normal"]
     for layer in (DEPTH, 3):
         reader.at_layer(layer)
         rows = (
@@ -246,13 +246,13 @@ def test_the_curves_numbers_are_means_over_seeds(
     lost = np.inf if logarithmic else np.nan
     rows = rows.assign(height=heights.where(rows["nonfinite"] == 0, lost))
     expected = seed_interval(rows, "height", [*CONFIGURATION, "layer"])
-    expected = 10**expected if logarithmic else expected
+    means: Any = 10**expected if logarithmic else expected
     for init, activation in pairs:
         shown = told[(told["init"] == init) & (told["activation"] == activation)]
-        own = expected.loc[results.blocks[0].network, init, activation, 6]
+        own = means.loc[results.blocks[0].network, init, activation, 6]
         for name, column in (("mean", statistic), ("low", "low"), ("high", "high")):
             np.testing.assert_allclose(shown[column], own[name], rtol=1e-4, atol=1e-12)
-        one = rows[(rows["init"] == init) & (rows["activation"] == activation)]
+        one: Any = rows[(rows["init"] == init) & (rows["activation"] == activation)]
         one = one[one["seed"] == 2].set_index("layer")["height"].to_numpy()
         drawn = np.log10(shown["seed_2"]) if logarithmic else shown["seed_2"]
         mean = np.log10(shown[statistic]) if logarithmic else shown[statistic]
@@ -556,7 +556,9 @@ def test_paper_shows_the_state_on_two_pages(browser: Browser, index: Path) -> No
     assert reader.page.locator(".explore :is(select, input, button):visible").count() == 0
     assert "a factor of 3 of the input" in reader.part("printed").inner_text()
     section = reader.page.locator(".explore")
-    assert section.bounding_box()["height"] < 2 * 1000  # CSS pixels of a page of A4
+    box = section.bounding_box()
+    assert box
+    assert box["height"] < 2 * 1000  # CSS pixels of a page of A4
     wide = section.locator(".scroll").evaluate_all(
         "boxes => boxes.filter(box => box.scrollWidth > box.clientWidth + 1).length"
     )

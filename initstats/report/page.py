@@ -24,6 +24,8 @@ from initstats.plots.style import decimal
 from initstats.registry import unknown
 from initstats.report.drawing import Drawing, Studio, draw
 from initstats.report.embedded import Report
+from initstats.report.explore.scripts import inlined
+from initstats.report.explore.table import breakable
 from initstats.report.folder import PAGE, PICTURES, beside, claim, drafted, index_above
 from initstats.report.printed import factor, percent, significant, typeset
 
@@ -285,5 +287,6 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
 )
 ENVIRONMENT.filters |= {
-    each.__name__: each for each in (decimal, factor, names, percent, significant)
+    each.__name__: each
+    for each in (breakable, decimal, factor, inlined, names, percent, significant)
 }

@@ -18,6 +18,7 @@ from initstats.plots.style import decimal
 from initstats.plural import counted
 from initstats.report import answer
 from initstats.report.embedded import Report
+from initstats.report.explore import exploration
 from initstats.report.page import (
     FILES,
     Files,
@@ -170,7 +171,8 @@ def compose(
     run = recorded[0] if recorded else None
     met = {word.name: (results.summary["verdict"] == word.name).any() for word in VERDICTS}
     best = BLOCK * (len(results.blocks) > 1) + BEST
-    tables: dict[str, pd.DataFrame | str] = {"summary.csv": results.summary}
+    explore = exploration(results)
+    tables: dict[str, pd.DataFrame | str] = {"summary.csv": results.summary, **explore.beside}
     if rows:
         tables["table.csv"] = results.table
         if find_spec("pyarrow"):
@@ -189,6 +191,7 @@ def compose(
         "cells": (_cells(results), run.count if run else 0),
         "failures": 0 if failures is None else len(failures),
         "failed": {} if failures is None else of_failures(failures),
+        "explore": explore,
         "limits": answer.limits(results),
         "gradients": answer.gradients(results),
         "fitted": [name for name in results.inits if name in results.fitted],

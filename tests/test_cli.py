@@ -343,6 +343,22 @@ def test_a_page_of_another_kind_and_a_wrong_figure_are_refused_before_the_work(
     assert not (tmp_path / "index.html").exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("sweep", "--no-report", "--open"),
+        ("train", "--no-report", "--no-figures"),
+        ("bench", "--open"),
+        ("measure", "torch.nn:Identity", "--input", "2", "--figures", "spread_by_depth"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_options_of_a_page_without_a_page(run: Run, command: tuple[str, ...]) -> None:
+    said = run(*command)
+    assert said.code == 2
+    assert "--figures, --no-figures and --open are for a page: " in said.err
+
+
 def test_the_browser_opens_the_page(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,6 +162,7 @@ def measure(
         raise ValueError("--size is for the images of a folder: say which with --data")
     if vocabulary and not tokens:
         raise ValueError("--vocabulary is for --tokens: say how many ids are drawn")
+    pages.check(bool(out), "say where with --out")
     files = pages.files()
     file = Path(json) if json and json != "-" else None
     _claim(file, out, files)  # before the work, not after it

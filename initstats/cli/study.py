@@ -59,6 +59,14 @@ Planned = Annotated[
 Trusted = Annotated[
     bool, typer.Option("--trust-plugins", help="Import the plugins that the config names, too.")
 ]
+Baseline = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Of a training study: the activation or init that the others are compared with. "
+        "\\[default: relu, or the first]",
+    ),
+]
 
 
 @command("Measure", page=True)
@@ -128,6 +136,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="Where the page goes. \\[default: the run's folder]")
     ] = None,
+    baseline: Baseline = None,
     workers: Workers = None,
     plugin: Plugins = None,
     *,
@@ -139,18 +148,18 @@ def report(
     """
     began = time.perf_counter()
     load_own(plugin)
-    page = written(run, pages.files("report", workers), out)
+    page = written(run, pages.files("report", workers), out, baseline)
     seconds = time.perf_counter() - began
     figures = sorted(str(path) for path in page.parent.glob("figures/*.*"))
     output.result(page=page, figures=figures, seconds=seconds)
 
 
-def written(run: Path, files: Files, out: Path | None = None) -> Path:
+def written(run: Path, files: Files, out: Path | None = None, baseline: str | None = None) -> Path:
     """The page of a run, by default in its folder."""
     from initstats.report import write_report
 
     wanted: Any = {"workers": files.workers, "figures": files.figures, "ready": files.ready}
-    return write_report(run, out, **wanted)
+    return write_report(run, out, baseline=baseline, **wanted)
 
 
 def _plan(

@@ -100,6 +100,7 @@ def sweep(
     began = time.perf_counter()
     from initstats.sweep.plugins import absolute_plugin, load_config
 
+    pages.check(report, "leave out --no-report")
     load_own(plugin)
     fields = load_config(config, trusted=trust or plugin or ()) if config else {}
     if "networks" in given:

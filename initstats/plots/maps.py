@@ -54,7 +54,7 @@ _COLOURS = {
 
 def summarized(results: Results, columns: list[str]) -> pd.DataFrame:
     """Columns of the summary, for the configurations of `few`."""
-    few = results.few
+    few = results.outline
     return few.ordered(few.summary[[*CONFIGURATION, *columns]].astype({"verdict": str}))
 
 

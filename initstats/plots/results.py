@@ -102,7 +102,7 @@ class Results:
             name for name, (first, *_) in recorded.definitions.get("init", {}).items() if first
         ]
         results = cls(table, summarize(table, predicted), None, predicted, fitted)
-        read = RunHistograms(run, results.few)
+        read = RunHistograms(run, results.outline)
         return replace(results, bands=Lazily(read.bands), shapes=Lazily(read.shapes))
 
     @cached_property
@@ -159,11 +159,22 @@ class Results:
 
     @cached_property
     def few(self) -> Results:
-        """What most figures show of these results.
+        """What most figures show of these results, as `outline` says it."""
+        kept = self.outline
+        if len(kept.summary) == len(self.summary):
+            return self
+        # filtered once: a table may be half of the memory
+        predicted = None if self.predicted is None else _among(self.predicted, kept)
+        table = _among(self.table, kept)
+        return replace(self, table=table, summary=kept.summary, predicted=predicted)
+
+    @cached_property
+    def outline(self) -> Results:
+        """What most figures show of these results, without the rows of their table.
 
         At most `MANY` entries of each sweep and `MOST` of all, and `MANY` networks and widths.
         """
-        kept = self
+        kept = replace(self, table=self.table.iloc[:0], predicted=None)
         if len(self.blocks) > MANY:
             kept = kept.within(evenly(self.blocks, MANY))
         for kind, _, _, entries in self.sweeps:
@@ -290,10 +301,21 @@ class Probed:
         return cls(measured.table(), measured.histograms())
 
 
+def _among(rows: pd.DataFrame, kept: Results) -> pd.DataFrame:
+    """The rows about the inits, activations, networks and widths of some results."""
+    there = rows["init"].isin(kept.inits) & rows["activation"].isin(kept.activations)
+    return rows[there & _is_within(rows, kept.blocks)]
+
+
 def _within(rows: pd.DataFrame, blocks: Collection[Block]) -> pd.DataFrame:
     """The rows about some networks and widths."""
+    return rows[_is_within(rows, blocks)]
+
+
+def _is_within(rows: pd.DataFrame, blocks: Collection[Block]) -> NDArray[np.bool_]:
+    """Which rows are about some networks and widths."""
     wanted = [(rows["network"] == network) & (rows["width"] == width) for network, width in blocks]
-    return rows[np.logical_or.reduce(wanted)]
+    return np.asarray(np.logical_or.reduce(wanted))
 
 
 def headings(rows: pd.DataFrame) -> dict[Block, str]:

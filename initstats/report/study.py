@@ -219,7 +219,8 @@ def compose(
 
 def _listed(results: Results) -> Results:
     """The results under all inits, for those activations, networks and widths that figures show."""
-    few = results.few
+    few = results.outline
+    results = replace(results, table=results.table.iloc[:0], predicted=None)
     shown = results.only("activation", few.activations) if results.left_out else results
     return shown.within(few.blocks) if len(results.blocks) > len(few.blocks) else shown
 
@@ -234,7 +235,7 @@ def _summary(results: Results) -> Table:
     """
     summary = results.summary
     if len(summary) > MOST_ROWS:
-        summary = results.few.summary
+        summary = results.outline.summary
         summary = summary.iloc[evenly(range(len(summary)), MOST_ROWS)]
     summary = summary.copy()
     parameters: list[str] = []

@@ -22,7 +22,13 @@ ORDER = (
     *("split", "data", "activations", "inits", "moments"),
     *("theory", "backprop", "networks", "stack", "probe"),
     *("workers", "luggage", "cluster", "store", "sweep", "prediction", "plan", "repair", "audit"),
-    *("diagnosis", "outcome", "differences", "plots", "report"),  # tables into words, figures and pages
+    *(
+        "diagnosis",
+        "outcome",
+        "differences",
+        "plots",
+        "report",
+    ),  # tables into words, figures and pages
     *("callbacks", "foundations", "training", "bench", "cli", "__main__"),
 )
 # what works without torch sees only this of the rooms before it: the engine is none of its business

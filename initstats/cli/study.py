@@ -111,18 +111,34 @@ def sweep(
 
 @app.command(rich_help_panel="Measure")
 def report(
-    run: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")],
+    run: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN [RUN]",
+            help="The folder of a run, finished or not; two are compared (also pages of models).",
+        ),
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Where the page goes. \\[default: the run's folder]")
+        Path | None,
+        typer.Option(
+            help="Where the page goes. \\[default: the run's folder; of two, reports/A-and-B]"
+        ),
     ] = None,
     workers: Workers = None,
     plugin: Plugins = None,
 ) -> None:
-    """Draw the report of a run again: index.html, figures and tables."""
+    """Draw the report of a run again, or that of two side by side: index.html, figures, tables."""
     from initstats.report import write_report
 
     load_own(plugin)
-    typer.echo(f"report: {write_report(run, out, workers=workers or os.cpu_count() or 1)}")
+    asked: Any = run[0] if len(run) == 1 else run
+    folder = out if len(run) == 1 else out or compared_folder(run)
+    typer.echo(f"report: {write_report(asked, folder, workers=workers or os.cpu_count() or 1)}")
+
+
+def compared_folder(runs: list[Path]) -> Path:
+    """Where the comparison of two runs goes, unless somebody says."""
+    return Path("reports") / "-and-".join(run.resolve().name for run in runs[:2])
 
 
 def _plan(

@@ -120,6 +120,11 @@ class Pair:
         shared = [key for key in asked if all(key in side.table for side in self.sides)]
         return [*shared, *self.kind.places]
 
+    @property
+    def configuration(self) -> list[str]:
+        """The keys that name a configuration, or a model, but for its data set."""
+        return [key for key in self.keys if key not in (*self.kind.places, "dataset")]
+
     @cached_property
     def names(self) -> tuple[str, str]:
         """What the two are called: as given, else by what is compared, else `a` and `b`."""
@@ -133,7 +138,7 @@ class Pair:
         return (first, second) if first != second else (f"{first} (a)", f"{second} (b)")
 
     @cached_property
-    def _rows(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def rows(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Both tables, their names as categories in one order."""
         tables = [side.table for side in self.sides]
         for key in self.keys:
@@ -146,11 +151,11 @@ class Pair:
     @cached_property
     def _numbers(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The place of every row of both tables: a row of `places`."""
-        keys = [rows[self.keys] for rows in self._rows]
+        keys = [rows[self.keys] for rows in self.rows]
         both = pd.concat(keys, ignore_index=True)
         numbers = both.groupby(self.keys, observed=True, sort=True, dropna=False).ngroup()
         if self.kind is MODEL:  # in the order in which the model ran, not of names
-            rows = pd.concat([*self._rows[::-1]], ignore_index=True)
+            rows = pd.concat([*self.rows[::-1]], ignore_index=True)
             turned = np.concatenate([numbers[len(keys[0]) :], numbers[: len(keys[0])]])
             firsts = rows.groupby(turned).first()
             ran = firsts.assign(number=firsts.index).sort_values(
@@ -164,7 +169,7 @@ class Pair:
     def places(self) -> pd.DataFrame:
         """One row for each place: its keys (of a model the `layer`, too), and `measured`."""
         held = [*self.keys, "layer"] if self.kind is MODEL else self.keys
-        parts = zip(self._rows, self._numbers, strict=True)
+        parts = zip(self.rows, self._numbers, strict=True)
         rows = [part[held].assign(place=numbers) for part, numbers in parts]
         firsts = pd.concat(rows[::-1], ignore_index=True).drop_duplicates("place")
         places = firsts.sort_values("place", ignore_index=True).drop(columns="place")
@@ -176,7 +181,7 @@ class Pair:
         """The column of every row's seed in arrays (places, seeds), and the seeds that count."""
         known = sorted({*self.a.seeds, *self.b.seeds})
         columns, measured = [], []
-        for rows, numbers, name in zip(self._rows, self._numbers, self.names, strict=True):
+        for rows, numbers, name in zip(self.rows, self._numbers, self.names, strict=True):
             column = np.searchsorted(known, rows[SEED].to_numpy())
             there = np.zeros((len(self.places), len(known)), np.int64)
             np.add.at(there, (numbers, column), 1)
@@ -227,7 +232,7 @@ class Pair:
 
     def _values(self, side: int, column: NDArray[np.int64], name: str, scale: str) -> Array:
         """A statistic on its scale, (places, seeds); NaN where nothing was measured."""
-        rows, (_, seeds) = self._rows[side], self._seeds
+        rows, (_, seeds) = self.rows[side], self._seeds
         values = np.full(seeds.a.shape, np.nan)
         if name not in rows:
             return values
@@ -256,10 +261,9 @@ class Pair:
             The keys of a configuration; of each side `a_verdict`, `a_std`, ..., `b_verdict`, ...,
             missing where it was not measured there; `measured`. In the order of the grids.
         """
-        keys = [key for key in self.keys if key not in (*self.kind.places, "dataset")]
+        keys = self.configuration
         parts = [
-            self._summary(rows).add_prefix(f"{s}_")
-            for s, rows in zip("ab", self._rows, strict=True)
+            self._summary(rows).add_prefix(f"{s}_") for s, rows in zip("ab", self.rows, strict=True)
         ]
         renamed = [
             part.rename(columns={f"{s}_{k}": k for k in keys})
@@ -286,7 +290,7 @@ class Pair:
         """By key, the values that only one of the two has; keys without any are left out."""
         found = {}
         for key in self.keys:
-            here = [[*rows[key].drop_duplicates().sort_values()] for rows in self._rows]
+            here = [[*rows[key].drop_duplicates().sort_values()] for rows in self.rows]
             only = tuple([v for v in here[i] if v not in {*here[1 - i]}] for i in (0, 1))
             if any(only):
                 found[key] = (only[0], only[1])
@@ -296,7 +300,7 @@ class Pair:
         """Why nothing is shared: the keys of which no value is in both."""
         told = []
         for key in self.keys:
-            here = [{*map(str, rows[key].unique())} for rows in self._rows]
+            here = [{*map(str, rows[key].unique())} for rows in self.rows]
             if not here[0] & here[1]:
                 sides = (", ".join(sorted(values)[:5]) for values in here)
                 told.append(f"{key} {' against '.join(sides)}")

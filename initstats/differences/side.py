@@ -133,15 +133,13 @@ def _from_path(path: Path) -> tuple[pd.DataFrame, Run | None]:
 
 
 def read_rows(file: Path) -> pd.DataFrame:
-    """The rows of a table as a page writes it, bit for bit.
+    """The rows of a table as a page writes it, names as they are, though they look like numbers.
 
     Raises:
         ValueError: the file is no such table.
     """
     try:
-        found: pd.DataFrame = pd.read_csv(
-            file, converters=dict.fromkeys(WORDS, str), float_precision="round_trip"
-        )
+        found: pd.DataFrame = pd.read_csv(file, converters=dict.fromkeys(WORDS, str))
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(f"cannot read {file}: it is no table ({error})") from error
     return found

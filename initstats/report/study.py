@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +37,7 @@ from initstats.report.record import (
     seeds_of,
     some,
 )
+from initstats.report.sides import write_comparison
 from initstats.report.training import write_training_report
 from initstats.store import Run, load_failures, load_run, load_sessions, to_toml
 
@@ -78,7 +79,7 @@ MOST_ROWS = 300
 
 
 def write_report(
-    run: str | Path | pd.DataFrame,
+    run: str | Path | pd.DataFrame | list[Any] | tuple[Any, ...] | Mapping[str, Any],
     folder: str | Path | None = None,
     *,
     workers: int = 1,
@@ -92,7 +93,9 @@ def write_report(
 
     Args:
         run: the folder of a sweep or of a training study, finished or not; or a sweep's table, from
-            which all can be drawn but the distributions.
+            which all can be drawn but the distributions. Or two of these, or two models: a list of
+            what `compare_runs` takes, or a mapping of their names to them, whose page tells what
+            differs between them, beside its `differences.csv` and `verdicts.csv`.
         folder: where to; by default the run's own.
         workers: processes at work, this one among them. The others are spawned, so that a script
             needs `if __name__ == "__main__":`.
@@ -102,10 +105,12 @@ def write_report(
         The path of the page.
 
     Raises:
-        ValueError: a table without a folder; not the table of one sweep; not a run's folder; the
-            folder holds somebody else's page.
+        ValueError: a table, or two runs, without a folder; not the table of one sweep; not a run's
+            folder; the folder holds somebody else's page.
         OSError: the folder cannot be written.
     """
+    if isinstance(run, Mapping | list | tuple):
+        return write_comparison(run, folder, workers=workers, rows=rows)
     if not isinstance(run, pd.DataFrame):
         folder = folder or run
         if is_training(run):

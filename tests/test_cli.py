@@ -63,7 +63,8 @@ def test_a_sweep_leaves_a_run_and_its_report(run: Run, tmp_path: Path) -> None:
     assert said.err == ""  # not a terminal: no bar
     folder = tmp_path / "reports" / "mnist"
     assert (folder / "index.html").exists()
-    assert len(ist.load_table(folder)) == 4 * 3 * 2
+    assert len(ist.load_table(folder)) == 4 * 3 * 4
+    assert ist.store.load_predictions(folder) is not None
     again = run(*TINY)
     assert "4 cells (0 new)" in again.out
     longer = run(*RELU, "--seeds", "3")
@@ -81,18 +82,18 @@ def test_a_plan_does_nothing(run: Run, tmp_path: Path) -> None:
 
 def test_theory_is_kept_with_the_run_and_goes_with_it(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "reports" / "mnist"
-    assert run(*TINY).code == 0
+    assert run(*TINY, "--no-theory").code == 0
     assert ist.store.load_predictions(folder) is None
     assert "Measured against theory" not in (folder / "index.html").read_text()
     assert run(*TINY, "--theory").code == 0
     kept = ist.store.load_predictions(folder)
     assert kept is not None
-    assert len(kept) == 2 * 3 * 2
-    matched = kept[kept["init"] == "matched"]
+    assert len(kept) == 2 * 3 * 4
+    matched = kept[(kept["init"] == "matched") & (kept["direction"] == "forward")]
     assert (matched["z"].abs() < 6).all()
     assert (matched["seeds"] == 2).all()
     assert "Measured against theory" in (folder / "index.html").read_text()
-    # more seeds: the same predictions, scored anew without being asked
+    # more seeds: the same predictions, scored anew
     assert run(*RELU, "--seeds", "3").code == 0
     again = ist.store.load_predictions(folder)
     assert again is not None

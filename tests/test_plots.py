@@ -449,7 +449,7 @@ def test_verdict_map_says_the_summary(results: Results) -> None:
 def test_dead_map_marks_overflow_apart_from_none(results: Results) -> None:
     axes = FIGURES["dead_units"].draw(results).axes[0]
     labels = pd.DataFrame(texts(axes, 4), index=INITS, columns=ACTIVATIONS)
-    assert labels.loc["normal(std=1e-05)", "squared_relu"] == "100"
+    assert labels.loc["normal(std=1e-05)", "squared_relu"] == "·"
     assert labels.loc["normal(std=1000000)", "squared_relu"] == "∞"
     assert labels.loc["kaiming_normal", "tanh"] == "·"
 

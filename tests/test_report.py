@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy import stats
 
 import initstats as ist
 from initstats.plots import FIGURES, Results, of_page
@@ -446,7 +447,17 @@ def made_up(rows: list[tuple[str, str, str, float, float]], depth: int = 20) -> 
     """Results with a summary of init, activation, verdict, growth, std."""
     columns = ["init", "activation", "verdict", "growth", "std"]
     summary = pd.DataFrame(rows, columns=columns).assign(
-        network="mlp", width=50, depth=depth, seeds=10, agreement=1.0, mean=0, dead=0, correlation=0
+        network="mlp",
+        width=50,
+        depth=depth,
+        seeds=10,
+        agreement=1.0,
+        mean=0,
+        dead=0,
+        correlation=0,
+        tied="",
+        gradient_by="measured",
+        gradient_growth=1.0,
     )
     summary = summary.assign(growth_low=summary["growth"] - 0.01, growth_high=summary["growth"])
     names = {name: list(summary[name].unique()) for name in ("init", "activation")}
@@ -474,8 +485,9 @@ def test_the_answer_names_the_best_and_the_worst() -> None:
     )
     words = said(results)
     for sentence in (
-        "3 of 6 combinations of init and activation keep the signal healthy through 20 layers.",
-        "b keeps the signal healthy for 2 of 2 activations, c for 1; a for none.",
+        "3 of 6 combinations of init and activation are healthy through 20 layers: the signal, the "
+        "gradient and the differences between inputs survive.",
+        "b is healthy with 2 of 2 activations, c with 1; a with none.",
         "With c, each layer of relu multiplies the rms of the pre-activations by 1.010 (95% "
         "interval 1.000 to 1.010): over the 19 steps from the first layer to the last, by 1.2. "
         "With a the factor is 0.700; over 19 steps, 0.0011.",
@@ -503,8 +515,8 @@ def test_the_answer_admits_defeat() -> None:
         ]
     )
     words = said(results)
-    assert "None of 4 combinations of init and activation keeps the signal healthy" in words
-    assert "No init keeps the signal healthy for any activation." in words
+    assert "None of 4 combinations of init and activation is healthy" in words
+    assert "No init is healthy with any activation." in words
     assert (
         "No init works for relu: it vanishes with 1 of 2; nor for tanh: its units die with all 2."
     ) in words
@@ -512,13 +524,63 @@ def test_the_answer_admits_defeat() -> None:
 
 def test_leaders_share_the_lead() -> None:
     results = made_up([(init, "tanh", "healthy", 1.0, 1.0) for init in ("a", "b", "c")])
-    assert "a, b and c keep the signal healthy for this activation." in said(results)
+    assert "a, b and c are healthy with this activation." in said(results)
 
 
 def test_what_was_fitted_says_so() -> None:
     results = made_up([("a", "tanh", "shifted", 1.0, 1.0), ("lsuv", "tanh", "healthy", 1.0, 1.0)])
     words = said(results)
-    assert "lsuv, which is fitted to data, keeps the signal healthy for this activation" in words
+    assert "lsuv, which is fitted to data, is healthy with this activation" in words
+    assert "lsuv is fitted to data: the drawn weights are changed" in words
+    own = replace(results, fitted=["a", "lsuv"])
+    assert "a and lsuv are fitted to data" in said(own)
+    assert "fitted" not in said(replace(results, fitted=[]))
+
+
+def test_whose_gradients_were_judged() -> None:
+    rows = [("a", name, "healthy", 1.0, 1.0) for name in ("relu", "tanh", "gelu")]
+    results = made_up(rows)
+
+    def by(*sources: str) -> str:
+        return said(replace(results, summary=results.summary.assign(gradient_by=list(sources))))
+
+    assert "were not measured" not in by("measured", "measured", "measured")
+    nothing = by("nothing", "nothing", "nothing")
+    assert "Gradients were not measured: what is called healthy here may have a gradient" in nothing
+    assert "the signal and the differences between inputs survive" in nothing
+    told = by("theory", "theory", "nothing")
+    assert (
+        "for 2 combinations theory judges them (the product of χ₁ over the layers); for 1" in told
+    )
+    assert "For 1 combination gradients were neither measured nor" in by(
+        "measured", "measured", "nothing"
+    )
+
+
+def test_ties_are_told() -> None:
+    rows = [("a", name, "healthy", 1.0, 1.0) for name in ("relu", "tanh", "gelu")]
+    results = made_up(rows)
+    assert "tie" not in said(results)
+    tied = results.summary.assign(tied=["", "vanishes", "dead"], agreement=0.5)
+    html = compose(replace(results, summary=tied)).html()
+    assert "In 2 combinations the seeds tie between two or more verdicts" in Page(html).text
+    assert "5 of 10, tie: vanishes" in Page(html).text
+
+
+def test_the_count_of_the_healthy_is_told_by_other_limits(table: pd.DataFrame) -> None:
+    counts = {
+        limit: int(
+            (
+                ist.summarize(table, factor=limit, gradient_factor=limit)["verdict"] == "healthy"
+            ).sum()
+        )
+        for limit in (3, 10, 30)
+    }
+    assert counts[3] < counts[30]
+    words = said(Results.of(table))
+    assert f"{counts[3]} of 9 are healthy; with 30, {counts[30]}." in words
+    healthy = table[(table["init"] == "kaiming_normal") & (table["activation"] == "tanh")]
+    assert "The count does not depend on the limits" in said(Results.of(healthy))
 
 
 def test_long_lists_of_names_are_cut() -> None:
@@ -531,7 +593,8 @@ def test_long_lists_of_names_are_cut() -> None:
 def test_a_single_configuration_has_little_to_compare() -> None:
     results = made_up([("a", "tanh", "healthy", 1.0, 1.0)], depth=1)
     assert said(results).endswith(
-        "1 of 1 combination of init and activation keeps the signal healthy through one layer."
+        "1 of 1 combination of init and activation is healthy through one layer: the signal, the "
+        "gradient and the differences between inputs survive."
     )
 
 
@@ -602,6 +665,8 @@ def test_the_page_counts_what_agrees_with_theory(table: pd.DataFrame) -> None:
     assert test["doubts"] == [(f"beta = 1.00 to {last:.2f} is not small: so", 36, 9)]
     words = theory_said(Results.of(table, predicted=rows))
     assert f"{test['three']:.1%} of {len(applies):,} second moments lie within three" in words
+    exact = 1 - 2 * stats.t(2).sf(3)
+    assert f"Student’s t with 3 seeds would leave {exact:.1%} there" in words
     assert "is not small: so (36 rows of 9 combinations)" in words
 
 

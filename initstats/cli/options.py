@@ -29,7 +29,7 @@ GRID: dict[str, tuple[Any, str]] = {
     "seeds": (NUMBERS, "How many seeds, or which: 10 means 0 to 9; 3,5,8."),
     "split": (str, "train, valid or test."),
     "samples": (int, "How many of the split's first samples. \\[default: all]"),
-    "backward": (bool, "Measure gradients too."),
+    "backward": (bool, "Measure gradients too. \\[default: backward]"),
     "dtype": (str, "float32, float64 or bfloat16: of weights and tensors."),
     "device": (str, "cpu, cuda or cuda:NUMBER."),
 }

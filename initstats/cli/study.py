@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 
 Theory = Annotated[
-    bool,
-    typer.Option("--theory", help="Predict the same rows, and draw them too (some seconds)."),
+    bool | None,
+    typer.Option(
+        "--theory/--no-theory",
+        help="Predict the same rows, and draw them too (some seconds). \\[default: theory]",
+    ),
 ]
 Data = Annotated[
     str | None,
@@ -60,7 +63,7 @@ Trusted = Annotated[
 @takes(GRID)
 def sweep(
     given: dict[str, Any],
-    theory: Theory = False,
+    theory: Theory = None,
     data: Data = None,
     size: Size = None,
     out: Folder = None,
@@ -92,7 +95,7 @@ def sweep(
     )
     request.listen_again()  # the config may have brought plugins, too
     if plan:
-        _plan(fields, size, out, workers, theory)
+        _plan(fields, size, out, workers, theory is not False)
         return
     from initstats.prediction import FailedPredictionError
 
@@ -153,8 +156,9 @@ def _plan(
     from initstats.sweep import Grid
 
     source, kept, _ = fields.pop("data", "mnist"), fields.pop("size", None), fields.pop("plugins")
-    grid, data = Grid(**fields), given_data(source, size, kept=kept, workers=workers)
+    data = given_data(source, size, kept=kept, workers=workers)
     folder = out or Path("reports") / data.name
+    grid = Grid(**_with_gradients(fields, folder))
     typer.echo(plan_sweep(grid, data, out=folder, workers=workers, theory=theory))
 
 
@@ -162,13 +166,13 @@ def _sweep(
     fields: dict[str, Any],
     size: int | None,
     out: Path | None,
-    theory: bool,
+    theory: bool | None,
     dask: str | None,
     workers: int | None,
 ) -> tuple[Path, FailedCellsError | None]:
     """Run the grid that the fields describe into its folder, and say what came of it."""
     from initstats.data import dataset_name
-    from initstats.prediction import predict_run
+    from initstats.prediction import FailedPredictionError, predict_run
     from initstats.report.page import claim_page
     from initstats.store import load_predictions
     from initstats.sweep import FailedCellsError as Failed
@@ -176,8 +180,8 @@ def _sweep(
     from initstats.sweep.running import chosen_samples
 
     source, plugins = fields.pop("data", "mnist"), fields.pop("plugins")
-    kept, grid = fields.pop("size", None), Grid(**fields)
     folder, failed = out or Path("reports") / dataset_name(source), None
+    kept, grid = fields.pop("size", None), Grid(**_with_gradients(fields, folder))
     claim_page("study", folder, make=False)  # before the work, not after it
     data = given_data(source, size, kept=kept, folder=folder, workers=workers)
     typer.echo(
@@ -202,10 +206,31 @@ def _sweep(
                     "the same command goes on from there"
                 ) from error
         _tell(table, bar, folder)
-        if len(table) and (theory or load_predictions(folder) is not None):
-            with Bar("predictions") as bar:
-                predict_run(folder, data, workers=hands, progress=bar.show)
+        if len(table) and (theory is not False or load_predictions(folder) is not None):
+            try:
+                with Bar("predictions") as bar:
+                    predict_run(folder, data, workers=hands, progress=bar.show)
+            except FailedPredictionError as error:
+                if theory:
+                    raise
+                say(f"initstats: no theory: {error} (--no-theory leaves it out)", "")
     return folder, failed
+
+
+def _with_gradients(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The fields of a grid, which measures gradients unless it is told not to.
+
+    A run that is there goes on with what it measures.
+    """
+    if "backward" in fields:
+        return fields
+    from initstats.store import StoreError, load_run
+
+    try:
+        there = load_run(folder).settings.get("backward", True)
+    except (StoreError, OSError):
+        there = True
+    return fields | {"backward": there}
 
 
 def _tell(table: pd.DataFrame, bar: Bar, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Tables in words: what becomes of the signal, what is wrong, and what to do about it.
 
-`summary` gives each configuration of a study its verdict; `rules` look for one fault each, and
-`findings` puts together what they have to say about a study, a measured model or a training.
+`verdicts` judges every stack, and `summary` each configuration of a study; `rules` look for one
+fault each, and `findings` puts together what they have to say about a study, a measured model or a
+training.
 """
 
 from __future__ import annotations
@@ -15,8 +16,23 @@ from initstats.diagnosis.rules import (
     register_rule,
     register_training_rule,
 )
-from initstats.diagnosis.summary import CONFIGURATION, VERDICTS, Verdict, seed_interval, summarize
+from initstats.diagnosis.summary import (
+    count_healthy,
+    deepest,
+    in_order,
+    seed_interval,
+    summarize,
+)
 from initstats.diagnosis.training import Training
+from initstats.diagnosis.verdicts import (
+    CONFIGURATION,
+    VERDICTS,
+    Limits,
+    Verdict,
+    judge,
+    judged,
+    stacks_of,
+)
 
 __all__ = [
     "CONFIGURATION",
@@ -24,13 +40,20 @@ __all__ = [
     "VERDICTS",
     "Finding",
     "Findings",
+    "Limits",
     "Profile",
     "Rule",
     "Training",
     "Verdict",
+    "count_healthy",
+    "deepest",
     "diagnose",
+    "in_order",
+    "judge",
+    "judged",
     "register_rule",
     "register_training_rule",
     "seed_interval",
+    "stacks_of",
     "summarize",
 ]

@@ -14,7 +14,8 @@ import pandas as pd
 from initstats.diagnosis.columns import Columns, columns_of
 from initstats.diagnosis.graph import Graph
 from initstats.diagnosis.sight import Sight
-from initstats.diagnosis.summary import CONFIGURATION, DECADE, in_order
+from initstats.diagnosis.summary import in_order
+from initstats.diagnosis.verdicts import CONFIGURATION, DECADE
 from initstats.diagnosis.zeros import Zeros
 from initstats.probe.kinds import NORMALIZATIONS, PASSING, RECURRENT, numbers
 

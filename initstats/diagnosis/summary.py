@@ -1,20 +1,22 @@
-"""The verdict on each configuration of a study: does the signal survive, and if not, why?
-
-The vocabulary is that of mean-field theory: the length q (second moment) of the pre-activations
-and the correlation c of two samples, after Schoenholz et al. (2017).
-"""
+"""The summary of a study: what each configuration makes of the signal, and the verdict on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-CONFIGURATION = ["network", "init", "activation", "width"]
-"""The columns that name a row of a summary; a cell is one configuration with one seed."""
+from initstats.diagnosis.verdicts import (
+    ASPECTS,
+    CELL,
+    CONFIGURATION,
+    HEALTHY,
+    Limits,
+    judged,
+    stacks_of,
+)
 
 _NUMBERS = [
     *("layer", "count", "nonfinite", "mean", "std", "second_moment"),
@@ -22,71 +24,15 @@ _NUMBERS = [
 ]
 """The columns of a table that its summary computes with."""
 
-DECADE = 10.0
-"""The factor by which an rms may differ from 1, that of normalized inputs."""
-SAME = 0.99
-"""The correlation at which the part that differs between inputs is a tenth of a unit's rms."""
 
-
-@dataclass(frozen=True)
-class Verdict:
-    """A word for a cell: its name, its meaning, and its condition on the cells' measures."""
-
-    name: str
-    meaning: str
-    holds: Callable[[pd.DataFrame], pd.Series[bool]]
-
-
-VERDICTS = (
-    Verdict(
-        "overflows",
-        "some layer holds infinite or NaN entries",
-        lambda cell: cell["nonfinite"] > 0,
-    ),
-    Verdict(
-        "collapses",
-        "different inputs give nearly the same output: the correlation of the last layer's "
-        "pre-activations is at least 0.99 (the ordered phase of Schoenholz et al. 2017)",
-        lambda cell: cell["correlation"] >= SAME,
-    ),
-    Verdict(
-        "explodes",
-        "the last layer's pre-activations have more than 10 times the normalized input's rms "
-        "(He et al. 2015: it should stay as it is)",
-        lambda cell: cell["rms"] > DECADE,
-    ),
-    Verdict(
-        "vanishes",
-        "the last layer's pre-activations have less than a tenth of the normalized input's rms",
-        lambda cell: cell["rms"] < 1 / DECADE,
-    ),
-    Verdict(
-        "dead",
-        "at least half of the last layer's units give the same value for every sample",
-        lambda cell: cell["dead"] >= 0.5,
-    ),
-    Verdict(
-        "gradient explodes",
-        "from the last layer back to the first, the norm of the gradient grows more than 10 times",
-        lambda cell: cell["gradient"] > DECADE,
-    ),
-    Verdict(
-        "gradient vanishes",
-        "from the last layer back to the first, the norm of the gradient falls below a tenth",
-        lambda cell: cell["gradient"] < 1 / DECADE,
-    ),
-    Verdict(
-        "shifted",
-        "the last layer's activations lie to one side: their mean is larger than their std "
-        "(LeCun et al. 1998: inputs of a layer should average near zero)",
-        lambda cell: cell["mean"].abs() > cell["std"],
-    ),
-    Verdict("healthy", "none of the above", lambda cell: cell["depth"] > 0),
-)
-"""The verdicts, gravest first: a cell gets the first that holds."""
-
-
-def summarize(table: pd.DataFrame) -> pd.DataFrame:
+def summarize(
+    table: pd.DataFrame,
+    theory: pd.DataFrame | None = None,
+    *,
+    factor: float = 10,
+    correlation: float = 0.99,
+    gradient_factor: float = 10,
+) -> pd.DataFrame:
     """Say how each configuration of a sweep's table keeps the signal, one row each.
 
     Levels are medians over seeds, so that they describe the typical draw. A tensor with infinite
@@ -94,6 +40,9 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         table: the rows of one sweep, from `run_sweep` or `load_table`.
+        theory: its predicted rows, from `predict` or `load_predictions`: where gradients were not
+            measured, theory's are judged.
+        factor, correlation, gradient_factor: see `Limits`.
 
     Returns:
         The columns of `CONFIGURATION`, in the grid's order (that of the first rows if the table
@@ -106,34 +55,74 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
           seed lost it entirely; NaN at depth 1. It is taken from the two ends, since log q walks
           randomly with depth (Hanin & Nica 2018), and the ends hold all that a walk tells about
           its drift;
-        - `std`, `mean`, `dead`: statistics of the last layer's activations;
+        - `std`, `mean`: statistics of the last layer's activations;
+        - `dead`: the share of the last layer's units that never fire or are saturated, whose
+          activation is constant though their pre-activation is not; `constant`: of those whose
+          pre-activation is constant, too;
         - `correlation`: that of two samples' pre-activations in the last layer, 1 means that they
-          are the same; `correlation`, `mean` and `dead` are NaN where the signal overflows;
+          are the same; `correlation`, `mean`, `dead` and `constant` are NaN where the signal
+          overflows;
         - `gradient_growth`: the same factor for the norm of the gradient, from the last layer
-          towards the first; NaN where gradients were not measured;
-        - `verdict`, `agreement`: the commonest verdict among the seeds (of two that are equally
-          common the graver), and the share of seeds that have it.
+          towards the first; NaN where nothing tells; `gradient_by`: `measured`, `theory` or
+          `nothing`;
+        - `signal`, `gradient`, `distinctness`: the verdict on each (`unknown` where nothing tells);
+          `verdict`: the gravest of them, in a word of `VERDICTS`. Each is the commonest among the
+          seeds, of several that are equally common the gravest;
+        - `agreement`: the share of seeds that have the verdict; `tied`: the other verdicts that as
+          many seeds have, empty if there is none.
 
     Raises:
-        ValueError: not the table of one sweep.
+        ValueError: not the table of one sweep; a limit that cannot be.
     """
+    limits = Limits(factor, correlation, gradient_factor)
     require(table)
     table = in_order(table)
-    cells = _judge(_measures(table))
+    cells = judged(deepest(stacks_of(table, theory)), limits)
     groups = cells.groupby(CONFIGURATION, observed=True, sort=True)
     summary = _parameters(table)
-    summary["depth"] = groups["depth"].max()
+    summary["depth"] = groups["layer"].max()
     summary["seeds"] = groups.size()
-    growth = np.exp(seed_interval(cells, "log_growth"))
+    growth = np.exp(seed_interval(cells, "growth"))
     summary[["growth", "growth_low", "growth_high"]] = growth[["mean", "low", "high"]]
-    levels = ["std", "mean", "dead", "correlation"]
+    levels = ["std", "mean", "dead", "constant", "correlation"]
     summary[levels] = groups[levels].median()
-    summary["gradient_growth"] = np.exp(seed_interval(cells, "log_gradient_growth")["mean"])
-    votes = pd.get_dummies(cells["verdict"]).groupby(CONFIGURATION, observed=True).mean()
-    summary["verdict"] = pd.Categorical(votes.idxmax(axis=1), categories=list(votes))
-    summary["agreement"] = votes.max(axis=1)
-    summary.loc[summary["verdict"] == "overflows", ["mean", "dead", "correlation"]] = np.nan
+    summary["gradient_growth"] = np.exp(seed_interval(cells, "gradient_growth")["mean"])
+    summary["gradient_by"] = groups["gradient_by"].first()
+    for aspect in ASPECTS:
+        summary[aspect] = _voted(_shares(cells, f"{aspect}_verdict"))
+    shares = _shares(cells, "verdict")
+    summary["verdict"] = _voted(shares)
+    summary["agreement"] = shares.max(axis=1)
+    tied = shares.eq(summary["agreement"], axis=0)
+    summary["tied"] = [
+        ", ".join(shares.columns[row & (shares.columns != word)])
+        for row, word in zip(tied.to_numpy(), summary["verdict"], strict=True)
+    ]
+    lost = ["mean", "dead", "constant", "correlation"]
+    summary.loc[summary["verdict"] == "overflows", lost] = np.nan
     return summary.reset_index()
+
+
+def deepest(stacks: pd.DataFrame) -> pd.DataFrame:
+    """The rows of whole stacks, with `layer`, their depth, as a column."""
+    return stacks.reset_index("layer").groupby(CELL, observed=True, sort=False).tail(1)
+
+
+def count_healthy(cells: pd.DataFrame, limits: Limits) -> int:
+    """How many configurations are healthy by these limits, of stacks as `deepest` gives them."""
+    return int((_voted(_shares(judged(cells, limits), "verdict")) == HEALTHY).sum())
+
+
+def _shares(cells: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The share of a configuration's seeds that have each word of a column, in the words' order."""
+    words = cells[column].cat.categories
+    counts = pd.get_dummies(cells[column]).groupby(CONFIGURATION, observed=True).mean()
+    return counts.set_axis(words, axis=1)
+
+
+def _voted(shares: pd.DataFrame) -> pd.Series:
+    """The word that most seeds have, of several the first."""
+    return shares.idxmax(axis=1).astype(pd.CategoricalDtype(shares.columns))
 
 
 def seed_interval(
@@ -194,48 +183,3 @@ def _parameters(table: pd.DataFrame) -> pd.DataFrame:
     kinds = tuple(f"{name}_" for name in CONFIGURATION)
     names = [name for name in table.columns if str(name).startswith(kinds)]
     return table.groupby(CONFIGURATION, observed=True, sort=True)[names].first()
-
-
-def _measures(table: pd.DataFrame) -> pd.DataFrame:
-    """The numbers that verdicts are about, one row for each cell (configuration and seed)."""
-    keys = [*CONFIGURATION, "seed"]
-
-    def rows(tensor: str, direction: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The rows of the first and of the last layer."""
-        here = table[(table["tensor"] == tensor) & (table["direction"] == direction)]
-        cells = here.sort_values("layer").groupby(keys, observed=True)
-        return cells.head(1).set_index(keys), cells.tail(1).set_index(keys)
-
-    first, last = rows("preactivation", "forward")
-    _, activation = rows("activation", "forward")
-    forward = table[table["direction"] == "forward"].groupby(keys, observed=True)
-    cells = pd.DataFrame({"depth": last["layer"], "nonfinite": forward["nonfinite"].sum()})
-    layers = (last["layer"] - first["layer"]).replace(0, np.nan)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_first, log_last = (np.log(_length(end)) / 2 for end in (first, last))
-        cells["rms"] = np.exp(log_last)
-        cells["log_growth"] = (log_last - log_first) / layers
-        # what the finite remainder of an overflow does says nothing about the tensor
-        finite = activation["nonfinite"] == 0
-        cells["std"] = activation["std"].where(finite, np.inf)
-        cells["mean"] = activation["mean"].where(finite)
-        cells["dead"] = activation["dead_fraction"].where(finite)
-        cells["correlation"] = last["sample_correlation"].where(last["nonfinite"] == 0)
-        # sums of squares, not means: those are what chi_1 multiplies (Schoenholz et al. 2017)
-        squares = [_length(end) * end["count"] for end in rows("preactivation", "backward")]
-        log_gradient = np.log(squares[0] / squares[1]) / 2
-        cells["gradient"] = np.exp(log_gradient)
-        cells["log_gradient_growth"] = log_gradient / layers
-    return cells
-
-
-def _length(rows: pd.DataFrame) -> pd.Series[float]:
-    """The second moment of a tensor, infinite where an entry is not finite."""
-    return rows["second_moment"].where(rows["nonfinite"] == 0, np.inf)
-
-
-def _judge(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells with a column for their verdict."""
-    words = [verdict.name for verdict in VERDICTS]
-    word = np.select([verdict.holds(cells) for verdict in VERDICTS], words, default=words[-1])
-    return cells.assign(verdict=pd.Categorical(word, categories=words))

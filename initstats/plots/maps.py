@@ -48,6 +48,7 @@ _COLOURS = {
     "overflows": to_rgba(ABOVE, 0.5),
     "collapses": to_rgba(PALETTE[3], 0.22),
     "dead": to_rgba(INK, 0.2),
+    "constant": to_rgba(INK, 0.1),
     "shifted": to_rgba(PALETTE[4], 0.35),
 }
 
@@ -122,10 +123,9 @@ def last_layer_std(frame: pd.DataFrame, width: float | None = None) -> Figure:
     data=partial(summarized, columns=["dead", "verdict"]),
 )
 def dead_units(frame: pd.DataFrame, width: float | None = None) -> Figure:
-    """Share of the last layer's units that give one and the same value for every sample, in
-    percent, median over seeds: rectifiers that never fire, units that saturated, or, where the
-    signal collapsed, all of them. Such a unit tells the next layer nothing about the input. A dot
-    is none, ∞ an overflow.
+    """Share of the last layer's units that never fire or are saturated, in percent, median over
+    seeds: they are given different values, and give the same value for every sample. Such a unit
+    tells the next layer nothing about the input. A dot is none, ∞ an overflow.
     """
     figure, cells = matrices(frame, width, widths=WIDTHS, heights=(0.27, 0.27))
     for part in cells:

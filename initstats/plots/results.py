@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from initstats.diagnosis import CONFIGURATION, summarize
+from initstats.diagnosis import CONFIGURATION, in_order, stacks_of, summarize
 from initstats.plots.bands import Key, band_of, banded
 from initstats.store import iterate_histograms, load_predictions, load_run, load_table
 
@@ -62,12 +62,15 @@ class Results:
             None where only a table is at hand.
         predicted: one row per (configuration, layer, tensor, direction) from theory, as `predict`
             gives it; None where nothing was predicted.
+        fitted: names of the inits whose weights depend on data; a bare table does not say which
+            these are, and only lsuv is known.
     """
 
     table: pd.DataFrame
     summary: pd.DataFrame
     bands: Mapping[Key, NDArray[np.int64]] | None = None
     predicted: pd.DataFrame | None = None
+    fitted: Collection[str] = ("lsuv",)
 
     @classmethod
     def of(
@@ -88,9 +91,12 @@ class Results:
         if isinstance(run, Results):
             return run
         if isinstance(run, pd.DataFrame):
-            return cls(run, summarize(run), bands, predicted)
-        table = load_table(run)
-        results = cls(table, summarize(table), None, load_predictions(run))
+            return cls(run, summarize(run, predicted), bands, predicted)
+        table, predicted, recorded = load_table(run), load_predictions(run), load_run(run)
+        fitted = [
+            name for name, (first, *_) in recorded.definitions.get("init", {}).items() if first
+        ]
+        results = cls(table, summarize(table, predicted), None, predicted, fitted)
         few = results.few
         names: dict[str, Collection[int | str]] = {
             "network": {block.network for block in few.blocks},
@@ -104,7 +110,12 @@ class Results:
                 run, among=names
             )
         )
-        return replace(results, bands=banded(band_of(*load_run(run).bins), histograms))
+        return replace(results, bands=banded(band_of(*recorded.bins), histograms))
+
+    @cached_property
+    def stacks(self) -> pd.DataFrame:
+        """What verdicts are about, for every cell and layer, as `stacks_of` gives it."""
+        return stacks_of(in_order(self.table), self.predicted)
 
     @cached_property
     def inits(self) -> list[str]:

@@ -24,7 +24,7 @@ def predict_run(
     workers: Hands = 1,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Predict the rows of a run, and keep them in its folder for the report to draw.
+    """Predict the rows of a run and its gradients, and keep them in its folder for the report.
 
     Predictions that the folder keeps already are not made again. The z-scores are those of all
     seeds measured so far.
@@ -61,7 +61,8 @@ def predict_run(
     kept = load_predictions(folder)
     parts = [] if kept is None else [kept.drop(columns=["z", "seeds"], errors="ignore")]
     if lacking := _lacking(grid, kept):
-        alone = grid.model_copy(update={"activations": lacking})
+        # gradients, too: where they are not measured, the verdict is theory's
+        alone = grid.model_copy(update={"activations": lacking, "backward": True})
         parts.append(predict(alone, data, workers=workers, progress=progress))
     kinds = {name: "int64" if name in ("width", "layer") else "str" for name in KEYS}
     predicted = pd.concat([part.astype(kinds) for part in parts]).drop_duplicates(KEYS)

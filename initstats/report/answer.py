@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtr
 
-from initstats.diagnosis import CONFIGURATION
+from initstats.diagnosis import CONFIGURATION, Limits, count_healthy, deepest
 from initstats.plots import Results
 from initstats.plots.story import lesson_init, shifted
 from initstats.report.printed import typeset
@@ -115,6 +116,28 @@ def hopeless(results: Results) -> list[Facts]:
     return lost
 
 
+def limits(results: Results) -> Facts | None:
+    """How many combinations are healthy by limits of 3, 10 and 30 on the sizes.
+
+    Returns:
+        The number by limit, and `steady`, whether they are all equal; None without a table.
+    """
+    if results.table.empty:
+        return None
+    cells = deepest(results.stacks)
+    counts = {
+        limit: count_healthy(cells, Limits(factor=limit, gradient_factor=limit))
+        for limit in (3, 10, 30)
+    }
+    return {"counts": counts, "steady": len({*counts.values()}) == 1}
+
+
+def gradients(results: Results) -> Facts:
+    """How many combinations have gradients by measurement, by theory, by nothing."""
+    counts = results.summary["gradient_by"].value_counts()
+    return {by: int(counts.get(by, 0)) for by in ("measured", "theory", "nothing")}
+
+
 def hidden(results: Results) -> pd.DataFrame:
     """The collapsed rows of the summary that the last standard deviation, 0.1 to 10, hides."""
     summary = results.summary
@@ -141,12 +164,14 @@ def agreement(results: Results) -> Facts | None:
 
     Returns:
         `rows`, how many can be compared, 0 where the predictions have no z-scores; `three` and
-        `two`, the shares within so many standard errors; `seeds`; `compared`, whether there are
+        `two`, the shares within so many standard errors; `seeds`; `expected`, the share that
+        Student's t with so few seeds would leave within three; `compared`, whether there are
         z-scores; `doubts`, why theory does not apply and how often that is said, commonest first.
     """
     rows = results.predicted
     if rows is None:
         return None
+    rows = rows[rows["direction"].isin(results.table["direction"].unique())]
     compared = {"z", "seeds"} <= set(rows.columns)
     applies = rows["note"] == ""
     z = rows.loc[applies & rows["z"].notna(), "z"].abs() if compared else pd.Series(dtype=float)
@@ -155,7 +180,8 @@ def agreement(results: Results) -> Facts | None:
         "rows": len(z),
         "three": (z < 3).mean(),
         "two": (z < 2).mean(),
-        "seeds": int(rows["seeds"].max()) if len(z) else 0,
+        "seeds": (seeds := int(rows["seeds"].max()) if len(z) else 0),
+        "expected": 1 - 2 * stdtr(seeds - 1, -3) if seeds > 1 else np.nan,
         "doubts": _doubts(rows.loc[~applies, [*CONFIGURATION, "note"]]),
     }
 

@@ -58,8 +58,10 @@ VERDICT = [
     Column(
         "of seeds",
         "number",
-        lambda share, seeds: f"{round(share * seeds)} of {seeds}",
-        ("agreement", "seeds"),
+        lambda share, seeds, tied: (
+            f"{round(share * seeds)} of {seeds}" + f", tie: {tied}" * bool(tied)
+        ),
+        ("agreement", "seeds", "tied"),
     ),
     GROWTH,
     Column("std", "number", significant),
@@ -174,6 +176,10 @@ def compose(
         "cells": (_cells(results), run.count if run else 0),
         "failures": 0 if failures is None else len(failures),
         "failed": {} if failures is None else of_failures(failures),
+        "limits": answer.limits(results),
+        "gradients": answer.gradients(results),
+        "fitted": [name for name in results.inits if name in results.fitted],
+        "tied": int((results.summary["tied"] != "").sum()),
         "keepers": answer.keepers(results),
         "contrast": answer.contrast(results),
         "hopeless": answer.hopeless(results),
@@ -223,7 +229,7 @@ def _summary(results: Results) -> Table:
         parameters += varied
     columns = BLOCK * (len(results.blocks) > 1) + ENTRIES
     columns += [Column(name, "number", _parameter) for name in parameters] + VERDICT
-    if (results.table["direction"] == "backward").any():
+    if results.summary["gradient_growth"].notna().any():
         columns.append(GRADIENT)
     return printed(summary, columns)
 

@@ -12,7 +12,7 @@ from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.loops import over
 from initstats.diagnosis.rules.remedies import scaled
 from initstats.diagnosis.rules.rule import OPERATIONS, Finding, listed, register_rule
-from initstats.diagnosis.summary import DECADE
+from initstats.diagnosis.verdicts import DECADE
 from initstats.plural import counted
 from initstats.probe.kinds import DROPOUTS, MIXING, words
 

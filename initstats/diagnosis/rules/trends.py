@@ -26,7 +26,7 @@ from initstats.diagnosis.rules.rule import (
     register_rule,
 )
 from initstats.diagnosis.sight import WHOLE
-from initstats.diagnosis.summary import DECADE
+from initstats.diagnosis.verdicts import DECADE
 from initstats.plural import counted
 
 

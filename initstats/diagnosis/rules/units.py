@@ -26,7 +26,7 @@ from initstats.diagnosis.rules.rule import (
 )
 from initstats.diagnosis.rules.weights import shrinking
 from initstats.diagnosis.sight import ENOUGH, WHOLE
-from initstats.diagnosis.summary import SAME
+from initstats.diagnosis.verdicts import SAME
 from initstats.plural import counted
 from initstats.probe.kinds import CHOOSING, POOLING, RECURRENT
 

@@ -17,8 +17,8 @@ from initstats.diagnosis.rules.rule import (
     listed,
     register_training_rule,
 )
-from initstats.diagnosis.summary import DECADE
 from initstats.diagnosis.training import Training
+from initstats.diagnosis.verdicts import DECADE
 from initstats.plural import counted
 from initstats.registry import Need
 

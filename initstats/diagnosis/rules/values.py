@@ -19,7 +19,7 @@ from initstats.diagnosis.rules.rule import (
     listed,
     register_rule,
 )
-from initstats.diagnosis.summary import DECADE
+from initstats.diagnosis.verdicts import DECADE
 from initstats.plural import counted
 
 _IEEE = "IEEE 754: what overflows once stays infinite or becomes NaN"

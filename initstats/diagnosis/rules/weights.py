@@ -25,7 +25,7 @@ from initstats.diagnosis.rules.rule import (
     listed,
     register_rule,
 )
-from initstats.diagnosis.summary import DECADE
+from initstats.diagnosis.verdicts import DECADE
 from initstats.probe.kinds import LOOKUPS, NORMALIZATIONS, words
 
 Array = NDArray[Any]

@@ -1,0 +1,202 @@
+"""Verdicts of stacks of every depth, against a judge who reads the rows one by one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import initstats as ist
+from initstats.diagnosis import VERDICTS, Limits, judge
+from initstats.moments.table import STATISTICS
+
+CELL = ["network", "init", "activation", "width", "seed"]
+
+
+def wild(seed: int, *, backward: bool = True) -> pd.DataFrame:
+    """A table that meets every verdict, at depths that differ, in an order of its own."""
+    rng = np.random.default_rng(seed)
+    rows: list[dict[str, Any]] = []
+    for init, activation, number in [(i, a, s) for i in "ab" for a in ("x", "y") for s in range(7)]:
+        key = {"network": "mlp", "init": init, "activation": activation, "width": 9, "seed": number}
+        wildness, size, slope = rng.choice([0.1, 1.5]), 0.0, 0.0
+        for layer in range(1, 1 + int(rng.choice([1, 6]))):
+            size += wildness * rng.normal()
+            slope += wildness * rng.normal()
+            pre, act = (
+                dict.fromkeys(STATISTICS, 0.0) | {"std": 1.0, "count": 40 * layer} for _ in range(2)
+            )
+            pre["second_moment"] = 10.0 ** (2 * size) * (rng.random() > 0.02)
+            pre["sample_correlation"] = rng.choice([0.2, 0.9899, 0.99, 1, np.nan])
+            pre["dead_fraction"] = rng.choice([0, 0.2, 0.6])
+            act["dead_fraction"] = max(pre["dead_fraction"], rng.choice([0, 0.5, 0.8, 1]))
+            act["mean"] = rng.choice([0.1, -1.3])
+            back = dict(pre, second_moment=10.0 ** (2 * slope) * (rng.random() > 0.02))
+            for row in (pre, act, back):
+                row["nonfinite"] = float(rng.random() < 0.02)
+            places = [("preactivation", "forward", pre), ("activation", "forward", act)]
+            places += [("preactivation", "backward", back)] * backward
+            for tensor, direction, values in places:
+                rows.append(
+                    key | {"layer": layer, "tensor": tensor, "direction": direction} | values
+                )
+    return pd.DataFrame(rows).sample(frac=1, random_state=seed)
+
+
+def by_hand(rows: pd.DataFrame, layer: int, limits: Limits) -> tuple[str, str, str, str]:
+    """The verdict on the first layers of one cell, and those on signal, gradient, distinctness."""
+    at = {(r["layer"], r["tensor"], r["direction"]): r for _, r in rows.iterrows()}
+    over = any(
+        at[n, tensor, "forward"]["nonfinite"] > 0
+        for n in range(1, layer + 1)
+        for tensor in ("preactivation", "activation")
+    )
+    pre, act = (at[layer, tensor, "forward"] for tensor in ("preactivation", "activation"))
+    rms = math.inf if pre["nonfinite"] else math.sqrt(pre["second_moment"])
+    same = not pre["nonfinite"] and pre["sample_correlation"] >= limits.correlation
+    whole = not (pre["nonfinite"] or act["nonfinite"])
+    constant = not pre["nonfinite"] and pre["dead_fraction"] >= 0.5
+    dead = whole and np.float32(act["dead_fraction"] - pre["dead_fraction"]) >= 0.5
+    shifted = not act["nonfinite"] and abs(act["mean"]) > act["std"]
+    ratio = None
+    if (layer, "preactivation", "backward") in at:
+        ends = [at[n, "preactivation", "backward"] for n in (1, layer)]
+        first, here = (
+            math.inf if end["nonfinite"] else end["second_moment"] * end["count"] for end in ends
+        )
+        if math.isinf(first):
+            ratio = math.inf
+        elif first == 0:
+            ratio = 0.0
+        else:
+            ratio = math.inf if here == 0 else math.sqrt(first / here)
+    grows = ratio is not None and ratio > limits.gradient_factor
+    falls = ratio is not None and ratio < 1 / limits.gradient_factor
+    signal = (
+        ("overflows" if over else None)
+        or ("explodes" if rms > limits.factor else None)
+        or ("vanishes" if rms < 1 / limits.factor else None)
+        or ("dead" if dead else None)
+        or ("constant" if constant else None)
+        or ("shifted" if shifted else None)
+        or "healthy"
+    )
+    gradient = "gradient explodes" if grows else "gradient vanishes" if falls else "healthy"
+    known = not pre["nonfinite"] and not math.isnan(pre["sample_correlation"])
+    distinct = "collapses" if same else "healthy" if known else "unknown"
+    order = [verdict.name for verdict in VERDICTS]
+    words = [word for word in (signal, gradient, distinct) if word in order]
+    gravest = min(words, key=order.index)
+    return gravest, signal, "unknown" if ratio is None else gradient, distinct
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(), Limits(factor=3, correlation=0.9, gradient_factor=1.5), Limits(30, 1, 100)]
+)
+@pytest.mark.parametrize("backward", [True, False])
+def test_every_stack_is_judged_as_by_hand(limits: Limits, backward: bool) -> None:
+    table = wild(int(limits.factor), backward=backward)
+    found = judge(table, None, limits)
+    assert len(found) == len(table.drop_duplicates([*CELL, "layer"]))
+    met = set[str]()
+    for cell, rows in table.groupby(CELL):
+        for layer in sorted(rows["layer"].unique()):
+            row = found.loc[(*cell, layer)]
+            expected = by_hand(rows, layer, limits)
+            names = ("verdict", "signal_verdict", "gradient_verdict", "distinctness_verdict")
+            assert tuple(row[name] for name in names) == expected
+            met.add(expected[0])
+    assert len(met) >= 6 + 2 * backward
+
+
+def test_a_summary_is_the_vote_on_the_deepest_stacks() -> None:
+    table = wild(1)
+    table = table[table["layer"] == 1]
+    cells, summary = judge(table), ist.summarize(table)
+    order = [verdict.name for verdict in VERDICTS]
+    for _, row in summary.iterrows():
+        own = cells.xs((row["init"], row["activation"]), level=("init", "activation"))
+        counts = own["verdict"].value_counts().sort_index()
+        best = [str(word) for word in counts.index[counts == counts.max()]]
+        best.sort(key=order.index)
+        assert (row["verdict"], row["tied"]) == (best[0], ", ".join(best[1:]))
+        assert row["agreement"] == pytest.approx(counts.max() / 7)
+
+
+def test_a_tie_is_called_one() -> None:
+    table = wild(3)
+    table = table[(table["seed"] < 2) & (table["layer"] == 1)]
+    table = table[(table["init"] == "a") & (table["activation"] == "x")]
+    healthy = {"second_moment": 1.0, "dead_fraction": 0.0, "mean": 0.0, "nonfinite": 0.0}
+    table = table.assign(sample_correlation=0.5, std=1.0, **healthy)
+    assert ist.summarize(table)["tied"].tolist() == [""]
+    forward = (table["direction"] == "forward") & (table["tensor"] == "preactivation")
+    table.loc[forward & (table["seed"] == 1), "second_moment"] = 1e6
+    summary = ist.summarize(table).iloc[0]
+    assert (summary["verdict"], summary["tied"]) == ("explodes", "healthy")
+
+
+def chaotic(*, backward: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """tanh at sigma_w = 2.5 over thirty layers, and what theory says of it."""
+    grid = {"inits": ["mean_field(sigma_w=2.5)"], "activations": ["tanh"], "widths": [200]}
+    data = ist.load_data("mnist")
+    made = ist.Grid(**grid, depth=30, seeds=2, samples=32, backward=backward)
+    return ist.run_sweep(made, data), ist.predict(made.model_copy(update={"backward": True}), data)
+
+
+def test_chaos_is_not_healthy() -> None:
+    table, theory = chaotic(backward=True)
+    forward = table[table["direction"] == "forward"]
+    for rows, told, by in (
+        (table, None, "measured"),
+        (table, theory, "measured"),
+        (forward, theory, "theory"),
+    ):
+        summary = ist.summarize(rows, told).iloc[0]
+        assert (summary["verdict"], summary["gradient"]) == ("gradient explodes",) * 2
+        assert (summary["signal"], summary["distinctness"]) == ("healthy", "healthy")
+        assert summary["gradient_by"] == by
+    unseen = ist.summarize(forward).iloc[0]
+    assert (unseen["gradient"], unseen["gradient_by"]) == ("unknown", "nothing")
+    assert unseen["verdict"] == "healthy"
+    # theory's factor per layer is the root of chi_1, which closed-form propagation gives, too
+    walk = ist.theory.propagate("tanh", sigma_w2=2.5**2, sigma_b2=0.0, depth=30, q0=1.0)
+    chi_1 = walk[walk["tensor"] == "activation"]["chi_1"].iloc[5]
+    growth = ist.summarize(forward, theory)["gradient_growth"].iloc[0]
+    assert growth == pytest.approx(math.sqrt(chi_1), rel=0.02)
+    measured = ist.summarize(table)["gradient_growth"].iloc[0]
+    assert measured == pytest.approx(growth, rel=0.05)
+
+
+def test_theory_that_says_nothing_is_no_verdict() -> None:
+    table, theory = chaotic(backward=False)
+    summary = ist.summarize(table, theory.assign(second_moment=np.nan)).iloc[0]
+    assert (summary["gradient_by"], summary["gradient"]) == ("nothing", "unknown")
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"factor": 1}, "factor is 1: it must be a number above 1"),
+        ({"factor": math.nan}, "factor is nan"),
+        ({"gradient_factor": math.inf}, "gradient_factor is inf"),
+        ({"correlation": 0}, "correlation is 0: it must be above 0 and at most 1"),
+        ({"correlation": 1.01}, "correlation is 1.01"),
+    ],
+)
+def test_limits_that_cannot_be(limits: dict[str, float], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ist.summarize(wild(0), **limits)  # type: ignore[arg-type]
+
+
+def test_meanings_name_the_limits() -> None:
+    words = {verdict.name: verdict.under(Limits(3, 0.95, 30)) for verdict in VERDICTS}
+    assert "more than 3 times" in words["explodes"]
+    assert "1/3 of" in words["vanishes"]
+    assert "0.95" in words["collapses"]
+    assert "30 times" in words["gradient explodes"]
+    assert "below 1/30" in words["gradient vanishes"]
+    assert all("10" in verdict.meaning or "{" not in verdict.meaning for verdict in VERDICTS)

@@ -435,7 +435,7 @@ def test_what_changed_most(values: Any, said: str) -> None:
     text = words(study(), planted(study(), ONE, **values))
     assert said in text
     name = next(iter(values))
-    subject = {"std": "standard deviation", "dead_fraction": "share of dead units"}.get(
+    subject = {"std": "standard deviation", "dead_fraction": "share of constant units"}.get(
         name, "mean"
     )
     if "for 1" not in said and name != "nonfinite":

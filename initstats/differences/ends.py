@@ -34,7 +34,7 @@ MEASURES = (
     Measure("standard deviation", "std", "activation"),
     Measure("mean", "mean", "activation"),
     Measure("correlation of inputs", "sample_correlation", "preactivation"),
-    Measure("share of dead units", "dead_fraction", "activation"),
+    Measure("share of constant units", "dead_fraction", "activation"),
     Measure("share of entries that are not finite", "nonfinite", "preactivation"),
     Measure("gradient’s standard deviation", "std", "preactivation", "backward", first=True),
 )

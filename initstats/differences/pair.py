@@ -261,25 +261,30 @@ class Pair:
             The keys of a configuration; of each side `a_verdict`, `a_std`, ..., `b_verdict`, ...,
             missing where it was not measured there; `measured`. In the order of the grids.
         """
-        keys = self.configuration
-        parts = [
-            self._summary(rows).add_prefix(f"{s}_") for s, rows in zip("ab", self.rows, strict=True)
-        ]
-        renamed = [
-            part.rename(columns={f"{s}_{k}": k for k in keys})
-            for s, part in zip("ab", parts, strict=True)
-        ]
+        keys, renamed = self.configuration, []
+        for letter, rows, side in zip("ab", self.rows, self.sides, strict=True):
+            part = self._summary(rows, side.predicted).add_prefix(f"{letter}_")
+            renamed.append(part.rename(columns={f"{letter}_{key}": key for key in keys}))
         found = renamed[0].merge(renamed[1], on=keys, how="outer", indicator="measured")
         words = {"both": BOTH, "left_only": "a", "right_only": "b"}
         found["measured"] = found["measured"].astype(str).map(words)
         return found.sort_values(keys, kind="stable", ignore_index=True)
 
-    def _summary(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The summary of every network, depth and step that the rows hold."""
+    def _summary(self, rows: pd.DataFrame, predicted: pd.DataFrame | None) -> pd.DataFrame:
+        """The summary of every network, depth and step that the rows hold.
+
+        Both sides are judged on the same aspects: where one of them has no gradients, those that
+        the other measured do not count, and theory's count where both have them.
+        """
         rows = rows[rows["layer"] <= self.depth]
+        theory = None
+        if not all(side.backward for side in self.sides):
+            rows = rows[rows["direction"] != "backward"]
+            if predicted is not None and all(side.predicted is not None for side in self.sides):
+                theory = predicted[predicted["layer"] <= self.depth]
         extra = [key for key in ("depth", "step") if key in rows]
         if not extra:
-            return summarize(rows)
+            return summarize(rows, theory)
         parts = []
         for _, part in rows.groupby(extra, observed=True):
             values = {key: part[key].iloc[0] for key in extra}

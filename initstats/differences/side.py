@@ -11,7 +11,7 @@ import pandas as pd
 
 from initstats.diagnosis import CONFIGURATION
 from initstats.outcome.tables import is_training, load_training_statistics
-from initstats.store import Run, is_run, load_run, load_table
+from initstats.store import Run, is_run, load_predictions, load_run, load_table
 
 TABLE = "table.csv"
 """What a page of ours keeps beside it: the rows that it shows."""
@@ -61,6 +61,8 @@ class Side:
         name: given by the user, or that of its folder; empty where it has none.
         run: of a run's folder, its configuration and settings.
         ordered: of names that are categories, their order.
+        predicted: of a study, its rows from theory, by which gradients are judged that were not
+            measured; None where nothing was predicted.
     """
 
     kind: Kind
@@ -68,6 +70,7 @@ class Side:
     name: str = ""
     run: Run | None = None
     ordered: Mapping[str, list[str]] = field(default_factory=dict)
+    predicted: pd.DataFrame | None = None
 
     @classmethod
     def of(cls, given: Any, name: str = "") -> Side:
@@ -78,9 +81,9 @@ class Side:
         """
         if isinstance(given, Side):
             return given
-        run = None
+        run, predicted = None, getattr(given, "predicted", None)
         if isinstance(given, str | Path):
-            table, run = _from_path(Path(given))
+            table, run, predicted = _from_path(Path(given))
             name = name or Path(given).resolve().name
         else:
             table = _rows(given)
@@ -92,7 +95,7 @@ class Side:
         table = table.astype(dict.fromkeys(texts, object)).astype(dict.fromkeys(texts, str))
         if SEED not in table:
             table = table.assign(seed=0)
-        return cls(kind, table, name, run, ordered)
+        return cls(kind, table, name, run, ordered, predicted)
 
     @property
     def statistics(self) -> list[str]:
@@ -100,6 +103,11 @@ class Side:
         names = [str(name) for name in self.table]
         after = names[names.index(COUNT) + 1 :]
         return [n for n in after if n != SEED and pd.api.types.is_numeric_dtype(self.table[n])]
+
+    @property
+    def backward(self) -> bool:
+        """Whether gradients were measured."""
+        return bool((self.table["direction"] == "backward").any())
 
     @property
     def depth(self) -> int:
@@ -118,14 +126,15 @@ class Side:
         return str(self.table[column].iloc[0])
 
 
-def _from_path(path: Path) -> tuple[pd.DataFrame, Run | None]:
-    """The rows, and where it is a run's folder the run."""
+def _from_path(path: Path) -> tuple[pd.DataFrame, Run | None, pd.DataFrame | None]:
+    """The rows; of a run's folder the run, and of a study's what was predicted, too."""
     if is_run(path):
-        read = load_training_statistics if is_training(path) else load_table
-        return read(path), load_run(path)
+        if is_training(path):
+            return load_training_statistics(path), load_run(path), None
+        return load_table(path), load_run(path), load_predictions(path)
     file = path / TABLE if path.is_dir() else path
     if file.is_file() and file.suffix == ".csv":
-        return read_rows(file), None
+        return read_rows(file), None, None
     raise ValueError(
         f"{path} is neither a run's folder nor that of a page with its {TABLE}: name what "
         "initstats sweep, train or measure --out wrote"

@@ -57,7 +57,7 @@ STUDIES = Need[Any](lambda both: both.pair.kind is not MODEL, "it is about studi
 MODELS = Need[Any](lambda both: both.pair.kind is MODEL, "it is about models")
 DEEP = Need[Any](lambda both: both.pair.depth > 1, "it needs stacks of at least two layers")
 GRADIENTS = Need[Any](
-    lambda both: all((side.table["direction"] == "backward").any() for side in both.pair.sides),
+    lambda both: all(side.backward for side in both.pair.sides),
     "gradients were not measured in both",
 )
 

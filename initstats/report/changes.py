@@ -345,7 +345,19 @@ def apart(pair: Pair) -> list[Markup]:
             )
             + "Gradients begin at the last layer, so that their sizes are not compared."
         )
+    if pair.a.backward != pair.b.backward:
+        one = first if pair.a.backward else second
+        found.append(Markup("Gradients were measured in {} alone{}.").format(one, _judged(pair)))
     return found
+
+
+def _judged(pair: Pair) -> str:
+    """What follows for verdicts where one of the two has no gradients."""
+    if pair.kind is MODEL:
+        return ""
+    if all(side.predicted is not None for side in pair.sides):
+        return ", so that both are judged by those of theory"
+    return ", so that no verdict here is about them"
 
 
 def _noun(key: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from initstats.diagnosis import diagnose
+from initstats.diagnosis import VERDICTS, diagnose
 from initstats.differences import BOTH, Pair, Side
 from initstats.differences.ends import MEASURES, ends, moved, ranked, shown_differences, size
 from initstats.differences.side import MODEL, SEED, TRAINING
@@ -18,7 +18,16 @@ from initstats.plural import counted
 from initstats.report import changes
 from initstats.report.drawing import Studio
 from initstats.report.page import Page, claim_page, figures_of, left_out
-from initstats.report.printed import DASH, Column, Table, growth, percent, printed, significant
+from initstats.report.printed import (
+    DASH,
+    Column,
+    Table,
+    growth,
+    percent,
+    printed,
+    significant,
+    typeset,
+)
 from initstats.report.record import seeds_of, some
 
 FAULTS = [
@@ -90,6 +99,7 @@ def compose(both: Comparison, differences: pd.DataFrame | None) -> Page:
         "apart": changes.apart(pair),
         "transitions": [] if pair.kind is MODEL else changes.transitions(pair, told),
         "maps": [] if pair.kind is MODEL else maps(pair, told),
+        "words": {} if pair.kind is MODEL else met(pair),
         "faults": faults(pair) if pair.kind is MODEL else None,
         "listed": values_of(pair, told) if pair.kind is MODEL else combinations(pair, told),
         "differs": bool(moved(told).any()),
@@ -112,6 +122,13 @@ def _count(pair: Pair, told: pd.DataFrame) -> int:
     if pair.kind is not MODEL:
         return int((pair.verdicts["measured"] == BOTH).sum())
     return len(told[["name", "op", "call", "tensor"]].drop_duplicates())
+
+
+def met(pair: Pair) -> dict[str, str]:
+    """The verdicts of the combinations that both have, and what each means."""
+    shared = pair.verdicts[pair.verdicts["measured"] == BOTH]
+    words = {*shared["a_verdict"].astype(str), *shared["b_verdict"].astype(str)}
+    return {each.name: typeset(each.meaning) for each in VERDICTS if each.name in words}
 
 
 def maps(pair: Pair, told: pd.DataFrame) -> list[dict[str, Any]]:
@@ -177,7 +194,7 @@ def _factor(middle: float, low: float, high: float) -> str:
 def values_of(pair: Pair, told: pd.DataFrame) -> Table:
     """The values of a model in the order of execution, with the most changed if they are many."""
     rows = told[told["measure"] == MEASURES[0].name]
-    dead = told[told["measure"] == "share of dead units"]
+    dead = told[told["measure"] == "share of constant units"]
     place = ["name", "op", "call", "tensor"]
     rows = rows.merge(dead[[*place, "a", "b"]], on=place, how="left", suffixes=("", "_dead"))
     if len(rows) > MOST_ROWS:
@@ -261,8 +278,7 @@ def _facts(pair: Pair, side: Side) -> dict[str, str]:
             told["steps"] = _range(table["step"])
     if len(side.seeds) > 1 or pair.kind is not MODEL:
         told["seeds"] = seeds_of(table)
-    backward = bool((table["direction"] == "backward").any())
-    told["gradients"] = "measured" if backward else "not measured"
+    told["gradients"] = "measured" if side.backward else "not measured"
     told["entries of a tensor"] = _range(table["count"])
     if side.run:
         settings = side.run.settings

@@ -483,6 +483,15 @@ def test_what_only_one_has_is_said() -> None:
     assert "Only second has: statistic extra." in words(b, lacking)
 
 
+def test_both_are_judged_on_the_same_aspects() -> None:
+    first = "direction == 'backward' and layer == 1"
+    vanishing = planted(study(backward=True), first, second_moment=1e-9)
+    assert "changed their verdict" in words(study(backward=True), vanishing)
+    text = words(study(), vanishing)
+    assert "Gradients were measured in second alone, so that no verdict here is about them" in text
+    assert "None of 4 combinations" in text
+
+
 def test_a_models_page_tells_findings_and_places() -> None:
     net = model(scale=0.1)
     before = measured(net)

@@ -73,7 +73,7 @@ def any_page(
         study = training_study(["relu", LONG], ["kaiming_normal(mode=fan_out)"], seeds=3)
         return write_training_report(Trained(**study), folder)
     if request.param == "comparison":
-        table = ist.load_table(report)
+        table = ist.load_table(report.parent)
         return ist.write_report({LONG: table, "other": exchanged(table, "init")}, folder)
     return report
 
@@ -102,7 +102,9 @@ HOSTILE = [
 ]
 
 
-@pytest.fixture(scope="module", params=["study", "model", "theory", "bench", "training", "comparison"])
+@pytest.fixture(
+    scope="module", params=["study", "model", "theory", "bench", "training", "comparison"]
+)
 def hostile_page(
     request: pytest.FixtureRequest,
     toy: ist.Dataset,

@@ -243,6 +243,8 @@ def test_what_cannot_be_compared() -> None:
         ist.compare_runs("nowhere", a)
     with pytest.raises(ValueError, match="a study and a model cannot be compared"):
         ist.compare_runs(a, measured(model()))
+    with pytest.raises(ValueError, match="holds predictions"):
+        ist.compare_runs(a, a.assign(count=math.nan))
     repair = pd.DataFrame({"std_before": [1.0], "std_after": [2.0], "outcome": ["done"]})
     with pytest.raises(ValueError, match="measure the model twice"):
         ist.compare_runs(repair, repair)
@@ -452,7 +454,7 @@ def test_chance_is_the_yardstick() -> None:
         return table.assign(std=np.exp(0.1 * noise + shift))
 
     text = words(noisy(1, 0.0), noisy(2, 1.0))
-    assert "excludes no difference for the standard deviation in 4 of 4; if nothing" in text
+    assert "separates from zero: the standard deviation of 4 of 4 combinations; if nothing" in text
     assert "chance would give less than one of 4" in text
     same = words(noisy(1, 0.0), noisy(3, 0.0))
     assert "differs for none of 4 combinations by more than chance may do; most for" in same

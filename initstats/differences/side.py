@@ -90,6 +90,11 @@ class Side:
         kind = _kind_of(table, name)
         if table.empty:
             raise ValueError(f"{name or 'one of the two'} holds no rows: nothing was measured yet")
+        if table[COUNT].isna().any():
+            raise ValueError(
+                f"{name or 'one of the two'} holds predictions, and no measurement: "
+                "compare_with_theory compares a measurement with them"
+            )
         texts = [each for each in table if each in WORDS]
         ordered = {each: _order(table[each]) for each in texts}
         table = table.astype(dict.fromkeys(texts, object)).astype(dict.fromkeys(texts, str))

@@ -15,7 +15,7 @@ from initstats.differences.side import MODEL
 from initstats.plots.style import decimal
 from initstats.plural import counted
 from initstats.report.page import names
-from initstats.report.printed import factor, percent, significant
+from initstats.report.printed import factor, significant
 
 Row = Mapping[str, Any]
 
@@ -23,6 +23,7 @@ EXAMPLES = 3
 """Combinations that are named for each change of verdict."""
 CHANGES = 8
 """Kinds of changes of verdicts that have a line, and places of a model that are named."""
+_LARGE = 1e5
 CHANCE = 0.05
 """The share of 95% intervals that exclude 0 where nothing differs."""
 
@@ -73,7 +74,7 @@ def answers(pair: Pair, told: pd.DataFrame) -> list[Markup]:
     sentences = [] if pair.kind is MODEL else [_healthy(pair, ranked(pair, told))]
     for measure in MEASURES:
         rows = told[told["measure"] == measure.name]
-        if len(rows) and moved(rows).any():
+        if (rows["difference"].abs() > SAME).any():
             sentences.append(_told(pair, rows))
     return [*sentences, *_yardstick(pair, told), *_undefined(pair, told)]
 
@@ -91,9 +92,11 @@ def _healthy(pair: Pair, shared: pd.DataFrame) -> Markup:
     counts = [int((shared[f"{side}_verdict"].astype(str) == "healthy").sum()) for side in "ab"]
     first, second = map(run_name, pair.names)
     if counts[0] == counts[1]:
-        return Markup("{} of these are healthy in {}, and as many in {}.").format(
-            f"{counts[0]:,}" if counts[0] else "None", first, second
-        )
+        text = "{} of these {} healthy in {}, and as many in {}."
+        if not counts[0]:
+            text = "None of these {1} healthy, neither in {2} nor in {3}."
+        verb = "is" if counts[0] < 2 else "are"
+        return Markup(text).format(f"{counts[0]:,}", verb, first, second)
     return Markup("{} of these {} healthy in {}, and {} in {}.").format(
         f"{counts[0]:,}" if counts[0] else "None",
         "is" if counts[0] == 1 else "are",
@@ -168,19 +171,19 @@ def _told(pair: Pair, rows: pd.DataFrame) -> Markup:
 def _yardstick(pair: Pair, told: pd.DataFrame) -> list[Markup]:
     """In how many places differences are sure, beside what chance alone would give."""
     parts, most = [], 0
+    noun = "values" if pair.kind is MODEL else "combinations"
     for measure in MEASURES:
         rows = told[(told["measure"] == measure.name) & told["low"].notna()]
-        if len(rows) > 1 and moved(rows).any():
-            parts.append(f"for the {measure.name} in {int(sure(rows).sum()):,} of {len(rows):,}")
+        if count := int(sure(rows).sum()) if len(rows) > 1 else 0:
+            parts.append(f"the {measure.name} of {count:,} of {len(rows):,} {noun}")
             most = max(most, len(rows))
     if not parts:
         return []
     chance = CHANCE * most
     about = f"about {chance:.0f}" if chance >= 1 else "less than one"
-    noun = "values" if pair.kind is MODEL else "combinations"
     return [
         Markup(
-            f"Of the {noun}, the 95% interval excludes no difference {_listed(parts)}; if nothing "
+            f"Differences that the 95% interval separates from zero: {_listed(parts)}; if nothing "
             f"differed, chance would give {about} of {most:,}."
         )
     ]
@@ -212,7 +215,9 @@ def _tensor(row: Row) -> str:
 def level(value: float, statistic: str) -> str:
     """A number of either run as it is printed."""
     if str(statistic) in ("dead_fraction", "nonfinite"):
-        return "undefined" if math.isnan(value) else percent(value)
+        return (
+            "undefined" if math.isnan(value) else f"{decimal(100 * value, 1)}%".replace(".0%", "%")
+        )
     if math.isinf(value):
         return "an overflow"
     return "undefined" if math.isnan(value) else significant(value, 3)
@@ -248,6 +253,8 @@ def exponential(value: float) -> float:
 
 def _signed(value: float, values: Sequence[float]) -> str:
     """A difference in the digits that its interval has."""
+    if abs(value) >= _LARGE:
+        return ("+" if value > 0 else "") + significant(value, 3)
     half = (values[2] - values[1]) / 2
     scale = half if half > 0 else abs(values[0])
     digits = max(0, min(6, 1 - math.floor(math.log10(scale)))) if scale > 0 else 2
@@ -267,7 +274,7 @@ def _undefined(pair: Pair, told: pd.DataFrame) -> list[Markup]:
     if parts:
         found.append(
             Markup(
-                f"Not compared, because the signal overflows or is constant in some seed: "
+                f"Not compared, because the signal overflows or is zero in some seed: "
                 f"{'; '.join(parts)}."
             )
         )
@@ -285,16 +292,22 @@ def alone(pair: Pair) -> list[Markup]:
     for side, name in enumerate(pair.names):
         rows = pair.places[pair.places["measured"] == "ab"[side]]
         if pair.kind is MODEL:
-            parts = _places(pair, rows)
+            place = ["name", "op", "call"]
+            there = pair.places.loc[pair.places["measured"] != "ab"[side], place]
+            both = pd.MultiIndex.from_frame(there.astype({"name": str, "op": str}))
+            mine = pd.MultiIndex.from_frame(rows[place].astype({"name": str, "op": str}))
+            parts = _places(pair, rows[~mine.isin(both)])
         else:
-            parts = [_values_of(key, both[side]) for key, both in listed.items() if both[side]]
-            for key, both in listed.items():
-                rows = rows[~rows[key].isin(both[side])]
+            parts = []
+            for key, values in listed.items():
+                rows = rows[~rows[key].isin(values[side])]
+                if values[side] and key != "direction":  # gradients have a sentence of their own
+                    parts.append(_values_of(key, values[side]))
             if len(rows):
                 more = counted(len(rows), "more layer and tensor", "more layers and tensors")
                 parts.append(Markup(more))
-        mine, other = ((pair.a, pair.b), (pair.b, pair.a))[side]
-        if lacking := [each for each in mine.statistics if each not in other.statistics]:
+        one, other = ((pair.a, pair.b), (pair.b, pair.a))[side]
+        if lacking := [each for each in one.statistics if each not in other.statistics]:
             parts.append(_values_of("statistic", lacking))
         if parts:
             found.append(

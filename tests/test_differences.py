@@ -346,6 +346,7 @@ def test_a_training_study_by_its_statistics() -> None:
     assert "2 of 8 combinations of init and activation changed their verdict." in text
     assert "normal with tanh, depth 4" in text
     assert "first has step 0, second has 9." in text
+    assert changes.apart(pair) == []  # their names say it
     steps = pd.concat([trained(0), later], ignore_index=True)
     assert "kept" in words(*[steps.query("init == 'normal' and activation == 'tanh' and depth == 2 "
                                          "and step == 0")] * 2)  # fmt: skip

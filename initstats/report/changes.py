@@ -343,6 +343,7 @@ def apart(pair: Pair) -> list[Markup]:
             first, _noun(key), names([one]), second, names([other])
         )
         for key, (one, other) in pair.compared.items()
+        if pair.names not in ((one, other), (f"{key} {one}", f"{key} {other}"))  # they say so
     ]
     depths = pair.a.depth, pair.b.depth
     if pair.kind is not MODEL and depths[0] != depths[1]:

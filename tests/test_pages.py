@@ -139,7 +139,7 @@ def test_a_page_that_cannot_be_moved_leaves_the_earlier_one(
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(OSError, match=r"cannot write the page into .*: No space left on device"):
         writers[kind](tmp_path)
-    assert moved
+    assert moved or kind == "theory"  # which has no tables
     assert (tmp_path / "index.html").read_text() == EARLIER
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 

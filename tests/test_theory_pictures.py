@@ -57,7 +57,7 @@ def test_a_rectifier_has_an_edge_without_biases_only(relu: Diagram) -> None:
     np.testing.assert_array_equal(np.isinf(relu.q_star[b2 > 0.01]), w2[b2 > 0.01] >= 2)
     some = (b2 > 0.01) & (w2 < 1.8)
     np.testing.assert_allclose(relu.q_star[some], (b2 / (1 - w2 / 2))[some], rtol=0.002)
-    c = relu.correlations["c"].to_numpy()
+    c = relu.correlations["sample_correlation"].to_numpy()
     angle = (np.sqrt(1 - c**2) + c * (np.pi - np.arccos(c))) / np.pi
     q = 0.1 / (1 - 0.5)  # where sigma_w2 is 1
     np.testing.assert_allclose(relu.correlations["lecun"], (angle * q / 2 + 0.1) / q, atol=5e-4)
@@ -113,7 +113,12 @@ def test_the_page_is_whole(tanh: Diagram, relu: Diagram, tmp_path: Path) -> None
     assert files == pictures | {"index.html"}
     html = page.read_text()
     assert html.count("<svg") == 4
-    assert "relu has no edge of chaos at sigma_b2 = 0.1" in html
+    assert "relu has no edge of chaos at σ<sub>b</sub>² = 0.1" in html
+    # of relu without biases, and of no other
+    assert html.count("slower than exponentially") == 1
+    walk = ist.theory.propagate("relu", sigma_w2=1.0, depth=400, c0=0.2)
+    apart = 1 - walk[walk["tensor"] == "preactivation"]["sample_correlation"].to_numpy()
+    assert apart[399] / apart[199] == pytest.approx(1 / 4, rel=0.1)  # a power of the depth
     assert "<code>kaiming_normal</code>" in html
 
 

@@ -38,7 +38,7 @@ def by_band(results: Results) -> pd.DataFrame:
     return results.few.ordered(tidy(rows, np.concatenate([*bands.values()])))
 
 
-@register_figure(title="Distributions by depth", data=by_band, needs=[HISTOGRAMS])
+@register_figure(title="Distributions by depth", data=by_band, needs=[HISTOGRAMS], inline=False)
 def distribution_by_depth(frame: pd.DataFrame, width: float | None = None) -> Figure:
     """Distribution of the activations of every configuration, all seeds together: layers from left
     to right, values upwards on an axis that is logarithmic to both sides of zero. The stronger the

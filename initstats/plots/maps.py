@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.colors import Colormap, ListedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -161,6 +160,8 @@ def _map(
     bold: pd.DataFrame | None = None,
 ) -> None:
     """Draw cells with their labels, empty where nothing was measured; `limits` are of colours."""
+    import seaborn as sns  # it takes longer to import than a page to write
+
     values = values.astype(float).clip(*limits)
     sns.heatmap(
         values,

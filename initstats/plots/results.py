@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -97,20 +97,7 @@ class Results:
             name for name, (first, *_) in recorded.definitions.get("init", {}).items() if first
         ]
         results = cls(table, summarize(table, predicted), None, predicted, fitted)
-        few = results.few
-        names: dict[str, Collection[int | str]] = {
-            "network": {block.network for block in few.blocks},
-            "init": few.inits,
-            "activation": few.activations,
-            "width": {block.width for block in few.blocks},
-        }
-        histograms = (
-            ((str(network), str(init), str(activation), int(width)), counts)
-            for (network, init, activation, width, _), counts in iterate_histograms(
-                run, among=names
-            )
-        )
-        return replace(results, bands=banded(band_of(*recorded.bins), histograms))
+        return replace(results, bands=RunBands(run, results.few))
 
     @cached_property
     def stacks(self) -> pd.DataFrame:
@@ -221,6 +208,43 @@ class Results:
         return rows.sort_values(
             ["network", "width", "init", "activation"], kind="stable", ignore_index=True
         )
+
+
+class RunBands(Mapping[Key, NDArray[np.int64]]):
+    """The bands of a run, which are read when somebody looks at them.
+
+    Args:
+        run: its folder.
+        few: the configurations that are read.
+    """
+
+    def __init__(self, run: str | Path, few: Results) -> None:
+        self._run = run
+        self._among: dict[str, Collection[int | str]] = {
+            "network": {block.network for block in few.blocks},
+            "init": few.inits,
+            "activation": few.activations,
+            "width": {block.width for block in few.blocks},
+        }
+
+    @cached_property
+    def _bands(self) -> dict[Key, NDArray[np.int64]]:
+        histograms = (
+            ((str(network), str(init), str(activation), int(width)), counts)
+            for (network, init, activation, width, _), counts in iterate_histograms(
+                self._run, among=self._among
+            )
+        )
+        return banded(band_of(*load_run(self._run).bins), histograms)
+
+    def __getitem__(self, key: Key) -> NDArray[np.int64]:
+        return self._bands[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._bands)
+
+    def __len__(self) -> int:
+        return len(self._bands)
 
 
 @dataclass(frozen=True)

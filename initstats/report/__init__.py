@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
-from initstats.report.study import write_report
+from typing import TYPE_CHECKING
 
-__all__ = ["write_report"]
+from initstats.lazy import attach
+
+if TYPE_CHECKING:
+    from initstats.report.study import write_report as write_report
+else:
+    __getattr__, __dir__, __all__ = attach(__name__)

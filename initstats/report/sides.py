@@ -16,8 +16,7 @@ from initstats.differences.side import MODEL, SEED, TRAINING
 from initstats.plots.sides import Comparison
 from initstats.plural import counted
 from initstats.report import changes
-from initstats.report.drawing import Studio
-from initstats.report.page import Page, claim_page, figures_of, left_out
+from initstats.report.page import FILES, Files, Page, claim_page, figures_of, left_out
 from initstats.report.printed import (
     DASH,
     Column,
@@ -48,13 +47,16 @@ def write_comparison(
     runs: Sequence[Any] | Mapping[str, Any],
     folder: str | Path | None,
     *,
-    workers: int = 1,
+    files: Files = FILES,
     rows: bool = True,
 ) -> Path:
     """Write the page of two runs; see `write_report`.
 
     Args:
         runs: two of those that `compare_runs` takes, or a mapping of their names to them.
+        folder: where to.
+        files: those of figures that are wanted.
+        rows: whether all differences lie beside the page, or those that it tells of.
 
     Raises:
         ValueError: not two runs, no folder, and as `compare_runs` and `write_report`.
@@ -64,17 +66,14 @@ def write_comparison(
         raise ValueError(f"two runs are compared side by side, not {len(named)}")
     if folder is None:
         raise ValueError("two runs do not say where their comparison goes: name a folder")
-    claim_page("comparison", Path(folder), make=False)  # before the work, not after it
+    claim_page("comparison", Path(folder), files, make=False)  # before the work, not after it
     called = [name if isinstance(name, str) else "" for name in named]
     first, second = named.values()
     pair = Pair.of(first, second, (called[0], called[1]))
-    with Studio(workers) as studio:
-        differences = shown_differences(pair)
-        both = Comparison(pair, ends(pair, differences))
-        page = compose(both, differences if rows else None)
-        return replace(page, figures=figures_of("comparison", both, begin=studio.begin)).publish(
-            folder
-        )
+    differences = shown_differences(pair)
+    both = Comparison(pair, ends(pair, differences))
+    page = compose(both, differences if rows else None)
+    return replace(page, figures=figures_of("comparison", both)).publish(folder, files)
 
 
 def compose(both: Comparison, differences: pd.DataFrame | None) -> Page:
@@ -105,7 +104,6 @@ def compose(both: Comparison, differences: pd.DataFrame | None) -> Page:
         "differs": bool(moved(told).any()),
         "count": _count(pair, told),
         "facts": facts(pair),
-        "whole": differences is not None,
         "intervals": bool(told["low"].notna().any()),
         "paired": bool(told["paired"].all()),
         "left_out": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +17,16 @@ from initstats.plots.results import evenly
 from initstats.plots.style import decimal
 from initstats.plural import counted
 from initstats.report import answer
-from initstats.report.drawing import Studio
-from initstats.report.page import Page, Shown, claim_page, figures_of, left_out, names
+from initstats.report.page import (
+    FILES,
+    Files,
+    Page,
+    Shown,
+    claim_page,
+    figures_of,
+    left_out,
+    names,
+)
 from initstats.report.printed import (
     Column,
     Table,
@@ -86,12 +94,14 @@ def write_report(
     *,
     workers: int = 1,
     rows: bool = True,
+    figures: bool | Collection[str] = True,
+    ready: Callable[[Path], object] | None = None,
 ) -> Path:
     """Write the report of a run: `index.html`, a page that needs no other file and no network.
 
-    Beside it lies what it shows: `figures/` (PNG and SVG), `table.csv` (and `table.parquet` where
-    pyarrow is installed), `summary.csv`, and of a run its `grid.toml`; of a training study
-    `table.csv`, `variants.csv`, `comparisons.csv` and `train.toml`.
+    Beside it lie `summary.csv` and of a run its `grid.toml`, and, written when it is in its place,
+    `figures/` (PNG and SVG) and `table.csv` (and `table.parquet` where pyarrow is installed); of a
+    training study `table.csv`, `variants.csv`, `comparisons.csv`, `train.toml` and `figures/`.
 
     Args:
         run: the folder of a sweep or of a training study, finished or not; or a sweep's table, from
@@ -102,39 +112,40 @@ def write_report(
         workers: processes at work, this one among them. The others are spawned, so that a script
             needs `if __name__ == "__main__":`.
         rows: whether to write all rows of the table, which are large, and to link to them.
+        figures: whether to write files of figures, or the names of those that are wanted.
+        ready: is given the path of the page once it can be read; files of figures follow.
 
     Returns:
         The path of the page.
 
     Raises:
         ValueError: a table, or two runs, without a folder; not the table of one sweep; not a run's
-            folder; the folder holds somebody else's page.
+            folder; the folder holds somebody else's page, or one of another kind; no such figure.
         OSError: the folder cannot be written.
     """
+    files = Files(figures, workers, ready or FILES.ready)
     if isinstance(run, Mapping | list | tuple):
-        return write_comparison(run, folder, workers=workers, rows=rows)
+        return write_comparison(run, folder, files=files, rows=rows)
     if not isinstance(run, pd.DataFrame):
         folder = folder or run
         if is_training(run):
             own = Path(run).resolve() == Path(folder).resolve()
             return write_training_report(
-                Trained.of(run), folder, workers=workers, rows=rows, config=not own
+                Trained.of(run), folder, files=files, rows=rows, config=not own
             )
     elif folder is None:
         raise ValueError("a table does not say where its report goes: name a folder")
     recorded, failures = None, None
     if not isinstance(run, pd.DataFrame):
         recorded, failures = (load_run(run), load_sessions(run)), load_failures(run)
-    claim_page("study", Path(folder))  # before the work, not after it
-    with Studio(workers) as studio:
-        results = Results.of(run)
-        figures = figures_of("study", results, begin=studio.begin)
-        page = compose(results, figures, recorded, rows=rows, failures=failures)
-        if not isinstance(run, pd.DataFrame) and Path(run).resolve() == Path(folder).resolve():
-            # the run keeps its configuration there itself
-            others = {name: page.tables[name] for name in page.tables if name != "grid.toml"}
-            page = replace(page, tables=others)
-        return page.publish(folder)
+    claim_page("study", Path(folder), files)  # before the work, not after it
+    results = Results.of(run)
+    page = compose(results, figures_of("study", results), recorded, rows=rows, failures=failures)
+    if not isinstance(run, pd.DataFrame) and Path(run).resolve() == Path(folder).resolve():
+        # the run keeps its configuration there itself
+        others = {name: page.tables[name] for name in page.tables if name != "grid.toml"}
+        page = replace(page, tables=others)
+    return page.publish(folder, files)
 
 
 def compose(

@@ -54,7 +54,9 @@ def writers(
         "theory": lambda folder: write_theory(folder, [phases]),
         "lesson": lambda folder: write_lesson(folder, evidence),
         "training": lambda folder: write_training_report(trained, folder),
-        "comparison": lambda folder: ist.write_report([table, table], folder),
+        "comparison": lambda folder: ist.write_report(
+            [table, table.assign(std=2 * table["std"])], folder
+        ),
     }
 
 

@@ -265,9 +265,11 @@ def test_a_folder_that_cannot_be_written(table: pd.DataFrame, tmp_path: Path) ->
         write_report(table, tmp_path / "file" / "out")
 
 
-def test_a_table_needs_a_folder(table: pd.DataFrame) -> None:
+def test_a_table_needs_a_folder(table: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="name a folder"):
         write_report(table)
+    with pytest.raises(ValueError, match="baseline: 'relu' is for training studies"):
+        write_report(table, tmp_path, baseline="relu")
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:

@@ -59,6 +59,14 @@ Planned = Annotated[
 Trusted = Annotated[
     bool, typer.Option("--trust-plugins", help="Import the plugins that the config names, too.")
 ]
+Baseline = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Of a training study: the activation or init that the others are compared with. "
+        "\\[default: relu, or the first]",
+    ),
+]
 
 
 @command("Measure", page=True)
@@ -136,6 +144,7 @@ def report(
             help="Where the page goes. \\[default: the run's folder; of two, reports/A-and-B]"
         ),
     ] = None,
+    baseline: Baseline = None,
     workers: Workers = None,
     plugin: Plugins = None,
     *,
@@ -147,8 +156,9 @@ def report(
     """
     began = time.perf_counter()
     load_own(plugin)
+    asked: Any = run[0] if len(run) == 1 else run
     folder = out if len(run) == 1 else out or compared_folder(run)
-    page = written(run[0] if len(run) == 1 else run, pages.files("report", workers), folder)
+    page = written(asked, pages.files("report", workers), folder, baseline)
     seconds = time.perf_counter() - began
     figures = sorted(str(path) for path in page.parent.glob("figures/*.*"))
     output.result(page=page, figures=figures, seconds=seconds)
@@ -159,12 +169,14 @@ def compared_folder(runs: list[Path]) -> Path:
     return Path("reports") / "-and-".join(run.resolve().name for run in runs[:2])
 
 
-def written(run: Path | list[Path], files: Files, out: Path | None = None) -> Path:
+def written(
+    run: Path | list[Path], files: Files, out: Path | None = None, baseline: str | None = None
+) -> Path:
     """The page of a run, by default in its folder, or of two."""
     from initstats.report import write_report
 
     wanted: Any = {"workers": files.workers, "figures": files.figures, "ready": files.ready}
-    return write_report(run, out, **wanted)
+    return write_report(run, out, baseline=baseline, **wanted)
 
 
 def _plan(

@@ -15,11 +15,13 @@ from initstats.cli.console import Bar
 from initstats.cli.data import Size, given_data
 from initstats.cli.options import TRAINING, load_own, takes
 from initstats.cli.output import output
-from initstats.cli.study import Data, Trusted, written
+from initstats.cli.study import Baseline, Data, Trusted, written
 from initstats.plural import counted
 from initstats.stopping import request
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from initstats.report.page import Files
     from initstats.sweep import FailedCellsError
 
@@ -50,6 +52,7 @@ def train(
     data: Data = None,
     size: Size = None,
     out: Folder = None,
+    baseline: Baseline = None,
     config: Config = None,
     workers: Workers = None,
     dask: Dask = None,
@@ -77,15 +80,16 @@ def train(
     request.listen_again()  # the config may have brought plugins, too
     source = data or fields.pop("data", "mnist")
     fields.pop("data", None)
+    baseline = baseline and _spelled(baseline)
     files = pages.files("report", workers) if report else None
-    folder, failed = _train(fields, source, size, out, dask, workers, files)
-    there = failed is None or len(failed.table) > 0
-    page = written(folder, files) if files and there else None
+    folder, table, failed = _train(fields, source, size, out, baseline, dask, workers, files)
+    there = len(table) > 0
+    page = written(folder, files, baseline=baseline) if files and there else None
     seconds = time.perf_counter() - began
     output.tell(f"{seconds:.1f} s in all")
     if output.json:
         lost = len(failed.failures) if failed else 0
-        known = _found(folder) if there else {}
+        known = _found(table, baseline) if there else {}
         output.result(folder=folder, page=page, failed=lost, seconds=seconds, **known)
     if failed:
         say(f"initstats: {failed}", "".join(failed.failures.drop_duplicates("error")["traceback"]))
@@ -102,23 +106,39 @@ def _fields(config: Path | None, plugin: list[str] | None, trust: bool) -> dict[
     return fields | {"plugins": [*dict.fromkeys(plugins)]}
 
 
+def _spelled(baseline: str) -> str:
+    """A baseline as tables spell it."""
+    from initstats.activations import ACTIVATIONS
+    from initstats.inits import INITS
+
+    for catalog in (ACTIVATIONS, INITS):
+        if baseline.partition("(")[0].strip() in catalog:
+            return catalog.spell(*catalog.parse(baseline))
+    return baseline
+
+
 def _train(
     fields: dict[str, Any],
     source: str,
     size: int | None,
     out: Path | None,
+    baseline: str | None,
     dask: str | None,
     workers: int | None,
     files: Files | None,
-) -> tuple[Path, FailedCellsError | None]:
+) -> tuple[Path, pd.DataFrame, FailedCellsError | None]:
     """Run the study that the fields describe into its folder, and say what came of it."""
     from initstats.data import dataset_name
+    from initstats.plots.trained import check_baseline
     from initstats.report.page import claim_page
+    from initstats.store import committed_cells
     from initstats.sweep import FailedCellsError as Failed
     from initstats.training import TrainingGrid, compare_training
 
     kept, plugins = fields.pop("size", None), fields.pop("plugins")
     grid = TrainingGrid(**fields)
+    if baseline is not None:
+        check_baseline(baseline, grid.config["activations"], grid.config["inits"])
     folder, failed = out or Path("reports/training") / dataset_name(source), None
     if files:
         claim_page("training", folder, files, make=False)  # before the work, not after it
@@ -147,8 +167,12 @@ def _train(
             ) from error
     output.tell(f"{bars.words} in {folder}")
     if len(table) and failed is None:
-        _tell(folder)
-    return folder, failed
+        if grid.lr is not None:
+            output.tell("at one learning rate for all: another may rank them otherwise")
+        _tell(table, baseline)
+    if files and (kept := len(committed_cells(folder)[1])) > len(table) / grid.epochs:
+        output.tell(f"the report is about all {counted(kept, 'run')} that {folder} keeps")
+    return folder, table, failed
 
 
 class _Bars:
@@ -183,22 +207,20 @@ class _Bars:
         self.close()
 
 
-def _found(folder: Path) -> dict[str, Any]:
-    """What the comparison found, for programs."""
+def _found(table: pd.DataFrame, baseline: str | None) -> dict[str, Any]:
+    """What the comparison of these runs found, for programs."""
     from initstats.plots import Trained
     from initstats.report.training import comparisons, variants
 
-    trained = Trained.of(folder)
+    trained = Trained(table, baseline=baseline)
     return {"variants": variants(trained), "comparisons": comparisons(trained)}
 
 
-def _tell(folder: Path) -> None:
-    """Print what the comparison found."""
+def _tell(table: pd.DataFrame, baseline: str | None) -> None:
+    """Print what the comparison of these runs found."""
     from initstats.plots import Trained
 
-    trained = Trained.of(folder)
-    if trained.tuning is None:
-        output.tell("at one learning rate for all: another may rank them otherwise")
+    trained = Trained(table, baseline=baseline)
     if trained.comparisons is None:
         return
     kind = trained.panel_kind

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from initstats.drafts import draft_folder
@@ -22,6 +22,9 @@ _FILES = re.compile(r"<!-- files of this page: (.*) -->")
 """How our pages name the files that belong to them."""
 _BESIDE = re.compile(r"<!-- beside this page: (.*) -->")
 """How older pages named those files that are no pictures of what they show."""
+_INDEX = re.compile(r'<meta name="initstats-page" content="index ')
+NEAR = 4
+"""The folders above a page, of which one may hold the index."""
 _KIND = re.compile(r'<meta name="initstats-page" content="(\w+) ')
 """How our pages tell what they are about."""
 
@@ -106,6 +109,19 @@ def claim(
         with _complaints(folder):
             folder.mkdir(parents=True, exist_ok=True)
     return {Path(name).name for name in _pictures(html)}
+
+
+def index_above(folder: Path) -> str:
+    """The relative path from a page's folder to the nearest index above it; empty if none is near.
+
+    The folders above are read no farther than where the index of published pages may be.
+    """
+    for levels in range(1, NEAR + 1):
+        for above in folder.resolve().parents[levels - 1 : levels]:
+            with suppress(OSError), (above / PAGE).open(encoding="utf-8", errors="replace") as page:
+                if _INDEX.search(page.read(2000)):
+                    return f"{'../' * levels}{PAGE}"
+    return ""
 
 
 @contextmanager

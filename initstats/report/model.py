@@ -11,6 +11,7 @@ from initstats.diagnosis import diagnose
 from initstats.plots import Probed
 from initstats.plural import counted
 from initstats.probe.summary import summarize_values
+from initstats.report.embedded import Report
 from initstats.report.page import FILES, Files, Page, figures_of
 from initstats.report.printed import Column, percent, printed, significant
 
@@ -42,7 +43,7 @@ def write_model_report(
     *,
     coverage: str = "",
     files: Files = FILES,
-) -> Path:
+) -> Report:
     """Write `index.html`, a page that needs no other file, with `figures/` and `table.csv`.
 
     Args:

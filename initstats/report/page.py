@@ -23,7 +23,8 @@ from initstats.plots import Picture, of_page
 from initstats.plots.style import decimal
 from initstats.registry import unknown
 from initstats.report.drawing import Drawing, Studio, draw
-from initstats.report.folder import PAGE, PICTURES, beside, claim, drafted
+from initstats.report.embedded import Report
+from initstats.report.folder import PAGE, PICTURES, beside, claim, drafted, index_above
 from initstats.report.printed import factor, percent, significant, typeset
 
 MOST_NAMES = 6
@@ -170,7 +171,7 @@ class Page:
     figures: Sequence[Shown] = ()
     tables: Mapping[str, pd.DataFrame | str] = field(default_factory=dict)
 
-    def publish(self, folder: str | Path, files: Files = FILES) -> Path:
+    def publish(self, folder: str | Path, files: Files = FILES) -> Report:
         """Write `index.html`, a page that needs no other file; then its `figures/` and long tables.
 
         The page is written again when these are in their place, with links to them.
@@ -192,12 +193,12 @@ class Page:
             soon = [name for name in self.tables if name not in long]
             for name in soon:
                 _write(self.tables[name], draft / name)
-            (draft / PAGE).write_text(self.html(soon), encoding="utf-8")
+            (draft / PAGE).write_text(self.html(soon, up=index_above(folder)), encoding="utf-8")
         files.ready(folder / PAGE)
         if pictures or long:
             with drafted(folder, self.kind) as draft:
                 self._complete(draft, pictures, long, files.workers)
-        return folder / PAGE
+        return Report(folder / PAGE)
 
     def _complete(
         self, draft: Path, pictures: Sequence[Shown], tables: Sequence[str], workers: int
@@ -210,18 +211,26 @@ class Page:
             for name in tables:
                 _write(self.tables[name], draft / name)
             studio.finish()
-        (draft / PAGE).write_text(self.html(self.tables, pictures), encoding="utf-8")
+        html = self.html(self.tables, pictures, index_above(draft.parent))
+        (draft / PAGE).write_text(html, encoding="utf-8")
 
-    def html(self, tables: Collection[str] | None = None, pictures: Sequence[Shown] = ()) -> str:
+    def html(
+        self,
+        tables: Collection[str] | None = None,
+        pictures: Sequence[Shown] = (),
+        up: str = "",
+    ) -> str:
         """The page as HTML.
 
         Args:
             tables, pictures: the files beside it, which it may link to; None is all tables.
+            up: the path of the index of all pages, if there is one.
         """
         values = {
             **self.values,
             "version": __version__,
             "edition": edition(self.kind),
+            "up": up,
             "files": [*(self.tables if tables is None else tables)],
             "figures": {each.name: each for each in self.figures if each.picture.inline},
             "beside": [each for each in pictures if not each.picture.inline],

@@ -17,6 +17,7 @@ from initstats.plots.results import evenly
 from initstats.plots.style import decimal
 from initstats.plural import counted
 from initstats.report import answer
+from initstats.report.embedded import Report
 from initstats.report.page import (
     FILES,
     Files,
@@ -94,9 +95,10 @@ def write_report(
     *,
     workers: int = 1,
     rows: bool = True,
+    baseline: str | None = None,
     figures: bool | Collection[str] = True,
     ready: Callable[[Path], object] | None = None,
-) -> Path:
+) -> Report:
     """Write the report of a run: `index.html`, a page that needs no other file and no network.
 
     Beside it lie `summary.csv` and of a run its `grid.toml`, and, written when it is in its place,
@@ -112,6 +114,8 @@ def write_report(
         workers: processes at work, this one among them. The others are spawned, so that a script
             needs `if __name__ == "__main__":`.
         rows: whether to write all rows of the table, which are large, and to link to them.
+        baseline: of a training study, the activation or init that the others are compared with; by
+            default `relu`, or the first of the study.
         figures: whether to write files of figures, or the names of those that are wanted.
         ready: is given the path of the page once it can be read; files of figures follow.
 
@@ -120,21 +124,26 @@ def write_report(
 
     Raises:
         ValueError: a table, or two runs, without a folder; not the table of one sweep; not a run's
-            folder; the folder holds somebody else's page, or one of another kind; no such figure.
+            folder; the folder holds somebody else's page, or one of another kind; no such figure; a
+            baseline that the study does not have.
         OSError: the folder cannot be written.
     """
     files = Files(figures, workers, ready or FILES.ready)
     if isinstance(run, Mapping | list | tuple):
+        if baseline is not None:
+            raise ValueError(f"baseline: {baseline!r} is for one training study, and not for two")
         return write_comparison(run, folder, files=files, rows=rows)
     if not isinstance(run, pd.DataFrame):
         folder = folder or run
         if is_training(run):
             own = Path(run).resolve() == Path(folder).resolve()
             return write_training_report(
-                Trained.of(run), folder, files=files, rows=rows, config=not own
+                Trained.of(run, baseline), folder, files=files, rows=rows, config=not own
             )
     elif folder is None:
         raise ValueError("a table does not say where its report goes: name a folder")
+    if baseline is not None:
+        raise ValueError(f"baseline: {baseline!r} is for training studies, and this is a sweep")
     recorded, failures = None, None
     if not isinstance(run, pd.DataFrame):
         recorded, failures = (load_run(run), load_sessions(run)), load_failures(run)

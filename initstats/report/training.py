@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from initstats.plural import counted
 from initstats.report import comparison as answer
 from initstats.report import prediction, rates
 from initstats.report.comparison import interval
+from initstats.report.embedded import Report
 from initstats.report.page import (
     FILES,
     Files,
@@ -60,7 +62,7 @@ def write_training_report(
     files: Files = FILES,
     rows: bool = True,
     config: bool = True,
-) -> Path:
+) -> Report:
     """Write the report of a training study: `index.html`, a page that needs no other file.
 
     Beside it lie `comparisons.csv`, `variants.csv`, `table.csv`, of a run its `train.toml`, and,
@@ -131,6 +133,7 @@ def compose(trained: Trained, figures: Sequence[Shown] = (), *, rows: bool = Tru
         "errors": {} if trained.failures is None else of_failures(trained.failures),
         "facts": facts(trained),
         "config": tables.get("train.toml", ""),
+        "baseline": f" --baseline {quote(trained.baseline)}" if trained.baseline else "",
         "own": any(":" in net.network for net in trained.nets),
     }
     return Page("training", values, figures, tables)

@@ -16,6 +16,7 @@ from initstats.differences.side import MODEL, SEED, TRAINING
 from initstats.plots.sides import Comparison
 from initstats.plural import counted
 from initstats.report import changes
+from initstats.report.embedded import Report
 from initstats.report.page import FILES, Files, Page, claim_page, figures_of, left_out
 from initstats.report.printed import (
     DASH,
@@ -49,7 +50,7 @@ def write_comparison(
     *,
     files: Files = FILES,
     rows: bool = True,
-) -> Path:
+) -> Report:
     """Write the page of two runs; see `write_report`.
 
     Args:

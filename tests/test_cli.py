@@ -219,6 +219,16 @@ def test_the_report_is_drawn_again_elsewhere(run: Run, tmp_path: Path) -> None:
     said = run("report", "reports/mnist", "--out", "elsewhere")
     assert said.code == 0, said.err
     assert (tmp_path / "elsewhere" / "index.html").exists()
+    said = run("report", "reports/mnist", "reports/mnist")
+    assert said.code == 0, said.err
+    assert "No difference" in (tmp_path / "reports/mnist-and-mnist/index.html").read_text()
+    said = run("report", "reports/mnist", "elsewhere", "reports/mnist", "--out", "three")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "two runs are compared side by side, not 3" in said.err
+    said = run("report", "elsewhere", "nowhere", "--out", "lost")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "nowhere is neither a run's folder nor" in said.err
+    assert not (tmp_path / "lost").exists()
 
 
 def test_list_shows_names_as_the_table_has_them(run: Run) -> None:

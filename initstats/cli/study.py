@@ -132,9 +132,18 @@ def sweep(
 
 @command("Measure", page=True)
 def report(
-    run: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")],
+    run: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN [RUN]",
+            help="The folder of a run, finished or not; two are compared (also pages of models).",
+        ),
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Where the page goes. \\[default: the run's folder]")
+        Path | None,
+        typer.Option(
+            help="Where the page goes. \\[default: the run's folder; of two, reports/A-and-B]"
+        ),
     ] = None,
     baseline: Baseline = None,
     workers: Workers = None,
@@ -142,20 +151,29 @@ def report(
     *,
     pages: Pages,
 ) -> None:
-    """Draw the report of a run again: index.html first, then files of figures and tables.
+    """Draw the report of a run again, or that of two side by side: index.html first.
 
     JSON: page, figures (the paths of their files beside it), and seconds.
     """
     began = time.perf_counter()
     load_own(plugin)
-    page = written(run, pages.files("report", workers), out, baseline)
+    asked: Any = run[0] if len(run) == 1 else run
+    folder = out if len(run) == 1 else out or compared_folder(run)
+    page = written(asked, pages.files("report", workers), folder, baseline)
     seconds = time.perf_counter() - began
     figures = sorted(str(path) for path in page.parent.glob("figures/*.*"))
     output.result(page=page, figures=figures, seconds=seconds)
 
 
-def written(run: Path, files: Files, out: Path | None = None, baseline: str | None = None) -> Path:
-    """The page of a run, by default in its folder."""
+def compared_folder(runs: list[Path]) -> Path:
+    """Where the comparison of two runs goes, unless somebody says."""
+    return Path("reports") / "-and-".join(run.resolve().name for run in runs[:2])
+
+
+def written(
+    run: Path | list[Path], files: Files, out: Path | None = None, baseline: str | None = None
+) -> Path:
+    """The page of a run, by default in its folder, or of two."""
     from initstats.report import write_report
 
     wanted: Any = {"workers": files.workers, "figures": files.figures, "ready": files.ready}

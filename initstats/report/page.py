@@ -127,6 +127,7 @@ BESIDE = {
     "model": ("table.csv", "findings.csv", "missed.csv"),
     "training": ("comparisons.csv", "variants.csv", "table.csv"),
     "study": ("table.csv", "table.parquet", "summary.csv"),
+    "comparison": ("differences.csv", "verdicts.csv"),
 }
 """The tables that may lie beside a kind of page."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,6 +47,7 @@ from initstats.report.record import (
     seeds_of,
     some,
 )
+from initstats.report.sides import write_comparison
 from initstats.report.training import write_training_report
 from initstats.store import Run, load_failures, load_run, load_sessions, to_toml
 
@@ -90,7 +91,7 @@ MOST_ROWS = 300
 
 
 def write_report(
-    run: str | Path | pd.DataFrame,
+    run: str | Path | pd.DataFrame | list[Any] | tuple[Any, ...] | Mapping[str, Any],
     folder: str | Path | None = None,
     *,
     workers: int = 1,
@@ -107,7 +108,9 @@ def write_report(
 
     Args:
         run: the folder of a sweep or of a training study, finished or not; or a sweep's table, from
-            which all can be drawn but the distributions.
+            which all can be drawn but the distributions. Or two of these, or two models: a list of
+            what `compare_runs` takes, or a mapping of their names to them, whose page tells what
+            differs between them, beside its `differences.csv` and `verdicts.csv`.
         folder: where to; by default the run's own.
         workers: processes at work, this one among them. The others are spawned, so that a script
             needs `if __name__ == "__main__":`.
@@ -121,12 +124,16 @@ def write_report(
         The path of the page.
 
     Raises:
-        ValueError: a table without a folder; not the table of one sweep; not a run's folder; the
-            folder holds somebody else's page, or one of another kind; no such figure; a baseline
-            that the study does not have.
+        ValueError: a table, or two runs, without a folder; not the table of one sweep; not a run's
+            folder; the folder holds somebody else's page, or one of another kind; no such figure; a
+            baseline that the study does not have.
         OSError: the folder cannot be written.
     """
     files = Files(figures, workers, ready or FILES.ready)
+    if isinstance(run, Mapping | list | tuple):
+        if baseline is not None:
+            raise ValueError(f"baseline: {baseline!r} is for one training study, and not for two")
+        return write_comparison(run, folder, files=files, rows=rows)
     if not isinstance(run, pd.DataFrame):
         folder = folder or run
         if is_training(run):

@@ -3,9 +3,9 @@ import { minus, power, significant } from "./numbers.js";
 
 /** Places in a picture: a flat axis of layers, an upright one of heights. */
 
-/** The picture's size for a box of so many pixels; text keeps its size. */
-export function sizeOf(box, ratio) {
-  const width = Math.max(240, Math.round(box.clientWidth));
+/** The picture's size in a box that is so wide; text keeps its size. */
+export function sizeOf(pixels, ratio) {
+  const width = Math.max(240, Math.round(pixels));
   return { width, height: Math.round(Math.min(360, Math.max(210, width * ratio))) };
 }
 

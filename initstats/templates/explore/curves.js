@@ -9,14 +9,14 @@ const USUAL = { logarithmic: 3, linear: 5 };
 const GAP = 15;
 
 /**
- * Draw pairs into a box.
+ * Draw pairs into a box that is so many pixels wide.
  *
  * @param series of each pair its `slot` (null for a preview), `mean`, `low`, `high`, `seeds`,
  *   `theory`, as heights by layer.
  * @returns the axes, which tell the layer at a place.
  */
-export function drawCurves(box, series, { statistic, depth, layer, whole }) {
-  const { width, height } = sizeOf(box, 0.5);
+export function drawCurves(box, pixels, series, { statistic, depth, layer, whole }) {
+  const { width, height } = sizeOf(pixels, 0.5);
   const [low, high] = rangeOf(series, statistic, whole);
   const margins = { left: 58, right: width - 30, top: 10, bottom: height - 40 };
   const axes = new Axes({ ...margins, depth, low, high });

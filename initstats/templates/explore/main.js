@@ -219,7 +219,8 @@ class Explorer {
       const slot = this.#state.slotOf(cell);
       if (show === "value") return { slot, ...tinted(shown.height(cell), shown.statistic) };
       const { word, votes: most, seeds, tied } = votes[row][column];
-      const note = most < seeds ? `${tied.length ? "tie, " : ""}${most} of ${seeds}` : "";
+      const share = most < seeds ? `${most} of ${seeds}` : "";
+      const note = tied.length ? "tie" : share;
       return { slot, text: word || "—", note, word };
     }, counts);
     const total = counts.reduce((sum, count) => sum + count, 0);

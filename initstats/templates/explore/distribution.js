@@ -1,6 +1,6 @@
 import { Axes, sizeOf, tickLabel, ticksOf } from "./axes.js";
 import { svg } from "./elements.js";
-import { significant } from "./numbers.js";
+import { power } from "./numbers.js";
 
 /** The distribution of a pair by depth as a fan of quantiles, and one layer's histogram. */
 
@@ -62,7 +62,9 @@ class Bent {
   }
 
   label(height) {
-    return this.curved ? significant(Math.sinh(height) * this.least, 1) : tickLabel(height, false);
+    if (!this.curved || height === 0) return tickLabel(height, false);
+    const exponent = Math.round(Math.log10(Math.sinh(Math.abs(height)) * this.least));
+    return `${height < 0 ? "−" : ""}${power(exponent)}`;
   }
 
   ticks() {

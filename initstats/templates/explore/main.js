@@ -285,7 +285,7 @@ class Explorer {
     this.#readout.write(pairs, {
       statistic: shown.statistic,
       layer: this.#state.layer,
-      theory: shown.theory,
+      theory: shown.theory && this.#state.theory,
       gradients: shown.block.plane("source").some((source) => source > 0),
     });
   }

@@ -221,7 +221,7 @@ def test_a_folder_without_a_run(tmp_path: Path) -> None:
 def test_the_page_stands_alone(page: Page, folder: Path) -> None:
     local = {"summary.csv", "table.csv", "grid.toml"}
     assert {link for link in page.links if not link.startswith(("#", "data:"))} == local
-    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert not {"link", "iframe", "object"} & set(page.tags)
     html = (folder / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"@import|url\((?!#)", html)
 
@@ -229,6 +229,7 @@ def test_the_page_stands_alone(page: Page, folder: Path) -> None:
 def test_ids_are_unique_and_every_reference_is_met(page: Page, folder: Path) -> None:
     assert len(set(page.ids)) == len(page.ids)
     html = (folder / "index.html").read_text(encoding="utf-8")
+    html = re.sub("<script.*?</script>", "", html, flags=re.DOTALL)
     references = set(re.findall(r'(?:url\(|href=")#([^")]+)', html))
     references |= {
         name for names in re.findall(r'aria-\w+by="([^"]+)"', html) for name in names.split()
@@ -270,7 +271,7 @@ def test_every_figure_is_titled_captioned_and_described(page: Page) -> None:
         assert FIGURES[name].caption.replace("'", "’") in page.text
         assert {name, f"{name}-caption"} <= set(page.ids)
     assert page.tags.count("h1") == 1
-    assert page.tags.count("figcaption") == len(FORWARD)
+    assert page.tags.count("figcaption") == len(FORWARD) + 1  # and that of what is explored
 
 
 def test_the_page_says_how_it_was_measured(page: Page, run: Path) -> None:
@@ -294,7 +295,7 @@ def test_the_page_holds_the_whole_summary(page: Page, table: pd.DataFrame) -> No
     for _, row in ist.summarize(table).iterrows():
         cells = [row["init"], row["activation"], row["verdict"]]
         assert "".join(cells) in page.text.replace(" ", "")
-    assert page.tags.count("tr") == (1 + 3) + (1 + 9)
+    assert page.tags.count("tr") == (1 + 3) + (1 + 3) + (1 + 9)
 
 
 def test_parameters_that_vary_are_columns(table: pd.DataFrame) -> None:
@@ -332,7 +333,8 @@ def test_names_are_escaped(table: pd.DataFrame, tmp_path: Path) -> None:
         {"activation": {"tanh": EVIL}, "init": {"kaiming_normal": EVIL}, "dataset": {"toy": EVIL}}
     )
     html = write_report(evil, tmp_path).read_text(encoding="utf-8")
-    assert "<script" not in html
+    assert html.count("<script") == 3  # ours: what data mean, data, and what shows them
+    assert "alert('x')</script>" not in html
     assert Page(html).text.count(EVIL) >= 4
 
 

@@ -178,10 +178,11 @@ def compose(
     run = recorded[0] if recorded else None
     met = {word.name: (results.summary["verdict"] == word.name).any() for word in VERDICTS}
     best = BLOCK * (len(results.blocks) > 1) + BEST
-    explore = None if results.table.empty else exploration(results)
-    tables: dict[str, pd.DataFrame | str] = {"summary.csv": results.summary}
-    if explore:
-        tables |= explore.beside
+    explore = exploration(results) if len(results.table) else None
+    tables: dict[str, pd.DataFrame | str] = {
+        "summary.csv": results.summary,
+        **(explore.beside if explore else {}),
+    }
     if rows:
         tables["table.csv"] = results.table
         if find_spec("pyarrow"):

@@ -19,7 +19,7 @@ class Cell(NamedTuple):
     Attributes:
         word: the commonest among its seeds, of several the gravest; empty where nothing was
             measured.
-        note: how many seeds have it, where they disagree.
+        note: where seeds disagree, how many have it, or that verdicts tie.
     """
 
     word: str
@@ -64,8 +64,9 @@ def cell_of(words: NDArray[np.int8]) -> Cell:
         return Cell("", "")
     votes = np.bincount(seeds, minlength=len(WORDS))
     most = int(votes.argmax())
-    tie = "tie, " if (votes == votes[most]).sum() > 1 else ""
-    note = f"{tie}{votes[most]} of {len(seeds)}" if votes[most] < len(seeds) else ""
+    if (votes == votes[most]).sum() > 1:
+        return Cell(WORDS[most], "tie")
+    note = f"{votes[most]} of {len(seeds)}" if votes[most] < len(seeds) else ""
     return Cell(WORDS[most], note)
 
 

@@ -9,14 +9,14 @@ const USUAL = { logarithmic: 3, linear: 5 };
 const GAP = 15;
 
 /**
- * Draw pairs into a box.
+ * Draw pairs into a box that is so many pixels wide.
  *
  * @param series of each pair its `slot` (null for a preview), `mean`, `low`, `high`, `seeds`,
  *   `theory`, as heights by layer.
  * @returns the axes, which tell the layer at a place.
  */
-export function drawCurves(box, series, { statistic, depth, layer, whole }) {
-  const { width, height } = sizeOf(box, 0.5);
+export function drawCurves(box, pixels, series, { statistic, depth, layer, whole }) {
+  const { width, height } = sizeOf(pixels, 0.5);
   const [low, high] = rangeOf(series, statistic, whole);
   const margins = { left: 58, right: width - 30, top: 10, bottom: height - 40 };
   const axes = new Axes({ ...margins, depth, low, high });
@@ -102,9 +102,6 @@ function lines(axes, { slot, mean, low, high, seeds, theory }) {
       "stroke-dasharray": dashes,
     }),
     theory ? line(theory, { class: "theory" }) : null,
-    mean.length === 1
-      ? svg("circle", { cx: axes.x(1), cy: axes.y(mean[0]), r: 4, fill: stroke })
-      : null,
   );
 }
 
@@ -134,22 +131,25 @@ function ends(axes, series) {
 }
 
 function endOf(axes, { slot, mean }) {
-  let last = 0;
-  let mark = "";
-  for (let at = 0; at < mean.length && !mark; at++) {
-    const height = mean[at];
-    if (Number.isNaN(height)) {
-      if (mean.subarray(at).every(Number.isNaN)) mark = at ? "×" : "·";
-    } else {
-      last = at;
-      if (height === Infinity) mark = "×";
-      else if (height > axes.high) mark = "▴";
-      else if (height < axes.low) mark = "▾";
-    }
+  const out = mean.findIndex((height) => height < axes.low || height > axes.high);
+  const known = mean.findLastIndex((height) => !Number.isNaN(height));
+  const within = (y) => Math.min(Math.max(y, axes.top + 6), axes.bottom - 6);
+  if (out >= 0) {
+    const edge = mean[out] > axes.high ? axes.high : axes.low;
+    const mark = mean[out] === Infinity ? "×" : edge === axes.high ? "▴" : "▾";
+    return { slot, mark, x: crossing(axes, mean, out, edge), y: within(axes.y(edge)) };
   }
-  const height = Number.isNaN(mean[last]) ? axes.low : mean[last];
-  const y = Math.min(Math.max(axes.y(height), axes.top + 6), axes.bottom - 6);
-  return { slot, mark, x: axes.x(last + 1), y };
+  const ends = known < mean.length - 1;
+  const height = known < 0 ? axes.low : mean[known];
+  const x = axes.x(Math.max(known, 0) + 1);
+  return { slot, mark: ends ? "×" : "", x, y: within(axes.y(height)) };
+}
+
+/** Where a line leaves the panel, on its way to a layer outside. */
+function crossing(axes, mean, out, edge) {
+  const [from, to] = [mean[out - 1], mean[out]];
+  const share = (edge - from) / (to - from);
+  return axes.x(out + (share >= 0 && share < 1 ? share : 1));
 }
 
 /** Move numbers at the right edge apart, in their order. */

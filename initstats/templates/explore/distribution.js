@@ -1,6 +1,6 @@
 import { Axes, sizeOf, tickLabel, ticksOf } from "./axes.js";
 import { svg } from "./elements.js";
-import { significant } from "./numbers.js";
+import { power } from "./numbers.js";
 
 /** The distribution of a pair by depth as a fan of quantiles, and one layer's histogram. */
 
@@ -14,13 +14,13 @@ const FANS = [
 const FULL = 255;
 
 /**
- * Draw a pair into a box.
+ * Draw a pair into a box that is so many pixels wide.
  *
  * @param quantiles by name, each by layer.
  * @param histogram `heights`, `span` and `zeros` (a share) of the layer; null where there is none.
  */
-export function drawDistribution(box, quantiles, histogram, { depth, layer }) {
-  const { width, height } = sizeOf(box, 0.66);
+export function drawDistribution(box, pixels, quantiles, histogram, { depth, layer }) {
+  const { width, height } = sizeOf(pixels, 0.66);
   const right = histogram ? Math.round(width * 0.58) : width - 12;
   const margins = { left: 50, right, top: 10, bottom: height - 40 };
   const scale = new Bent(quantiles);
@@ -62,7 +62,9 @@ class Bent {
   }
 
   label(height) {
-    return this.curved ? significant(Math.sinh(height) * this.least, 1) : tickLabel(height, false);
+    if (!this.curved || height === 0) return tickLabel(height, false);
+    const exponent = Math.round(Math.log10(Math.sinh(Math.abs(height)) * this.least));
+    return `${height < 0 ? "−" : ""}${power(exponent)}`;
   }
 
   ticks() {

@@ -29,6 +29,8 @@ class Explorer {
   #saving;
   #waiting = false;
   #whole = false;
+  #width = 0;
+  #widths = new Map();
 
   constructor(root) {
     this.#root = root;
@@ -63,6 +65,7 @@ class Explorer {
     });
     this.#listen();
     for (const part of this.#root.querySelectorAll("[data-live]")) part.hidden = false;
+    this.#width = this.#part("curves").clientWidth;
     this.#draw();
     this.#root.dataset.ready = Math.round(performance.now());
   }
@@ -125,7 +128,11 @@ class Explorer {
     });
     // on paper a drawing is scaled, not drawn anew
     const paper = matchMedia("print");
-    new ResizeObserver(() => paper.matches || this.#drawPictures()).observe(this.#part("curves"));
+    new ResizeObserver(([{ contentRect }]) => {
+      if (paper.matches || contentRect.width === this.#width) return;
+      this.#width = contentRect.width;
+      this.#drawPictures();
+    }).observe(this.#part("curves"));
   }
 
   #go(layer) {
@@ -212,7 +219,8 @@ class Explorer {
       const slot = this.#state.slotOf(cell);
       if (show === "value") return { slot, ...tinted(shown.height(cell), shown.statistic) };
       const { word, votes: most, seeds, tied } = votes[row][column];
-      const note = most < seeds ? `${tied.length ? "tie, " : ""}${most} of ${seeds}` : "";
+      const share = most < seeds ? `${most} of ${seeds}` : "";
+      const note = tied.length ? "tie" : share;
       return { slot, text: word || "—", note, word };
     }, counts);
     const total = counts.reduce((sum, count) => sum + count, 0);
@@ -230,6 +238,7 @@ class Explorer {
     this.#say("curves-title", title(shown));
     this.#axes = drawCurves(
       this.#part("curves"),
+      this.#width,
       [...pins, ...ghost].map((pin) => shown.series(pin)),
       { statistic: shown.statistic, depth, layer, whole },
     );
@@ -247,13 +256,28 @@ class Explorer {
     }
     const { depth } = this.#manifest;
     const { layer } = this.#state;
+    const width = this.#widthOf(box);
+    const { view, network } = this.#state;
     for (const [at, { cell, slot }] of pictured.entries()) {
+      const key = [cell, slot, layer, view, network, width].join(" ");
+      if (box.children[at].dataset.key === key) continue;
+      box.children[at].dataset.key = key;
       const [head, picture] = box.children[at].children;
       head.replaceChildren(...(slot === null ? [] : [badge(slot), " "]), this.#state.nameOf(cell));
       picture.setAttribute("aria-label", distribution(cell, shown));
-      drawDistribution(picture, shown.quantiles(cell), shown.histogram(cell), { depth, layer });
+      drawDistribution(picture, width, shown.quantiles(cell), shown.histogram(cell), {
+        depth,
+        layer,
+      });
     }
     this.#part("distributions-note").hidden = !pictured.length;
+  }
+
+  /** The width of each distribution, which is looked up: to measure while drawing is slow. */
+  #widthOf(box) {
+    const key = `${box.children.length} in ${this.#width}`;
+    if (!this.#widths.has(key)) this.#widths.set(key, box.firstChild?.lastChild.clientWidth);
+    return this.#widths.get(key);
   }
 
   #drawReadout(shown) {
@@ -261,7 +285,7 @@ class Explorer {
     this.#readout.write(pairs, {
       statistic: shown.statistic,
       layer: this.#state.layer,
-      theory: shown.theory,
+      theory: shown.theory && this.#state.theory,
       gradients: shown.block.plane("source").some((source) => source > 0),
     });
   }

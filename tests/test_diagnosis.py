@@ -286,6 +286,20 @@ def test_two_data_sets_are_refused() -> None:
         ist.summarize(pd.concat([cell([1, 1]), cell([1, 1], dataset="mnist")]))
 
 
+def test_a_notebook_shows_verdicts_first() -> None:
+    table = pd.concat([cell([1, 1], init="<b>"), cell([1, 99], init="kaiming_normal")])
+    summary = ist.summarize(table)
+    shown = summary._repr_html_()
+    heads = [part.partition("<")[0] for part in shown.split("<th>")[1:]]
+    assert heads[:4] == ["init", "verdict", "agreement", "growth"]
+    assert "&lt;b&gt;" in shown
+    assert shown.count("<b>healthy</b>") == 1
+    assert ">explodes<" in shown
+    assert "<td>100%</td>" in shown
+    some = summary[["init", "verdict"]]
+    assert some._repr_html_() == pd.DataFrame(some)._repr_html_()  # type: ignore[operator]
+
+
 def test_words_are_few_and_explained() -> None:
     assert len(set(WORDS)) == len(WORDS) <= 10
     assert WORDS[-1] == "healthy"

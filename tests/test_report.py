@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -22,9 +23,10 @@ from initstats.plots.bands import ZERO
 from initstats.plots.style import FIT, INK, PALETTE
 from initstats.processes import LostError
 from initstats.report import drawing, study, write_report
+from initstats.report import page as page_module
 from initstats.report.answer import agreement, best_by_activation
-from initstats.report.drawing import Drawing, Studio, draw, rendered
-from initstats.report.page import names
+from initstats.report.drawing import Drawing, Studio, draw
+from initstats.report.page import Shown, names
 from initstats.report.printed import factor, significant
 from initstats.report.record import public_grid
 from initstats.report.study import compose
@@ -38,6 +40,8 @@ FORWARD = [
     for picture in of_page("study")
     if picture.name not in ("gradient_by_depth", "statistic_against_parameter")
 ]
+
+INLINE = [name for name in FORWARD if FIGURES[name].inline]
 
 
 class Page(HTMLParser):
@@ -188,7 +192,7 @@ def test_a_failure_leaves_the_earlier_report(
 ) -> None:
     (tmp_path / "index.html").write_text(OURS)
 
-    def fail(*_: object) -> str:
+    def fail(*_: object, **__: object) -> str:
         raise ZeroDivisionError
 
     monkeypatch.setattr("initstats.report.page.Page.html", fail)
@@ -198,15 +202,74 @@ def test_a_failure_leaves_the_earlier_report(
     assert (tmp_path / "index.html").read_text() == OURS
 
 
+@pytest.mark.usefixtures("one_figure")
+def test_the_page_is_there_before_its_files(
+    table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_module, "LONG", 100)
+    write_report(table, tmp_path)
+    complete = listing(tmp_path)
+    assert complete > {"table.csv", "figures/verdicts.svg"}
+
+    def stop(self: Studio) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Studio, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write_report(table, tmp_path)
+    page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert {link for link in page.links if not link.startswith("#")} == {"summary.csv"}
+    assert "svg" in page.tags
+    assert listing(tmp_path) == {name for name in complete if not name.startswith("figures")}
+    seen: list[set[str]] = []
+    write_report(table, tmp_path, ready=lambda path: seen.append(listing(path.parent)))
+    assert seen == [{name for name in complete if not name.startswith("figures")}]
+    assert listing(tmp_path) == complete
+
+
+@pytest.mark.parametrize("wanted", [False, [], ["verdicts"], ["mean_by_depth"]])
+def test_some_files_of_figures_or_none(
+    table: pd.DataFrame, tmp_path: Path, wanted: Literal[False] | list[str]
+) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "gradient_by_depth.png").write_bytes(b"old")
+    (tmp_path / "index.html").write_text(OURS)
+    page = Page(write_report(table, tmp_path, figures=wanted).read_text(encoding="utf-8"))
+    files = {f"figures/{name}.{end}" for name in wanted or () for end in ("png", "svg")}
+    assert {name for name in listing(tmp_path) if name.startswith("figures")} == files
+    linked = {link for link in page.links if link.startswith("figures")}
+    assert linked == files
+    assert sum(name.endswith("-caption") for name in page.ids) == len(INLINE)
+
+
+def test_a_figure_that_a_page_has_not(table: pd.DataFrame, tmp_path: Path) -> None:
+    for name in ("verdict", "training_loss"):
+        with pytest.raises(ValueError, match=rf"figure of a study page '{name}': .* verdicts, "):
+            write_report(table, tmp_path, figures=[name])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_page_of_another_kind_is_refused(table: pd.DataFrame, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text(
+        OURS.replace("\n", '\n<meta name="initstats-page" content="model 12">')
+    )
+    with pytest.raises(ValueError, match=r"page of another kind \(model, not study\): choose ano"):
+        write_report(table, tmp_path)
+    assert listing(tmp_path) == {"index.html"}
+
+
 def test_a_folder_that_cannot_be_written(table: pd.DataFrame, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match=r"cannot write the page into .*file/out: Not a directory"):
         write_report(table, tmp_path / "file" / "out")
 
 
-def test_a_table_needs_a_folder(table: pd.DataFrame) -> None:
+def test_a_table_needs_a_folder(table: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="name a folder"):
         write_report(table)
+    with pytest.raises(ValueError, match="baseline: 'relu' is for training studies"):
+        write_report(table, tmp_path, baseline="relu")
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
@@ -220,10 +283,12 @@ def test_a_folder_without_a_run(tmp_path: Path) -> None:
 
 def test_the_page_stands_alone(page: Page, folder: Path) -> None:
     local = {"summary.csv", "table.csv", "grid.toml"}
+    beside = {*FORWARD} - {*INLINE}
+    local |= {f"figures/{name}.{end}" for name in beside for end in ("png", "svg")}
     assert {link for link in page.links if not link.startswith(("#", "data:"))} == local
     assert not {"link", "iframe", "object"} & set(page.tags)
     html = (folder / "index.html").read_text(encoding="utf-8")
-    assert not re.search(r"@import|url\((?!#)", html)
+    assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttpRequest|<script[^>]* src=", html)
 
 
 def test_ids_are_unique_and_every_reference_is_met(page: Page, folder: Path) -> None:
@@ -256,7 +321,7 @@ def test_the_grid_on_the_page_names_no_folder(run: Path) -> None:
 
 def test_figures_take_the_ink_of_the_page(page: Page, folder: Path) -> None:
     html = (folder / "index.html").read_text(encoding="utf-8")
-    assert page.tags.count("svg") == len(FORWARD)
+    assert page.tags.count("svg") == len(INLINE) < len(FORWARD)
     for svg in re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL):
         assert INK not in svg
         assert "currentColor" in svg
@@ -269,9 +334,9 @@ def test_every_figure_is_titled_captioned_and_described(page: Page) -> None:
     for name in FORWARD:
         assert FIGURES[name].title.replace("'", "’") in page.text
         assert FIGURES[name].caption.replace("'", "’") in page.text
-        assert {name, f"{name}-caption"} <= set(page.ids)
+        assert ({name, f"{name}-caption"} <= set(page.ids)) == (name in INLINE)
     assert page.tags.count("h1") == 1
-    assert page.tags.count("figcaption") == len(FORWARD) + 1  # and that of what is explored
+    assert sum(name.endswith("-caption") for name in page.ids) == len(INLINE)
 
 
 def test_the_page_says_how_it_was_measured(page: Page, run: Path) -> None:
@@ -295,7 +360,7 @@ def test_the_page_holds_the_whole_summary(page: Page, table: pd.DataFrame) -> No
     for _, row in ist.summarize(table).iterrows():
         cells = [row["init"], row["activation"], row["verdict"]]
         assert "".join(cells) in page.text.replace(" ", "")
-    assert page.tags.count("tr") == (1 + 3) + (1 + 3) + (1 + 9)
+    assert page.tags.count("tr") == (1 + 3) + (1 + 3) + (1 + 9)  # the map, the best, all
 
 
 def test_parameters_that_vary_are_columns(table: pd.DataFrame) -> None:
@@ -324,7 +389,7 @@ def test_parameters_that_vary_are_columns(table: pd.DataFrame) -> None:
 @pytest.mark.usefixtures("one_figure")
 def test_rows_are_left_out_where_they_are_not_wanted(table: pd.DataFrame, tmp_path: Path) -> None:
     page = Page(write_report(table, tmp_path, rows=False).read_text(encoding="utf-8"))
-    assert [link for link in page.links if not link.startswith("#")] == ["summary.csv"]
+    assert [link for link in page.links if link.endswith("csv")] == ["summary.csv"]
     assert not list(tmp_path.glob("table.*"))
 
 
@@ -388,33 +453,53 @@ def test_distributions_hold_every_binned_entry_of_the_run(run: Path) -> None:
 # drawing
 
 
-def test_other_processes_draw_the_same(table: pd.DataFrame) -> None:
-    results = Results.of(table)
-    names = ["verdicts", "mean_by_depth"]
-    with Studio(2) as studio:
-        drawings = [finish() for finish in studio.begin(names, results)]
-    assert drawings == [draw(name, results) for name in names]
+def shown(name: str, table: pd.DataFrame) -> Shown:
+    return Shown(name, FIGURES[name], Results.of(table))
 
 
-def test_a_process_that_dies_is_replaced_by_this_one(
-    table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+def test_other_processes_draw_the_same(table: pd.DataFrame, tmp_path: Path) -> None:
+    for workers in (1, 2):
+        (tmp_path / str(workers)).mkdir()
+        tasks = [shown(name, table) for name in ("verdicts", "mean_by_depth")]
+        with Studio(tmp_path / str(workers), workers) as studio:
+            studio.begin(tasks)
+            for _, future in studio._there if workers == 2 else ():
+                future.result()  # nothing is taken back
+            studio.finish()
+        assert ["drawing" in vars(task) for task in tasks] == [workers == 1] * 2
+    files = listing(tmp_path / "1")
+    assert len(files) == 4
+    assert files == listing(tmp_path / "2")
+    for name in files:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+@pytest.mark.parametrize("fate", ["never begins", "is killed", "fails"])
+def test_this_process_draws_what_another_does_not(
+    table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fate: str
 ) -> None:
-    class Dying:
-        def give(self, gift: object) -> None:
-            pass
+    class Processes:
+        killed = False
 
-        def submit(self, function: object, *args: object) -> Future[Drawing]:
-            future: Future[Drawing] = Future()
-            future.set_exception(LostError("killed"))
+        def submit(self, function: object, *args: object) -> Future[None]:
+            future: Future[None] = Future()
+            if fate != "never begins":
+                failed = LostError if fate == "is killed" else ChildProcessError
+                future.set_exception(failed("it was so"))
             return future
 
-        def __exit__(self, *_: object) -> None:
-            pass
+        def kill(self) -> None:
+            self.killed = True
 
-    monkeypatch.setattr(drawing, "Processes", lambda *_: Dying())
-    with Studio(2) as studio:
-        (finish,) = studio.begin(["verdicts"], Results.of(table))
-        assert finish().name == "verdicts"
+    processes = Processes()
+    monkeypatch.setattr(drawing, "Processes", lambda *_: processes)
+    with Studio(tmp_path, 2) as studio:
+        studio.begin([shown(name, table) for name in ("verdicts", "dead_units")])
+        studio.finish()
+    assert processes.killed
+    assert listing(tmp_path) == {
+        f"{name}.{kind}" for name in ("verdicts", "dead_units") for kind in ("png", "svg")
+    }
 
 
 def test_drawings_are_the_same_every_time(table: pd.DataFrame) -> None:
@@ -423,15 +508,12 @@ def test_drawings_are_the_same_every_time(table: pd.DataFrame) -> None:
 
 
 def test_words_dots_and_lines_take_the_colours_of_the_page() -> None:
-    def colourful() -> Figure:
-        figure = Figure()
-        axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], "o-", color=PALETTE[3])
-        axes.text(0.5, 0.5, "word", color=FIT)
-        axes.bar([0.5], [1], color=PALETTE[1])
-        return figure
-
-    root = ET.fromstring(rendered("colourful", colourful).inline)
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], "o-", color=PALETTE[3])
+    axes.text(0.5, 0.5, "word", color=FIT)
+    axes.bar([0.5], [1], color=PALETTE[1])
+    root = ET.fromstring(Drawing("colourful", figure).inline)
     styles = dict.fromkeys(("use", "text", "path"), "")
     for element in root.iter():
         kind = element.tag.rpartition("}")[2]

@@ -57,8 +57,17 @@ def test_a_study_is_trained_told_of_and_extended(typed: Typed) -> None:
     assert "report: study/index.html" in out
     assert "leaky_relu(negative_slope=0)" in (told := out.split("init kaiming_normal:\n")[1])
     assert "same" in told.splitlines()[0]
-    code, out, _ = typed("--config", "study/train.toml", "--seeds", "3", "--out", "study")
-    assert (code, "6 of 6 runs (2 new) in study" in out) == (0, True)
+    other = ("--baseline", "leaky_relu(negative_slope=0.00)")
+    code, out, _ = typed("--config", "study/train.toml", "--seeds", "1,2", "--out", "study", *other)
+    assert (code, "4 of 4 runs (2 new) in study" in out) == (0, True)
+    words, about, *_ = out.split("init kaiming_normal:\n")[1].splitlines()
+    assert "relu has the same validation accuracy as leaky_relu(negative_slope=0)" in words
+    assert "in each of 2 seeds" in words
+    assert about == "the report is about all 6 runs that study keeps"
+    page = Path("study/index.html").read_text()
+    again = "train.toml --baseline &#39;leaky_relu(negative_slope=0)&#39; --out FOLDER"
+    assert "train better than <code>leaky_relu(negative_slope=0)</code>" in page
+    assert again in page
     table = ist.load_training("study")
     assert table.groupby("activation", observed=True)["valid_accuracy"].count().tolist() == [3, 3]
     assert set(ist.load_tuning("study")["seed"]) == {0, 1}  # type: ignore[index]
@@ -93,6 +102,10 @@ def test_one_rate_for_all_is_said_to_be_that(typed: Typed) -> None:
         (("--augment", "flop"), "did you mean 'flip'?"),
         (("--data", "nowhere"), "nowhere"),
         (("--config", "none.toml"), "none.toml"),
+        (("--baseline", "rellu"), "unknown baseline 'rellu': did you mean 'relu'? available: relu"),
+        (("--baseline", "gelu"), "general_relu, kaiming_normal, torch_default"),
+        (("--baseline", "relu(leak=1)"), "unknown parameter"),
+        (("--baseline", "relu", "--activations", "relu"), "kaiming_normal, torch_default"),
     ],
 )
 def test_what_is_wrong_is_a_line(typed: Typed, words: tuple[str, str], said: str) -> None:

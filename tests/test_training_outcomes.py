@@ -1,24 +1,17 @@
-"""What a training study tells: outcomes, models of one's own, settings, and its folder."""
+"""What a training study tells: outcomes, settings, and its folder."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import initstats as ist
-from initstats.stack import generator_for
 from initstats.sweep import FailedCellsError
-from initstats.training import architectures
-from initstats.training.autograd import AutogradNet
-from initstats.training.batches import training_batches
 
 STUDY: dict[str, Any] = {"inits": ["kaiming_normal"], "epochs": 2, "batch": 20, "lr": 0.1}
 
@@ -99,163 +92,6 @@ def test_a_variant_against_itself_and_a_handicap_of_known_size(digits: ist.Datas
     assert told["verdict"] == "worse"
     assert told["difference"] == pytest.approx(handicap.mean(), rel=1e-9)
     assert told["low"] < handicap.mean() < told["high"] < 0
-
-
-# models of one's own
-
-MODELS = """
-import torch
-import torch.nn.functional as F
-from torch import nn
-
-def noisy(activation, init):
-    layers = [nn.Flatten(), nn.Linear(196, 20), nn.BatchNorm1d(20), activation]
-    return init(nn.Sequential(*layers, nn.Dropout(0.3), nn.Linear(20, 10)))
-
-def plain(activation, init):
-    return init(nn.Sequential(nn.Flatten(), nn.Linear(196, 20), activation, nn.Linear(20, 10)))
-
-def nothing(activation, init):
-    return None
-
-def seven(activation, init):
-    return nn.Sequential(nn.Flatten(), nn.Linear(196, 7))
-
-def two(activation, init):
-    class Two(nn.Linear):
-        def forward(self, x):
-            return x, x
-    return Two(3, 3)
-
-def still(activation, init):
-    return nn.Flatten()
-
-def faulty(activation, init):
-    raise KeyError("mine")
-
-number = 3
-"""
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> str:
-    """A file of models; its path."""
-    (file := tmp_path / "own_models.py").write_text(MODELS)
-    return str(file)
-
-
-def test_a_model_of_ones_own_is_trained_as_the_same_network_is(
-    digits: ist.Dataset, models: str
-) -> None:
-    """Linear layers and an activation, once of our own blocks, once of torch's modules."""
-    grid = STUDY | {"inits": ["xavier_normal"], "seeds": 2}
-    ours = ist.compare_training(["tanh"], digits, "mlp", **grid | {"widths": 20, "depths": 1})
-    theirs = ist.compare_training(["tanh"], digits, f"{models}:plain", **grid)
-    assert set(theirs["network"]) == {f"{models}:plain"}
-    for name in ("train_loss", "valid_loss", "valid_accuracy", "test_loss"):
-        np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-4)
-
-
-def test_chance_in_a_model_comes_from_the_seed_and_goes_nowhere_else(
-    digits: ist.Dataset, models: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Dropout draws and running means are those of a loop of torch's own."""
-    made: list[nn.Module] = []
-
-    class Kept(AutogradNet):
-        def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
-            super().__init__(model, *args, **kwargs)
-            made.extend([copy.deepcopy(model), model])
-
-    monkeypatch.setattr(architectures, "AutogradNet", Kept)
-    grid = STUDY | {"network": f"{models}:noisy", "seeds": 2, "schedule": "constant"}
-    before = torch.get_rng_state()
-    table = ist.compare_training(["relu", "tanh"], digits, out=tmp_path / "run", **grid)
-    assert torch.equal(torch.get_rng_state(), before)
-    start, end = made[:2]
-    assert start.state_dict()["2.num_batches_tracked"] == 0
-    with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(generator_for(0, "model").get_state())
-        optimizer = torch.optim.SGD(start.train().parameters(), 0.1, momentum=0.9)
-        for epoch in range(2):
-            for x, labels in training_batches(digits.train, 0, epoch, 20):
-                loss = F.cross_entropy(start(x.T.reshape(20, 1, 14, 14)), torch.from_numpy(labels))
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-    for name, value in start.state_dict().items():
-        torch.testing.assert_close(end.state_dict()[name], value, rtol=1e-4, atol=1e-5)
-    relu, tanh = (made[index].state_dict() for index in (4, 6))  # of the other seed
-    assert all(torch.equal(relu[name], tanh[name]) for name in relu)
-    assert_same(ist.compare_training(["relu", "tanh"], digits, watch=[], **grid), table)
-    alone = ist.compare_training(["tanh"], digits, **grid | {"seeds": [1]})
-    same = table.query("activation == 'tanh' and seed == 1").reset_index(drop=True)
-    assert_same(alone, same.astype(alone.dtypes))
-    found = ist.load_training_statistics(tmp_path / "run")
-    assert set(found["step"]) == {0, 40}
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("nothing", "must return a torch.nn.Module: it returned NoneType"),
-        ("seven", r"must give 10 outputs a sample .*: its output has shape \(2, 7\)"),
-        ("two", r"must give 10 outputs a sample .*: its output is a tuple"),
-        ("still", "gave a model without parameters to train"),
-        ("faulty", "KeyError: 'mine'"),
-    ],
-)
-def test_a_model_that_cannot_be_trained_is_told_of(
-    digits: ist.Dataset, models: str, name: str, message: str
-) -> None:
-    with pytest.raises(FailedCellsError, match=message) as error:
-        ist.compare_training(["relu"], digits, f"{models}:{name}", 1, **STUDY)
-    assert "\n" not in str(error.value)
-    assert error.value.table.empty
-
-
-def test_a_factory_that_is_not_there_or_goes_nowhere_is_refused(
-    digits: ist.Dataset, models: str, tmp_path: Path
-) -> None:
-    (tmp_path / "broken.py").write_text("raise RuntimeError('on import')")
-    for network, message in [
-        (f"{models}:absent", "has no function 'absent'"),
-        (f"{models}:number", "has no function 'number'"),
-        (str(tmp_path / "none.py:f"), "none.py"),
-        (str(tmp_path / "broken.py:f"), "on import"),
-        ("no_such_module:f", "no_such_module"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            ist.TrainingGrid(network=network)
-
-    def local(activation: nn.Module, init: Any) -> Any:
-        return init(nn.Sequential(nn.Flatten(), nn.Linear(196, 10)))
-
-    for own in (local, lambda activation, init: local(activation, init)):
-        assert len(ist.compare_training(["relu"], digits, own, 1, **STUDY)) == 2
-        with pytest.raises(ValueError, match="is no function of a module .* or use workers=1"):
-            ist.compare_training(["relu"], digits, own, 2, workers=2, **STUDY)
-    fitted = STUDY | {"inits": ["lsuv"]}
-    with pytest.raises(FailedCellsError, match="init 'lsuv' is fitted to data"):
-        ist.compare_training(["relu"], digits, f"{models}:plain", 1, **fitted)
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["networks = [{0!r}]", "networks = {0!r}", "network = {0!r}", "networks = {{ {0!r} = 1 }}"],
-)
-def test_a_file_that_names_a_model_must_be_trusted(tmp_path: Path, line: str) -> None:
-    (file := tmp_path / "ran.py").write_text(
-        "from pathlib import Path\nPath(__file__).with_name('it ran').touch()\n"
-        "def f(activation, init): ...\n"
-    )
-    (config := tmp_path / "train.toml").write_text(line.format(f"{file}:f"))
-    with pytest.raises(ValueError, match=r"names models, whose code would run here.*trust-plugins"):
-        ist.TrainingGrid.from_toml(config)
-    assert not (tmp_path / "it ran").exists()
-    if "{" not in line.format("x"):
-        assert ist.TrainingGrid.from_toml(config, trusted=True).widths == (0,)
-        assert (tmp_path / "it ran").exists()
 
 
 # settings

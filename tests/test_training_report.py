@@ -17,7 +17,7 @@ import initstats as ist
 from initstats.outcome import choose_rates
 from initstats.plots import Trained, of_page
 from initstats.plots.style import decimal
-from initstats.plots.trained import VARIANT, styles_of
+from initstats.plots.trained import VARIANT, check_baseline, styles_of
 from initstats.report import write_report
 from initstats.report.comparison import answers, digits_of, limits, question, sentence, summary
 from initstats.report.page import figures_of
@@ -311,6 +311,49 @@ def test_differences_are_those_of_the_seeds(default: Trained) -> None:
     np.testing.assert_allclose(means, 100 * found["difference"])
 
 
+@pytest.mark.parametrize(
+    ("asked", "versus", "compared"),
+    [
+        (None, ("activation", "relu"), 6),
+        ("general_relu", ("activation", "general_relu"), 6),
+        ("torch_default", ("init", "torch_default"), 4),
+    ],
+)
+def test_the_baseline_may_be_chosen(
+    training_study: Study, asked: str | None, versus: tuple[str, str], compared: int
+) -> None:
+    trained = Trained(**training_study(seeds=3, statistics=False), baseline=asked)
+    assert trained.versus == versus
+    found = comparisons(trained)
+    assert found is not None
+    assert len(found) == compared
+    assert {*found["baseline"]} == {versus[1]}
+    assert not (found[versus[0]] == versus[1]).any()
+    page = text_of(compose(trained).html())
+    assert f"train better than {versus[1]}?" in page
+    for picture in of_page("training"):
+        if not picture.missing(trained):
+            assert picture.drawing(picture.frame(trained))
+
+
+def test_figures_keep_the_baseline(training_study: Study) -> None:
+    quick = {"seeds": 1, "statistics": False, "tuned": False}
+    many = training_study(MANY[:3], [f"i{n}" for n in range(20)], **quick)
+    for place in range(20):
+        shown = Trained(**many, baseline=f"i{place}").few
+        assert shown.versus == ("init", f"i{place}")
+        assert len(shown.inits) == 12
+
+
+def test_a_baseline_that_a_study_cannot_have() -> None:
+    for name, allowed in (("gelu", "relu, tanh, lsuv, matched"), ("Matched", "'matched'")):
+        with pytest.raises(ValueError, match=f"unknown baseline '{name}': .*{allowed}"):
+            check_baseline(name, ["relu", "tanh"], ["lsuv", "matched"])
+    with pytest.raises(ValueError, match="available: relu, tanh$"):
+        check_baseline("lsuv", ["relu", "tanh"], ["lsuv"])
+    check_baseline("lsuv", ["relu"], ["lsuv", "matched"])
+
+
 def test_an_activation_has_one_colour_on_the_page(default: Trained) -> None:
     (picture,) = (each for each in of_page("training") if each.name == "training_loss")
     legend: Any = picture.drawing(picture.frame(default)).legends[0]
@@ -342,6 +385,9 @@ def test_a_run_is_reported_with_all_its_files(toy: ist.Dataset, tmp_path: Path) 
     tables = {"comparisons.csv", "variants.csv", "table.csv"}
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert figures | tables | {"index.html"} == files - {"train.toml", "run.sqlite", "run.lock"}
+    with pytest.raises(ValueError, match="unknown baseline 'gelu'"):
+        write_report(folder, tmp_path / "page", baseline="gelu")
+    assert not (tmp_path / "page").exists()
     assert {*compose(trained, rows=False).tables} == tables - {"table.csv"} | {"train.toml"}
 
 

@@ -13,7 +13,7 @@ from initstats.bench.comparison import milliseconds, ratios, table
 from initstats.bench.resources import GOALS
 from initstats.bench.timing import VARIANTS, WORKLOADS
 from initstats.plural import counted
-from initstats.report.page import Page, figures_of
+from initstats.report.page import FILES, Files, Page, figures_of
 from initstats.report.printed import Column, Table, printed
 
 
@@ -87,19 +87,20 @@ def whole_runs(results: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def write_benchmark(folder: str | Path, results: Mapping[str, Any]) -> Path:
+def write_benchmark(folder: str | Path, results: Mapping[str, Any], files: Files = FILES) -> Path:
     """Write `index.html`, a page that needs no other file, with `figures/` and `bench.json`.
 
     Args:
         folder: where to.
         results: `machine`, `timings` and, as far as they were measured, `efficiency`, `gpu`,
             `training`, `training_workers`, `driver`, `memory` and `study`.
+        files: those of figures that are wanted.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: the folder holds somebody else's page.
+        ValueError: the folder holds somebody else's page, or one of another kind; no such figure.
         OSError: the folder cannot be written.
     """
     compared, timings = ratios(results["timings"]), results["timings"]
@@ -116,8 +117,8 @@ def write_benchmark(folder: str | Path, results: Mapping[str, Any]) -> Path:
         "whole_runs": whole_runs(results),
         "machine": results["machine"],
     }
-    files = {"bench.json": as_json(results)}
-    return Page("bench", values, figures_of("bench", compared), files).publish(folder)
+    tables = {"bench.json": as_json(results)}
+    return Page("bench", values, figures_of("bench", compared), tables).publish(folder, files)
 
 
 def _printed(rows: pd.DataFrame) -> Table:

@@ -9,6 +9,16 @@ from initstats.cli.app import app, main
 
 # The help lists the commands in the order in which they are imported.
 # isort: off
-from initstats.cli import study, train, measure, foundations, reference, bench
+from initstats.cli import study, index, train, measure, foundations, reference, bench
 
-__all__ = ["app", "bench", "foundations", "main", "measure", "reference", "study", "train"]
+__all__ = [
+    "app",
+    "bench",
+    "foundations",
+    "index",
+    "main",
+    "measure",
+    "reference",
+    "study",
+    "train",
+]

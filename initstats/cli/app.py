@@ -20,9 +20,11 @@ from initstats.stopping import request
 CLOSED_PIPE = 128 + 13
 """The exit code of a program whose reader has gone, as `head` does: that of SIGPIPE."""
 
+COMPLETING = "_INITSTATS_COMPLETE"
+"""What a shell sets in the environment to ask how a command line goes on."""
+
 app = typer.Typer(
     name="initstats",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -81,6 +83,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal may not have every letter
             stream.reconfigure(errors="backslashreplace")
+    if COMPLETING in os.environ:  # a shell asks
+        app(prog_name="initstats")
     code = flushed(_run())
     request.ignore()
     sys.exit(code)

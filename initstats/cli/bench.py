@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from initstats.cli.app import app
+from initstats.cli.command import Pages, command
 from initstats.cli.console import Bar
 from initstats.cli.options import names
+from initstats.cli.output import output
 
 
-@app.command(rich_help_panel="Time")
+@command("Time", page=True, file=True)
 def bench(
     workloads: Annotated[
         list[str] | None,
@@ -29,9 +30,6 @@ def bench(
     lesson: Annotated[
         bool, typer.Option("--foundations", help="Time the lesson's implementations instead.")
     ] = False,
-    json: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures as JSON.")
-    ] = None,
     earlier: Annotated[
         Path | None,
         typer.Option("--from", metavar="FILE", help="Time nothing: take what --json wrote."),
@@ -39,6 +37,9 @@ def bench(
     out: Annotated[
         Path | None, typer.Option(help="Write a page into this folder.", show_default=False)
     ] = None,
+    *,
+    json: str | None,
+    pages: Pages,
 ) -> None:
     """Time the engine against the plain forward, against hooks and against its own limit.
 
@@ -49,22 +50,24 @@ def bench(
     from initstats.files import read_text
     from initstats.report.page import claim_page
 
-    if json and not json.parent.is_dir():
-        raise ValueError(f"cannot write {json}: there is no folder {json.parent}")
+    file = Path(json) if json and json != "-" else None
+    if file and not file.parent.is_dir():
+        raise ValueError(f"cannot write {file}: there is no folder {file.parent}")
     if out and lesson:
         raise ValueError("--out is for the engine: initstats foundations writes the lesson's page")
+    pages.check(bool(out), "say where with --out")
     if out:
-        claim_page("bench", out)  # before the minutes of work, not after them
+        claim_page("bench", out, pages.files())  # before the minutes of work, not after them
     if earlier:
         results = bench.from_json(read_text(earlier))
     elif lesson:
         results = _time_lesson(quick)
     else:
         results = _time_engine(names(workloads) if workloads else None, rounds, quick)
-    if json:
-        write_whole(json, bench.as_json(results))
-    if out:
-        typer.echo(f"page: {bench.write_benchmark(out, results)}")
+    if file:
+        write_whole(file, bench.as_json(results))
+    page = bench.write_benchmark(out, results, pages.files()) if out else None
+    output.result(page=page, **results)
 
 
 def _time_engine(workloads: list[str] | None, rounds: int, quick: bool) -> dict[str, Any]:
@@ -82,8 +85,8 @@ def _time_engine(workloads: list[str] | None, rounds: int, quick: bool) -> dict[
             progress=bar.show,
         )
     results |= {"timings": timings, "ratios": bench.ratios(timings)}
-    typer.echo(bench.table(timings).to_string())
-    typer.echo(bench.milliseconds(timings).map("{:.0f} ms".format).to_string())
+    output.tell(bench.table(timings).to_string())
+    output.tell(bench.milliseconds(timings).map("{:.0f} ms".format).to_string())
     with Bar("studies") as bar:
         results["efficiency"] = bench.efficiency(quick=quick, progress=bar.show)
     with Bar("trainings") as bar:
@@ -97,7 +100,7 @@ def _time_engine(workloads: list[str] | None, rounds: int, quick: bool) -> dict[
     results["memory"] = bench.memory((1_000, 10_000) if quick else (1_000, 10_000, 50_000))
     results["study"] = bench.study(quick=quick)
     for term, fact in bench.whole_runs(results).items():
-        typer.echo(f"{term}: {fact}")
+        output.tell(f"{term}: {fact}")
     return results
 
 
@@ -106,7 +109,7 @@ def _time_lesson(quick: bool) -> dict[str, Any]:
 
     machine = _machine()
     table = timings(5_000, 2) if quick else timings()
-    typer.echo(table.to_string(index=False, float_format="{:.3g}".format))
+    output.tell(table.to_string(index=False, float_format="{:.3g}".format))
     return {"machine": machine, "timings": table}
 
 
@@ -118,5 +121,5 @@ def _machine() -> dict[str, Any]:
 
     vectors = torch.backends.cpu.get_cpu_capability()
     found = {**machine(), "vectors": vectors, "load": round(os.getloadavg()[0], 2)}
-    typer.echo(", ".join(f"{key} {value}" for key, value in found.items()))
+    output.tell(", ".join(f"{key} {value}" for key, value in found.items()))
     return found

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable
 from typing import Any
+
+import typer
+
+from initstats.cli.output import output
 
 
 class Bar:
@@ -24,7 +29,7 @@ class Bar:
             progress.TextColumn("{task.fields[rate]}"),
             progress.TimeRemainingColumn(compact=True),
             console=console,
-            disable=not console.is_terminal,
+            disable=output.quiet or not console.is_terminal,
             transient=True,
         )
         self._task = self._progress.add_task(noun, total=None, rate="")
@@ -54,7 +59,16 @@ def print_table(
     digits: int = 4,
     title: str | None = None,
 ) -> None:
-    """Print rows under the names of their columns: text, yes or no, and rounded numbers."""
+    """Print rows under the names of their columns: text, yes or no, and rounded numbers.
+
+    Where that is no terminal, a row is a line, with tabs between its cells, and no title.
+    """
+    if not output.has_words:
+        return
+    if not sys.stdout.isatty():
+        for row in ([*columns], *rows):
+            typer.echo("\t".join(" ".join(_printed(value, digits).split()) for value in row))
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from initstats.cli.app import Plugins, app
+from initstats.cli.app import Plugins
+from initstats.cli.command import Pages, command
 from initstats.cli.console import Bar
 from initstats.cli.data import Size
 from initstats.cli.options import load_own
+from initstats.cli.output import as_json, output
 from initstats.drafts import write_whole
 from initstats.plural import counted
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from initstats.probe import Probe
+    from initstats.report.page import Files
 
 GIVEN = "given"
 LARGEST = 2**63 - 1
@@ -103,16 +104,6 @@ Severity = Annotated[
     Literal["error", "warning", "never"],
     typer.Option(help="Exit with code 1 where a finding is at least this severe."),
 ]
-Json = Annotated[
-    str | None,
-    typer.Option(
-        "--json",
-        metavar="FILE|-",
-        help="Write findings and table as JSON; - prints it, and nothing else.",
-    ),
-]
-
-
 Backward = Annotated[
     bool, typer.Option("--backward", help="Gradients of a unit-normal cotangent, too.")
 ]
@@ -128,7 +119,7 @@ Page = Annotated[
 ]
 
 
-@app.command(rich_help_panel="Measure")
+@command("Measure", page=True, file=True)
 def measure(
     context: typer.Context,
     factory: Factory,
@@ -145,9 +136,11 @@ def measure(
     optimizer: Optimizer = None,
     lr: Rate = None,
     fail_on: Severity = "error",
-    as_json: Json = None,
     out: Page = None,
     plugin: Plugins = None,
+    *,
+    json: str | None,
+    pages: Pages,
 ) -> None:
     """Measure every operation of a model of your own, and say what is wrong with it.
 
@@ -156,6 +149,9 @@ def measure(
 
     Inputs go to the model in the order of their options; all of one option stand where its first
     one does.
+
+    JSON: network, coverage, losses, findings, missed, table (the last three are lists of rows), and
+    of what is printed page, where one is written.
     """
     from initstats.cli.model import batches, measured, own_model, train, vocabulary_of
     from initstats.diagnosis import diagnose
@@ -166,7 +162,10 @@ def measure(
         raise ValueError("--size is for the images of a folder: say which with --data")
     if vocabulary and not tokens:
         raise ValueError("--vocabulary is for --tokens: say how many ids are drawn")
-    _claim(as_json, out)  # before the work, not after it
+    pages.check(bool(out), "say where with --out")
+    files = pages.files()
+    file = Path(json) if json and json != "-" else None
+    _claim(file, out, files)  # before the work, not after it
     load_own(plugin)
     given = context.meta.get(GIVEN, [])
     model, losses = own_model(factory, dtype, seed), list[float]()
@@ -181,12 +180,17 @@ def measure(
     if probe.table().empty:
         raise ValueError(f"nothing was measured: {_why_nothing(probe)}")
     findings = diagnose(probe.table())
-    if as_json != "-":
-        _tell(probe, findings, losses)
-    if as_json:
-        _write(as_json, probe, findings, losses)
+    _tell(probe, findings, losses)
+    known = _known(probe, findings, losses)
+    if file:
+        write_whole(file, f"{as_json(known)}\n")
+    page = None
     if out:
-        typer.echo(f"page: {probe.report(out)}", err=as_json == "-")
+        from initstats.report.model import write_model_report
+
+        found = probe.table(), probe.histograms(), probe.missed()
+        page = write_model_report(out, *found, coverage=probe.coverage, files=files)
+    output.result(**known | ({"page": page} if page else {}))
     severe = {"error": ["error"], "warning": ["error", "warning"], "never": []}[fail_on]
     if findings["severity"].isin(severe).any():
         raise typer.Exit(1)
@@ -200,14 +204,14 @@ def _why_nothing(probe: Probe) -> str:
     return f"{missed['name'].iloc[0]} was left out as {missed['reason'].iloc[0]}"
 
 
-def _claim(as_json: str | None, out: Path | None) -> None:
+def _claim(file: Path | None, out: Path | None, files: Files) -> None:
     """Make room for what is to be written, or say why it cannot be."""
     from initstats.report.page import claim_page
 
-    if as_json not in (None, "-"):
-        _make_room(Path(as_json))
+    if file:
+        _make_room(file)
     if out:
-        claim_page("model", out)
+        claim_page("model", out, files)
 
 
 def _make_room(file: Path) -> None:
@@ -226,45 +230,31 @@ def _make_room(file: Path) -> None:
 
 def _tell(probe: Probe, findings: pd.DataFrame, losses: list[float]) -> None:
     """Print what was measured and what was found."""
-    typer.echo(str(probe))
+    output.tell(str(probe))
     if losses:
-        typer.echo(f"loss: {losses[0]:.4g} at first, {losses[-1]:.4g} in step {len(losses)}")
+        output.tell(f"loss: {losses[0]:.4g} at first, {losses[-1]:.4g} in step {len(losses)}")
     from initstats.diagnosis.findings import told_remedy
 
     if not findings["severity"].isin(["error", "warning"]).any():
         healthy, unchecked = ((findings["severity"] == s).sum() for s in ("healthy", "unchecked"))
         held = counted(healthy, "rule holds", "rules hold")
         others = f", {unchecked} could not be checked" if unchecked else ""
-        typer.echo(f"no error and no warning was found: {held}{others}")
+        output.tell(f"no error and no warning was found: {held}{others}")
     for finding in findings.itertuples():
         if finding.severity not in ("healthy", "unchecked"):
-            typer.echo(f"{finding.severity}: {finding.rule} at {finding.where}: {finding.evidence}")
-            typer.echo("\n".join(told_remedy(str(finding.remedy))))
+            output.tell(
+                f"{finding.severity}: {finding.rule} at {finding.where}: {finding.evidence}"
+            )
+            output.tell("\n".join(told_remedy(str(finding.remedy))))
 
 
-def _write(target: str, probe: Probe, findings: pd.DataFrame, losses: list[float]) -> None:
-    """Write all that is known as JSON, into a file or (-) on the standard output."""
-    known = {
+def _known(probe: Probe, findings: pd.DataFrame, losses: list[float]) -> dict[str, Any]:
+    """All that is known, for programs."""
+    return {
         "network": probe.network,
         "coverage": probe.coverage,
-        "losses": [_finite(loss) for loss in losses],
-        "findings": _records(findings),
-        "missed": _records(probe.missed()),
-        "table": _records(probe.table()),
+        "losses": losses,
+        "findings": findings,
+        "missed": probe.missed(),
+        "table": probe.table(),
     }
-    text = json.dumps(known, indent=1, allow_nan=False)
-    if target == "-":
-        typer.echo(text)
-    else:
-        write_whole(Path(target), f"{text}\n")
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table."""
-    rows = frame.to_dict("records")
-    return [{str(name): _finite(value) for name, value in row.items()} for row in rows]
-
-
-def _finite(value: Any) -> Any:
-    """The value; None, which is JSON's null, for what is no finite number."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from initstats.cli.app import OwnError, is_raised_here
+from initstats.cli.completion import activations, inits, listed, networks
 from initstats.failure import in_a_line
 from initstats.registry import import_own, split_names
 from initstats.stopping import request
@@ -65,6 +66,9 @@ TRAINING: dict[str, tuple[Any, str]] = {
 }
 """Every field of `TrainingGrid`, likewise."""
 
+COMPLETED = {"inits": inits, "activations": activations, "networks": networks}
+"""The names that a shell completes."""
+
 
 def takes(
     fields: Mapping[str, tuple[Any, str]],
@@ -108,9 +112,11 @@ def numbers(option: str, values: Sequence[str], kind: type[Any] = int) -> list[A
 
 def load_own(plugins: Sequence[str] | None) -> None:
     """Import the plugins that are named, and undo what they did to the program itself."""
+    if not plugins:  # then nothing need wait for torch
+        return
     from initstats.sweep import load_plugins
 
-    load_plugins(plugins or ())
+    load_plugins(plugins)
     request.listen_again()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -164,7 +170,13 @@ def _option(name: str, kind: Any, text: str) -> Any:
         "backward": ("--backward/--no-backward",),
     }
     many = kind in (NAMES, NUMBERS, RATES)
-    option = typer.Option(*spellings.get(name, ()), metavar=kind if many else None, help=text)
+    known = COMPLETED.get(name)
+    option = typer.Option(
+        *spellings.get(name, ()),
+        metavar=kind if many else None,
+        autocompletion=listed(known) if known else None,
+        help=text,
+    )
     return Annotated[(list[str] if many else kind) | None, option]
 
 

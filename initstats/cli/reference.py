@@ -3,59 +3,86 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from initstats.cli.app import Plugins, app
+from initstats.cli.app import Plugins
+from initstats.cli.command import Pages, command
+from initstats.cli.completion import activations as known
+from initstats.cli.completion import listed
 from initstats.cli.console import Bar, print_table
 from initstats.cli.options import load_own, named_function
+from initstats.cli.output import output
 from initstats.registry import Catalog
 
 
-@app.command(rich_help_panel="Look up")
+@command("Look up")
 def gain(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="NAMES...", help="Activations, or module:function of your own."),
+        typer.Argument(
+            metavar="NAMES...",
+            autocompletion=listed(known),
+            help="Activations, or module:function of your own.",
+        ),
     ],
     table: Annotated[
         bool, typer.Option("--table", help="One row each instead of a paragraph each.")
     ] = False,
     plugin: Plugins = None,
 ) -> None:
-    """Compute the weight gains of activations, and compare them with torch's calculate_gain."""
+    """Compute the weight gains of activations, and compare them with torch's calculate_gain.
+
+    JSON: activations, each with its gains, and torch's gain and which of ours that is.
+    """
     from initstats import activations
 
     load_own(plugin)
     entries = [activations.get(named_function(name) if ":" in name else name) for name in names]
     compared = [(entry, activations.torch_gain(entry)) for entry in entries]
+    gains = ("forward", "variance", "backward", "chi_1", "chi_q")
+    columns = ("activation", *gains, "torch", "which is")
+    rows = [
+        [entry.name, *(getattr(entry.gain, column) for column in gains)]
+        + ([torchs.number, torchs.verdict] if torchs else [math.nan, "torch has none"])
+        for entry, torchs in compared
+    ]
+    fields = (*columns[:-1], "which")
+    output.result(activations=[dict(zip(fields, row, strict=True)) for row in rows])
     if table:
-        columns = ("forward", "variance", "backward", "chi_1", "chi_q")
-        rows = (
-            [entry.name, *(getattr(entry.gain, column) for column in columns)]
-            + ([torchs.number, torchs.verdict] if torchs else [math.nan, "torch has none"])
-            for entry, torchs in compared
-        )
-        print_table(("activation", *columns, "torch", "which is"), rows, digits=6)
+        print_table(columns, rows, digits=6)
         return
     for entry, torchs in compared:
-        typer.echo(f"{entry.name}: {entry.gain.advice}")
+        output.tell(f"{entry.name}: {entry.gain.advice}")
         if torchs:
-            typer.echo(f"  torch's calculate_gain says {torchs.number:.5g}: {torchs.verdict}")
+            output.tell(f"  torch's calculate_gain says {torchs.number:.5g}: {torchs.verdict}")
 
 
-@app.command("list", rich_help_panel="Look up")
+@command("Look up", "list")
 def list_(plugin: Plugins = None) -> None:
     """Say what there is, a line each: inits, activations, networks, statistics, rules, figures.
 
     Names are those of the table; parameters are shown with their defaults.
-    """
+    Where the output is no terminal, a line is an entry, with tabs between its columns.
 
+    JSON: inits, activations, networks, statistics, rules and figures: name, parameters, meaning.
+    """
     load_own(plugin)
-    for catalog in _catalogs():
+    catalogs = {f"{catalog.noun}s": catalog for catalog in _catalogs()}
+    output.result(**{noun: _entries(catalog) for noun, catalog in catalogs.items()})
+    if not sys.stdout.isatty():
+        lines = [
+            [noun, each["name"], _parameters(each["parameters"]), each["meaning"]]
+            for noun, catalog in catalogs.items()
+            for each in _entries(catalog)
+        ]
+        print_table(("kind", "name", "parameters", "meaning"), lines)
+        return
+    for noun, catalog in catalogs.items():
         families = [catalog.family(name) for name in catalog]
         columns = {
             "name": [family.name for family in families],
@@ -63,35 +90,55 @@ def list_(plugin: Plugins = None) -> None:
             "meaning": [family.meaning for family in families],
         }
         shown = {name: cells for name, cells in columns.items() if any(cells)}
-        print_table(shown, zip(*shown.values(), strict=True), title=f"{catalog.noun}s")
+        print_table(shown, zip(*shown.values(), strict=True), title=noun)
 
 
-@app.command(rich_help_panel="Look up")
+@command("Look up", page=True)
 def theory(
-    names: Annotated[list[str], typer.Argument(metavar="NAMES...", help="Activations.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAMES...", autocompletion=listed(known), help="Activations."),
+    ],
     sigma_b2: Annotated[
         float, typer.Option("--sigma-b2", help="Variance of the biases, for the maps.")
     ] = 0.0,
     out: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("reports/theory"),
     plugin: Plugins = None,
+    *,
+    pages: Pages,
 ) -> None:
-    """Draw the phase diagrams of activations: order, chaos, and where each init lies."""
+    """Draw the phase diagrams of activations: order, chaos, and where each init lies.
+
+    JSON: page, and activations: name, words, and inits, a row each.
+    """
     from initstats import activations
-    from initstats.report.folder import claim
+    from initstats.report.page import claim_page
     from initstats.report.theory import write_theory
     from initstats.theory.diagram import diagram
 
     load_own(plugin)
     entries = list(dict.fromkeys(map(activations.get, names)))
-    claim(out)  # before the work, not after it
+    files = pages.files()
+    claim_page("theory", out, files)  # before the work, not after it
     diagrams = []
     with Bar("activations") as bar:
         for done, entry in enumerate(entries):
             bar.show(done, len(entries))
             diagrams.append(diagram(entry, sigma_b2))
     for each in diagrams:
-        typer.echo(each.words)
-    typer.echo(f"page: {write_theory(out, diagrams)}")
+        output.tell(each.words)
+    page = write_theory(out, diagrams, files)
+    found = [{"name": each.name, "words": each.words, "inits": each.inits} for each in diagrams]
+    output.result(page=page, activations=found)
+
+
+def _entries(catalog: Catalog[Any]) -> list[dict[str, Any]]:
+    """The families of a catalogue, for programs."""
+    families = map(catalog.family, catalog)
+    return [
+        {"name": each.name, "parameters": dict(each.defaults), "meaning": each.meaning}
+        for each in families
+    ]
 
 
 def _catalogs() -> list[Catalog[Any]]:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from initstats.cli.app import Dask, Interruption, Plugins, Workers, app, say
+from initstats.cli.app import Dask, Interruption, Plugins, Workers, say
 from initstats.cli.cluster import cluster
+from initstats.cli.command import Pages, Report, command
 from initstats.cli.console import Bar
 from initstats.cli.data import Size, given_data
 from initstats.cli.options import GRID, load_own, takes
+from initstats.cli.output import output
 from initstats.plural import counted
 from initstats.stopping import request
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from initstats.report.page import Files
     from initstats.sweep import FailedCellsError
 
 
@@ -57,9 +59,17 @@ Planned = Annotated[
 Trusted = Annotated[
     bool, typer.Option("--trust-plugins", help="Import the plugins that the config names, too.")
 ]
+Baseline = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Of a training study: the activation or init that the others are compared with. "
+        "\\[default: relu, or the first]",
+    ),
+]
 
 
-@app.command(rich_help_panel="Measure")
+@command("Measure", page=True)
 @takes(GRID)
 def sweep(
     given: dict[str, Any],
@@ -73,6 +83,9 @@ def sweep(
     dask: Dask = None,
     plugin: Plugins = None,
     trust: Trusted = False,
+    report: Report = True,
+    *,
+    pages: Pages,
 ) -> None:
     """Measure every init with every activation, and write the report.
 
@@ -80,11 +93,14 @@ def sweep(
     The same command again computes only what is missing; longer lists extend it.
     A parameter takes a range: "general_relu(leak=0:0.4:5)" is five activations,
     "mean_field(sigma_w=0.5:4:8log)" eight inits with equal factors between them.
+
+    JSON: folder, page, cells, new, failed, seconds, verdicts (how many of each), and summary, a row
+    for each configuration.
     """
     began = time.perf_counter()
-    from initstats.report import write_report
     from initstats.sweep.plugins import absolute_plugin, load_config
 
+    pages.check(report, "leave out --no-report")
     load_own(plugin)
     fields = load_config(config, trusted=trust or plugin or ()) if config else {}
     if "networks" in given:
@@ -100,32 +116,68 @@ def sweep(
     from initstats.prediction import FailedPredictionError
 
     try:
-        folder, failed = _sweep(fields, size, out, theory, dask, workers)
+        files = pages.files("report", workers) if report else None
+        folder, failed, found = _sweep(fields, size, out, theory, dask, workers, files)
     except FailedPredictionError as error:
         say(f"initstats: {error}", error.failure.traceback)
         raise typer.Exit(1) from error
-    if failed is None or len(failed.table):
-        typer.echo(f"report: {write_report(folder, workers=workers or os.cpu_count() or 1)}")
-    typer.echo(f"{time.perf_counter() - began:.1f} s in all")
+    page = written(folder, files) if files and (failed is None or len(failed.table)) else None
+    seconds = time.perf_counter() - began
+    output.tell(f"{seconds:.1f} s in all")
+    output.result(folder=folder, page=page, seconds=seconds, **found)
     if failed:
         say(f"initstats: {failed}", "".join(failed.failures.drop_duplicates("error")["traceback"]))
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel="Measure")
+@command("Measure", page=True)
 def report(
-    run: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")],
+    run: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN [RUN]",
+            help="The folder of a run, finished or not; two are compared (also pages of models).",
+        ),
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Where the page goes. \\[default: the run's folder]")
+        Path | None,
+        typer.Option(
+            help="Where the page goes. \\[default: the run's folder; of two, reports/A-and-B]"
+        ),
     ] = None,
+    baseline: Baseline = None,
     workers: Workers = None,
     plugin: Plugins = None,
+    *,
+    pages: Pages,
 ) -> None:
-    """Draw the report of a run again: index.html, figures and tables."""
+    """Draw the report of a run again, or that of two side by side: index.html first.
+
+    JSON: page, figures (the paths of their files beside it), and seconds.
+    """
+    began = time.perf_counter()
+    load_own(plugin)
+    asked: Any = run[0] if len(run) == 1 else run
+    folder = out if len(run) == 1 else out or compared_folder(run)
+    page = written(asked, pages.files("report", workers), folder, baseline)
+    seconds = time.perf_counter() - began
+    figures = sorted(str(path) for path in page.parent.glob("figures/*.*"))
+    output.result(page=page, figures=figures, seconds=seconds)
+
+
+def compared_folder(runs: list[Path]) -> Path:
+    """Where the comparison of two runs goes, unless somebody says."""
+    return Path("reports") / "-and-".join(run.resolve().name for run in runs[:2])
+
+
+def written(
+    run: Path | list[Path], files: Files, out: Path | None = None, baseline: str | None = None
+) -> Path:
+    """The page of a run, by default in its folder, or of two."""
     from initstats.report import write_report
 
-    load_own(plugin)
-    typer.echo(f"report: {write_report(run, out, workers=workers or os.cpu_count() or 1)}")
+    wanted: Any = {"workers": files.workers, "figures": files.figures, "ready": files.ready}
+    return write_report(run, out, baseline=baseline, **wanted)
 
 
 def _plan(
@@ -143,7 +195,9 @@ def _plan(
     data = given_data(source, size, kept=kept, workers=workers)
     folder = out or Path("reports") / data.name
     grid = Grid(**_with_gradients(fields, folder))
-    typer.echo(plan_sweep(grid, data, out=folder, workers=workers, theory=theory))
+    planned = str(plan_sweep(grid, data, out=folder, workers=workers, theory=theory))
+    output.tell(planned)
+    output.result(folder=folder, plan=planned)
 
 
 def _sweep(
@@ -153,7 +207,8 @@ def _sweep(
     theory: bool | None,
     dask: str | None,
     workers: int | None,
-) -> tuple[Path, FailedCellsError | None]:
+    files: Files | None,
+) -> tuple[Path, FailedCellsError | None, dict[str, Any]]:
     """Run the grid that the fields describe into its folder, and say what came of it."""
     from initstats.data import dataset_name
     from initstats.prediction import FailedPredictionError, predict_run
@@ -166,9 +221,10 @@ def _sweep(
     source, plugins = fields.pop("data", "mnist"), fields.pop("plugins")
     folder, failed = out or Path("reports") / dataset_name(source), None
     kept, grid = fields.pop("size", None), Grid(**_with_gradients(fields, folder))
-    claim_page("study", folder, make=False)  # before the work, not after it
+    if files:
+        claim_page("study", folder, files, make=False)  # before the work, not after it
     data = given_data(source, size, kept=kept, folder=folder, workers=workers)
-    typer.echo(
+    output.tell(
         f"{data.name}: {counted(len(chosen_samples(grid, data)), 'image')} of the "
         f"{grid.split} split, normalized with the training mean {data.mean:.4f} and "
         f"std {data.std:.4f}"
@@ -189,7 +245,7 @@ def _sweep(
                     f"{counted(bar.total, 'cell is', 'cells are')} kept in {folder}; "
                     "the same command goes on from there"
                 ) from error
-        _tell(table, bar, folder)
+        found = _tell(table, bar, folder) | {"failed": len(failed.failures) if failed else 0}
         if len(table) and (theory is not False or load_predictions(folder) is not None):
             try:
                 with Bar("predictions") as bar:
@@ -198,7 +254,7 @@ def _sweep(
                 if theory:
                     raise
                 say(f"initstats: no theory: {error} (--no-theory leaves it out)", "")
-    return folder, failed
+    return folder, failed, found
 
 
 def _with_gradients(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -217,15 +273,18 @@ def _with_gradients(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
     return fields | {"backward": there}
 
 
-def _tell(table: pd.DataFrame, bar: Bar, folder: Path) -> None:
-    """Print how many cells there are, and what becomes of the signal."""
+def _tell(table: pd.DataFrame, bar: Bar, folder: Path) -> dict[str, Any]:
+    """Print how many cells there are, and what becomes of the signal; the same for programs."""
     from initstats.diagnosis import summarize
 
-    verdicts = dict(summarize(table)["verdict"].value_counts()) if len(table) else {}
-    typer.echo(
+    summary = summarize(table) if len(table) else table
+    verdicts = dict(summary["verdict"].value_counts()) if len(table) else {}
+    output.tell(
         f"{counted(bar.done, 'cell')} ({bar.done - bar.first:,} new) in {folder}; "
         f"of {counted(sum(verdicts.values()), 'configuration')}"
     )
     for verdict, count in verdicts.items():
         if count:
-            typer.echo(f"  {count:>4}  {verdict}")
+            output.tell(f"  {count:>4}  {verdict}")
+    known = {"cells": bar.done, "new": bar.done - bar.first}
+    return known | {"verdicts": verdicts, "summary": summary}

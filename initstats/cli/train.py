@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from initstats.cli.app import Dask, Interruption, Plugins, Workers, app, say
+from initstats.cli.app import Dask, Interruption, Plugins, Workers, say
 from initstats.cli.cluster import cluster
+from initstats.cli.command import Pages, Report, command
 from initstats.cli.console import Bar
 from initstats.cli.data import Size, given_data
 from initstats.cli.options import TRAINING, load_own, takes
-from initstats.cli.study import Data, Trusted
+from initstats.cli.output import output
+from initstats.cli.study import Baseline, Data, Trusted, written
 from initstats.plural import counted
 from initstats.stopping import request
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from initstats.report.page import Files
     from initstats.sweep import FailedCellsError
 
 Folder = Annotated[
@@ -40,7 +44,7 @@ Quick = Annotated[
 ]
 
 
-@app.command(rich_help_panel="Measure")
+@command("Measure", page=True)
 @takes(TRAINING)
 def train(
     given: dict[str, Any],
@@ -48,19 +52,26 @@ def train(
     data: Data = None,
     size: Size = None,
     out: Folder = None,
+    baseline: Baseline = None,
     config: Config = None,
     workers: Workers = None,
     dask: Dask = None,
     plugin: Plugins = None,
     trust: Trusted = False,
+    report: Report = True,
+    *,
+    pages: Pages,
 ) -> None:
     """Train activations and inits on paired seeds, and report which trains better.
 
     Without options: four ReLU variants under two inits in the lesson's conv net, on MNIST, into
     reports/training/mnist. Each variant gets a learning rate of its own, chosen by one rule.
     The same command again trains only what is missing; more seeds or variants extend it.
+
+    JSON: folder, page, failed, seconds, variants (a row each) and comparisons (with the baseline).
     """
     began = time.perf_counter()
+    pages.check(report, "leave out --no-report")
     load_own(plugin)
     fields = _fields(config, plugin, trust) | given
     if quick:
@@ -70,12 +81,17 @@ def train(
     request.listen_again()  # the config may have brought plugins, too
     source = data or fields.pop("data", "mnist")
     fields.pop("data", None)
-    folder, failed = _train(fields, source, size, out, dask, workers)
-    if failed is None or len(failed.table):
-        from initstats.report import write_report
-
-        typer.echo(f"report: {write_report(folder, workers=workers or os.cpu_count() or 1)}")
-    typer.echo(f"{time.perf_counter() - began:.1f} s in all")
+    baseline = baseline and _spelled(baseline)
+    files = pages.files("report", workers) if report else None
+    folder, table, failed = _train(fields, source, size, out, baseline, dask, workers, files)
+    there = len(table) > 0
+    page = written(folder, files, baseline=baseline) if files and there else None
+    seconds = time.perf_counter() - began
+    output.tell(f"{seconds:.1f} s in all")
+    if output.json:
+        lost = len(failed.failures) if failed else 0
+        known = _found(table, baseline) if there else {}
+        output.result(folder=folder, page=page, failed=lost, seconds=seconds, **known)
     if failed:
         say(f"initstats: {failed}", "".join(failed.failures.drop_duplicates("error")["traceback"]))
         raise typer.Exit(1)
@@ -91,26 +107,44 @@ def _fields(config: Path | None, plugin: list[str] | None, trust: bool) -> dict[
     return fields | {"plugins": [*dict.fromkeys(plugins)]}
 
 
+def _spelled(baseline: str) -> str:
+    """A baseline as tables spell it."""
+    from initstats.activations import ACTIVATIONS
+    from initstats.inits import INITS
+
+    for catalog in (ACTIVATIONS, INITS):
+        if baseline.partition("(")[0].strip() in catalog:
+            return catalog.spell(*catalog.parse(baseline))
+    return baseline
+
+
 def _train(
     fields: dict[str, Any],
     source: str,
     size: int | None,
     out: Path | None,
+    baseline: str | None,
     dask: str | None,
     workers: int | None,
-) -> tuple[Path, FailedCellsError | None]:
+    files: Files | None,
+) -> tuple[Path, pd.DataFrame, FailedCellsError | None]:
     """Run the study that the fields describe into its folder, and say what came of it."""
     from initstats.data import dataset_name
+    from initstats.plots.trained import check_baseline
     from initstats.report.page import claim_page
+    from initstats.store import committed_cells
     from initstats.sweep import FailedCellsError as Failed
     from initstats.training import TrainingGrid, compare_training
 
     kept, plugins = fields.pop("size", None), fields.pop("plugins")
     grid = TrainingGrid(**fields)
+    if baseline is not None:
+        check_baseline(baseline, grid.config["activations"], grid.config["inits"])
     folder, failed = out or Path("reports/training") / dataset_name(source), None
-    claim_page("training", folder, make=False)  # before the work, not after it
+    if files:
+        claim_page("training", folder, files, make=False)  # before the work, not after it
     images = given_data(source, size, kept=kept, folder=folder, workers=workers)
-    typer.echo(
+    output.tell(
         f"{images.name}: {counted(grid.images or len(images.train), 'image')} to train on, "
         f"{len(images.valid):,} to validate with; {counted(len(grid), 'run')}"
     )
@@ -132,10 +166,14 @@ def _train(
             raise Interruption(
                 f"{request.words}: {bars.words} kept in {folder}; the same command goes on there"
             ) from error
-    typer.echo(f"{bars.words} in {folder}")
+    output.tell(f"{bars.words} in {folder}")
     if len(table) and failed is None:
-        _tell(folder)
-    return folder, failed
+        if grid.lr is not None:
+            output.tell("at one learning rate for all: another may rank them otherwise")
+        _tell(table, baseline)
+    if files and (kept := len(committed_cells(folder)[1])) > len(table) / grid.epochs:
+        output.tell(f"the report is about all {counted(kept, 'run')} that {folder} keeps")
+    return folder, table, failed
 
 
 class _Bars:
@@ -170,17 +208,24 @@ class _Bars:
         self.close()
 
 
-def _tell(folder: Path) -> None:
-    """Print what the comparison found."""
+def _found(table: pd.DataFrame, baseline: str | None) -> dict[str, Any]:
+    """What the comparison of these runs found, for programs."""
+    from initstats.plots import Trained
+    from initstats.report.training import comparisons, variants
+
+    trained = Trained(table, baseline=baseline)
+    return {"variants": variants(trained), "comparisons": comparisons(trained)}
+
+
+def _tell(table: pd.DataFrame, baseline: str | None) -> None:
+    """Print what the comparison of these runs found."""
     from initstats.plots import Trained
 
-    trained = Trained.of(folder)
-    if trained.tuning is None:
-        typer.echo("at one learning rate for all: another may rank them otherwise")
+    trained = Trained(table, baseline=baseline)
     if trained.comparisons is None:
         return
     kind = trained.panel_kind
     for name, rows in trained.comparisons.groupby(kind, observed=True, sort=False):
-        typer.echo(f"{kind} {name}:")
+        output.tell(f"{kind} {name}:")
         for words in rows["words"]:
-            typer.echo(f"  {words}")
+            output.tell(f"  {words}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +27,41 @@ _NUMBERS = [
 """The columns of a table that its summary computes with."""
 
 
+class Summary(pd.DataFrame):
+    """A DataFrame whose verdicts a notebook shows first, until its columns are others."""
+
+    @property
+    def _constructor(self) -> type[Summary]:
+        return Summary
+
+    def _repr_html_(self) -> str:
+        if not {*CONFIGURATION, *_SHOWN} <= {*self.columns}:
+            return str(pd.DataFrame(self)._repr_html_())  # type: ignore[operator]
+        # a name that is everywhere the same tells nothing
+        names = [name for name in CONFIGURATION if self[name].nunique() > 1] or CONFIGURATION
+        shown = pd.DataFrame(self)[[*names, *_SHOWN]].astype(
+            dict.fromkeys([*names, "verdict"], str)
+        )
+        as_text: dict[Any, Any] = dict.fromkeys(names, escape)
+        html = shown.to_html(
+            index=False,
+            border=0,
+            escape=False,
+            float_format="{:.3g}".format,
+            formatters=as_text | {"verdict": _bold, "agreement": "{:.0%}".format},
+            max_rows=pd.get_option("display.max_rows"),
+        )
+        return str(html)
+
+
+_SHOWN = ["verdict", "agreement", "growth", "std", "mean", "dead", "correlation", "gradient_growth"]
+
+
+def _bold(word: str) -> str:
+    """A verdict in HTML: the healthy ones stand out."""
+    return f"<b>{word}</b>" if word == HEALTHY else word
+
+
 def summarize(
     table: pd.DataFrame,
     theory: pd.DataFrame | None = None,
@@ -32,7 +69,7 @@ def summarize(
     factor: float = 10,
     correlation: float = 0.99,
     gradient_factor: float = 10,
-) -> pd.DataFrame:
+) -> Summary:
     """Say how each configuration of a sweep's table keeps the signal, one row each.
 
     Levels are medians over seeds, so that they describe the typical draw. A tensor with infinite
@@ -100,7 +137,7 @@ def summarize(
     ]
     lost = ["mean", "dead", "constant", "correlation"]
     summary.loc[summary["verdict"] == "overflows", lost] = np.nan
-    return summary.reset_index()
+    return Summary(summary.reset_index())
 
 
 def deepest(stacks: pd.DataFrame) -> pd.DataFrame:

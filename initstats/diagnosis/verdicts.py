@@ -207,9 +207,21 @@ def _first(met: list[NDArray[np.bool_]], words: list[str]) -> Any:
     return pd.Categorical.from_codes(codes.tolist(), categories=pd.Index(words))
 
 
+_NUMBERS = (
+    "count",
+    "nonfinite",
+    "mean",
+    "std",
+    "second_moment",
+    "dead_fraction",
+    "sample_correlation",
+)
+
+
 def stacks_of(table: pd.DataFrame, theory: pd.DataFrame | None = None) -> pd.DataFrame:
     """The numbers that verdicts are about, as in `judge`, in the order of the index."""
     index = [*CELL, "layer"]
+    table = table[[*index, "tensor", "direction", *_NUMBERS]]  # a table may be half of the memory
     forward = table["direction"] == "forward"
     needed = [*index, *_STATISTICS]  # a table may be half of the memory
     pre, act, back = (

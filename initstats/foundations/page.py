@@ -16,11 +16,13 @@ from initstats.foundations.evidence import LEVEL, Evidence, measure
 from initstats.foundations.published import PUBLISHED
 from initstats.machine import machine
 from initstats.plots.style import decimal
-from initstats.report.page import Page, figures_of
+from initstats.report.page import FILES, Files, Page, figures_of
 from initstats.report.printed import DASH, Column, Table, printed, significant, typeset
 
 
-def write_lesson(folder: str | Path, evidence: Evidence | None = None) -> Path:
+def write_lesson(
+    folder: str | Path, evidence: Evidence | None = None, files: Files = FILES
+) -> Path:
     """Write the lesson as `index.html`, a page that needs no other file and no network.
 
     Beside it lie `figures/` (PNG and SVG), `lesson.csv`, `timings.csv` and `draws.csv`.
@@ -28,12 +30,13 @@ def write_lesson(folder: str | Path, evidence: Evidence | None = None) -> Path:
     Args:
         folder: where to.
         evidence: what `measure` returned; None measures now.
+        files: those of figures that are wanted.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: the folder holds somebody else's page.
+        ValueError: the folder holds somebody else's page, or one of another kind; no such figure.
         OSError: the folder cannot be written.
     """
     evidence = evidence or measure()
@@ -64,7 +67,7 @@ def write_lesson(folder: str | Path, evidence: Evidence | None = None) -> Path:
         "timings.csv": times,
         "draws.csv": flat.to_csv(float_format="%.6g"),
     }
-    return Page("lesson", values, figures_of("lesson", evidence), tables).publish(folder)
+    return Page("lesson", values, figures_of("lesson", evidence), tables).publish(folder, files)
 
 
 def _rows(evidence: Evidence, wanted: Sequence[str]) -> Table:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import nctdtr, ndtri, stdtr, stdtrit
-from scipy.stats import binomtest, rankdata
+from scipy.special import bdtr, nctdtr, ndtri, stdtr, stdtrit
 
 Array = NDArray[np.float64]
 
@@ -98,7 +98,8 @@ def discordant(only_first: int, only_second: int) -> float:
     It is 1 where there is no such pair.
     """
     pairs = only_first + only_second
-    return float(binomtest(only_first, pairs).pvalue) if pairs else 1.0
+    fewer = min(only_first, only_second)
+    return min(1.0, 2 * float(bdtr(fewer, pairs, 0.5))) if pairs else 1.0
 
 
 def holm(p: ArrayLike) -> Array:
@@ -218,7 +219,8 @@ def _law(ranks: NDArray[np.int64]) -> Array:
 def _tails(d: Array) -> tuple[float, float]:
     """P of signed ranks as low as these, and of ranks as high; differences of 0 are left out."""
     kept = d[d != 0]
-    doubled = np.rint(2 * rankdata(np.abs(kept))).astype(np.int64)  # ties have half ranks
+    ranks = pd.Series(np.abs(kept)).rank().to_numpy()
+    doubled = np.rint(2 * ranks).astype(np.int64)  # ties have half ranks
     law, sum_of_positive = _law(doubled), int(doubled[kept > 0].sum())
     return float(law[: sum_of_positive + 1].sum()), float(law[sum_of_positive:].sum())
 

@@ -121,22 +121,25 @@ def predictive_power(
         )
     rows = []
     for among, runs in {"all": distances, "trained": distances[~distances["failed"]]}.items():
+        known: dict[tuple[str, bytes], dict[str, Any]] = {}  # several ways may make the same groups
         for within, columns in WITHIN.items():
             for predictor in PREDICTORS:
-                known = runs[runs[predictor].notna()]
-                power = _power(known, predictor, columns, draws, confidence, seed)
+                some = runs[runs[predictor].notna()]
+                groups = _numbered(some, columns)
+                power = known.get(key := (predictor, groups.tobytes()))
+                if power is None:
+                    power = known[key] = _power(some, predictor, groups, draws, confidence, seed)
                 rows.append({"predictor": predictor, "among": among, "within": within} | power)
     return pd.DataFrame(rows)
 
 
 def _power(
-    runs: pd.DataFrame, predictor: str, within: list[str], draws: int, confidence: float, seed: int
+    runs: pd.DataFrame, predictor: str, groups: Array, draws: int, confidence: float, seed: int
 ) -> dict[str, Any]:
     """One row's numbers."""
     clusters = _numbered(runs, ["activation", "init"])
     count = len(np.unique(clusters))
     weights = cluster_weights(clusters, draws, seed)
-    groups = _numbered(runs, within)
     distance, outcome, failed = (
         runs[name].to_numpy(np.float64) for name in (predictor, "outcome", "failed")
     )

@@ -27,12 +27,13 @@ PAGES: dict[str, Callable[[Any], Any]] = {
     "lesson": lambda evidence: evidence,
     "bench": lambda ratios: ratios,
     "training": lambda run: run if isinstance(run, Trained) else Trained.of(run),
+    "comparison": lambda both: both,
 }
 """The pages that show figures, and what makes the results of each page from what users have."""
 
 DEPTH = Need[Any](lambda results: results.depth > 1, "it needs a stack of at least two layers")
 HISTOGRAMS = Need[Any](
-    lambda results: bool(results.bands),
+    lambda results: results.bands is not None,
     "it needs the histograms that a run's folder keeps; a bare table has none",
 )
 GRADIENTS = Need[Any](
@@ -47,11 +48,12 @@ class Picture:
 
     Attributes:
         name: of the drawing function, and of the files.
-        page: the page that shows it, one of `PAGES`.
+        page: the page that it belongs to, one of `PAGES`.
         caption: what to see in it.
         needs: what the results must hold.
         data: the function from results to the frame.
         drawing: the function from the frame, and a width in inches, to a figure.
+        inline: whether the page shows it; else it is only a file beside the page.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Picture:
     needs: Sequence[Need[Any]]
     data: Callable[[Any], pd.DataFrame]
     drawing: Callable[..., Figure]
+    inline: bool = True
 
     def missing(self, results: Any) -> str:
         """Why it cannot be drawn from these results; empty where it can."""
@@ -106,6 +109,7 @@ def register_figure(
     data: Callable[[Any], pd.DataFrame],
     page: str = "study",
     needs: Sequence[Need[Any]] = (),
+    inline: bool = True,
 ) -> Callable[[Callable[..., Figure]], Callable[..., Figure]]:
     """Add a figure: the function's name is the figure's, its docstring the caption.
 
@@ -114,9 +118,11 @@ def register_figure(
         data: a function from the page's results to the frame that is drawn. The results of a study
             are `plots.Results` (its `table`, its `summary`, ...), those of a model `plots.Probed`,
             those of a training study `plots.Trained`.
-        page: the page that shows it: study, model, theory, lesson, bench or
-            training.
+        page: the page that it belongs to: study, model, theory, lesson, bench, training or
+            comparison.
         needs: what the results must hold; elsewhere the page leaves the figure out and says why.
+        inline: whether the page shows it; else it is only a file beside the page, which links to
+            it, and is drawn when the page is in its place.
 
     Returns:
         A decorator of the function that draws: `def mine(frame, width=9.0) -> Figure`.
@@ -130,7 +136,7 @@ def register_figure(
     def add(function: Callable[..., Figure]) -> Callable[..., Figure]:
         name = function.__name__
         caption = " ".join((inspect.getdoc(function) or "").split())
-        entry = Picture(name, page, title, caption, tuple(needs), data, function)
+        entry = Picture(name, page, title, caption, tuple(needs), data, function, inline)
         FIGURES.add_one(name, entry, meaning=title, module=function.__module__)
         return function
 

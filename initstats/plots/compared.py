@@ -16,6 +16,7 @@ from initstats.plots.curves import mark, note
 from initstats.plots.grid import fitted, panels, rows_of
 from initstats.plots.results import order
 from initstats.plots.style import INK, PAGE, inches, wrapped
+from initstats.plots.ticks import clear_ticks
 from initstats.plots.trained import NET, VARIANT, Trained, styles_of, titles
 from initstats.registry import Need
 
@@ -105,6 +106,7 @@ def _panel(axes: Axes, frame: pd.DataFrame, limits: tuple[float, float], styles:
         margin = float(means["margin"].iloc[0])
         axes.axvspan(-margin, margin, color=to_rgba(INK, 0.07), lw=0, zorder=0)
     axes.axvline(0, color=to_rgba(INK, 0.5), lw=0.7, zorder=0)
+    clear_ticks(axes.xaxis)
     axes.set(xlim=limits, ylim=(len(means) - 0.4, -0.6))
     for place, row in enumerate(means.to_dict("records")):
         color = styles[str(row["activation"])].color

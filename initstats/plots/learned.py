@@ -9,7 +9,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from initstats.diagnosis import seed_interval
 from initstats.outcome.predictors import PREDICTORS
@@ -18,6 +17,7 @@ from initstats.plots.curves import SHARE, Scale, decorate, layer_ticks, mark
 from initstats.plots.grid import add_key, panels
 from initstats.plots.results import order
 from initstats.plots.style import INK, PAGE
+from initstats.plots.ticks import clear_ticks
 from initstats.plots.trained import VARIANT, Trained, styles_of, titles
 from initstats.registry import Need
 
@@ -104,7 +104,7 @@ def _scatter(axes: Axes, rows: pd.DataFrame, styles: Any, markers: dict[str, str
     low, high = (low, high) if np.isfinite(low) else (0.0, 1.0)
     room = max(0.1 * (high - low), 0.05)
     axes.set(xlim=(-0.04 * right, right), ylim=(low - room, high + room))
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    clear_ticks(axes.xaxis)
     style: Any = {"ms": 5, "clip_on": False}
     for row in rows.to_dict("records"):
         at, accuracy = float(row["distance"]), float(row["accuracy"])

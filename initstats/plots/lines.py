@@ -23,6 +23,7 @@ def by_layer(
     title="Spread against depth",
     data=partial(by_layer, statistic="std", tensor="activation"),
     needs=[DEPTH],
+    inline=False,
 )
 def std_by_depth(frame: pd.DataFrame, width: float | None = None) -> Figure:
     """Standard deviation of the activations, layer by layer: geometric mean over seeds with its 95%
@@ -38,6 +39,7 @@ def std_by_depth(frame: pd.DataFrame, width: float | None = None) -> Figure:
     title="Mean against depth",
     data=partial(by_layer, statistic="mean", tensor="activation"),
     needs=[DEPTH],
+    inline=False,
 )
 def mean_by_depth(frame: pd.DataFrame, width: float | None = None) -> Figure:
     """Mean of the activations, layer by layer, over seeds with its 95% Student-t interval. A mean
@@ -52,6 +54,7 @@ def mean_by_depth(frame: pd.DataFrame, width: float | None = None) -> Figure:
     title="Do inputs stay distinguishable?",
     data=partial(by_layer, statistic="sample_correlation", tensor="preactivation"),
     needs=[DEPTH],
+    inline=False,
 )
 def sample_correlation(frame: pd.DataFrame, width: float | None = None) -> Figure:
     """Mean correlation of the pre-activations of two samples, over seeds with its 95% Student-t
@@ -66,6 +69,7 @@ def sample_correlation(frame: pd.DataFrame, width: float | None = None) -> Figur
     title="Gradient against depth",
     data=partial(by_layer, statistic="std", tensor="preactivation", direction="backward"),
     needs=[DEPTH, GRADIENTS],
+    inline=False,
 )
 def gradient_by_depth(frame: pd.DataFrame, width: float | None = None) -> Figure:
     """Standard deviation of the gradient with respect to the pre-activations, starting from a

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from initstats.plots.shapes import Shape, Shaper, by_configuration
 from initstats.store import iterate_histograms, load_predictions, load_run, load_table
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 MANY, MOST = 6, 40
 """Greatest number of entries of one swept family, of networks and widths, and of entries at all, in
@@ -101,20 +102,8 @@ class Results:
             name for name, (first, *_) in recorded.definitions.get("init", {}).items() if first
         ]
         results = cls(table, summarize(table, predicted), None, predicted, fitted)
-        few = results.few
-        names: dict[str, Collection[int | str]] = {
-            "network": {block.network for block in few.blocks},
-            "init": few.inits,
-            "activation": few.activations,
-            "width": {block.width for block in few.blocks},
-        }
-        bins = recorded.bins
-        band, shaped = band_of(*bins), Shaper(*bins)
-        bands, shapes = dict[Key, NDArray[np.int64]](), dict[Key, Shape]()
-        for key, counts in by_configuration(iterate_histograms(run, among=names)):
-            bands |= banded(band, [(key, counts)])
-            shapes[key] = shaped(counts)
-        return replace(results, bands=bands, shapes=shapes)
+        read = RunHistograms(run, results.outline)
+        return replace(results, bands=Lazily(read.bands), shapes=Lazily(read.shapes))
 
     @cached_property
     def stacks(self) -> pd.DataFrame:
@@ -170,11 +159,22 @@ class Results:
 
     @cached_property
     def few(self) -> Results:
-        """What most figures show of these results.
+        """What most figures show of these results, as `outline` says it."""
+        kept = self.outline
+        if len(kept.summary) == len(self.summary):
+            return self
+        # filtered once: a table may be half of the memory
+        predicted = None if self.predicted is None else _among(self.predicted, kept)
+        table = _among(self.table, kept)
+        return replace(self, table=table, summary=kept.summary, predicted=predicted)
+
+    @cached_property
+    def outline(self) -> Results:
+        """What most figures show of these results, without the rows of their table.
 
         At most `MANY` entries of each sweep and `MOST` of all, and `MANY` networks and widths.
         """
-        kept = self
+        kept = replace(self, table=self.table.iloc[:0], predicted=None)
         if len(self.blocks) > MANY:
             kept = kept.within(evenly(self.blocks, MANY))
         for kind, _, _, entries in self.sweeps:
@@ -227,6 +227,58 @@ class Results:
         )
 
 
+class RunHistograms:
+    """The histograms of a run, which are read once, when somebody looks at them.
+
+    Args:
+        run: its folder.
+        few: the configurations that are read.
+    """
+
+    def __init__(self, run: str | Path, few: Results) -> None:
+        self._run = run
+        self._among: dict[str, Collection[int | str]] = {
+            "network": {block.network for block in few.blocks},
+            "init": few.inits,
+            "activation": few.activations,
+            "width": {block.width for block in few.blocks},
+        }
+
+    @cached_property
+    def _read(self) -> tuple[dict[Key, NDArray[np.int64]], dict[Key, Shape]]:
+        bins = load_run(self._run).bins
+        band, shaped = band_of(*bins), Shaper(*bins)
+        bands, shapes = dict[Key, NDArray[np.int64]](), dict[Key, Shape]()
+        for key, counts in by_configuration(iterate_histograms(self._run, among=self._among)):
+            bands |= banded(band, [(key, counts)])
+            shapes[key] = shaped(counts)
+        return bands, shapes
+
+    def bands(self) -> Mapping[Key, NDArray[np.int64]]:
+        """As `Results.bands`."""
+        return self._read[0]
+
+    def shapes(self) -> Mapping[Key, Shape]:
+        """As `Results.shapes`."""
+        return self._read[1]
+
+
+class Lazily(Mapping[Key, V]):
+    """A mapping that is made when somebody looks into it."""
+
+    def __init__(self, make: Callable[[], Mapping[Key, V]]) -> None:
+        self._make = make
+
+    def __getitem__(self, key: Key) -> V:
+        return self._make()[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._make())
+
+    def __len__(self) -> int:
+        return len(self._make())
+
+
 @dataclass(frozen=True)
 class Probed:
     """What a probe measured of a model.
@@ -249,10 +301,21 @@ class Probed:
         return cls(measured.table(), measured.histograms())
 
 
+def _among(rows: pd.DataFrame, kept: Results) -> pd.DataFrame:
+    """The rows about the inits, activations, networks and widths of some results."""
+    there = rows["init"].isin(kept.inits) & rows["activation"].isin(kept.activations)
+    return rows[there & _is_within(rows, kept.blocks)]
+
+
 def _within(rows: pd.DataFrame, blocks: Collection[Block]) -> pd.DataFrame:
     """The rows about some networks and widths."""
+    return rows[_is_within(rows, blocks)]
+
+
+def _is_within(rows: pd.DataFrame, blocks: Collection[Block]) -> NDArray[np.bool_]:
+    """Which rows are about some networks and widths."""
     wanted = [(rows["network"] == network) & (rows["width"] == width) for network, width in blocks]
-    return rows[np.logical_or.reduce(wanted)]
+    return np.asarray(np.logical_or.reduce(wanted))
 
 
 def headings(rows: pd.DataFrame) -> dict[Block, str]:

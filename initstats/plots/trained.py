@@ -23,6 +23,7 @@ from initstats.outcome.tables import (
 )
 from initstats.plots.results import MANY, MOST, evenly, order
 from initstats.plots.style import Stroke, strokes
+from initstats.registry import unknown
 from initstats.store import Run, load_failures, load_predictions, load_run, load_sessions
 
 LINES = 10
@@ -63,7 +64,8 @@ class Trained:
         statistics: of activations and gradients, one row per run, step, layer, tensor and
             direction; None or empty where nothing was measured.
         theory: `chi_1` by init and activation, as for `initial_distances`; None where unknown.
-        baseline: the activation with which the others are compared.
+        baseline: the activation or the init with which the others are compared; None is `relu`, or
+            the first.
         run: the configuration and the settings; None for bare tables.
         sessions: the drivers at work on it, as `load_sessions` gives them.
         failures: runs that raised an error, as `load_failures` gives them.
@@ -75,20 +77,23 @@ class Trained:
     tuning: pd.DataFrame | None = None
     statistics: pd.DataFrame | None = None
     theory: pd.DataFrame | None = None
-    baseline: str = "relu"
+    baseline: str | None = None
     run: Run | None = None
     sessions: pd.DataFrame | None = None
     failures: pd.DataFrame | None = None
     asked: int = 0
 
     @classmethod
-    def of(cls, folder: str | Path) -> Trained:
+    def of(cls, folder: str | Path, baseline: str | None = None) -> Trained:
         """The results in the folder of a training study, finished or not.
 
         Raises:
             StoreError: not such a folder.
+            ValueError: as `check_baseline`.
         """
         run = load_run(folder)
+        if baseline is not None:
+            check_baseline(baseline, run.config["activations"], run.config["inits"])
         table, curves, statistics = load_study(folder)
         return cls(
             table,
@@ -96,6 +101,7 @@ class Trained:
             load_tuning(folder),
             statistics,
             theory=load_predictions(folder),
+            baseline=baseline,
             run=run,
             sessions=load_sessions(folder),
             failures=load_failures(folder),
@@ -130,13 +136,18 @@ class Trained:
 
     @cached_property
     def versus(self) -> tuple[str, str]:
-        """The kind of entry that is compared, activations if there are several, and the baseline.
+        """The kind of entry that is compared, and the entry that the others are compared with.
 
-        It is the one that was asked for where it was trained, else the first.
+        It is the baseline that was asked for, if it was trained. Else activations are compared if
+        there are several, and inits if not, with `relu`, or the first where it was not trained.
         """
-        kind = "init" if len(self.activations) == 1 and len(self.inits) > 1 else "activation"
+        several = [kind for kind in ("activation", "init") if len(self.entries(kind)) > 1]
+        for kind in several:
+            if self.baseline in self.entries(kind):
+                return kind, str(self.baseline)
+        kind = several[0] if several else "activation"
         names = self.entries(kind)
-        return kind, self.baseline if self.baseline in names else names[0]
+        return kind, "relu" if "relu" in names else names[0]
 
     @property
     def panel_kind(self) -> str:
@@ -184,7 +195,7 @@ class Trained:
     def few(self) -> Trained:
         """What figures show of these results: some networks, inits and activations of many."""
         nets = evenly(self.nets, MANY)
-        inits = evenly(self.inits, max(2, PANELS // len(nets)))
+        inits = self._some("init", self.inits, max(2, PANELS // len(nets)))
         most = max(MANY, min(MOST, ROWS // (len(nets) * len(inits))))
         return self._of(nets, inits, self._ranked(most))
 
@@ -224,14 +235,17 @@ class Trained:
         return " ".join(figures)
 
     def _ranked(self, most: int) -> list[str]:
-        """The baseline and other activations, evenly from the best to the worst, in our order."""
-        if len(self.activations) <= most:
-            return self.activations
-        baseline = self.versus[1] if self.versus[0] == "activation" else ""
+        """Some activations, evenly from the best to the worst."""
         score = self.last.groupby("activation", observed=True)["valid_accuracy"].mean()
-        others = [str(name) for name in score.sort_values().index if name != baseline]
-        kept = {baseline, *evenly(others, most - 1)}
-        return [name for name in self.activations if name in kept]
+        return self._some("activation", [*map(str, score.sort_values().index)], most)
+
+    def _some(self, kind: str, entries: Sequence[str], most: int) -> list[str]:
+        """The baseline, if it is of this kind, and evenly others of a list; in our order."""
+        if len(entries) > most:
+            first = [self.versus[1]] * (self.versus[0] == kind)
+            others = [name for name in entries if name not in first]
+            entries = [*first, *evenly(others, most - len(first))]
+        return [name for name in self.entries(kind) if name in entries]
 
     def _of(self, nets: Sequence[Net], inits: Sequence[str], activations: Sequence[str]) -> Trained:
         if (len(nets), len(inits), len(activations)) == (
@@ -253,6 +267,18 @@ class Trained:
             if (frame := getattr(self, name)) is not None
         }
         return replace(self, **frames)
+
+
+def check_baseline(baseline: str, activations: Sequence[str], inits: Sequence[str]) -> None:
+    """Refuse a baseline that a study of these activations and inits cannot have.
+
+    Raises:
+        ValueError: it is none of them, or there is no other one to compare with it.
+    """
+    several = [names for names in (activations, inits) if len(names) > 1]
+    allowed = [name for names in several for name in names]
+    if baseline not in allowed:
+        raise unknown("baseline", baseline, allowed)
 
 
 def titles(rows: pd.DataFrame) -> dict[Net, str]:

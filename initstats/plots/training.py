@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from initstats.diagnosis import seed_interval
 from initstats.plots.catalog import register_figure
 from initstats.plots.curves import mark
 from initstats.plots.grid import panels
-from initstats.plots.results import evenly, order
+from initstats.plots.results import order
+from initstats.plots.ticks import clear_ticks, plain_ticks, ticks_at
 from initstats.plots.trained import NET, VARIANT, Trained, styles_of, titles
 from initstats.registry import Need
 
@@ -134,6 +133,8 @@ def _curves(
     styles = styles_of(frame)
     figure, grid = by_init(frame, width, labels=("updates", label), key=styles)
     end = int(frame["step"].max())
+    for axes in grid.values():
+        clear_ticks(axes.xaxis)
     for (*panel, name), rows in frame.groupby([*NET, "init", "activation"], observed=True):
         axes, style = grid[tuple(panel)], styles[str(name)]
         means = rows[rows["seed"].isna()]
@@ -162,15 +163,6 @@ def by_init(
         for net, part in zip(nets, grid, strict=True)
         for init, axes in zip(inits, part, strict=True)
     }
-
-
-def plain_ticks(axis: Axis) -> None:
-    """Few ticks of a logarithmic axis, written out: of a wide one, 1, 2 and 5 by powers of ten."""
-    low, high = axis.get_view_interval()
-    narrow = high < 10 * low
-    axis.set_major_locator(MaxNLocator(5) if narrow else LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(NullLocator())
 
 
 def learning(trained: Trained) -> pd.DataFrame:
@@ -202,15 +194,13 @@ def learning_rates(frame: pd.DataFrame, width: float | None = None) -> Figure:
     labels = ("learning rate", "tuning loss")
     figure, grid = by_init(frame, width, labels=labels, key=styles)
     known, rates = _finite(frame["tuning_loss"]), np.unique(frame["lr"])
-    ticks = evenly(rates.tolist(), 7)
     top = known.max(initial=known.min(initial=1)) * 1.15
     apart = (1.44 * rates[-1] / rates[0]) ** 0.012
     for axes in grid.values():
         axes.set(xscale="log", yscale="log", xlim=(rates.min() / 1.2, rates.max() * 1.2))
         axes.set_ylim(known.min(initial=top) / 1.08, top)
         plain_ticks(axes.yaxis)
-        axes.set_xticks(ticks, [f"{rate:.2g}" for rate in ticks])
-        axes.xaxis.set_minor_locator(NullLocator())
+        ticks_at(axes.xaxis, rates.tolist())
     for (*panel, name), rows in frame.groupby([*NET, "init", "activation"], observed=True):
         axes, style = grid[tuple(panel)], styles[str(name)]
         at, loss = rows[["lr", "tuning_loss"]].to_numpy(dtype=float).T

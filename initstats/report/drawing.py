@@ -3,32 +3,62 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import partial
-from io import BytesIO
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from initstats.plots import FIGURES
+from initstats.plots import FIGURES, Picture
 from initstats.plots.style import FIT, INK, PALETTE, STYLE
 from initstats.processes import LostError, Processes
 
 DOTS = 200
 """Resolution of a PNG, per inch."""
+WORTH = 2
+"""Figures for which it pays to start another process, which takes as long to import its modules."""
 TYPE = 'font-family: "Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif'
 
 
-class Drawing(NamedTuple):
-    """A figure as files; `width` is in inches."""
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that was drawn and laid out once, and is written in several formats."""
 
     name: str
-    width: float
-    png: bytes
-    svg: str
+    figure: Figure
+
+    @property
+    def width(self) -> float:
+        """Inches."""
+        return float(self.figure.get_figwidth())
+
+    @property
+    def png(self) -> bytes:
+        """The picture in pixels, on white."""
+        png = BytesIO()
+        with mpl.rc_context(STYLE):
+            self.figure.savefig(png, format="png", dpi=DOTS, facecolor="white")
+        return png.getvalue()
+
+    @cached_property
+    def svg(self) -> str:
+        """The picture in strokes, on white."""
+        svg = StringIO()
+        with mpl.rc_context(STYLE):
+            self.figure.savefig(svg, format="svg", metadata={"Date": None})
+        text = re.sub(r"font-family: [^;\"]*", TYPE.replace('"', "&quot;"), svg.getvalue())
+        return re.sub(r"(<svg[^>]*>)", rf"\1\n{PAPER}", text, count=1)
+
+    def save(self, folder: Path) -> None:
+        """Write `NAME.png` and `NAME.svg`."""
+        (folder / f"{self.name}.png").write_bytes(self.png)
+        (folder / f"{self.name}.svg").write_text(self.svg, encoding="utf-8")
 
     @property
     def inline(self) -> str:
@@ -67,66 +97,96 @@ PAPER = '<rect width="100%" height="100%" fill="#ffffff"/>'
 
 def draw(figure: str, results: Any, name: str = "") -> Drawing:
     """Draw a figure of the catalogue, under its own name or another."""
-    return rendered(name or figure, partial(FIGURES[figure].draw, results))
+    return Drawing(name or figure, FIGURES[figure].draw(results))
 
 
-def rendered(name: str, function: Callable[[], Figure]) -> Drawing:
-    """The figure that a function draws, as files."""
-    png, svg = BytesIO(), BytesIO()
-    with mpl.rc_context(STYLE):
-        figure = function()
-        figure.savefig(png, format="png", dpi=DOTS, facecolor="white")
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-    text = re.sub(r"font-family: [^;\"]*", TYPE.replace('"', "&quot;"), svg.getvalue().decode())
-    text = re.sub(r"(<svg[^>]*>)", rf"\1\n{PAPER}", text, count=1)
-    return Drawing(name, float(figure.get_figwidth()), png.getvalue(), text)
+class Task(Protocol):
+    """A figure that is wanted as files."""
+
+    @property
+    def name(self) -> str:
+        """What its files are called."""
+
+    @property
+    def picture(self) -> Picture:
+        """Its entry in the catalogue."""
+
+    @property
+    def results(self) -> Any:
+        """What it is drawn from."""
+
+    @property
+    def drawing(self) -> Drawing:
+        """It, drawn by this process, once."""
 
 
 class Studio:
-    """Where figures are drawn: in this process, or in others while this one does something else."""
+    """Where files of figures are drawn: by this process, and by others at the same time.
 
-    def __init__(self, workers: int = 1) -> None:
+    Others take the figures that are not drawn yet, each as its frame, which is small, where results
+    may be half of the memory. What they have not begun when this process has done its own share, it
+    takes back. They end with the context.
+
+    Args:
+        folder: where the files go.
+        workers: processes at work, this one among them.
+    """
+
+    def __init__(self, folder: Path, workers: int = 1) -> None:
+        self._folder, self._workers = folder, workers
         self._processes: Processes | None = None
-        if workers > 1:
-            self._processes = Processes(min(workers - 1, len(FIGURES)), _prepare)
+        self._here: list[Task] = []
+        self._there: list[tuple[Task, Future[None]]] = []
 
-    def begin(self, names: Sequence[str], results: Any) -> list[Callable[[], Drawing]]:
-        """Begin to draw; each call of what is returned gives a drawing, in the order of names."""
-        processes = self._processes
-        finish: dict[str, Callable[[], Drawing]] = {
-            name: partial(draw, name, results) for name in names
-        }
-        if processes is None:
-            return list(finish.values())
-        for name in names:
+    def begin(self, tasks: Sequence[Task]) -> None:
+        """Hand out what others can draw."""
+        for task in tasks:
             # a figure of the user's own may not be known to another process
-            if FIGURES[name].drawing.__module__.startswith("initstats."):
-                # its frame is small, where results may be half of the memory
-                future = processes.submit(_draw_frame, name, FIGURES[name].frame(results))
-                finish[name] = partial(_finish, future, finish[name])
-        return list(finish.values())
+            own = task.picture.drawing.__module__.startswith("initstats.")
+            if own and "drawing" not in vars(task):
+                self._there.append((task, Future()))
+            else:
+                self._here.append(task)
+        others = min(self._workers - 1, len(self._there) // WORTH)
+        if others > 0:
+            self._processes = Processes(others, _prepare)
+            self._there = [(task, self._submit(task)) for task, _ in self._there]
+
+    def finish(self) -> None:
+        """Draw the rest, and wait for what others have begun."""
+        for task in self._here:
+            task.drawing.save(self._folder)
+        for task, future in reversed(self._there):
+            if future.cancel() or not _is_done(future):
+                task.drawing.save(self._folder)
+
+    def _submit(self, task: Task) -> Future[None]:
+        assert self._processes
+        frame = task.picture.frame(task.results)
+        return self._processes.submit(
+            _save_frame, task.picture.name, frame, task.name, self._folder
+        )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: object
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._processes:
-            self._processes.__exit__(kind, error, None)
+            self._processes.kill()  # whatever they do, nobody waits for it
 
 
-def _finish(future: Future[Drawing], draw_here: Callable[[], Drawing]) -> Drawing:
-    """A drawing from another process, or from here where that could not make it."""
+def _is_done(future: Future[None]) -> bool:
+    """Wait for another process; whether it made its figure."""
     try:
-        return future.result()
+        future.result()
     except (LostError, OSError):
-        return draw_here()
+        return False
+    return True
 
 
 def _prepare() -> None:
     """Do nothing: a process that finds this has imported the module."""
 
 
-def _draw_frame(name: str, frame: pd.DataFrame) -> Drawing:
-    return rendered(name, partial(FIGURES[name].draw_frame, frame))
+def _save_frame(figure: str, frame: pd.DataFrame, name: str, folder: Path) -> None:
+    Drawing(name, FIGURES[figure].draw_frame(frame)).save(folder)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from initstats.drafts import draft_folder
@@ -17,31 +17,40 @@ _DRAFT = ".draft-"
 _OURS = re.compile(r'<meta name="generator" content="initstats[ "]')
 """What the head of each of our pages says."""
 _SHOWN = re.compile(r'<figcaption id="([\w.=,-]+)-caption">')
-"""How our pages name what they show: a caption's id begins as the picture's file does."""
+"""How older pages name what they show: a caption's id begins as the picture's file does."""
+_FILES = re.compile(r"<!-- files of this page: (.*) -->")
+"""How our pages name the files that belong to them."""
 _BESIDE = re.compile(r"<!-- beside this page: (.*) -->")
-"""How our pages name the other files that belong to them."""
+"""How older pages named those files that are no pictures of what they show."""
+_INDEX = re.compile(r'<meta name="initstats-page" content="index ')
+NEAR = 4
+"""The folders above a page, of which one may hold the index."""
+_KIND = re.compile(r'<meta name="initstats-page" content="(\w+) ')
+"""How our pages tell what they are about."""
 
 
 def beside(files: Iterable[str]) -> str:
     """The end of a page, by which its files are known again."""
-    return f"<!-- beside this page: {' '.join(files)} -->\n"
+    return f"<!-- files of this page: {' '.join(files)} -->\n"
 
 
 @contextmanager
-def drafted(folder: str | Path) -> Iterator[Path]:
+def drafted(folder: str | Path, kind: str = "") -> Iterator[Path]:
     """A folder to write into, whose files replace an earlier page if nothing goes wrong.
 
-    Pictures that only the earlier page showed go with it; all other files stay.
+    Pictures that only the earlier page had go with it; all other files stay.
 
     Args:
         folder: where the page goes; made if need be.
+        kind: of the page; see `claim`.
 
     Raises:
-        ValueError: somebody else's page, or another file of theirs, is in the place of ours.
+        ValueError: somebody else's page, one of another kind, or another file of theirs, is in the
+            place of ours.
         OSError: the folder cannot be written.
     """
     folder = Path(folder)
-    claim(folder)
+    claim(folder, kind=kind)
     ours = _ours(folder)  # before the drafts of the dead are swept
     with _complaints(folder), draft_folder(folder, _DRAFT) as draft:
         yield draft
@@ -54,6 +63,7 @@ def claim(
     files: Collection[str] = (),
     ours: Collection[str] | None = None,
     *,
+    kind: str = "",
     make: bool = True,
 ) -> set[str]:
     """Make sure that a page may be written into a folder.
@@ -61,14 +71,15 @@ def claim(
     Args:
         files: the names of what will lie beside it, as far as they are known.
         ours: what belongs to earlier pages of ours there, if it is known.
+        kind: of the page, as its head tells it; a page of another kind is in its place.
         make: whether to make the folder, if need be.
 
     Returns:
-        The files of the pictures that an earlier page of ours shows there.
+        The files of the pictures of an earlier page of ours there.
 
     Raises:
-        ValueError: somebody else's page, or another file of theirs, is in the place of ours; or the
-            folder is a file.
+        ValueError: somebody else's page, one of another kind, or another file of theirs, is in the
+            place of ours; or the folder is a file.
         OSError: the folder cannot be made.
     """
     if folder.is_file():
@@ -81,6 +92,12 @@ def claim(
         raise ValueError(f"{folder / PICTURES} is no folder: choose another place for the page")
     if html and not _OURS.search(html, 0, 2000):
         raise ValueError(f"{page} is not a page of initstats: choose another folder, or move it")
+    earlier = _KIND.search(html, 0, 2000)
+    if kind and earlier and earlier[1] != kind:
+        raise ValueError(
+            f"{page} is a page of another kind ({earlier[1]}, not {kind}): choose another folder, "
+            "or move it"
+        )
     ours = _ours(folder) if ours is None else ours
     for name in files:
         if name != PAGE and (folder / name).exists() and not {name, Path(name).suffix} & {*ours}:
@@ -92,6 +109,19 @@ def claim(
         with _complaints(folder):
             folder.mkdir(parents=True, exist_ok=True)
     return {Path(name).name for name in _pictures(html)}
+
+
+def index_above(folder: Path) -> str:
+    """The relative path from a page's folder to the nearest index above it; empty if none is near.
+
+    The folders above are read no farther than where the index of published pages may be.
+    """
+    for levels in range(1, NEAR + 1):
+        for above in folder.resolve().parents[levels - 1 : levels]:
+            with suppress(OSError), (above / PAGE).open(encoding="utf-8", errors="replace") as page:
+                if _INDEX.search(page.read(2000)):
+                    return f"{'../' * levels}{PAGE}"
+    return ""
 
 
 @contextmanager
@@ -117,19 +147,22 @@ def _read(page: Path) -> str:
 
 
 def _pictures(html: str) -> set[str]:
-    """The pictures that a page shows."""
+    """The pictures that belong to a page; of an older one, those of what it shows."""
+    if named := _FILES.search(html):
+        return {name for name in named[1].split() if name.startswith(f"{PICTURES}/")}
     return {f"{PICTURES}/{name}.{kind}" for name in _SHOWN.findall(html) for kind in ("png", "svg")}
 
 
 def _others(html: str) -> list[str]:
     """What else belongs to a page; of one that does not say so, all files of some suffixes."""
-    named = _BESIDE.search(html)
+    named = _FILES.search(html) or _BESIDE.search(html)
     return named[1].split() if named else [".csv", ".parquet", ".json", ".toml"] if html else []
 
 
 def _publish(draft: Path, folder: Path, files: set[str], earlier: set[str]) -> None:
     """Move a draft to its place, its page last; where that fails, nothing new stays."""
-    (folder / PICTURES).mkdir(exist_ok=True)
+    if (draft / PICTURES).is_dir():
+        (folder / PICTURES).mkdir(exist_ok=True)
     for stale in earlier - {Path(name).name for name in files}:
         (folder / PICTURES / stale).unlink(missing_ok=True)
     fresh = [folder / name for name in files if not (folder / name).exists()]

@@ -11,7 +11,8 @@ from initstats.diagnosis import diagnose
 from initstats.plots import Probed
 from initstats.plural import counted
 from initstats.probe.summary import summarize_values
-from initstats.report.page import Page, figures_of
+from initstats.report.embedded import Report
+from initstats.report.page import FILES, Files, Page, figures_of
 from initstats.report.printed import Column, percent, printed, significant
 
 FINDINGS = [
@@ -41,18 +42,20 @@ def write_model_report(
     missed: pd.DataFrame,
     *,
     coverage: str = "",
-) -> Path:
+    files: Files = FILES,
+) -> Report:
     """Write `index.html`, a page that needs no other file, with `figures/` and `table.csv`.
 
     Args:
         folder: where to.
         table, histograms, missed, coverage: of a `Probe`, by the methods of these names.
+        files: those of figures that are wanted.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: the folder holds somebody else's page.
+        ValueError: the folder holds somebody else's page, or one of another kind; no such figure.
         OSError: the folder cannot be written.
     """
     found = diagnose(table)
@@ -75,7 +78,7 @@ def write_model_report(
     }
     figures = figures_of("model", Probed(table, histograms))
     tables = {"table.csv": table, "findings.csv": found, "missed.csv": missed}
-    return Page("model", values, figures, tables).publish(folder)
+    return Page("model", values, figures, tables).publish(folder, files)
 
 
 def _by_reason(unchecked: pd.DataFrame) -> dict[str, list[str]]:

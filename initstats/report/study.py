@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,9 +17,18 @@ from initstats.plots.results import evenly
 from initstats.plots.style import decimal
 from initstats.plural import counted
 from initstats.report import answer
-from initstats.report.drawing import Studio
+from initstats.report.embedded import Report
 from initstats.report.explore import exploration
-from initstats.report.page import Page, Shown, claim_page, figures_of, left_out, names
+from initstats.report.page import (
+    FILES,
+    Files,
+    Page,
+    Shown,
+    claim_page,
+    figures_of,
+    left_out,
+    names,
+)
 from initstats.report.printed import (
     Column,
     Table,
@@ -38,6 +47,7 @@ from initstats.report.record import (
     seeds_of,
     some,
 )
+from initstats.report.sides import write_comparison
 from initstats.report.training import write_training_report
 from initstats.store import Run, load_failures, load_run, load_sessions, to_toml
 
@@ -81,56 +91,71 @@ MOST_ROWS = 300
 
 
 def write_report(
-    run: str | Path | pd.DataFrame,
+    run: str | Path | pd.DataFrame | list[Any] | tuple[Any, ...] | Mapping[str, Any],
     folder: str | Path | None = None,
     *,
     workers: int = 1,
     rows: bool = True,
-) -> Path:
+    baseline: str | None = None,
+    figures: bool | Collection[str] = True,
+    ready: Callable[[Path], object] | None = None,
+) -> Report:
     """Write the report of a run: `index.html`, a page that needs no other file and no network.
 
-    Beside it lies what it shows: `figures/` (PNG and SVG), `table.csv` (and `table.parquet` where
-    pyarrow is installed), `summary.csv`, and of a run its `grid.toml`; of a training study
-    `table.csv`, `variants.csv`, `comparisons.csv` and `train.toml`.
+    Beside it lie `summary.csv` and of a run its `grid.toml`, and, written when it is in its place,
+    `figures/` (PNG and SVG) and `table.csv` (and `table.parquet` where pyarrow is installed); of a
+    training study `table.csv`, `variants.csv`, `comparisons.csv`, `train.toml` and `figures/`.
 
     Args:
         run: the folder of a sweep or of a training study, finished or not; or a sweep's table, from
-            which all can be drawn but the distributions.
+            which all can be drawn but the distributions. Or two of these, or two models: a list of
+            what `compare_runs` takes, or a mapping of their names to them, whose page tells what
+            differs between them, beside its `differences.csv` and `verdicts.csv`.
         folder: where to; by default the run's own.
         workers: processes at work, this one among them. The others are spawned, so that a script
             needs `if __name__ == "__main__":`.
         rows: whether to write all rows of the table, which are large, and to link to them.
+        baseline: of a training study, the activation or init that the others are compared with; by
+            default `relu`, or the first of the study.
+        figures: whether to write files of figures, or the names of those that are wanted.
+        ready: is given the path of the page once it can be read; files of figures follow.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: a table without a folder; not the table of one sweep; not a run's folder; the
-            folder holds somebody else's page.
+        ValueError: a table, or two runs, without a folder; not the table of one sweep; not a run's
+            folder; the folder holds somebody else's page, or one of another kind; no such figure; a
+            baseline that the study does not have.
         OSError: the folder cannot be written.
     """
+    files = Files(figures, workers, ready or FILES.ready)
+    if isinstance(run, Mapping | list | tuple):
+        if baseline is not None:
+            raise ValueError(f"baseline: {baseline!r} is for one training study, and not for two")
+        return write_comparison(run, folder, files=files, rows=rows)
     if not isinstance(run, pd.DataFrame):
         folder = folder or run
         if is_training(run):
             own = Path(run).resolve() == Path(folder).resolve()
             return write_training_report(
-                Trained.of(run), folder, workers=workers, rows=rows, config=not own
+                Trained.of(run, baseline), folder, files=files, rows=rows, config=not own
             )
     elif folder is None:
         raise ValueError("a table does not say where its report goes: name a folder")
+    if baseline is not None:
+        raise ValueError(f"baseline: {baseline!r} is for training studies, and this is a sweep")
     recorded, failures = None, None
     if not isinstance(run, pd.DataFrame):
         recorded, failures = (load_run(run), load_sessions(run)), load_failures(run)
-    claim_page("study", Path(folder))  # before the work, not after it
-    with Studio(workers) as studio:
-        results = Results.of(run)
-        figures = figures_of("study", results, begin=studio.begin)
-        page = compose(results, figures, recorded, rows=rows, failures=failures)
-        if not isinstance(run, pd.DataFrame) and Path(run).resolve() == Path(folder).resolve():
-            # the run keeps its configuration there itself
-            others = {name: page.tables[name] for name in page.tables if name != "grid.toml"}
-            page = replace(page, tables=others)
-        return page.publish(folder)
+    claim_page("study", Path(folder), files)  # before the work, not after it
+    results = Results.of(run)
+    page = compose(results, figures_of("study", results), recorded, rows=rows, failures=failures)
+    if not isinstance(run, pd.DataFrame) and Path(run).resolve() == Path(folder).resolve():
+        # the run keeps its configuration there itself
+        others = {name: page.tables[name] for name in page.tables if name != "grid.toml"}
+        page = replace(page, tables=others)
+    return page.publish(folder, files)
 
 
 def compose(
@@ -204,7 +229,8 @@ def compose(
 
 def _listed(results: Results) -> Results:
     """The results under all inits, for those activations, networks and widths that figures show."""
-    few = results.few
+    few = results.outline
+    results = replace(results, table=results.table.iloc[:0], predicted=None)
     shown = results.only("activation", few.activations) if results.left_out else results
     return shown.within(few.blocks) if len(results.blocks) > len(few.blocks) else shown
 
@@ -219,7 +245,7 @@ def _summary(results: Results) -> Table:
     """
     summary = results.summary
     if len(summary) > MOST_ROWS:
-        summary = results.few.summary
+        summary = results.outline.summary
         summary = summary.iloc[evenly(range(len(summary)), MOST_ROWS)]
     summary = summary.copy()
     parameters: list[str] = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from initstats.report.page import Page, figures_of
+from initstats.report.page import FILES, Files, Page, figures_of
 from initstats.report.printed import Column, printed, significant, typeset
 
 if TYPE_CHECKING:
@@ -21,18 +21,19 @@ LONGEST = 50
 """The letters of a name in those of files: in four bytes each, systems take 255 in all."""
 
 
-def write_theory(folder: str | Path, diagrams: Sequence[Diagram]) -> Path:
+def write_theory(folder: str | Path, diagrams: Sequence[Diagram], files: Files = FILES) -> Path:
     """Write `index.html`, a page that needs no other file, and `figures/` (PNG and SVG).
 
     Args:
         folder: where to.
         diagrams: one for each activation.
+        files: those of figures that are wanted.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: the folder holds somebody else's page.
+        ValueError: the folder holds somebody else's page, or one of another kind; no such figure.
         OSError: the folder cannot be written.
     """
     chapters: dict[str, dict[str, Any]] = {}
@@ -49,7 +50,7 @@ def write_theory(folder: str | Path, diagrams: Sequence[Diagram]) -> Path:
             "absent": diagram.inits[diagram.inits["note"] != ""].to_dict("records"),
         }
     figures = [figure for chapter in chapters.values() for figure in chapter["figures"]]
-    return Page("theory", {"chapters": list(chapters.values())}, figures).publish(folder)
+    return Page("theory", {"chapters": list(chapters.values())}, figures).publish(folder, files)
 
 
 def _without_biases(diagram: Diagram) -> list[str]:

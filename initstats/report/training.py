@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,16 @@ from initstats.plural import counted
 from initstats.report import comparison as answer
 from initstats.report import prediction, rates
 from initstats.report.comparison import interval
-from initstats.report.drawing import Studio
-from initstats.report.page import Page, Shown, claim_page, figures_of, left_out
+from initstats.report.embedded import Report
+from initstats.report.page import (
+    FILES,
+    Files,
+    Page,
+    Shown,
+    claim_page,
+    figures_of,
+    left_out,
+)
 from initstats.report.printed import Column, Table, percent, printed, significant
 from initstats.report.record import (
     of_environment,
@@ -50,19 +59,19 @@ def write_training_report(
     trained: Trained,
     folder: str | Path,
     *,
-    workers: int = 1,
+    files: Files = FILES,
     rows: bool = True,
     config: bool = True,
-) -> Path:
+) -> Report:
     """Write the report of a training study: `index.html`, a page that needs no other file.
 
-    Beside it lies what it shows: `figures/` (PNG and SVG), `comparisons.csv`, `variants.csv`,
-    `table.csv`, and of a run its `train.toml`.
+    Beside it lie `comparisons.csv`, `variants.csv`, `table.csv`, of a run its `train.toml`, and,
+    written when it is in its place, `figures/` (PNG and SVG).
 
     Args:
         trained: the results, finished or not.
         folder: where to.
-        workers: processes at work, this one among them.
+        files: those of figures that are wanted.
         rows: whether to write all rows of the table, and to link to them.
         config: whether to write `train.toml`, which a run keeps in its own folder itself.
 
@@ -70,19 +79,18 @@ def write_training_report(
         The path of the page.
 
     Raises:
-        ValueError: no run is finished yet; the folder holds somebody else's page.
+        ValueError: no run is finished yet; the folder holds somebody else's page, or
+            one of another kind; no such figure.
         OSError: the folder cannot be written.
     """
     if trained.table.empty:
         raise ValueError("the training table has no rows: no run is finished yet")
-    claim_page("training", Path(folder))  # before the work, not after it
-    with Studio(workers) as studio:
-        figures = figures_of("training", trained, begin=studio.begin)
-        page = compose(trained, figures, rows=rows)
-        if not config:
-            others = {name: page.tables[name] for name in page.tables if name != "train.toml"}
-            page = replace(page, tables=others)
-        return page.publish(folder)
+    claim_page("training", Path(folder), files)  # before the work, not after it
+    page = compose(trained, figures_of("training", trained), rows=rows)
+    if not config:
+        others = {name: page.tables[name] for name in page.tables if name != "train.toml"}
+        page = replace(page, tables=others)
+    return page.publish(folder, files)
 
 
 def compose(trained: Trained, figures: Sequence[Shown] = (), *, rows: bool = True) -> Page:
@@ -125,6 +133,7 @@ def compose(trained: Trained, figures: Sequence[Shown] = (), *, rows: bool = Tru
         "errors": {} if trained.failures is None else of_failures(trained.failures),
         "facts": facts(trained),
         "config": tables.get("train.toml", ""),
+        "baseline": f" --baseline {quote(trained.baseline)}" if trained.baseline else "",
         "own": any(":" in net.network for net in trained.nets),
     }
     return Page("training", values, figures, tables)

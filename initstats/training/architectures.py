@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from initstats.activations import ACTIVATIONS, Activation
 from initstats.data import Split
@@ -21,7 +22,7 @@ from initstats.networks import Dense, Network, Pool, Serial
 from initstats.networks import get as get_network
 from initstats.registry import check_importable, import_module, import_own
 from initstats.stack import Settings, exact_numerics, generator_for, weights_by_activation
-from initstats.training.autograd import AutogradNet
+from initstats.training.autograd import AutogradNet, expect_outputs
 from initstats.training.batches import Batch
 from initstats.training.byhand import HandNet, Measured, Tile, Workspace, tiles
 from initstats.training.losses import Loss
@@ -51,14 +52,35 @@ class Factory:
         """What its model under a fixed init and activation makes of a few samples; none where it
         raises an error, which its runs will tell of.
         """
-        few = split.first(min(4, len(split)))
-        with exact_numerics(), suppress(Exception), torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(generator_for(0, "factory").get_state())
-            drawn = Drawn(INITS["kaiming_normal"], ACTIVATIONS["relu"], 0)
-            model = self.function(Activated(ACTIVATIONS["relu"]), drawn).eval()
+        with exact_numerics(), suppress(Exception):
+            model, made = self.model(INITS["kaiming_normal"], ACTIVATIONS["relu"], 0, split)
             sizes = [float(parameter.numel()) for parameter in model.parameters()]
-            return sizes + [float(f"{y:.4g}") for y in model(few.images).flatten().tolist()]
+            return sizes + [float(f"{y:.4g}") for y in made.flatten().tolist()]
         return []
+
+    def model(
+        self, init: Init, activation: Activation, seed: int, split: Split
+    ) -> tuple[nn.Module, Any]:
+        """A model as the seed draws it, and what it makes of the first samples of a split.
+
+        Parameters that a model makes when it first reads samples are there, too.
+
+        Raises:
+            ValueError: the function gives something else.
+        """
+        drawn = Drawn(init, activation, seed)
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.set_rng_state(generator_for(seed, "factory").get_state())
+            model = self.function(Activated(activation), drawn)
+            if not isinstance(model, nn.Module):
+                raise ValueError(
+                    "the function must return a torch.nn.Module, and returns "
+                    f"{type(model).__name__}"
+                )
+            with torch.no_grad():
+                made = model.eval()(split.first(min(4, len(split))).images)
+            drawn.draw()
+        return model, made
 
     def check_importable(self) -> None:
         """Raise a PicklingError for a function that another process cannot import."""
@@ -214,39 +236,21 @@ class _Models:
 
     def __init__(self, factory: Factory, fit: Split, outputs: int, make: dict[str, Any]) -> None:
         self.factory, self.fit, self.outputs, self.make = factory, fit, outputs, make
+        self._parameters = set[nn.Parameter]()
 
     def build(self, init: Init, activation: Activation, seed: int) -> AutogradNet:
-        chance = generator_for(seed, "factory").get_state()
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.set_rng_state(chance)
-            model = self.factory.function(Activated(activation), Drawn(init, activation, seed))
-        if not isinstance(model, nn.Module):
-            raise ValueError(
-                f"network {self.factory.name!r} must return a torch.nn.Module: it returned "
-                f"{type(model).__name__}"
-            )
-        self._check(model)
-        return AutogradNet(model, self.fit.shape, seed=seed, **self.make)
+        model, made = self.factory.model(init, activation, seed, self.fit)
+        trained = {each for each in model.parameters() if each.requires_grad}
+        if not trained:
+            raise ValueError("the model has no parameters to train")
+        if trained & self._parameters:
+            raise ValueError("the function gives one model twice: let it make a new one each time")
+        self._parameters |= trained
+        expect_outputs(made, min(4, len(self.fit)), self.outputs)
+        return AutogradNet(model, self.fit.shape, self.outputs, seed=seed, **self.make)
 
     def shared(self, batch: Batch) -> Batch:
         return batch
-
-    def _check(self, model: nn.Module) -> None:
-        """Refuse a model that cannot be trained; it stays as it was made."""
-        name, some = self.factory.name, self.fit.first(min(2, len(self.fit)))
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise ValueError(f"network {name!r} gave a model without parameters to train")
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            given = model.eval()(some.images)
-        is_tensor = isinstance(given, Tensor)
-        if not is_tensor or given.shape != (len(some), self.outputs):
-            made = (
-                f"has shape {tuple(given.shape)}" if is_tensor else f"is a {type(given).__name__}"
-            )
-            raise ValueError(
-                f"network {name!r} must give {self.outputs} outputs a sample for images of "
-                f"{some.shape}: its output {made}"
-            )
 
 
 class Activated(nn.Module):
@@ -269,13 +273,15 @@ class Activated(nn.Module):
 class Drawn:
     """An init as a factory is given it: ``init(module)`` draws the weights of its layers.
 
-    The first layer that is drawn reads data, all others the activation.
+    The first layer that is drawn reads data, all others the activation. A layer whose shape is not
+    known before it reads samples is drawn then.
     """
 
     init: Init
     activation: Activation
     seed: int
     layers: int = 0
+    waiting: list[tuple[int, Any]] = field(default_factory=list)
 
     def __call__(self, module: nn.Module) -> nn.Module:
         """The same module, its linear and convolutional layers drawn anew."""
@@ -286,13 +292,23 @@ class Drawn:
             )
         for layer in module.modules():
             if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-                self._draw(layer)
+                self.layers += 1
+                self.waiting.append((self.layers, layer))
+        self.draw()
         return module
 
-    def _draw(self, layer: Any) -> None:
-        self.layers += 1
-        read = self.activation if self.layers > 1 else ACTIVATIONS["identity"]
-        generator = generator_for(self.seed, self.layers)
+    def draw(self) -> None:
+        """Draw those layers that are waiting for it and whose shapes are known."""
+        waiting, self.waiting = self.waiting, []
+        for number, layer in waiting:
+            if is_lazy(layer.weight):
+                self.waiting.append((number, layer))
+            else:
+                self._draw(number, layer)
+
+    def _draw(self, number: int, layer: Any) -> None:
+        read = self.activation if number > 1 else ACTIVATIONS["identity"]
+        generator = generator_for(self.seed, number)
         weight, bias = self.init.sample(tuple(layer.weight.shape), generator, read)
         with torch.no_grad():
             layer.weight.copy_(weight)

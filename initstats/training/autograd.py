@@ -28,12 +28,13 @@ class AutogradNet:
         self,
         model: nn.Module,
         shape: tuple[int, ...],
+        outputs: int,
         optimizer: Optimizer,
         decay: float,
         loss: Loss,
         seed: int,
     ) -> None:
-        self.model, self.shape, self.loss = model, shape, loss
+        self.model, self.shape, self.outputs, self.loss = model, shape, outputs, loss
         self.optimizer = optimizer.torchs(list(model.parameters()), 1.0, decay)
         self._chance = generator_for(seed, "model").get_state()
 
@@ -46,6 +47,8 @@ class AutogradNet:
         with self._own_chance(), torch.enable_grad():
             outputs = self._outputs(batch)
             loss = self.loss.by_autograd(outputs, labels)
+            if not loss.requires_grad:
+                raise ValueError("the model's output does not depend on its parameters")
             self.optimizer.zero_grad()
             if math.isfinite(value := loss.item()):
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -76,8 +79,7 @@ class AutogradNet:
 
     def _outputs(self, batch: Batch) -> Tensor:
         x = batch.x.T.reshape(-1, *self.shape)
-        outputs: Tensor = self.model(x)
-        return outputs
+        return expect_outputs(self.model(x), len(x), self.outputs)
 
     @contextmanager
     def _own_chance(self) -> Iterator[None]:
@@ -86,3 +88,21 @@ class AutogradNet:
             torch.set_rng_state(self._chance)
             yield
             self._chance = torch.get_rng_state()
+
+
+def expect_outputs(made: object, samples: int, outputs: int) -> Tensor:
+    """What a model made of some samples.
+
+    Raises:
+        ValueError: it is no tensor of so many outputs for each sample.
+    """
+    if isinstance(made, Tensor) and made.shape == (samples, outputs):
+        return made
+    each = "one output, the number of the class" if outputs == 1 else "an output for each class"
+    told = f"a {type(made).__name__}"
+    if isinstance(made, Tensor):
+        told = f"one of shape {tuple(made.shape)}"
+    raise ValueError(
+        f"the model must turn {samples} samples into a tensor of shape ({samples}, {outputs}), "
+        f"with {each}: it gives {told}"
+    )

@@ -163,10 +163,14 @@ class Engine:
 
     def warm_up(self, task: Task) -> None:
         """Compile all kernels, so that no worker compiles them again."""
-        few = self.train.first(min(len(self.train), self.recipe.batch))
-        small = replace(self, recipe=replace(self.recipe, epochs=1), train=few, valid=few, test=few)
         with suppress(Exception):  # a task's own error is told when it is done
-            small(task.parts()[0])
+            self.rehearse(task.parts()[0])
+
+    def rehearse(self, task: Task) -> None:
+        """Train the runs of a task for one step, which raises the error that they would raise."""
+        few = self.train.first(min(len(self.train), self.recipe.batch))
+        recipe, valid = replace(self.recipe, epochs=1), self.valid.first(min(len(self.valid), 2))
+        replace(self, recipe=recipe, train=few, valid=valid, test=None)(task)
 
     def _builder(self, task: Task) -> Builder:
         return builder(

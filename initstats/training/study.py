@@ -37,6 +37,7 @@ from initstats.training.engine import Engine, Task, Variant
 from initstats.training.foretelling import gradient_factors
 from initstats.training.grid import TrainingGrid, described
 from initstats.training.losses import LOSSES
+from initstats.training.rehearsal import rehearse
 from initstats.workers import OwnProcesses, ThisProcess, Workers
 
 Progress = Callable[[str, int, int], object]
@@ -148,6 +149,9 @@ class _Study:
             if not isinstance(network, Factory):
                 classifier(network, train.shape, width, depth, outputs)
         self._check_workers()
+        for network in self.grid.networks:
+            if isinstance(network, Factory):
+                rehearse(self._engine(train, self.data.valid, None), self.grid, network)
 
     def _check_workers(self) -> None:
         """Refuse workers that cannot work."""

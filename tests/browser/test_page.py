@@ -51,7 +51,7 @@ def report(toy: ist.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ist.write_report(folder)
 
 
-@pytest.fixture(scope="module", params=["study", "model", "theory", "training"])
+@pytest.fixture(scope="module", params=["study", "model", "theory", "training", "comparison"])
 def any_page(
     request: pytest.FixtureRequest,
     report: Path,
@@ -72,7 +72,16 @@ def any_page(
     if request.param == "training":
         study = training_study(["relu", LONG], ["kaiming_normal(mode=fan_out)"], seeds=3)
         return write_training_report(Trained(**study), folder)
+    if request.param == "comparison":
+        table = ist.load_table(report.parent)
+        return ist.write_report({LONG: table, "other": exchanged(table, "init")}, folder)
     return report
+
+
+def exchanged(table: pd.DataFrame, key: str) -> pd.DataFrame:
+    """A table in which the names of a column are others."""
+    names = table[key].cat.categories
+    return table.assign(**{key: table[key].cat.rename_categories([*names[1:], names[0]])})
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +102,9 @@ HOSTILE = [
 ]
 
 
-@pytest.fixture(scope="module", params=["study", "model", "theory", "bench", "training"])
+@pytest.fixture(
+    scope="module", params=["study", "model", "theory", "bench", "training", "comparison"]
+)
 def hostile_page(
     request: pytest.FixtureRequest,
     toy: ist.Dataset,
@@ -103,12 +114,15 @@ def hostile_page(
     """A page of each kind, whose names and words are of somebody who means harm."""
     folder = tmp_path_factory.mktemp("hostile")
     bad = "".join(HOSTILE)
-    if request.param == "study":
+    if request.param in ("study", "comparison"):
         grid = ist.Grid(activations=["relu", "tanh", "elu", "gelu", "selu"], inits=["matched"])
         small = {"widths": (5,), "depth": 2, "seeds": (0, 1)}
         table = ist.run_sweep(grid.model_copy(update=small), toy)
         for name, names in (("activation", HOSTILE), ("init", [bad]), ("dataset", [bad])):
             table[name] = table[name].cat.rename_categories(names)
+        if request.param == "comparison":
+            table["init"] = table["init"].cat.rename_categories(["matched"])
+            return ist.write_report({bad: table, "b": exchanged(table, "activation")}, folder)
         return ist.write_report(table, folder)
     if request.param == "model":
         model = nn.Sequential()

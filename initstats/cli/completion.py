@@ -1,0 +1,51 @@
+"""What a shell completes: the names of entries, read from the sources, as torch takes a second."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def inits() -> list[str]:
+    """The names of the inits."""
+    return _registered("register_init", "inits.py")
+
+
+def activations() -> list[str]:
+    """The names of the activations."""
+    return _registered("register_activation", "activations/*.py")
+
+
+def networks() -> list[str]:
+    """The names of the networks."""
+    return _registered("register_network", "networks/*.py")
+
+
+def figures() -> list[str]:
+    """The names of the figures."""
+    return _registered("register_figure", "plots/*.py")
+
+
+def listed(names: Callable[[], list[str]]) -> Callable[[str], Iterator[str]]:
+    """What completes the last name of a comma-separated list."""
+
+    def complete(incomplete: str) -> Iterator[str]:
+        front, comma, last = incomplete.rpartition(",")
+        return (front + comma + name for name in names() if name.startswith(last))
+
+    return complete
+
+
+def _registered(decorator: str, pattern: str) -> list[str]:
+    """The functions that a decorator registers."""
+    return [
+        node.name
+        for file in sorted(_PACKAGE.glob(pattern))
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+        for call in node.decorator_list
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == decorator
+    ]

@@ -15,6 +15,7 @@ from initstats.cli.console import Bar
 from initstats.cli.data import Size, given_data
 from initstats.cli.options import GRID, load_own, takes
 from initstats.cli.output import output
+from initstats.failure import in_a_line
 from initstats.plural import counted
 from initstats.stopping import request
 
@@ -211,7 +212,7 @@ def _sweep(
 ) -> tuple[Path, FailedCellsError | None, dict[str, Any]]:
     """Run the grid that the fields describe into its folder, and say what came of it."""
     from initstats.data import dataset_name
-    from initstats.prediction import FailedPredictionError, predict_run
+    from initstats.prediction import predict_run
     from initstats.report.page import claim_page
     from initstats.store import load_predictions
     from initstats.sweep import FailedCellsError as Failed
@@ -246,14 +247,16 @@ def _sweep(
                     "the same command goes on from there"
                 ) from error
         found = _tell(table, bar, folder) | {"failed": len(failed.failures) if failed else 0}
-        if len(table) and (theory is not False or load_predictions(folder) is not None):
+        told = failed is None if theory is None else theory
+        if len(table) and (told or load_predictions(folder) is not None):
             try:
                 with Bar("predictions") as bar:
                     predict_run(folder, data, workers=hands, progress=bar.show)
-            except FailedPredictionError as error:
-                if theory:
+            except BaseException as error:
+                # nobody asked for it: what an activation of the user's raises here is no fault
+                if theory or isinstance(error, KeyboardInterrupt):
                     raise
-                say(f"initstats: no theory: {error} (--no-theory leaves it out)", "")
+                say(f"initstats: no theory: {in_a_line(error)} (--no-theory leaves it out)")
     return folder, failed, found
 
 

@@ -76,7 +76,7 @@ def verdicts(frame: pd.DataFrame, width: float | None = None) -> Figure:
         verdict = part.matrix(frame, "verdict")
         share, seeds = part.matrix(frame, "agreement"), part.matrix(frame, "seeds")
         votes = (share * seeds).map("{:.0f} of ".format) + seeds.map("{:.0f}".format)
-        tied = part.matrix(frame, "tied").fillna("") != ""
+        tied = part.matrix(frame, "tied").astype(object).fillna("") != ""
         votes = "\n" + votes.mask(tied, "tie, " + votes)
         written = verdict.astype(object).fillna("")
         labels = written.map(_initials if narrow else _two_lines)

@@ -53,7 +53,6 @@ class Exploration:
         activations: names, in the order of the columns.
         fitted: the inits whose weights depend on the data.
         depth: layers of the deepest stack.
-        note: what is left out; empty if that is nothing.
         histograms: whether there are histograms.
         manifest: what the planes of the data mean, as JSON that may stand in a script.
         data: for each network and width the data in the page; None where they lie beside it.
@@ -64,7 +63,6 @@ class Exploration:
     activations: Sequence[str]
     fitted: Collection[str]
     depth: int
-    note: str
     histograms: bool
     manifest: Markup
     data: Sequence[str | None]
@@ -128,7 +126,6 @@ def exploration(results: Results, *, meanings: Meanings | None = None) -> Explor
         frame.activations,
         [name for name in frame.inits if name in results.fitted],
         frame.depth,
-        results.left_out,
         bool(few.shapes),
         in_script(manifest),
         [text if there else None for text, there in zip(texts, inside, strict=True)],

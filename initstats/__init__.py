@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from initstats import callbacks as callbacks
     from initstats import data as data
     from initstats import diagnosis as diagnosis
+    from initstats import differences as differences
     from initstats import foundations as foundations
     from initstats import gaussian as gaussian
     from initstats import inits as inits
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from initstats.diagnosis import diagnose as diagnose
     from initstats.diagnosis import register_rule as register_rule
     from initstats.diagnosis import summarize as summarize
+    from initstats.differences import compare_runs as compare_runs
     from initstats.inits import init as init
     from initstats.inits import register_init as register_init
     from initstats.moments import register_statistic as register_statistic

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 import resource
@@ -7,19 +9,27 @@ import signal
 import subprocess
 import sys
 import time
+import webbrowser
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import initstats as ist
 from initstats import cli
-from initstats.cli import options
+from initstats.activations import ACTIVATIONS
+from initstats.cli import completion, options
+from initstats.cli.output import as_json
 from initstats.diagnosis import RULES
+from initstats.inits import INITS
+from initstats.networks import NETWORKS
 from initstats.plots import FIGURES
+from initstats.registry import Catalog
 from initstats.registry.catalog import forget_modules
 from initstats.sweep import FailedCellsError
 
@@ -143,7 +153,9 @@ def test_a_plugin_registers_what_the_grid_names(run: Run, tmp_path: Path) -> Non
         in (tmp_path / "reports/mnist/grid.toml").read_text()
     )
     assert re.search(
-        r"^cubed +scale=0.1", run("list", "--plugin", "mine_to_try.py").out, re.MULTILINE
+        r"^activations\tcubed\tscale=0.1",
+        run("list", "--plugin", "mine_to_try.py").out,
+        re.MULTILINE,
     )
 
 
@@ -209,25 +221,175 @@ def test_the_report_is_drawn_again_elsewhere(run: Run, tmp_path: Path) -> None:
     said = run("report", "reports/mnist", "--out", "elsewhere")
     assert said.code == 0, said.err
     assert (tmp_path / "elsewhere" / "index.html").exists()
+    said = run("report", "reports/mnist", "reports/mnist")
+    assert said.code == 0, said.err
+    assert "No difference" in (tmp_path / "reports/mnist-and-mnist/index.html").read_text()
+    said = run("report", "reports/mnist", "elsewhere", "reports/mnist", "--out", "three")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "two runs are compared side by side, not 3" in said.err
+    said = run("report", "elsewhere", "nowhere", "--out", "lost")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "nowhere is neither a run's folder nor" in said.err
+    assert not (tmp_path / "lost").exists()
 
 
 def test_list_shows_names_as_the_table_has_them(run: Run) -> None:
-    lines = run("list").out.splitlines()
-    for name, *parameters in (
-        ("normal", "std=0.01"),
-        ("general_relu", "leak=0.1,sub=0.4,maxv=6"),
-        ("dead_fraction",),
-        ("cnn",),
-        ("saturation",),
-        ("verdicts",),
+    head, *lines = (line.split("\t") for line in run("list").out.splitlines())
+    assert head == ["kind", "name", "parameters", "meaning"]
+    named = {(kind, name): parameters for kind, name, parameters, meaning in lines if meaning}
+    for kind, name, parameters in (
+        ("inits", "normal", "std=0.01"),
+        ("activations", "general_relu", "leak=0.1,sub=0.4,maxv=6"),
+        ("statistics", "dead_fraction", ""),
+        ("networks", "mlp", ""),
+        ("rules", "saturation", ""),
+        ("figures", "verdicts", ""),
     ):
-        (line,) = (line.split() for line in lines if line.startswith(f"{name} "))
-        assert line[1 : 1 + len(parameters)] == parameters
+        assert named[kind, name] == parameters
+    kinds = ("inits", "activations", "networks", "statistics", "rules", "figures")
+    assert tuple(dict.fromkeys(kind for kind, *_ in lines)) == kinds
+    found = json.loads(run("list", "--json").out)
+    assert {(kind, each["name"]) for kind in found for each in found[kind]} == {*named}
     grid = ist.Grid(inits=["normal(std=0.01)"], activations=["general_relu(sub=0.4)"])
     assert [grid.inits[0].name, grid.activations[0].name] == ["normal", "general_relu"]
-    titles = ["inits", "activations", "networks", "statistics", "rules", "figures"]
-    words = iter([line.strip() for line in lines])  # others may be wrapped to such a word
-    assert all(title in words for title in titles)
+
+
+def test_what_a_shell_completes_is_what_there_is() -> None:
+    catalogs: list[tuple[Callable[[], list[str]], Catalog[Any]]] = [
+        (completion.inits, INITS),
+        (completion.activations, ACTIVATIONS),
+        (completion.networks, NETWORKS),
+        (completion.figures, FIGURES),
+    ]
+    for names, catalog in catalogs:
+        shipped = [name for name in catalog if catalog.family(name).module.startswith("initstats.")]
+        assert sorted(names()) == sorted(shipped)
+    complete = completion.listed(lambda: ["relu", "relu6", "tanh"])
+    assert list(complete("gelu,rel")) == ["gelu,relu", "gelu,relu6"]
+
+
+def test_a_shell_is_answered_without_torch(tmp_path: Path) -> None:
+    asked = {"_INITSTATS_COMPLETE": "complete_bash", "COMP_CWORD": "3"}
+    asked |= {"COMP_WORDS": "initstats sweep --inits lec"}
+    code = "import sys; from initstats.cli import main\ntry: main()\nfinally: print(*sys.modules)"
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | asked,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second, *modules = said.stdout.split()
+    assert (first, second) == ("lecun_normal", "lecun_uniform")
+    assert not {"torch", "pandas", "matplotlib"} & {*modules}
+
+
+@pytest.mark.parametrize(
+    ("command", "fields"),
+    [
+        (("gain", "relu"), {"activations"}),
+        (("theory", "relu", "--no-figures"), {"page", "activations"}),
+        (("report", "run", "--no-figures"), {"page", "figures", "seconds"}),
+        (
+            (*TINY, "--out", "run", "--no-report", "--no-theory"),
+            {"folder", "page", "cells", "new", "failed", "seconds", "verdicts", "summary"},
+        ),
+        ((*TINY, "--out", "run", "--plan"), {"folder", "plan"}),
+    ],
+    ids=lambda part: part[0] if isinstance(part, tuple) else None,
+)
+def test_for_programs_and_in_silence(
+    run: Run, tmp_path: Path, command: tuple[str, ...], fields: set[str]
+) -> None:
+    if command[:2] == ("report", "run"):
+        assert run(*TINY, "--out", "run", "--no-theory", "--no-report", "--quiet") == (0, "", "")
+        assert not (tmp_path / "run" / "index.html").exists()
+    found = json.loads(run(*command, "--json").out)
+    assert {*found} == fields
+    said = run(*command, "--quiet")
+    page = found.get("page")
+    assert said == (0, f"{page}\n" if page else "", "")
+    assert not page or (tmp_path / page).is_file()
+
+
+def test_json_has_null_for_what_is_no_number() -> None:
+    frame = pd.DataFrame({"a": [1.0, math.nan], "b": [np.inf, 2]})
+    text = as_json({"table": frame, "count": np.int64(3), "path": Path("a"), "none": None})
+    rows = [{"a": 1.0, "b": None}, {"a": None, "b": 2.0}]
+    assert json.loads(text) == {"table": rows, "count": 3, "path": "a", "none": None}
+
+
+@pytest.mark.parametrize(
+    ("command", "work"),
+    [
+        ((*TINY, "--out", "."), "initstats.sweep.run_sweep"),
+        (("train", "--out", "."), "initstats.training.compare_training"),
+        (("foundations", "--out", "."), "initstats.foundations.measure"),
+        (("theory", "relu", "--out", "."), "initstats.theory.diagram.diagram"),
+        (("bench", "--out", "."), "initstats.bench.run"),
+        (
+            ("measure", "torch.nn:Identity", "--input", "2", "--out", "."),
+            "initstats.cli.model.own_model",
+        ),
+        (("report", "run", "--out", "."), "initstats.plots.Results.of"),
+    ],
+    ids=lambda part: part[0] if isinstance(part, tuple) else None,
+)
+def test_a_page_of_another_kind_and_a_wrong_figure_are_refused_before_the_work(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], work: str
+) -> None:
+    if command[0] == "report":
+        assert run(*TINY, "--out", "run", "--no-theory", "--no-report").code == 0
+    monkeypatch.setattr(work, None)
+    head = '<meta name="generator" content="initstats 1">'
+    (tmp_path / "index.html").write_text(f'{head}<meta name="initstats-page" content="own 1">')
+    said = run(*command)
+    assert (said.code, said.out) == (2, "")
+    assert "index.html is a page of another kind (own, not " in said.err
+    (tmp_path / "index.html").unlink()
+    said = run(*command, "--figures", "no_such")
+    assert (said.code, said.out) == (2, "")
+    assert re.match(r"initstats: unknown figure of a \w+ page 'no_such': .*: \w+", said.err)
+    assert run(*command, "--figures", "no_such", "--no-figures").code == 2
+    assert not (tmp_path / "index.html").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("sweep", "--no-report", "--open"),
+        ("train", "--no-report", "--no-figures"),
+        ("bench", "--open"),
+        ("measure", "torch.nn:Identity", "--input", "2", "--figures", "spread_by_depth"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_options_of_a_page_without_a_page(run: Run, command: tuple[str, ...]) -> None:
+    said = run(*command)
+    assert said.code == 2
+    assert "--figures, --no-figures and --open are for a page: " in said.err
+
+
+def test_the_browser_opens_the_page(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def open_page(address: str) -> bool:
+        assert not (tmp_path / "page" / "figures").exists()  # it need not wait for them
+        opened.append(address)
+        raise webbrowser.Error
+
+    monkeypatch.setattr(webbrowser, "open", open_page)
+    said = run("theory", "relu", "--out", "page", "--figures", "phases", "--open")
+    assert said.code == 0, said.err
+    assert said.err == ""
+    assert opened == [(tmp_path / "page" / "index.html").as_uri()]
+    assert {path.name for path in (tmp_path / "page" / "figures").iterdir()} == {
+        "phases_relu.png",
+        "phases_relu.svg",
+    }
 
 
 def test_gain_says_which_to_use_and_what_torch_says(run: Run, tmp_path: Path) -> None:
@@ -427,7 +589,7 @@ def test_cells_that_fail_are_told_of_and_the_rest_goes_on(run: Run, tmp_path: Pa
     failures = ist.load_failures(tmp_path / "run")
     assert list(failures["error"]) == [*["SystemExit: 0"] * 2, *["KeyError: 'k'"] * 2] * 2
     assert failures["width"].eq(5).all()
-    assert len(ist.load_table(tmp_path / "run")) == 24 * 4
+    assert len(ist.load_table(tmp_path / "run")) == 24 * 8
     (tmp_path / "mended").touch()
     said = run(*study, *few, "--activations", names)
     assert said.code == 0, said.err

@@ -22,7 +22,13 @@ ORDER = (
     *("split", "data", "activations", "inits", "moments"),
     *("theory", "backprop", "networks", "stack", "probe"),
     *("workers", "luggage", "cluster", "store", "sweep", "prediction", "plan", "repair", "audit"),
-    *("diagnosis", "outcome", "plots", "report"),  # tables into words, figures and pages
+    *(
+        "diagnosis",
+        "outcome",
+        "differences",
+        "plots",
+        "report",
+    ),  # tables into words, figures and pages
     *("callbacks", "foundations", "training", "bench", "cli", "__main__"),
 )
 # what works without torch sees only this of the rooms before it: the engine is none of its business
@@ -32,8 +38,9 @@ MAY_SEE = {
     "store": TABLES,
     "diagnosis": TABLES,
     "outcome": TABLES | {"store"},
-    "plots": TABLES | {"diagnosis", "outcome", "store"},
-    "report": TABLES | {"diagnosis", "outcome", "store", "plots", "probe.summary"},
+    "differences": TABLES | {"diagnosis", "outcome", "store"},
+    "plots": TABLES | {"diagnosis", "outcome", "differences", "store"},
+    "report": TABLES | {"diagnosis", "outcome", "differences", "store", "plots", "probe.summary"},
 }
 # the one call upwards, made when it is asked for: `probe.report(folder)`
 UPWARDS = {"probe": {"report.model.write_model_report"}}

@@ -865,13 +865,13 @@ def test_the_command_line_keeps_images_beside_the_run(
 ) -> None:
     fields = {"inits": ["matched"], "activations": ["relu"], "depth": 2, "seeds": 1, "samples": 4}
     own = {"data": str(woof), "plugins": []}
-    folder, failed = _sweep(fields | own, 8, tmp_path / "run", False, None, 1)
+    folder, failed, _ = _sweep(fields | own, 8, tmp_path / "run", False, None, 1, None)
     assert failed is None
     assert len(list((folder / "cache").iterdir())) == 4
     # what it wrote is enough to go on with it
     config = load_config(folder / "grid.toml") | {"seeds": 2, "plugins": []}
     decodings.clear()
-    _sweep(config, None, folder, False, None, 1)
+    _sweep(config, None, folder, False, None, 1, None)
     assert "2 cells (1 new)" in capsys.readouterr().out
     assert not decodings
     for size in (8, None):

@@ -27,7 +27,7 @@ from initstats.theory.diagram import diagram
 
 ROOT = Path(__file__).parents[1]
 GALLERY = sorted((ROOT / "reports" / "gallery").rglob("index.html"))
-KINDS = ["study", "model", "theory", "lesson", "training"]
+KINDS = ["study", "model", "theory", "lesson", "training", "comparison"]
 EARLIER = """<!doctype html><head><meta name="generator" content="initstats 0.0.1"></head>
 <figcaption id="dropped_relu_a=0.2_-caption">old</figcaption>"""
 
@@ -54,6 +54,9 @@ def writers(
         "theory": lambda folder: write_theory(folder, [phases]),
         "lesson": lambda folder: write_lesson(folder, evidence),
         "training": lambda folder: write_training_report(trained, folder),
+        "comparison": lambda folder: ist.write_report(
+            [table, table.assign(std=2 * table["std"])], folder
+        ),
     }
 
 

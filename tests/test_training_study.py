@@ -398,3 +398,15 @@ def test_a_folder_that_may_only_be_read(
         for path in (folder, folder / "run", folder / "run" / "tuning"):
             path.chmod(0o755)
         shutil.rmtree(folder)
+
+
+def test_two_steps_of_a_study_side_by_side(whole: Path) -> None:
+    rows = ist.load_training_statistics(whole)
+    first, last = rows[rows["step"] == 0], rows[rows["step"] == rows["step"].max()]
+    found = ist.compare_runs(first, last, statistics=["std"])
+    assert (found["measured"] == "both").all()
+    assert found["paired"].all()
+    assert (found["difference"] != 0).any()
+    same = ist.compare_runs(whole, whole, statistics=["std"])
+    assert sorted(same["step"].unique()) == sorted(rows["step"].unique())
+    assert (same["difference"] == 0).all()

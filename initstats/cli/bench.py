@@ -55,6 +55,7 @@ def bench(
         raise ValueError(f"cannot write {file}: there is no folder {file.parent}")
     if out and lesson:
         raise ValueError("--out is for the engine: initstats foundations writes the lesson's page")
+    pages.check(bool(out), "say where with --out")
     if out:
         claim_page("bench", out, pages.files())  # before the minutes of work, not after them
     if earlier:

@@ -65,6 +65,18 @@ class Pages:
     figures: bool | Sequence[str] = True
     opens: bool = False
 
+    def check(self, is_written: bool, missing: str) -> None:
+        """Make sure that options about the page meet one.
+
+        Args:
+            missing: what to type, or not to, for a page.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self != Pages() and not is_written:
+            raise ValueError(f"--figures, --no-figures and --open are for a page: {missing}")
+
     def files(self, noun: str = "page", workers: int | None = None) -> Files:
         """The files that are wanted; the page's path is told as soon as it can be read."""
         from initstats.report.page import Files
@@ -106,16 +118,12 @@ def command(
 
         given = inspect.signature(function, eval_str=True).parameters.values()
         own = [each for each in given if each.name not in ("pages", "json")]
-        common = {**(PAGE if page else {}), "json": JsonFile if file else Json, "quiet": Quiet}
+        common = (PAGE if page else {}) | JSON[file]
         kind = inspect.Parameter.KEYWORD_ONLY
         added = [
-            inspect.Parameter(
-                name, kind, default=None if name in EMPTY else False, annotation=option
-            )
-            for name, option in common.items()
+            inspect.Parameter(name, kind, default=default, annotation=option)
+            for name, (option, default) in common.items()
         ]
-        if file:
-            added = [each.replace(default=None) if each.name == "json" else each for each in added]
         vars(run)["__signature__"] = inspect.Signature([*own, *added])
         run.__annotations__ = {each.name: each.annotation for each in (*own, *added)}
         app.command(name, rich_help_panel=panel, cls=_Optional if file else None)(run)
@@ -124,8 +132,17 @@ def command(
     return decorate
 
 
-PAGE: dict[str, Any] = {"figures": Figures, "no_figures": NoFigures, "open": Open}
-EMPTY = ("figures",)
+PAGE: dict[str, tuple[Any, Any]] = {
+    "figures": (Figures, None),
+    "no_figures": (NoFigures, False),
+    "open": (Open, False),
+}
+"""The options of commands that write a page, and their defaults."""
+JSON: dict[bool, dict[str, tuple[Any, Any]]] = {
+    False: {"json": (Json, False), "quiet": (Quiet, False)},
+    True: {"json": (JsonFile, None), "quiet": (Quiet, False)},
+}
+"""The options of all commands, by whether `--json` may name a file."""
 
 
 def _pages(figures: list[str] | None, no_figures: bool, open: bool) -> Pages:  # noqa: A002

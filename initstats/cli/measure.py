@@ -151,7 +151,7 @@ def measure(
     one does.
 
     JSON: network, coverage, losses, findings, missed, table (the last three are lists of rows), and
-    page.
+    of what is printed page, where one is written.
     """
     from initstats.cli.model import batches, measured, own_model, train, vocabulary_of
     from initstats.diagnosis import diagnose
@@ -162,6 +162,7 @@ def measure(
         raise ValueError("--size is for the images of a folder: say which with --data")
     if vocabulary and not tokens:
         raise ValueError("--vocabulary is for --tokens: say how many ids are drawn")
+    pages.check(bool(out), "say where with --out")
     files = pages.files()
     file = Path(json) if json and json != "-" else None
     _claim(file, out, files)  # before the work, not after it
@@ -191,7 +192,7 @@ def measure(
         page = write_model_report(
             out, *found, coverage=probe.coverage, name=probe.network, files=files
         )
-    output.result(**known, page=page)
+    output.result(**known | ({"page": page} if page else {}))
     severe = {"error": ["error"], "warning": ["error", "warning"], "never": []}[fail_on]
     if findings["severity"].isin(severe).any():
         raise typer.Exit(1)

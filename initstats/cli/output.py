@@ -43,10 +43,11 @@ class Output:
             typer.echo(words)
 
     def page(self, path: Path, noun: str = "page") -> None:
-        """Print where a page is."""
-        if self.quiet and not self.json:
-            typer.echo(path)
-        self.tell(f"{noun}: {path}")
+        """Print where a page is; beside JSON, on stderr."""
+        if self.quiet:
+            typer.echo(path, err=self.json)
+        else:
+            typer.echo(f"{noun}: {path}", err=self.json)
 
     def result(self, **fields: Any) -> None:
         """Print what came of the command, for programs."""

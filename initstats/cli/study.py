@@ -15,6 +15,7 @@ from initstats.cli.console import Bar
 from initstats.cli.data import Size, given_data
 from initstats.cli.options import GRID, load_own, takes
 from initstats.cli.output import output
+from initstats.failure import in_a_line
 from initstats.plural import counted
 from initstats.stopping import request
 
@@ -100,6 +101,7 @@ def sweep(
     began = time.perf_counter()
     from initstats.sweep.plugins import absolute_plugin, load_config
 
+    pages.check(report, "leave out --no-report")
     load_own(plugin)
     fields = load_config(config, trusted=trust or plugin or ()) if config else {}
     if "networks" in given:
@@ -131,9 +133,18 @@ def sweep(
 
 @command("Measure", page=True)
 def report(
-    run: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")],
+    run: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN [RUN]",
+            help="The folder of a run, finished or not; two are compared (also pages of models).",
+        ),
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Where the page goes. \\[default: the run's folder]")
+        Path | None,
+        typer.Option(
+            help="Where the page goes. \\[default: the run's folder; of two, reports/A-and-B]"
+        ),
     ] = None,
     baseline: Baseline = None,
     workers: Workers = None,
@@ -141,20 +152,29 @@ def report(
     *,
     pages: Pages,
 ) -> None:
-    """Draw the report of a run again: index.html first, then files of figures and tables.
+    """Draw the report of a run again, or that of two side by side: index.html first.
 
     JSON: page, figures (the paths of their files beside it), and seconds.
     """
     began = time.perf_counter()
     load_own(plugin)
-    page = written(run, pages.files("report", workers), out, baseline)
+    asked: Any = run[0] if len(run) == 1 else run
+    folder = out if len(run) == 1 else out or compared_folder(run)
+    page = written(asked, pages.files("report", workers), folder, baseline)
     seconds = time.perf_counter() - began
     figures = sorted(str(path) for path in page.parent.glob("figures/*.*"))
     output.result(page=page, figures=figures, seconds=seconds)
 
 
-def written(run: Path, files: Files, out: Path | None = None, baseline: str | None = None) -> Path:
-    """The page of a run, by default in its folder."""
+def compared_folder(runs: list[Path]) -> Path:
+    """Where the comparison of two runs goes, unless somebody says."""
+    return Path("reports") / "-and-".join(run.resolve().name for run in runs[:2])
+
+
+def written(
+    run: Path | list[Path], files: Files, out: Path | None = None, baseline: str | None = None
+) -> Path:
+    """The page of a run, by default in its folder, or of two."""
     from initstats.report import write_report
 
     wanted: Any = {"workers": files.workers, "figures": files.figures, "ready": files.ready}
@@ -192,7 +212,7 @@ def _sweep(
 ) -> tuple[Path, FailedCellsError | None, dict[str, Any]]:
     """Run the grid that the fields describe into its folder, and say what came of it."""
     from initstats.data import dataset_name
-    from initstats.prediction import FailedPredictionError, predict_run
+    from initstats.prediction import predict_run
     from initstats.report.page import claim_page
     from initstats.store import load_predictions
     from initstats.sweep import FailedCellsError as Failed
@@ -227,14 +247,16 @@ def _sweep(
                     "the same command goes on from there"
                 ) from error
         found = _tell(table, bar, folder) | {"failed": len(failed.failures) if failed else 0}
-        if len(table) and (theory is not False or load_predictions(folder) is not None):
+        told = failed is None if theory is None else theory
+        if len(table) and (told or load_predictions(folder) is not None):
             try:
                 with Bar("predictions") as bar:
                     predict_run(folder, data, workers=hands, progress=bar.show)
-            except FailedPredictionError as error:
-                if theory:
+            except BaseException as error:
+                # nobody asked for it: what an activation of the user's raises here is no fault
+                if theory or isinstance(error, KeyboardInterrupt):
                     raise
-                say(f"initstats: no theory: {error} (--no-theory leaves it out)", "")
+                say(f"initstats: no theory: {in_a_line(error)} (--no-theory leaves it out)")
     return folder, failed, found
 
 

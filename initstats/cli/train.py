@@ -71,6 +71,7 @@ def train(
     JSON: folder, page, failed, seconds, variants (a row each) and comparisons (with the baseline).
     """
     began = time.perf_counter()
+    pages.check(report, "leave out --no-report")
     load_own(plugin)
     fields = _fields(config, plugin, trust) | given
     if quick:

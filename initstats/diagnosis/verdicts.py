@@ -193,6 +193,10 @@ def judged(stacks: pd.DataFrame, limits: Limits) -> pd.DataFrame:
     return stacks.assign(**words)
 
 
+_STATISTICS = (
+    *("count", "nonfinite", "mean", "std", "second_moment"),
+    *("dead_fraction", "sample_correlation"),
+)
 _HELD = ("rms", "correlation", "mean", "std", "dead", "constant", "gradient")
 _TELLS = {"signal": "rms", "gradient": "gradient", "distinctness": "correlation"}
 
@@ -203,12 +207,27 @@ def _first(met: list[NDArray[np.bool_]], words: list[str]) -> Any:
     return pd.Categorical.from_codes(codes.tolist(), categories=pd.Index(words))
 
 
+_NUMBERS = (
+    "count",
+    "nonfinite",
+    "mean",
+    "std",
+    "second_moment",
+    "dead_fraction",
+    "sample_correlation",
+)
+
+
 def stacks_of(table: pd.DataFrame, theory: pd.DataFrame | None = None) -> pd.DataFrame:
     """The numbers that verdicts are about, as in `judge`, in the order of the index."""
     index = [*CELL, "layer"]
+    table = table[[*index, "tensor", "direction", *_NUMBERS]]  # a table may be half of the memory
     forward = table["direction"] == "forward"
+    needed = [*index, *_STATISTICS]  # a table may be half of the memory
     pre, act, back = (
-        table[(table["tensor"] == tensor) & (forward == is_forward)].set_index(index).sort_index()
+        table.loc[(table["tensor"] == tensor) & (forward == is_forward), needed]
+        .set_index(index)
+        .sort_index()
         for tensor, is_forward in (
             ("preactivation", True),
             ("activation", True),

@@ -178,6 +178,7 @@ class Statistic:
     read: Callable[[Summary], Array]
     integer: bool = False
     field: Field | None = None
+    size: bool = False
 
 
 STATISTICS: Catalog[Statistic] = Catalog("statistic")
@@ -187,7 +188,7 @@ Reader = Callable[[Summary], Array]
 
 
 def register_statistic(
-    *, integer: bool = False, field: Field | None = None
+    *, integer: bool = False, field: Field | None = None, size: bool = False
 ) -> Callable[[Reader], Reader]:
     """Add a column to the table: the function gives its name, the docstring its meaning.
 
@@ -205,6 +206,8 @@ def register_statistic(
     Args:
         integer: whether the values are whole numbers.
         field: what every unit keeps in addition to `FIELDS`, from now on.
+        size: whether it is a size, 0 or more, which grows and shrinks by factors: it is averaged
+            and compared by its logarithm.
 
     Raises:
         ValueError: another module took the name, or one of `FIELDS` has it.
@@ -214,7 +217,7 @@ def register_statistic(
         name, meaning = read.__name__.rstrip("_"), (read.__doc__ or "").strip()
         if field and name in FIELDS:
             raise ValueError(f"{name!r} is a field already: rename the statistic")
-        entry = Statistic(name, meaning, read, integer, field)
+        entry = Statistic(name, meaning, read, integer, field, size)
         STATISTICS.add_one(name, entry, meaning=meaning, module=read.__module__)
         return read
 
@@ -284,20 +287,20 @@ def mean(s: Summary) -> Array:
     return s.mean
 
 
-@register_statistic()
+@register_statistic(size=True)
 def std(s: Summary) -> Array:
     """standard deviation of all entries (ddof=1, as torch)"""
     scale, m2, *_ = s.central
     return np.sqrt(_ratio(m2, s.count - 1)) * scale
 
 
-@register_statistic()
+@register_statistic(size=True)
 def second_moment(s: Summary) -> Array:
     """mean of x^2, the q of mean-field theory: compare this with theory, not the std"""
     return s.root_mean_square**2
 
 
-@register_statistic()
+@register_statistic(size=True)
 def abs_mean(s: Summary) -> Array:
     """mean of |x|"""
     return s.average("abs")
@@ -350,19 +353,19 @@ def dead_fraction(s: Summary) -> Array:
     return _ratio(dead.sum(axis=1), judged.sum(axis=1))
 
 
-@register_statistic()
+@register_statistic(size=True)
 def unit_mean_std(s: Summary) -> Array:
     """spread across units of the unit's mean (population)"""
     return _spread(np.where(s.seen, s.unit("mean"), np.nan))
 
 
-@register_statistic()
+@register_statistic(size=True)
 def unit_std_mean(s: Summary) -> Array:
     """mean over units of the unit's standard deviation (population)"""
     return _average(s.unit_std)
 
 
-@register_statistic()
+@register_statistic(size=True)
 def unit_std_std(s: Summary) -> Array:
     """spread across units of the unit's standard deviation (population)"""
     return _spread(s.unit_std)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from initstats.diagnosis import CONFIGURATION, seed_interval
+from initstats.moments.table import STATISTICS
 from initstats.plots.grid import panels
 from initstats.plots.results import Results, headings, order
 from initstats.plots.style import INK, Stroke, decimal, power_of_ten, strokes
@@ -82,7 +83,7 @@ def scale_of(statistic: str) -> Scale:
         return CORRELATION
     if statistic.endswith("_fraction"):
         return SHARE
-    return LOG if "std" in statistic or statistic in ("second_moment", "abs_mean") else LINEAR
+    return LOG if statistic in STATISTICS and STATISTICS[statistic].size else LINEAR
 
 
 def over_seeds(

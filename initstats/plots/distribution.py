@@ -35,7 +35,7 @@ def by_band(results: Results) -> pd.DataFrame:
     keys = pd.DataFrame(bands.keys(), columns=CONFIGURATION)
     rows = keys.loc[keys.index.repeat([len(counts) for counts in bands.values()])]
     rows["layer"] = rows.groupby(level=0).cumcount() + 1
-    return results.few.ordered(tidy(rows, np.concatenate([*bands.values()])))
+    return results.outline.ordered(tidy(rows, np.concatenate([*bands.values()])))
 
 
 @register_figure(title="Distributions by depth", data=by_band, needs=[HISTOGRAMS], inline=False)

@@ -54,13 +54,14 @@ _COLOURS = {
 
 def summarized(results: Results, columns: list[str]) -> pd.DataFrame:
     """Columns of the summary, for the configurations of `few`."""
-    few = results.few
+    few = results.outline
     return few.ordered(few.summary[[*CONFIGURATION, *columns]].astype({"verdict": str}))
 
 
 @register_figure(
     title="What becomes of the signal",
-    data=partial(summarized, columns=["verdict", "agreement", "seeds"]),
+    data=partial(summarized, columns=["verdict", "agreement", "seeds", "tied"]),
+    inline=False,
 )
 def verdicts(frame: pd.DataFrame, width: float | None = None) -> Figure:
     """What became of the signal at the last layer: each seed is judged; the commonest verdict
@@ -74,7 +75,9 @@ def verdicts(frame: pd.DataFrame, width: float | None = None) -> Figure:
     for part in cells:
         verdict = part.matrix(frame, "verdict")
         share, seeds = part.matrix(frame, "agreement"), part.matrix(frame, "seeds")
-        votes = (share * seeds).map("\n{:.0f} of ".format) + seeds.map("{:.0f}".format)
+        votes = (share * seeds).map("{:.0f} of ".format) + seeds.map("{:.0f}".format)
+        tied = part.matrix(frame, "tied").astype(object).fillna("") != ""
+        votes = "\n" + votes.mask(tied, "tie, " + votes)
         written = verdict.astype(object).fillna("")
         labels = written.map(_initials if narrow else _two_lines)
         if narrow:
@@ -91,6 +94,7 @@ def verdicts(frame: pd.DataFrame, width: float | None = None) -> Figure:
 @register_figure(
     title="Spread of the last layer's activations",
     data=partial(summarized, columns=["std", "verdict"]),
+    inline=False,
 )
 def last_layer_std(frame: pd.DataFrame, width: float | None = None) -> Figure:
     """The power of ten of the standard deviation of the last layer's activations, median over
@@ -120,6 +124,7 @@ def last_layer_std(frame: pd.DataFrame, width: float | None = None) -> Figure:
 @register_figure(
     title="Dead units in the last layer",
     data=partial(summarized, columns=["dead", "verdict"]),
+    inline=False,
 )
 def dead_units(frame: pd.DataFrame, width: float | None = None) -> Figure:
     """Share of the last layer's units that never fire or are saturated, in percent, median over

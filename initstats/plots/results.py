@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from initstats.diagnosis import CONFIGURATION, in_order, stacks_of, summarize
 from initstats.plots.bands import Key, band_of, banded
+from initstats.plots.shapes import Shape, Shaper, by_configuration
 from initstats.store import iterate_histograms, load_predictions, load_run, load_table
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 MANY, MOST = 6, 40
 """Greatest number of entries of one swept family, of networks and widths, and of entries at all, in
@@ -64,6 +66,8 @@ class Results:
             gives it; None where nothing was predicted.
         fitted: names of the inits whose weights depend on data; a bare table does not say which
             these are, and only lsuv is known.
+        shapes: of the same histograms, each layer's on its own range; None where only a table is at
+            hand.
     """
 
     table: pd.DataFrame
@@ -71,6 +75,7 @@ class Results:
     bands: Mapping[Key, NDArray[np.int64]] | None = None
     predicted: pd.DataFrame | None = None
     fitted: Collection[str] = ("lsuv",)
+    shapes: Mapping[Key, Shape] | None = None
 
     @classmethod
     def of(
@@ -97,7 +102,8 @@ class Results:
             name for name, (first, *_) in recorded.definitions.get("init", {}).items() if first
         ]
         results = cls(table, summarize(table, predicted), None, predicted, fitted)
-        return replace(results, bands=RunBands(run, results.few))
+        read = RunHistograms(run, results.outline)
+        return replace(results, bands=Lazily(read.bands), shapes=Lazily(read.shapes))
 
     @cached_property
     def stacks(self) -> pd.DataFrame:
@@ -153,11 +159,22 @@ class Results:
 
     @cached_property
     def few(self) -> Results:
-        """What most figures show of these results.
+        """What most figures show of these results, as `outline` says it."""
+        kept = self.outline
+        if len(kept.summary) == len(self.summary):
+            return self
+        # filtered once: a table may be half of the memory
+        predicted = None if self.predicted is None else _among(self.predicted, kept)
+        table = _among(self.table, kept)
+        return replace(self, table=table, summary=kept.summary, predicted=predicted)
+
+    @cached_property
+    def outline(self) -> Results:
+        """What most figures show of these results, without the rows of their table.
 
         At most `MANY` entries of each sweep and `MOST` of all, and `MANY` networks and widths.
         """
-        kept = self
+        kept = replace(self, table=self.table.iloc[:0], predicted=None)
         if len(self.blocks) > MANY:
             kept = kept.within(evenly(self.blocks, MANY))
         for kind, _, _, entries in self.sweeps:
@@ -210,8 +227,8 @@ class Results:
         )
 
 
-class RunBands(Mapping[Key, NDArray[np.int64]]):
-    """The bands of a run, which are read when somebody looks at them.
+class RunHistograms:
+    """The histograms of a run, which are read once, when somebody looks at them.
 
     Args:
         run: its folder.
@@ -228,23 +245,38 @@ class RunBands(Mapping[Key, NDArray[np.int64]]):
         }
 
     @cached_property
-    def _bands(self) -> dict[Key, NDArray[np.int64]]:
-        histograms = (
-            ((str(network), str(init), str(activation), int(width)), counts)
-            for (network, init, activation, width, _), counts in iterate_histograms(
-                self._run, among=self._among
-            )
-        )
-        return banded(band_of(*load_run(self._run).bins), histograms)
+    def _read(self) -> tuple[dict[Key, NDArray[np.int64]], dict[Key, Shape]]:
+        bins = load_run(self._run).bins
+        band, shaped = band_of(*bins), Shaper(*bins)
+        bands, shapes = dict[Key, NDArray[np.int64]](), dict[Key, Shape]()
+        for key, counts in by_configuration(iterate_histograms(self._run, among=self._among)):
+            bands |= banded(band, [(key, counts)])
+            shapes[key] = shaped(counts)
+        return bands, shapes
 
-    def __getitem__(self, key: Key) -> NDArray[np.int64]:
-        return self._bands[key]
+    def bands(self) -> Mapping[Key, NDArray[np.int64]]:
+        """As `Results.bands`."""
+        return self._read[0]
+
+    def shapes(self) -> Mapping[Key, Shape]:
+        """As `Results.shapes`."""
+        return self._read[1]
+
+
+class Lazily(Mapping[Key, V]):
+    """A mapping that is made when somebody looks into it."""
+
+    def __init__(self, make: Callable[[], Mapping[Key, V]]) -> None:
+        self._make = make
+
+    def __getitem__(self, key: Key) -> V:
+        return self._make()[key]
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(self._bands)
+        return iter(self._make())
 
     def __len__(self) -> int:
-        return len(self._bands)
+        return len(self._make())
 
 
 @dataclass(frozen=True)
@@ -269,10 +301,21 @@ class Probed:
         return cls(measured.table(), measured.histograms())
 
 
+def _among(rows: pd.DataFrame, kept: Results) -> pd.DataFrame:
+    """The rows about the inits, activations, networks and widths of some results."""
+    there = rows["init"].isin(kept.inits) & rows["activation"].isin(kept.activations)
+    return rows[there & _is_within(rows, kept.blocks)]
+
+
 def _within(rows: pd.DataFrame, blocks: Collection[Block]) -> pd.DataFrame:
     """The rows about some networks and widths."""
+    return rows[_is_within(rows, blocks)]
+
+
+def _is_within(rows: pd.DataFrame, blocks: Collection[Block]) -> NDArray[np.bool_]:
+    """Which rows are about some networks and widths."""
     wanted = [(rows["network"] == network) & (rows["width"] == width) for network, width in blocks]
-    return rows[np.logical_or.reduce(wanted)]
+    return np.asarray(np.logical_or.reduce(wanted))
 
 
 def headings(rows: pd.DataFrame) -> dict[Block, str]:

@@ -47,12 +47,20 @@ def counted(results: Results) -> pd.DataFrame:
         kind: results.summary[kind].astype(str).str.partition("(")[0]
         for kind in ("init", "activation")
     }
-    rows: list[Facts] = []
-    summary = results.summary.assign(**families)
-    for (init, activation), group in summary.groupby(["init", "activation"], sort=False):
-        verdicts = group["verdict"].astype(str).value_counts().to_dict()
-        facts = {"combinations": len(group), "verdicts": verdicts}
-        rows.append({"init": init, "activation": activation} | facts)
+    summary = results.summary.astype({"verdict": str}).assign(**families)
+    met: dict[tuple[Any, Any], dict[str, int]] = {}
+    counts = summary.groupby(["init", "activation", "verdict"], sort=False).size().reset_index()
+    for init, activation, verdict, count in counts.itertuples(index=False, name=None):
+        met.setdefault((init, activation), {})[verdict] = count
+    rows = [
+        {
+            "init": init,
+            "activation": activation,
+            "combinations": sum(verdicts.values()),
+            "verdicts": dict(sorted(verdicts.items(), key=lambda item: -item[1])),
+        }
+        for (init, activation), verdicts in met.items()
+    ]
     return pd.DataFrame(rows)
 
 

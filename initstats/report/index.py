@@ -97,9 +97,8 @@ def _picture(folder: Path, path: Path, kind: str) -> str:
     order = [figure.name for figure in of_page(kind)]
 
     def place(picture: Path) -> int:
-        return next(
-            (n for n, name in enumerate(order) if picture.stem.startswith(name)), len(order)
-        )
+        places = (n for n, name in enumerate(order) if picture.stem.startswith(name))
+        return next(places, len(order))
 
     return _link(min(pictures, key=place).relative_to(folder)) if pictures else ""
 

@@ -25,6 +25,7 @@ from initstats.registry import unknown
 from initstats.report.drawing import Drawing, Studio, draw
 from initstats.report.embedded import Report
 from initstats.report.explore.scripts import inlined
+from initstats.report.explore.table import breakable
 from initstats.report.folder import PAGE, PICTURES, beside, claim, drafted, index_above
 from initstats.report.printed import factor, humps, percent, significant, typeset
 
@@ -126,6 +127,7 @@ BESIDE = {
     "model": ("table.csv", "findings.csv", "missed.csv"),
     "training": ("comparisons.csv", "variants.csv", "table.csv"),
     "study": ("table.csv", "table.parquet", "summary.csv"),
+    "comparison": ("differences.csv", "verdicts.csv"),
 }
 """The tables that may lie beside a kind of page."""
 
@@ -286,5 +288,6 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
 )
 ENVIRONMENT.filters |= {
-    each.__name__: each for each in (decimal, factor, humps, inlined, names, percent, significant)
+    each.__name__: each
+    for each in (breakable, decimal, factor, humps, inlined, names, percent, significant)
 }

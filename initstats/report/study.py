@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ from initstats.plots.style import decimal
 from initstats.plural import counted
 from initstats.report import answer
 from initstats.report.embedded import Report
+from initstats.report.explore import exploration
 from initstats.report.page import (
     FILES,
     Files,
@@ -46,6 +47,7 @@ from initstats.report.record import (
     seeds_of,
     some,
 )
+from initstats.report.sides import write_comparison
 from initstats.report.training import write_training_report
 from initstats.store import Run, load_failures, load_run, load_sessions, to_toml
 
@@ -89,7 +91,7 @@ MOST_ROWS = 300
 
 
 def write_report(
-    run: str | Path | pd.DataFrame,
+    run: str | Path | pd.DataFrame | list[Any] | tuple[Any, ...] | Mapping[str, Any],
     folder: str | Path | None = None,
     *,
     workers: int = 1,
@@ -106,7 +108,9 @@ def write_report(
 
     Args:
         run: the folder of a sweep or of a training study, finished or not; or a sweep's table, from
-            which all can be drawn but the distributions.
+            which all can be drawn but the distributions. Or two of these, or two models: a list of
+            what `compare_runs` takes, or a mapping of their names to them, whose page tells what
+            differs between them, beside its `differences.csv` and `verdicts.csv`.
         folder: where to; by default the run's own.
         workers: processes at work, this one among them. The others are spawned, so that a script
             needs `if __name__ == "__main__":`.
@@ -120,12 +124,16 @@ def write_report(
         The path of the page.
 
     Raises:
-        ValueError: a table without a folder; not the table of one sweep; not a run's folder; the
-            folder holds somebody else's page, or one of another kind; no such figure; a baseline
-            that the study does not have.
+        ValueError: a table, or two runs, without a folder; not the table of one sweep; not a run's
+            folder; the folder holds somebody else's page, or one of another kind; no such figure; a
+            baseline that the study does not have.
         OSError: the folder cannot be written.
     """
     files = Files(figures, workers, ready or FILES.ready)
+    if isinstance(run, Mapping | list | tuple):
+        if baseline is not None:
+            raise ValueError(f"baseline: {baseline!r} is for one training study, and not for two")
+        return write_comparison(run, folder, files=files, rows=rows)
     if not isinstance(run, pd.DataFrame):
         folder = folder or run
         if is_training(run):
@@ -170,7 +178,11 @@ def compose(
     run = recorded[0] if recorded else None
     met = {word.name: (results.summary["verdict"] == word.name).any() for word in VERDICTS}
     best = BLOCK * (len(results.blocks) > 1) + BEST
-    tables: dict[str, pd.DataFrame | str] = {"summary.csv": results.summary}
+    explore = exploration(results) if len(results.table) else None
+    tables: dict[str, pd.DataFrame | str] = {
+        "summary.csv": results.summary,
+        **(explore.beside if explore else {}),
+    }
     if rows:
         tables["table.csv"] = results.table
         if find_spec("pyarrow"):
@@ -189,6 +201,7 @@ def compose(
         "cells": (_cells(results), run.count if run else 0),
         "failures": 0 if failures is None else len(failures),
         "failed": {} if failures is None else of_failures(failures),
+        "explore": explore,
         "limits": answer.limits(results),
         "gradients": answer.gradients(results),
         "fitted": [name for name in results.inits if name in results.fitted],
@@ -216,7 +229,8 @@ def compose(
 
 def _listed(results: Results) -> Results:
     """The results under all inits, for those activations, networks and widths that figures show."""
-    few = results.few
+    few = results.outline
+    results = replace(results, table=results.table.iloc[:0], predicted=None)
     shown = results.only("activation", few.activations) if results.left_out else results
     return shown.within(few.blocks) if len(results.blocks) > len(few.blocks) else shown
 
@@ -231,7 +245,7 @@ def _summary(results: Results) -> Table:
     """
     summary = results.summary
     if len(summary) > MOST_ROWS:
-        summary = results.few.summary
+        summary = results.outline.summary
         summary = summary.iloc[evenly(range(len(summary)), MOST_ROWS)]
     summary = summary.copy()
     parameters: list[str] = []

@@ -3,9 +3,9 @@ import { minus, power, significant } from "./numbers.js";
 
 /** Places in a picture: a flat axis of layers, an upright one of heights. */
 
-/** The picture's size for a box of so many pixels; text keeps its size. */
-export function sizeOf(box, ratio) {
-  const width = Math.max(240, Math.round(box.clientWidth));
+/** The picture's size in a box that is so wide; text keeps its size. */
+export function sizeOf(pixels, ratio) {
+  const width = Math.max(240, Math.round(pixels));
   return { width, height: Math.round(Math.min(360, Math.max(210, width * ratio))) };
 }
 
@@ -51,10 +51,10 @@ export class Axes {
     return this.left + share * (this.right - this.left);
   }
 
-  /** A height's place; what is infinite lies outside. */
+  /** A height's place; what is infinite lies far outside. */
   y(height) {
     const share = (height - this.low) / (this.high - this.low);
-    return this.bottom - Math.min(Math.max(share, -2), 3) * (this.bottom - this.top);
+    return this.bottom - Math.min(Math.max(share, -100), 100) * (this.bottom - this.top);
   }
 
   /** The layer at a place. */
@@ -64,33 +64,38 @@ export class Axes {
     return Math.min(this.depth, Math.max(1, layer));
   }
 
+  /** Places of heights by layer; a single layer is as wide as the plane. */
+  #places(heights) {
+    if (this.depth > 1) return Array.from(heights, (height, at) => [this.x(at + 1), height]);
+    return [this.left, this.right].map((x) => [x, heights[0]]);
+  }
+
   /** A line through heights by layer; a NaN interrupts it. */
   line(heights) {
     let path = "";
     let pen = "M";
-    heights.forEach((height, at) => {
-      if (!Number.isNaN(height)) path += `${pen}${round(this.x(at + 1))} ${round(this.y(height))}`;
+    for (const [x, height] of this.#places(heights)) {
+      if (!Number.isNaN(height)) path += `${pen}${round(x)} ${round(this.y(height))}`;
       pen = Number.isNaN(height) ? "M" : "L";
-    });
+    }
     return path;
   }
 
   /** The area between two lines, as far as both are known. */
   area(low, high) {
-    const parts = [];
-    let part = [];
-    low.forEach((height, at) => {
-      if (Number.isNaN(height) || Number.isNaN(high[at])) {
-        parts.push(part);
-        part = [];
-      } else part.push(at);
-    });
-    const corner = (values) => (at) => `${round(this.x(at + 1))} ${round(this.y(values[at]))}`;
-    return [...parts, part]
+    const [below, above] = [this.#places(low), this.#places(high)];
+    const parts = [[]];
+    for (const [at, [, height]] of below.entries()) {
+      if (Number.isNaN(height) || Number.isNaN(above[at][1])) parts.push([]);
+      else parts.at(-1).push(at);
+    }
+    const corner = ([x, height]) => `${round(x)} ${round(this.y(height))}`;
+    return parts
       .filter((places) => places.length > 1)
       .map((places) => {
-        const back = places.toReversed();
-        return `M${[...places.map(corner(low)), ...back.map(corner(high))].join("L")}Z`;
+        const there = places.map((at) => corner(below[at]));
+        const back = places.toReversed().map((at) => corner(above[at]));
+        return `M${[...there, ...back].join("L")}Z`;
       })
       .join("");
   }

@@ -21,7 +21,9 @@ export class Block {
 
   /** The block that a text in base64 holds. */
   static async unpack(manifest, text) {
-    const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const letters = atob(text);
+    const packed = new Uint8Array(letters.length);
+    for (let at = 0; at < letters.length; at++) packed[at] = letters.charCodeAt(at);
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
     return new Block(manifest, new Uint8Array(await new Response(stream).arrayBuffer()));
   }

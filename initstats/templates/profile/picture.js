@@ -28,7 +28,7 @@ export class Picture {
 
   /** Draw what a view shows. */
   draw(view) {
-    const { width } = sizeOf(this.#box, 1);
+    const { width } = sizeOf(this.#box.clientWidth, 1);
     const { statistic, step, shown } = view;
     this.#shown = shown;
     const across = { left: 58, right: width - 14, depth: shown.length };

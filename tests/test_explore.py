@@ -1,0 +1,401 @@
+"""The data and the map of a study's explorable figure."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+import initstats as ist
+from initstats.diagnosis import CONFIGURATION, Limits, judge, seed_interval
+from initstats.diagnosis.verdicts import ASPECTS, HEALTHY, VERDICTS, WORDS
+from initstats.plots import Results
+from initstats.plots.shapes import BINS, FULL, Shaper, by_configuration
+from initstats.report import explore
+from initstats.report.explore import Exploration, exploration
+from initstats.report.explore.block import FLAGS, RULES, Data, Frame, codes, halved, middle
+from initstats.report.explore.scripts import inlined
+from initstats.report.explore.table import breakable
+from initstats.report.study import compose
+
+TEMPLATES = Path(ist.__file__).parent / "templates"
+EVIL = "</script><script>window.hacked = 1</script>&\"'<!--"
+KINDS = {"u1": np.uint8, "u2": np.uint16, "f4": np.float32}
+
+
+@pytest.fixture(scope="module")
+def folder(toy: ist.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with every verdict's neighbourhood: what overflows, explodes, vanishes and is well."""
+    folder = tmp_path_factory.mktemp("explored")
+    grid = ist.Grid(
+        inits=["torch_default", "kaiming_normal", "normal(std=1e12)", "lsuv"],
+        activations=["relu", "squared_relu", "tanh", "sigmoid"],
+        widths=[6, 9],
+        depth=5,
+        seeds=3,
+        backward=True,
+    )
+    ist.run_sweep(grid, toy, out=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path, toy: ist.Dataset) -> Results:
+    results = Results.of(folder)
+    keys = results.summary[["init", "activation"]].astype(str).drop_duplicates()
+    grid = ist.Grid(
+        inits=[*keys["init"].unique()],
+        activations=[*keys["activation"].unique()],
+        widths=[6, 9],
+        depth=5,
+        backward=True,
+    )
+    return replace(results, predicted=ist.predict(grid, toy))
+
+
+@pytest.fixture(scope="module")
+def explored(results: Results) -> Exploration:
+    return exploration(results)
+
+
+def unpacked(explored: Exploration, block: int) -> dict[str, NDArray[Any]]:
+    """The planes of a block as a script reads them; numbers of two bytes as those of four."""
+    text = explored.data[block]
+    if text is None:
+        (text,) = re.findall(r'= "(.*)";', explored.beside[f"explore-{block + 1}.js"])
+    raw, start, planes = gzip.decompress(base64.b64decode(text)), 0, {}
+    for plane in json.loads(explored.manifest)["planes"]:
+        kind, count = np.dtype(KINDS[plane["kind"]]), int(np.prod(plane["shape"]))
+        size = count * kind.itemsize
+        transposed = np.frombuffer(raw[start : start + size], np.uint8)
+        values = transposed.reshape(kind.itemsize, count).T.copy().view(kind)
+        if plane["kind"] == "u2":
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        planes[plane["name"]] = values.reshape(plane["shape"])
+        start += size
+    assert start == len(raw)
+    return planes
+
+
+def rows_of_block(explored: Exploration) -> Iterator[tuple[int, str, str]]:
+    """The number of each configuration, its init and its activation."""
+    manifest = json.loads(explored.manifest)
+    across = len(manifest["activations"])
+    for row, init in enumerate(manifest["inits"]):
+        for column, activation in enumerate(manifest["activations"]):
+            yield row * across + column, init, activation
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [Limits(), Limits(2, 0.9, 2), Limits(100, 0.999, 1000), Limits(30, 1, 3)],
+    ids=str,
+)
+def test_a_block_holds_what_verdicts_hang_on(
+    results: Results, explored: Exploration, limits: Limits
+) -> None:
+    manifest = json.loads(explored.manifest)
+    judged: Any = judge(results.table, results.predicted, limits)["verdict"].astype(str)
+    met = set()
+    for number, block in enumerate(results.blocks):
+        words = verdicts_of(manifest["verdicts"], unpacked(explored, number), vars(limits))
+        for cell, init, activation in rows_of_block(explored):
+            expected = judged.loc[block.network, init, activation, block.width].unstack("seed")
+            np.testing.assert_array_equal(words[cell], expected.to_numpy())
+        met |= {*words.flat}
+    assert len(met) > 5
+
+
+def verdicts_of(
+    rules: list[dict[str, Any]], planes: dict[str, NDArray[Any]], limits: dict[str, float]
+) -> NDArray[Any]:
+    """The gravest verdict that holds at each place, as a script finds it."""
+    holds: list[NDArray[np.bool_]] = []
+    for rule in rules:
+        if "bit" in rule:
+            holds.append((planes["flags"] & rule["bit"]) > 0)
+        elif "number" in rule:
+            value, limit = planes[rule["number"]], limits[rule["limit"]]
+            compared = {
+                "above": value > np.float32(limit),
+                "below": value < np.float32(1 / limit),
+                "at least": value >= np.float32(limit),
+            }
+            holds.append(compared[rule["is"]])
+        else:
+            holds.append(np.ones_like(planes["flags"], bool))
+    return np.select(holds, [rule["name"] for rule in rules], "none")
+
+
+def test_each_verdict_has_one_rule() -> None:
+    moved = [verdict.name for verdict in VERDICTS if "{" in verdict.sense]
+    assert [*RULES] == moved
+    assert {*RULES, *FLAGS, HEALTHY} == {*WORDS}
+    assert len(FLAGS) < 8  # bits of a byte, and one for what was measured
+    assert {aspect for verdict in VERDICTS if (aspect := verdict.aspect)} == {*ASPECTS}
+
+
+@pytest.mark.parametrize("name", ["std", "mean", "sample_correlation", "rms"])
+@pytest.mark.parametrize("view", [("activation", "forward"), ("preactivation", "backward")])
+def test_curves_are_means_over_seeds(
+    results: Results, explored: Exploration, name: str, view: tuple[str, str]
+) -> None:
+    manifest = json.loads(explored.manifest)
+    statistic = [each["name"] for each in manifest["statistics"]].index(name)
+    viewed = [(each["tensor"], each["direction"]) for each in manifest["views"]].index(view)
+    rows = results.measured(*view)
+    values = np.sqrt(rows["second_moment"]) if name == "rms" else rows[name]
+    logarithmic = name in ("std", "rms")
+    with np.errstate(divide="ignore"):
+        heights = np.log10(values) if logarithmic else values
+    heights = heights.where(rows["nonfinite"] == 0, np.inf if logarithmic else np.nan)
+    expected: Any = seed_interval(rows.assign(height=heights), "height", [*CONFIGURATION, "layer"])
+    drawn = rows.assign(height=heights).set_index([*CONFIGURATION, "layer", "seed"])["height"]
+    for number, block in enumerate(results.blocks):
+        planes = unpacked(explored, number)
+        for cell, init, activation in rows_of_block(explored):
+            own = expected.loc[block.network, init, activation, block.width]
+            mean, half = (planes[plane][viewed, statistic, cell] for plane in ("mean", "half"))
+            np.testing.assert_allclose(mean, own["mean"], rtol=1e-6, atol=1e-30)
+            np.testing.assert_allclose(half, own["high"] - own["mean"], rtol=1e-5, atol=1e-9)
+            seeds = planes["seeds"][viewed, statistic, cell]
+            finite = np.where(np.isfinite(mean), mean, 0)[:, None]
+            each = drawn.loc[block.network, init, activation, block.width].unstack("seed")
+            np.testing.assert_allclose(seeds, each - finite, rtol=0.04, atol=1e-5)
+
+
+def test_growth_and_theory_are_there(results: Results, explored: Exploration) -> None:
+    planes, block = unpacked(explored, 1), results.blocks[1]
+    summary = block.rows(results.summary).set_index(["init", "activation"])
+    for cell, init, activation in rows_of_block(explored):
+        growth: Any = summary.loc[(init, activation), "growth"]
+        np.testing.assert_allclose(np.exp(planes["growth"][cell, -1]), growth, rtol=1e-5)
+    assert results.predicted is not None
+    rows = block.rows(results.predicted)
+    rows = rows[(rows["tensor"] == "activation") & (rows["direction"] == "forward")]
+    rows = rows[(rows["init"] == "kaiming_normal") & (rows["activation"] == "relu")]
+    told = 10 ** planes["theory"][0, 0, [1 * 4 + 0]][0]
+    np.testing.assert_allclose(told, rows["std"].where(rows["note"] == ""), rtol=1e-5)
+
+
+def test_the_map_reads_as_the_summary_does(results: Results, explored: Exploration) -> None:
+    assert [*explored.maps] == ["width 6", "width 9"]
+    notes = set()
+    for block, rows in zip(results.blocks, explored.maps.values(), strict=True):
+        summary = block.rows(results.summary).set_index(["init", "activation"])
+        for row in rows:
+            own = summary.loc[row.init].loc[[*explored.activations]]
+            assert [cell.word for cell in row.cells] == own["verdict"].to_list()
+            assert row.healthy == (own["verdict"] == HEALTHY).sum()
+            for cell, (_, each) in zip(row.cells, own.iterrows(), strict=True):
+                votes = f"{round(each['agreement'] * 3)} of 3"
+                split = "tie" if each["tied"] else votes
+                assert cell.note == ("" if each["agreement"] == 1 else split)
+                notes.add(cell.note)
+    assert len(notes) > 1
+
+
+def test_two_builds_are_equal(results: Results) -> None:
+    one, other = (compose(replace(results)).html() for _ in range(2))
+    assert one == other
+    assert len(one) < 3e6
+
+
+def test_further_networks_lie_beside_a_page_that_is_large(
+    results: Results, explored: Exploration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = explored
+    monkeypatch.setattr(explore, "MOST", len(whole.data[0] or ""))
+    page = compose(results)
+    part = page.values["explore"]
+    assert part.data[0] == whole.data[0]
+    assert part.data[1] is None
+    assert [*part.beside] == ["explore-2.js"]
+    assert page.tables["explore-2.js"] == part.beside["explore-2.js"]
+    assert json.loads(part.manifest)["files"] == [None, "explore-2.js"]
+    np.testing.assert_array_equal(unpacked(part, 1)["rms"], unpacked(whole, 1)["rms"])
+
+
+def test_names_stay_names(results: Results) -> None:
+    table = results.table.copy()
+    for kind in ("init", "activation"):
+        names = table[kind].cat.categories
+        table[kind] = table[kind].cat.rename_categories([EVIL, *names[1:]])
+    page = compose(Results.of(table))
+    explored = page.values["explore"]
+    assert not {*"<>&"} & {*explored.manifest}
+    assert json.loads(explored.manifest)["inits"][0] == EVIL
+    assert EVIL not in page.html()
+    assert page.html().count("<script") == compose(results).html().count("<script")
+
+
+def test_a_spelling_breaks_where_it_may() -> None:
+    assert str(breakable("a_b(c=1,d=2)")) == "a_<wbr>b<wbr>(c=1,<wbr>d=2)"
+    assert str(breakable("<b>_")) == "&lt;b&gt;_"
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    ["gradients", "activations", "quantiles", "seeds", "layers", "pairs", "statistics"],
+)
+def test_less_can_be_explored(results: Results, lacking: str) -> None:
+    table = results.table
+    if lacking == "gradients":
+        table = table[table["direction"] == "forward"]
+    elif lacking == "activations":
+        table = table[table["tensor"] == "preactivation"]
+    elif lacking == "quantiles":
+        table = table.drop(columns=[name for name in table if str(name).startswith("q")])
+    elif lacking == "seeds":
+        table = table[table["seed"] == 1]
+    elif lacking == "layers":
+        table = table[table["layer"] == 1]
+    elif lacking == "pairs":
+        table = table[(table["init"] == "lsuv") & (table["activation"] == "tanh")]
+    else:
+        table = table.drop(columns=["kurtosis", "zero_fraction"])
+    for kind in ("init", "activation"):
+        table = table.assign(**{kind: table[kind].cat.remove_unused_categories()})
+    less = Results.of(table)
+    page = compose(less)
+    planes = unpacked(page.values["explore"], 0)
+    words = [cell.word for row in page.values["explore"].maps["width 6"] for cell in row.cells]
+    assert words == less.blocks[0].rows(less.summary)["verdict"].to_list()
+    assert ("quantiles" in planes) == (lacking != "quantiles")
+    assert "heights" not in planes
+    page.html()
+
+
+def test_a_run_in_progress_counts_the_seeds_that_are_there(results: Results) -> None:
+    table = results.table
+    of = (table["init"] == "kaiming_normal") & (table["activation"] == "relu")
+    missing = (of & (table["seed"] == 2)) | (
+        (table["init"] == "lsuv") & (table["activation"] == "tanh")
+    )
+    explored = exploration(Results.of(table[~missing]))
+    planes = unpacked(explored, 0)
+    cell = 1 * 4
+    two = table[of & ~missing & (table["width"] == 6)]
+    two = two[(two["tensor"] == "activation") & (two["direction"] == "forward")]
+    expected = np.log10(two["std"]).groupby(two["layer"]).mean()
+    np.testing.assert_allclose(planes["mean"][0, 0, cell], expected, rtol=1e-6)
+    assert (planes["flags"][cell] > 0).sum() == 2 * 5
+    rows = {row.init: row for row in explored.maps["width 6"]}
+    assert rows["kaiming_normal"].cells[0].note in ("", "tie")
+    assert rows["lsuv"].cells[2] == ("", "")
+
+
+def test_of_hundreds_of_entries_some_are_explored(toy: ist.Dataset) -> None:
+    one = ist.run_sweep(
+        ist.Grid(inits=["normal(std=0.5)"], activations=["relu"], widths=[4], depth=2, seeds=2), toy
+    )
+    many = [one.assign(init=f"normal(std={n})", init_std=float(n)) for n in range(300)]
+    table = pd.concat(many, ignore_index=True)
+    explored = exploration(Results.of(table))
+    (shown,) = explored.maps.values()
+    assert [row.init for row in shown][:: len(shown) - 1] == ["normal(std=0)", "normal(std=299)"]
+    assert len(shown) <= 40
+
+
+def test_a_shape_is_a_histogram(folder: Path) -> None:
+    low, high = map(np.array, ist.store.load_run(folder).bins)
+    draws = np.random.default_rng(0).normal(2.0, 1.0, 20_000).astype(np.float32)
+    counts = np.zeros((3, len(low)), np.int64)
+    finite = np.flatnonzero(np.isfinite(low) & np.isfinite(high) & (low < high))
+    order = finite[np.argsort(low[finite])]
+    places = order[np.searchsorted(low[order], draws, "right") - 1]
+    np.add.at(counts[0], places, 1)
+    counts[1, (low == 0) & (high == 0)] = 7  # nothing but zeros
+    counts[2] = counts[0]
+    counts[2, (low == 0) & (high == 0)] = 10**6  # which are left out
+    shape = Shaper(low, high)(counts)
+    ends = shape.span[0]
+    np.testing.assert_allclose(ends, np.quantile(draws, [0.005, 0.995]), atol=0.5)
+    expected = np.histogram(draws, BINS, tuple(ends))[0]
+    measured = shape.heights[0] / shape.heights[0].sum() * expected.sum()
+    # the store's bins are wider than these: a moving average tells
+    smooth, told = (np.convolve(each, np.ones(9) / 9, "valid") for each in (measured, expected))
+    np.testing.assert_allclose(smooth, told, rtol=0.25, atol=30)
+    assert shape.heights.max(axis=1).tolist() == [FULL, 0, FULL]
+    assert np.isnan(shape.span[1]).all()
+    np.testing.assert_array_equal(shape.heights[0], shape.heights[2])
+
+
+def test_counts_of_seeds_are_added() -> None:
+    cells = [((*"nia", 3, seed), np.array([[seed, 1]])) for seed in (1, 2)]
+    cells.append((("n", "i", "b", 3, 1), np.array([[5, 5]])))
+    summed = dict(by_configuration(cells))
+    assert [*summed] == [("n", "i", "a", 3), ("n", "i", "b", 3)]
+    np.testing.assert_array_equal(summed["n", "i", "a", 3], [[3, 2]])
+
+
+def test_the_median_leaves_out_what_is_missing() -> None:
+    nan, inf = np.nan, np.inf
+    values = np.array([[1.0, nan, 3, 10], [nan, nan, nan, nan], [-inf, 0, 1, nan], [4, 2, 8, 6]])
+    with np.errstate(all="raise"):
+        found = middle(values)
+    np.testing.assert_array_equal(found, [3, nan, 0, 5])
+
+
+def test_half_a_number_has_three_digits_or_two() -> None:
+    values = np.array([1.2345, -3e-30, 0, 1.999, np.inf, -np.inf, np.nan], np.float32)
+    for digits, error in ((3, 0.004), (2, 0.032)):
+        back = (halved(values, digits).astype(np.uint32) << 16).view(np.float32)
+        np.testing.assert_allclose(back, values, rtol=error)
+
+
+def test_codes_are_positions() -> None:
+    column = pd.Series(pd.Categorical(["b", "a", "b"], categories=["a", "b", "c"]))
+    assert codes(column, ["b", "a"]).tolist() == [0, 1, 0]
+    assert codes(pd.Series([7, 5, 7]), [5, 7]).tolist() == [1, 0, 1]
+
+
+def test_the_words_of_a_block_are_those_of_judge(results: Results) -> None:
+    block = results.blocks[0]
+    data = Data(results.within([block]), block, Frame.of(results))
+    words = data.words
+    assert words.shape == (16, 5, 3)
+    assert (words >= 0).all()
+
+
+# the script
+
+
+MODULES = re.findall(
+    r'include "explore/(\w+\.js)"', (TEMPLATES / "explore/scripts.html").read_text()
+)
+
+
+def test_modules_stand_in_the_order_of_their_imports() -> None:
+    assert {*MODULES} == {path.name for path in (TEMPLATES / "explore").glob("*.js")}
+    before: set[str] = set()
+    for name in MODULES:
+        text = (TEMPLATES / "explore" / name).read_text(encoding="utf-8")
+        assert {*re.findall(r'from "\./(\w+\.js)"', text)} <= before, name
+        before.add(name)
+
+
+def test_modules_are_one_without_imports_and_with_distinct_names(results: Results) -> None:
+    (script,) = re.findall(
+        r'<script type="module">(.*?)</script>', compose(results).html(), re.DOTALL
+    )
+    assert not re.search(r"^\s*(import|export)\b", script, re.MULTILINE)
+    names = re.findall(r"^(?:async )?(?:function|class|const|let) (\w+)", script, re.MULTILINE)
+    assert len(names) == len({*names}) > 40
+
+
+def test_what_is_exported_is_known_to_all() -> None:
+    modules = (
+        'import {\n  one,\n} from "./one.js";\n\nexport class A {}\nexport const b = "export";'
+    )
+    assert inlined(modules) == '\nclass A {}\nconst b = "export";'

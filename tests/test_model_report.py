@@ -13,10 +13,14 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from initstats.diagnosis import diagnose
+from initstats.diagnosis.advice import AS_FOR, advise
 from initstats.plots import FIGURES, Probed, figure, of_page, probed
 from initstats.plots.bands import BANDS, OVERFLOW, ZERO
 from initstats.probe import Probe
+from initstats.report import profile
 from initstats.report.model import write_model_report
+from initstats.report.page import Files
+from initstats.report.profile import STATISTICS, Places, profile_of
 
 
 class Strange(nn.Module):
@@ -110,6 +114,107 @@ def test_page_of_nothing(tmp_path: Path) -> None:
     with Probe(nn.Linear(2, 2)) as probe:
         pass
     assert "never executed" in write(probe, tmp_path)
+
+
+def fault(rule: str, where: str, remedy: str) -> dict[str, str]:
+    return {"severity": "error", "rule": rule, "where": where, "evidence": "so", "remedy": remedy}
+
+
+def test_a_place_stands_once_and_a_remedy_once() -> None:
+    faults = pd.DataFrame(
+        [
+            fault("signal", "a to c", "shrink(1)  # by two"),
+            fault("saturation", "d", "leave it"),
+            fault("gradient", "c to a", "grow(1)"),
+            fault("dead_units", "e", "shrink(1)  # by three"),
+            fault("collapse", "f", f"{AS_FOR}saturation"),
+            fault("saturation", "g", "something else"),
+        ]
+    )
+    places = [[1, 3], [4], [1, 3], [5], [6], [7]]
+    told = [
+        ([f["rule"] for f in each.findings], [(r.text, r.code, r.rules) for r in each.remedies])
+        for each in advise(faults, places)
+    ]
+    shrink = ("shrink(1)  # by two", True, ["signal", "dead_units"])
+    assert told[0] == (
+        ["signal", "gradient", "dead_units"],
+        [shrink, ("grow(1)", True, ["gradient"])],
+    )
+    assert told[1][0] == ["saturation", "collapse", "saturation"]
+    assert [text for text, *_ in told[1][1]] == ["leave it", "something else"]
+    assert sorted(f["number"] for each in advise(faults, places) for f in each.findings) == [
+        *range(6)
+    ]
+
+
+def test_a_text_tells_a_remedy_once() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 30), nn.Sigmoid())
+    nn.init.normal_(model[2].weight, std=5.0)  # type: ignore[arg-type]
+    found = diagnose(Probe(model).run(torch.randn(64, 20)))
+    remedy = found.set_index("rule")["remedy"]
+    assert remedy["saturation"] == remedy["weight_scale"]
+    assert str(found).count(str(remedy["saturation"]).splitlines()[0]) == 1
+    assert f"{AS_FOR}weight_scale" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("where", "layers"),
+    [
+        ("1", [1]),
+        ("1.weight", [1]),
+        ("1 (linear)", [1]),
+        ("1 (input)", [0]),
+        ("10 (linear, call 2)", [3]),
+        ("10", [2, 3]),
+        ("1 (linear) to 10 (linear)", [1, 2]),
+        ("5 places: 1, 10 (linear), ... a, b", [1, 2, 4]),
+        ("nowhere", []),
+        ("", []),
+    ],
+)
+def test_places_are_found_by_the_names_that_findings_use(where: str, layers: list[int]) -> None:
+    rows = [
+        (0, "1", "input", 1, "activation"),
+        (1, "1", "linear", 1, "preactivation"),
+        (1, "1.weight", "linear", 1, "weight"),
+        (2, "10", "linear", 1, "preactivation"),
+        (3, "10", "linear", 2, "preactivation"),
+        (4, "a, b", "mul", 1, "activation"),
+    ]
+    table = pd.DataFrame(rows, columns=["layer", "name", "op", "call", "tensor"])
+    assert Places(table).among(where) == layers
+
+
+def test_a_long_training_is_shown_by_some_steps(
+    trained: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = trained.table()
+    whole = profile_of(table, [])
+    assert whole is not None
+    assert (whole.steps, whole.operations, whole.note) == ([0, 2, 4, 6], 4, "")
+    numbers = len(STATISTICS) * 4 * 2
+    assert len(whole.data) < 4 * numbers * 4 + 200
+    monkeypatch.setattr(profile, "NUMBERS", 3 * numbers)
+    monkeypatch.setattr(profile, "OPERATIONS", 3)
+    some = profile_of(table, [[0], [3]])
+    assert some is not None
+    assert (some.steps[0], some.steps[-1], some.operations) == (0, 6, 3)
+    assert "Of 4 operations, 3 are shown, evenly chosen." in some.note
+    monkeypatch.setattr(profile, "NUMBERS", 1)
+    few = profile_of(table, [])
+    assert few is not None
+    assert few.steps == [0, 6]
+    assert "Of 4 measured steps, 2 are shown" in few.note
+
+
+def test_a_page_is_titled_with_the_name(strange: Probe, tmp_path: Path) -> None:
+    tables = strange.table(), strange.histograms(), strange.missed()
+    path = write_model_report(tmp_path, *tables, name="My_Net</title>", files=Files(figures=False))
+    html = path.read_text()
+    assert "<h1>My_<wbr>Net&lt;/title&gt;</h1>" in html
+    assert "<title>Check-up of My_Net&lt;/title&gt;</title>" in html
 
 
 def test_profile_shows_what_was_measured(strange: Probe) -> None:

@@ -139,6 +139,8 @@ def _plane(
         }
         for number, statistic in enumerate(STATISTICS):
             name = statistic.name
+            if name not in derived and name not in rows:
+                continue
             values = derived[name] if name in derived else rows[name].to_numpy(float)
             plane[number, step, columns] = values.astype(np.float32)
     return shortened(plane)

@@ -143,15 +143,15 @@ def test_a_place_stands_once_and_a_remedy_once() -> None:
     )
     assert told[1][0] == ["saturation", "collapse", "saturation"]
     assert [text for text, *_ in told[1][1]] == ["leave it", "something else"]
-    assert sorted(f["number"] for each in advise(faults, places) for f in each.findings) == [
-        *range(6)
-    ]
+    numbers = [row["number"] for each in advise(faults, places) for row in each.findings]
+    assert sorted(numbers) == [*range(6)]
 
 
 def test_a_text_tells_a_remedy_once() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 30), nn.Sigmoid())
-    nn.init.normal_(model[2].weight, std=5.0)  # type: ignore[arg-type]
+    for parameter in model[2].parameters():
+        nn.init.normal_(parameter, std=5.0)
     found = diagnose(Probe(model).run(torch.randn(64, 20)))
     remedy = found.set_index("rule")["remedy"]
     assert remedy["saturation"] == remedy["weight_scale"]

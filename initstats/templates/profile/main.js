@@ -133,7 +133,6 @@ class Explorer {
   #draw() {
     this.#controls.write();
     this.#part("count").textContent = tally(this.#view, this.#model);
-    this.#part("printed").textContent = caption(this.#view);
     this.#drawPicture();
   }
 
@@ -150,6 +149,7 @@ class Explorer {
     this.#picture.point(current);
     this.#readout.write(current, step);
     this.#part("status").textContent = words;
+    this.#part("printed").textContent = caption(this.#view, this.#model);
     box.setAttribute("aria-valuemax", Math.max(1, shown.length));
     box.setAttribute("aria-valuenow", Math.max(1, shown.indexOf(current) + 1));
     box.setAttribute("aria-valuetext", words || "no operation");

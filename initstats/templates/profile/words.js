@@ -30,8 +30,10 @@ export function about(view, model) {
   return `${place}: ${model.nameOf(at)}, ${model.about(at)}: ${numbers.join("; ")}${broken}${named}.`;
 }
 
-/** What a printed page cannot show by its switches. */
-export function caption({ module, kind }) {
+/** What a printed page cannot show by its switches, and the operation that is told of. */
+export function caption(view, model) {
+  const { module, kind } = view;
   const told = [module && `named “${module}”`, kind && `of the kind “${kind}”`].filter(Boolean);
-  return told.length ? `Operations ${told.join(" and ")}.` : "";
+  const filtered = told.length ? `Operations ${told.join(" and ")}. ` : "";
+  return `${filtered}In the table below, ${about(view, model)}`;
 }

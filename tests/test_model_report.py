@@ -60,7 +60,7 @@ def write(probe: Probe, folder: Path) -> str:
     page = write_model_report(
         folder, probe.table(), probe.histograms(), probe.missed(), coverage=probe.coverage
     )
-    return page.read_text()
+    return str(page.read_text())
 
 
 def test_page_holds_findings_values_and_misses(strange: Probe, tmp_path: Path) -> None:
@@ -149,7 +149,8 @@ def test_a_place_stands_once_and_a_remedy_once() -> None:
 
 def test_a_text_tells_a_remedy_once() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 30), nn.Sigmoid())
+    layers = nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 30), nn.Sigmoid(), nn.Linear(30, 1)
+    model = nn.Sequential(*layers)
     for parameter in model[2].parameters():
         nn.init.normal_(parameter, std=5.0)
     found = diagnose(Probe(model).run(torch.randn(64, 20)))

@@ -153,7 +153,9 @@ def test_a_plugin_registers_what_the_grid_names(run: Run, tmp_path: Path) -> Non
         in (tmp_path / "reports/mnist/grid.toml").read_text()
     )
     assert re.search(
-        r"^activations\tcubed\tscale=0.1", run("list", "--plugin", "mine_to_try.py").out, re.MULTILINE
+        r"^activations\tcubed\tscale=0.1",
+        run("list", "--plugin", "mine_to_try.py").out,
+        re.MULTILINE,
     )
 
 

@@ -589,7 +589,7 @@ def test_cells_that_fail_are_told_of_and_the_rest_goes_on(run: Run, tmp_path: Pa
     failures = ist.load_failures(tmp_path / "run")
     assert list(failures["error"]) == [*["SystemExit: 0"] * 2, *["KeyError: 'k'"] * 2] * 2
     assert failures["width"].eq(5).all()
-    assert len(ist.load_table(tmp_path / "run")) == 24 * 4
+    assert len(ist.load_table(tmp_path / "run")) == 24 * 8
     (tmp_path / "mended").touch()
     said = run(*study, *few, "--activations", names)
     assert said.code == 0, said.err

@@ -220,7 +220,7 @@ def test_the_page_is_there_before_its_files(
             write_report(table, tmp_path)
     page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
     assert {link for link in page.links if not link.startswith("#")} == {"summary.csv"}
-    assert "svg" in page.tags
+    assert "explore" in page.ids
     assert listing(tmp_path) == {name for name in complete if not name.startswith("figures")}
     seen: list[set[str]] = []
     write_report(table, tmp_path, ready=lambda path: seen.append(listing(path.parent)))

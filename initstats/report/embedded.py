@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    Concrete = Path
+else:  # before Python 3.12, only the class of this system's paths can be extended
+    Concrete = type(Path())
 HEIGHT = 720
 """Pixels of a page within a notebook; it scrolls."""
 
 
-class Report(type(Path())):  # type: ignore[misc]
+class Report(Concrete):
     """The path of a page that was written; in a notebook, the page.
 
     The page is shown in a frame that may run the page's own scripts and save files that it offers,

@@ -176,7 +176,7 @@ def test_the_page_loads_alone_and_fits(
 ) -> None:
     page = opened(browser, report, size, scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
-    assert page.locator(".drawing svg").count() == 9
+    assert page.locator(".drawing svg").count() == 1  # the others are files
     assert page.locator("h1").inner_text() == "Does the signal survive 5 layers?"
 
 
@@ -253,16 +253,15 @@ def test_figures_take_the_ink_of_the_page(browser: Browser, report: Path, scheme
     fills = page.locator(".drawing svg text").evaluate_all(
         "texts => [...new Set(texts.map(text => getComputedStyle(text).fill))]"
     )
-    white = "rgb(255, 255, 255)"  # in cells of full colour
-    assert {ink, white} <= set(fills)
-    for color in set(fills) - {ink, white}:  # the label of a line
+    assert ink in fills
+    for color in set(fills) - {ink}:  # the label of a line
         assert contrast(color, paper) >= 4.5, color
-    lines = page.locator("section[aria-labelledby=std_by_depth] svg path").evaluate_all(
+    lines = page.locator(".drawing svg path").evaluate_all(
         "paths => paths.map(path => getComputedStyle(path))"
         ".filter(style => style.stroke != 'none' && style.strokeOpacity == '1')"
         ".map(style => style.stroke)"
     )
-    assert len(set(lines)) >= 4
+    assert len(set(lines)) >= 2
     assert min(contrast(color, paper) for color in set(lines)) > 2.5
 
 
@@ -273,7 +272,7 @@ def test_every_figure_has_a_name_and_a_description(browser: Browser, report: Pat
         for attribute in ("aria-labelledby", "aria-describedby"):
             target = image.get_attribute(attribute)
             assert page.locator(f"#{target}").inner_text().strip()
-    assert images.count() == 9
+    assert images.count() == 1
     levels = page.locator("h1, h2, h3").evaluate_all("all => all.map(each => each.tagName)")
     assert levels[0] == "H1"
     assert set(levels[1:]) == {"H2"}

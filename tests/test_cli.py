@@ -11,6 +11,7 @@ import sys
 import time
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
 from types import SimpleNamespace
@@ -236,7 +237,7 @@ def test_the_report_is_drawn_again_elsewhere(run: Run, tmp_path: Path) -> None:
 def test_list_shows_names_as_the_table_has_them(run: Run) -> None:
     head, *lines = (line.split("\t") for line in run("list").out.splitlines())
     assert head == ["kind", "name", "parameters", "meaning"]
-    named = {(kind, name): parameters for kind, name, parameters, meaning in lines if meaning}
+    named = {(kind, name): parameters for kind, name, parameters, _ in lines}
     for kind, name, parameters in (
         ("inits", "normal", "std=0.01"),
         ("activations", "general_relu", "leak=0.1,sub=0.4,maxv=6"),
@@ -425,7 +426,9 @@ def test_every_field_of_a_grid_is_an_option() -> None:
 
 def test_options_become_the_fields_of_a_grid(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     seen: dict[str, object] = {}
-    monkeypatch.setattr("initstats.cli.study._sweep", lambda fields, *_: (seen.update(fields),) * 2)
+    monkeypatch.setattr(
+        "initstats.cli.study._sweep", lambda fields, *_: (seen.update(fields), None, {})
+    )
     monkeypatch.setattr("initstats.report.write_report", lambda *_, **__: "page")
     names = ("--inits", "zeros, mean_field(sigma_w=0.5:4:8log,sigma_b=0:1:2)", "--inits", "lsuv")
     numbers = ("--widths", "5,7", "--widths", "9", "--seeds", "4", "--depth", "0")
@@ -655,7 +658,10 @@ def test_what_cannot_be_is_one_line(
 def test_an_output_that_cannot_be_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    with os.fdopen(writer, "w", encoding="latin-1") as nobody_reads:
+    with (
+        suppress(BrokenPipeError),  # of closing it with what it still holds
+        os.fdopen(writer, "w", encoding="latin-1") as nobody_reads,
+    ):
         monkeypatch.setattr(sys, "stdout", nobody_reads)
         said = run("list")
         assert (said.code, said.err) == (141, "")

@@ -57,7 +57,7 @@ def test_a_rectifier_has_an_edge_without_biases_only(relu: Diagram) -> None:
     np.testing.assert_array_equal(np.isinf(relu.q_star[b2 > 0.01]), w2[b2 > 0.01] >= 2)
     some = (b2 > 0.01) & (w2 < 1.8)
     np.testing.assert_allclose(relu.q_star[some], (b2 / (1 - w2 / 2))[some], rtol=0.002)
-    c = relu.correlations["sample_correlation"].to_numpy()
+    c = relu.correlations["c"].to_numpy()
     angle = (np.sqrt(1 - c**2) + c * (np.pi - np.arccos(c))) / np.pi
     q = 0.1 / (1 - 0.5)  # where sigma_w2 is 1
     np.testing.assert_allclose(relu.correlations["lecun"], (angle * q / 2 + 0.1) / q, atol=5e-4)

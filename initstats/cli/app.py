@@ -17,6 +17,7 @@ from initstats.drafts import clear_drafts
 from initstats.failure import in_a_line, is_of_memory, is_ours, is_users, traceback_of
 from initstats.stopping import request
 
+COMPLETIONS = ("--install-completion", "--show-completion")
 CLOSED_PIPE = 128 + 13
 """The exit code of a program whose reader has gone, as `head` does: that of SIGPIPE."""
 
@@ -117,6 +118,8 @@ def _told(error: BaseException) -> int:
         message = _usage(error)
     elif isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
         return CLOSED_PIPE  # whoever read the output has had enough
+    elif isinstance(error, SystemExit) and sys.argv[1:2] and sys.argv[1] in COMPLETIONS:
+        return int(error.code or 0)  # how typer ends these
     elif isinstance(error, OwnError) or (cause and _is_users(cause)):
         say(f"initstats: {error}", traceback_of(cause or error, whole=whole))
         return 1

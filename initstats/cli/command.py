@@ -43,7 +43,7 @@ Figures = Annotated[
         "--figures",
         metavar="NAMES",
         autocompletion=listed(figures),
-        help="Write files of these figures only, comma-separated. \\[default: all]",
+        help="Keep files of these figures only, comma-separated. \\[default: all]",
     ),
 ]
 NoFigures = Annotated[

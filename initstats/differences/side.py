@@ -47,7 +47,10 @@ TRAINING = Kind("training study", ("dataset", *CONFIGURATION, "depth", "step"), 
 STUDY = Kind("study", ("dataset", *CONFIGURATION), _PLACE)
 KINDS = (MODEL, TRAINING, STUDY)
 """The kinds, those that need most columns first."""
-WORDS = {"dataset", "network", "init", "activation", "mode", "name", "op", "tensor", "direction"}
+WORDS = {
+    *("dataset", "network", "init", "activation", "tensor", "direction"),
+    *("mode", "name", "op", "inputs", "shape", "dtype"),
+}
 """The columns that hold text, also where it looks like a number."""
 
 

@@ -33,7 +33,7 @@ PAGES: dict[str, Callable[[Any], Any]] = {
 
 DEPTH = Need[Any](lambda results: results.depth > 1, "it needs a stack of at least two layers")
 HISTOGRAMS = Need[Any](
-    lambda results: results.bands is not None,
+    lambda results: bool(results.bands),
     "it needs the histograms that a run's folder keeps; a bare table has none",
 )
 GRADIENTS = Need[Any](

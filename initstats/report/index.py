@@ -7,7 +7,7 @@ from html import unescape
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from initstats.plots import of_page
 from initstats.report.embedded import Report
@@ -39,6 +39,11 @@ class Entry(NamedTuple):
     topic: str
     lead: str
     picture: str
+
+    @property
+    def folder(self) -> str:
+        """The page's folder, as people call it."""
+        return unquote(self.path.rpartition("/")[0])
 
 
 def write_index(folder: str | Path, files: Files = FILES) -> Report:

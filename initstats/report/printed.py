@@ -57,10 +57,12 @@ def percent(share: float) -> str:
 def typeset(text: str) -> str:
     """The text with a typographer's apostrophe, and a true minus before digits.
 
-    >>> typeset("relu - 0.5's mean is -0.25")
-    'relu − 0.5’s mean is −0.25'
+    Quotes of code stay as they are.
+
+    >>> typeset("relu - 0.5's mean is -0.25, with inits=['normal(std=1)']")
+    "relu − 0.5’s mean is −0.25, with inits=['normal(std=1)']"
     """
-    return re.sub(r"(?<=[ e])-(?= ?\d)", "−", text.replace("'", "’"))
+    return re.sub(r"(?<=[ e])-(?= ?\d)", "−", re.sub(r"(?<=\w)'", "’", text))
 
 
 def humps(name: str) -> Markup:

@@ -176,7 +176,6 @@ def compose(
         failures: of a run, the cells that failed.
     """
     run = recorded[0] if recorded else None
-    met = {word.name: (results.summary["verdict"] == word.name).any() for word in VERDICTS}
     best = BLOCK * (len(results.blocks) > 1) + BEST
     explore = exploration(results) if len(results.table) else None
     tables: dict[str, pd.DataFrame | str] = {
@@ -215,8 +214,7 @@ def compose(
         "theory": answer.agreement(results),
         "some": results.left_out,
         "left_out": left_out("study", results),
-        "verdicts": {word.name: typeset(word.meaning) for word in VERDICTS if met[word.name]},
-        "unmet": [name for name, there in met.items() if not there],
+        "verdicts": {word.name: typeset(word.meaning) for word in VERDICTS},
         "summary": _summary(results),
         "counted": printed(answer.counted(results), COUNTED)
         if len(results.summary) > MOST_ROWS

@@ -153,8 +153,9 @@ def flushed(code: int) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return code or CLOSED_PIPE
-        say(f"initstats: cannot write the output: {error.strerror}")
-        return 2
+        if not code:
+            say(f"initstats: cannot write the output: {error.strerror}")
+        return code or 2
     return code
 
 

@@ -249,7 +249,9 @@ class RunHistograms:
         bins = load_run(self._run).bins
         band, shaped = band_of(*bins), Shaper(*bins)
         bands, shapes = dict[Key, NDArray[np.int64]](), dict[Key, Shape]()
-        for key, counts in by_configuration(iterate_histograms(self._run, among=self._among)):
+        for key, counts in by_configuration(
+            iterate_histograms(self._run, among=self._among, verified=True)
+        ):
             bands |= banded(band, [(key, counts)])
             shapes[key] = shaped(counts)
         return bands, shapes

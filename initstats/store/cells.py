@@ -130,6 +130,22 @@ def cells(connection: sqlite3.Connection, run: Run, part: Run) -> Iterator[Cell]
             yield Cell(number, key, np.empty(0, np.int64), nothing, b"", False)
 
 
+def packed_cells(connection: sqlite3.Connection, run: Run, part: Run) -> Iterator[Cell]:
+    """The cells that a part of a run lists, without their statistics, and not verified."""
+    nothing, listed = np.empty((0, 0)), _ranks(part.lists)
+    for number, key in committed(connection, run, part):
+        if _rank(list(key), listed) is None:  # type: ignore[arg-type]
+            continue
+        rows = connection.execute(
+            "SELECT place FROM measurement WHERE cell = ? ORDER BY position", (number,)
+        )
+        (packed,) = connection.execute(
+            "SELECT histogram FROM cell WHERE id = ?", (number,)
+        ).fetchone()
+        where = np.fromiter((place for (place,) in rows), np.int64)
+        yield Cell(number, key, where, nothing, packed, sound=True)
+
+
 def committed(connection: sqlite3.Connection, run: Run, part: Run) -> list[tuple[int, Key]]:
     """The ids and keys of the cells that a part of a run lists, in its order.
 

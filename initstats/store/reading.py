@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from initstats.registry import unknown
-from initstats.store.cells import Cell, committed, places_of, sound_cells
+from initstats.store.cells import Cell, committed, packed_cells, places_of, sound_cells
 from initstats.store.errors import StoreError, as_written, complaints
 from initstats.store.file import FILE, found_run
 from initstats.store.histograms import unpack
@@ -97,6 +97,7 @@ def iterate_histograms(
     among: Mapping[str, Collection[Value]] | None = None,
     tensor: str = "activation",
     direction: str = "forward",
+    verified: bool = False,
 ) -> Iterator[tuple[Key, NDArray[np.int64]]]:
     """The histograms of a run cell by cell, (layers, bins); `load_run(folder).bins` are the edges.
 
@@ -104,6 +105,8 @@ def iterate_histograms(
 
     Args:
         among: the values that a key column may have; by default all.
+        verified: whether all cells were found to be sound just now, by `load_table`; then only
+            the histograms are read, and of damage only what decompression notices is told.
     """
     with reading(folder) as (connection, run):
         kept = {
@@ -113,7 +116,7 @@ def iterate_histograms(
         part = replace(run, config=run.config | kept)
         places = _places(connection, run)
         keep = places.index[(places["tensor"] == tensor) & (places["direction"] == direction)]
-        for cell in sound_cells(connection, run, part):
+        for cell in (packed_cells if verified else sound_cells)(connection, run, part):
             yield cell.key, _unpacked(run, cell)[np.isin(cell.places, keep)]
 
 

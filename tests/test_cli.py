@@ -12,6 +12,7 @@ import time
 import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from multiprocessing import resource_tracker
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,9 +77,9 @@ def test_a_sweep_leaves_a_run_and_its_report(run: Run, tmp_path: Path) -> None:
     assert (folder / "index.html").exists()
     assert len(ist.load_table(folder)) == 4 * 3 * 4
     assert ist.store.load_predictions(folder) is not None
-    again = run(*TINY)
+    again = run(*TINY, "--no-figures")
     assert "4 cells (0 new)" in again.out
-    longer = run(*RELU, "--seeds", "3")
+    longer = run(*RELU, "--seeds", "3", "--no-figures")
     assert "6 cells (2 new)" in longer.out
 
 
@@ -93,10 +94,10 @@ def test_a_plan_does_nothing(run: Run, tmp_path: Path) -> None:
 
 def test_theory_is_kept_with_the_run_and_goes_with_it(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "reports" / "mnist"
-    assert run(*TINY, "--no-theory").code == 0
+    assert run(*TINY, "--no-theory", "--no-figures").code == 0
     assert ist.store.load_predictions(folder) is None
     assert "Measured against theory" not in (folder / "index.html").read_text()
-    assert run(*TINY, "--theory").code == 0
+    assert run(*TINY, "--theory", "--no-figures").code == 0
     kept = ist.store.load_predictions(folder)
     assert kept is not None
     assert len(kept) == 2 * 3 * 4
@@ -105,7 +106,7 @@ def test_theory_is_kept_with_the_run_and_goes_with_it(run: Run, tmp_path: Path) 
     assert (matched["seeds"] == 2).all()
     assert "Measured against theory" in (folder / "index.html").read_text()
     # more seeds: the same predictions, scored anew
-    assert run(*RELU, "--seeds", "3").code == 0
+    assert run(*RELU, "--seeds", "3", "--no-figures").code == 0
     again = ist.store.load_predictions(folder)
     assert again is not None
     assert (again["seeds"] == 3).all()
@@ -147,6 +148,7 @@ def test_a_plugin_registers_what_the_grid_names(run: Run, tmp_path: Path) -> Non
     said = run(
         *("sweep", "--plugin", "mine_to_try.py", "--inits", "ones", "--activations"),
         *("cubed(scale=0.2)", "--depth", "2", "--seeds", "2", "--samples", "20", "--workers", "2"),
+        "--no-report",
     )
     assert said.code == 0, said.err
     assert (
@@ -256,6 +258,7 @@ def test_list_shows_names_as_the_table_has_them(run: Run) -> None:
 
 
 def test_what_a_shell_completes_is_what_there_is() -> None:
+    import_module("initstats.foundations.figures")  # those of the lesson
     catalogs: list[tuple[Callable[[], list[str]], Catalog[Any]]] = [
         (completion.inits, INITS),
         (completion.activations, ACTIVATIONS),
@@ -580,7 +583,8 @@ def test_cells_that_fail_are_told_of_and_the_rest_goes_on(run: Run, tmp_path: Pa
     names = "relu,sometimes,sometimes(fails=exit),sometimes(fails=key)"
     study = ("sweep", "--inits", "zeros,matched", "--depth", "2", "--samples", "50", "--out", "run")
     few = ("--seeds", "2", "--widths", "5,6", "--workers", "1", "--plugin", "own_failing.py")
-    said = run(*study, *few, "--activations", names)
+    few_files = (*few, "--no-figures")
+    said = run(*study, *few_files, "--activations", names)
     assert said.code == 1
     line, *traceback = said.err.splitlines()
     assert line.startswith("initstats: 8 of 32 cells failed: SystemExit: 0 (mlp zeros sometimes(")
@@ -594,7 +598,7 @@ def test_cells_that_fail_are_told_of_and_the_rest_goes_on(run: Run, tmp_path: Pa
     assert failures["width"].eq(5).all()
     assert len(ist.load_table(tmp_path / "run")) == 24 * 8
     (tmp_path / "mended").touch()
-    said = run(*study, *few, "--activations", names)
+    said = run(*study, *few_files, "--activations", names)
     assert said.code == 0, said.err
     assert "32 cells (8 new)" in said.out
     assert ist.load_failures(tmp_path / "run").empty
@@ -709,11 +713,13 @@ def own_limit(profile, threshold):
 
 
 def test_a_plugin_adds_figures_and_rules(run: Run, tmp_path: Path) -> None:
-    assert run(*TINY, "--out", "run").code == 0
+    assert run(*TINY, "--no-report", "--out", "run").code == 0
     (tmp_path / "own_parts.py").write_text(OWN_PARTS)
     (tmp_path / "own_net.py").write_text("from torch import nn\nmake = lambda: nn.Linear(4, 2)\n")
     try:
-        assert run("report", "run", "--plugin", "own_parts.py").code == 0
+        assert (
+            run("report", "run", "--plugin", "own_parts.py", "--figures", "own_largest").code == 0
+        )
         assert (tmp_path / "run" / "figures" / "own_largest.png").exists()
         said = run("measure", "own_net.py:make", "--input", "20,4", "--plugin", "own_parts.py")
         assert "warning: own_limit at Linear (linear): it reaches" in said.out

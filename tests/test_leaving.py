@@ -108,7 +108,7 @@ class Phase(NamedTuple):
 
 def sweep(activation: str, **fields: object) -> list[str]:
     command = ["sweep", *options(activations=[activation], **fields), "--workers", "2"]
-    return [*command, "--theory", "--out", "run", "--plugin", "own.py"]
+    return [*command, "--no-backward", "--theory", "--out", "run", "--plugin", "own.py"]
 
 
 def cells(folder: Path) -> int:

@@ -551,7 +551,7 @@ def run_script(code: str, *arguments: str | Path) -> str:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="drivers are forked, which costs no time")
-@pytest.mark.parametrize("most", [12, pytest.param(400, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("most", [6, pytest.param(400, marks=pytest.mark.faults)])
 def test_kills_change_nothing(most: int, tmp_path: Path, tell: Any) -> None:
     kills, caught, _ = map(int, run_script(KILLS, tmp_path, str(most)).split())
     assert kills >= most

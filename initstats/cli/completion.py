@@ -26,7 +26,7 @@ def networks() -> list[str]:
 
 def figures() -> list[str]:
     """The names of the figures."""
-    return _registered("register_figure", "plots/*.py")
+    return _registered("register_figure", "plots/*.py", "foundations/figures.py")
 
 
 def listed(names: Callable[[], list[str]]) -> Callable[[str], Iterator[str]]:
@@ -39,10 +39,11 @@ def listed(names: Callable[[], list[str]]) -> Callable[[str], Iterator[str]]:
     return complete
 
 
-def _registered(decorator: str, pattern: str) -> list[str]:
+def _registered(decorator: str, *patterns: str) -> list[str]:
     """The functions that a decorator registers."""
     return [
         node.name
+        for pattern in patterns
         for file in sorted(_PACKAGE.glob(pattern))
         for node in ast.parse(file.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef)

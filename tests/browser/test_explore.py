@@ -282,8 +282,9 @@ def test_the_address_holds_what_is_shown(browser: Browser, index: Path, reader: 
     reader.page.locator('.controls [name="theory"]').uncheck()
     reader.cell("lsuv", ACTIVATIONS[3]).click()
     reader.cell("torch_default", "relu").click()
-    reader.page.wait_for_function("location.hash.includes('layer=2')")
+    reader.page.wait_for_function("location.hash.includes('theory') && /lsuv/.test(location.hash)")
     reader.page.mouse.move(5, 5)
+    reader.page.wait_for_timeout(600)  # until the address is that of the last click
     state = """() => ["count", "status", "curves-title", "readout", "map"].map(name =>
         document.querySelector(`[data-part="${name}"]`).innerText).concat(
         [...document.querySelectorAll(".controls :is(input, select)")].map(field =>

@@ -29,9 +29,9 @@ export class Readout {
       ...(theory ? [["theory", "number"]] : []),
       ["growth per layer", "number"],
       ...(gradients ? [["gradient’s growth per layer", "number"]] : []),
-      ["remove"],
     ];
     const head = heads.map(([text, kind]) => html("th", { scope: "col", class: kind }, text));
+    head.push(html("th", { scope: "col", "aria-label": "remove" })); // narrow, as its buttons
     this.#table.tHead.replaceChildren(html("tr", {}, ...head));
     const rows = pairs.map((pair) => rowOf(pair, { ...statistic, theory, gradients }));
     this.#table.tBodies[0].replaceChildren(...rows);

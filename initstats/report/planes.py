@@ -19,7 +19,7 @@ def shortened(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Numbers rounded to 16 significant bits, whose last byte is zero and packs to nothing.
 
     >>> float(shortened(np.array([1 / 3], np.float32))[0])
-    0.333343505859375
+    0.33333587646484375
     """
     bits = values.view("<u4")
     rounded = np.where(np.isfinite(values), bits + 0x80, bits) & np.uint32(0xFFFFFF00)

@@ -31,7 +31,7 @@ export class Readout {
       ...(gradients ? [["gradient’s growth per layer", "number"]] : []),
     ];
     const head = heads.map(([text, kind]) => html("th", { scope: "col", class: kind }, text));
-    head.push(html("th", { scope: "col", "aria-label": "remove" })); // narrow, as its buttons
+    head.push(html("td")); // of the buttons, which say what they do
     this.#table.tHead.replaceChildren(html("tr", {}, ...head));
     const rows = pairs.map((pair) => rowOf(pair, { ...statistic, theory, gradients }));
     this.#table.tBodies[0].replaceChildren(...rows);

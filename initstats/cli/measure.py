@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from initstats.plural import counted
 if TYPE_CHECKING:
     import pandas as pd
 
+    from initstats.diagnosis import Findings
     from initstats.probe import Probe
     from initstats.report.page import Files
 
@@ -154,14 +156,11 @@ def measure(
     of what is printed page, where one is written.
     """
     from initstats.cli.model import batches, measured, own_model, train, vocabulary_of
-    from initstats.diagnosis import diagnose
 
-    if steps is None and (lr, optimizer) != (None, None):
-        raise ValueError("--optimizer and --lr are for a training: say how long with --steps")
-    if size and not data:
-        raise ValueError("--size is for the images of a folder: say which with --data")
-    if vocabulary and not tokens:
-        raise ValueError("--vocabulary is for --tokens: say how many ids are drawn")
+    _check_together(
+        {"--optimizer and --lr": (lr, optimizer) != (None, None) and steps is None}
+        | {"--size": bool(size and not data), "--vocabulary": bool(vocabulary and not tokens)}
+    )
     pages.check(bool(out), "say where with --out")
     files = pages.files()
     file = Path(json) if json and json != "-" else None
@@ -177,6 +176,18 @@ def measure(
             probe, losses = train(
                 model, source, steps, optimizer or "sgd", lr, bar.show, spectra=spectra
             )
+    findings = _found(probe, losses, file, out, files)
+    severe = {"error": ["error"], "warning": ["error", "warning"], "never": []}[fail_on]
+    if findings["severity"].isin(severe).any():
+        raise typer.Exit(1)
+
+
+def _found(
+    probe: Probe, losses: list[float], file: Path | None, out: Path | None, files: Files
+) -> Findings:
+    """Say and write what was found."""
+    from initstats.diagnosis import diagnose
+
     if probe.table().empty:
         raise ValueError(f"nothing was measured: {_why_nothing(probe)}")
     findings = diagnose(probe.table())
@@ -184,18 +195,31 @@ def measure(
     known = _known(probe, findings, losses)
     if file:
         write_whole(file, f"{as_json(known)}\n")
-    page = None
-    if out:
-        from initstats.report.model import write_model_report
+    output.result(**known | ({"page": _page(probe, out, files)} if out else {}))
+    return findings
 
-        found = probe.table(), probe.histograms(), probe.missed()
-        page = write_model_report(
-            out, *found, coverage=probe.coverage, name=probe.network, files=files
-        )
-    output.result(**known | ({"page": page} if page else {}))
-    severe = {"error": ["error"], "warning": ["error", "warning"], "never": []}[fail_on]
-    if findings["severity"].isin(severe).any():
-        raise typer.Exit(1)
+
+ALONE = {
+    "--optimizer and --lr": "are for a training: say how long with --steps",
+    "--size": "is for the images of a folder: say which with --data",
+    "--vocabulary": "is for --tokens: say how many ids are drawn",
+}
+"""Options that need another one, and what to do."""
+
+
+def _check_together(alone: Mapping[str, bool]) -> None:
+    """Make sure that no option lacks the one that it is for."""
+    for option, lacks in alone.items():
+        if lacks:
+            raise ValueError(f"{option} {ALONE[option]}")
+
+
+def _page(probe: Probe, out: Path, files: Files) -> Path:
+    """Write the page of a model."""
+    from initstats.report.model import write_model_report
+
+    found = probe.table(), probe.histograms(), probe.missed()
+    return write_model_report(out, *found, coverage=probe.coverage, name=probe.network, files=files)
 
 
 def _why_nothing(probe: Probe) -> str:

@@ -115,6 +115,27 @@ def summarize(
     require(table)
     table = in_order(table)
     cells = judged(deepest(stacks_of(table, theory)), limits)
+    summary = _levels(table, cells).join(_votes(cells))
+    lost = ["mean", "dead", "constant", "correlation"]
+    summary.loc[summary["verdict"] == "overflows", lost] = np.nan
+    return Summary(summary.reset_index())
+
+
+def _votes(cells: pd.DataFrame) -> pd.DataFrame:
+    """The verdicts of each configuration, by the votes of its seeds."""
+    shares = _shares(cells, "verdict")
+    words = {aspect: _voted(_shares(cells, f"{aspect}_verdict")) for aspect in ASPECTS}
+    votes = pd.DataFrame(words | {"verdict": _voted(shares), "agreement": shares.max(axis=1)})
+    tied = shares.eq(votes["agreement"], axis=0)
+    votes["tied"] = [
+        ", ".join(shares.columns[row & (shares.columns != word)])
+        for row, word in zip(tied.to_numpy(), votes["verdict"], strict=True)
+    ]
+    return votes
+
+
+def _levels(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of each configuration, over its seeds."""
     groups = cells.groupby(CONFIGURATION, observed=True, sort=True)
     summary = _parameters(table)
     summary["depth"] = groups["layer"].max()
@@ -125,19 +146,7 @@ def summarize(
     summary[levels] = groups[levels].median()
     summary["gradient_growth"] = np.exp(seed_interval(cells, "gradient_growth")["mean"])
     summary["gradient_by"] = groups["gradient_by"].first()
-    for aspect in ASPECTS:
-        summary[aspect] = _voted(_shares(cells, f"{aspect}_verdict"))
-    shares = _shares(cells, "verdict")
-    summary["verdict"] = _voted(shares)
-    summary["agreement"] = shares.max(axis=1)
-    tied = shares.eq(summary["agreement"], axis=0)
-    summary["tied"] = [
-        ", ".join(shares.columns[row & (shares.columns != word)])
-        for row, word in zip(tied.to_numpy(), summary["verdict"], strict=True)
-    ]
-    lost = ["mean", "dead", "constant", "correlation"]
-    summary.loc[summary["verdict"] == "overflows", lost] = np.nan
-    return Summary(summary.reset_index())
+    return summary
 
 
 def deepest(stacks: pd.DataFrame) -> pd.DataFrame:

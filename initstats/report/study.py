@@ -18,7 +18,7 @@ from initstats.plots.style import decimal
 from initstats.plural import counted
 from initstats.report import answer
 from initstats.report.embedded import Report
-from initstats.report.explore import exploration
+from initstats.report.explore import Exploration, exploration
 from initstats.report.page import (
     FILES,
     Files,
@@ -145,13 +145,20 @@ def write_report(
         raise ValueError("a table does not say where its report goes: name a folder")
     if baseline is not None:
         raise ValueError(f"baseline: {baseline!r} is for training studies, and this is a sweep")
+    return _write_study(run, Path(folder), files, rows=rows)
+
+
+def _write_study(
+    run: str | Path | pd.DataFrame, folder: Path, files: Files, *, rows: bool
+) -> Report:
+    """Write the report of a sweep."""
     recorded, failures = None, None
     if not isinstance(run, pd.DataFrame):
         recorded, failures = (load_run(run), load_sessions(run)), load_failures(run)
-    claim_page("study", Path(folder), files)  # before the work, not after it
+    claim_page("study", folder, files)  # before the work, not after it
     results = Results.of(run)
     page = compose(results, figures_of("study", results), recorded, rows=rows, failures=failures)
-    if not isinstance(run, pd.DataFrame) and Path(run).resolve() == Path(folder).resolve():
+    if not isinstance(run, pd.DataFrame) and Path(run).resolve() == folder.resolve():
         # the run keeps its configuration there itself
         others = {name: page.tables[name] for name in page.tables if name != "grid.toml"}
         page = replace(page, tables=others)
@@ -178,16 +185,6 @@ def compose(
     run = recorded[0] if recorded else None
     best = BLOCK * (len(results.blocks) > 1) + BEST
     explore = exploration(results) if len(results.table) else None
-    tables: dict[str, pd.DataFrame | str] = {
-        "summary.csv": results.summary,
-        **(explore.beside if explore else {}),
-    }
-    if rows:
-        tables["table.csv"] = results.table
-        if find_spec("pyarrow"):
-            tables["table.parquet"] = results.table
-    if run:
-        tables["grid.toml"] = to_toml(run.config)
     facts = _facts(results) | (_record(results, *recorded) if recorded else {})
     values = {
         "dataset": _dataset(results),
@@ -222,7 +219,23 @@ def compose(
         "facts": {term: fact for term, fact in facts.items() if fact},
         "grid": public_grid(run) if run else "",
     }
-    return Page("study", values, figures, tables)
+    return Page("study", values, figures, _tables(results, run, explore, rows=rows))
+
+
+def _tables(
+    results: Results, run: Run | None, explore: Exploration | None, *, rows: bool
+) -> dict[str, pd.DataFrame | str]:
+    """The files beside the page."""
+    tables: dict[str, pd.DataFrame | str] = {"summary.csv": results.summary}
+    if explore:
+        tables |= explore.beside
+    if rows:
+        tables["table.csv"] = results.table
+        if find_spec("pyarrow"):
+            tables["table.parquet"] = results.table
+    if run:
+        tables["grid.toml"] = to_toml(run.config)
+    return tables
 
 
 def _listed(results: Results) -> Results:

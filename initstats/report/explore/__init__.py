@@ -84,7 +84,29 @@ def exploration(results: Results, *, meanings: Meanings | None = None) -> Explor
         texts.append(packed(planes))
     inside = [sum(map(len, texts[: n + 1])) <= MOST for n in range(len(texts))]
     files = [f"explore-{n}.js" for n in range(1, len(texts) + 1)]
-    manifest = {
+    manifest = _manifest(few, frame, meanings or {}) | {
+        "planes": layout(planes or {}),
+        "files": [None if there else file for file, there in zip(files, inside, strict=True)],
+    }
+    return Exploration(
+        maps,
+        frame.activations,
+        [name for name in frame.inits if name in results.fitted],
+        frame.depth,
+        bool(few.shapes),
+        in_script(manifest),
+        [text if there else None for text, there in zip(texts, inside, strict=True)],
+        {
+            file: f"(globalThis.initstatsData ??= {{}})[{json.dumps(file)}] = {json.dumps(text)};\n"
+            for file, text, there in zip(files, texts, inside, strict=True)
+            if not there
+        },
+    )
+
+
+def _manifest(few: Results, frame: Frame, meanings: Meanings) -> dict[str, Any]:
+    """What the script must know, but where the data are."""
+    return {
         "networks": [{"network": b.network, "width": b.width} for b in few.blocks],
         "inits": frame.inits,
         "activations": frame.activations,
@@ -115,25 +137,9 @@ def exploration(results: Results, *, meanings: Meanings | None = None) -> Explor
         "meanings": {
             kind: {name: words[name] for name in names if name in words}
             for kind, names in (("init", frame.inits), ("activation", frame.activations))
-            for words in ((meanings or {}).get(kind, {}),)
+            for words in (meanings.get(kind, {}),)
         },
-        "planes": layout(planes or {}),
-        "files": [None if there else file for file, there in zip(files, inside, strict=True)],
     }
-    return Exploration(
-        maps,
-        frame.activations,
-        [name for name in frame.inits if name in results.fitted],
-        frame.depth,
-        bool(few.shapes),
-        in_script(manifest),
-        [text if there else None for text, there in zip(texts, inside, strict=True)],
-        {
-            file: f"(globalThis.initstatsData ??= {{}})[{json.dumps(file)}] = {json.dumps(text)};\n"
-            for file, text, there in zip(files, texts, inside, strict=True)
-            if not there
-        },
-    )
 
 
 def _verdicts() -> list[dict[str, Any]]:

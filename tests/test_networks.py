@@ -280,7 +280,7 @@ def test_a_block_alone_is_a_network() -> None:
     def one(width: int, depth: int) -> Block:
         return Dense(width)
 
-    assert networks.get(one).on((5,), 4, 1).outputs == Signal(4, None, 1)
+    assert networks.get(one).on((5,), 4, 1).outputs == Signal(4, None, 1, products=1)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_rows_are_the_sweeps(measured: tuple[pd.DataFrame, pd.DataFrame]) -> Non
     table, predicted = measured
     keys = table[table["seed"] == 0].drop(columns="seed")[KEYS].reset_index(drop=True)
     pd.testing.assert_frame_equal(predicted[KEYS], keys)
-    extra = ["second_moment_spread", "second_moment_error", "note"]
+    extra = ["second_moment_spread", "second_moment_error", "claim", "note"]
     assert list(predicted) == [*table.columns.drop("seed"), *extra]
     assert predicted["count"].isna().all()
     assert (predicted["note"].str.len() > 0).mean() < 0.2

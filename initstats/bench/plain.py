@@ -59,7 +59,7 @@ def networks(
     for an `mlp`, (samples, channels, height, width) for a `cnn`.
     """
     layers = [
-        _module(layer, init, generator_for(seed, layer.layer))
+        _module(layer, init, generator_for(seed, layer.number))
         for layer in get(network).on(shape, width, depth).layers
     ]
     return {

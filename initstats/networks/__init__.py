@@ -7,6 +7,8 @@ blocks, decorated with `register_network`. Nothing else asks what a network is c
 from __future__ import annotations
 
 from initstats.networks import plain as plain
+from initstats.networks import resmlp as resmlp
+from initstats.networks import transformer as transformer
 from initstats.networks.activate import Activate as Activate
 from initstats.networks.block import Block as Block
 from initstats.networks.block import Direction as Direction
@@ -21,8 +23,10 @@ from initstats.networks.convolution import Conv as Conv
 from initstats.networks.dense import Dense as Dense
 from initstats.networks.entry import NETWORKS as NETWORKS
 from initstats.networks.entry import Network as Network
+from initstats.networks.entry import UnreadableError as UnreadableError
 from initstats.networks.entry import get as get
 from initstats.networks.entry import register_network as register_network
 from initstats.networks.pool import Pool as Pool
 from initstats.networks.residual import Residual as Residual
 from initstats.networks.serial import Serial as Serial
+from initstats.networks.stream import Stream as Stream

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from initstats.networks.block import Expectation, Leaf, Run, Signal
-from initstats.theory.state import Cotangent, State
+from initstats.theory.state import Activated, Cotangent, State
 
 
 @dataclass(frozen=True)
@@ -50,5 +50,7 @@ class Activate(Leaf):
     def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
         """E phi'^2 times the gradient's square."""
         at.emit_gradient(self, cotangent)
-        slope_square = at.tape.pop().response.slope_square
+        activated = at.tape.pop()
+        assert isinstance(activated, Activated)
+        slope_square = activated.response.slope_square
         return replace(cotangent, square=cotangent.square * slope_square, given=False)

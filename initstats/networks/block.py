@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from initstats.activations import Activation
 from initstats.inits import Init
-from initstats.theory.state import Activated, Cotangent, Law, State
+from initstats.theory.state import Cotangent, Law, State
 
 Direction = Literal["forward", "backward"]
 Place = tuple[int, str, str]
@@ -33,14 +33,25 @@ class Signal(NamedTuple):
     Attributes:
         units: units of a layer, channels of an image, features of a flat sample.
         plane: height and width of an image; None where a unit has no positions.
-        layer: number of layers with weights behind it.
+        layer: number of layers behind it, the one that it is within among them.
         activated: whether an activation made it.
+        products: number of matrix products behind it.
+        part: the kind of layer that it is within, such as `attention`; empty in a plain stack.
+        within: whether it is within a layer of several blocks: products there begin no new one.
     """
 
     units: int
     plane: tuple[int, int] | None = None
     layer: int = 0
     activated: bool = False
+    products: int = 0
+    part: str = ""
+    within: bool = False
+
+    def multiplied(self, units: int, plane: tuple[int, int] | None) -> Signal:
+        """What a product with weights makes of it, units over a plane."""
+        layer = self.layer + (not self.within)
+        return Signal(units, plane, layer, False, self.products + 1, self.part, self.within)
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -65,6 +76,10 @@ class Weights(NamedTuple):
     bias: Tensor | None
 
 
+Ratio = tuple[Tensor, Tensor]
+"""Numerator and denominator, each ([seeds,]): the sums of all tiles' are divided."""
+
+
 class Run(Protocol):
     """The functions that a block calls while a tile of samples goes through it.
 
@@ -73,6 +88,20 @@ class Run(Protocol):
     """
 
     tape: deque[Tensor]
+
+    def weight(self, number: int) -> Tensor:
+        """The weight ([seeds,] units, inputs) of a product, or of another block that draws one."""
+
+    def mask(self, block: Block, sizes: tuple[int, int, int], keep: float) -> Tensor:
+        """Ones with probability `keep`, else zeros, the same under every activation.
+
+        Args:
+            block: asks once on its way forward.
+            sizes: units, positions, samples of the tile.
+
+        Returns:
+            ([seeds,] units, positions x samples).
+        """
 
     def applied(self, block: Linear, x: Tensor) -> Tensor:
         """Pre-activations ([seeds,] units, entries): weights times patches of x, plus biases."""
@@ -89,6 +118,9 @@ class Run(Protocol):
     def emit(self, block: Leaf, direction: Direction, x: Tensor) -> None:
         """Measure a tensor, or its gradient."""
 
+    def note(self, block: Leaf, direction: Direction, **ratios: Ratio) -> None:
+        """Take numbers about a tensor that its entries alone do not tell, by their column."""
+
 
 class Expectation(Protocol):
     """The functions that a block calls while theory goes through it.
@@ -99,7 +131,7 @@ class Expectation(Protocol):
     """
 
     activation: Activation
-    tape: list[Activated]
+    tape: list[State]
 
     def law(self, block: Linear) -> Law:
         """The law of the block's weights; raises `Unpredicted` if the init declares none."""
@@ -147,6 +179,11 @@ class Block(ABC):
     def outputs(self) -> Signal:
         """The signal that the block gives."""
 
+    @property
+    def random(self) -> bool:
+        """Whether it draws masks as it runs."""
+        return False
+
     @abstractmethod
     def leaves(self) -> Iterator[Leaf]:
         """The blocks that emit a tensor, in the order in which they run."""
@@ -154,12 +191,12 @@ class Block(ABC):
     def draw(
         self, init: Init, activation: Activation, generators: Callable[[int], Generator]
     ) -> dict[int, Weights]:
-        """The weights of every layer, by the layer's number.
+        """The weights of every product, by its number.
 
         Args:
             init: how the weights are drawn.
             activation: the one in use; a layer's draw is told which activation it reads.
-            generators: gives each layer, by its number, a generator of its own.
+            generators: gives each product, by its number, a generator of its own.
         """
         drawn: dict[int, Weights] = {}
         for leaf in self.leaves():
@@ -194,12 +231,30 @@ class Block(ABC):
 class Leaf(Block):
     """A block that emits one tensor, its output, which the table calls `tensor`."""
 
-    tensor: ClassVar[str]
+    @property
+    @abstractmethod
+    def tensor(self) -> str:
+        """What the table calls its output; a class attribute will do."""
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Columns of what it notes about that tensor."""
+        return ()
 
     @property
     def layer(self) -> int:
         """The layer that its output belongs to, from 1."""
         return self.outputs.layer
+
+    @property
+    def held(self) -> int:
+        """Entries of one sample that it keeps beside pre-activations and activations."""
+        return 0
+
+    @property
+    def together(self) -> int:
+        """Samples that must be in one tile: a tile holds a multiple of them."""
+        return 1
 
     def leaves(self) -> Iterator[Leaf]:
         """The block itself."""
@@ -214,9 +269,26 @@ class Leaf(Block):
 
 @dataclass(frozen=True)
 class Linear(Leaf):
-    """A layer with weights: a matrix product with what it gathers of its input."""
+    """A layer with weights: a matrix product with what it gathers of its input.
 
-    tensor: ClassVar[str] = "preactivation"
+    Attributes:
+        tensor: what the table calls its output.
+        scale: factor of the weights, as the init draws them.
+        standardized: whether each unit's weights lose their mean and get the second moment of all
+            (weight standardization, Qiao et al. 2019, arXiv:1903.10520).
+    """
+
+    kind: ClassVar[str] = "feedforward"
+    """The kind of layer that it is by itself."""
+
+    tensor: str = field(default="preactivation", kw_only=True)
+    scale: float = field(default=1.0, kw_only=True)
+    standardized: bool = field(default=False, kw_only=True)
+
+    @property
+    def number(self) -> int:
+        """Its place among the network's products, from 1."""
+        return self.outputs.products
 
     @property
     @abstractmethod
@@ -249,8 +321,10 @@ class Linear(Leaf):
         self, init: Init, activation: Activation, generators: Callable[[int], Generator]
     ) -> dict[int, Weights]:
         """The layer's weight and bias, drawn from its own generator."""
-        weight, bias = init.sample(self.weight, generators(self.layer), self.read(activation))
-        return {self.layer: Weights(weight.flatten(1), bias[:, None] if bias.any() else None)}
+        weight, bias = init.sample(self.weight, generators(self.number), self.read(activation))
+        matrix = standardized(weight.flatten(1)) if self.standardized else weight.flatten(1)
+        matrix = matrix if self.scale == 1 else matrix * self.scale
+        return {self.number: Weights(matrix, bias[:, None] if bias.any() else None)}
 
     def read(self, activation: Activation) -> Activation:
         """The activation whose output the layer reads: the one in use, or the identity."""
@@ -268,10 +342,11 @@ class Linear(Leaf):
             return None
         share = self.weight[0] / math.prod(self.weight[1:])
         return Law(
-            sigma_w2,
+            sigma_w2 * self.scale**2,
             sigma_b2,
             uniform_bias=sigma_b2 if init.uniform_bias else 0.0,
             radial=max(0.0, 1 - share) if init.orthogonal else 1.0,
+            centred=self.standardized,
         )
 
     def forward(self, x: Tensor, at: Run) -> Tensor:
@@ -303,3 +378,10 @@ class Linear(Leaf):
     @abstractmethod
     def heard(self, cotangent: Cotangent, law: Law) -> Cotangent:
         """The cotangent of the input: what every entry hears from the units that see it."""
+
+
+def standardized(matrix: Tensor) -> Tensor:
+    """Rows less their mean, each of the second moment of the whole matrix; zeros stay zeros."""
+    centred = matrix - matrix.mean(1, keepdim=True)
+    size = centred.square().mean(1, keepdim=True).sqrt()
+    return centred * (matrix.square().mean().sqrt() / size.where(size > 0, size.new_ones(())))

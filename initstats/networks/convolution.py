@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ class Conv(Linear):
         ValueError: a size is no whole number above 0.
     """
 
+    kind: ClassVar[str] = "convolution"
+
     channels: int
     kernel: int = 3
     stride: int = 1
@@ -58,7 +60,7 @@ class Conv(Linear):
         height, width = (
             (side + 2 * self.padding - self.kernel) // self.stride + 1 for side in self.reads.sides
         )
-        return Signal(self.channels, (height, width), self.reads.layer + 1)
+        return self.reads.multiplied(self.channels, (height, width))
 
     @property
     def weight(self) -> tuple[int, int, int, int]:

@@ -31,7 +31,7 @@ class Dense(Linear):
     @property
     def outputs(self) -> Signal:
         """Units without positions."""
-        return Signal(self.units, None, self.reads.layer + 1)
+        return self.reads.multiplied(self.units, None)
 
     @property
     def weight(self) -> tuple[int, int]:

@@ -22,6 +22,10 @@ _GIVEN = ("width", "depth")
 """Arguments of every network; all others are its parameters."""
 
 
+class UnreadableError(ValueError):
+    """A network cannot read samples of such a shape at such a width."""
+
+
 @dataclass(frozen=True)
 class Network(Entry):
     """A network at given parameters, of any width and depth.
@@ -132,10 +136,10 @@ def _placed(network: Network, shape: tuple[int, ...], width: int, depth: int) ->
         blocks = network.build(width=width, depth=depth)
         placed = (blocks if isinstance(blocks, Serial) else Serial(blocks)).on(data)
     except ValueError as error:
-        raise ValueError(f"network {network.name!r}: {error}") from error
+        raise UnreadableError(f"network {network.name!r}: {error}") from error
     if not placed.layers:
         raise ValueError(f"network {network.name!r} has no layer with weights at depth {depth}")
-    tensors = Counter((leaf.layer, leaf.tensor) for leaf in placed.leaves())
+    tensors = Counter((leaf.layer, leaf.tensor) for leaf in placed.leaves() if leaf.tensor)
     if twice := [layer for (layer, _), times in tensors.items() if times > 1]:
         raise ValueError(
             f"network {network.name!r} has two activations behind layer {twice[0]}, and the table "

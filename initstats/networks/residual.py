@@ -40,6 +40,11 @@ class Residual(Block):
         """The shape that is read; a sum is no longer an activation's output."""
         return self.branch.outputs._replace(activated=False)
 
+    @property
+    def random(self) -> bool:
+        """Whether the branch draws masks."""
+        return self.branch.random
+
     def leaves(self) -> Iterator[Leaf]:
         """The leaves of the branch."""
         return self.branch.leaves()

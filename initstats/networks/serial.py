@@ -45,6 +45,11 @@ class Serial(Block):
         """The signal that the last block gives."""
         return self.blocks[-1].outputs if self.blocks else self.reads
 
+    @property
+    def random(self) -> bool:
+        """Whether one of the blocks draws masks."""
+        return any(block.random for block in self.blocks)
+
     def leaves(self) -> Iterator[Leaf]:
         """The leaves of every block."""
         for block in self.blocks:
@@ -84,8 +89,21 @@ class Serial(Block):
     def places(self, *, backward: bool) -> list[Place]:
         """The places of the table's rows, in their order: layer by layer, forward first."""
         directions = ("forward", "backward") if backward else ("forward",)
-        places = [(leaf.layer, leaf.tensor, to) for to in directions for leaf in self.leaves()]
+        leaves = [leaf for leaf in self.leaves() if leaf.tensor]
+        places = [(leaf.layer, leaf.tensor, to) for to in directions for leaf in leaves]
         return sorted(places, key=itemgetter(0))
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Columns of what its leaves note."""
+        return tuple(dict.fromkeys(name for leaf in self.leaves() for name in leaf.numbers))
+
+    @property
+    def parts(self) -> list[str]:
+        """The kind of each layer, from the first: that of its part, or of its product."""
+        kinds = {layer.layer: layer.kind for layer in self.layers}
+        kinds |= {leaf.layer: leaf.outputs.part for leaf in self.leaves() if leaf.outputs.part}
+        return [kinds[layer] for layer in range(1, max(kinds, default=0) + 1)]
 
     def split(self) -> tuple[Serial, Serial]:
         """The blocks before the first activation, which it does not change, and all others."""

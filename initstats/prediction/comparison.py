@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from initstats.prediction.predicting import EXTRA, KEYS
+from initstats.prediction.rows import INFINITE
 
 Array = NDArray[np.float64]
 
@@ -22,6 +23,7 @@ COMPARED = (
 )
 """The statistics that theory predicts."""
 
+NEEDED = [name for name in EXTRA if name != "claim"]
 _SCORED = ("second_moment", "mean", "abs_mean")  # those predicted to first order in 1 / width
 _ROUNDING = 1e-5  # of float32 sums of products, relative
 
@@ -47,7 +49,7 @@ def compare_with_theory(table: pd.DataFrame, predicted: pd.DataFrame) -> pd.Data
     """
     for name, frame, needed, source in (
         ("table", table, ["seed"], "run_sweep"),
-        ("predicted", predicted, EXTRA, "predict"),
+        ("predicted", predicted, NEEDED, "predict"),
     ):
         if missing := [column for column in [*KEYS, *COMPARED, *needed] if column not in frame]:
             raise ValueError(f"{name} lacks {', '.join(missing)}: is it from {source}?")
@@ -78,6 +80,8 @@ def _scored(joined: pd.DataFrame, name: str) -> pd.DataFrame:
         error = _error(joined, name)
         exact = np.where(difference == 0, 0.0, np.nan)  # two zeros are equal
         z = np.divide(difference, error, out=exact, where=error > 0)
+        if "claim" in joined:  # how far a finite width may be from an infinite one is not known
+            z = np.where(joined["claim"] == INFINITE, np.nan, z)
     return joined[KEYS].assign(
         statistic=name,
         measured=joined[f"{name}_measured"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,16 +21,17 @@ from initstats.networks import Network, Place
 from initstats.prediction.rows import Row
 from initstats.prediction.samples import Samples
 from initstats.prediction.walks import Laws, representable, rows_of_images, rows_of_lengths
-from initstats.store.parameters import Entries, parameters_of, with_parameters
+from initstats.store.parameters import Entries, parameters_of, with_parameters, with_parts
 from initstats.sweep import Grid, Progress, chosen_samples
 from initstats.sweep.attempts import attempted
 from initstats.sweep.hiring import Hands, hired
+from initstats.sweep.running import parts_of
 from initstats.workers import OwnProcesses
 
 KEYS = ["dataset", "network", "init", "activation", "width", "layer", "tensor", "direction"]
 """The columns that name a row of the table, without the seed."""
 
-EXTRA = ["second_moment_spread", "second_moment_error", "note"]
+EXTRA = ["second_moment_spread", "second_moment_error", "claim", "note"]
 """What predictions have beside the statistics."""
 
 
@@ -96,7 +97,7 @@ def predict(
         places = theory.places(entry, width)
         keys += [(data.name, *names[:3], width, *place) for place in places]
         listed += found[names]
-    return _frame(keys, listed, parameters_of(grid.entries))
+    return _frame(keys, listed, parameters_of(grid.entries), parts_of(grid, theory.split.shape))
 
 
 class Configurations(NamedTuple):
@@ -181,11 +182,15 @@ def _worked(
 
 
 def _frame(
-    keys: Sequence[tuple[object, ...]], rows: Sequence[Row], entries: Entries
+    keys: Sequence[tuple[object, ...]],
+    rows: Sequence[Row],
+    entries: Entries,
+    parts: Mapping[str, list[str]],
 ) -> pd.DataFrame:
     index = pd.DataFrame(keys, columns=KEYS)
     for name in index.columns.difference(["width", "layer"]):
         index[name] = pd.Categorical(index[name], index[name].unique())
     values = pd.DataFrame(list(rows), columns=[*STATISTICS, *EXTRA])
-    numbers = dict.fromkeys(values.columns.drop("note"), "float64")
-    return pd.concat([with_parameters(index, entries), values.astype(numbers)], axis=1)
+    numbers = dict.fromkeys(values.columns.drop(["claim", "note"]), "float64")
+    named = with_parts(with_parameters(index, entries), parts)
+    return pd.concat([named, values.astype(numbers)], axis=1)

@@ -35,15 +35,23 @@ class Row(TypedDict, total=False):
     sample_correlation: float
     second_moment_spread: float
     second_moment_error: float
+    claim: str
     note: str
 
 
+EXACT, FIRST_ORDER, INFINITE = "exact", "first order", "infinite width"
+"""What a row claims of its second moment: the mean over draws of normal weights at every width, to
+first order in 1 / width, or at an infinite one."""
+
+
 def row_of(samples: Samples, activation: Activation, state: State) -> Row:
-    """The row of a layer's pre-activations or activations, of samples without positions."""
+    """The row of a tensor of samples without positions."""
     before = state.before if isinstance(state, Activated) else state
     note = doubt(samples, activation, before)
     if abs(_shift(samples, before)) > 1:
         return Row(note=note)
+    if np.isnan(before.g + before.V).any():
+        return _at_infinite_width(samples, state)
     width, law = state.width, state.law
     square, shift = samples.mean(state.square), samples.mean(state.g) / width
     kernel = samples.pair_mean(state.k)
@@ -56,11 +64,12 @@ def row_of(samples: Samples, activation: Activation, state: State) -> Row:
         negative, zero = samples.mean(r.negative), samples.mean(r.zero)
         variance = state.V_pairs.mean()
     else:
-        mean, covariance, moved = 0.0, kernel, 0.0
+        mean, covariance, moved = samples.mean(state.mean), kernel, 0.0
         absolute = absolute_moments(state.square, law.uniform_bias)
         negative, zero = (0.5, 0.0) if square > 0 else (0.0, 1.0)
         over_units = 2 * state.k**2 * samples.closure(state) - _UNIFORM * law.uniform_bias**2
         variance = (law.radial * over_units + state.V_pairs).mean()
+    claim = EXACT if state.exact else FIRST_ORDER
     return Row(
         mean=mean,
         std=root(square + shift - mean * mean - (covariance + moved) / width),
@@ -72,8 +81,28 @@ def row_of(samples: Samples, activation: Activation, state: State) -> Row:
         sample_correlation=samples.between(kernel, square) / square if square > 0 else np.nan,
         second_moment_spread=root(variance / width),
         second_moment_error=shift * (shift / square) if square > 0 else 0.0,
+        claim=claim,
         note=note,
     )
+
+
+def _at_infinite_width(samples: Samples, state: State) -> Row:
+    """The row of a tensor whose fluctuations are not followed."""
+    square, mean = samples.mean(state.square), samples.mean(state.mean)
+    kernel = samples.pair_mean(state.k)
+    row = Row(
+        mean=mean,
+        std=root(square - mean**2),
+        second_moment=square,
+        sample_correlation=samples.between(kernel, square) / square if square > 0 else np.nan,
+        claim=EXACT if state.exact else INFINITE,
+        note="",
+    )
+    if isinstance(state, Activated):
+        r = state.response
+        row["negative_fraction"], row["zero_fraction"] = map(samples.mean, (r.negative, r.zero))
+        row["abs_mean"] = samples.mean(r.absolute)
+    return row
 
 
 def doubt(samples: Samples, activation: Activation, state: State) -> str:

@@ -61,7 +61,7 @@ class Samples:
     @property
     def state(self) -> State:
         """The data, from which theory starts."""
-        return State.of_data(self.q, self.k, self.behind)
+        return State.of_data(self.q, self.k, self)
 
     def mean(self, values: Array) -> float:
         """Mean over all samples of values aligned with `q`."""

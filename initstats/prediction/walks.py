@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from initstats.activations import Activation
 from initstats.data import Split
-from initstats.networks import Expectation, Leaf, Linear, Place, Serial
-from initstats.prediction.rows import Row, doubt, root, row_of
+from initstats.networks import Expectation, Leaf, Linear, Place, Serial, Stream
+from initstats.prediction.rows import EXACT, INFINITE, Row, doubt, root, row_of
 from initstats.prediction.samples import Samples
 from initstats.theory import Law, State, absolute_moments
-from initstats.theory.state import Activated, Cotangent, Unpredicted
+from initstats.theory.state import BENT, Activated, Cotangent, Unpredicted
 
 Array = NDArray[np.float64]
 Laws = tuple[Law | None, ...]
@@ -28,7 +28,6 @@ _INDEPENDENT = (
     "by O(1 / width)"
 )
 _SHIFTS = "shifts by the number of channels are not known for convolutions"
-_BENT = 1e-6  # relative curvature of G(q) that counts
 _IMAGES = 1024  # most images at once
 
 
@@ -40,10 +39,13 @@ class _Walk(Expectation):
     laws: Laws
     # layers in which G(q) is no straight line, so that a finite width shifts what follows
     bent: set[int] = field(default_factory=set)
-    tape: list[Activated] = field(default_factory=list)
+    numbered: dict[int, Law | None] = field(default_factory=dict)  # those laws, by the product
+    tape: list[State] = field(default_factory=list)
+    shaped: bool = False  # whether the network has norms or sums, of which more is known than notes
+    normed: bool = False  # whether it has norms
 
     def law(self, block: Linear) -> Law:
-        law = self.laws[block.layer - 1]
+        law = self.numbered[block.number]
         if law is None:
             raise Unpredicted
         return law
@@ -51,12 +53,18 @@ class _Walk(Expectation):
     def emit(self, block: Leaf, state: State) -> None:
         if isinstance(state, Activated):
             r, q = state.response, state.before.square
-            if (np.abs(r.square_2) * q**2 > _BENT * r.square).any():
+            if (np.abs(r.square_2) * q**2 > BENT * r.square).any():
                 self.bent.add(block.layer)
 
     def go(self, network: Serial, data: State, *, backward: bool) -> str | None:
         """Forward and back; why not further, empty where a law is unknown, None at the end."""
         self.tape.clear()
+        products = (layer.number for layer in network.layers)
+        self.numbered = dict(zip(products, self.laws, strict=True))
+        streams = [leaf for leaf in network.leaves() if isinstance(leaf, Stream)]
+        self.normed = any(leaf.tensor == "normed" for leaf in network.leaves())
+        self.normed |= any(stream.norm is not None for stream in streams)
+        self.shaped = self.normed or bool(streams)
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # a signal may leave float64
                 state = network.expect(data, self)
@@ -90,9 +98,11 @@ class _OfLengths(_Walk):
     def emit_gradient(self, block: Leaf, cotangent: Cotangent) -> None:
         """Squares of gradients, from unit-normal ones at the end (Schoenholz et al. 2017)."""
         mean = self.samples.mean(cotangent.square)
-        note = _INDEPENDENT if self.bent and not cotangent.given else ""
+        plain = not (self.shaped or cotangent.given)
+        note = _INDEPENDENT if self.bent and plain else ""
         note = note or doubt(self.samples, self.activation, self.states[block.layer])
-        row = Row(mean=0.0, std=root(mean), second_moment=mean, note=note)
+        claim = INFINITE if self.bent or self.normed else EXACT
+        row = Row(mean=0.0, std=root(mean), second_moment=mean, claim=claim, note=note)
         self.rows[block.layer, block.tensor, "backward"] = row
 
 
@@ -168,6 +178,7 @@ def _image_row(place: Place, means: Array, bent: set[int]) -> Row:
         abs_mean=absolute,
         negative_fraction=negative,
         zero_fraction=zero,
+        claim=INFINITE if felt else EXACT,
         note=_SHIFTS if felt else "",
     )
 

@@ -71,7 +71,10 @@ def read_value(text: str, default: Value, where: str) -> Value:
     if isinstance(default, str):
         if _WORD.fullmatch(text):
             return text
-        raise ValueError(f"{where} must be a word, got {text!r}")
+        try:  # a rule by name may be a plain number, too; the entry says whether
+            return read_value(text, 0.0, where)
+        except ValueError:
+            raise ValueError(f"{where} must be a word, got {text!r}") from None
     for kind in (int, float) if isinstance(default, int) else (float,):
         try:
             number = kind(text)

@@ -17,7 +17,9 @@ from torch import Tensor
 from initstats.activations import Activation
 from initstats.data import Split
 from initstats.moments import Moments
-from initstats.networks import Direction, Leaf, Linear, Place, Serial
+from initstats.networks import Activate, Block, Direction, Leaf, Linear, Place, Serial
+from initstats.networks.block import Ratio
+from initstats.stack.noted import Noted
 from initstats.stack.products import product as multiplied
 from initstats.stack.settings import Settings
 from initstats.stack.weights import ByLayer, applied, generator_for
@@ -30,23 +32,28 @@ groups of sixteen, draws for several tiles are those for all samples at once."""
 class Result(NamedTuple):
     """One cell's numbers, a row for each of the network's places.
 
-    `statistics` (rows, statistics) float64, columns in the order of `STATISTICS`;
-    `histograms` (rows, bins) int64.
+    `statistics` (rows, statistics) float64, columns in the order of `STATISTICS`; `numbers`
+    (rows, numbers), what the network's blocks noted, NaN where nothing; `histograms` (rows, bins)
+    int64.
     """
 
     statistics: NDArray[np.float64]
+    numbers: NDArray[np.float64]
     histograms: NDArray[np.int64]
 
 
 def tile_samples(samples: int, network: Serial, settings: Settings) -> int:
-    """Number of samples in a tile, a multiple of `ALIGNED`; all tiles are nearly equal."""
-    layers = network.layers
-    sizes = sum(layer.outputs.size for layer in layers)
+    """Number of samples in a tile, a multiple of `ALIGNED` and of what must be together; all tiles
+    are nearly equal.
+    """
+    layers, leaves = network.layers, [*network.leaves()]
+    sizes = sum(layer.outputs.size for layer in layers) + sum(leaf.held for leaf in leaves)
+    step = math.lcm(ALIGNED, *(leaf.together for leaf in leaves))
     made = (sum(layer.copied for layer in layers) + sizes) / len(layers)
     # images may be larger than what is made of them; for the way back, pre-activations are kept
     size = max(made, network.reads.size / 4, sizes * settings.backward / 16)
     tiles = math.ceil(samples * size / settings.tile)
-    return max(ALIGNED, math.ceil(samples / tiles / ALIGNED) * ALIGNED)
+    return max(step, math.ceil(samples / tiles / step) * step)
 
 
 class Passes:
@@ -67,17 +74,21 @@ class Passes:
         self.network, self.activations, self.weights = network, activations, weights
         self.seeds, self.settings = len(seeds), settings
         self.head, self.tail = network.split()
-        first = (layer.layer for layer in self.head.layers)
+        first = (layer.number for layer in self.head.layers)
         self.shared = all(own[layer] is weights[0][layer] for layer in first for own in weights)
         self.generators = [generator_for(seed, "cotangent") for seed in seeds]
         self.samples = tile_samples(settings.samples, network, settings)
+        activated = [leaf for leaf in network.leaves() if isinstance(leaf, Activate)]
         self.buffer, self.columns = (
             torch.empty(entries * self.samples * self.seeds, **settings.place)
             for entries in (
-                max(leaf.outputs.size for leaf in network.leaves()),
+                max((leaf.outputs.size for leaf in activated), default=0),
                 max((layer.copied for layer in network.layers[1:]), default=0),
             )
         )
+        self.noted = Noted(network.numbers)
+        self.chances: dict[tuple[object, ...], list[torch.Generator]] = {}
+        self.draws = list(seeds)
         self._give_slots()
 
     def _give_slots(self) -> None:
@@ -86,7 +97,8 @@ class Passes:
         Tensors of as many units share an accumulator, which is read off in one go. Places that
         activations share have one slot.
         """
-        units = {(leaf.layer, leaf.tensor): leaf.outputs.units for leaf in self.network.leaves()}
+        measured = [leaf for leaf in self.network.leaves() if leaf.tensor]
+        units = {(leaf.layer, leaf.tensor): leaf.outputs.units for leaf in measured}
         common = {(leaf.layer, leaf.tensor) for leaf in self.head.leaves() if self.shared}
         self.places = self.network.places(backward=self.settings.backward)
         self.slots: dict[tuple[Place, int], tuple[int, int]] = {}
@@ -128,8 +140,12 @@ class Passes:
             slots = [self.slots[place, index] for place in self.places]
             return np.stack([tables[size][slot * self.seeds + seed] for size, slot in slots])
 
+        def noted(seed: int, index: int) -> NDArray[np.float64]:
+            slots = [self.slots[place, index] for place in self.places]
+            return np.stack([self.noted.row(slot, seed) for slot in slots])
+
         return (
-            Result(rows(statistics, *of), rows(histograms, *of))
+            Result(rows(statistics, *of), noted(*of), rows(histograms, *of))
             for of in product(seeds, range(len(self.activations)))
         )
 
@@ -141,15 +157,38 @@ class Passes:
         else:
             self.moments[size].add(slot, x)
 
+    def mask(self, purpose: tuple[object, ...], sizes: tuple[int, int, int], keep: float) -> Tensor:
+        """The next samples' zeros and ones for a purpose, as `Run` has them.
+
+        A sample's part depends on its seed and number alone.
+        """
+        if purpose not in self.chances:
+            self.chances[purpose] = [generator_for(seed, *purpose) for seed in self.draws]
+        units, positions, samples = sizes
+        drawn = math.ceil(samples / ALIGNED) * ALIGNED
+        masks = [
+            (torch.rand(drawn, units * positions, generator=g, dtype=torch.float32) < keep)[
+                :samples
+            ]
+            for g in self.chances[purpose]
+        ]
+        whole = torch.stack([mask.T.reshape(units, -1) for mask in masks])
+        return (whole if self.seeds > 1 else whole[0]).to(**self.settings.place)
+
     def _add_tile(self, x: Tensor, samples: int) -> None:
         """Run a tile x of (features, samples) forward and backward under every activation."""
         cotangent = self._cotangent(samples) if self.settings.backward else None
         gathered: dict[int, Tensor] = {}
+        masks: dict[tuple[object, ...], Tensor] = {}
+        shared: list[Tensor] = []
         for index, activation in enumerate(self.activations):
             tape: deque[Tensor] = deque(maxlen=None if self.settings.backward else 0)
-            way = _Way(self, index, activation, self.weights[index], x, gathered, tape)
+            way = _Way(self, index, activation, self.weights[index], x, gathered, masks, tape)
             if index == 0 or not self.shared:
                 h = self.head.forward(x, way)
+                shared = [*tape]
+            else:
+                tape.extend(shared)
             self.tail.forward(h, way)
             if cotangent is not None:
                 self.network.backward(cotangent, way, inward=False)
@@ -176,6 +215,7 @@ class _Way:
         activation, weights: those in use.
         tile: what the network reads; its patches are gathered once for all activations.
         gathered_tile: those patches, by layer.
+        masks: drawn for the tile, by what they are for; the same ones for all activations.
         tape: as in `Run`; it keeps nothing if no way back follows.
     """
 
@@ -185,19 +225,29 @@ class _Way:
     weights: ByLayer
     tile: Tensor
     gathered_tile: dict[int, Tensor]
+    masks: dict[tuple[object, ...], Tensor]
     tape: deque[Tensor]
+
+    def weight(self, number: int) -> Tensor:
+        return self.weights[number].matrix
+
+    def mask(self, block: Block, sizes: tuple[int, int, int], keep: float) -> Tensor:
+        purpose = type(block).__name__, block.reads.layer, block.reads.products
+        if purpose not in self.masks:
+            self.masks[purpose] = self.passes.mask(purpose, sizes, keep)
+        return self.masks[purpose].clone()
 
     def applied(self, block: Linear, x: Tensor) -> Tensor:
         if x is not self.tile:
             patches = block.gather(x, self.passes.columns)
-        elif block.layer in self.gathered_tile:
-            patches = self.gathered_tile[block.layer]
+        elif block.number in self.gathered_tile:
+            patches = self.gathered_tile[block.number]
         else:
-            patches = self.gathered_tile[block.layer] = block.gather(x)
-        return applied(self.weights[block.layer], patches, by=self.passes.settings.product)
+            patches = self.gathered_tile[block.number] = block.gather(x)
+        return applied(self.weights[block.number], patches, by=self.passes.settings.product)
 
     def transposed(self, block: Linear, gradient: Tensor) -> Tensor:
-        matrix = self.weights[block.layer].matrix
+        matrix = self.weights[block.number].matrix
         return multiplied(self.passes.settings.product, matrix.mT, gradient)
 
     def activated(self, h: Tensor) -> Tensor:
@@ -223,6 +273,10 @@ class _Way:
 
     def emit(self, block: Leaf, direction: Direction, x: Tensor) -> None:
         self.passes.measure((block.layer, block.tensor, direction), self.index, x)
+
+    def note(self, block: Leaf, direction: Direction, **ratios: Ratio) -> None:
+        place = block.layer, block.tensor, direction
+        self.passes.noted.add(self.passes.slots[place, self.index], ratios)
 
     def _memory(self, like: Tensor) -> Tensor:
         return self.passes.buffer[: like.numel()].view(like.shape)

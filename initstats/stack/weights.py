@@ -15,7 +15,8 @@ from initstats.activations import Activation
 from initstats.data import Split
 from initstats.fitting import fit_std
 from initstats.inits import Init
-from initstats.networks import Direction, Leaf, Linear, Serial, Weights
+from initstats.networks import Block, Direction, Leaf, Linear, Serial, Weights
+from initstats.networks.block import Ratio
 from initstats.stack.products import Product, product
 from initstats.stack.settings import Settings
 
@@ -68,7 +69,7 @@ def weights_by_activation(
     first = under(activations[0])
     if not (init.fitted or init.follows_activation):
         return [first] * len(activations)
-    shared = {layer.layer: first[layer.layer] for layer in network.split()[0].layers}
+    shared = {layer.number: first[layer.number] for layer in network.split()[0].layers}
     return [first, *(under(activation) | shared for activation in activations[1:])]
 
 
@@ -98,14 +99,14 @@ class _Fit:
         patches = block.gather(x)
 
         def std() -> float:
-            return float(applied(self.weights[block.layer], patches).to(torch.float64).std())
+            return float(applied(self.weights[block.number], patches).to(torch.float64).std())
 
         def divide(size: float) -> None:
-            matrix, bias = self.weights[block.layer]
-            self.weights[block.layer] = Weights(matrix / size, bias)
+            matrix, bias = self.weights[block.number]
+            self.weights[block.number] = Weights(matrix / size, bias)
 
         fit_std(std, divide, tolerance=1e-3, rounds=10)
-        return applied(self.weights[block.layer], patches)
+        return applied(self.weights[block.number], patches)
 
     def transposed(self, block: Linear, gradient: Tensor) -> Tensor:
         raise NotImplementedError("weights are fitted on the way forward")
@@ -116,5 +117,17 @@ class _Fit:
     def pulled_back(self, gradient: Tensor, h: Tensor) -> Tensor:
         raise NotImplementedError("weights are fitted on the way forward")
 
+    def weight(self, number: int) -> Tensor:
+        return self.weights[number].matrix
+
+    def mask(self, block: Block, sizes: tuple[int, int, int], keep: float) -> Tensor:
+        units, positions, samples = sizes
+        shape = units, positions * samples
+        generator = generator_for(0, "fit", block.reads.layer, block.reads.products)
+        return (torch.rand(shape, generator=generator, dtype=torch.float32) < keep).float()
+
     def emit(self, block: Leaf, direction: Direction, x: Tensor) -> None:
+        pass
+
+    def note(self, block: Leaf, direction: Direction, **ratios: Ratio) -> None:
         pass

@@ -6,7 +6,7 @@ key column and the parameter, as in `activation_leak`. Defaults are values as an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,30 @@ def with_parameters(keys: pd.DataFrame, entries: Entries) -> pd.DataFrame:
             for parameter, values in varied(members).items()
         }
     )
+
+
+def with_parts(keys: pd.DataFrame, parts: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """The key columns with `part`, the kind of each layer, behind `layer`; as they are without any.
+
+    Args:
+        parts: the kinds of a network's layers, from the first, by its name.
+    """
+    if not parts:
+        return keys
+    kinds = list(dict.fromkeys(part for layers in parts.values() for part in layers))
+    codes = np.full((len(parts), max(map(len, parts.values()))), -1)
+    for row, layers in zip(codes, parts.values(), strict=True):
+        row[: len(layers)] = [kinds.index(part) for part in layers]
+    network = pd.Index(parts).get_indexer(pd.Index(keys["network"].astype(str)))
+    of_row = codes[network, keys["layer"] - 1].tolist()
+    found = pd.Categorical.from_codes(of_row, categories=pd.Index(kinds))
+    return keys.assign(part=found)[_behind([*keys], "layer", "part")]
+
+
+def _behind(names: list[str], one: str, other: str) -> list[str]:
+    """The names with another one behind one of them."""
+    place = names.index(one) + 1
+    return [*names[:place], other, *names[place:]]
 
 
 def varied(members: Mapping[str, Mapping[str, Value]]) -> dict[str, dict[str, Value]]:

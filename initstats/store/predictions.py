@@ -15,7 +15,7 @@ from initstats.store.errors import DamageError, as_written, complaints
 from initstats.store.file import FILE, PREDICTION, PREDICTION_CHECKSUM, marks
 from initstats.store.lock import held
 from initstats.store.log import keep_mark
-from initstats.store.parameters import with_parameters
+from initstats.store.parameters import with_parameters, with_parts
 from initstats.store.reading import reading
 
 _WRITTEN = {"i": "INTEGER", "f": ""}
@@ -43,7 +43,7 @@ def save_predictions(folder: str | Path, predicted: pd.DataFrame) -> None:
             for parameters in members.values()
             for parameter in parameters
         }
-    predicted = predicted.drop(columns=list(derived), errors="ignore")
+    predicted = predicted.drop(columns=[*derived, "part"], errors="ignore")
     names = ", ".join(
         f'"{name}" {_WRITTEN.get(column.dtype.kind, "TEXT")}' for name, column in predicted.items()
     )
@@ -84,7 +84,7 @@ def load_predictions(folder: str | Path) -> pd.DataFrame | None:
             kinds = {name: _READ[declared] for _, name, declared, *_ in columns}
             frame = pd.DataFrame(rows, columns=list(kinds), dtype=object).astype(kinds)
             keys = [name for name in ("dataset", *run.keys, *run.places) if name in frame]
-            parameters = with_parameters(frame[keys], run.entries)
+            parameters = with_parts(with_parameters(frame[keys], run.entries), run.parts)
     return pd.concat([parameters, frame.drop(columns=keys)], axis=1)
 
 

@@ -23,7 +23,7 @@ from initstats.store.errors import StoreError, as_written, complaints
 from initstats.store.file import FILE, found_run
 from initstats.store.histograms import unpack
 from initstats.store.log import refuse_strange_log
-from initstats.store.parameters import with_parameters
+from initstats.store.parameters import with_parameters, with_parts
 from initstats.store.run import Key, Run
 
 Value = int | str | float
@@ -179,6 +179,7 @@ def table(connection: sqlite3.Connection, run: Run, part: Run) -> pd.DataFrame:
             column[start:stop] = found.statistics[:, position]
     cell = np.repeat(np.arange(len(keys)), sizes)
     frame = with_parameters(_keys(connection, part, keys, cell, place[:stop]), part.entries)
+    frame = with_parts(frame, part.parts)
     columns.reverse()
     for name, integer in part.statistics.items():
         column = columns.pop()[:stop]
@@ -202,6 +203,7 @@ def _histograms(
         )
     cell, place, where, count = np.concatenate(found, axis=1)
     columns = with_parameters(_keys(connection, part, keys, cell, place), run.entries)
+    columns = with_parts(columns, part.parts)
     return columns.assign(low=low[where], high=high[where], count=count)
 
 

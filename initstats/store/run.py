@@ -38,6 +38,8 @@ class Run:
         statistics: the columns of a row, and whether they are integers.
         bins: lower and upper edges of the histograms' bins.
         parameters: of the entries that key columns name.
+        notes: those statistics that only some networks have.
+        parts: the kinds of the layers of each network, such as `attention`, where the table tells.
         definitions: what entries and statistics make of fixed inputs.
 
     Raises:
@@ -52,6 +54,8 @@ class Run:
     statistics: dict[str, bool]
     bins: tuple[list[float], list[float]]
     parameters: Entries = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    parts: dict[str, list[str]] = field(default_factory=dict)
     definitions: Definitions = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -98,6 +102,8 @@ class Run:
                 noun: {**asked.parameters.get(noun, {}), **self.parameters.get(noun, {})}
                 for noun in {**self.parameters, **asked.parameters}
             },
+            notes=list(dict.fromkeys([*asked.notes, *self.notes])),
+            parts={**self.parts, **asked.parts},
             definitions={
                 # those that measured something agree; the others may have been mended since
                 noun: {**self.definitions.get(noun, {}), **asked.definitions.get(noun, {})}

@@ -280,7 +280,9 @@ class Store:
     def _tell_gaps(self, there: Run) -> None:
         """Warn of statistics that the cells there lack, or those that will be measured now."""
         for more, fewer, when in ((self.run, there, "before"), (there, self.run, "now")):
-            lacking = [name for name in more.statistics if name not in fewer.statistics]
+            # what the blocks of other networks note is not lacking
+            own = [name for name in more.statistics if name not in more.notes]
+            lacking = [name for name in own if name not in fewer.statistics]
             if not lacking:
                 continue
             done = self.done()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from functools import partial
 from html import escape
 from itertools import product, starmap
@@ -19,7 +20,7 @@ from pydantic import (
 from initstats.activations import Activation
 from initstats.inits import Init
 from initstats.moments import BINS
-from initstats.networks import Network
+from initstats.networks import Network, UnreadableError
 from initstats.plural import counted
 from initstats.registry import Entry
 from initstats.stack import DType
@@ -192,7 +193,8 @@ class Grid(Fields):
                 f"done, and at most {MAX_GIGABYTES} GB can be had: measure some of the seeds at a "
                 "time, into one folder"
             )
-        self.check_memory((1, 28, 28))
+        with suppress(UnreadableError):  # the data may have a shape that suits the network
+            self.check_memory((1, 28, 28))
         return self
 
     def check_memory(self, shape: tuple[int, ...]) -> int:

@@ -194,7 +194,12 @@ def _engine(grid: Grid, data: Dataset) -> Engine:
         grid.depth, len(split), backward=grid.backward, dtype=grid.dtype, device=grid.device
     )
     seeds = min(len(grid.seeds), grid.check_memory(split.shape))
-    return Engine(split, _fit(data), settings.suited(seeds))
+    notes = dict.fromkeys(
+        name
+        for network in grid.networks
+        for name in network.on(split.shape, grid.widths[0], grid.depth).numbers
+    )
+    return Engine(split, _fit(data), settings.suited(seeds), tuple(notes))
 
 
 def _run(config: dict[str, Any], grid: Grid, data: Dataset, engine: Engine) -> Run:
@@ -210,10 +215,21 @@ def _run(config: dict[str, Any], grid: Grid, data: Dataset, engine: Engine) -> R
         engine=settings,
         keys=KEYS,
         places=PLACES,
-        statistics={name: entry.integer for name, entry in STATISTICS.items()},
+        statistics={name: entry.integer for name, entry in STATISTICS.items()}
+        | dict.fromkeys(engine.notes, False),
         bins=(bin_edges()[0].tolist(), bin_edges()[1].tolist()),
         parameters=parameters_of(grid.entries),
+        notes=list(engine.notes),
+        parts=parts_of(grid, engine.split.shape),
     )
+
+
+def parts_of(grid: Grid, shape: tuple[int, ...]) -> dict[str, list[str]]:
+    """The kinds of the layers of each network, of none where all networks are plain stacks."""
+    placed = {each.name: each.on(shape, grid.widths[0], grid.depth) for each in grid.networks}
+    if not any(leaf.outputs.part for network in placed.values() for leaf in network.leaves()):
+        return {}
+    return {name: network.parts for name, network in placed.items()}
 
 
 def _processes(workers: int | None, grid: Grid, engine: Engine) -> int:

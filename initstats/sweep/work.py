@@ -17,9 +17,9 @@ from initstats.activations import Activation
 from initstats.data import Split
 from initstats.inits import Init
 from initstats.moments import STATISTICS
-from initstats.networks import Network
+from initstats.networks import Network, Serial
 from initstats.registry import import_module
-from initstats.stack import Settings, run_stack
+from initstats.stack import Result, Settings, run_stack
 from initstats.store import Key, pack
 from initstats.sweep.attempts import Divisible
 from initstats.sweep.cell import Cell
@@ -87,12 +87,14 @@ class Engine:
     Args:
         split: the samples to measure.
         fit: the samples that a data-dependent init is fitted on.
+        notes: columns of what the blocks of the networks note, behind the statistics.
         modules: define the statistics; a worker imports them.
     """
 
     split: Split
     fit: Split
     settings: Settings
+    notes: tuple[str, ...] = ()
     modules: tuple[str, ...] = field(default_factory=defining_modules)
 
     def __call__(self, task: Task) -> Outcome:
@@ -102,7 +104,13 @@ class Engine:
         results = run_stack(
             network, task.init, task.activations, task.seeds, self.split, self.fit, self.settings
         )
-        return [(places, result.statistics, pack(result.histograms)) for result in results]
+        return [(places, self._row(network, result), pack(result.histograms)) for result in results]
+
+    def _row(self, network: Serial, result: Result) -> NDArray[np.float64]:
+        """The statistics of a cell's rows, and behind them the notes, NaN where there are none."""
+        noted = np.full((len(result.statistics), len(self.notes)), np.nan)
+        noted[:, [self.notes.index(name) for name in network.numbers]] = result.numbers
+        return np.hstack([result.statistics, noted])
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -156,15 +156,20 @@ def relu_log_length(widths: Sequence[int], sigma_w2: float = 2.0) -> tuple[float
     return mean, variance
 
 
-def _one_pair(activation: Activation, state: State, r: Response) -> Joint:
+class _OnePair:
     """Two samples of one length, whose kernel is integrated exactly."""
-    q, k = float(state.square), float(state.k)
-    found = np.array(np.nan)
-    if 0 < q < math.inf and not math.isnan(k):
-        k = min(max(k, -q), q)  # rounding may carry it beyond
-        uniform = state.law.uniform_bias
-        found = np.array(product_moment(activation.function, q, k, uniform, activation.kinks))
-    return Joint(found, found - r.mean**2, np.array(np.nan))
+
+    def products(self, values: Array) -> Array:
+        return values**2
+
+    def behind(self, activation: Activation, state: State, r: Response) -> Joint:
+        q, k = float(state.square), float(state.k)
+        found = np.array(np.nan)
+        if 0 < q < math.inf and not math.isnan(k):
+            k = min(max(k, -q), q)  # rounding may carry it beyond
+            uniform = state.law.uniform_bias
+            found = np.array(product_moment(activation.function, q, k, uniform, activation.kinks))
+        return Joint(found, found - r.mean**2, np.array(np.nan))
 
 
 def _layers(
@@ -186,7 +191,7 @@ def _layers(
     radial = float(weights == "independent")
     laws = [Law(w, b, uniform_share(bias, b), radial) for w, b in zip(w2, b2, strict=True)]
     q = positive("q0", q0)
-    state = State.of_data(q) if c0 is None else State.of_data(q, np.asarray(c0 * q), _one_pair)
+    state = State.of_data(q) if c0 is None else State.of_data(q, np.asarray(c0 * q), _OnePair())
     for number, law in enumerate(laws):
         state = activated = state.through(law, 1).activated(entry)
         r, following = activated.response, laws[min(number + 1, depth - 1)].sigma_w2

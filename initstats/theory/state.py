@@ -8,8 +8,8 @@ Schoenholz et al. 2017 (arXiv:1611.01232). Variance and shift to first order in 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from initstats.theory.response import Response, response
 Array = NDArray[np.float64]
 
 _NOTHING = 1e-12  # relative second moment that makes no difference to a mean
+BENT = 1e-6
+"""Relative curvature of G(q) that counts."""
 _UNKNOWN: Any = np.float64(np.nan)
 
 
@@ -36,12 +38,14 @@ class Law(NamedTuple):
         uniform_bias: the part of q that uniform biases add: sigma_b2, or 0.
         radial: fluctuation of the length of h over a layer's units, as a share of that under
             independent weights: 1 for these, 0 for orthogonal weights that keep every length.
+        centred: whether a unit's weights have mean 0, so that it does not see the mean over units.
     """
 
     sigma_w2: float
     sigma_b2: float = 0.0
     uniform_bias: float = 0.0
     radial: float = 1.0
+    centred: bool = False
 
 
 _NO_LAW = Law(np.nan)
@@ -55,8 +59,14 @@ class Joint(NamedTuple):
     V: Array  # covariance over draws of their second moments, times the width; NaN where not known
 
 
-Pairs = Callable[[Activation, "State", Response], Joint]
-"""What an activation makes of the pairs of samples in a state of pre-activations."""
+class Pairs(Protocol):
+    """The pairs of samples that a state follows."""
+
+    def products(self, values: Array) -> Array:
+        """Products of both samples of each pair, (pairs,), of values for each sample."""
+
+    def behind(self, activation: Activation, state: State, r: Response) -> Joint:
+        """What an activation makes of the pairs in a state of pre-activations."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,9 @@ class State:
         pairs: gives what is behind an activation; None where no pairs are followed.
         law: law of the weights that gave pre-activations.
         width: number of units.
+        gaussian: whether units are Gaussian, given their second moment.
+        exact: whether second moments are exact at every width, for normal weights.
+        settled: whether second moments are the same for every draw.
     """
 
     square: Array
@@ -86,12 +99,15 @@ class State:
     pairs: Pairs | None = None
     law: Law = _NO_LAW
     width: int = 0
+    gaussian: bool = False
+    exact: bool = True
+    settled: bool = False
 
     @classmethod
     def of_data(cls, q: Array, k: Array = _UNKNOWN, pairs: Pairs | None = None) -> State:
         """Samples of q = |x|^2 / n and pairs of k = x_a . x_b / n: nothing fluctuates."""
         nothing = np.zeros_like(q)
-        return cls(q, nothing, nothing, nothing, k, np.zeros_like(k), pairs)
+        return cls(q, nothing, nothing, nothing, k, np.zeros_like(k), pairs, settled=True)
 
     def through(self, law: Law, width: int) -> State:
         """The pre-activations of a layer that reads this tensor.
@@ -99,7 +115,11 @@ class State:
         q = sigma_w^2 E x^2 + sigma_b^2, and likewise for pairs.
         """
         w2, b2 = law.sigma_w2, law.sigma_b2
-        q = w2 * self.square + b2
+        square, k, exact = self.square, self.k, self.exact
+        if law.centred:
+            square, exact = self._variance(centred=True), False
+            k = k - self.pairs.products(self.mean) if self.pairs else k
+        q = w2 * square + b2
         if isinstance(self, Activated) and self.pairs is not None:
             q = np.maximum(q, _NOTHING * np.nanmax(q))  # less would only cost time
         return State(
@@ -107,11 +127,14 @@ class State:
             mean=np.zeros_like(self.square),
             V=w2**2 * self.V,
             g=w2 * self.g,
-            k=w2 * self.k + b2,
+            k=w2 * k + b2,
             V_pairs=w2**2 * self.V_pairs,
             pairs=self.pairs,
             law=law,
             width=width,
+            gaussian=True,
+            exact=exact,
+            settled=self.settled,
         )
 
     def activated(self, activation: Activation) -> Activated:
@@ -119,12 +142,20 @@ class State:
 
         Raises:
             ValueError: E phi(h)^2 does not exist.
+            Unpredicted: the units are not Gaussian.
         """
+        if not self.gaussian:
+            raise Unpredicted(
+                "theory knows what an activation makes of Gaussian units: these are data, or a sum "
+                "with activations"
+            )
         r = response(activation, self.square, self.law.uniform_bias)
         w = self.square - self.law.uniform_bias
         of_length = 2 * (w * r.square_1) ** 2  # the noise that comes with the length of h
         noise = r.noise - (1 - self.law.radial) * of_length
-        joint = self.pairs(activation, self, r) if self.pairs else Joint(*3 * [_UNKNOWN])
+        joint = self.pairs.behind(activation, self, r) if self.pairs else Joint(*3 * [_UNKNOWN])
+        # a mean of phi^2 over draws is that at the mean q, if q is fixed or the map a straight line
+        straight = bool((np.abs(r.square_2) * self.square**2 <= BENT * r.square).all())
         return Activated(
             square=np.where(np.isinf(self.square), np.inf, r.square),
             mean=r.mean,
@@ -134,6 +165,7 @@ class State:
             V_pairs=joint.V,
             pairs=self.pairs,
             width=self.width,
+            exact=self.exact and (straight or (self.settled and self.law.radial == 1)),
             before=self,
             response=r,
             covariance=joint.covariance,
@@ -144,6 +176,79 @@ class State:
         w = self.square - self.law.uniform_bias
         kept = (1 - self.law.radial) * w**2  # the part of lengths that does not fluctuate
         return np.asarray(slope * self.g + curvature * (self.V / 2 - kept))
+
+    def normed(self, *, centred: bool, eps: float) -> State:
+        """Each sample over its root mean square, or that about its mean over units."""
+        variance = self._variance(centred=centred)
+        size = np.sqrt(variance + eps)
+        nothing = np.zeros_like(variance)
+        k = self.k
+        if self.pairs is not None:
+            k = (k - self.pairs.products(self.mean) * centred) / self.pairs.products(size)
+        return State(
+            variance / size**2,
+            nothing if centred else self.mean / size,
+            V=nothing,
+            g=nothing,
+            k=k,
+            V_pairs=np.zeros_like(k),
+            pairs=self.pairs,
+            width=self.width,
+            gaussian=self.gaussian,
+            settled=True,
+        )
+
+    def unnormed(self, cotangent: Cotangent, *, centred: bool, eps: float) -> Cotangent:
+        """The gradient before `normed`, at a number of units at which one more is nothing."""
+        return replace(cotangent, square=cotangent.square / (self._variance(centred=centred) + eps))
+
+    def _variance(self, *, centred: bool) -> Array:
+        return self.square - self.mean**2 * centred
+
+    def weighted(self, factor: float, keep: float = 1.0) -> State:
+        """The tensor times a factor, and times 0 or 1 / keep for all units of a sample at once."""
+        square = factor**2
+        fluctuating = np.nan if keep < 1 else factor**4
+        return State(
+            square * self.square / keep,
+            factor * self.mean,
+            V=fluctuating * self.V,
+            g=square * self.g / keep,
+            k=square * self.k,
+            V_pairs=fluctuating * self.V_pairs,
+            pairs=self.pairs,
+            width=self.width,
+            gaussian=self.gaussian and keep == 1,
+            exact=self.exact,
+        )
+
+    def plus(self, added: State) -> State:
+        """A sum, where what is added has mean 0 whatever the tensor is: no product of both is left.
+
+        How the second moment fluctuates is not followed.
+        """
+        return State(
+            self.square + added.square,
+            self.mean + added.mean,
+            g=self.g + added.g,
+            k=self.k + added.k,
+            pairs=self.pairs,
+            width=added.width,
+            gaussian=self.gaussian and added.gaussian,
+            exact=self.exact and added.exact,
+        )
+
+    def dropped(self, keep: float) -> State:
+        """Entries that are 0, or divided by the probability to be kept, each by itself."""
+        return State(
+            self.square / keep,
+            self.mean,
+            g=self.g / keep,
+            k=self.k,
+            pairs=self.pairs,
+            width=self.width,
+            exact=self.exact,
+        )
 
     def over_positions(self, function: Callable[[Array], Array]) -> State:
         """The second moments that the positions of a layer read; all else is not known."""
@@ -166,3 +271,15 @@ class Cotangent:
 
     square: Array  # mean over units of its square, an entry for each sample (and position)
     given: bool = True  # whether it is the gradient that was put in at the end
+
+    def weighted(self, factor: float, keep: float = 1.0) -> Cotangent:
+        """The gradient times a factor, and times 0 or 1 / keep for all units of a sample."""
+        return replace(self, square=self.square * factor**2 / keep)
+
+    def plus(self, added: Cotangent) -> Cotangent:
+        """A sum of two that are not correlated."""
+        return Cotangent(self.square + added.square, given=False)
+
+    def dropped(self, keep: float) -> Cotangent:
+        """Entries that are 0, or divided by the probability to be kept."""
+        return replace(self, square=self.square / keep)

@@ -210,6 +210,13 @@ def classifier(
 ) -> Serial:
     """A registered network with a last layer: the mean over positions, if any, and a linear map."""
     body = network.on(shape, width, depth)
+    hidden = any(leaf.tensor == "" for leaf in body.leaves())
+    if body.random or hidden:
+        what = "drops what it draws" if body.random else "has attention"
+        raise ValueError(
+            f"network {network.name!r} {what}, and such networks of blocks are measured but not "
+            "trained here: train a model of your own, as MODULE:FUNCTION"
+        )
     pooled = [Pool()] if body.outputs.plane else []
     assert body.inputs is not None
     return Serial(*body.blocks, *pooled, Dense(outputs)).on(body.inputs)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from initstats.activations import Activation
 from initstats.data import Split
-from initstats.networks import Direction, Leaf, Linear, Place, Serial, Weights
+from initstats.networks import Block, Direction, Leaf, Linear, Place, Serial, Weights
+from initstats.networks.block import Ratio
 from initstats.stack import Settings, measure_weights
 from initstats.training.batches import Batch
 from initstats.training.chain import Chain, applied, linked
@@ -207,7 +208,7 @@ def _layered(layers: list[Linear], sizes: list[int], flat: Tensor) -> dict[int, 
     found, stop = {}, 0
     for layer, size in zip(layers, sizes, strict=True):
         start, stop = stop, stop + size
-        found[layer.layer] = _Layer(flat[start:stop].view(layer.weight[0], -1))
+        found[layer.number] = _Layer(flat[start:stop].view(layer.weight[0], -1))
     return found
 
 
@@ -224,7 +225,7 @@ class _Way:
         self.patches: dict[int, Tensor] = {}
 
     def applied(self, block: Linear, x: Tensor) -> Tensor:
-        number, entries = block.layer, block.outputs.positions * len(self.tile.labels)
+        number, entries = block.number, block.outputs.positions * len(self.tile.labels)
         if x is not self.tile.x:
             patches = block.gather(x, self._copied(block))
         elif number in self.tile.gathered:
@@ -237,8 +238,8 @@ class _Way:
         return h.add_(own.bias)
 
     def transposed(self, block: Linear, gradient: Tensor) -> Tensor:
-        matrix = self.net.weights[block.layer].matrix
-        out = self._memory(block.layer, "patches", matrix.shape[1], gradient.shape[1])
+        matrix = self.net.weights[block.number].matrix
+        out = self._memory(block.number, "patches", matrix.shape[1], gradient.shape[1])
         return torch.mm(matrix.mT, gradient, out=out)
 
     def activated(self, h: Tensor) -> Tensor:
@@ -257,10 +258,19 @@ class _Way:
         activation.out_backward(gradient, h, out)
         return out
 
+    def weight(self, number: int) -> Tensor:
+        return self.net.weights[number].matrix
+
+    def mask(self, block: Block, sizes: tuple[int, int, int], keep: float) -> Tensor:
+        raise NotImplementedError("networks that draw masks are not trained here")
+
+    def note(self, block: Leaf, direction: Direction, **ratios: Ratio) -> None:
+        pass
+
     def emit(self, block: Leaf, direction: Direction, x: Tensor) -> None:
         if direction == "forward" or not isinstance(block, Linear):
             return
-        slope, patches = self.net.slopes[block.layer], self.patches[block.layer]
+        slope, patches = self.net.slopes[block.number], self.patches[block.number]
         if self.more:
             torch.addmm(slope.matrix, x, patches.mT, out=slope.matrix)
             slope.bias.add_(x.sum(1, keepdim=True))
@@ -271,7 +281,7 @@ class _Way:
     def _copied(self, block: Linear) -> Tensor | None:
         if not block.copied:
             return None
-        return self._memory(block.layer, "copied", 1, block.copied * len(self.tile.labels))[0]
+        return self._memory(block.number, "copied", 1, block.copied * len(self.tile.labels))[0]
 
     def _memory(self, place: int, purpose: str, units: int, entries: int) -> Tensor:
         return self.net.workspace.memory(place, purpose, units, entries)

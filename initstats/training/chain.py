@@ -167,7 +167,7 @@ class Chain:
         if not self.stages:
             none = _empty(0, 0)
             return Stage(
-                layer.layer, False, None, none, None, none, h, slope, none, None, none, none
+                layer.number, False, None, none, None, none, h, slope, none, None, none, none
             )
         before, before_slope = self.stages[-1].h, self.stages[-1].slope
         patches, patch_slope = _empty(inputs + 1, entries), _empty(inputs, entries)
@@ -181,7 +181,7 @@ class Chain:
             pair = (read, into, patch_slope, read_slope)
             fill, fold = _pooled(pool, *pair) if pool else _patched(layer, *pair)
         return Stage(
-            layer.layer,
+            layer.number,
             activated,
             before,
             read,

@@ -1,0 +1,115 @@
+"""Batch normalization in training mode (Ioffe & Szegedy 2015, arXiv:1502.03167)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from initstats.networks.block import Expectation, Leaf, Run, Signal
+from initstats.networks.dense import check_sizes
+from initstats.networks.norm import EPS
+from initstats.theory.state import Cotangent, State, Unpredicted
+
+
+@dataclass(frozen=True)
+class BatchNorm(Leaf):
+    """A unit less its mean, over its standard deviation, both over a batch and its positions.
+
+    Its gain is 1 and its shift 0, as before training.
+
+    Attributes:
+        batch: number of samples that are normalized together; the last ones of the data may be
+            fewer.
+        tensor: what the table calls its output.
+
+    Raises:
+        ValueError: batch is no whole number above 1.
+    """
+
+    batch: int = 32
+    tensor: str = field(default="normed", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_sizes("BatchNorm", batch=self.batch)
+        if self.batch < 2:
+            raise ValueError("BatchNorm: a batch of 1 sample less its mean is 0: at least 2")
+
+    @property
+    def outputs(self) -> Signal:
+        """The signal that is read, of second moment 1, whatever made it."""
+        return self.reads._replace(activated=False)
+
+    @property
+    def held(self) -> int:
+        """Its output, from which the way back begins."""
+        return self.reads.size
+
+    @property
+    def together(self) -> int:
+        """Samples that must be in one tile."""
+        return self.batch
+
+    def forward(self, x: Tensor, at: Run) -> Tensor:
+        """(x - mean) / std, in memory of its own."""
+        y = self.normalized(x, at)
+        at.emit(self, "forward", y)
+        return y
+
+    def backward(self, gradient: Tensor, at: Run, *, inward: bool = True) -> Tensor:
+        """The gradient less what changes only the means or the sizes, over the std."""
+        at.emit(self, "backward", gradient)
+        return self.pulled_back(gradient, at)
+
+    def normalized(self, x: Tensor, at: Run) -> Tensor:
+        """`forward`, not measured."""
+        y, inverses = torch.empty_like(x), []
+        for rows, out in zip(self._batches(x), self._batches(y), strict=True):
+            torch.sub(rows, rows.mean((-3, -1), keepdim=True), out=out)
+            inverse = out.square().mean((-3, -1), keepdim=True).add_(EPS).rsqrt_()
+            out.mul_(inverse)
+            inverses.append(inverse)
+        at.tape += (*inverses, y)
+        return y
+
+    def pulled_back(self, gradient: Tensor, at: Run) -> Tensor:
+        """`backward`, not measured."""
+        y = at.tape.pop()
+        pulled = torch.empty_like(gradient)
+        batches = zip(*(self._batches(each) for each in (gradient, y, pulled)), strict=True)
+        for rows, normed, out in reversed([*batches]):
+            torch.mul(normed, (rows * normed).mean((-3, -1), keepdim=True), out=out)
+            torch.sub(rows, out, out=out)
+            out.sub_(rows.mean((-3, -1), keepdim=True)).mul_(at.tape.pop())
+        return pulled
+
+    def expect(self, state: State, at: Expectation) -> State:
+        """Not known yet."""
+        return self.expected(state, at)
+
+    def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
+        """Not known yet."""
+        return self.heard(cotangent, at)
+
+    def expected(self, state: State, at: Expectation) -> State:
+        """Not known yet."""
+        raise Unpredicted("theory does not follow batch norm over the samples of a data set yet")
+
+    def heard(self, cotangent: Cotangent, at: Expectation) -> Cotangent:
+        """Not known yet."""
+        raise Unpredicted("theory does not follow batch norm over the samples of a data set yet")
+
+    def _batches(self, x: Tensor) -> Iterator[Tensor]:
+        """Views ([seeds,] units, positions, batches, samples of a batch): of the whole batches, and
+        of what is left.
+        """
+        by_sample = x.view(*x.shape[:-1], self.reads.positions, -1)
+        count = by_sample.shape[-1]
+        whole = count // self.batch * self.batch
+        if whole:
+            batches = by_sample[..., :whole]
+            yield batches.view(*batches.shape[:-1], -1, self.batch)
+        if whole < count:
+            yield by_sample[..., None, whole:]

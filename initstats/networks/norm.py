@@ -1,0 +1,123 @@
+"""Normalization of a sample by its own numbers: over its units, or over groups of them.
+
+LayerNorm (Ba et al. 2016, arXiv:1607.06450), RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467),
+GroupNorm (Wu & He 2018, arXiv:1803.08494), as they are before training: gain 1, shift 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Self
+
+from torch import Tensor
+
+from initstats.networks.block import Expectation, Leaf, Run, Signal
+from initstats.networks.dense import check_sizes
+from initstats.theory.state import Cotangent, State, Unpredicted
+
+EPS = 1e-5
+"""What torch's norms add to a variance by default."""
+
+
+@dataclass(frozen=True)
+class Norm(Leaf):
+    """Units less their mean, over their standard deviation, sample by sample.
+
+    Attributes:
+        groups: of units, each normalized by itself.
+        centred: whether the mean is taken off; if not, it is RMSNorm.
+        whole: whether the positions of a sample are normalized together, as those of images are;
+            if not, each by itself, as tokens are.
+        tensor: what the table calls its output.
+
+    Raises:
+        ValueError: groups is no whole number above 0.
+    """
+
+    groups: int = 1
+    centred: bool = True
+    whole: bool = False
+    tensor: str = field(default="normed", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_sizes("Norm", groups=self.groups)
+
+    def on(self, inputs: Signal) -> Self:
+        """The same block behind a signal whose units make as many groups."""
+        if inputs.units % self.groups:
+            raise ValueError(f"{inputs.units} units do not make {self.groups} groups of one size")
+        size = inputs.units // self.groups * (inputs.positions if self.whole else 1)
+        if self.centred and size < 2:
+            raise ValueError(
+                "a group of one unit less its mean is 0: use fewer groups, more units, or rms"
+            )
+        return super().on(inputs)
+
+    @property
+    def outputs(self) -> Signal:
+        """The signal that is read, of second moment 1, whatever made it."""
+        return self.reads._replace(activated=False)
+
+    @property
+    def held(self) -> int:
+        """Its output, from which the way back begins."""
+        return self.reads.size
+
+    def forward(self, x: Tensor, at: Run) -> Tensor:
+        """(x - mean) / std, in memory of its own."""
+        y = self.normalized(x, at)
+        at.emit(self, "forward", y)
+        return y
+
+    def backward(self, gradient: Tensor, at: Run, *, inward: bool = True) -> Tensor:
+        """The gradient less what changes only the mean or the size, over the std."""
+        at.emit(self, "backward", gradient)
+        return self.pulled_back(gradient, at)
+
+    def normalized(self, x: Tensor, at: Run) -> Tensor:
+        """`forward`, not measured."""
+        rows = self._rows(x)
+        y = rows - rows.mean(-2, keepdim=True) if self.centred else rows.clone()
+        inverse = y.square().mean(-2, keepdim=True).add_(EPS).rsqrt_()
+        y.mul_(inverse)
+        at.tape += (y, inverse)
+        return y.view(x.shape)
+
+    def pulled_back(self, gradient: Tensor, at: Run) -> Tensor:
+        """`backward`, not measured."""
+        inverse, y = at.tape.pop(), at.tape.pop()
+        rows = self._rows(gradient)
+        pulled = rows - y * (rows * y).mean(-2, keepdim=True)
+        if self.centred:
+            pulled.sub_(rows.mean(-2, keepdim=True))
+        return pulled.mul_(inverse).view(gradient.shape)
+
+    def expect(self, state: State, at: Expectation) -> State:
+        """What theory says of the output."""
+        normed = self.expected(state, at)
+        at.emit(self, normed)
+        return normed
+
+    def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
+        """What theory says of the gradient of the input."""
+        at.emit_gradient(self, cotangent)
+        return self.heard(cotangent, at)
+
+    def expected(self, state: State, at: Expectation) -> State:
+        """Second moment 1 for every sample, exactly at every width."""
+        if self.whole and self.reads.plane is not None:
+            raise Unpredicted(
+                "theory does not follow a norm over a plane, whose positions differ in power"
+            )
+        at.tape.append(state)
+        return state.normed(centred=self.centred, eps=EPS)
+
+    def heard(self, cotangent: Cotangent, at: Expectation) -> Cotangent:
+        """Squares of gradients over the variance that was divided by."""
+        before: State = at.tape.pop()
+        return before.unnormed(cotangent, centred=self.centred, eps=EPS)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """([seeds,] groups, entries that are normalized together, all others)."""
+        others = x.shape[-1] // self.reads.positions if self.whole else x.shape[-1]
+        return x.reshape(*x.shape[:-2], self.groups, -1, others)

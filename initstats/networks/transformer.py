@@ -1,0 +1,79 @@
+"""A transformer: patches of an image as tokens, attention and feed-forward layers in turn."""
+
+from __future__ import annotations
+
+from typing import Any, cast, get_args
+
+from initstats.networks.activate import Activate
+from initstats.networks.attention import Attention, Logits
+from initstats.networks.block import Block
+from initstats.networks.depths import Scales, scales
+from initstats.networks.dropout import Dropout
+from initstats.networks.embedding import Patches, Positions
+from initstats.networks.entry import register_network
+from initstats.networks.norms import BATCH, GROUPS, norm_of
+from initstats.networks.pointwise import Pointwise
+from initstats.networks.serial import Serial
+from initstats.networks.stem import Stem
+from initstats.networks.stream import Stream
+from initstats.registry import unknown
+
+POSITIONS = ("none", "normal")
+"""What is added to the tokens: nothing, or a random vector for each position."""
+
+
+@register_network()
+def transformer(
+    width: int,
+    depth: int,
+    *,
+    norm: str = "layer",
+    place: str = "pre",
+    heads: int = 4,
+    hidden: float = 4.0,
+    patch: int = 7,
+    causal: bool = False,
+    logits: str = "inverse_sqrt",
+    positions: str = "none",
+    scale: str = "one",
+    alpha: float = 1.0,
+    groups: int = GROUPS,
+    batch: int = BATCH,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Block:
+    """A stem of patches, then attention and feed-forward branches in turn: a layer each."""
+    made = norm_of(norm, place, ("pre", "post"), groups=groups, batch=batch)
+    if scale == "deepnorm" and (made is None or place != "post"):
+        raise ValueError("scale=deepnorm needs a norm after the sum: norm=layer,place=post")
+    for name, value, allowed in (
+        ("logits", logits, get_args(Logits)),
+        ("positions", positions, POSITIONS),
+    ):
+        if value not in allowed:
+            raise unknown(name, value, allowed)
+    factors = scales(scale, depth - 1, 2, alpha)
+    first = [made] if made and place == "pre" else []
+    last = [Dropout(dropout)] if dropout else []
+    branches: dict[str, list[Block]] = {
+        "attention": [Attention(heads, causal, cast(Logits, logits), factors.first)],
+        "feedforward": [
+            Pointwise(max(1, round(hidden * width)), scale=factors.first),
+            Activate(),
+        ],
+    }
+    shared: dict[str, Any] = _of_stream(factors, drop_path)
+    layers = []
+    for number in range(depth - 1):
+        part = ("attention", "feedforward")[number % 2]
+        product = Pointwise(width, tensor="branch", scale=factors.last)
+        branch = Serial(*first, *branches[part], product, *last)
+        norm_after = made if place == "post" else None
+        layers.append(Stream(branch, part=part, norm=norm_after, tokens=True, **shared))
+    embedded = "preactivation" if positions == "normal" else "stream"
+    stem = [Patches(width, patch, tensor=embedded)]
+    return Serial(Stem(Serial(*stem, *([Positions()] if positions == "normal" else []))), *layers)
+
+
+def _of_stream(factors: Scales, drop_path: float) -> dict[str, float]:
+    return {"scale": factors.branch, "skip": factors.skip, "keep": 1 - drop_path}

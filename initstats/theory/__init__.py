@@ -27,5 +27,7 @@ from initstats.theory.propagation import relu_log_length as relu_log_length
 from initstats.theory.response import Response as Response
 from initstats.theory.response import absolute_moments as absolute_moments
 from initstats.theory.response import response as response
+from initstats.theory.softmax import SoftmaxMoments as SoftmaxMoments
+from initstats.theory.softmax import softmax_moments as softmax_moments
 from initstats.theory.state import Law as Law
 from initstats.theory.state import State as State

@@ -9,6 +9,14 @@ from __future__ import annotations
 
 from initstats.activations.tailoring import leaky_correlation as leaky_correlation
 from initstats.activations.tailoring import tailored_slope as tailored_slope
+from initstats.theory.attention import Attended as Attended
+from initstats.theory.attention import KernelGradient as KernelGradient
+from initstats.theory.attention import TokenGradient as TokenGradient
+from initstats.theory.attention import Tokens as Tokens
+from initstats.theory.attention import attend as attend
+from initstats.theory.attention import attend_kernel as attend_kernel
+from initstats.theory.attention import pull_attention as pull_attention
+from initstats.theory.attention import pull_kernel as pull_kernel
 from initstats.theory.maps import correlation_map as correlation_map
 from initstats.theory.maps import length_map as length_map
 from initstats.theory.maps import patch_mean as patch_mean

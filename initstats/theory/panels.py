@@ -7,6 +7,7 @@ Gaussians, kinks or not.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -27,6 +28,12 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+def one_blas_thread() -> AbstractContextManager[object]:
+    """One thread of numpy's products: else their last bits hang on the number of threads."""
+    limit: AbstractContextManager[object] = _controller().limit(limits=1, user_api="blas")
+    return limit
+
+
 @dataclass
 class Panels:
     """The columns of a function of q, by panels of log q that are filled when first asked for."""
@@ -38,7 +45,7 @@ class Panels:
     def at(self, q: Array) -> Array:
         """Columns (entries, columns) at q (entries,) > 0, at least one."""
         chunks = range(0, q.size, _CHUNK)
-        with _controller().limit(limits=1, user_api="blas"):  # else last bits hang on their number
+        with one_blas_thread():
             return np.vstack([self._interpolated(np.log(q[i : i + _CHUNK])) for i in chunks])
 
     def _interpolated(self, log_q: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from torch import Tensor
@@ -52,5 +52,4 @@ class Activate(Leaf):
         at.emit_gradient(self, cotangent)
         activated = at.tape.pop()
         assert isinstance(activated, Activated)
-        slope_square = activated.response.slope_square
-        return replace(cotangent, square=cotangent.square * slope_square, given=False)
+        return cotangent.unactivated(at.activation, activated)

@@ -15,7 +15,7 @@ from initstats.networks.block import Block, Direction, Expectation, Leaf, Linear
 from initstats.networks.dense import check_sizes
 from initstats.networks.pointwise import Pointwise
 from initstats.networks.watched import Watched
-from initstats.theory.state import Cotangent, State, Unpredicted
+from initstats.theory.state import Cotangent, Heads, State, Unpredicted
 
 Logits = Literal["inverse_sqrt", "inverse"]
 PROJECTIONS = ("query", "key", "value")
@@ -129,12 +129,25 @@ class Attention(Block):
         return total
 
     def expect(self, state: State, at: Expectation) -> State:
-        """Not known yet."""
-        raise Unpredicted("theory does not follow attention yet")
+        """Means of values, weighted by the softmax of Gaussian logits."""
+        if state.pairs is None:
+            raise Unpredicted("theory follows attention where it follows pairs of tokens")
+        at.tape.append(state)
+        return state.pairs.attended(state, self._heads(at))
 
     def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
-        """Not known yet."""
-        raise Unpredicted("theory does not follow attention yet")
+        """Through the values, the queries and the keys."""
+        before: State = at.tape.pop()
+        assert before.pairs is not None
+        return before.pairs.unattended(cotangent, before, self._heads(at))
+
+    def _heads(self, at: Expectation) -> Heads:
+        """The laws of the products; products over a head's number of units count as nothing."""
+        query, key, value = (at.law(projection) for projection in self.projections)
+        if query.sigma_b2 or key.sigma_b2 or value.sigma_b2:
+            raise Unpredicted("theory of attention knows products without biases")
+        gain = query.sigma_w2 * key.sigma_w2 * (self.logits == "inverse_sqrt")
+        return Heads(self.reads.positions, gain, value.sigma_w2, self.causal)
 
     def _emit(self, which: int, direction: Direction, x: Tensor, at: Run) -> None:
         """Measure logits or weights ([seeds,] heads, samples, tokens, tokens)."""

@@ -86,20 +86,30 @@ class BatchNorm(Leaf):
         return pulled
 
     def expect(self, state: State, at: Expectation) -> State:
-        """Not known yet."""
-        return self.expected(state, at)
+        """What theory says of the output."""
+        normed = self.expected(state, at)
+        at.emit(self, normed)
+        return normed
 
     def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
-        """Not known yet."""
+        """What theory says of the gradient of the input."""
+        at.emit_gradient(self, cotangent)
         return self.heard(cotangent, at)
 
     def expected(self, state: State, at: Expectation) -> State:
-        """Not known yet."""
-        raise Unpredicted("theory does not follow batch norm over the samples of a data set yet")
+        """Second moment 1 over a batch, which loses its mean."""
+        if state.pairs is None or self.reads.plane is not None:
+            raise Unpredicted(
+                "theory does not follow batch norm over the positions of images or tokens yet"
+            )
+        at.tape.append(state)
+        return state.pairs.batch_normed(state, self.batch)
 
     def heard(self, cotangent: Cotangent, at: Expectation) -> Cotangent:
-        """Not known yet."""
-        raise Unpredicted("theory does not follow batch norm over the samples of a data set yet")
+        """The gradient less its mean and what changes only the size of a unit over the batch."""
+        before: State = at.tape.pop()
+        assert before.pairs is not None
+        return before.pairs.unbatch_normed(cotangent, before, self.batch)
 
     def _batches(self, x: Tensor) -> Iterator[Tensor]:
         """Views ([seeds,] units, positions, batches, samples of a batch): of the whole batches, and

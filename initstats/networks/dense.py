@@ -55,10 +55,11 @@ class Dense(Linear):
     def heard(self, cotangent: Cotangent, law: Law) -> Cotangent:
         """A sum over all units (Schoenholz et al. 2017)."""
         out, fan_in = self.weight
-        square = cotangent.square * law.sigma_w2 * out / fan_in
-        if self.reads.plane is not None:
-            square = np.broadcast_to(square[:, None, None], (*square.shape, *self.reads.plane))
-        return replace(cotangent, square=square)
+        heard = cotangent.weighted(math.sqrt(law.sigma_w2 * out / fan_in))
+        if self.reads.plane is None:
+            return heard
+        square = heard.square[:, None, None]
+        return replace(heard, square=np.broadcast_to(square, (len(square), *self.reads.plane)))
 
 
 def check_sizes(block: str, **sizes: float) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from initstats.activations import Activation
 from initstats.data import Split
 from initstats.theory import Response, State, correlations
-from initstats.theory.state import Joint
+from initstats.theory.state import Joint, Pairs
 
 Array = NDArray[np.float64]
 
@@ -23,7 +23,7 @@ TINY = 1e-300
 """Stands for a length of 0 where a correlation is asked for."""
 
 
-class Samples:
+class Samples(Pairs):
     """The lengths of a dataset's samples, and the kernel between them.
 
     Attributes:

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from initstats.activations import Activation
 from initstats.gaussian import one_thread
 from initstats.theory.panels import Panels
+from initstats.theory.response import Response
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 _DEGREE = 32  # highest degree of a series; what it leaves out counts as the next degree
+_SLOPE_DEGREE = 100  # of what a series of slopes leaves out, whose degrees fall slowly
 _LENGTHS = 10  # second moments of a panel at which the coefficients are computed
 _POINTS, _REACH = 2400, 12.0  # points of their integrals, and the largest |z|
 
@@ -60,6 +62,31 @@ def correlations(activation: Activation, q: Array, pairs: Indices, c: Array) -> 
     powers = c[:, None] ** np.arange(1, _DEGREE + 2)
     value, square = (np.einsum("pk,pk,pk->p", u[:, f], v[:, f], powers) for f in (0, 1))
     return Correlations(value, square, u[:, 1, 1] * v[:, 1, 1] * c**2)
+
+
+@one_thread()
+def slope_products(
+    activation: Activation, q: Array, pairs: Indices, c: Array, r: Response
+) -> Array:
+    """E phi'(u) phi'(v) for pairs of samples, (pairs,): the slope of E phi(u) phi(v) by E u v.
+
+    With E phi(u) phi(v) as a series in c, its slope is one, too; what the degrees left out make of
+    E phi'^2 is known, and falls with c as `_SLOPE_DEGREE` does.
+
+    Args:
+        activation, q, pairs, c: as of `correlations`.
+        r: the moments of phi at q.
+    """
+    series = _series(activation).at(q).reshape(len(q), 2, -1)[:, 0]
+    sizes = np.sqrt(np.einsum("sk,sk->s", series, series))
+    spread = np.sqrt(np.maximum(r.square - r.mean**2, 0))
+    scale = spread / np.where(sizes > 0, sizes, np.inf) / np.sqrt(q)
+    known = series[:, :-1] * np.sqrt(np.arange(1, _DEGREE + 1)) * scale[:, None]
+    rest = np.sqrt(np.maximum(r.slope_square - np.einsum("sk,sk->s", known, known), 0))
+    powers = c[:, None] ** np.arange(_DEGREE)
+    u, v = known[pairs]
+    tail = np.abs(c) ** _SLOPE_DEGREE  # an even degree
+    return np.asarray(np.einsum("pk,pk,pk->p", u, v, powers) + rest[pairs].prod(0) * tail)
 
 
 @lru_cache(maxsize=64)

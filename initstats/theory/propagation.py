@@ -31,7 +31,7 @@ from initstats.theory.maps import (
     uniform_share,
 )
 from initstats.theory.response import Response
-from initstats.theory.state import Activated, Joint, Law, State
+from initstats.theory.state import Activated, Joint, Law, Pairs, State
 
 Array = NDArray[np.float64]
 WeightKind = Literal["independent", "orthogonal"]
@@ -156,7 +156,7 @@ def relu_log_length(widths: Sequence[int], sigma_w2: float = 2.0) -> tuple[float
     return mean, variance
 
 
-class _OnePair:
+class _OnePair(Pairs):
     """Two samples of one length, whose kernel is integrated exactly."""
 
     def products(self, values: Array) -> Array:

@@ -7,14 +7,16 @@ Schoenholz et al. 2017 (arXiv:1611.01232). Variance and shift to first order in 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from initstats.activations import Activation
+from initstats.theory.batch import batch_norm_moments
 from initstats.theory.response import Response, response
 
 Array = NDArray[np.float64]
@@ -51,6 +53,22 @@ class Law(NamedTuple):
 _NO_LAW = Law(np.nan)
 
 
+class Heads(NamedTuple):
+    """The laws of attention.
+
+    Attributes:
+        tokens: of a sequence.
+        logit_gain: sigma_Q^2 sigma_K^2, times the units of a head and the square of their factor.
+        value_gain: sigma_V^2.
+        causal: whether a token sees itself and those before it alone.
+    """
+
+    tokens: int
+    logit_gain: float
+    value_gain: float
+    causal: bool = False
+
+
 class Joint(NamedTuple):
     """What is known of the activations of pairs of samples, arrays (pairs,)."""
 
@@ -59,14 +77,47 @@ class Joint(NamedTuple):
     V: Array  # covariance over draws of their second moments, times the width; NaN where not known
 
 
-class Pairs(Protocol):
-    """The pairs of samples that a state follows."""
+class Pairs(ABC):
+    """The pairs of rows that a state follows; a row is a sample, or a token of one.
 
+    Attributes:
+        own: 1 for a pair of a row with itself, else 0, (pairs,) or for all.
+        same: 1 for a pair of rows of one sample, likewise.
+    """
+
+    own: Array | float = 0.0
+    same: Array | float = 0.0
+
+    @abstractmethod
     def products(self, values: Array) -> Array:
-        """Products of both samples of each pair, (pairs,), of values for each sample."""
+        """Products of both rows of each pair, (pairs,), of values for each row."""
 
+    @abstractmethod
     def behind(self, activation: Activation, state: State, r: Response) -> Joint:
         """What an activation makes of the pairs in a state of pre-activations."""
+
+    def slopes(self, activation: Activation, state: State) -> Array:
+        """E phi'(u) phi'(v) of each pair in a state of pre-activations, (pairs,)."""
+        raise Unpredicted(self._unknown("how gradients of two samples agree"))
+
+    def attended(self, state: State, heads: Heads) -> State:
+        """What attention makes of the rows."""
+        raise Unpredicted(self._unknown("attention"))
+
+    def unattended(self, cotangent: Cotangent, state: State, heads: Heads) -> Cotangent:
+        """The gradient before attention, through values, queries and keys."""
+        raise Unpredicted(self._unknown("attention"))
+
+    def batch_normed(self, state: State, batch: int) -> State:
+        """Rows less the mean of a batch, over its standard deviation."""
+        raise Unpredicted(self._unknown("batch norm"))
+
+    def unbatch_normed(self, cotangent: Cotangent, state: State, batch: int) -> Cotangent:
+        """The gradient before that."""
+        raise Unpredicted(self._unknown("batch norm"))
+
+    def _unknown(self, what: str) -> str:
+        return f"theory does not follow {what} over the samples of a data set yet"
 
 
 @dataclass(frozen=True)
@@ -88,6 +139,7 @@ class State:
         gaussian: whether units are Gaussian, given their second moment.
         exact: whether second moments are exact at every width, for normal weights.
         settled: whether second moments are the same for every draw.
+        batch: number of rows of which each unit is normalized; 0 where units are not.
     """
 
     square: Array
@@ -102,6 +154,7 @@ class State:
     gaussian: bool = False
     exact: bool = True
     settled: bool = False
+    batch: int = 0
 
     @classmethod
     def of_data(cls, q: Array, k: Array = _UNKNOWN, pairs: Pairs | None = None) -> State:
@@ -154,10 +207,15 @@ class State:
         of_length = 2 * (w * r.square_1) ** 2  # the noise that comes with the length of h
         noise = r.noise - (1 - self.law.radial) * of_length
         joint = self.pairs.behind(activation, self, r) if self.pairs else Joint(*3 * [_UNKNOWN])
+        square = np.where(np.isinf(self.square), np.inf, r.square)
+        if self.batch:  # few rows are no Gaussian
+            few = batch_norm_moments(activation, self.batch)
+            square = np.full_like(square, few.square)
+            joint = joint._replace(k=np.full_like(joint.k, few.product))
         # a mean of phi^2 over draws is that at the mean q, if q is fixed or the map a straight line
         straight = bool((np.abs(r.square_2) * self.square**2 <= BENT * r.square).all())
         return Activated(
-            square=np.where(np.isinf(self.square), np.inf, r.square),
+            square=square,
             mean=r.mean,
             V=noise + r.square_1**2 * self.V,
             g=self.shifted(r.square_1, r.square_2),
@@ -200,7 +258,10 @@ class State:
 
     def unnormed(self, cotangent: Cotangent, *, centred: bool, eps: float) -> Cotangent:
         """The gradient before `normed`, at a number of units at which one more is nothing."""
-        return replace(cotangent, square=cotangent.square / (self._variance(centred=centred) + eps))
+        variance, product = self._variance(centred=centred) + eps, cotangent.product
+        if product is not None and self.pairs is not None:
+            product = product / self.pairs.products(np.sqrt(variance))
+        return replace(cotangent, square=cotangent.square / variance, product=product)
 
     def _variance(self, *, centred: bool) -> Array:
         return self.square - self.mean**2 * centred
@@ -214,7 +275,7 @@ class State:
             factor * self.mean,
             V=fluctuating * self.V,
             g=square * self.g / keep,
-            k=square * self.k,
+            k=square * self.k * (1 + (1 / keep - 1) * (self.pairs.same if self.pairs else 0.0)),
             V_pairs=fluctuating * self.V_pairs,
             pairs=self.pairs,
             width=self.width,
@@ -244,7 +305,7 @@ class State:
             self.square / keep,
             self.mean,
             g=self.g / keep,
-            k=self.k,
+            k=self.k * (1 + (1 / keep - 1) * (self.pairs.own if self.pairs else 0.0)),
             pairs=self.pairs,
             width=self.width,
             exact=self.exact,
@@ -267,19 +328,52 @@ class Activated(State):
 
 @dataclass(frozen=True)
 class Cotangent:
-    """What theory knows of a gradient."""
+    """What theory knows of a gradient.
 
-    square: Array  # mean over units of its square, an entry for each sample (and position)
-    given: bool = True  # whether it is the gradient that was put in at the end
+    Attributes:
+        square: mean over units of its square, an entry for each row (and position).
+        given: whether it is the gradient that was put in at the end.
+        product: mean over units of the product of both rows of each pair, (pairs,); None where it
+            is not followed.
+        pairs: those pairs.
+        behind: where a batch was normalized before an activation, that activation and the gradient
+            behind it: phi' and the norm depend on the same numbers.
+    """
+
+    square: Array
+    given: bool = True
+    product: Array | None = None
+    pairs: Pairs | None = None
+    behind: tuple[Activation, Cotangent] | None = None
 
     def weighted(self, factor: float, keep: float = 1.0) -> Cotangent:
         """The gradient times a factor, and times 0 or 1 / keep for all units of a sample."""
-        return replace(self, square=self.square * factor**2 / keep)
+        same = self.pairs.same if self.pairs else 0.0
+        product = _scaled(self.product, factor**2 * (1 + (1 / keep - 1) * same))
+        return replace(self, square=self.square * factor**2 / keep, product=product)
 
     def plus(self, added: Cotangent) -> Cotangent:
         """A sum of two that are not correlated."""
-        return Cotangent(self.square + added.square, given=False)
+        product = self.product
+        if product is not None and added.product is not None:
+            product = product + added.product
+        return replace(self, square=self.square + added.square, given=False, product=product)
 
     def dropped(self, keep: float) -> Cotangent:
         """Entries that are 0, or divided by the probability to be kept."""
-        return replace(self, square=self.square / keep)
+        own = self.pairs.own if self.pairs else 0.0
+        product = _scaled(self.product, 1 + (1 / keep - 1) * own)
+        return replace(self, square=self.square / keep, product=product)
+
+    def unactivated(self, activation: Activation, behind: Activated) -> Cotangent:
+        """The gradient before an activation: phi' times that behind it, which is independent."""
+        product = self.product
+        if product is not None and self.pairs is not None:
+            product = product * self.pairs.slopes(activation, behind.before)
+        square = self.square * behind.response.slope_square
+        kept = (activation, self) if behind.before.batch else None
+        return replace(self, square=square, given=False, product=product, behind=kept)
+
+
+def _scaled(product: Array | None, factor: Array | float) -> Array | None:
+    return None if product is None else product * factor

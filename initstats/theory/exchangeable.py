@@ -1,0 +1,139 @@
+"""Rows that are all alike: each has the second moment q, and each two the product moment p.
+
+Samples of a batch, or tokens of a sequence. Two numbers go forward, two come back, so that theory
+of a thousand layers takes a second.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initstats import activations
+from initstats.activations import Activation
+from initstats.theory.attention import Tokens, attend, pull_attention
+from initstats.theory.batch import batch_norm_moments
+from initstats.theory.pairs import correlations, slope_products
+from initstats.theory.response import Response
+from initstats.theory.state import Cotangent, Heads, Joint, Pairs, State
+
+Array = NDArray[np.float64]
+
+_PAIR = np.zeros((2, 1), np.int64)
+_UNKNOWN = np.array([np.nan])
+_LEAST = 1e-300
+
+
+class Exchangeable(Pairs):
+    """One row, and the pair of it with any other.
+
+    Args:
+        tokens: whether rows are tokens of one sequence, and not samples.
+    """
+
+    def __init__(self, *, tokens: bool = False) -> None:
+        self.same = float(tokens)
+
+    def state(self, q: float, c: float) -> State:
+        """Rows of second moment q and correlation c."""
+        return State.of_data(np.array([q]), np.array([q * c]), self)
+
+    def cotangent(self) -> Cotangent:
+        """A unit-normal gradient, every row's own."""
+        return Cotangent(np.ones(1), product=np.zeros(1), pairs=self)
+
+    def products(self, values: Array) -> Array:
+        """Squares."""
+        return values**2
+
+    def behind(self, activation: Activation, state: State, r: Response) -> Joint:
+        """By Hermite series, to three digits."""
+        lengths, c = self._seen(state)
+        like = correlations(activation, lengths, _PAIR, c)
+        covariance = like.value * np.maximum(r.square - r.mean**2, 0)
+        return Joint(r.mean**2 + covariance, covariance, _UNKNOWN)
+
+    def slopes(self, activation: Activation, state: State) -> Array:
+        """By the slope of those series."""
+        lengths, c = self._seen(state)
+        r = state.activated(activation).response
+        return slope_products(activation, lengths, _PAIR, c, r)
+
+    def attended(self, state: State, heads: Heads) -> State:
+        """Means of tokens that are weighted by the softmax of Gaussian logits."""
+        found = attend(*self._tokens(state), heads.tokens, **_gains(heads))
+        return State(
+            np.array([found.square]),
+            np.zeros(1),
+            k=np.array([found.product]),
+            pairs=self,
+            width=state.width,
+            exact=False,
+        )
+
+    def unattended(self, cotangent: Cotangent, state: State, heads: Heads) -> Cotangent:
+        """Through the values, the queries and the keys."""
+        assert cotangent.product is not None
+        gamma, rho = float(cotangent.square[0]), float(cotangent.product[0])
+        q, p = self._tokens(state)
+        found = pull_attention(q, p, gamma, rho, heads.tokens, **_gains(heads)).total
+        return Cotangent(
+            np.array([found.square]),
+            given=False,
+            product=np.array([found.product]),
+            pairs=self,
+        )
+
+    def batch_normed(self, state: State, batch: int) -> State:
+        """Second moment 1, and correlation -1 / (batch - 1), whatever they were."""
+        nothing = np.zeros(1)
+        return State(
+            np.ones(1),
+            nothing,
+            V=nothing,
+            g=nothing,
+            k=np.array([-1 / (batch - 1)]),
+            V_pairs=nothing,
+            pairs=self,
+            width=state.width,
+            gaussian=state.gaussian,
+            settled=True,
+            batch=batch,
+        )
+
+    def unbatch_normed(self, cotangent: Cotangent, state: State, batch: int) -> Cotangent:
+        """Through the norm, and the activation if one follows at once."""
+        activation, behind = cotangent.behind or (activations.get("identity"), cotangent)
+        assert behind.product is not None
+        variance = float((state.square - state.k)[0])
+        gamma, rho = float(behind.square[0]), float(behind.product[0])
+        moments = batch_norm_moments(activation, batch)
+        square, product = moments.pull(gamma, rho, variance)
+        return Cotangent(np.array([square]), given=False, product=np.array([product]), pairs=self)
+
+    def mean(self, values: Array) -> float:
+        """That of one row."""
+        return float(values[0])
+
+    pair_mean = mean
+
+    def between(self, kernel: float, square: float) -> float:
+        """The product moment of a pair."""
+        return kernel
+
+    def closure(self, state: State) -> Array:
+        """Not known."""
+        return _UNKNOWN
+
+    def _seen(self, state: State) -> tuple[Array, Array]:
+        """Second moment and correlation."""
+        lengths = np.maximum(state.square, _LEAST)
+        return lengths, np.clip(state.k / lengths, -1, 1)
+
+    def _tokens(self, state: State) -> Tokens:
+        q = float(state.square[0])
+        return Tokens(q, min(float(state.k[0]), q))
+
+
+def _gains(heads: Heads) -> dict[str, float]:
+    return {"logit_gain": heads.logit_gain, "value_gain": heads.value_gain}

@@ -28,20 +28,24 @@ settings.load_profile("house")
 
 
 LONG = [
-    "sweep",
     "cli",
-    "dask",
-    "stack",
-    "prediction",
+    "sweep",
     "plots",
-    "paths",
-    "store",
-    "bench",
-    "workers",
-    "pages",
+    "page",
+    "dask",
+    "leaving",
+    "differences",
+    "models",
+    "repair",
+    "foundations",
+    "repair_kinds",
     "first_run",
+    "pages",
+    "explore",
+    "paths",
+    "bench",
 ]
-"""Test modules that take minutes: they begin first, so that no process waits for another's."""
+"""Test modules that take longest: they begin first, so that no process waits for another's."""
 
 
 @pytest.hookimpl(trylast=True)

@@ -119,20 +119,21 @@ def test_a_run_is_configured_by_a_file_and_options_win(run: Run, tmp_path: Path)
         'inits = ["kaiming_normal(mode=fan_out)"]\nactivations = ["relu"]\nwidths = [5, 7]\n'
         'depth = 2\nseeds = [4]\nsamples = 30\ndata = "mnist"\n'
     )
-    said = run("sweep", "--config", config, "--out", "here", "--depth", "3", "--workers", "1")
+    alone = ("--workers", "1", "--no-report")
+    said = run("sweep", "--config", config, "--out", "here", "--depth", "3", *alone)
     assert said.code == 0, said.err
     table = ist.load_table(tmp_path / "here")
     assert set(table["width"]) == {5, 7}
     assert set(table["layer"]) == {1, 2, 3}
     assert list(table["init"].cat.categories) == ["kaiming_normal(mode=fan_out)"]
-    reproduced = run("sweep", "--config", "here/grid.toml", "--out", "there", "--workers", "1")
+    reproduced = run("sweep", "--config", "here/grid.toml", "--out", "there", *alone)
     assert reproduced.code == 0, reproduced.err
     assert ist.load_table(tmp_path / "there").equals(table)
 
 
 def test_names_with_commas_inside_parentheses(run: Run, tmp_path: Path) -> None:
     names = "relu,general_relu(leak=0.2,sub=0.3)"
-    few = ("--seeds", "1", "--samples", "20", "--workers", "1")
+    few = ("--seeds", "1", "--samples", "20", "--workers", "1", "--no-report")
     said = run(*SMALL, "--activations", names, "--activations", "tanh", *few, "--out", "x")
     assert said.code == 0, said.err
     categories = list(ist.load_table(tmp_path / "x")["activation"].cat.categories)
@@ -147,7 +148,7 @@ def test_a_plugin_registers_what_the_grid_names(run: Run, tmp_path: Path) -> Non
     )
     said = run(
         *("sweep", "--plugin", "mine_to_try.py", "--inits", "ones", "--activations"),
-        *("cubed(scale=0.2)", "--depth", "2", "--seeds", "2", "--samples", "20", "--workers", "2"),
+        *("cubed(scale=0.2)", "--depth", "2", "--seeds", "2", "--samples", "20", "--workers", "1"),
         "--no-report",
     )
     assert said.code == 0, said.err
@@ -203,7 +204,7 @@ def test_every_fault_is_named_at_once(run: Run) -> None:
 
 
 def test_other_settings_in_the_same_folder_are_refused(run: Run, tmp_path: Path) -> None:
-    assert run(*TINY).code == 0
+    assert run(*TINY, "--no-report").code == 0
     before = ist.load_table(tmp_path / "reports/mnist")
     said = run(*TINY, "--depth", "2")
     assert said.code == 2
@@ -220,11 +221,12 @@ def test_report_of_something_else(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_report_is_drawn_again_elsewhere(run: Run, tmp_path: Path) -> None:
-    assert run(*TINY).code == 0
-    said = run("report", "reports/mnist", "--out", "elsewhere")
+    assert run(*TINY, "--no-figures").code == 0
+    said = run("report", "reports/mnist", "--out", "elsewhere", "--figures", "std_by_depth")
     assert said.code == 0, said.err
     assert (tmp_path / "elsewhere" / "index.html").exists()
-    said = run("report", "reports/mnist", "reports/mnist")
+    assert (tmp_path / "elsewhere" / "figures" / "std_by_depth.png").exists()
+    said = run("report", "reports/mnist", "reports/mnist", "--no-figures")
     assert said.code == 0, said.err
     assert "No difference" in (tmp_path / "reports/mnist-and-mnist/index.html").read_text()
     said = run("report", "reports/mnist", "elsewhere", "reports/mnist", "--out", "three")
@@ -466,13 +468,13 @@ def test_code_that_a_config_names_runs_when_it_is_trusted(run: Run, tmp_path: Pa
         'plugins = ["theirs.py"]\n'
     )
     sweep = ("sweep", "--config", "theirs/grid.toml", "--out", "run", "--workers", "1")
-    refused = run(*sweep)
+    refused = run(*sweep, "--no-report")
     assert refused.code == 2
     assert "--trust-plugins" in refused.err
     assert not (tmp_path / "ran").exists()
-    assert run(*sweep, "--plugin", "theirs/theirs.py").code == 0
+    assert run(*sweep, "--no-report", "--plugin", "theirs/theirs.py").code == 0
     assert (tmp_path / "ran").exists()
-    assert run(*sweep, "--trust-plugins").code == 0
+    assert run(*sweep, "--no-report", "--trust-plugins").code == 0
     assert (tmp_path / "run/grid.toml").read_text().count("theirs.py") == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
 import sqlite3
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ import initstats as ist
 from initstats import luggage
 from initstats.cli import app
 from initstats.cluster import OnDask, modules_of
+from initstats.prediction import predicting
 from initstats.registry.catalog import forget_modules
 from initstats.store import load_run, mounts
 from initstats.sweep import FailedCellsError, load_plugins
+from initstats.workers import ThisProcess, Workers, tried
 
 distributed = pytest.importorskip("distributed")
 
@@ -92,9 +95,32 @@ def test_training_is_the_same_there(client: Any, toy: ist.Dataset, tmp_path: Pat
         assert_same(found, ist.compare_training(grid, toy))
 
 
-def test_predictions_are_the_same_from_processes(toy: ist.Dataset) -> None:
+def test_predictions_are_the_same_from_processes(
+    toy: ist.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent to them and back is all that they share with this one."""
+    started: list[int] = []
+
+    def begin(count: int) -> Workers:
+        started.append(count)
+        return Sending()
+
     grid = ist.Grid(**GRID, activations=["relu", "leaky_relu"])
-    assert_same(ist.predict(grid, toy, workers=2), ist.predict(grid, toy))
+    here = ist.predict(grid, toy)
+    monkeypatch.setattr(predicting, "OwnProcesses", begin)
+    assert_same(ist.predict(grid, toy, workers=2), here)
+    assert started == [2]
+
+
+class Sending(ThisProcess):
+    """Does in this process what another one would be sent."""
+
+    def map(
+        self, engine: Any, tasks: Sequence[Any], *, alone: bool = False
+    ) -> Generator[tuple[Any, Any]]:
+        far = pickle.loads(pickle.dumps(engine))
+        for task in tasks:
+            yield task, pickle.loads(pickle.dumps(tried(far, pickle.loads(pickle.dumps(task)))))
 
 
 def test_modules_travel(client: Any, toy: ist.Dataset, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import initstats as ist
+from initstats import cli
 from initstats.activations import ACTIVATIONS, Activation, Facts
 from initstats.inits import INITS
 from initstats.moments import STATISTICS
@@ -270,38 +269,28 @@ def mine(x):
 """
 
 
-SWEEP = """
-import initstats as ist
-from initstats.sweep import load_plugins
+def test_a_plugin_that_was_edited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
-load_plugins(["acts.py"])
-grid = ist.Grid(inits=["normal"], activations=["mine"], depth=1, seeds=1, samples=32)
-ist.run_sweep(grid, ist.load_data("mnist"), out="run")
-"""
-
-
-def test_a_plugin_that_was_edited(tmp_path: Path) -> None:
-    def run(helper: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        (tmp_path / "acts.py").write_text(PLUGIN.format(helper=helper))
-        return subprocess.run(
-            [sys.executable, "-B", *arguments],
-            cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def run(helper: str) -> tuple[int, str]:
+        (file := tmp_path / "acts.py").write_text(PLUGIN.format(helper=helper))
+        sys.modules.pop(str(file), None)
+        options = "--inits normal --activations mine --depth 1 --seeds 1 --samples 32 --out run"
+        command = f"initstats sweep --plugin acts.py {options} --workers 1 --no-report --no-theory"
+        monkeypatch.setattr(sys, "argv", command.split())
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert isinstance(stop.value.code, int)
+        return stop.value.code, capsys.readouterr().err
 
     for same in ("def helped(x):\n    return 0.5 * x", "# Half.\ndef helped(y):\n    return y / 2"):
-        done = run(same, "-c", SWEEP)
-        assert done.returncode == 0, done.stderr
-    options = "--plugin acts.py --inits normal --activations mine --depth 1 --seeds 1 --samples 32"
-    other = run(
-        "def helped(x):\n    return x", "-m", "initstats", "sweep", *options.split(), "--out=run"
-    )
-    assert other.returncode == 2
-    assert other.stderr.startswith("initstats: run/run.sqlite was measured when activation 'mine'")
-    assert len(other.stderr.splitlines()) == 1
+        assert run(same) == (0, "")
+    code, told = run("def helped(x):\n    return x")
+    assert (code, told.count("\n")) == (2, 1)
+    assert told.startswith("initstats: run/run.sqlite was measured when activation 'mine' had")
 
 
 def test_a_new_statistic_is_announced(

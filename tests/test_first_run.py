@@ -22,6 +22,8 @@ import initstats as ist
 
 FIRST_RUN = """
 import os, re, sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from unittest import mock
 import torch
@@ -40,8 +42,9 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     situation, out = sys.argv[1], Path(sys.argv[2])
     if situation == "empty cache":
-        ist.run_sweep(grid, data, out=out / "one worker")
-        ist.run_sweep(grid, data, out=out / "two workers", workers=2)
+        ist.run_sweep(grid, data, out=out / "this process")
+        with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+            ist.run_sweep(grid, data, out=out / "another process", executor=executor)
         ist.run_sweep(grid, data, out=out / "killed", progress=half)
     else:
         with mock.patch.object(CacheImpl, "_locator_classes", []):
@@ -77,7 +80,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return out, printed[1]
 
 
-@pytest.mark.parametrize("situation", ["one worker", "two workers", "killed", "no cache"])
+@pytest.mark.parametrize("situation", ["this process", "another process", "killed", "no cache"])
 def test_the_first_run_gives_the_bits_of_a_later_one(
     runs: tuple[Path, str], situation: str
 ) -> None:

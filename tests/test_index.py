@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from html import unescape
 from pathlib import Path
 
@@ -23,13 +24,25 @@ def table(toy: ist.Dataset) -> pd.DataFrame:
     return ist.run_sweep(grid, toy)
 
 
+@pytest.fixture(scope="module")
+def written(
+    table: pd.DataFrame, toy: ist.Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The pages of a study and of a model."""
+    folder = tmp_path_factory.mktemp("written")
+    ist.write_report(table, folder / "study", figures=["verdicts"])
+    Probe(nn.Sequential(nn.Linear(toy.shape[-1] ** 2, 3))).run(toy.train.x[:8]).report(
+        folder / "model"
+    )
+    return folder
+
+
 @pytest.fixture
-def reports(table: pd.DataFrame, toy: ist.Dataset, tmp_path: Path) -> Path:
+def reports(written: Path, tmp_path: Path) -> Path:
     """A folder with a study, a model's page deeper, and pages that are not listed."""
-    ist.write_report(table, tmp_path / "a study & more", figures=["verdicts"])
-    probe = Probe(nn.Sequential(nn.Linear(toy.shape[-1] ** 2, 3))).run(toy.train.x[:8])
+    shutil.copytree(written / "study", tmp_path / "a study & more")
     for folder in ("models/net", ".cache/page", "a/b/c/d/e"):
-        probe.report(tmp_path / folder)
+        shutil.copytree(written / "model", tmp_path / folder)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "index.html").write_text("<h1>mine</h1>")
     return tmp_path

@@ -106,8 +106,8 @@ class Phase(NamedTuple):
     is_there: Callable[[Path], bool]
 
 
-def sweep(activation: str, **fields: object) -> list[str]:
-    command = ["sweep", *options(activations=[activation], **fields), "--workers", "2"]
+def sweep(activation: str, workers: int = 2, **fields: object) -> list[str]:
+    command = ["sweep", *options(activations=[activation], **fields), "--workers", str(workers)]
     return [*command, "--no-backward", "--theory", "--out", "run", "--plugin", "own.py"]
 
 
@@ -131,6 +131,7 @@ PHASES = {
     "stuck": Phase(sweep("stuck"), "stuck", touched("stuck")),
     "predictions": Phase(sweep("relu"), "relu", touched("predict_run")),
     "page": Phase(sweep("relu"), "relu", touched("figures_of")),
+    "page alone": Phase(sweep("relu", workers=1), "relu", touched("figures_of")),
     "measure": Phase(["measure", "own.py:model", "--input", "9,4"], "", touched("forward")),
     "bench": Phase(BENCH, "", lambda folder: True),
     "lesson": Phase(["foundations", "--seeds", "10", "--out", "page"], "", lambda folder: True),
@@ -304,7 +305,7 @@ def test_nobody_stays_behind(tmp_path: Path, whole: Whole) -> None:
         "start": signal.SIGHUP,
         "sweep": signal.SIGKILL,
         "stuck": signal.SIGINT,
-        "page": signal.SIGTERM,
+        "page alone": signal.SIGTERM,
     }
     waiting, deadline = {*numbers}, time.monotonic() + PATIENCE
     trials = {phase: Trial(phase, tmp_path / phase) for phase in numbers}

@@ -63,7 +63,9 @@ def made_up_bands(table: pd.DataFrame) -> dict[tuple[str, str, str, int], np.nda
 
 
 def variants(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """All configurations, and then what may be odd about a table of fewer."""
     yield "whole", table
+    table = table[table["init"].isin(INITS[::2]) & table["activation"].isin(ACTIVATIONS[:2])]
     yield "one seed", table[table["seed"] == 1]
     yield "one layer", table[table["layer"] == 1]
     yield "unfinished", table[(table["seed"] == 0) | (table["init"] == "kaiming_normal")]
@@ -96,11 +98,15 @@ def texts(axes: Axes, columns: int) -> list[list[str]]:
     return [labels[start : start + columns] for start in range(0, len(labels), columns)]
 
 
+@pytest.fixture(scope="module")
+def parts(table: pd.DataFrame) -> dict[str, Results]:
+    return {kind: Results.of(part, made_up_bands(part)) for kind, part in variants(table)}
+
+
 @pytest.mark.parametrize("kind", VARIANTS)
 @pytest.mark.parametrize("name", STUDY)
-def test_every_figure_draws_every_table(name: str, kind: str, table: pd.DataFrame) -> None:
-    part = dict(variants(table))[kind]
-    results = Results.of(part, made_up_bands(part))
+def test_every_figure_draws_every_table(name: str, kind: str, parts: dict[str, Results]) -> None:
+    results = parts[kind]
     if reason := FIGURES[name].missing(results):
         assert (kind, name) in missing_by_nature(), reason
         with pytest.raises(ValueError, match=f"cannot draw {name}: "):
@@ -205,15 +211,20 @@ def test_no_text_is_cut_or_overlaps(
     assert faults(drawn) == []
 
 
+@pytest.fixture(scope="module")
+def both(table: pd.DataFrame) -> Results:
+    """Two widths, which have a block each."""
+    wider = pd.concat([table.assign(width=width) for width in (6, 50)])
+    return Results.of(wider, made_up_bands(wider))
+
+
 @pytest.mark.parametrize("width", [3.3, 9])
 @pytest.mark.parametrize("name", STUDY)
 def test_blocks_do_not_overlap(
-    name: str, width: float, table: pd.DataFrame, faults: Callable[[Figure], list[str]]
+    name: str, width: float, both: Results, faults: Callable[[Figure], list[str]]
 ) -> None:
-    both = pd.concat([table.assign(width=width) for width in (6, 50)])
-    results = Results.of(both, made_up_bands(both))
-    if not FIGURES[name].missing(results):
-        assert faults(figure(name, results, width)) == []
+    if not FIGURES[name].missing(both):
+        assert faults(figure(name, both, width)) == []
 
 
 @pytest.mark.parametrize("count", range(1, 41))

@@ -376,11 +376,13 @@ def test_float64_reaches_where_float32_overflows(toy: ist.Dataset) -> None:
         assert bool(rows[12, "preactivation", "forward"]["nonfinite"]) is bad
 
 
-@pytest.mark.parametrize("network", ["mlp", "cnn"])
-def test_passes_never_wait_for_the_device(toy: ist.Dataset, network: str) -> None:
+@pytest.mark.parametrize(
+    ("network", "names"), [("mlp", list(activations.ACTIVATIONS)), ("cnn", ["relu", "gelu"])]
+)
+def test_passes_never_wait_for_the_device(toy: ist.Dataset, network: str, names: list[str]) -> None:
     """Tensors on `meta` have no values: whoever looks at one raises."""
-    entries = [activations.get(name) for name in activations.ACTIVATIONS]
-    settings = replace(SETTINGS, device="meta", kernels="torch", batch=2, tile=2**20)
+    entries = [activations.get(name) for name in names]
+    settings = replace(SETTINGS, depth=2, device="meta", kernels="torch", batch=2, tile=2**20)
     placed = get(network).on(toy.shape, 6, settings.depth)
     weights = {
         layer.layer: Weights(

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 import initstats as ist
 from initstats.plots import FIGURES, figure
+from initstats.report.page import Files
 from initstats.report.theory import write_theory
 from initstats.theory.diagram import Diagram, diagram
 
@@ -124,13 +125,13 @@ def test_the_page_is_whole(tanh: Diagram, relu: Diagram, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["identity", "squared_relu", "sigmoid"])
 def test_any_activation_is_drawn(name: str, tmp_path: Path) -> None:
-    assert write_theory(tmp_path, [diagram(name)]).exists()
+    assert write_theory(tmp_path, [diagram(name)], Files(False)).exists()
 
 
 def test_a_step_has_no_edge_and_is_drawn(tmp_path: Path) -> None:
     step = diagram(torch.sign)
     assert "it jumps" in step.words
-    assert write_theory(tmp_path, [step]).exists()
+    assert write_theory(tmp_path, [step], Files(False)).exists()
 
 
 def test_a_negative_variance() -> None:

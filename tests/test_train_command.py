@@ -50,14 +50,14 @@ def options(fields: dict[str, str]) -> list[str]:
 
 def test_a_study_is_trained_told_of_and_extended(typed: Typed) -> None:
     fields = SMALL | {"activations": "relu,leaky_relu(negative_slope=0)", "workers": "1"}
-    code, out, err = typed("--out", "study", **fields, seeds="2")
+    code, out, err = typed("--out", "study", "--no-figures", **fields, seeds="2")
     assert (code, err) == (0, "")
     assert "mnist: 1,000 images to train on, 10,000 to validate with; 4 runs" in out
     assert "4 of 4 runs (4 new) in study" in out
     assert "report: study/index.html" in out
     assert "leaky_relu(negative_slope=0)" in (told := out.split("init kaiming_normal:\n")[1])
     assert "same" in told.splitlines()[0]
-    other = ("--baseline", "leaky_relu(negative_slope=0.00)")
+    other = ("--baseline", "leaky_relu(negative_slope=0.00)", "--no-figures")
     code, out, _ = typed("--config", "study/train.toml", "--seeds", "1,2", "--out", "study", *other)
     assert (code, "4 of 4 runs (2 new) in study" in out) == (0, True)
     words, about, *_ = out.split("init kaiming_normal:\n")[1].splitlines()
@@ -79,7 +79,7 @@ def test_a_study_is_trained_told_of_and_extended(typed: Typed) -> None:
 
 def test_one_rate_for_all_is_said_to_be_that(typed: Typed) -> None:
     fields = SMALL | {"activations": "relu,tanh", "seeds": "2", "workers": "1"}
-    code, out, _ = typed("--out", "study", "--lr", "0.1", **fields)
+    code, out, _ = typed("--out", "study", "--lr", "0.1", "--no-figures", **fields)
     assert (code, "at one learning rate for all: another may rank them otherwise" in out) == (
         0,
         True,
@@ -123,11 +123,13 @@ def test_models_of_a_file_need_trust(typed: Typed, tmp_path: Path) -> None:
         " nn.Linear(8, 10)))\n"
     )
     fields = SMALL | {"network": "models.py:net", "activations": "relu", "seeds": "1"}
-    code, out, err = typed("--out", "study", "--lr", "0.1", "--workers", "1", **fields)
+    small = ("--lr", "0.1", "--workers", "1", "--no-report")
+    code, out, err = typed("--out", "study", *small, **fields)
     assert (code, err) == (0, ""), out
     code, _, err = typed("--config", "study/train.toml", "--out", "study")
     assert (code, "names models, whose code would run here: models.py:net" in err) == (2, True)
-    code, out, _ = typed("--config", "study/train.toml", "--out", "study", "--trust-plugins")
+    again = ("--config", "study/train.toml", "--out", "study", "--no-report")
+    code, out, _ = typed(*again, "--trust-plugins")
     assert (code, "1 of 1 run (0 new)" in out) == (0, True)
 
 

@@ -133,7 +133,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("most", "workers"),
     [
-        (8, 1),
+        (5, 1),
         pytest.param(70, 1, marks=pytest.mark.faults),
         pytest.param(30, 2, marks=pytest.mark.faults),
     ],

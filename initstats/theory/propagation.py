@@ -14,8 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import digamma, polygamma
-from scipy.stats import binom
+from scipy.special import betaln, digamma, polygamma
 
 from initstats import activations
 from initstats.activations import Activation
@@ -149,7 +148,8 @@ def relu_log_length(widths: Sequence[int], sigma_w2: float = 2.0) -> tuple[float
     mean = variance = 0.0
     for n in widths:
         k = np.arange(1, n + 1)
-        share = binom.pmf(k, n, 0.5) / (1 - 0.5**n)
+        share = np.exp(-betaln(k + 1, n - k + 1) - n * math.log(2))  # n + 1 times the binomial's
+        share /= share.sum()
         log = digamma(k / 2) + math.log(2 * sigma_w2 / n)
         mean += float(share @ log)
         variance += float(share @ polygamma(1, k / 2) + share @ (log - share @ log) ** 2)

@@ -149,9 +149,23 @@ def hostile_page(
     )
 
 
-@pytest.fixture(params=["light", "dark"])
-def scheme(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+SCHEMES = ["light", "dark"]
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, report: Path) -> Iterator[Page]:
+    """The report on a desk, for those who only look."""
+    page = opened(browser, report, DESK)
+    yield page
+    page.context.close()
+
+
+@pytest.fixture(scope="module")
+def any_seen(browser: Browser, any_page: Path) -> Iterator[Page]:
+    """A page of each kind on a desk, for those who only look."""
+    page = opened(browser, any_page, DESK)
+    yield page
+    page.context.close()
 
 
 def opened(browser: Browser, report: Path, size: dict[str, int], scheme: str = "light") -> Page:
@@ -170,7 +184,7 @@ def opened(browser: Browser, report: Path, size: dict[str, int], scheme: str = "
     return page
 
 
-@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize(("size", "scheme"), [(DESK, "dark"), (PHONE, "light")], ids=str)
 def test_the_page_loads_alone_and_fits(
     browser: Browser, report: Path, size: dict[str, int], scheme: str
 ) -> None:
@@ -180,11 +194,12 @@ def test_the_page_loads_alone_and_fits(
     assert page.locator("h1").inner_text() == "Does the signal survive 5 layers?"
 
 
-@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
-def test_any_page_fits(browser: Browser, any_page: Path, size: dict[str, int]) -> None:
-    page = opened(browser, any_page, size)
-    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
-    smallest = page.locator("figure svg text").evaluate_all(
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+def test_any_page_fits(any_seen: Page, size: dict[str, int]) -> None:
+    any_seen.set_viewport_size(size)  # type: ignore[arg-type]
+    assert any_seen.evaluate("innerWidth") == size["width"]
+    assert any_seen.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    smallest = any_seen.locator("figure svg text").evaluate_all(
         "texts => Math.min(...texts.map(text => text.getBoundingClientRect().height))"
     )
     assert smallest > 6  # pixels, also where the screen is narrow
@@ -202,11 +217,13 @@ def test_a_page_runs_nothing_of_what_it_is_about(browser: Browser, hostile_page:
     assert "window.hacked" in text
 
 
-def test_words_in_figures_stand_out(browser: Browser, any_page: Path, scheme: str) -> None:
-    page = opened(browser, any_page, DESK, scheme)
-    paper = page.locator("body").evaluate(COLOR.format("backgroundColor"))
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_words_in_figures_stand_out(any_seen: Page, scheme: str) -> None:
+    any_seen.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    paper = any_seen.locator("body").evaluate(COLOR.format("backgroundColor"))
+    assert (luminance(paper) > 0.5) == (scheme == "light")
     for what, enough in (("text", 4.5), ("use", 2.5)):
-        fills = page.locator(f".drawing svg {what}").evaluate_all(
+        fills = any_seen.locator(f".drawing svg {what}").evaluate_all(
             "all => [...new Set(all.map(each => getComputedStyle(each))"
             ".filter(style => style.fillOpacity == '1').map(style => style.fill))]"
         )
@@ -237,8 +254,9 @@ def contrast(one: str, other: str) -> float:
 COLOR = "element => getComputedStyle(element).{}"
 
 
-def test_text_stands_out(browser: Browser, report: Path, scheme: str) -> None:
-    page = opened(browser, report, DESK, scheme)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_text_stands_out(page: Page, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     paper = page.locator("body").evaluate(COLOR.format("backgroundColor"))
     assert (luminance(paper) > 0.5) == (scheme == "light")
     for selector in ("p", "h1", "figcaption", ".note", "td", "dd", "a", "td.is-healthy"):
@@ -246,8 +264,9 @@ def test_text_stands_out(browser: Browser, report: Path, scheme: str) -> None:
         assert contrast(ink, paper) >= 4.5, selector
 
 
-def test_figures_take_the_ink_of_the_page(browser: Browser, report: Path, scheme: str) -> None:
-    page = opened(browser, report, DESK, scheme)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_figures_take_the_ink_of_the_page(page: Page, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     ink = page.locator("body").evaluate(COLOR.format("color"))
     paper = page.locator("body").evaluate(COLOR.format("backgroundColor"))
     fills = page.locator(".drawing svg text").evaluate_all(
@@ -265,8 +284,7 @@ def test_figures_take_the_ink_of_the_page(browser: Browser, report: Path, scheme
     assert min(contrast(color, paper) for color in set(lines)) > 2.5
 
 
-def test_every_figure_has_a_name_and_a_description(browser: Browser, report: Path) -> None:
-    page = opened(browser, report, DESK)
+def test_every_figure_has_a_name_and_a_description(page: Page) -> None:
     images = page.locator(".scroll[role=img]")
     for image in images.all():
         for attribute in ("aria-labelledby", "aria-describedby"):

@@ -20,7 +20,7 @@ import initstats as ist
 from initstats.diagnosis import CONFIGURATION, Limits, judge, seed_interval
 from initstats.diagnosis.verdicts import ASPECTS, HEALTHY, VERDICTS, WORDS
 from initstats.plots import Results
-from initstats.plots.shapes import BINS, FULL, Shaper, by_configuration
+from initstats.plots.shapes import BINS, FULL, Shaper
 from initstats.report import explore
 from initstats.report.explore import Exploration, exploration
 from initstats.report.explore.block import FLAGS, RULES, Data, Frame, codes, halved, middle
@@ -329,14 +329,6 @@ def test_a_shape_is_a_histogram(folder: Path) -> None:
     assert shape.heights.max(axis=1).tolist() == [FULL, 0, FULL]
     assert np.isnan(shape.span[1]).all()
     np.testing.assert_array_equal(shape.heights[0], shape.heights[2])
-
-
-def test_counts_of_seeds_are_added() -> None:
-    cells = [((*"nia", 3, seed), np.array([[seed, 1]])) for seed in (1, 2)]
-    cells.append((("n", "i", "b", 3, 1), np.array([[5, 5]])))
-    summed = dict(by_configuration(cells))
-    assert [*summed] == [("n", "i", "a", 3), ("n", "i", "b", 3)]
-    np.testing.assert_array_equal(summed["n", "i", "a", 3], [[3, 2]])
 
 
 def test_the_median_leaves_out_what_is_missing() -> None:

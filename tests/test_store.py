@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import stat
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -26,7 +27,6 @@ from initstats.store import (
     Run,
     Store,
     StoreError,
-    iterate_histograms,
     load_histograms,
     load_predictions,
     load_run,
@@ -34,9 +34,10 @@ from initstats.store import (
     load_table,
     pack,
     save_predictions,
+    sum_histograms,
 )
 from initstats.store.file import write_ahead
-from initstats.store.histograms import unpack
+from initstats.store.histograms import add, unpack
 from initstats.store.parameters import parameters_of, with_parameters
 from initstats.sweep.cell import KEYS, PLACES
 
@@ -170,6 +171,15 @@ def test_unfinished_and_empty_runs_load(tmp_path: Path) -> None:
 def test_histograms_pack_without_loss(counts: np.ndarray[Any, Any], empty_rows: int) -> None:
     counts[:empty_rows] = 0
     assert (unpack(pack(counts), rows=3, bins=40) == counts).all()
+    total = counts[1:].copy()
+    add(pack(counts), np.array([0, 2]), total, rows=3)
+    assert (total == counts[1:] + counts[::2]).all()
+
+
+def test_histograms_that_were_packed_by_the_first_version_are_read() -> None:
+    numbers = np.array([1, 4, 7, 300], "<i8")  # two gaps, two counts
+    packed = zlib.compress(numbers.view(np.uint8).reshape(-1, 8).T.tobytes())
+    assert unpack(packed, rows=2, bins=3).tolist() == [[0, 7, 0], [0, 0, 300]]
 
 
 def test_histograms_of_some_cells_and_rows(tmp_path: Path) -> None:
@@ -284,10 +294,21 @@ def test_cells_have_places_of_their_own(tmp_path: Path) -> None:
     bins = load_histograms(tmp_path, tensors=["activation"])
     expected = [count for index in (0, 9) for count in histograms(index)[1] if count]
     assert list(bins["count"]) == expected
-    found = list(iterate_histograms(tmp_path, tensor="norm"))
-    assert [cell for cell, _ in found] == [RUN.cells[0], RUN.cells[9]]
+    found = list(sum_histograms(tmp_path, tensor="norm"))
+    assert [key for key, _ in found] == [RUN.cells[0][:-1], RUN.cells[9][:-1]]
     assert [len(counts) for _, counts in found] == [1, 0]
     assert (found[0][1] == histograms(8)[:1]).all()
+
+
+@pytest.mark.parametrize("verified", [False, True])
+def test_histograms_of_seeds_are_added(tmp_path: Path, verified: bool) -> None:
+    fill(tmp_path)
+    found = dict(sum_histograms(tmp_path, among={"width": [20]}, verified=verified))
+    keys = dict.fromkeys(key[:-1] for key in RUN.cells if key[3] == 20)
+    assert [*found] == [*keys]
+    for key, counts in found.items():
+        seeds = [histograms(n)[1] for n, cell in enumerate(RUN.cells) if cell[:-1] == key]
+        assert counts.tolist() == [np.sum(seeds, axis=0).tolist()]
 
 
 # statistics come and go

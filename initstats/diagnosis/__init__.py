@@ -20,8 +20,10 @@ from initstats.diagnosis.summary import (
     count_healthy,
     deepest,
     in_order,
+    require,
     seed_interval,
     summarize,
+    summary_of,
 )
 from initstats.diagnosis.training import Training
 from initstats.diagnosis.verdicts import (
@@ -53,7 +55,9 @@ __all__ = [
     "judged",
     "register_rule",
     "register_training_rule",
+    "require",
     "seed_interval",
     "stacks_of",
     "summarize",
+    "summary_of",
 ]

@@ -114,7 +114,12 @@ def summarize(
     limits = Limits(factor, correlation, gradient_factor)
     require(table)
     table = in_order(table)
-    cells = judged(deepest(stacks_of(table, theory)), limits)
+    return summary_of(table, stacks_of(table, theory), limits)
+
+
+def summary_of(table: pd.DataFrame, stacks: pd.DataFrame, limits: Limits) -> Summary:
+    """As `summarize`, of a table in order and its stacks, as `stacks_of` gives them."""
+    cells = judged(deepest(stacks), limits)
     summary = _levels(table, cells).join(_votes(cells))
     lost = ["mean", "dead", "constant", "correlation"]
     summary.loc[summary["verdict"] == "overflows", lost] = np.nan

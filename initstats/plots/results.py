@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from initstats.diagnosis import CONFIGURATION, in_order, stacks_of, summarize
+from initstats.diagnosis import CONFIGURATION, Limits, in_order, require, stacks_of, summary_of
 from initstats.plots.bands import Key, band_of, banded
-from initstats.plots.shapes import Shape, Shaper, by_configuration
-from initstats.store import iterate_histograms, load_predictions, load_run, load_table
+from initstats.plots.shapes import Shape, Shaper
+from initstats.store import load_predictions, load_run, load_table, sum_histograms
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -68,6 +68,8 @@ class Results:
             these are, and only lsuv is known.
         shapes: of the same histograms, each layer's on its own range; None where only a table is at
             hand.
+        judged: what verdicts are about, as `stacks_of` gives it, at least for all configurations;
+            None where it is not known yet.
     """
 
     table: pd.DataFrame
@@ -76,6 +78,7 @@ class Results:
     predicted: pd.DataFrame | None = None
     fitted: Collection[str] = ("lsuv",)
     shapes: Mapping[Key, Shape] | None = None
+    judged: pd.DataFrame | None = None
 
     @classmethod
     def of(
@@ -96,19 +99,36 @@ class Results:
         if isinstance(run, Results):
             return run
         if isinstance(run, pd.DataFrame):
-            return cls(run, summarize(run, predicted), bands, predicted)
+            return cls._summarized(run, bands, predicted)
         table, predicted, recorded = load_table(run), load_predictions(run), load_run(run)
         fitted = [
             name for name, (first, *_) in recorded.definitions.get("init", {}).items() if first
         ]
-        results = cls(table, summarize(table, predicted), None, predicted, fitted)
+        results = replace(cls._summarized(table, None, predicted), fitted=fitted)
         read = RunHistograms(run, results.outline)
         return replace(results, bands=Lazily(read.bands), shapes=Lazily(read.shapes))
+
+    @classmethod
+    def _summarized(
+        cls,
+        table: pd.DataFrame,
+        bands: Mapping[Key, NDArray[np.int64]] | None,
+        predicted: pd.DataFrame | None,
+    ) -> Results:
+        require(table)
+        ordered = in_order(table)
+        stacks = stacks_of(ordered, predicted)
+        summary = summary_of(ordered, stacks, Limits())
+        return cls(table, summary, bands, predicted, judged=stacks)
 
     @cached_property
     def stacks(self) -> pd.DataFrame:
         """What verdicts are about, for every cell and layer, as `stacks_of` gives it."""
-        return stacks_of(in_order(self.table), self.predicted)
+        if self.judged is None:
+            return stacks_of(in_order(self.table), self.predicted)
+        names = pd.MultiIndex.from_frame(self.summary[CONFIGURATION])
+        ours = self.judged.index.droplevel(["seed", "layer"])  # type: ignore[list-item]
+        return self.judged[ours.isin(names)]
 
     @cached_property
     def inits(self) -> list[str]:
@@ -249,9 +269,9 @@ class RunHistograms:
         bins = load_run(self._run).bins
         band, shaped = band_of(*bins), Shaper(*bins)
         bands, shapes = dict[Key, NDArray[np.int64]](), dict[Key, Shape]()
-        for key, counts in by_configuration(
-            iterate_histograms(self._run, among=self._among, verified=True)
-        ):
+        for names, counts in sum_histograms(self._run, among=self._among, verified=True):
+            network, init, activation, width = names
+            key = str(network), str(init), str(activation), int(width)
             bands |= banded(band, [(key, counts)])
             shapes[key] = shaped(counts)
         return bands, shapes

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from initstats.plots.bands import Key
+Array = NDArray[np.float64]
 
 BINS = 40
 """Equal bins of a layer's range."""
@@ -44,35 +43,34 @@ class Shaper:
         used = np.flatnonzero(np.isfinite(edges).all(axis=0) & edges.any(axis=0))
         self._order = used[np.argsort(edges[0, used], kind="stable")]
         self._low, self._high = edges[:, self._order]
+        self._edges = np.concatenate([self._low[:1], self._high])
 
     def __call__(self, counts: NDArray[np.int64]) -> Shape:
         """The shapes of layers, whose counts are (layers, bins)."""
-        sums = counts[:, self._order].cumsum(axis=1)
-        total = sums[:, -1:]
         heights = np.zeros((len(counts), BINS), np.uint8)
         span = np.full((len(counts), 2), np.nan, np.float32)
-        first = (sums > TAIL * total).argmax(axis=1)
-        last = (sums >= (1 - TAIL) * total).argmax(axis=1)
-        for layer in np.flatnonzero(total[:, 0]):
-            ends = float(self._low[first[layer]]), float(self._high[last[layer]])
-            heights[layer] = self._heights(sums[layer], ends)
-            span[layer] = ends
+        there = np.flatnonzero(np.any(counts, axis=0)[self._order])
+        if len(there):
+            inside = slice(there[0], there[-1] + 1)
+            sums = counts[:, self._order[inside]].cumsum(axis=1)
+            held = np.flatnonzero(sums[:, -1])
+            span[held], heights[held] = self._shaped(sums[held], inside)
         return Shape(heights, span)
 
-    def _heights(self, sums: NDArray[np.int64], ends: tuple[float, float]) -> NDArray[np.uint8]:
-        """Heights of equal bins; values lie evenly within a bin of the store."""
-        grid = np.linspace(*ends, BINS + 1)
-        at = np.concatenate([self._low[:1], self._high])
-        share = np.diff(np.interp(grid, at, np.concatenate([[0], sums])))
-        heights: NDArray[np.uint8] = np.round(FULL * share / share.max()).astype(np.uint8)
-        return heights
+    def _shaped(self, sums: NDArray[np.int64], inside: slice) -> tuple[Array, Array]:
+        """Ends and heights of equal bins; values lie evenly within a bin of the store.
 
-
-def by_configuration(
-    cells: Iterable[tuple[tuple[str | int | float, ...], NDArray[np.int64]]],
-) -> Iterator[tuple[Key, NDArray[np.int64]]]:
-    """Counts by configuration, those of seeds that follow each other added up."""
-    for key, seeds in groupby(cells, lambda cell: cell[0][:4]):
-        network, init, activation, width = key
-        total = np.sum([counts for _, counts in seeds], axis=0)
-        yield (str(network), str(init), str(activation), int(width)), total
+        Args:
+            sums: (layers, bins), the counts in a bin and in all below it.
+            inside: which bins of the store these are.
+        """
+        total = sums[:, -1:]
+        first = self._low[inside][(sums > TAIL * total).argmax(axis=1)]
+        last = self._high[inside][(sums >= (1 - TAIL) * total).argmax(axis=1)]
+        at = self._edges[inside.start : inside.stop + 1]
+        grids = np.linspace(first, last, BINS + 1, axis=1)
+        layers = np.pad(sums, [(0, 0), (1, 0)])
+        below = [np.interp(grid, at, layer) for grid, layer in zip(grids, layers, strict=True)]
+        share = np.diff(below)
+        heights = np.round(FULL * share / share.max(axis=1, keepdims=True))
+        return np.stack([first, last], axis=1), heights

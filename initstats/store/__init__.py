@@ -17,11 +17,11 @@ from initstats.store.predictions import load_predictions as load_predictions
 from initstats.store.predictions import save_predictions as save_predictions
 from initstats.store.reading import committed_cells as committed_cells
 from initstats.store.reading import is_run as is_run
-from initstats.store.reading import iterate_histograms as iterate_histograms
 from initstats.store.reading import load_histograms as load_histograms
 from initstats.store.reading import load_run as load_run
 from initstats.store.reading import load_sessions as load_sessions
 from initstats.store.reading import load_table as load_table
+from initstats.store.reading import sum_histograms as sum_histograms
 from initstats.store.run import Definitions as Definitions
 from initstats.store.run import Key as Key
 from initstats.store.run import Kind as Kind

@@ -132,18 +132,19 @@ def cells(connection: sqlite3.Connection, run: Run, part: Run) -> Iterator[Cell]
 
 def packed_cells(connection: sqlite3.Connection, run: Run, part: Run) -> Iterator[Cell]:
     """The cells that a part of a run lists, without their statistics, and not verified."""
-    nothing, listed = np.empty((0, 0)), _ranks(part.lists)
+    nothing, listed, known = np.empty((0, 0)), _ranks(part.lists), dict[str, NDArray[np.int64]]()
+    # as one text, which nearly all cells have in common
+    query = (
+        "SELECT histogram, (SELECT group_concat(place) FROM "
+        "(SELECT place FROM measurement WHERE cell = id ORDER BY position)) FROM cell WHERE id = ?"
+    )
     for number, key in committed(connection, run, part):
         if _rank(list(key), listed) is None:  # type: ignore[arg-type]
             continue
-        rows = connection.execute(
-            "SELECT place FROM measurement WHERE cell = ? ORDER BY position", (number,)
-        )
-        (packed,) = connection.execute(
-            "SELECT histogram FROM cell WHERE id = ?", (number,)
-        ).fetchone()
-        where = np.fromiter((place for (place,) in rows), np.int64)
-        yield Cell(number, key, where, nothing, packed, sound=True)
+        packed, places = connection.execute(query, (number,)).fetchone()
+        if places not in known:
+            known[places] = np.array(places.split(",") if places else [], np.int64)
+        yield Cell(number, key, known[places], nothing, packed, sound=True)
 
 
 def committed(connection: sqlite3.Connection, run: Run, part: Run) -> list[tuple[int, Key]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 import zlib
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing, suppress
@@ -19,8 +20,8 @@ from initstats.store.run import Run
 FILE = "run.sqlite"
 CONFIG, OWN_CONFIG = "grid.toml", "run.toml"
 """The configuration of a run: the second is for folders where the first is the user's own."""
-VERSION = 4
-"""The version of the layout and of what the columns mean; a file of another one is refused."""
+VERSION, READABLE = 5, (4, 5)
+"""The version of the layout and of what the columns mean, and those that are not refused."""
 _OURS = 0x6973_7461
 """SQLite's application id: a file without it is another program's."""
 _TABLES = ("run", "session", "cell", "place", "measurement")
@@ -42,7 +43,6 @@ def schema(run: Run) -> list[str]:
     )
     return [
         f"PRAGMA application_id = {_OURS}",
-        f"PRAGMA user_version = {VERSION}",
         "CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID",
         "CREATE TABLE session (id INTEGER PRIMARY KEY, started TEXT, seconds REAL, cells INTEGER, "
         "writes INTEGER, mark TEXT, environment TEXT)",
@@ -92,6 +92,7 @@ def write_run(connection: sqlite3.Connection, run: Run) -> None:
     """Write down what the cells of a run have in common."""
     parts = {field.name: json.dumps(getattr(run, field.name)) for field in fields(Run)}
     rows = (parts | {_CHECKSUM: str(_digest(parts))}).items()
+    connection.execute(f"PRAGMA user_version = {VERSION}")  # that of the cells to come
     connection.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", rows)
 
 
@@ -113,7 +114,7 @@ def is_begun(connection: sqlite3.Connection, file: Path | str) -> bool:
         return False
     if application != _OURS:
         raise StoreError(f"{file} is not a run of initstats: choose another folder")
-    if version != VERSION:
+    if version not in READABLE:
         raise StoreError(
             f"{file} was written by another version of initstats (its format is {version}, this "
             f"one reads {VERSION}): use that version, or choose another folder"
@@ -159,9 +160,7 @@ def found_run(connection: sqlite3.Connection, file: Path | str) -> Run | None:
     connection.text_factory = lambda text: text.decode(errors="backslashreplace")
     if not is_begun(connection, file):
         return None
-    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if verdict != "ok":
-        raise DamageError(verdict.splitlines()[-1])
+    _check_pages(connection, file)
     _check_tables(connection)
     with as_written():
         parts = dict(connection.execute("SELECT name, value FROM run"))
@@ -180,6 +179,33 @@ def _reader() -> TypeAdapter[Run]:
 
 def _digest(parts: Mapping[str, str]) -> int:
     return zlib.crc32(json.dumps(sorted({**parts, _CHECKSUM: ""}.items())).encode())
+
+
+_State = tuple[float, ...]
+_SOUND: dict[Path, list[_State]] = {}
+"""How files, with their logs, were when all their pages were found to be sound."""
+_SETTLED = 2.0
+"""Seconds after which a change of a file has another time than the one before."""
+
+
+def _check_pages(connection: sqlite3.Connection, file: Path | str) -> None:
+    """Make sure that all pages are sound; once, of a file that stays as it is."""
+    path, states = Path(file).absolute(), [_state(Path(each)) for each in (file, f"{file}-wal")]
+    if _SOUND.get(path) == states:
+        return
+    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if verdict != "ok":
+        raise DamageError(verdict.splitlines()[-1])
+    if states[0] and time.time() - max(state[0] for state in states if state) > _SETTLED:
+        _SOUND[path] = states
+
+
+def _state(path: Path) -> _State:
+    """What changes with a file's content: its time, size and place; empty without one."""
+    if not path.exists():
+        return ()
+    found = path.stat()
+    return found.st_mtime, found.st_size, found.st_ino
 
 
 def _check_tables(connection: sqlite3.Connection) -> None:

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from initstats.registry import unknown
 from initstats.store.cells import Cell, committed, packed_cells, places_of, sound_cells
 from initstats.store.errors import StoreError, as_written, complaints
 from initstats.store.file import FILE, found_run
-from initstats.store.histograms import unpack
+from initstats.store.histograms import add, unpack
 from initstats.store.log import refuse_strange_log
 from initstats.store.parameters import with_parameters, with_parts
 from initstats.store.run import Key, Run
@@ -91,7 +92,7 @@ def load_histograms(
         return _histograms(connection, run, part, numbers)
 
 
-def iterate_histograms(
+def sum_histograms(
     folder: str | Path,
     *,
     among: Mapping[str, Collection[Value]] | None = None,
@@ -99,9 +100,10 @@ def iterate_histograms(
     direction: str = "forward",
     verified: bool = False,
 ) -> Iterator[tuple[Key, NDArray[np.int64]]]:
-    """The histograms of a run cell by cell, (layers, bins); `load_run(folder).bins` are the edges.
+    """The histograms of a run, those of all seeds added up, by the other key columns of a cell.
 
-    For those who need many of them, but less than `load_histograms` gives.
+    For those who need many of them, but less than `load_histograms` gives. Each is (layers, bins);
+    `load_run(folder).bins` are the edges.
 
     Args:
         among: the values that a key column may have; by default all.
@@ -116,8 +118,9 @@ def iterate_histograms(
         part = replace(run, config=run.config | kept)
         places = _places(connection, run)
         keep = places.index[(places["tensor"] == tensor) & (places["direction"] == direction)]
-        for cell in (packed_cells if verified else sound_cells)(connection, run, part):
-            yield cell.key, _unpacked(run, cell)[np.isin(cell.places, keep)]
+        found = (packed_cells if verified else sound_cells)(connection, run, part)
+        for key, cells in groupby(found, lambda cell: cell.key[:-1]):
+            yield key, _summed(run, cells, keep)
 
 
 def load_run(folder: str | Path) -> Run:
@@ -205,6 +208,17 @@ def _histograms(
     columns = with_parameters(_keys(connection, part, keys, cell, place), run.entries)
     columns = with_parts(columns, part.parts)
     return columns.assign(low=low[where], high=high[where], count=count)
+
+
+def _summed(run: Run, cells: Iterable[Cell], places: pd.Index) -> NDArray[np.int64]:
+    """The histograms of cells that have the same places, at some of these, added up."""
+    first, *others = cells
+    kept = np.flatnonzero(np.isin(first.places, places))
+    total = np.zeros((len(kept), len(run.bins[0])), np.int64)
+    with as_written():
+        for cell in (first, *others):
+            add(cell.histograms, kept, total, rows=len(cell.places))
+    return total
 
 
 def _unpacked(run: Run, cell: Cell) -> NDArray[np.int64]:

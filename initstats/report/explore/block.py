@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from initstats.diagnosis.verdicts import HEALTHY, VERDICTS, WORDS, Limits, judge
+from initstats.diagnosis.verdicts import HEALTHY, VERDICTS, WORDS, Limits, judged
 from initstats.plots.curves import Scale, scale_of
 from initstats.plots.results import Block, Results
 from initstats.plots.shapes import BINS
@@ -161,7 +161,7 @@ class Data:
     @cached_property
     def judged(self) -> pd.DataFrame:
         """What `judge` makes of the table, one row per cell and layer."""
-        return judge(self._results.table, self._results.predicted).reset_index()
+        return judged(self._results.stacks, Limits()).reset_index()
 
     @cached_property
     def words(self) -> NDArray[np.int8]:

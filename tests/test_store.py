@@ -392,7 +392,7 @@ def test_entries_have_parameters_of_their_own() -> None:
     )
     slopes = {"leaky_relu(negative_slope=0)": 0.0, "leaky_relu(negative_slope=0.2)": 0.2}
     assert parameters_of(grid.entries) == {
-        "network": {"mlp": {}},
+        "network": {"mlp": ist.networks.get("mlp").parameters},
         "init": {"zeros": {}},
         "activation": {
             **{name: {"negative_slope": slope} for name, slope in slopes.items()},

@@ -201,3 +201,78 @@ def test_meanings_name_the_limits() -> None:
     assert "below 1/30" in words["gradient vanishes"]
     assert not any("{" in verdict.meaning for verdict in VERDICTS)
     assert "more than 10 times" in VERDICTS[2].meaning
+
+
+def stream(shares: list[float], **changes: Any) -> pd.DataFrame:
+    """The table of one pre-norm stream of tokens: a stem, and a branch for each share."""
+    plain = dict.fromkeys(STATISTICS, 0.0) | {"count": 10.0, "std": 1.0, "second_moment": 1.0}
+    plain |= {"sample_correlation": 0.2}
+    key = {"network": "n", "init": "i", "activation": "a", "width": 4, "seed": 0}
+    rows: list[dict[str, Any]] = []
+    for layer, share in enumerate([math.nan, *shares], 1):
+        inner = ["normed", "preactivation", "activation", "branch"] if layer > 1 else []
+        for tensor in [*inner, "stream"]:
+            for direction in ("forward", "backward"):
+                row = key | {"layer": layer, "tensor": tensor, "direction": direction} | plain
+                if tensor == "stream":
+                    row |= {"branch_share": share, "pair_correlation": 0.3}
+                rows.append(row | changes.get(f"{tensor}_{direction}", {}))
+    return pd.DataFrame(rows)
+
+
+def verdict(table: pd.DataFrame) -> str:
+    return str(ist.summarize(table)["verdict"].iloc[0])
+
+
+def test_streams_are_judged_by_what_goes_through_them() -> None:
+    even = [0.5 / n for n in range(1, 21)]
+    assert verdict(stream(even)) == "healthy"
+    huge = {"second_moment": 1e6}
+    assert verdict(stream(even, stream_forward=huge)) == "healthy"  # the next norm takes it away
+    assert verdict(stream(even, normed_forward={"second_moment": 1e-3})) == "vanishes"
+    without = stream(even, stream_forward=huge).query("tensor != 'normed'")
+    assert verdict(without) == "explodes"
+    assert verdict(stream(even, stream_forward={"pair_correlation": 0.995})) == "collapses"
+    assert verdict(stream(even, stream_forward={"sample_correlation": 0.995})) == "collapses"
+    assert verdict(stream(even, branch_forward={"sample_correlation": 0.995})) == "healthy"
+    table = stream(even)
+    first = (table["layer"] == 1) & (table["direction"] == "backward")
+    table.loc[first, "second_moment"] = 121.0
+    assert verdict(table) == "gradient explodes"
+
+
+@pytest.mark.parametrize(
+    ("shares", "word"),
+    [
+        ([0.004] * 20, "idle"),
+        ([0.006] * 20, "healthy"),
+        ([0.0] * 20, "idle"),
+        ([0.4, 0.4] + [0.03] * 18, "front-loaded"),
+        ([0.2, 0.2] + [0.03] * 18, "healthy"),
+        ([0.4] + [0.03] * 8, "healthy"),  # fewer than ten have no tenth
+    ],
+)
+def test_branches_that_do_nothing_or_all_at_the_start_are_told(
+    shares: list[float], word: str
+) -> None:
+    assert verdict(stream(shares)) == word
+    judged = judge(stream(shares))
+    assert judged["share"].iloc[-1] == pytest.approx(sum(shares))
+    tenth = math.ceil(len(shares) / 10)
+    if len(shares) >= 10 and sum(shares):
+        assert judged["front"].iloc[-1] == pytest.approx(sum(shares[:tenth]) / sum(shares))
+    else:
+        assert judged["front"].isna().all()
+
+
+def test_plain_stacks_beside_streams_are_judged_as_alone() -> None:
+    alone = wild(3)
+    alone["branch_share"] = alone["pair_correlation"] = math.nan
+    both = judge(pd.concat([alone, stream([0.1] * 12)], ignore_index=True))
+    got = both.loc[["mlp"], ["rms", "correlation", "gradient", "verdict"]]
+    told = judge(wild(3))[["rms", "correlation", "gradient", "verdict"]]
+    got, told = (rows.reset_index().astype({"verdict": str}) for rows in (got, told))
+    names = ["network", "init", "activation"]
+    pd.testing.assert_frame_equal(
+        got.astype(dict.fromkeys(names, str)), told.astype(dict.fromkeys(names, str))
+    )

@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from initstats.diagnosis.streams import branch_shares, is_main, read_rms
+
 CONFIGURATION = ["network", "init", "activation", "width"]
 """The columns that name a row of a summary; a cell is one configuration with one seed."""
 CELL = [*CONFIGURATION, "seed"]
@@ -26,6 +28,8 @@ SAME = 0.99
 """The correlation at which the part that differs between inputs is a tenth of a unit's rms."""
 HALF = 0.5
 """The share of a layer's units from which on the layer counts as they do."""
+IDLE = 0.1
+"""The shares of all branches, added up, below which they do nothing."""
 HEALTHY, UNKNOWN = "healthy", "unknown"
 ASPECTS = ("signal", "gradient", "distinctness")
 """What a stack should keep; each has a verdict of its own."""
@@ -143,6 +147,19 @@ VERDICTS = (
         "(LeCun et al. 1998: inputs of a layer should average near zero)",
         lambda stack, _: stack["mean"].abs() > stack["std"],
     ),
+    Verdict(
+        "idle",
+        "signal",
+        "all branches together add less than a tenth of the stream's square: the stack passes on "
+        "what it is given, as it is",
+        lambda stack, _: stack["share"] < IDLE,
+    ),
+    Verdict(
+        "front-loaded",
+        "signal",
+        "the first tenth of the branches add more than half of what all of them add",
+        lambda stack, _: stack["front"] > HALF,
+    ),
     Verdict(HEALTHY, "", "none of the above", lambda stack, _: stack["rms"].notna()),
 )
 """The verdicts, gravest first: a stack gets the first that holds."""
@@ -166,11 +183,15 @@ def judge(
 
     Returns:
         One row for each (network, init, activation, width, seed) and `layer`, which are the index.
-        `overflow`: whether a layer so far has infinite or NaN entries; `rms` of the
-        pre-activations and their `correlation`; `mean`, `std` of the activations; `dead`, the share
-        of units whose activation is constant though their pre-activation is not, and `constant`,
-        that of units whose pre-activation is; `gradient`, the gradient's norm at layer 1 over that
-        at this layer; `growth`, `gradient_growth`, their natural logarithms per layer;
+        `overflow`: whether a layer so far has infinite or NaN entries. `rms` and `correlation` of
+        the pre-activations, or of the stream where layers add to one; of what a norm gives, where
+        there are norms; and the larger correlation, of samples or of a sequence's tokens. `mean`,
+        `std` of the activations; `dead`, the share of units whose activation is constant though
+        their pre-activation is not, and `constant`, that of units whose pre-activation (or stream)
+        is; `gradient`, the gradient's norm at layer 1 over that at this layer; `growth`,
+        `gradient_growth`, the natural logarithms per layer of the rms (before any norm) and of the
+        gradient; `share`, the sum over the branches so far of what each adds, over the square of
+        its sum, and `front`, the part of that which the first tenth of the branches adds;
         `gradient_by`, `measured`, `theory` or `nothing`. Then the words: `signal`, `gradient`,
         `distinctness` (in columns `signal_verdict` and so on; `unknown` where nothing tells), and
         `verdict`, the gravest of the three.
@@ -193,11 +214,7 @@ def judged(stacks: pd.DataFrame, limits: Limits) -> pd.DataFrame:
     return stacks.assign(**words)
 
 
-_STATISTICS = (
-    *("count", "nonfinite", "mean", "std", "second_moment"),
-    *("dead_fraction", "sample_correlation"),
-)
-_HELD = ("rms", "correlation", "mean", "std", "dead", "constant", "gradient")
+_HELD = ("rms", "correlation", "mean", "std", "dead", "constant", "gradient", "share", "front")
 _TELLS = {"signal": "rms", "gradient": "gradient", "distinctness": "correlation"}
 
 
@@ -216,48 +233,56 @@ _NUMBERS = (
     "dead_fraction",
     "sample_correlation",
 )
+_NOTED = ("pair_correlation", "branch_share")
 
 
 def stacks_of(table: pd.DataFrame, theory: pd.DataFrame | None = None) -> pd.DataFrame:
     """The numbers that verdicts are about, as in `judge`, in the order of the index."""
     index = [*CELL, "layer"]
-    table = table[[*index, "tensor", "direction", *_NUMBERS]]  # a table may be half of the memory
+    kept = [*_NUMBERS, *(name for name in _NOTED if name in table)]
+    table = table[[*index, "tensor", "direction", *kept]]  # a table may be half of the memory
     forward = table["direction"] == "forward"
-    needed = [*index, *_STATISTICS]  # a table may be half of the memory
-    pre, act, back = (
-        table.loc[(table["tensor"] == tensor) & (forward == is_forward), needed]
-        .set_index(index)
-        .sort_index()
-        for tensor, is_forward in (
-            ("preactivation", True),
-            ("activation", True),
-            ("preactivation", False),
-        )
-    )
+
+    def rows(wanted: pd.Series[bool]) -> pd.DataFrame:
+        return table.loc[wanted, [*index, *kept]].set_index(index).sort_index()
+
+    main = is_main(table)
+    pre, back = rows(forward & main), rows(~forward & main)
+    act = rows(forward & (table["tensor"] == "activation"))
     by_cell: dict[str, Any] = {"level": CELL, "observed": True, "sort": False}
-    # a layer may have no activation of its own; the one before it feeds it then
-    act = act.reindex(act.index.union(pre.index)).groupby(**by_cell).ffill().reindex(pre.index)
+
+    def nearest(rows: pd.DataFrame) -> pd.DataFrame:
+        """Those rows at every layer: where a layer has none, those that feed it."""
+        return (
+            rows.reindex(rows.index.union(pre.index)).groupby(**by_cell).ffill().reindex(pre.index)
+        )
+
+    own, act = rows(forward & (table["tensor"] == "preactivation")), nearest(act)
+    own = pre if own.index.equals(pre.index) else nearest(own)
     lost = table.loc[forward & (table["nonfinite"] > 0), index].drop_duplicates()
     met = pd.Series(pre.index.isin(pd.MultiIndex.from_frame(lost)), pre.index)
-    layer = pre.index.get_level_values("layer")
-    steps = pd.Series(layer, pre.index) - pd.Series(layer, pre.index).groupby(**by_cell).transform(
-        "first"
-    )
-    steps = steps.replace(0, np.nan)
+    layer = pd.Series(pre.index.get_level_values("layer"), pre.index)
+    steps = (layer - layer.groupby(**by_cell).transform("first")).replace(0, np.nan)
     finite, seen = act["nonfinite"] == 0, pre["nonfinite"] == 0
     stacks = pd.DataFrame(index=pre.index)
     stacks["overflow"] = met.groupby(**by_cell).cummax()
     with np.errstate(divide="ignore", invalid="ignore"):
         log_rms = pd.Series(np.log(length(pre)) / 2, pre.index)
-        stacks["rms"] = np.exp(log_rms)
-        stacks["correlation"] = pre["sample_correlation"].where(seen)
+        normed = length(rows(forward & (table["tensor"] == "normed")))
+        rms = (pd.Series(np.sqrt(each), each.index) for each in (length(pre), normed))
+        stacks["rms"] = read_rms(*rms)
+        alike = pre[[name for name in ("sample_correlation", "pair_correlation") if name in pre]]
+        stacks["correlation"] = alike.max(axis=1).where(seen)
         # what the finite remainder of an overflow does says nothing about the tensor
         stacks["mean"] = act["mean"].where(finite)
         stacks["std"] = act["std"].where(finite, np.inf)
         stacks["constant"] = pre["dead_fraction"].where(seen)
-        own = act["dead_fraction"] - pre["dead_fraction"]
-        stacks["dead"] = own.clip(lower=0).where(finite & seen)
+        silent = act["dead_fraction"] - own["dead_fraction"].fillna(0.0)
+        stacks["dead"] = silent.clip(lower=0).where(finite & seen)
         stacks["growth"] = (log_rms - log_rms.groupby(**by_cell).transform("first")) / steps
+        stacks[["share", "front"]] = (
+            branch_shares(pre["branch_share"]) if "branch_share" in pre else np.nan
+        )
         # sums of squares, not means: those are what chi_1 multiplies (Schoenholz et al. 2017)
         squares = (length(back) * back["count"]).reindex(pre.index)
         stacks["gradient_by"] = np.where(squares.notna(), "measured", "nothing")
@@ -283,7 +308,7 @@ def _ratio(first: pd.Series[float], here: pd.Series[float]) -> pd.Series[float]:
 
 def _predicted(theory: pd.DataFrame, pre: pd.DataFrame) -> pd.Series[float]:
     """Theory's second moment of the gradient at each row, NaN where it says nothing."""
-    rows = theory[(theory["tensor"] == "preactivation") & (theory["direction"] == "backward")]
+    rows = theory[is_main(theory) & (theory["direction"] == "backward")]
     place = [*CONFIGURATION, "layer"]
     names = dict.fromkeys(["network", "init", "activation"], str)
     wanted = pre.index.to_frame(index=False)[place].astype(names)

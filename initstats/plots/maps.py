@@ -49,6 +49,8 @@ _COLOURS = {
     "dead": to_rgba(INK, 0.2),
     "constant": to_rgba(INK, 0.1),
     "shifted": to_rgba(PALETTE[4], 0.35),
+    "idle": to_rgba(INK, 0.06),
+    "front-loaded": to_rgba(PALETTE[4], 0.18),
 }
 
 

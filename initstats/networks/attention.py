@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -133,7 +134,19 @@ class Attention(Block):
         if state.pairs is None:
             raise Unpredicted("theory follows attention where it follows pairs of tokens")
         at.tape.append(state)
-        return state.pairs.attended(state, self._heads(at))
+        found = state.pairs.attended(state, self._heads(at))
+        logits, weights = self._watched
+        tokens = self.reads.positions
+        at.emit(logits, State(np.array(found.logits), np.zeros(()), exact=False))
+        square = np.array(found.concentration / tokens)
+        at.emit(weights, State(square, np.array(1 / tokens), exact=False))
+        one = np.ones(())
+        at.note(
+            weights,
+            attention_entropy=(np.array(found.entropy), one),
+            concentration=(np.array(found.concentration), one),
+        )
+        return found.state
 
     def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
         """Through the values, the queries and the keys."""

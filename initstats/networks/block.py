@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from initstats.activations import Activation
 from initstats.inits import Init
-from initstats.theory.state import Cotangent, Law, State
+from initstats.theory.state import Array, Cotangent, Law, State
 
 Direction = Literal["forward", "backward"]
 Place = tuple[int, str, str]
@@ -141,6 +141,11 @@ class Expectation(Protocol):
 
     def emit_gradient(self, block: Leaf, cotangent: Cotangent) -> None:
         """Take what theory says of its gradient."""
+
+    def note(self, block: Leaf, **ratios: tuple[Array, Array]) -> None:
+        """Take numbers about a tensor that its moments do not tell, by their column: numerators and
+        denominators, for each row or for all, whose means are divided.
+        """
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ class Stream(Leaf):
             )
         added = self.branch.expect(state, at).weighted(self.scale, keep=self.keep)
         stream = state.weighted(self.skip).plus(added)
+        at.note(self, branch_share=(added.square, stream.square))
         if self.norm:
             stream = self.norm.expected(stream, at)
         at.emit(self, stream)

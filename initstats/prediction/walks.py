@@ -56,6 +56,9 @@ class _Walk(Expectation):
             if (np.abs(r.square_2) * q**2 > BENT * r.square).any():
                 self.bent.add(block.layer)
 
+    def note(self, block: Leaf, **ratios: tuple[Array, Array]) -> None:
+        pass
+
     def go(self, network: Serial, data: State, *, backward: bool) -> str | None:
         """Forward and back; why not further, empty where a law is unknown, None at the end."""
         self.tape.clear()
@@ -82,6 +85,7 @@ class _OfLengths(_Walk):
     samples: Samples = field(kw_only=True)
     states: dict[int, State] = field(default_factory=dict)  # pre-activations by layer
     rows: dict[Place, Row] = field(default_factory=dict)
+    notes: dict[Place, dict[str, float]] = field(default_factory=dict)
     lost: bool = False
 
     def emit(self, block: Leaf, state: State) -> None:
@@ -94,6 +98,12 @@ class _OfLengths(_Walk):
             self.lost = not inside and bool(state.square.any())
         row = row_of(self.samples, self.activation, state)
         self.rows[block.layer, block.tensor, "forward"] = row
+
+    def note(self, block: Leaf, **ratios: tuple[Array, Array]) -> None:
+        self.notes[block.layer, block.tensor, "forward"] = {
+            name: self.samples.mean(np.atleast_1d(top)) / self.samples.mean(np.atleast_1d(below))
+            for name, (top, below) in ratios.items()
+        }
 
     def emit_gradient(self, block: Leaf, cotangent: Cotangent) -> None:
         """Squares of gradients, from unit-normal ones at the end (Schoenholz et al. 2017)."""

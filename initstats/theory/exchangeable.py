@@ -6,6 +6,8 @@ of a thousand layers takes a second.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +17,8 @@ from initstats.theory.attention import Tokens, attend, pull_attention
 from initstats.theory.batch import batch_norm_moments
 from initstats.theory.pairs import correlations, slope_products
 from initstats.theory.response import Response
-from initstats.theory.state import Cotangent, Heads, Joint, Pairs, State
+from initstats.theory.softmax import softmax_moments
+from initstats.theory.state import Attended, Cotangent, Heads, Joint, Pairs, State, Unpredicted
 
 Array = NDArray[np.float64]
 
@@ -59,10 +62,15 @@ class Exchangeable(Pairs):
         r = state.activated(activation).response
         return slope_products(activation, lengths, _PAIR, c, r)
 
-    def attended(self, state: State, heads: Heads) -> State:
+    def attended(self, state: State, heads: Heads) -> Attended:
         """Means of tokens that are weighted by the softmax of Gaussian logits."""
-        found = attend(*self._tokens(state), heads.tokens, **_gains(heads))
-        return State(
+        if heads.causal:
+            raise Unpredicted("tokens that see only those before them are not all alike")
+        q, p = self._tokens(state)
+        found = attend(q, p, heads.tokens, **_gains(heads))
+        logits = heads.logit_gain * q * q
+        row = softmax_moments(logits, min(p / q, 1.0) if q else 1.0, heads.tokens)
+        behind = State(
             np.array([found.square]),
             np.zeros(1),
             k=np.array([found.product]),
@@ -70,6 +78,8 @@ class Exchangeable(Pairs):
             width=state.width,
             exact=False,
         )
+        entropy = row.entropy / math.log(heads.tokens) if heads.tokens > 1 else math.nan
+        return Attended(behind, logits, row.concentration, entropy)
 
     def unattended(self, cotangent: Cotangent, state: State, heads: Heads) -> Cotangent:
         """Through the values, the queries and the keys."""

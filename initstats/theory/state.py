@@ -69,6 +69,22 @@ class Heads(NamedTuple):
     causal: bool = False
 
 
+class Attended(NamedTuple):
+    """What attention makes of rows.
+
+    Attributes:
+        state: of the weighted means of values.
+        logits: second moment of the logits.
+        concentration: the sum of the squares of a row's weights.
+        entropy: of a row's weights, over its largest.
+    """
+
+    state: State
+    logits: float
+    concentration: float
+    entropy: float
+
+
 class Joint(NamedTuple):
     """What is known of the activations of pairs of samples, arrays (pairs,)."""
 
@@ -100,7 +116,7 @@ class Pairs(ABC):
         """E phi'(u) phi'(v) of each pair in a state of pre-activations, (pairs,)."""
         raise Unpredicted(self._unknown("how gradients of two samples agree"))
 
-    def attended(self, state: State, heads: Heads) -> State:
+    def attended(self, state: State, heads: Heads) -> Attended:
         """What attention makes of the rows."""
         raise Unpredicted(self._unknown("attention"))
 

@@ -89,7 +89,8 @@ def attend(
     q' = value_gain (p + (q - p) S) and p' = value_gain (p + (q - p) S'), with the overlaps S and S'
     of `softmax_moments`. Real tokens of d units have products that scatter around p; that adds
     about value_gain q (1 - p/q)^2 s_a^2 / d to q', which matters where T is as large as d, and
-    which `attend_kernel` contains.
+    which `attend_kernel` contains. Two sequences all of whose tokens have one product p keep it,
+    times value_gain, and so do their gradients.
 
     Args:
         q: second moment of a token, over units.

@@ -139,6 +139,9 @@ def test_skips() -> None:
     assert theory.post_norm_rate(relu, 2.0, 0.7, alpha=0.3, beta=2.5) == pytest.approx(1)
     assert theory.post_norm_rate(tanh) == pytest.approx(1.0503, abs=1e-4)
     assert theory.post_norm_rate(tanh, alpha=0.0) == 1
+    r = theory.response(tanh, 2.0)
+    small = (1 + 0.09 * 3.0 * 2.0 * r.slope_square) / (1 + 0.09 * 3.0 * r.square)
+    assert theory.post_norm_rate(tanh, 2.0, 3.0, alpha=0.3) == pytest.approx(float(small))
     exponent, k0 = theory.gradient_rate(tanh, "rms", "after", 2.0), 1.7
     product = math.prod(1 + exponent / (k0 + layer) for layer in range(60))
     assert theory.pre_norm_growth(exponent, 60, k0) == pytest.approx(product, rel=1e-12)

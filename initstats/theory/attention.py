@@ -87,9 +87,12 @@ def attend(
     """Second moment and product of exchangeable tokens behind attention.
 
     q' = value_gain (p + (q - p) S) and p' = value_gain (p + (q - p) S'), with the overlaps S and S'
-    of `softmax_moments`. Real tokens of d units have products that scatter around p; that adds
-    about value_gain q (1 - p/q)^2 s_a^2 / d to q', which matters where T is as large as d, and
-    which `attend_kernel` contains.
+    of `softmax_moments`. Two sequences all of whose tokens have one product p keep it, times
+    value_gain, and so do their gradients.
+
+    Products of real tokens of d units scatter around p by 1 / sqrt(d). That adds up to
+    value_gain q s_a^2 (1 - p/q)^2 / d to q', less where tokens are normalized and correlated, and
+    to the gradient by the queries: small for T well below d; `attend_kernel` contains it.
 
     Args:
         q: second moment of a token, over units.

@@ -127,7 +127,8 @@ def one_row(beta2: float, tokens: int) -> OneRow:
     less Euler's constant, and E sum A a = beta^2 (1 - S) by integration by parts.
     """
     beta = math.sqrt(beta2)
-    x, step = _points(beta, beta, tokens, _FINE)
+    step = _width(beta, tokens, _FINE)
+    x = _points(*_bounds(beta, tokens), step)
     spread, m1, m2, m3, m4 = _transforms(x, beta, range(5), _FINE)
     rest = step * tokens * spread ** (tokens - 1)
     squares, cubes, fourths = (m2 * rest).sum(), (m3 * rest).sum() / 2, (m4 * rest).sum() / 6
@@ -147,10 +148,8 @@ def two_rows(beta2: float, c: float, tokens: int, step: float = _FINE) -> tuple[
     transforms are products of those of one row.
     """
     shared, own = math.sqrt(beta2 * abs(c)), math.sqrt(beta2 * (1 - abs(c)))
-    x, width = _points(math.sqrt(beta2), own, tokens, step)
-    spread, m1 = _transforms(x, math.sqrt(beta2), range(2), step)
-    seen = np.nonzero((weight := m1 * spread ** (tokens - 1)) > _NEGLIGIBLE * weight.max())[0]
-    x = x[seen[0] : seen[-1] + 1]
+    width = _width(own, tokens, step)
+    x = _points(*_seen(math.sqrt(beta2), tokens), width)
     if width <= _COARSE * shared:  # nodes of the shared part on the grid of x
         reach = math.ceil(_REACH * shared / width)
         nodes = width / shared * np.arange(-reach, reach + 1)
@@ -172,13 +171,30 @@ def two_rows(beta2: float, c: float, tokens: int, step: float = _FINE) -> tuple[
     return float((m11 * m00 * last).sum()), float((slopes * last).sum())
 
 
-def _points(beta: float, own: float, tokens: int, step: float) -> tuple[Array, float]:
-    """The x at which Z may lie, and their distance: smooth on the scale of `own` or of 1."""
+def _bounds(beta: float, tokens: int) -> tuple[float, float]:
+    """The x beyond which -log Z never lies."""
     log = math.log(tokens)
-    width = step * math.sqrt(1 + own**2 / (2 + 2 * log))
-    first = -(log + beta * (math.sqrt(2 * log) + 8) + 32)
-    numbers = np.arange(math.floor(first / width), math.ceil((8 * beta + 5) / width))
-    return np.asarray(width * numbers, dtype=np.float64), width
+    return -(log + beta * (math.sqrt(2 * log) + 8) + 32), 8 * beta + 5
+
+
+@lru_cache(maxsize=64)
+def _seen(beta: float, tokens: int) -> tuple[float, float]:
+    """The x beyond which the density of -log Z is negligible."""
+    x = _points(*_bounds(beta, tokens), _width(beta, tokens, _COARSE))
+    spread, m1 = _transforms(x, beta, range(2), _COARSE)
+    density = m1 * spread ** (tokens - 1)
+    inside = x[density > _NEGLIGIBLE * density.max()]
+    return float(inside[0]), float(inside[-1])
+
+
+def _width(s: float, tokens: int, step: float) -> float:
+    """A step that resolves means over N(0, s^2) to the power of T."""
+    return step * math.sqrt(1 + s**2 / (2 + 2 * math.log(tokens)))
+
+
+def _points(first: float, last: float, width: float) -> Array:
+    numbers = np.arange(math.floor(first / width), math.ceil(last / width) + 1)
+    return np.asarray(width * numbers, dtype=np.float64)
 
 
 def _nodes(step: float) -> Array:

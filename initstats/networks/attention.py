@@ -36,7 +36,9 @@ class Attention(Block):
         causal: whether a token attends to itself and those before it alone.
         logits: how products are scaled: over the root of a head's units, or over their number, as
             muP has it (Yang et al. 2022, arXiv:2203.03466).
-        value_scale: factor of the values' weights, as the init draws them.
+        scale: factor of the weights of all three products, as the init draws them.
+        value_scale: another one of the values' alone.
+        biased: whether the three products have biases.
 
     Raises:
         ValueError: heads is no whole number above 0; no such scaling.
@@ -45,7 +47,9 @@ class Attention(Block):
     heads: int = 1
     causal: bool = False
     logits: Logits = "inverse_sqrt"
+    scale: float = 1.0
     value_scale: float = 1.0
+    biased: bool = True
     projections: tuple[Linear, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
@@ -61,8 +65,9 @@ class Attention(Block):
         placed: list[Linear] = []
         for name in PROJECTIONS:
             behind = inputs._replace(products=inputs.products + len(placed))
-            scale = self.value_scale if name == "value" else 1.0
-            placed.append(Pointwise(inputs.units, tensor="", scale=scale).on(behind))
+            scale = self.scale * (self.value_scale if name == "value" else 1.0)
+            product = Pointwise(inputs.units, tensor="", scale=scale, biased=self.biased)
+            placed.append(product.on(behind))
         return replace(self, inputs=inputs, projections=tuple(placed))
 
     @property

@@ -279,6 +279,7 @@ class Linear(Leaf):
     Attributes:
         tensor: what the table calls its output.
         scale: factor of the weights, as the init draws them.
+        biased: whether it has the biases that the init draws.
         standardized: whether each unit's weights lose their mean and get the second moment of all
             (weight standardization, Qiao et al. 2019, arXiv:1903.10520).
     """
@@ -288,6 +289,7 @@ class Linear(Leaf):
 
     tensor: str = field(default="preactivation", kw_only=True)
     scale: float = field(default=1.0, kw_only=True)
+    biased: bool = field(default=True, kw_only=True)
     standardized: bool = field(default=False, kw_only=True)
 
     @property
@@ -329,7 +331,8 @@ class Linear(Leaf):
         weight, bias = init.sample(self.weight, generators(self.number), self.read(activation))
         matrix = standardized(weight.flatten(1)) if self.standardized else weight.flatten(1)
         matrix = matrix if self.scale == 1 else matrix * self.scale
-        return {self.number: Weights(matrix, bias[:, None] if bias.any() else None)}
+        biased = self.biased and bias.any()
+        return {self.number: Weights(matrix, bias[:, None] if biased else None)}
 
     def read(self, activation: Activation) -> Activation:
         """The activation whose output the layer reads: the one in use, or the identity."""
@@ -343,6 +346,7 @@ class Linear(Leaf):
         """
         read = self.read(activation)
         sigma_w2, sigma_b2 = init.sigma_w2(self.weight, read), init.sigma_b2(self.weight, read)
+        sigma_b2 = sigma_b2 if self.biased else 0.0
         if init.fitted or math.isnan(sigma_w2 + sigma_b2):
             return None
         share = self.weight[0] / math.prod(self.weight[1:])

@@ -6,6 +6,7 @@ from initstats.networks.activate import Activate
 from initstats.networks.block import Block
 from initstats.networks.dense import Dense
 from initstats.networks.depths import scales
+from initstats.networks.downscale import Downscale
 from initstats.networks.dropout import Dropout
 from initstats.networks.entry import register_network
 from initstats.networks.norms import BATCH, GROUPS, norm_of
@@ -32,7 +33,11 @@ def resmlp(
     standardized: bool = False,
 ) -> Block:
     """A stem, then residual branches of one or two products: a layer each."""
-    made = norm_of(norm, place, ("pre", "post"), groups=groups, batch=batch)
+    predicted = norm == "predicted"
+    if predicted and place != "pre":
+        raise ValueError("norm=predicted divides what a branch reads: place=pre")
+    kind = "none" if predicted else norm
+    made = norm_of(kind, place, ("pre", "post"), groups=groups, batch=batch)
     if branch not in (1, 2):
         raise ValueError(f"branch is the number of products in a branch, 1 or 2: got {branch}")
     if scale == "deepnorm" and (made is None or place != "post"):
@@ -44,8 +49,10 @@ def resmlp(
     def dense(units: int, factor: float, tensor: str) -> Dense:
         return Dense(units, tensor=tensor, scale=factor, standardized=standardized)
 
-    def blocks() -> list[Block]:
+    def blocks(number: int) -> list[Block]:
         found: list[Block] = [made] if made and place == "pre" else []
+        if predicted:  # branches of second moment 1 on a stream that begins with 1
+            found.append(Downscale((1 + number * factors.branch**2) ** 0.5))
         if branch == 2:
             found.append(dense(max(1, round(hidden * width)), factors.first, "preactivation"))
         found += [Activate(), dense(width, factors.last, "branch")]
@@ -53,13 +60,13 @@ def resmlp(
 
     layers = [
         Stream(
-            Serial(*blocks()),
+            Serial(*blocks(number)),
             part="feedforward",
             scale=factors.branch,
             skip=factors.skip,
             norm=made if place == "post" else None,
             keep=1 - drop_path,
         )
-        for _ in range(depth - 1)
+        for number in range(depth - 1)
     ]
     return Serial(Stem(Dense(width, tensor="stream")), *layers)

@@ -35,6 +35,8 @@ def transformer(
     causal: bool = False,
     logits: str = "inverse_sqrt",
     positions: str = "none",
+    projection: float = 1.0,
+    attention_bias: bool = True,
     scale: str = "one",
     alpha: float = 1.0,
     groups: int = GROUPS,
@@ -56,7 +58,16 @@ def transformer(
     first = [made] if made and place == "pre" else []
     last = [Dropout(dropout)] if dropout else []
     branches: dict[str, list[Block]] = {
-        "attention": [Attention(heads, causal, cast(Logits, logits), factors.first)],
+        "attention": [
+            Attention(
+                heads,
+                causal,
+                cast(Logits, logits),
+                scale=projection,
+                value_scale=factors.first,
+                biased=attention_bias,
+            )
+        ],
         "feedforward": [
             Pointwise(max(1, round(hidden * width)), scale=factors.first),
             Activate(),
@@ -66,7 +77,8 @@ def transformer(
     layers = []
     for number in range(depth - 1):
         part = ("attention", "feedforward")[number % 2]
-        product = Pointwise(width, tensor="branch", scale=factors.last)
+        biased = attention_bias or part == "feedforward"
+        product = Pointwise(width, tensor="branch", scale=factors.last, biased=biased)
         branch = Serial(*first, *branches[part], product, *last)
         norm_after = made if place == "post" else None
         layers.append(Stream(branch, part=part, norm=norm_after, tokens=True, **shared))

@@ -25,7 +25,7 @@ from initstats.store.parameters import Entries, parameters_of, with_parameters, 
 from initstats.sweep import Grid, Progress, chosen_samples
 from initstats.sweep.attempts import attempted
 from initstats.sweep.hiring import Hands, hired
-from initstats.sweep.running import parts_of
+from initstats.sweep.running import notes_of, parts_of
 from initstats.workers import OwnProcesses
 
 KEYS = ["dataset", "network", "init", "activation", "width", "layer", "tensor", "direction"]
@@ -97,7 +97,9 @@ def predict(
         places = theory.places(entry, width)
         keys += [(data.name, *names[:3], width, *place) for place in places]
         listed += found[names]
-    return _frame(keys, listed, parameters_of(grid.entries), parts_of(grid, theory.split.shape))
+    shape = theory.split.shape
+    parts, notes = parts_of(grid, shape), notes_of(grid, shape)
+    return _frame(keys, listed, parameters_of(grid.entries), parts, notes)
 
 
 class Configurations(NamedTuple):
@@ -186,11 +188,12 @@ def _frame(
     rows: Sequence[Row],
     entries: Entries,
     parts: Mapping[str, list[str]],
+    notes: Sequence[str],
 ) -> pd.DataFrame:
     index = pd.DataFrame(keys, columns=KEYS)
     for name in index.columns.difference(["width", "layer"]):
         index[name] = pd.Categorical(index[name], index[name].unique())
-    values = pd.DataFrame(list(rows), columns=[*STATISTICS, *EXTRA])
+    values = pd.DataFrame(list(rows), columns=[*STATISTICS, *notes, *EXTRA])
     numbers = dict.fromkeys(values.columns.drop(["claim", "note"]), "float64")
     named = with_parts(with_parameters(index, entries), parts)
     return pd.concat([named, values.astype(numbers)], axis=1)

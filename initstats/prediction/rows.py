@@ -35,6 +35,11 @@ class Row(TypedDict, total=False):
     sample_correlation: float
     second_moment_spread: float
     second_moment_error: float
+    branch_share: float
+    pair_correlation: float
+    participation_ratio: float
+    attention_entropy: float
+    concentration: float
     claim: str
     note: str
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ _IMAGES = 1024  # most images at once
 
 
 @dataclass
-class _Walk(Expectation):
+class Walk(Expectation):
     """Forward and back through a network."""
 
     activation: Activation
@@ -79,13 +80,13 @@ class _Walk(Expectation):
 
 
 @dataclass
-class _OfLengths(_Walk):
+class _OfLengths(Walk):
     """Samples without positions, to first order in 1 / width."""
 
     samples: Samples = field(kw_only=True)
     states: dict[int, State] = field(default_factory=dict)  # pre-activations by layer
     rows: dict[Place, Row] = field(default_factory=dict)
-    notes: dict[Place, dict[str, float]] = field(default_factory=dict)
+    notes: dict[Place, Row] = field(default_factory=dict)
     lost: bool = False
 
     def emit(self, block: Leaf, state: State) -> None:
@@ -100,10 +101,13 @@ class _OfLengths(_Walk):
         self.rows[block.layer, block.tensor, "forward"] = row
 
     def note(self, block: Leaf, **ratios: tuple[Array, Array]) -> None:
-        self.notes[block.layer, block.tensor, "forward"] = {
-            name: self.samples.mean(np.atleast_1d(top)) / self.samples.mean(np.atleast_1d(below))
-            for name, (top, below) in ratios.items()
+        numbers: Any = {
+            name: self._mean(top) / self._mean(below) for name, (top, below) in ratios.items()
         }
+        self.notes[block.layer, block.tensor, "forward"] = numbers
+
+    def _mean(self, values: Array) -> float:
+        return self.samples.mean(values) if values.ndim else float(values)
 
     def emit_gradient(self, block: Leaf, cotangent: Cotangent) -> None:
         """Squares of gradients, from unit-normal ones at the end (Schoenholz et al. 2017)."""
@@ -117,7 +121,7 @@ class _OfLengths(_Walk):
 
 
 @dataclass
-class _OfImages(_Walk):
+class _OfImages(Walk):
     """Images: maps of power, position by position (He et al. 2015, arXiv:1502.01852).
 
     The number of channels counts as infinite; expectations are exact for rectifiers.
@@ -153,7 +157,7 @@ def rows_of_lengths(
     """The rows of a network of dense layers, and why they are not all."""
     walk = _OfLengths(activation, laws, samples=samples)
     why = walk.go(network, samples.state, backward=backward)
-    return walk.rows, why
+    return {place: row | walk.notes.get(place, {}) for place, row in walk.rows.items()}, why
 
 
 def rows_of_images(

@@ -194,12 +194,7 @@ def _engine(grid: Grid, data: Dataset) -> Engine:
         grid.depth, len(split), backward=grid.backward, dtype=grid.dtype, device=grid.device
     )
     seeds = min(len(grid.seeds), grid.check_memory(split.shape))
-    notes = dict.fromkeys(
-        name
-        for network in grid.networks
-        for name in network.on(split.shape, grid.widths[0], grid.depth).numbers
-    )
-    return Engine(split, _fit(data), settings.suited(seeds), tuple(notes))
+    return Engine(split, _fit(data), settings.suited(seeds), notes_of(grid, split.shape))
 
 
 def _run(config: dict[str, Any], grid: Grid, data: Dataset, engine: Engine) -> Run:
@@ -222,6 +217,12 @@ def _run(config: dict[str, Any], grid: Grid, data: Dataset, engine: Engine) -> R
         notes=list(engine.notes),
         parts=parts_of(grid, engine.split.shape),
     )
+
+
+def notes_of(grid: Grid, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """The columns of what the blocks of the networks note."""
+    placed = (each.on(shape, grid.widths[0], grid.depth) for each in grid.networks)
+    return tuple(dict.fromkeys(name for network in placed for name in network.numbers))
 
 
 def parts_of(grid: Grid, shape: tuple[int, ...]) -> dict[str, list[str]]:

@@ -47,7 +47,6 @@ from initstats.report.record import (
     seeds_of,
     some,
 )
-from initstats.report.sides import write_comparison
 from initstats.report.training import write_training_report
 from initstats.store import Run, load_failures, load_run, load_sessions, to_toml
 
@@ -133,6 +132,8 @@ def write_report(
     if isinstance(run, Mapping | list | tuple):
         if baseline is not None:
             raise ValueError(f"baseline: {baseline!r} is for one training study, and not for two")
+        from initstats.report.sides import write_comparison  # with the rules of the diagnosis
+
         return write_comparison(run, folder, files=files, rows=rows)
     if not isinstance(run, pd.DataFrame):
         folder = folder or run

@@ -18,7 +18,7 @@ import pandas as pd
 from initstats import activations, inits, networks
 from initstats.activations import Activation
 from initstats.diagnosis.streams import TENTH
-from initstats.diagnosis.verdicts import Limits, judged
+from initstats.diagnosis.verdicts import ASPECTS, UNKNOWN, Limits, judged
 from initstats.gaussian import one_thread
 from initstats.inits import Init
 from initstats.networks import Leaf, Network, Serial
@@ -63,16 +63,16 @@ def predict_survival(
     Returns:
         One row for each `network`, `init`, `activation` and `depth`: `rms` of what goes through all
         layers, or of what norms make of it; `correlation` of two samples, or tokens; `gradient`,
-        the gradient's norm at the first layer over that at the last; `share` and `front` of `judge`
-        for branches; `signal`, `gradient_verdict`, `distinctness` and `verdict` in a word, `unknown`
-        where theory says nothing, and why in `note`.
+        the gradient's norm at the first layer over that at the last; `share` and `front`, what
+        branches add; `signal_verdict`, `gradient_verdict`, `distinctness_verdict` and the gravest,
+        `verdict`, as `judge` has them, `unknown` where theory says nothing; why, in `note`.
 
     Raises:
         ValueError: as `Grid`; a depth below 1; a network that cannot read samples of that shape.
 
     >>> table = predict_survival(["mlp", "resmlp(norm=layer)"], "xavier_normal", "tanh", [100])
     >>> table["verdict"].tolist()
-    ['gradient vanishes', 'healthy']
+    ['vanishes', 'healthy']
     """
     work = [*product(*_entries(networks, inits, activations), depths)]
     rows, names, notes = [], [], []
@@ -82,15 +82,17 @@ def predict_survival(
         walk = _walked(network, init, activation, depth, width, shape, correlation_of_inputs)
         rows.append(walk.stack())
         names.append((network.name, init.name, activation.name, depth))
-        notes.append(walk.note)
+        notes.append(walk.why)
     if progress:
         progress(len(work), len(work))
     keys = pd.DataFrame(names, columns=["network", "init", "activation", "depth"])
     for name in ("network", "init", "activation"):
         keys[name] = pd.Categorical(keys[name], keys[name].unique())
     found = judged(pd.DataFrame(rows), limits or Limits())
-    words = [name for name in found if name.endswith("verdict")]
-    found.loc[[bool(note) for note in notes], words] = math.nan
+    words = [*(f"{aspect}_verdict" for aspect in ASPECTS), "verdict"]
+    silent = np.array([bool(note) for note in notes])
+    for word in words:
+        found[word] = np.where(silent, UNKNOWN, found[word].astype(str))
     return keys.join(found[[*_SHOWN, *words]]).assign(note=notes)
 
 
@@ -125,8 +127,8 @@ def largest_depth(
     def survives(depth: int) -> bool:
         ((entry, each, phi),) = product(*_entries(network, init, activation))
         walk = _walked(entry, each, phi, depth, width, shape, correlation_of_inputs)
-        if walk.note:
-            raise ValueError(f"network {entry.name!r}: {walk.note}")
+        if walk.why:
+            raise ValueError(f"network {entry.name!r}: {walk.why}")
         found = walk.stack()
         kept = 1 / bounds.gradient_factor <= found["gradient"] <= bounds.gradient_factor
         return bool(kept and found["correlation"] < bounds.correlation)
@@ -152,7 +154,7 @@ def _entries(*given: object) -> Iterator[list[Any]]:
     """The entries of networks, inits and activations that were named."""
     for names, room in zip(given, (networks, inits, activations), strict=True):
         several = names if isinstance(names, list | tuple) else [names]
-        yield [room.get(name) for name in several]  # type: ignore[attr-defined]
+        yield [room.get(name) for name in several]
 
 
 def _walked(
@@ -168,62 +170,76 @@ def _walked(
     placed = network.on(shape, width, depth)
     laws = tuple(layer.law(init, activation) for layer in placed.layers)
     rows = Exchangeable(tokens=any(leaf.tensor == "attention" for leaf in placed.leaves()))
-    walk = _Ends(activation, laws)
-    walk.go_from(placed, rows, c)
-    if walk.note == "" and walk.ended is not None:
-        walk.note = walk.ended or init.unpredicted
+    walk = _Ends(activation, laws, main="stream" if _has_stream(placed) else "preactivation")
+    why = walk.go(placed, rows.state(1.0, c), backward=True, end=rows.cotangent())
+    walk.why = "" if why is None else why or init.unpredicted
     return walk
+
+
+def _has_stream(network: Serial) -> bool:
+    return any(leaf.tensor == "stream" for leaf in network.leaves())
 
 
 @dataclass
 class _Ends(Walk):
-    """What verdicts ask of a stack: what goes through it, at its ends, and what branches add."""
+    """What verdicts ask of a stack: what goes through it, at its ends, and what branches add.
+
+    Attributes:
+        main: what goes through all layers.
+        why: theory ends before the network does; empty where it does not.
+    """
 
     main: str = "preactivation"
-    states: list[State] = field(default_factory=list)
-    behind: Activated | None = None
-    normed: State | None = None
-    slopes: list[Cotangent] = field(default_factory=list)
+    why: str = ""
+    last: State | None = None
+    normal: State | None = None  # of the last norm
+    behind: Activated | None = None  # of the last activation
+    slopes: list[Cotangent] = field(default_factory=list)  # from the last layer to the first
     shares: list[float] = field(default_factory=list)
-    note: str = ""
-    ended: str | None = None
-
-    def go_from(self, network: Serial, rows: Exchangeable, c: float) -> None:
-        """Forward and back, from rows of second moment 1 and correlation c."""
-        self.main = next((t for t in ("stream",) if t in _tensors(network)), "preactivation")
-        self.ready(network)
-        try:
-            with np.errstate(all="ignore"):  # a signal may leave float64
-                network.expect(rows.state(1.0, c), self)
-                network.pull(rows.cotangent(), self, inward=False)
-        except Unpredicted as end:
-            self.ended = str(end)
 
     def emit(self, block: Leaf, state: State) -> None:
         if block.tensor == self.main:
+            self.last = state
             if not float(state.square[0]) < MOST:
                 raise Unpredicted("the signal leaves the range of float32")
-            self.states.append(state)
+        elif block.tensor == "normed":
+            self.normal = state
         if isinstance(state, Activated):
             self.behind = state
-        if block.tensor == "normed":
-            self.normed = state
 
     def emit_gradient(self, block: Leaf, cotangent: Cotangent) -> None:
         if block.tensor == self.main:
             self.slopes.append(cotangent)
 
-    def note_(self) -> None:
-        """Nothing."""
+    def note(self, block: Leaf, **ratios: tuple[Array, Array]) -> None:
+        if "branch_share" in ratios:
+            added, whole = ratios["branch_share"]
+            self.shares.append(float(added[0] / whole[0]))
 
     def stack(self) -> dict[str, Any]:
-        """The numbers that `judged` takes."""
-        raise NotImplementedError
+        """The numbers that `judged` takes; NaN where theory ends before the network does."""
+        if self.why or self.last is None:
+            return dict.fromkeys(_NUMBERS, math.nan) | {"overflow": False}
+        q, k = float(self.last.square[0]), float(self.last.k[0])
+        read = q if self.normal is None else float(self.normal.square[0])
+        mean, square = 0.0, 1.0
+        if self.behind is not None:
+            mean, square = float(self.behind.mean[0]), float(self.behind.square[0])
+        total = sum(self.shares)
+        first = self.shares[: math.ceil(len(self.shares) / TENTH)]
+        gradient = math.sqrt(float(self.slopes[-1].square[0] / self.slopes[0].square[0]))
+        return {
+            "overflow": False,
+            "rms": math.sqrt(read),
+            "correlation": k / q if q else math.nan,
+            "mean": mean,
+            "std": math.sqrt(max(square - mean**2, 0.0)),
+            "dead": 0.0,
+            "constant": 0.0,
+            "gradient": gradient,
+            "share": total if self.shares else math.nan,
+            "front": sum(first) / total if len(self.shares) >= TENTH and total else math.nan,
+        }
 
 
-def _tensors(network: Serial) -> set[str]:
-    return {leaf.tensor for leaf in network.leaves()}
-
-
-Values = Array
-"""Numbers of each row."""
+_NUMBERS = ("rms", "correlation", "mean", "std", "dead", "constant", "gradient", "share", "front")

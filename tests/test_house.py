@@ -23,7 +23,9 @@ ORDER = (
     *("theory", "backprop", "networks", "stack", "probe"),
     *("workers", "luggage", "cluster", "store", "sweep", "prediction", "plan", "repair", "audit"),
     *(
+        "recipes",
         "diagnosis",
+        "survival",
         "outcome",
         "differences",
         "plots",

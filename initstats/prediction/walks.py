@@ -34,7 +34,12 @@ _IMAGES = 1024  # most images at once
 
 @dataclass
 class Walk(Expectation):
-    """Forward and back through a network."""
+    """Forward and back through a network.
+
+    Args:
+        activation: the one in use.
+        laws: of its products.
+    """
 
     activation: Activation
     laws: Laws
@@ -46,22 +51,32 @@ class Walk(Expectation):
     normed: bool = False  # whether it has norms
 
     def law(self, block: Linear) -> Law:
+        """The law of a product's weights."""
         law = self.numbered[block.number]
         if law is None:
             raise Unpredicted
         return law
 
     def emit(self, block: Leaf, state: State) -> None:
+        """Remember where a finite width shifts what follows."""
         if isinstance(state, Activated):
             r, q = state.response, state.before.square
             if (np.abs(r.square_2) * q**2 > BENT * r.square).any():
                 self.bent.add(block.layer)
 
     def note(self, block: Leaf, **ratios: tuple[Array, Array]) -> None:
-        pass
+        """Nothing."""
 
-    def go(self, network: Serial, data: State, *, backward: bool) -> str | None:
-        """Forward and back; why not further, empty where a law is unknown, None at the end."""
+    def go(
+        self, network: Serial, data: State, *, backward: bool, end: Cotangent | None = None
+    ) -> str | None:
+        """Forward and back; why not further, empty where a law is unknown, None at the end.
+
+        Args:
+            data: what the network reads.
+            backward: whether gradients come back.
+            end: the gradient at the end; by default a unit-normal one for every row.
+        """
         self.tape.clear()
         products = (layer.number for layer in network.layers)
         self.numbered = dict(zip(products, self.laws, strict=True))
@@ -73,9 +88,10 @@ class Walk(Expectation):
             with np.errstate(over="ignore", invalid="ignore"):  # a signal may leave float64
                 state = network.expect(data, self)
                 if backward:
-                    network.pull(Cotangent(np.ones_like(state.square)), self, inward=False)
-        except Unpredicted as end:
-            return str(end)
+                    end = end or Cotangent(np.ones_like(state.square))
+                    network.pull(end, self, inward=False)
+        except Unpredicted as why:
+            return str(why)
         return None
 
 

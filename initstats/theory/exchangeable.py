@@ -56,10 +56,9 @@ class Exchangeable(Pairs):
         covariance = like.value * np.maximum(r.square - r.mean**2, 0)
         return Joint(r.mean**2 + covariance, covariance, _UNKNOWN)
 
-    def slopes(self, activation: Activation, state: State) -> Array:
+    def slopes(self, activation: Activation, state: State, r: Response) -> Array:
         """By the slope of those series."""
         lengths, c = self._seen(state)
-        r = state.activated(activation).response
         return slope_products(activation, lengths, _PAIR, c, r)
 
     def attended(self, state: State, heads: Heads) -> Attended:

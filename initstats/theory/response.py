@@ -117,7 +117,12 @@ def _at(activation: Activation, uniform_bias: float, w: Array) -> Array:
     if w.size > _NODES:
         return np.ascontiguousarray(_panels(activation, uniform_bias).at(w).T)
     distinct, where = np.unique(w, return_inverse=True)
-    return _moments(activation, uniform_bias, distinct)[:, where]
+    return _few(activation, uniform_bias, tuple(distinct.tolist()))[:, where]
+
+
+@lru_cache(maxsize=1024)
+def _few(activation: Activation, uniform_bias: float, w: tuple[float, ...]) -> Array:
+    return _moments(activation, uniform_bias, np.array(w))
 
 
 @lru_cache(maxsize=64)

@@ -112,7 +112,7 @@ class Pairs(ABC):
     def behind(self, activation: Activation, state: State, r: Response) -> Joint:
         """What an activation makes of the pairs in a state of pre-activations."""
 
-    def slopes(self, activation: Activation, state: State) -> Array:
+    def slopes(self, activation: Activation, state: State, r: Response) -> Array:
         """E phi'(u) phi'(v) of each pair in a state of pre-activations, (pairs,)."""
         raise Unpredicted(self._unknown("how gradients of two samples agree"))
 
@@ -385,7 +385,7 @@ class Cotangent:
         """The gradient before an activation: phi' times that behind it, which is independent."""
         product = self.product
         if product is not None and self.pairs is not None:
-            product = product * self.pairs.slopes(activation, behind.before)
+            product = product * self.pairs.slopes(activation, behind.before, behind.response)
         square = self.square * behind.response.slope_square
         kept = (activation, self) if behind.before.batch else None
         return replace(self, square=square, given=False, product=product, behind=kept)

@@ -20,7 +20,13 @@ from initstats.moments import STATISTICS
 from initstats.networks import Network, Place
 from initstats.prediction.rows import Row
 from initstats.prediction.samples import Samples
-from initstats.prediction.walks import Laws, representable, rows_of_images, rows_of_lengths
+from initstats.prediction.walks import (
+    Laws,
+    representable,
+    rows_of_images,
+    rows_of_lengths,
+    rows_of_tokens,
+)
 from initstats.store.parameters import Entries, parameters_of, with_parameters, with_parts
 from initstats.sweep import Grid, Progress, chosen_samples
 from initstats.sweep.attempts import attempted
@@ -33,6 +39,9 @@ KEYS = ["dataset", "network", "init", "activation", "width", "layer", "tensor", 
 
 EXTRA = ["second_moment_spread", "second_moment_error", "claim", "note"]
 """What predictions have beside the statistics."""
+
+
+LEFT_OUT = "theory follows the network, but not what becomes of this tensor"
 
 
 class FailedPredictionError(RuntimeError):
@@ -142,7 +151,7 @@ class Theory:
                 rows, why = known[laws]
             except ValueError as error:  # integrals that do not exist, gains that do not
                 rows, why = {}, str(error)
-            missing = Row(note=why or init.unpredicted)
+            missing = Row(note=LEFT_OUT if why is None else why or init.unpredicted)
             places = self.places(task.network, task.width)
             found.append(representable(places, [rows.get(place, missing) for place in places]))
         return found
@@ -158,6 +167,10 @@ class Theory:
 
     def _rows(self, task: Configurations, laws: Laws) -> tuple[dict[Place, Row], str | None]:
         network = task.network.on(self.split.shape, task.width, self.depth)
+        if any(leaf.tensor == "attention" for leaf in network.leaves()):
+            return rows_of_tokens(
+                self.split, task.activation, network, laws, backward=self.backward
+            )
         if any(layer.outputs.plane for layer in network.layers):
             return rows_of_images(
                 self.split, task.activation, network, laws, backward=self.backward

@@ -6,13 +6,13 @@ Shifts and spreads are those of the first order in 1 / width; rows say where tha
 from __future__ import annotations
 
 import math
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from initstats.activations import Activation
-from initstats.prediction.samples import TINY, Samples
+from initstats.prediction.samples import TINY
 from initstats.theory import State, absolute_moments, response
 from initstats.theory.state import Activated
 
@@ -20,6 +20,25 @@ Array = NDArray[np.float64]
 
 _SHIFT, _BETA = 0.1, 0.3  # relative shift and variance beyond which a first order does not suffice
 _UNIFORM = 1.2  # minus the excess kurtosis of a uniform variable
+
+
+class Population(Protocol):
+    """The rows of a dataset that theory follows, and their means over all of it."""
+
+    def mean(self, values: Array) -> float:
+        """Mean over all rows."""
+
+    def pair_mean(self, values: Array) -> float:
+        """Mean over all pairs of rows."""
+
+    def between(self, kernel: float, square: float) -> float:
+        """Mean over pairs of different rows, given those over all pairs and over rows."""
+
+    def products(self, values: Array) -> Array:
+        """Products of both rows of each pair."""
+
+    def closure(self, state: State) -> Array:
+        """E q_a q_b over E q_a E q_b, means over draws."""
 
 
 class Row(TypedDict, total=False):
@@ -49,7 +68,7 @@ EXACT, FIRST_ORDER, INFINITE = "exact", "first order", "infinite width"
 first order in 1 / width, or at an infinite one."""
 
 
-def row_of(samples: Samples, activation: Activation, state: State) -> Row:
+def row_of(samples: Population, activation: Activation, state: State) -> Row:
     """The row of a tensor of samples without positions."""
     before = state.before if isinstance(state, Activated) else state
     note = doubt(samples, activation, before)
@@ -91,7 +110,7 @@ def row_of(samples: Samples, activation: Activation, state: State) -> Row:
     )
 
 
-def _at_infinite_width(samples: Samples, state: State) -> Row:
+def _at_infinite_width(samples: Population, state: State) -> Row:
     """The row of a tensor whose fluctuations are not followed."""
     square, mean = samples.mean(state.square), samples.mean(state.mean)
     kernel = samples.pair_mean(state.k)
@@ -110,7 +129,7 @@ def _at_infinite_width(samples: Samples, state: State) -> Row:
     return row
 
 
-def doubt(samples: Samples, activation: Activation, state: State) -> str:
+def doubt(samples: Population, activation: Activation, state: State) -> str:
     """Words where the first order in 1 / width does not suffice for pre-activations."""
     width, shift = state.width, _shift(samples, state)
     if abs(shift) > _SHIFT:
@@ -136,11 +155,11 @@ def root(square: float) -> float:
     return float(np.sqrt(max(square, 0.0)))
 
 
-def _shift(samples: Samples, state: State) -> float:
+def _shift(samples: Population, state: State) -> float:
     """What the width adds to the mean q of pre-activations, relative to it."""
     return samples.mean(state.g) / state.width / _size(samples, state)
 
 
-def _size(samples: Samples, state: State) -> float:
+def _size(samples: Population, state: State) -> float:
     """The mean q, above 0."""
     return max(samples.mean(state.square), math.sqrt(TINY))

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from initstats.activations import Activation
 from initstats.data import Split
 from initstats.networks import Expectation, Leaf, Linear, Place, Serial, Stream
-from initstats.prediction.rows import EXACT, INFINITE, Row, doubt, root, row_of
+from initstats.prediction.rows import EXACT, INFINITE, Population, Row, doubt, root, row_of
 from initstats.prediction.samples import Samples
+from initstats.prediction.sequences import Sequences
 from initstats.theory import Law, State, absolute_moments
 from initstats.theory.state import BENT, Activated, Cotangent, Unpredicted
 
@@ -99,7 +100,7 @@ class Walk(Expectation):
 class _OfLengths(Walk):
     """Samples without positions, to first order in 1 / width."""
 
-    samples: Samples = field(kw_only=True)
+    samples: Population = field(kw_only=True)
     states: dict[int, State] = field(default_factory=dict)  # pre-activations by layer
     rows: dict[Place, Row] = field(default_factory=dict)
     notes: dict[Place, Row] = field(default_factory=dict)
@@ -134,6 +135,30 @@ class _OfLengths(Walk):
         claim = INFINITE if self.bent or self.normed else EXACT
         row = Row(mean=0.0, std=root(mean), second_moment=mean, claim=claim, note=note)
         self.rows[block.layer, block.tensor, "backward"] = row
+
+
+@dataclass
+class _OfTokens(_OfLengths):
+    """Tokens, each two of a sequence followed, and those of some pairs of samples."""
+
+    samples: Sequences = field(kw_only=True)
+
+    def emit(self, block: Leaf, state: State) -> None:
+        if not state.k.ndim:  # logits and weights, which are no rows
+            square, mean = float(state.square), float(state.mean)
+            row = Row(mean=mean, std=root(square - mean**2), second_moment=square, claim=INFINITE)
+            self.rows[block.layer, block.tensor, "forward"] = row | Row(note="")
+            return
+        super().emit(block, state)
+        if block.tensor == "stream":
+            pair, ratio = self.samples.resemblance(state.k, state.width)
+            row = Row(pair_correlation=pair, participation_ratio=ratio)
+            self.notes[block.layer, block.tensor, "forward"] = row
+
+    def note(self, block: Leaf, **ratios: tuple[Array, Array]) -> None:
+        before = self.notes.get((block.layer, block.tensor, "forward"), Row())
+        super().note(block, **ratios)
+        self.notes[block.layer, block.tensor, "forward"] |= before
 
 
 @dataclass
@@ -173,6 +198,16 @@ def rows_of_lengths(
     """The rows of a network of dense layers, and why they are not all."""
     walk = _OfLengths(activation, laws, samples=samples)
     why = walk.go(network, samples.state, backward=backward)
+    return {place: row | walk.notes.get(place, {}) for place, row in walk.rows.items()}, why
+
+
+def rows_of_tokens(
+    split: Split, activation: Activation, network: Serial, laws: Laws, *, backward: bool
+) -> tuple[dict[Place, Row], str | None]:
+    """The rows of a network of tokens, and why they are not all."""
+    samples = Sequences(split, network)
+    walk = _OfTokens(activation, laws, samples=samples)
+    why = walk.go(network, samples.state, backward=backward, end=samples.cotangent)
     return {place: row | walk.notes.get(place, {}) for place, row in walk.rows.items()}, why
 
 

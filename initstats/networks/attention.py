@@ -141,10 +141,10 @@ class Attention(Block):
         at.tape.append(state)
         found = state.pairs.attended(state, self._heads(at))
         logits, weights = self._watched
-        tokens = self.reads.positions
         at.emit(logits, State(np.array(found.logits), np.zeros(()), exact=False))
-        square = np.array(found.concentration / tokens)
-        at.emit(weights, State(square, np.array(1 / tokens), exact=False))
+        mean = self.reads.positions / weights.reads.positions  # of the weights that may be above 0
+        square = np.array(mean * found.concentration)
+        at.emit(weights, State(square, np.array(mean), exact=False))
         one = np.ones(())
         at.note(
             weights,
@@ -160,11 +160,11 @@ class Attention(Block):
         return before.pairs.unattended(cotangent, before, self._heads(at))
 
     def _heads(self, at: Expectation) -> Heads:
-        """The laws of the products; products over a head's number of units count as nothing."""
+        """The laws of the products."""
         query, key, value = (at.law(projection) for projection in self.projections)
         if query.sigma_b2 or key.sigma_b2 or value.sigma_b2:
             raise Unpredicted("theory of attention knows products without biases")
-        gain = query.sigma_w2 * key.sigma_w2 * (self.logits == "inverse_sqrt")
+        gain = query.sigma_w2 * key.sigma_w2 * self.tau**2 * (self.reads.units // self.heads)
         return Heads(self.reads.positions, gain, value.sigma_w2, self.causal)
 
     def _emit(self, which: int, direction: Direction, x: Tensor, at: Run) -> None:

@@ -110,7 +110,8 @@ class Norm(Leaf):
                 "theory does not follow a norm over a plane, whose positions differ in power"
             )
         at.tape.append(state)
-        return state.normed(centred=self.centred, eps=EPS)
+        freedom = self.reads.units // self.groups - self.centred
+        return state.normed(centred=self.centred, eps=EPS, freedom=freedom)
 
     def heard(self, cotangent: Cotangent, at: Expectation) -> Cotangent:
         """Squares of gradients over the variance that was divided by."""

@@ -31,6 +31,7 @@ class Samples(Pairs):
         weights: share of the samples in each group, (groups,).
         pairs: the groups of both samples of each pair, (2, pairs).
         k: x_a . x_b / n of the pairs, (pairs,), scaled to their groups' lengths.
+        means: mean over features, (groups,).
         kappa: mean of the kernel over all pairs, those of a sample with itself among them.
         count: number of samples.
     """
@@ -56,12 +57,14 @@ class Samples(Pairs):
         k = ((x[a] * x[b]).double().sum(1) / features).numpy()
         stretch = self.q[self.pairs] / np.maximum(q[samples], TINY)
         self.k = k * np.sqrt(stretch.prod(0))
+        means = x.double().mean(1).numpy()
+        self.means = np.array([means[group].mean() for group in groups])
         self.kappa = float(x.double().mean(0).square().mean())
 
     @property
     def state(self) -> State:
         """The data, from which theory starts."""
-        return State.of_data(self.q, self.k, self)
+        return State.of_data(self.q, self.k, self, self.means)
 
     def mean(self, values: Array) -> float:
         """Mean over all samples of values aligned with `q`."""

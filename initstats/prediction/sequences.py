@@ -45,22 +45,22 @@ class Sequences(Pairs):
 
     own: Array
     same: Array
+    kernel: Array
 
     def __init__(self, split: Split, network: Serial) -> None:
         first = network.layers[0]
         self.tokens, self.count = first.outputs.positions, len(split)
-        lengths = split.x.double().square().sum(1).numpy()
+        lengths = split.x.square().sum(1).double().numpy()
         chosen = _spread(lengths, max(2, _TOKENS // self.tokens // 2 * 2))
-        rows = _rows(split, chosen, first)
-        groups = rows.reshape(len(chosen) // 2, 2 * self.tokens, -1)
-        kernel: Array = groups @ groups.swapaxes(1, 2) / rows.shape[-1]
-        # patches cover an image: the mean of their lengths is that of the image's
-        mean = float(np.trace(kernel, axis1=1, axis2=2).mean()) / (2 * self.tokens)
-        positions = self.tokens * rows.shape[-1]
-        self.kernel: Array = kernel * float(lengths.mean() / positions / mean if mean else 1.0)
+        groups = _rows(split, chosen, first).reshape(len(chosen) // 2, 2 * self.tokens, -1)
+        fan_in = groups.shape[-1]
         number = 2 * self.tokens
-        self.own = np.eye(number)
-        self.same = np.kron(np.eye(2), np.ones((self.tokens, self.tokens)))
+        self.own = np.eye(number, dtype=np.float64)
+        self.same = np.kron(np.eye(2), np.ones((self.tokens, self.tokens))).astype(np.float64)
+        kernel = (groups @ groups.swapaxes(1, 2) / fan_in).astype(np.float64)
+        # patches cover an image: the mean of their lengths is that of the image's
+        size = max(float(self._diagonal(kernel).mean()), _LEAST)
+        self.kernel = kernel * (float(lengths.mean()) / self.tokens / fan_in / size)
         upper = np.triu_indices(number)
         self._upper = upper
         starts = np.arange(len(kernel))[:, None] * number
@@ -99,7 +99,10 @@ class Sequences(Pairs):
 
     def attended(self, state: State, heads: Heads) -> Attended:
         """Means of tokens that are weighted by the softmax of logits, over draws of these."""
-        found = [attend_kernel(k, self.tokens, **_gains(heads)) for k in self._positive(state.k)]
+        found = [
+            attend_kernel(k, self.tokens, **_gains(heads), seed=number)
+            for number, k in enumerate(self._positive(state.k))
+        ]
         k = np.stack([each.kernel for each in found])
         square = self._diagonal(k)
         behind = State(
@@ -116,9 +119,12 @@ class Sequences(Pairs):
     def unattended(self, cotangent: Cotangent, state: State, heads: Heads) -> Cotangent:
         """Through the values, the queries and the keys, over the same draws."""
         assert cotangent.product is not None
-        pairs = zip(self._positive(state.k), cotangent.product, strict=True)
+        pairs = enumerate(zip(self._positive(state.k), cotangent.product, strict=True))
         product = np.stack(
-            [pull_kernel(k, g, self.tokens, **_gains(heads)).total for k, g in pairs]
+            [
+                pull_kernel(k, g, self.tokens, **_gains(heads), seed=number).total
+                for number, (k, g) in pairs
+            ]
         )
         return Cotangent(self._diagonal(product), given=False, product=product, pairs=self)
 
@@ -196,11 +202,15 @@ def _gains(heads: Heads) -> dict[str, Any]:
 
 
 def _spread(lengths: Array, number: int) -> NDArray[np.int64]:
-    """Samples in a fixed order, of lengths that are spread as those of all are."""
-    number = min(number, len(lengths) // 2 * 2) or 2
-    ranks = (np.arange(number) + 0.5) * len(lengths) / number
-    chosen = np.argsort(lengths, kind="stable")[ranks.astype(np.int64).clip(max=len(lengths) - 1)]
-    return np.random.default_rng(0).permutation(chosen)
+    """Samples in a fixed order, of lengths that are spread as those of all are; few come again,
+    beside others.
+    """
+    different = min(number, len(lengths))
+    ranks = (np.arange(different) + 0.5) * len(lengths) / different
+    chosen = np.argsort(lengths, kind="stable")[ranks.astype(np.int64)]
+    orders = np.random.default_rng(0)
+    rounds = [orders.permutation(chosen) for _ in range(-(-number // different))]
+    return np.concatenate(rounds)[:number]
 
 
 def _rows(split: Split, chosen: NDArray[np.int64], first: Linear) -> Array:

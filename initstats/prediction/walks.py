@@ -132,7 +132,8 @@ class _OfLengths(Walk):
         plain = not (self.shaped or cotangent.given)
         note = _INDEPENDENT if self.bent and plain else ""
         note = note or doubt(self.samples, self.activation, self.states[block.layer])
-        claim = INFINITE if self.bent or self.normed else EXACT
+        rough = self.bent or self.normed or any(law and law.centred for law in self.laws)
+        claim = INFINITE if rough else EXACT
         row = Row(mean=0.0, std=root(mean), second_moment=mean, claim=claim, note=note)
         self.rows[block.layer, block.tensor, "backward"] = row
 
@@ -152,13 +153,9 @@ class _OfTokens(_OfLengths):
         super().emit(block, state)
         if block.tensor == "stream":
             pair, ratio = self.samples.resemblance(state.k, state.width)
+            place = block.layer, block.tensor, "forward"
             row = Row(pair_correlation=pair, participation_ratio=ratio)
-            self.notes[block.layer, block.tensor, "forward"] = row
-
-    def note(self, block: Leaf, **ratios: tuple[Array, Array]) -> None:
-        before = self.notes.get((block.layer, block.tensor, "forward"), Row())
-        super().note(block, **ratios)
-        self.notes[block.layer, block.tensor, "forward"] |= before
+            self.notes[place] = self.notes.get(place, Row()) | row
 
 
 @dataclass

@@ -7,6 +7,7 @@ Schoenholz et al. 2017 (arXiv:1611.01232). Variance and shift to first order in 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from initstats.activations import Activation
 from initstats.theory.batch import batch_norm_moments
 from initstats.theory.response import Response, response
+from initstats.theory.sphere import sphere_moments
 
 Array = NDArray[np.float64]
 
@@ -156,6 +158,8 @@ class State:
         exact: whether second moments are exact at every width, for normal weights.
         settled: whether second moments are the same for every draw.
         batch: number of rows of which each unit is normalized; 0 where units are not.
+        freedom: dimensions of the sphere on which a group of normalized units lies; 0 where they
+            are not normalized.
     """
 
     square: Array
@@ -171,12 +175,34 @@ class State:
     exact: bool = True
     settled: bool = False
     batch: int = 0
+    freedom: int = 0
 
     @classmethod
-    def of_data(cls, q: Array, k: Array = _UNKNOWN, pairs: Pairs | None = None) -> State:
-        """Samples of q = |x|^2 / n and pairs of k = x_a . x_b / n: nothing fluctuates."""
+    def of_data(
+        cls,
+        q: Array,
+        k: Array = _UNKNOWN,
+        pairs: Pairs | None = None,
+        mean: Array | None = None,
+    ) -> State:
+        """Samples of q = |x|^2 / n and pairs of k = x_a . x_b / n: nothing fluctuates.
+
+        Args:
+            q, k: as above.
+            pairs: of the samples.
+            mean: mean over entries of each sample; 0 unless it is given.
+        """
         nothing = np.zeros_like(q)
-        return cls(q, nothing, nothing, nothing, k, np.zeros_like(k), pairs, settled=True)
+        return cls(
+            q,
+            nothing if mean is None else mean,
+            nothing,
+            nothing,
+            k,
+            np.zeros_like(k),
+            pairs,
+            settled=True,
+        )
 
     def through(self, law: Law, width: int) -> State:
         """The pre-activations of a layer that reads this tensor.
@@ -184,9 +210,9 @@ class State:
         q = sigma_w^2 E x^2 + sigma_b^2, and likewise for pairs.
         """
         w2, b2 = law.sigma_w2, law.sigma_b2
-        square, k, exact = self.square, self.k, self.exact
+        square, k, exact, known = self.square, self.k, self.exact, 1.0
         if law.centred:
-            square, exact = self._variance(centred=True), False
+            square, exact, known = self._variance(centred=True), False, np.nan
             k = k - self.pairs.products(self.mean) if self.pairs else k
         q = w2 * square + b2
         if isinstance(self, Activated) and self.pairs is not None:
@@ -194,8 +220,8 @@ class State:
         return State(
             square=q,
             mean=np.zeros_like(self.square),
-            V=w2**2 * self.V,
-            g=w2 * self.g,
+            V=w2**2 * self.V * known,
+            g=w2 * self.g * known,
             k=w2 * k + b2,
             V_pairs=w2**2 * self.V_pairs,
             pairs=self.pairs,
@@ -225,9 +251,14 @@ class State:
         joint = self.pairs.behind(activation, self, r) if self.pairs else Joint(*3 * [_UNKNOWN])
         square = np.where(np.isinf(self.square), np.inf, r.square)
         if self.batch:  # few rows are no Gaussian
-            few = batch_norm_moments(activation, self.batch)
-            square = np.full_like(square, few.square)
-            joint = joint._replace(k=np.full_like(joint.k, few.product))
+            of_batch = batch_norm_moments(activation, self.batch)
+            square = np.full_like(square, of_batch.square)
+            joint = joint._replace(k=np.full_like(joint.k, of_batch.product))
+        if self.freedom > 2:  # few units are no Gaussian either
+            few, many = (sphere_moments(activation, d) for d in (self.freedom, math.inf))
+            square = square * (few.square / many.square if many.square else 1.0)
+            slopes = few.slope_square / many.slope_square if many.slope_square else 1.0
+            r = r._replace(slope_square=r.slope_square * slopes)
         # a mean of phi^2 over draws is that at the mean q, if q is fixed or the map a straight line
         straight = bool((np.abs(r.square_2) * self.square**2 <= BENT * r.square).all())
         return Activated(
@@ -251,8 +282,15 @@ class State:
         kept = (1 - self.law.radial) * w**2  # the part of lengths that does not fluctuate
         return np.asarray(slope * self.g + curvature * (self.V / 2 - kept))
 
-    def normed(self, *, centred: bool, eps: float) -> State:
-        """Each sample over its root mean square, or that about its mean over units."""
+    def normed(self, *, centred: bool, eps: float, freedom: int = 0) -> State:
+        """Each sample over its root mean square, or that about its mean over units.
+
+        Args:
+            centred: whether the mean is taken off.
+            eps: what is added to the variance.
+            freedom: dimensions that a group of units has to move in; 0 is as good as infinitely
+                many.
+        """
         variance = self._variance(centred=centred)
         size = np.sqrt(variance + eps)
         nothing = np.zeros_like(variance)
@@ -270,6 +308,7 @@ class State:
             width=self.width,
             gaussian=self.gaussian,
             settled=True,
+            freedom=freedom if self.gaussian else 0,
         )
 
     def unnormed(self, cotangent: Cotangent, *, centred: bool, eps: float) -> Cotangent:

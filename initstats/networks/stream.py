@@ -157,5 +157,5 @@ class Stream(Leaf):
 
 def _square(x: Tensor) -> Tensor:
     """The sum of squares of all entries, ([seeds,]), in float64."""
-    size: Tensor = torch.linalg.vector_norm(x, dim=(-2, -1), dtype=torch.float64)
-    return size.square()
+    size: Tensor = torch.linalg.vector_norm(x, dim=(-2, -1))
+    return size.double().square()

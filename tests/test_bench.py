@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from itertools import count
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 import initstats as ist
 from initstats import activations, bench, cli, inits
 from initstats.bench import plain, resources, timing
+from initstats.bench.modules import ARCHITECTURES, Architecture, Streams, Tokens
 from initstats.moments import STATISTICS
 from initstats.moments.histogram import QUANTILES
 from initstats.networks import get
@@ -408,3 +410,27 @@ def test_training_is_timed_against_a_plain_loop(monkeypatch: pytest.MonkeyPatch)
     told = bench.whole_runs({"training": found, "training_workers": found})
     assert "goal 1.5" in told["training a cnn, batches of 64"]
     assert "goal 1.8" in told["two workers that train"]
+
+
+def test_architectures_are_timed_against_plain_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = [case._replace(depth=5, samples=64) for case in ARCHITECTURES]
+    monkeypatch.setattr("initstats.bench.modules.ARCHITECTURES", small)
+    state = torch.random.get_rng_state()
+    found = bench.architectures(quick=True)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert list(found["network"]) == [case.network for case in small]
+    assert (found["ratio"] == found["engine"] / found["plain"]).all()
+    told = bench.whole_runs({"architectures": found})
+    assert "goal 0.8" in told["measuring all of resmlp(norm=layer)"]
+
+
+@pytest.mark.parametrize("case", ARCHITECTURES, ids=lambda case: case.network)
+def test_the_plain_module_is_as_large_as_the_network(case: Architecture) -> None:
+    model = (
+        Tokens(case.width, (case.depth - 1) // 2)
+        if "transformer" in case.network
+        else Streams(case.width, case.depth - 1)
+    )
+    placed = ist.networks.get(case.network).on((1, 28, 28), case.width, case.depth)
+    matrices = sum(math.prod(layer.weight) for layer in placed.layers)
+    assert matrices == sum(part.numel() for part in model.parameters() if part.ndim > 1)

@@ -12,6 +12,7 @@ from initstats.bench.comparison import Ratio as Ratio
 from initstats.bench.comparison import milliseconds as milliseconds
 from initstats.bench.comparison import ratios as ratios
 from initstats.bench.comparison import table as table
+from initstats.bench.modules import architectures as architectures
 from initstats.bench.page import as_json as as_json
 from initstats.bench.page import from_json as from_json
 from initstats.bench.page import whole_runs as whole_runs

@@ -72,6 +72,13 @@ def whole_runs(results: Mapping[str, Any]) -> dict[str, str]:
                 f"{speedup.median():.2f} times as fast as a plain loop "
                 f"({speedup.min():.2f} to {speedup.max():.2f}; goal {goal})"
             )
+    if "architectures" in results:
+        for network, rows in results["architectures"].groupby("network", sort=False):
+            ratio, goal = rows["ratio"], rows["goal"].iloc[0]
+            found[f"measuring all of {network}"] = (
+                f"{ratio.median():.2f} times the time of a torch module that records nothing "
+                f"({ratio.min():.2f} to {ratio.max():.2f}; goal {goal})"
+            )
     if "driver" in results:
         seconds = results["driver"]
         found["the driver"] = (
@@ -93,7 +100,7 @@ def write_benchmark(folder: str | Path, results: Mapping[str, Any], files: Files
     Args:
         folder: where to.
         results: `machine`, `timings` and, as far as they were measured, `efficiency`, `gpu`,
-            `training`, `training_workers`, `driver`, `memory` and `study`.
+            `training`, `architectures`, `training_workers`, `driver`, `memory` and `study`.
         files: those of figures that are wanted.
 
     Returns:

@@ -91,6 +91,10 @@ def _time_engine(workloads: list[str] | None, rounds: int, quick: bool) -> dict[
         results["efficiency"] = bench.efficiency(quick=quick, progress=bar.show)
     with Bar("trainings") as bar:
         results["training"] = bench.training(quick=quick, rounds=rounds, progress=bar.show)
+    with Bar("architectures") as bar:
+        results["architectures"] = bench.architectures(
+            quick=quick, rounds=rounds, progress=bar.show
+        )
     with Bar("studies") as bar:
         results["training_workers"] = bench.training_workers(quick=quick, progress=bar.show)
     if torch.cuda.is_available():

@@ -1,0 +1,86 @@
+"""How deep networks may be, against what is known of them, and recipes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from initstats import inits, networks, theory
+from initstats.activations import get
+from initstats.recipes import RECIPES, recipe
+from initstats.survival import largest_depth, predict_survival
+
+RATE = math.pi / (math.pi - 1)
+"""The factor of squared gradients a layer where relu loses its mean."""
+
+
+@pytest.mark.parametrize("name", ["norm=layer,place=after", "norm=batch", "standardized=true"])
+def test_whatever_takes_the_mean_away_makes_gradients_explode(name: str) -> None:
+    rate = theory.batch_norm_rate(get("relu"), 32) if "batch" in name else RATE
+    steps = math.floor(2 * math.log(10) / math.log(rate))
+    assert largest_depth(f"mlp({name})", "matched(gain=variance)") in (steps, steps + 1)
+    found = predict_survival(f"mlp({name})", "matched(gain=variance)", depths=[61])
+    assert found["verdict"].item() == "gradient explodes"
+    if "batch" not in name:  # whose first layer is no batch in general position
+        assert found["gradient"].item() == pytest.approx(rate**30, rel=0.02)
+
+
+def test_a_norm_before_the_activation_keeps_gradients() -> None:
+    found = predict_survival("mlp(norm=layer)", "matched", "relu", [11, 31])
+    assert found["gradient"].tolist() == pytest.approx([1, 1])
+
+
+def test_a_pre_norm_stream_grows_as_its_closed_form() -> None:
+    found = predict_survival("resmlp(norm=layer)", "lecun_normal", "tanh", [101])
+    exponent = theory.gradient_rate(get("tanh"), "rms", "after", 1.0)
+    added = float(theory.response(get("tanh"), 1.0).square)
+    grown = theory.pre_norm_growth(exponent, 100, 1 / added)
+    assert found["gradient"].item() ** 2 == pytest.approx(grown, rel=1e-4)
+    assert found["verdict"].item() == "healthy"
+
+
+def test_a_scale_of_the_branch_keeps_any_depth() -> None:
+    assert largest_depth("resmlp(norm=layer)") == 100  # a stem, and 99 branches
+    assert largest_depth("resmlp(norm=layer,scale=inverse_sqrt_depth)") == 1000
+
+
+def test_idle_recipes_are_told_from_working_ones() -> None:
+    found = predict_survival(
+        ["resmlp(scale=zero)", "resmlp(scale=inverse_depth)", "resmlp(scale=inverse_sqrt_depth)"],
+        "lecun_normal",
+        depths=[101],
+    )
+    assert found["verdict"].tolist() == ["idle", "idle", "healthy"]
+    assert found["share"].tolist() == pytest.approx([0, 0.005, 0.4975], rel=0.01, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_spelled_as_tables_have_them(name: str) -> None:
+    found = recipe(name)
+    assert networks.get(found.network).name == found.network
+    assert inits.get(found.init).name == found.init
+    assert get(found.activation).name == found.activation
+
+
+def test_torchs_transformer_draws_what_the_recipe_says() -> None:
+    found = recipe("torch_transformer")
+    placed = networks.get(found.network).on((1, 28, 28), 32, 3)
+    init = inits.get(found.init)
+    laws = [layer.law(init, get("relu")) for layer in placed.layers[1:]]
+    variances = [1 / 2] * 3 + [1 / 3] * 3
+    assert [law and law.sigma_w2 for law in laws] == pytest.approx(variances)
+    biases = [0, 0, 0, 0, 1 / 96, 1 / 384]
+    assert [law and law.sigma_b2 for law in laws] == pytest.approx(biases)
+
+
+def test_what_theory_does_not_follow_is_unknown() -> None:
+    found = predict_survival(recipe("gpt2").network, "normal(std=0.02)", depths=[5])
+    assert found["verdict"].item() == "unknown"
+    assert "not all alike" in found["note"].item()
+    with pytest.raises(ValueError, match="not all alike"):
+        largest_depth("transformer(causal=true)")
+    with pytest.raises(ValueError, match="did you mean 'gpt2'"):
+        recipe("gpt-2")
+    with pytest.raises(ValueError, match="unknown network"):
+        predict_survival("mpl")

@@ -22,11 +22,12 @@ from initstats.moments import bin_edges
 from initstats.probe.batch import Loss, called, send_back, unmoved
 from initstats.probe.eager import EAGER
 from initstats.probe.misses import Miss, unused
+from initstats.probe.notes import UNTOLD
 from initstats.probe.passes import bare
 from initstats.probe.ranks import sharded
 from initstats.probe.readings import MODES, read_together
 from initstats.probe.recording import UNMASKED, Recorder
-from initstats.probe.rows import Row, facts_of, keys_of, statistics_of
+from initstats.probe.rows import Row, facts_of, keys_of, notes_of, statistics_of
 from initstats.probe.spectra import why_none
 from initstats.probe.summary import as_html, as_text, summarize_values
 from initstats.probe.watching import Watch
@@ -263,6 +264,7 @@ class Probe:
             keys_of(rows, self.network, self._recorder.ended),
             facts_of(rows),
             statistics_of(rows, self.spectra),
+            notes_of(rows, self.spectra),
         )
         return pd.concat(parts, axis=1)
 
@@ -313,7 +315,7 @@ class Probe:
     def coverage(self) -> str:
         """`N of M measured`, where M counts the tensors that were measured and what was missed."""
         measured = sum("forward" in slot.seen for slot in self._recorder.slots.values())
-        missed = (self.missed()["kind"] != UNMASKED).sum()
+        missed = (~self.missed()["kind"].isin([UNMASKED, UNTOLD])).sum()
         return f"{measured} of {measured + missed} measured"
 
     def summary(self) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from initstats.probe.kinds import (
 )
 from initstats.probe.linear import Sum, sums
 from initstats.probe.losses import logits_of
+from initstats.probe.notes import UNTOLD, Notes
 from initstats.probe.operations import (
     Operation,
     by_unit,
@@ -69,7 +70,13 @@ class Recorder(Passes):
         self._forms = Forms()
         self._scales = Scales()
         self._products = Products()
+        self._notes = Notes(self.miss)
         self._rewritten: set[int] = set()
+
+    def begin_pass(self, module: nn.Module) -> None:
+        """Begin a forward pass."""
+        super().begin_pass(module)
+        self._notes.begin_pass()
 
     def observe(
         self, call: Call, operation: Operation, outputs: list[Tensor], writes: bool
@@ -115,7 +122,9 @@ class Recorder(Passes):
         layers = tuple(dict.fromkeys(layer for o in origins for layer in o.layers))
         address = call.address(op, "weight" if derived else tensor)
         axes = axes_of(operation, made, uses, source, origin.axis)
+        branch = None
         if not derived:
+            branch = self._notes.follow(operation, origins, made, axes, weighted=bool(uses))
             kept = same_units(made[0], axes[0], source, origin.axis)
             self._forms.follow(operation, made, source, kept)
         slots = [
@@ -124,6 +133,7 @@ class Recorder(Passes):
         ]
         if not derived:
             self._note(operation, origins, made, slots, summed, weighted=bool(uses))
+            self._note_uses(call, operation, origins, made[0], slots[0], branch)
         self._measure_weights(call, operation, origins, made[0], uses)
         if leading == "weight":
             self._remember_weights(op, origins, made, slots, indexed=indexed)
@@ -209,6 +219,27 @@ class Recorder(Passes):
             if shares is not None:
                 self._origins[x] = self._origins[x]._replace(slot=shares.slot, moved=shares.moved)
 
+    def _note_uses(
+        self,
+        call: Call,
+        operation: Operation,
+        origins: list[Origin],
+        made: Tensor,
+        slot: Slot | None,
+        branch: tuple[Tensor, float] | None,
+    ) -> None:
+        """Note down how tokens attend to each other, and of a residual sum what its branch is."""
+        if slot is None:
+            return
+        if branch is not None:
+            x, factor = branch
+            known = {id(y): origin for y, origin in zip(operation.read, origins, strict=True)}
+            if (address := known[id(x)].value) is not None:
+                slot.facts[self._mode].noted.branch = address, factor
+        with self.guarded(UNTOLD, call.name, operation.name):
+            given = origins, slot, made, self._mode, self.probe.mask
+            self._notes.measure_attention(call, operation, *given)
+
     def _set_constant(self, call: Call, operation: Operation, outputs: list[Tensor]) -> None:
         op = operation.name
         for x in outputs:
@@ -232,6 +263,8 @@ class Recorder(Passes):
         if source in self._forms:
             self._forms.carry(x, source, operation)
         self._scales.carry(x, source)
+        if origin.kind == "signal":
+            self._notes.carry(operation, x, source, origin.axis)
 
     def _origins_of(self, call: Call, operation: Operation, summed: list[Sum]) -> list[Origin]:
         """The origins of the arguments; where a map reads masks alone, they are its signal."""
@@ -293,12 +326,14 @@ class Recorder(Passes):
         mask = self._mask(slot, x) if kind == "signal" else None
         with self.guarded("tensor", name, op):
             slot.add("forward", x, self._mode, mask=mask)
+            if kind == "signal":
+                self._notes.measure(slot, "forward", x, self._mode, mask)
         self.heap.hear(x.nbytes)
         slot.derived = kind == "weight"
         slot.detached |= not (x.requires_grad or torch.is_grad_enabled())
         slot.facts[self._mode].requires_grad |= x.requires_grad
         pending = slot if self.probe.backward else None
-        self._origins[x] = Origin(kind, (slot.layer,), axis, pending=pending)
+        self._origins[x] = Origin(kind, (slot.layer,), axis, pending=pending, value=slot.address)
         self._follow(x)
         if kind == "signal":
             counted = x if mask is None else by_unit(x, axis)[:, mask.to(x.device)]
@@ -394,7 +429,9 @@ class Recorder(Passes):
                 self.miss("gradient", name, op, reason)
             else:
                 gradient = reduced(gradient, self.scale * self._ranks)
-                slot.add("backward", gradient, mode, mask=self._mask(slot, gradient))
+                mask = self._mask(slot, gradient)
+                slot.add("backward", gradient, mode, mask=mask)
+                self._notes.measure(slot, "backward", gradient, mode, mask)
                 self.heap.hear(gradient.nbytes)
 
     def _chosen_axis(self, name: str, x: Tensor, axis: int | None) -> int:

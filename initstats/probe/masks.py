@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from initstats.probe.kinds import CARRYING
+from initstats.probe.kinds import CARRYING, CASTS
 from initstats.probe.operations import Operation
 from initstats.probe.origins import Origin
 
@@ -81,7 +81,7 @@ class Masks:
             if operation.name in ("cat", "concat"):
                 self._allowed[x] = Unfollowed() if allowed is not None else None
             return
-        if isinstance(allowed, Tensor):
+        if isinstance(allowed, Tensor) and operation.name not in CASTS:
             moved = Unfollowed()
             with suppress(Exception):  # whatever does not fit booleans
                 wide = allowed.expand(source.shape).contiguous()
@@ -91,12 +91,12 @@ class Masks:
         self._allowed[x] = allowed
 
 
-def _both(new: Any, before: list[Any]) -> Any:
+def _both(new: Any, before: list[Any]) -> Tensor | Unfollowed | None:
     found = [allowed for allowed in (new, *before) if allowed is not None]
     unknown = [allowed for allowed in found if isinstance(allowed, Unfollowed)]
     if unknown or not found:
         return unknown[0] if unknown else None
-    allowed = found[0]
+    allowed: Tensor = found[0]
     for other in found[1:]:
         allowed = allowed & other
     return allowed
@@ -113,12 +113,12 @@ def _masked(
     if name == "where":
         return _chosen(operation, scores)
     if name == "setitem":
-        _, index, value = operation.args
+        x, index, value = operation.args
         if not _low(value):
             return None
-        fits = isinstance(index, Tensor) and index.dtype == torch.bool
-        shown: Tensor | None = ~index if fits and index.ndim == operation.args[0].ndim else None
-        return Unfollowed() if shown is None else shown
+        shown = torch.ones_like(x, dtype=torch.bool)
+        shown[index] = False
+        return shown
     if name in _SUMS:
         sign = -1 if name == "sub" else 1
         others = [x for x in operation.read if x is not scores]

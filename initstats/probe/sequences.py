@@ -77,12 +77,12 @@ class Layout(NamedTuple):
     def fits(self, x: Tensor) -> bool:
         """Whether a tensor is (samples, tokens, units), in this order or with the first two turned.
 
-        A sequence of a single token is none.
+        What has one unit is none: a mean, or a norm, over units.
         """
-        roles = self.units is not None and (*self.leading, self.units)
-        if not roles or x.ndim != 3 or not all(role.whole(x) for role in roles):
+        if self.units is None or x.ndim != 3 or x.shape[2] < 2:
             return False
-        return self.units is not None and self.units.place == 2
+        whole = all(role.whole(x) for role in (*self.leading, self.units))
+        return whole and self.units.place == 2
 
     def tell(self, place: int) -> None:
         """Say that the tokens are in a dimension."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -152,7 +153,7 @@ def test_memory_of_fused_attention_is_a_block() -> None:
     def watched(weights: Tensor) -> Tensor:
         nonlocal largest
         largest = max(largest, weights.numel())
-        return entropy(weights)
+        return cast(Tensor, entropy(weights))
 
     q = torch.randn(2, 3, 300, 2)
     with mock.patch.object(attention, "BLOCK", 2**12), mock.patch("torch.special.entr", watched):
@@ -366,9 +367,575 @@ def test_encoder_layers(batch_first: bool, norm_first: bool, mode: str) -> None:
         branches.append([(added.square().sum() / total.square().sum()).item()])
         streams.append(total)
         z = total if norm_first else norm(total)
-    (z * sent).sum().backward()
+    torch.autograd.backward((z * sent).sum())
     assert noted(table, ["branch_share"], "add") == pytest.approx(np.array(branches), rel=1e-5)
     for direction, found in (("forward", streams), ("backward", [s.grad for s in streams])):
         expected = [resemblance(y) for y in found if y is not None]
         rows = noted(table, TOKENS, "add", direction=direction)
         assert rows == pytest.approx(np.array(expected), rel=1e-4, abs=1e-6)
+
+
+class Blocks(nn.Module):
+    """The engine's transformer of its own weights, attention fused or written out."""
+
+    def __init__(self, name: str, width: int, depth: int, fused: bool) -> None:
+        super().__init__()
+        entry = networks.get(name)
+        self.options: dict[str, Any] = {**entry.parameters}
+        self.fused = fused
+        self.placed: Any = entry.on((1, 8, 8), width, depth)
+        tanh = activations.get("tanh")
+        drawn = self.placed.draw(inits.get("torch_default"), tanh, partial(generator_for, 2))
+        self.maps = nn.ModuleList()
+        for matrix, bias in drawn.values():
+            units, inputs = matrix.shape
+            linear = nn.Linear(inputs, units, bias is not None, dtype=torch.float64)
+            with torch.no_grad():
+                linear.weight.copy_(matrix)
+                if bias is not None:
+                    linear.bias.copy_(bias[:, 0])
+            self.maps.append(linear)
+        self.norms = nn.ModuleList(nn.LayerNorm(width, dtype=torch.float64) for _ in range(depth))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        causal = self.options["causal"]
+        if self.fused:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        scores = q @ k.mT * q.shape[-1] ** -0.5
+        if causal:
+            allowed = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+            scores = scores.masked_fill(~allowed, -math.inf)
+        mixed: Tensor = scores.softmax(-1) @ v
+        return mixed
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps, side = iter(self.maps), self.options["patch"]
+        x: Tensor = next(maps)(F.unfold(images, side, stride=side).mT)
+        for number, norm in enumerate(self.norms[1:]):
+            u = norm(x) if self.options["place"] == "pre" else x
+            if number % 2:
+                u = torch.tanh(next(maps)(u))
+            else:
+                heads = [next(maps)(u).unflatten(2, (self.options["heads"], -1)) for _ in range(3)]
+                u = (
+                    self.attend(*(head.transpose(1, 2) for head in heads))
+                    .transpose(1, 2)
+                    .flatten(2)
+                )
+            stream = self.placed.blocks[1 + number]
+            x = stream.skip * x + stream.scale * next(maps)(u)
+            x = norm(x) if self.options["place"] == "post" else x
+        return x
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "transformer(patch=2,heads=2)",
+        "transformer(patch=4,causal=true,place=post,scale=deepnorm)",
+        "transformer(patch=2,causal=true,scale=inverse_sqrt_depth)",
+    ],
+)
+def test_the_engine_measures_the_same(name: str, fused: bool, toy: ist.Dataset) -> None:
+    depth = 5
+    model = Blocks(name, 8, depth, fused)
+    settings = Settings(depth=depth, samples=41, backward=True, dtype="float64")
+    chosen = inits.get("torch_default"), [activations.get("tanh")], [2]
+    (result,) = run_stack(model.placed, *chosen, toy.valid, None, settings)
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    for (_, tensor, direction), row in zip(
+        model.placed.places(backward=True), result.numbers, strict=True
+    ):
+        found.setdefault((tensor, direction), []).append(row.tolist())
+    images = toy.valid.images[:41].double()
+    # the engine begins with a gradient of its own, units first
+    sent = torch.randn(48, model.placed.outputs.size, generator=generator_for(2, "cotangent"))
+    shape = 41, 8, model.placed.outputs.positions
+    sent = sent[:41].double().view(shape).mT
+    table = measure(model, images, backward=True, loss=lambda y: (y * sent).sum())
+
+    def engine(tensor: str, direction: str, names: list[str]) -> Any:
+        columns = [list(model.placed.numbers).index(n) for n in names]
+        rows = np.array(found[tensor, direction])[:, columns]
+        return pytest.approx(rows[~np.isnan(rows).any(1)], rel=1e-10)
+
+    post = model.options["place"] == "post"
+    shares = noted(table, ["branch_share"], "add")
+    assert np.array(shares) == engine("stream", "forward", ["branch_share"])
+    for direction in ("forward", "backward"):
+        rows = noted(table, TOKENS, "layer_norm" if post else "add", direction=direction)
+        assert np.array(rows) == engine("stream", direction, TOKENS)
+    rows = noted(table, EVEN, FUSED if fused else "softmax")
+    assert np.array(rows) == engine("attention", "forward", EVEN)
+
+
+transformers: Any = import_module("transformers")
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+}
+IDS = torch.arange(2 * 7).view(2, 7) * 5 % 23
+PADDING = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+
+
+def gpt2(how: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 23, "n_positions": 8}
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "attn_implementation": how}
+    config = transformers.GPT2Config(**sizes, **ends)
+    return transformers.GPT2Model(config), {"input_ids": IDS, "attention_mask": PADDING}
+
+
+def bert(how: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    config = transformers.BertConfig(vocab_size=23, attn_implementation=how, **SMALL)
+    return transformers.BertModel(config), {"input_ids": IDS, "attention_mask": PADDING}
+
+
+def vit(how: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    config = transformers.ViTConfig(
+        image_size=8, patch_size=4, attn_implementation=how, **SMALL, initializer_range=0.3
+    )
+    return transformers.ViTModel(config), {"pixel_values": torch.randn(2, 3, 8, 8)}
+
+
+def llama(how: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "num_key_value_heads": 1}
+    config = transformers.LlamaConfig(vocab_size=23, attn_implementation=how, **ends, **SMALL)
+    return transformers.LlamaModel(config), {"input_ids": IDS, "attention_mask": PADDING}
+
+
+def t5(how: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+    config = transformers.T5Config(vocab_size=23, attn_implementation=how, **sizes)
+    given = {"input_ids": IDS, "decoder_input_ids": IDS[:, :5], "attention_mask": PADDING}
+    return transformers.T5Model(config), given
+
+
+BUILDS = {"gpt2": gpt2, "bert": bert, "vit": vit, "llama": llama, "t5": t5}
+
+
+@pytest.mark.filterwarnings("default")  # other people's
+@pytest.mark.parametrize("name", BUILDS)
+def test_models_of_others_fused_and_not(name: str) -> None:
+    tables = []
+    for how in ("sdpa", "eager"):
+        torch.manual_seed(0)
+        model, inputs = BUILDS[name](how)
+        tables.append(measure(model.eval(), inputs))
+    fused, eager = tables
+    even = [noted(fused, EVEN, FUSED), noted(eager, EVEN, "softmax")]
+    assert len(even[0]) == (6 if name == "t5" else 2)
+    assert np.array(even[0]) == pytest.approx(np.array(even[1]), rel=1e-5)
+    shares = [noted(table, ["branch_share"]) for table in tables]
+    assert len(shares[0]) == (10 if name == "t5" else 4)
+    assert np.array(shares[0]) == pytest.approx(np.array(shares[1]), rel=1e-5)
+    streams = [noted(table, TOKENS, "add") for table in tables]
+    assert np.array(streams[0]) == pytest.approx(np.array(streams[1]), rel=1e-5, abs=1e-5)
+
+
+class Sum(nn.Module):
+    """A sum of what two functions of linear maps make of the input."""
+
+    def __init__(self, function: Callable[..., Tensor], maps: int, units: int = 6) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Linear(units, units) for _ in range(maps))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, *self.maps)
+
+
+def added_in_place(x: Tensor, f: nn.Module) -> Tensor:
+    y: Tensor = f(x)
+    y += x
+    return y
+
+
+def stream_in_place(x: Tensor, f: nn.Module) -> Tensor:
+    y = x * 2
+    y += f(y * 1.0)  # autograd needs what f reads as it was
+    return y
+
+
+SHARES: dict[str, tuple[int, Callable[..., Tensor], Callable[..., list[Tensor]]]] = {
+    "x + f": (1, lambda x, f: x + f(x), lambda x, f: [f(x), x + f(x)]),
+    "f + x": (1, lambda x, f: f(x) + x, lambda x, f: [f(x), x + f(x)]),
+    "x - f": (1, lambda x, f: x - f(x), lambda x, f: [f(x), x - f(x)]),
+    "add": (1, lambda x, f: torch.add(x, f(x)), lambda x, f: [f(x), x + f(x)]),
+    "alpha": (
+        1,
+        lambda x, f: torch.add(x, f(x), alpha=0.3),
+        lambda x, f: [0.3 * f(x), x + 0.3 * f(x)],
+    ),
+    "alpha of the stream": (
+        1,
+        lambda x, f: f(x).add(x, alpha=3),
+        lambda x, f: [f(x), f(x) + 3 * x],
+    ),
+    "scaled": (1, lambda x, f: x + 0.1 * f(x), lambda x, f: [0.1 * f(x), x + 0.1 * f(x)]),
+    "both scaled": (1, lambda x, f: 2 * x + f(x) / 3, lambda x, f: [f(x) / 3, 2 * x + f(x) / 3]),
+    "branch +=": (1, added_in_place, lambda x, f: [f(x), x + f(x)]),
+    "stream +=": (1, stream_in_place, lambda x, f: [f(2 * x), 2 * x + f(2 * x)]),
+    "gated": (
+        2,
+        lambda x, f, g: x + g(x).sigmoid() * f(x),
+        lambda x, f, g: [g(x).sigmoid() * f(x), x + g(x).sigmoid() * f(x)],
+    ),
+    "parallel": (
+        2,
+        lambda x, f, g: x + (f(x) + g(x).relu()),
+        lambda x, f, g: [f(x) + g(x).relu(), x + f(x) + g(x).relu()],
+    ),
+    "x + a + b": (
+        2,
+        lambda x, f, g: x + f(x) + g(x),
+        lambda x, f, g: [f(x), x + f(x), g(x), x + f(x) + g(x)],
+    ),
+    "a + b + x": (
+        2,
+        lambda x, f, g: f(x) + g(x) + x,
+        lambda x, f, g: [f(x) + g(x), x + f(x) + g(x)],
+    ),
+    "sum": (2, lambda x, f, g: cast(Tensor, sum([x, f(x)])), lambda x, f, g: [f(x), x + f(x)]),
+    "in two": (
+        2,
+        lambda x, f, g: (y := x + f(x)) + g(y),
+        lambda x, f, g: [f(x), x + f(x), g(x + f(x)), x + f(x) + g(x + f(x))],
+    ),
+    "nested": (
+        3,
+        lambda x, f, g, h: x + ((y := f(x)) + g(y)),
+        lambda x, f, g, h: [g(f(x)), f(x) + g(f(x)), f(x) + g(f(x)), x + f(x) + g(f(x))],
+    ),
+    "first units": (
+        1,
+        lambda x, f: x[..., :3] + f(x)[..., :3],
+        lambda x, f: [f(x)[..., :3], (x + f(x))[..., :3]],
+    ),
+    "coupled": (
+        1,
+        lambda x, f: (c := x.chunk(2))[0] + f(c[1]),
+        lambda x, f: [f(x[2:]), x[:2] + f(x[2:])],
+    ),
+    "two sequences": (2, lambda x, f, g: f(x) + g(x), lambda x, f, g: []),
+    "highway": (
+        2,
+        lambda x, f, g: (t := g(x).sigmoid()) * f(x) + (1 - t) * x,
+        lambda x, f, g: [],
+    ),
+    "a function": (1, lambda x, f: (y := f(x)) + 0.1 * y**3, lambda x, f: []),
+    "doubled": (1, lambda x, f: (y := f(x)) + y, lambda x, f: []),
+    "dropped": (1, lambda x, f: (y := f(x)) + F.dropout(y, 0.5), lambda x, f: []),
+    "rotated": (
+        1,
+        lambda x, f: (y := f(x)) * 0.6 + torch.cat([-y[..., 3:], y[..., :3]], -1) * 0.8,
+        lambda x, f: [],
+    ),
+    "with a bias": (1, lambda x, f: x @ f.weight.T + f.bias, lambda x, f: []),
+    "one number": (1, lambda x, f: f(x) + 1, lambda x, f: []),
+    "a mean": (1, lambda x, f: (y := f(x)) - y.mean(0, keepdim=True), lambda x, f: []),
+}
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_shares_of_branches(name: str) -> None:
+    maps, function, by_hand = SHARES[name]
+    model, x = Sum(function, maps), torch.randn(4, 6) + 0.5
+    table = measure(model, x, backward=True)
+    squares = [y.detach().double().square().sum().item() for y in by_hand(x, *model.maps)]
+    expected = [[a / b] for a, b in zip(squares[::2], squares[1::2], strict=True)]
+    if not expected:
+        assert silent(table)
+        return
+    assert silent(table, "branch_share")
+    assert np.array(noted(table, ["branch_share"])) == pytest.approx(np.array(expected), rel=1e-6)
+    assert table["branch_share"].notna().sum() == len(expected)
+
+
+def test_two_inputs_are_no_stream_and_branch() -> None:
+    class Timed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.time = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            y: Tensor = x + self.time(t)
+            return y
+
+    assert silent(measure(Timed(), (torch.randn(4, 6), torch.randn(4, 6))))
+
+
+class ResNet(nn.Module):
+    """Basic blocks of images, sums in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.maps = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1, bias=False) for _ in range(4))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(4))
+        self.head = nn.Linear(4, 5)
+        self.shares: list[float] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, self.shares = self.stem(x).relu_(), []
+        for n in (0, 2):
+            y = self.norms[n](self.maps[n](x)).relu_()
+            y = self.norms[n + 1](self.maps[n + 1](y))
+            square = y.detach().double().square().sum()
+            y += x
+            self.shares.append(float(square / y.detach().double().square().sum()))
+            x = y.relu_()
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+class Joined(nn.Module):
+    """Values side by side, as in a U-Net and in a DenseNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Conv2d(n, 3, 3, padding=1) for n in (3, 6, 9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for convolution in self.maps:
+            x = torch.cat([x, convolution(x).relu()], 1)
+        low: Tensor = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2)
+        return torch.cat([x, low], 1)
+
+
+def test_images() -> None:
+    model, x = ResNet(), torch.randn(4, 3, 8, 8)
+    with Probe(model, backward=True) as probe:
+        model(x).square().sum().backward()
+    table = probe.table()
+    assert silent(table, "branch_share")
+    rows = np.array(noted(table, ["branch_share"], "add_"))
+    assert rows == pytest.approx(np.array([model.shares]).T, rel=1e-6)
+    assert silent(measure(Joined(), x, backward=True))
+
+
+PLAIN: dict[str, Callable[[], nn.Module]] = {
+    "mlp": lambda: nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 3)),
+    "with softmax": lambda: nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Softmax(-1)),
+    "selu": lambda: nn.Sequential(nn.Linear(6, 6), nn.SELU(), nn.AlphaDropout(0.1)),
+    "images": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 4, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()
+    ),
+    "signals": lambda: nn.Sequential(
+        nn.Unflatten(1, (2, 3)), nn.Conv1d(2, 4, 2), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_silence(name: str) -> None:
+    model = PLAIN[name]()
+    table = measure(model, torch.randn(5, 6), backward=True)
+    assert silent(table)
+    assert list(table)[-1] == list(ist.moments.STATISTICS)[-1]
+
+
+class Block(nn.Module):
+    """A pre-norm block of one head; what its sums and its attention are, by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.out = nn.LayerNorm(8), nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        y: Tensor = x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        return y
+
+    def by_hand(self, x: Tensor) -> tuple[list[float], list[float], list[float]]:
+        q, k, _ = self.qkv(self.norm(x)).chunk(3, -1)
+        allowed = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()
+        y = self(x)
+        share = ((y - x).square().sum() / y.square().sum()).item()
+        return [share], resemblance(y), evenness(weights_of(q, k, allowed), allowed)
+
+
+def numbers(table: pd.DataFrame) -> tuple[list[float], list[float], list[float]]:
+    (share,), (alike,) = noted(table, ["branch_share"]), noted(table, TOKENS, "add")
+    (even,) = noted(table, EVEN, FUSED)
+    return share, alike, even
+
+
+def test_batches_add_up() -> None:
+    """Batches of other sizes are as one; an update begins anew, and keeps what was."""
+    model, x = Block(), randn(7, 5, 8)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    before = model.by_hand(x)
+    with Probe(model, backward=True) as probe:
+        for part in torch.split(x, 3):
+            model(part).square().sum().backward()
+        optimizer.step()
+        after = model.by_hand(x[:3])
+        model(x[:3])
+    table = probe.table()
+    for step, expected in ((0, before), (1, after)):
+        for found, own in zip(numbers(table[table["step"] == step]), expected, strict=True):
+            assert found == pytest.approx(own, rel=1e-4)
+    with torch.no_grad():
+        y = model(x)
+    assert torch.isfinite(y).all()
+
+
+def test_padding_does_not_count() -> None:
+    model, x = Block(), randn(3, 5, 8)
+    lengths = [5, 3, 1]
+    x[torch.arange(5) >= torch.tensor(lengths)[:, None]] = 1e3
+    mask = torch.arange(5) < torch.tensor(lengths)[:, None]
+    table = measure(model, x, mask=mask)
+    model.requires_grad_(False)
+    y = [model(part[None, :n]).double() for part, n in zip(x, lengths, strict=True)]
+    kernels = [z[0] @ z[0].mT for z in y]
+    ratio = [float(k.trace() ** 2 / k.square().sum()) for k in kernels]
+    pairs = [
+        (k.sum() - k.trace()) / n / (n - 1) for k, n in zip(kernels[:2], lengths, strict=False)
+    ]
+    own = [k.trace() / n for k, n in zip(kernels[:2], lengths, strict=False)]
+    expected = [float(sum(pairs) / sum(own)), sum(ratio) / 3]
+    assert noted(table, TOKENS, "add") == [pytest.approx(expected, rel=1e-5)]
+    share = sum((z - x[n, None, : z.shape[1]]).square().sum() for n, z in enumerate(y))
+    square = sum(z.square().sum() for z in y)
+    assert noted(table, ["branch_share"]) == [[pytest.approx(float(share / square), rel=1e-4)]]
+    entropies, squares = [], []
+    for part, n in zip(x, lengths, strict=True):
+        q, k, _ = model.qkv(model.norm(part[None, :n])).chunk(3, -1)
+        weights = weights_of(q, k, torch.ones(n, n, dtype=torch.bool).tril())[0]
+        squares += weights.square().sum(-1).tolist()
+        for row, w in enumerate(weights[1:], 2):
+            entropies.append(float(-torch.special.xlogy(w, w).sum() / math.log(row)))
+    expected = [sum(entropies) / len(entropies), sum(squares) / len(squares)]
+    assert noted(table, EVEN, FUSED) == [pytest.approx(expected, rel=1e-5)]
+
+
+MODES: dict[str, tuple[Callable[[], Any], Callable[[nn.Module], Any], float]] = {
+    "autocast": (lambda: torch.autocast("cpu", torch.bfloat16), lambda m: m, 0.05),
+    "bfloat16": (nullcontext, lambda m: m.bfloat16(), 0.05),
+    "float64": (nullcontext, lambda m: m.double(), 1e-9),
+    "inference": (torch.inference_mode, lambda m: m, 1e-5),
+    "no gradients": (torch.no_grad, lambda m: m, 1e-5),
+    "compiled": (nullcontext, partial(torch.compile, backend="eager"), 1e-5),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_ways_to_run(name: str) -> None:
+    mode, changed, tolerance = MODES[name]
+    model, x = Block(), randn(3, 5, 8)
+    expected = copy.deepcopy(model).double().by_hand(x.double())
+    model = changed(model)
+    x = x.to(next(model.parameters()).dtype)
+    before = torch.get_rng_state()
+    with mode(), Probe(model) as probe:
+        y = model(x)
+    with mode():
+        assert torch.equal(model(x), y)
+    assert torch.equal(before, torch.get_rng_state())
+    for found, own in zip(numbers(probe.table()), expected, strict=True):
+        assert found == pytest.approx(own, rel=tolerance, abs=tolerance / 10)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_transforms_and_scripts_are_silent() -> None:
+    """What holds no numbers of its own, and what runs out of sight, has none; nothing raises."""
+    model, x = Block(), randn(3, 5, 8)
+
+    class Each(nn.Module):
+        def __init__(self, part: nn.Module) -> None:
+            super().__init__()
+            self.part = part
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = torch.vmap(self.part)(x)
+            return y
+
+    assert silent(measure(Each(model), x[:, None]), *())
+    scripted = torch.jit.script(model)
+    probe = Probe(nn.Sequential(nn.Linear(8, 8), scripted)).run(x)
+    assert silent(probe.table(), *TOKENS)
+    assert not probe.missed()["reason"].str.contains("failed").any()
+
+
+def test_overflow_is_left_out() -> None:
+    """A sample with an entry that is not finite is none, and so is a row of attention."""
+    x = randn(3, 5, 8)
+    x[1, 2, 3] = math.inf
+    table = measure(nn.Sequential(nn.Identity(), nn.Hardtanh(-9, math.inf)), x)
+    kept = resemblance(x[[0, 2]])
+    assert noted(table, TOKENS) == [pytest.approx(kept, rel=1e-5)] * 2
+    q = torch.randn(2, 5, 4)
+    q[1, 2] = math.nan
+    table = measure(Attend(), (q, q[:1].expand(2, -1, -1), q))
+    weights = weights_of(q, q[:1], torch.ones(5, 5, dtype=torch.bool)).flatten(0, 1)
+    assert noted(table, EVEN) == [pytest.approx(evenness(weights[weights.isfinite().all(1)]))]
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_sizes_do_not_matter(size: float) -> None:
+    x = randn(3, 5, 8)
+    table = measure(nn.Sequential(nn.Identity(), nn.ReLU()), x * size)
+    assert noted(table, TOKENS, "relu") == [pytest.approx(resemblance(x.relu()), rel=1e-5)]
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_tell_the_order(kind: Any, batch_first: bool) -> None:
+    model, x = kind(8, 6, batch_first=batch_first), randn(3, 5, 8)
+    own = x if batch_first else x.transpose(0, 1)
+    table = measure(model, own)
+    y = model(own)[0]
+    expected = [resemblance(x), resemblance(y if batch_first else y.transpose(0, 1))]
+    assert np.array(noted(table, TOKENS)) == pytest.approx(np.array(expected), rel=1e-5)
+
+
+class Mixer(nn.Module):
+    """Maps along tokens and along units in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.units = nn.Linear(5, 5), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.tokens(x.mT).relu().mT
+        y: Tensor = x + self.units(x)
+        return y
+
+
+class Axial(nn.Module):
+    """Attention along both dimensions in turn, so that none is that of samples."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.scaled_dot_product_attention(x, x, x).transpose(0, 1) * 2
+        return F.scaled_dot_product_attention(x, x, x) * 2
+
+
+def test_which_values_have_tokens() -> None:
+    x = randn(3, 5, 8)
+    table = measure(Mixer(), x)
+    values = table[table["tensor"] != "weight"]
+    seen = values[values[TOKENS[0]].notna()]
+    assert seen["op"].tolist() == ["input", "add", "linear", "add"]
+    assert values[values[TOKENS[0]].isna()]["op"].tolist() == ["linear", "relu"]
+    assert silent(measure(Axial(), x), *EVEN)
+    heads = nn.Sequential(nn.Unflatten(2, (2, 4)), nn.ReLU())
+    assert silent(measure(heads, x)) or measure(heads, x)[TOKENS[0]].notna().sum() == 1
+    signal = nn.Sequential(nn.Conv1d(5, 6, 3), nn.ReLU())
+    assert silent(measure(signal, x))
+
+
+def test_spectra_keep_their_column() -> None:
+    """`participation_ratio` is that of units where spectra are asked for."""
+    x = randn(3, 5, 8)
+    table = measure(nn.ReLU(), x, spectra=True)
+    assert list(table).count("participation_ratio") == 1
+    flat = x.relu().flatten(0, 1).double()
+    covariance = (flat - flat.mean(0)).T @ (flat - flat.mean(0))
+    ratio = covariance.trace() ** 2 / covariance.square().sum()
+    row = table[table["op"] == "relu"].iloc[0]
+    assert row["participation_ratio"] == pytest.approx(float(ratio), rel=1e-5)
+    assert row["pair_correlation"] == pytest.approx(resemblance(x.relu())[0], rel=1e-5)

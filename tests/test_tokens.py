@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import initstats as ist
 from initstats import activations, inits, networks
 from initstats.moments.notes import NOTES
+from initstats.moments.tokens import evenness_of_scores
 from initstats.probe import Probe, attention, measure
 from initstats.stack import Settings, generator_for, run_stack
 
@@ -148,15 +149,16 @@ def test_queries_that_share_keys(q: tuple[int, ...], k: tuple[int, ...]) -> None
 def test_memory_of_fused_attention_is_a_block() -> None:
     """The weights of all heads are never there at once."""
     largest = 0
-    entropy = torch.special.entr
+    even = evenness_of_scores
 
-    def watched(weights: Tensor) -> Tensor:
+    def watched(scores: Tensor, choices: Tensor) -> Any:
         nonlocal largest
-        largest = max(largest, weights.numel())
-        return cast(Tensor, entropy(weights))
+        largest = max(largest, scores.numel())
+        return even(scores, choices)
 
     q = torch.randn(2, 3, 300, 2)
-    with mock.patch.object(attention, "BLOCK", 2**12), mock.patch("torch.special.entr", watched):
+    watch = mock.patch.object(attention, "evenness_of_scores", watched)
+    with mock.patch.object(attention, "BLOCK", 2**12), watch:
         table = measure(Attend(is_causal=True), (q, q, q))
     assert 300 <= largest <= 2**12
     allowed = torch.ones(300, 300, dtype=torch.bool).tril()

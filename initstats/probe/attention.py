@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from initstats.moments.tokens import Ratio, evenness
+from initstats.moments.tokens import HIDDEN, Ratio, evenness, evenness_of_scores
 from initstats.probe.masks import LOW
 from initstats.probe.operations import Operation
 
-BLOCK = 2**20
-"""Most weights that are computed at once, unless a row has more."""
+BLOCK = 2**18
+"""Most weights that are computed at once, unless a row has more: they stay in a CPU's cache."""
 Index = tuple[slice | int, ...]
 
 
@@ -51,20 +51,18 @@ def fused(operation: Operation, mask: Tensor | None = None) -> dict[str, Ratio]:
     counted = _rows(mask, shape)
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     found: list[dict[str, Ratio]] = []
-    for at in blocks(shape):
-        across = at[: len(lead)]
-        logits = query[at].to(wide) * scale @ key[across].to(wide).mT
-        allowed = torch.ones_like(logits, dtype=torch.bool)
-        if causal:
-            allowed &= _before(shape, at, logits.device)
+    for at in blocks(shape, query.device):
+        scores = (query[at].to(wide) * scale) @ key[at[: len(lead)]].to(wide).mT
+        choices = torch.tensor(shape[-1], device=scores.device).expand(scores.shape[:-1])
+        allowed = _before(shape, at, scores.device) if causal else None
         if given is not None:
             block = given[at]
-            if block.dtype != torch.bool:
-                logits += block
-            allowed &= block if block.dtype == torch.bool else block > LOW
-        weights = logits.masked_fill_(~allowed, -math.inf).softmax(-1)
-        choices = allowed.sum(-1)
-        found.append(evenness(weights, choices if counted is None else choices * counted[at]))
+            allowed = block if block.dtype == torch.bool else block > LOW
+            scores += 0 if block.dtype == torch.bool else block
+        if allowed is not None:
+            choices = allowed.sum(-1).expand(choices.shape)
+            scores = torch.where(allowed, scores, HIDDEN)
+        found.append(evenness_of_scores(scores, _counted(choices, counted, at)))
     return _total(found)
 
 
@@ -87,38 +85,45 @@ def plain(
     Raises:
         Unknown: some weights are 0, and no mask was seen.
     """
-    shape = weights.movedim(dim, -1).shape
     if logits is None and allowed is None and not bool(weights.all()):
         raise Unknown("some of its weights are 0, and it is not known which are masked")
+    source = weights if logits is None else logits
     if allowed is not None:
         allowed = allowed.expand(weights.shape).movedim(dim, -1)
-    rows = weights.detach().movedim(dim, -1)
-    if logits is not None:
-        # a score that is never reached otherwise: what masks fill in
-        lowest, logits = torch.finfo(logits.dtype).min, logits.detach().movedim(dim, -1)
-    counted = _rows(mask, shape)
+    # a score that is never reached otherwise: what masks fill in
+    lowest, rows = torch.finfo(source.dtype).min, source.detach().movedim(dim, -1)
+    counted = _rows(mask, rows.shape)
     found = []
-    for at in blocks(shape):
+    for at in blocks(rows.shape, rows.device):
         block = rows[at]
+        may = block > lowest if allowed is None else (block > lowest) & allowed[at]
         block = block if block.dtype == torch.float64 else block.float()
-        may = torch.ones_like(block, dtype=torch.bool) if logits is None else logits[at] > lowest
-        choices = (may if allowed is None else may & allowed[at]).sum(-1)
-        found.append(evenness(block, choices if counted is None else choices * counted[at]))
+        choices = _counted(may.sum(-1), counted, at)
+        if logits is None:
+            found.append(evenness(block, choices))
+        else:
+            found.append(evenness_of_scores(torch.where(may, block, HIDDEN), choices))
     return _total(found)
 
 
-def blocks(shape: Sequence[int]) -> Iterator[Index]:
+def _counted(choices: Tensor, counted: Tensor | None, at: Index) -> Tensor:
+    """The choices of rows; 0 for rows that do not count."""
+    return choices if counted is None else choices * counted[at]
+
+
+def blocks(shape: Sequence[int], device: torch.device) -> Iterator[Index]:
     """Indices of all dimensions but the last, of blocks that have few entries."""
-    if math.prod(shape) <= BLOCK or len(shape) < 2:
+    most = BLOCK if device.type == "cpu" else 64 * BLOCK
+    if math.prod(shape) <= most or len(shape) < 2:
         yield ()
         return
     inside = math.prod(shape[1:])
-    if inside <= BLOCK:
-        step = BLOCK // inside
+    if inside <= most:
+        step = most // inside
         yield from ((slice(start, start + step),) for start in range(0, shape[0], step))
         return
     for number in range(shape[0]):
-        yield from ((number, *rest) for rest in blocks(shape[1:]))
+        yield from ((number, *rest) for rest in blocks(shape[1:], device))
 
 
 def _before(shape: Sequence[int], at: Index, device: torch.device) -> Tensor:

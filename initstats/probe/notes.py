@@ -25,7 +25,7 @@ from initstats.probe.streams import Streams
 
 UNTOLD = "attention"
 """The kind of a miss that was measured, but whose weights of attention are not known."""
-_TILE = 2**20  # entries of samples that are looked at together
+_TILE = 2**18  # entries of samples that are looked at together
 
 
 class Notes:
@@ -137,7 +137,7 @@ class Notes:
         if not scores:
             return
         facts, allowed = slot.facts[mode], self._masks.of(scores[0])
-        logits = scores[0] if operation.name == "softmax" else None
+        logits = scores[0] if operation.name == "softmax" and scores[0] is not x else None
         facts.noted.add("forward", plain(x, int(facts.shares_axis), logits, allowed, mask))
 
 

@@ -13,13 +13,14 @@ from initstats.moments.tokens import resemblance
 from initstats.probe.attention import Unknown, fused, plain
 from initstats.probe.linear import labels
 from initstats.probe.masks import Masks, Unfollowed
+from initstats.probe.misses import Guard
 from initstats.probe.noted import CONFLICT
 from initstats.probe.operations import Operation, aside
 from initstats.probe.origins import Call, Origin
 from initstats.probe.readings import Direction, Mode
 from initstats.probe.sequences import FUSED_ATTENTION, Layout, Sequences
 from initstats.probe.shares import pairs, weighted_values
-from initstats.probe.slots import Slot
+from initstats.probe.slots import Address, Slot
 from initstats.probe.slots import plain as entries_of
 from initstats.probe.streams import Streams
 
@@ -33,11 +34,13 @@ class Notes:
 
     Args:
         miss: lists what could not be known: kind, name, operation and reason.
+        guarded: a block whose errors are listed likewise, and go no further.
     """
 
-    def __init__(self, miss: Callable[..., None]) -> None:
-        self._miss = miss
+    def __init__(self, miss: Callable[..., None], guarded: Callable[..., Guard]) -> None:
+        self._miss, self._guarded = miss, guarded
         self._sequences, self._streams, self._masks = Sequences(), Streams(), Masks()
+        self._branch: tuple[Address, float] | None = None
 
     def begin_pass(self) -> None:
         """Begin a pass."""
@@ -45,9 +48,10 @@ class Notes:
 
     def carry(self, operation: Operation, x: Tensor, source: Tensor, axis: int | None) -> None:
         """Follow entries that an operation rearranged, with units in a dimension of the source."""
-        self._sequences.carry(operation, x, source, axis)
-        self._streams.carry(x, source)
-        self._masks.carry(operation, x, source)
+        with self._guarded(UNTOLD, "", operation.name):
+            self._streams.carry(x, source)
+            self._sequences.carry(operation, x, source, axis)
+            self._masks.carry(operation, x, source)
 
     def follow(
         self,
@@ -57,26 +61,26 @@ class Notes:
         axes: Sequence[int | None],
         *,
         weighted: bool,
-    ) -> tuple[Tensor, float] | None:
+    ) -> None:
         """Follow an operation that makes new values, before they are measured.
 
         Args:
             axes: dimensions of the outputs' units.
             weighted: whether weights made them.
-
-        Returns:
-            Of a residual sum the branch and its factor; None for others.
         """
-        read = [*zip(operation.read, origins, strict=True)]
-        signals = [(x, origin.axis) for x, origin in read if origin.kind == "signal"]
-        self._sequences.follow(operation, signals, outputs, axes, weighted=weighted)
-        known = {id(x): origin for x, origin in read}
-        if _are_scores(operation, origins):
-            self._masks.begin(operation, known, outputs[0])
-        else:
-            self._masks.follow(operation, known, outputs)
-        given = [x for x, _ in signals]
-        return self._streams.follow(operation, given, outputs, weighted=weighted)
+        self._branch = None
+        known = {id(x): origin for x, origin in zip(operation.read, origins, strict=True)}
+        signals = [x for x in operation.read if known[id(x)].kind == "signal"]
+        with self._guarded(UNTOLD, "", operation.name):
+            branch = self._streams.follow(operation, signals, outputs, weighted=weighted)
+            if branch is not None and (value := known[id(branch[0])].value) is not None:
+                self._branch = value, branch[1]
+            placed = [(x, known[id(x)].axis) for x in signals]
+            self._sequences.follow(operation, placed, outputs, axes, weighted=weighted)
+            if _are_scores(operation, origins):
+                self._masks.begin(operation, known, outputs[0])
+            else:
+                self._masks.follow(operation, known, outputs)
 
     def measure(
         self, slot: Slot, direction: Direction, x: Tensor, mode: Mode, mask: Tensor | None
@@ -86,6 +90,61 @@ class Notes:
         Args:
             mask: booleans, (entries of a unit): which of them count; by default all do.
         """
+        with self._guarded(UNTOLD, slot.address.name, slot.address.op):
+            self._measure_tokens(slot, direction, x, mode, mask)
+
+    def note(
+        self,
+        call: Call,
+        operation: Operation,
+        origins: Sequence[Origin],
+        slot: Slot | None,
+        x: Tensor,
+        mode: Mode,
+        mask: Tensor | None,
+    ) -> None:
+        """Note at the output x of an operation that was followed its branch and its attention.
+
+        Args:
+            slot: of the output; None where it was not measured.
+            mask: the probe's.
+        """
+        with self._guarded(UNTOLD, call.name, operation.name):
+            if (found := weighted_values(operation, origins, mode)) is not None:
+                shares, place, weights = found
+                weights.facts[mode].noted.attends = True
+                self._sequences.tell_of_product(operation, shares, place)
+            if slot is not None:
+                noted = slot.facts[mode].noted
+                noted.branch = self._branch or noted.branch
+                self._measure_attention(call.name, operation, slot, x, mode, mask)
+
+    def _measure_attention(
+        self,
+        name: str,
+        operation: Operation,
+        slot: Slot,
+        x: Tensor,
+        mode: Mode,
+        mask: Tensor | None,
+    ) -> None:
+        facts = slot.facts[mode]
+        try:
+            with _plainly(x):
+                if operation.name == FUSED_ATTENTION:
+                    facts.noted.attends = True
+                    facts.noted.add("forward", fused(operation, mask))
+                elif not math.isnan(facts.shares_axis):
+                    self._measure_shares(operation, slot, x, mode, mask)
+        except Unfollowed:
+            reason = "a mask of its scores could not be followed through what moved them"
+            self._miss(UNTOLD, name, operation.name, reason)
+        except Unknown as reason:
+            self._miss(UNTOLD, name, operation.name, str(reason))
+
+    def _measure_tokens(
+        self, slot: Slot, direction: Direction, x: Tensor, mode: Mode, mask: Tensor | None
+    ) -> None:
         first, layout = slot.layout is None, slot.layout
         if direction == "forward":
             layout = self._sequences.of(x, slot.axis)
@@ -101,40 +160,11 @@ class Notes:
                 for tile in _samples(entries_of(x), mask, layout, along):
                     noted.add(direction, resemblance(*tile), along)
 
-    def measure_attention(
-        self,
-        call: Call,
-        operation: Operation,
-        origins: Sequence[Origin],
-        slot: Slot,
-        x: Tensor,
-        mode: Mode,
-        mask: Tensor | None,
-    ) -> None:
-        """Measure the weights of attention that an operation made, or used; x is its output."""
-        facts = slot.facts[mode]
-        try:
-            with _plainly(x):
-                if operation.name == FUSED_ATTENTION:
-                    facts.noted.attends = True
-                    facts.noted.add("forward", fused(operation, mask))
-                elif not math.isnan(facts.shares_axis) and operation.name != "log_softmax":
-                    self._measure_shares(operation, slot, x, mode, mask)
-        except Unfollowed:
-            reason = "a mask of its scores could not be followed through what moved them"
-            self._miss(UNTOLD, call.name, operation.name, reason)
-        except Unknown as reason:
-            self._miss(UNTOLD, call.name, operation.name, str(reason))
-        if (found := weighted_values(operation, origins, mode)) is not None:
-            shares, place, weights = found
-            weights.facts[mode].noted.attends = True
-            self._sequences.tell_of_product(operation, shares, place)
-
     def _measure_shares(
         self, operation: Operation, slot: Slot, x: Tensor, mode: Mode, mask: Tensor | None
     ) -> None:
         scores = [y for y in operation.tensors if y in self._masks and y.shape == x.shape]
-        if not scores:
+        if not scores or operation.name == "log_softmax":
             return
         facts, allowed = slot.facts[mode], self._masks.of(scores[0])
         logits = scores[0] if operation.name == "softmax" and scores[0] is not x else None

@@ -25,7 +25,7 @@ from initstats.probe.kinds import (
 )
 from initstats.probe.linear import Sum, sums
 from initstats.probe.losses import logits_of
-from initstats.probe.notes import UNTOLD, Notes
+from initstats.probe.notes import Notes
 from initstats.probe.operations import (
     Operation,
     by_unit,
@@ -70,7 +70,7 @@ class Recorder(Passes):
         self._forms = Forms()
         self._scales = Scales()
         self._products = Products()
-        self._notes = Notes(self.miss)
+        self._notes = Notes(self.miss, self.guarded)
         self._rewritten: set[int] = set()
 
     def begin_pass(self, module: nn.Module) -> None:
@@ -122,9 +122,8 @@ class Recorder(Passes):
         layers = tuple(dict.fromkeys(layer for o in origins for layer in o.layers))
         address = call.address(op, "weight" if derived else tensor)
         axes = axes_of(operation, made, uses, source, origin.axis)
-        branch = None
         if not derived:
-            branch = self._notes.follow(operation, origins, made, axes, weighted=bool(uses))
+            self._notes.follow(operation, origins, made, axes, weighted=bool(uses))
             kept = same_units(made[0], axes[0], source, origin.axis)
             self._forms.follow(operation, made, source, kept)
         slots = [
@@ -133,7 +132,8 @@ class Recorder(Passes):
         ]
         if not derived:
             self._note(operation, origins, made, slots, summed, weighted=bool(uses))
-            self._note_uses(call, operation, origins, made[0], slots[0], branch)
+            noted = slots[0], made[0], self._mode, self.probe.mask
+            self._notes.note(call, operation, origins, *noted)
         self._measure_weights(call, operation, origins, made[0], uses)
         if leading == "weight":
             self._remember_weights(op, origins, made, slots, indexed=indexed)
@@ -218,27 +218,6 @@ class Recorder(Passes):
                     shares = Origin("signal", slot=slot, moved=tuple(range(x.ndim)))
             if shares is not None:
                 self._origins[x] = self._origins[x]._replace(slot=shares.slot, moved=shares.moved)
-
-    def _note_uses(
-        self,
-        call: Call,
-        operation: Operation,
-        origins: list[Origin],
-        made: Tensor,
-        slot: Slot | None,
-        branch: tuple[Tensor, float] | None,
-    ) -> None:
-        """Note down how tokens attend to each other, and of a residual sum what its branch is."""
-        if slot is None:
-            return
-        if branch is not None:
-            x, factor = branch
-            known = {id(y): origin for y, origin in zip(operation.read, origins, strict=True)}
-            if (address := known[id(x)].value) is not None:
-                slot.facts[self._mode].noted.branch = address, factor
-        with self.guarded(UNTOLD, call.name, operation.name):
-            given = origins, slot, made, self._mode, self.probe.mask
-            self._notes.measure_attention(call, operation, *given)
 
     def _set_constant(self, call: Call, operation: Operation, outputs: list[Tensor]) -> None:
         op = operation.name

@@ -925,7 +925,7 @@ def test_which_values_have_tokens() -> None:
     assert values[values[TOKENS[0]].isna()]["op"].tolist() == ["linear", "relu"]
     assert silent(measure(Axial(), x), *EVEN)
     heads = nn.Sequential(nn.Unflatten(2, (2, 4)), nn.ReLU())
-    assert silent(measure(heads, x)) or measure(heads, x)[TOKENS[0]].notna().sum() == 1
+    assert noted(measure(heads, x), TOKENS, "relu") == []
     signal = nn.Sequential(nn.Conv1d(5, 6, 3), nn.ReLU())
     assert silent(measure(signal, x))
 
@@ -941,3 +941,11 @@ def test_spectra_keep_their_column() -> None:
     row = table[table["op"] == "relu"].iloc[0]
     assert row["participation_ratio"] == pytest.approx(float(ratio), rel=1e-5)
     assert row["pair_correlation"] == pytest.approx(resemblance(x.relu())[0], rel=1e-5)
+
+
+def test_a_glance_at_tokens() -> None:
+    """A summary shows spectra where they were asked for, and no ratio of tokens as one."""
+    probe = Probe(Block()).run(randn(3, 5, 8))
+    assert "participation_ratio" in probe.table()
+    assert not {"participation_ratio", "stable_rank"} & {*probe.summary().columns}
+    assert "measured" in str(probe)

@@ -257,7 +257,14 @@ class Probe:
               fan_in times the second moment of the weights as the operation used them;
             - the statistics, as in a study's table;
             - with `spectra`, `participation_ratio` of a value's units over its entries, and
-              `stable_rank` of a weight with a row for each unit: `initstats.probe.spectra`.
+              `stable_rank` of a weight with a row for each unit: `initstats.probe.spectra`;
+            - where any value has them, and NaN at others, `branch_share`, of a sum of a value and
+              what a map made of it; `pair_correlation` and, without `spectra`,
+              `participation_ratio`, of values (samples, tokens, units), or tokens first where
+              attention or a recurrent layer says so; `attention_entropy` and `concentration`, of a
+              softmax whose shares weigh values, and of fused attention, whose weights are computed
+              again block by block: `initstats.moments.notes`. Rows that may attend to nothing are
+              left out; weights count before dropout.
         """
         rows = self._readings(latest)
         parts = (

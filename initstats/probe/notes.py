@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from weakref import proxy
 
 import torch
 from torch import Tensor
@@ -13,7 +15,6 @@ from initstats.moments.tokens import resemblance
 from initstats.probe.attention import Unknown, fused, plain
 from initstats.probe.linear import labels
 from initstats.probe.masks import Masks, Unfollowed
-from initstats.probe.misses import Guard
 from initstats.probe.noted import CONFLICT
 from initstats.probe.operations import Operation, aside
 from initstats.probe.origins import Call, Origin
@@ -24,6 +25,9 @@ from initstats.probe.slots import Address, Slot
 from initstats.probe.slots import plain as entries_of
 from initstats.probe.streams import Streams
 
+if TYPE_CHECKING:
+    from initstats.probe.passes import Passes
+
 UNTOLD = "attention"
 """The kind of a miss that was measured, but whose weights of attention are not known."""
 _TILE = 2**18  # entries of samples that are looked at together
@@ -33,12 +37,11 @@ class Notes:
     """What is noted about the values of a model, as its operations run.
 
     Args:
-        miss: lists what could not be known: kind, name, operation and reason.
-        guarded: a block whose errors are listed likewise, and go no further.
+        recorder: lists what could not be known, and what failed.
     """
 
-    def __init__(self, miss: Callable[..., None], guarded: Callable[..., Guard]) -> None:
-        self._miss, self._guarded = miss, guarded
+    def __init__(self, recorder: Passes) -> None:
+        self._recorder: Passes = proxy(recorder)  # which holds this
         self._sequences, self._streams, self._masks = Sequences(), Streams(), Masks()
         self._branch: tuple[Address, float] | None = None
 
@@ -48,7 +51,7 @@ class Notes:
 
     def carry(self, operation: Operation, x: Tensor, source: Tensor, axis: int | None) -> None:
         """Follow entries that an operation rearranged, with units in a dimension of the source."""
-        with self._guarded(UNTOLD, "", operation.name):
+        with self._recorder.guarded(UNTOLD, "", operation.name):
             self._streams.carry(x, source)
             self._sequences.carry(operation, x, source, axis)
             self._masks.carry(operation, x, source)
@@ -71,7 +74,7 @@ class Notes:
         self._branch = None
         known = {id(x): origin for x, origin in zip(operation.read, origins, strict=True)}
         signals = [x for x in operation.read if known[id(x)].kind == "signal"]
-        with self._guarded(UNTOLD, "", operation.name):
+        with self._recorder.guarded(UNTOLD, "", operation.name):
             branch = self._streams.follow(operation, signals, outputs, weighted=weighted)
             if branch is not None and (value := known[id(branch[0])].value) is not None:
                 self._branch = value, branch[1]
@@ -90,7 +93,7 @@ class Notes:
         Args:
             mask: booleans, (entries of a unit): which of them count; by default all do.
         """
-        with self._guarded(UNTOLD, slot.address.name, slot.address.op):
+        with self._recorder.guarded(UNTOLD, slot.address.name, slot.address.op):
             self._measure_tokens(slot, direction, x, mode, mask)
 
     def note(
@@ -109,7 +112,7 @@ class Notes:
             slot: of the output; None where it was not measured.
             mask: the probe's.
         """
-        with self._guarded(UNTOLD, call.name, operation.name):
+        with self._recorder.guarded(UNTOLD, call.name, operation.name):
             if (found := weighted_values(operation, origins, mode)) is not None:
                 shares, place, weights = found
                 weights.facts[mode].noted.attends = True
@@ -138,9 +141,9 @@ class Notes:
                     self._measure_shares(operation, slot, x, mode, mask)
         except Unfollowed:
             reason = "a mask of its scores could not be followed through what moved them"
-            self._miss(UNTOLD, name, operation.name, reason)
+            self._recorder.miss(UNTOLD, name, operation.name, reason)
         except Unknown as reason:
-            self._miss(UNTOLD, name, operation.name, str(reason))
+            self._recorder.miss(UNTOLD, name, operation.name, str(reason))
 
     def _measure_tokens(
         self, slot: Slot, direction: Direction, x: Tensor, mode: Mode, mask: Tensor | None

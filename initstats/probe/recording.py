@@ -70,7 +70,7 @@ class Recorder(Passes):
         self._forms = Forms()
         self._scales = Scales()
         self._products = Products()
-        self._notes = Notes(self.miss, self.guarded)
+        self._notes = Notes(self)
         self._rewritten: set[int] = set()
 
     def begin_pass(self, module: nn.Module) -> None:

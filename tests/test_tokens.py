@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -22,7 +23,7 @@ import initstats as ist
 from initstats import activations, inits, networks
 from initstats.moments.notes import NOTES
 from initstats.moments.tokens import evenness_of_scores
-from initstats.probe import Probe, attention, measure
+from initstats.probe import Probe, attention, measure, streams
 from initstats.stack import Settings, generator_for, run_stack
 
 TOKENS = ["pair_correlation", "participation_ratio"]
@@ -656,6 +657,19 @@ def test_shares_of_branches(name: str) -> None:
     assert table["branch_share"].notna().sum() == len(expected)
 
 
+def test_long_passes_forget_what_is_far_behind() -> None:
+    def deep(x: Tensor, f: nn.Module) -> Tensor:
+        for _ in range(30):
+            x = x + f(x).relu() / 30
+        return x
+
+    model, x = Sum(deep, 1), torch.randn(4, 6)
+    whole = measure(model, x)["branch_share"]
+    assert whole.notna().sum() == 30
+    with mock.patch.object(streams, "_WINDOW", 4):
+        assert measure(model, x)["branch_share"].equals(whole)
+
+
 def test_two_inputs_are_no_stream_and_branch() -> None:
     class Timed(nn.Module):
         def __init__(self) -> None:
@@ -783,6 +797,23 @@ def test_batches_add_up() -> None:
     with torch.no_grad():
         y = model(x)
     assert torch.isfinite(y).all()
+
+
+def test_parts_of_several_processes_add_up() -> None:
+    model, x = Block(), randn(7, 5, 8)
+    parts, rows = [], []
+    for part in (x[:3], x[3:], x):
+        probe = Probe(model, backward=True).run(part)
+        slots = probe._recorder.slots.values()
+        parts.append([slot.facts["train"].portable() for slot in slots if slot.is_value])
+        rows.append(numbers(probe.table()))
+    for own, other, both in zip(*pickle.loads(pickle.dumps(parts)), strict=True):
+        own.merge(other)
+        assert own.noted.branch == both.noted.branch
+        for name in (*TOKENS, *EVEN):
+            expected = pytest.approx(both.noted.number("forward", name), rel=1e-5, nan_ok=True)
+            assert own.noted.number("forward", name) == expected
+    assert parts[2][-1].noted.number("forward", TOKENS[1]) == rows[2][1][1]
 
 
 def test_padding_does_not_count() -> None:

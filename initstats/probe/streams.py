@@ -18,6 +18,8 @@ from initstats.probe.operations import Operation
 
 _SUMS = words("add radd sub")
 _SCALING = words("div divide mul multiply rmul true_divide")
+_WINDOW = 2048
+"""Operations that lie between a stream and its sum at most: what is older is forgotten."""
 
 
 class Descent(NamedTuple):
@@ -66,6 +68,7 @@ class Streams:
         Returns:
             Of a residual sum the branch and its factor; None for others.
         """
+        self._forget()
         descents = [self._of(x) for x in signals]
         name = operation.name.rstrip("_")
         maps = weighted or name in MIXING | NORMALIZATIONS
@@ -84,15 +87,26 @@ class Streams:
         return found
 
     def _of(self, x: Tensor) -> Descent:
-        if x not in self._descents:
+        descent: Descent | None = self._descents.get(x)
+        if descent is None or not descent.of:
             own = self._bit()
-            self._descents[x] = Descent(own, 0, own)
-        descent: Descent = self._descents[x]
+            self._descents[x] = descent = Descent(own, 0, own)
         return descent
 
     def _bit(self) -> int:
+        bit = 1 << self._count
         self._count += 1
-        return 1 << self._count
+        return bit
+
+    def _forget(self) -> None:
+        """Drop the older half of the bits, which a pass of many operations would fill memory with.
+
+        Nothing that is computed of them may be at hand meanwhile.
+        """
+        if self._count >= 2 * _WINDOW:
+            self._count -= _WINDOW
+            for x, descent in [*self._descents.items()]:
+                self._descents[x] = Descent(*(bits >> _WINDOW for bits in descent))
 
 
 def _branch(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
 from initstats.probe.elementwise import Phi
+from initstats.probe.noted import Noted
 from initstats.probe.operations import aside
 from initstats.probe.recurrent import Counted
 
@@ -59,6 +60,7 @@ class Facts:
         read_as_logits: 1 where a loss that expects logits reads the value.
         weight: names the weights of that sum, as the operation used them.
         requires_grad: whether autograd follows the tensor.
+        noted: of its tokens, and of the sum that it is.
     """
 
     phi: Phi | Given | None = None
@@ -73,6 +75,7 @@ class Facts:
     read_as_logits: float = math.nan
     weight: Address | None = None
     requires_grad: bool = False
+    noted: Noted = field(default_factory=Noted)
     _saturated: Tensor | int = 0
     _entries: int = 0
     _shut: Tensor | int = 0
@@ -111,11 +114,13 @@ class Facts:
         """The same facts for another process."""
         phi = self.phi and Given(self.gain, self.bounds, self.factor)
         shut = self._shut.cpu() if isinstance(self._shut, Tensor) else self._shut
-        return dataclasses.replace(self, phi=phi, _saturated=int(self._saturated), _shut=shut)
+        saturated, noted = int(self._saturated), self.noted.portable()
+        return dataclasses.replace(self, phi=phi, noted=noted, _saturated=saturated, _shut=shut)
 
     def merge(self, other: Facts) -> None:
         """Count the entries at a bound that another process has seen, too."""
         self.requires_grad |= other.requires_grad
+        self.noted.merge(other.noted)
         self._saturated = self._saturated + other._saturated
         self._entries += other._entries
         self._shut = self._shut + other._shut

@@ -50,6 +50,7 @@ class Origin(NamedTuple):
         moved: the dimension that each dimension of what is measured in `slot` has become.
         slot: the measured weights, or shares of 1, that it holds, rearranged.
         pending: the slot of its gradient, until autograd knows the tensor.
+        value: the address of the measured value that it holds, rearranged.
         drawn: of a constant of random numbers, how many there are; 0 of others.
         switch: of a constant that says where a signal is on or off, the address that it has once a
             map reads it as a signal; None of others.
@@ -63,6 +64,7 @@ class Origin(NamedTuple):
     moved: tuple[int | None, ...] = ()
     slot: Slot | None = None
     pending: Slot | None = None
+    value: Address | None = None
     drawn: int = 0
     switch: Address | None = None
 

@@ -22,11 +22,12 @@ from initstats.moments import bin_edges
 from initstats.probe.batch import Loss, called, send_back, unmoved
 from initstats.probe.eager import EAGER
 from initstats.probe.misses import Miss, unused
+from initstats.probe.notes import UNTOLD
 from initstats.probe.passes import bare
 from initstats.probe.ranks import sharded
 from initstats.probe.readings import MODES, read_together
 from initstats.probe.recording import UNMASKED, Recorder
-from initstats.probe.rows import Row, facts_of, keys_of, statistics_of
+from initstats.probe.rows import Row, facts_of, keys_of, notes_of, statistics_of
 from initstats.probe.spectra import why_none
 from initstats.probe.summary import as_html, as_text, summarize_values
 from initstats.probe.watching import Watch
@@ -256,13 +257,21 @@ class Probe:
               fan_in times the second moment of the weights as the operation used them;
             - the statistics, as in a study's table;
             - with `spectra`, `participation_ratio` of a value's units over its entries, and
-              `stable_rank` of a weight with a row for each unit: `initstats.probe.spectra`.
+              `stable_rank` of a weight with a row for each unit: `initstats.probe.spectra`;
+            - where any value has them, and NaN at others, `branch_share`, of a sum of a value and
+              what a map made of it; `pair_correlation` and, without `spectra`,
+              `participation_ratio`, of values (samples, tokens, units), or tokens first where
+              attention or a recurrent layer says so; `attention_entropy` and `concentration`, of a
+              softmax whose shares weigh values, and of fused attention, whose weights are computed
+              again block by block: `initstats.moments.notes`. Rows that may attend to nothing are
+              left out; weights count before dropout.
         """
         rows = self._readings(latest)
         parts = (
             keys_of(rows, self.network, self._recorder.ended),
             facts_of(rows),
             statistics_of(rows, self.spectra),
+            notes_of(rows, self.spectra),
         )
         return pd.concat(parts, axis=1)
 
@@ -313,7 +322,7 @@ class Probe:
     def coverage(self) -> str:
         """`N of M measured`, where M counts the tensors that were measured and what was missed."""
         measured = sum("forward" in slot.seen for slot in self._recorder.slots.values())
-        missed = (self.missed()["kind"] != UNMASKED).sum()
+        missed = (~self.missed()["kind"].isin([UNMASKED, UNTOLD])).sum()
         return f"{measured} of {measured + missed} measured"
 
     def summary(self) -> pd.DataFrame:

@@ -105,7 +105,7 @@ def gather(slots: dict[Address, Slot], group: Any) -> list[Slot]:
 
 def _empty(slot: Slot) -> Slot:
     """The slot without what it has measured."""
-    return replace(slot, current={}, past=[], facts=defaultdict(Facts))
+    return replace(slot, current={}, past=[], facts=defaultdict(Facts), layout=None)
 
 
 def _parts(slot: Slot) -> Iterator[Part]:

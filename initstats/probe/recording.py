@@ -25,6 +25,7 @@ from initstats.probe.kinds import (
 )
 from initstats.probe.linear import Sum, sums
 from initstats.probe.losses import logits_of
+from initstats.probe.notes import Notes
 from initstats.probe.operations import (
     Operation,
     by_unit,
@@ -69,7 +70,13 @@ class Recorder(Passes):
         self._forms = Forms()
         self._scales = Scales()
         self._products = Products()
+        self._notes = Notes(self)
         self._rewritten: set[int] = set()
+
+    def begin_pass(self, module: nn.Module) -> None:
+        """Begin a forward pass."""
+        super().begin_pass(module)
+        self._notes.begin_pass()
 
     def observe(
         self, call: Call, operation: Operation, outputs: list[Tensor], writes: bool
@@ -116,6 +123,7 @@ class Recorder(Passes):
         address = call.address(op, "weight" if derived else tensor)
         axes = axes_of(operation, made, uses, source, origin.axis)
         if not derived:
+            self._notes.follow(operation, origins, made, axes, weighted=bool(uses))
             kept = same_units(made[0], axes[0], source, origin.axis)
             self._forms.follow(operation, made, source, kept)
         slots = [
@@ -124,6 +132,8 @@ class Recorder(Passes):
         ]
         if not derived:
             self._note(operation, origins, made, slots, summed, weighted=bool(uses))
+            noted = slots[0], made[0], self._mode, self.probe.mask
+            self._notes.note(call, operation, origins, *noted)
         self._measure_weights(call, operation, origins, made[0], uses)
         if leading == "weight":
             self._remember_weights(op, origins, made, slots, indexed=indexed)
@@ -232,6 +242,8 @@ class Recorder(Passes):
         if source in self._forms:
             self._forms.carry(x, source, operation)
         self._scales.carry(x, source)
+        if origin.kind == "signal":
+            self._notes.carry(operation, x, source, origin.axis)
 
     def _origins_of(self, call: Call, operation: Operation, summed: list[Sum]) -> list[Origin]:
         """The origins of the arguments; where a map reads masks alone, they are its signal."""
@@ -293,12 +305,14 @@ class Recorder(Passes):
         mask = self._mask(slot, x) if kind == "signal" else None
         with self.guarded("tensor", name, op):
             slot.add("forward", x, self._mode, mask=mask)
+            if kind == "signal":
+                self._notes.measure(slot, "forward", x, self._mode, mask)
         self.heap.hear(x.nbytes)
         slot.derived = kind == "weight"
         slot.detached |= not (x.requires_grad or torch.is_grad_enabled())
         slot.facts[self._mode].requires_grad |= x.requires_grad
         pending = slot if self.probe.backward else None
-        self._origins[x] = Origin(kind, (slot.layer,), axis, pending=pending)
+        self._origins[x] = Origin(kind, (slot.layer,), axis, pending=pending, value=slot.address)
         self._follow(x)
         if kind == "signal":
             counted = x if mask is None else by_unit(x, axis)[:, mask.to(x.device)]
@@ -394,7 +408,9 @@ class Recorder(Passes):
                 self.miss("gradient", name, op, reason)
             else:
                 gradient = reduced(gradient, self.scale * self._ranks)
-                slot.add("backward", gradient, mode, mask=self._mask(slot, gradient))
+                mask = self._mask(slot, gradient)
+                slot.add("backward", gradient, mode, mask=mask)
+                self._notes.measure(slot, "backward", gradient, mode, mask)
                 self.heap.hear(gradient.nbytes)
 
     def _chosen_axis(self, name: str, x: Tensor, axis: int | None) -> int:

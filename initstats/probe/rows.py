@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from initstats.moments import STATISTICS
+from initstats.moments.notes import NOTES
 from initstats.probe.facts import FACTS
 from initstats.probe.readings import Direction, Reading
 from initstats.probe.slots import Address, Slot
@@ -88,3 +89,42 @@ def statistics_of(rows: list[Row], spectra: bool) -> pd.DataFrame:
     numbers = np.array([reading.statistics for _, reading in rows]).reshape(len(rows), len(columns))
     integers = {name: "int64" for name, entry in STATISTICS.items() if entry.integer}
     return pd.DataFrame(numbers, columns=columns).astype(integers)
+
+
+def notes_of(rows: list[Row], spectra: bool) -> pd.DataFrame:
+    """The columns of what is known of values beside their entries; those alone that have any.
+
+    Args:
+        spectra: whether there is a `participation_ratio` of units already.
+    """
+    columns = [name for name in NOTES if not (spectra and name in SPECTRA)]
+    shares = _branch_shares(rows)
+    found = np.full((len(rows), len(columns)), math.nan)
+    for number, (_, reading) in enumerate(rows):
+        noted, direction = reading.facts.noted, reading.direction
+        for place, name in enumerate(columns):
+            found[number, place] = noted.number(direction, name)
+        found[number, columns.index("branch_share")] = shares[number]
+    table = pd.DataFrame(found, columns=columns)
+    return table.dropna(axis=1, how="all")
+
+
+def _branch_shares(rows: list[Row]) -> list[float]:
+    """What branches have of the squares of the sums that they are parts of; NaN of other values."""
+    count, bad, square = ([*STATISTICS].index(n) for n in ("count", "nonfinite", "second_moment"))
+    values = {
+        (slot.address, reading.step, reading.mode): reading.statistics
+        for slot, reading in rows
+        if reading.direction == "forward"
+    }
+    found = [math.nan] * len(rows)
+    for number, (_, reading) in enumerate(rows):
+        if reading.facts.noted.branch is None or reading.direction == "backward":
+            continue
+        address, factor = reading.facts.noted.branch
+        branch, total = values.get((address, reading.step, reading.mode)), reading.statistics
+        if branch is None or branch[count] != total[count] or branch[bad] or total[bad]:
+            continue
+        if total[square] > 0:
+            found[number] = factor**2 * branch[square] / total[square]
+    return found

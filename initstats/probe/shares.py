@@ -79,7 +79,7 @@ def record_products(
     if any(known[id(x)].kind != "signal" for x, _ in operands):
         return
     if slot is not None:
-        slot.facts[mode].paired = float(_pairs([own for _, own in operands], out))
+        slot.facts[mode].paired = float(pairs([own for _, own in operands], out))
     found = [(x, own) for x, own in operands if _are_shares(known[id(x)])]
     if len(found) != 1:
         return
@@ -94,7 +94,34 @@ def record_products(
         facts.summed_axis = float(dims[-1] or 0)
 
 
-def _pairs(operands: list[Labels], out: Labels) -> bool:
+def weighted_values(
+    operation: Operation, origins: Sequence[Origin], mode: Mode
+) -> tuple[Tensor, int, Slot] | None:
+    """The weights of attention that a product of matrices sums values with.
+
+    Returns:
+        The shares of 1, their dimension that is summed over, and where they were measured; None
+        for another operation. Shares that only mix what is at their own place are no such weights.
+    """
+    if not any(_are_shares(origin) for origin in origins) or len(origins) > _MOST:
+        return None
+    labelled = labels(operation)
+    if labelled is None or not pairs([own for _, own in labelled[0]], labelled[1]):
+        return None
+    operands, out = labelled
+    known = {id(x): origin for x, origin in zip(operation.read, origins, strict=True)}
+    for x, own in operands:
+        slot = known[id(x)].slot
+        if slot is None or not _are_shares(known[id(x)]):
+            continue
+        axis = slot.facts[mode].shares_axis
+        for place, label in enumerate(own):
+            if label not in out and known[id(x)].dimension(place) == axis:
+                return x, place, slot
+    return None
+
+
+def pairs(operands: list[Labels], out: Labels) -> bool:
     """Whether each of two operands has a dimension in the output that the other has not."""
     if len(operands) != 2:
         return False

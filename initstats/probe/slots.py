@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from initstats.probe.facts import Facts
 from initstats.probe.operations import aside, by_unit
 from initstats.probe.readings import MODES, Direction, Mode, Reading
 from initstats.probe.spectra import SpectralMoments
+
+if TYPE_CHECKING:
+    from initstats.probe.sequences import Layout
 
 POSITIONS, SAMPLE = 2**8, 2**14
 """A sample whose units have fewer entries, or that has fewer in all, is not measured by itself."""
@@ -59,6 +62,7 @@ class Slot:
         update_ratio: of a weight, rms of its last update over its rms before.
         past: the readings of earlier steps.
         facts: those of the present step, by mode.
+        layout: the dimensions of its tokens, as last seen.
     """
 
     address: Address
@@ -77,6 +81,7 @@ class Slot:
     update_ratio: float = math.nan
     past: list[Reading] = field(default_factory=list)
     facts: defaultdict[Mode, Facts] = field(default_factory=lambda: defaultdict(Facts))
+    layout: Layout | None = None
 
     @property
     def units(self) -> int:

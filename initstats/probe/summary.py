@@ -38,7 +38,7 @@ def summarize_values(table: pd.DataFrame, histograms: pd.DataFrame) -> pd.DataFr
     summary = rows[[*KEPT, "mean", "std"]].assign(
         distribution=lines, dead=rows["dead_fraction"], nonfinite=rows["nonfinite"]
     )
-    if "participation_ratio" in rows:
+    if "stable_rank" in rows:  # the ratio alone is that of tokens
         weights = table[(table["tensor"] == "weight") & (table["step"] == table["step"].max())]
         ranks = weights.dropna(subset=["stable_rank"]).groupby("layer")["stable_rank"].first()
         summary["participation_ratio"] = rows["participation_ratio"]

@@ -75,7 +75,7 @@ class Response:
     def _correlation(self) -> Tensor:
         size = self._size.clamp(min=1e-150)
         c = (self._kernel / size[:, None] / size).clamp(-1, 1)
-        return c.fill_diagonal_(1.0)
+        return c.fill_diagonal_(1.0) + 0 * size  # what is not finite stays unknown
 
     @cached_property
     def _slopes(self) -> tuple[float, float] | None:

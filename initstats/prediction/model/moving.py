@@ -15,6 +15,7 @@ from initstats.prediction.model.signals import (
     columns_of,
     distinct,
     laid_out,
+    layout,
     replicas,
     unit_dims,
 )
@@ -41,7 +42,25 @@ def picked(x: Signal, change: Change) -> Signal:
     moved = x.moved(change)
     index, rows = distinct(moved.rows)
     some, units = distinct(moved.units)
-    table, fewer = x.table, len(some) < x.table.units
+    return Signal(_part(x.table, index, some), rows, units)
+
+
+def unfolded(x: Signal) -> Signal:
+    """The signal with a row of its own for each position, where some are copies of others."""
+    table = x.table
+    if x.rows.numel() == table.rows * table.units:
+        return x
+    dims, first = unit_dims(x), x.rows
+    for dim in dims:
+        first = first.narrow(dim, 0, 1)
+    checked(first.numel())
+    rows, _ = layout(x.rows.shape, dims)
+    return Signal(_part(table, first.flatten(), torch.arange(table.units)), rows, x.units)
+
+
+def _part(table: Table, index: Tensor, some: Tensor) -> Table:
+    """Some rows, perhaps several times, and some units."""
+    fewer = len(some) < table.units
 
     def columns() -> Tensor:
         wide = table.columns[index]
@@ -70,7 +89,7 @@ def picked(x: Signal, change: Change) -> Signal:
             cotangent.claim,
         )
 
-    made = Table(
+    return Table(
         len(index),
         len(some),
         lambda: table.kernel[index][:, index],
@@ -82,7 +101,6 @@ def picked(x: Signal, change: Change) -> Signal:
         [(table, pull)],
         table.function,
     )
-    return Signal(made, rows, units)
 
 
 def joined(values: Sequence[Signal], dim: int) -> Signal:

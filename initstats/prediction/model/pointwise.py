@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from initstats.prediction.model.tables import (
     Cotangent,
     Draws,
     Pull,
+    Roots,
     Table,
     apart,
     products,
@@ -64,6 +65,8 @@ def aligned(values: Sequence[Signal]) -> Aligned:
     widest = max(values, key=lambda x: x.table.units)
     units = widest.units.expand(shape)
     for x in values:
+        if x.table.units == 1:
+            continue  # one number for all units
         if x.table.units != widest.table.units or (x.units.expand(shape) != units).any():
             raise Unpredicted("values with different units are put together")
     rows = [x.rows.expand(shape) for x in values]
@@ -135,7 +138,7 @@ def _of_one(function: Function, x: Table) -> Table:
 
 
 def _slope_pull(
-    roots: frozenset[tuple[int, tuple[tuple[int, int], ...]]],
+    roots: Roots,
     products_of: Callable[[], Tensor],
     slopes: Callable[[], Tensor],
 ) -> Pull:
@@ -154,6 +157,17 @@ def _slope_pull(
             lambda: cotangent.columns * slopes(),
             cotangent.back,
             cotangent.seen | roots,
+        )
+
+    return pull
+
+
+def _whole_pull(roots: Roots, back: Callable[[Tensor], Tensor]) -> Pull:
+    """How a gradient goes back, given the function that takes columns back."""
+
+    def pull(cotangent: Cotangent) -> Cotangent:
+        return Cotangent(
+            None, lambda: back(cotangent.columns), cotangent.back, cotangent.seen | roots
         )
 
     return pull
@@ -182,15 +196,15 @@ class _Evaluated:
 
     @cached_property
     def _shaped(self) -> list[Tensor]:
-        units = self.parts[0].units
         pairs = zip(self.parts, self.place.indices, strict=True)
-        return [x.columns[index].view(len(index), -1, units) for x, index in pairs]
+        return [x.columns[index].view(len(index), -1, x.units) for x, index in pairs]
 
     @cached_property
     def value(self) -> Tensor:
         """(rows, columns)"""
         y = self.function(*(x.clone() for x in self._shaped), *self.constants)
-        return y.expand(self._shaped[0].shape).to(self._shaped[0].dtype).flatten(1)
+        widest = max(self._shaped, key=Tensor.numel)
+        return y.expand(widest.shape).to(widest.dtype).flatten(1)
 
     @cached_property
     def slopes(self) -> list[Tensor]:
@@ -201,8 +215,17 @@ class _Evaluated:
             if not y.requires_grad:
                 return [torch.zeros_like(x).flatten(1) for x in at]
             found = torch.autograd.grad(y.sum(), at, allow_unused=True)
-        zero = torch.zeros_like(at[0])
-        return [(zero if slope is None else slope).flatten(1) for slope in found]
+        pairs = zip(found, at, strict=True)
+        return [(torch.zeros_like(x) if s is None else s).flatten(1) for s, x in pairs]
+
+    def back(self, number: int, gradient: Tensor) -> Tensor:
+        """The gradient with respect to a value, from that of the result, both as columns."""
+        with torch.enable_grad():
+            at = [x.detach().requires_grad_() for x in self._shaped]
+            y = self.function(*(x.clone() for x in at), *self.constants)
+            if not y.requires_grad:
+                return torch.zeros_like(at[number]).flatten(1)
+            return torch.autograd.grad(y, at[number], gradient.view(y.shape))[0].flatten(1)
 
 
 def _of_columns(
@@ -212,7 +235,7 @@ def _of_columns(
     roots = NONE.union(*(x.roots for x in parts))
     table = Table(
         place.count,
-        parts[0].units,
+        max(x.units for x in parts),
         None,
         lambda: evaluated.value,
         roots=roots,
@@ -227,6 +250,8 @@ def _of_columns(
             return products(evaluated.slopes[number])
 
         through = _slope_pull(roots, squares, slope)
+        if x.units < table.units:  # all units send gradients to the same number
+            through = _whole_pull(roots, partial(evaluated.back, number))
         table.parents.append((x, _then_spread(through, index, x)))
     return table
 

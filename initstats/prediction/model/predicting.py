@@ -52,15 +52,20 @@ def predict_model(
     if entry is not None and entry.fitted:
         raise ValueError(f"init {entry.name!r} is fitted to data: no variance is declared")
     laws = Laws(entry)
-    probe = Tracing(model, weights=False, laws=laws).run(inputs)
-    tracer = probe.tracer
+    probe = Tracing(model, weights=False, laws=laws)
+    tracer = probe.follow(inputs)
     values = [(slot, state) for slot, state in tracer.found if slot.is_value]
     rows = [_row(slot, "forward", state, _forward(slot, state)) for slot, state in values]
     if backward:
         gradients = _gradients(tracer)
-        rows += [_backward_row(slot, state, gradients) for slot, state in values]
+        rows += [_backward_row(slot, state, gradients) for slot, state in values if _sent_to(slot)]
     table = pd.DataFrame(rows, columns=COLUMNS).astype(ORDERED)
     return table.sort_values("layer", kind="stable").reset_index(drop=True)
+
+
+def _sent_to(slot: Slot) -> bool:
+    """Whether a gradient may come back to a value: not to data that requires none."""
+    return slot.layer > 0 or any(facts.requires_grad for facts in slot.facts.values())
 
 
 def _row(slot: Slot, direction: str, state: State, found: Moments) -> tuple[Any, ...]:
@@ -94,6 +99,8 @@ def _backward_row(slot: Slot, state: State, gradients: _Gradients) -> tuple[Any,
     if state.rows.numel() != state.table.rows * state.table.units:
         note = "some of its entries are copies of others"
         return _row(slot, "backward", state, Moments(note=note))
+    if math.isnan(float(state.table.square.sum())):
+        return _row(slot, "backward", state, Moments(note="it leaves the range of numbers"))
     moments = moments_of(state, slot.axis, found.kernel.diagonal(), found, found.claim)
     return _row(slot, "backward", state, moments)
 
@@ -143,7 +150,7 @@ def _gradients(tracer: Tracer) -> _Gradients:
         if isinstance(state, Signal):
             gradients.send(state.table, _sent(state, sent, tracer))
     gradients.go()
-    for table, why in tracer.unknown_from:
+    for table, why in tracer.lost:
         gradients.lose(table, why)
     return gradients
 

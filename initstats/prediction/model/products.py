@@ -129,8 +129,8 @@ def terms(x: Signal, summed: int) -> Sums:
     Raises:
         Unpredicted: outputs sum different units.
     """
-    rows = x.rows.movedim(summed, -1).flatten(0, -2)
-    units = x.units.movedim(summed, -1).flatten(0, -2)
+    rows, units = (i.movedim(summed, -1) for i in (x.rows, x.units))
+    rows, units = (i.reshape(-1, i.shape[-1]) for i in (rows, units))
     if (units != units[:1]).any():
         raise Unpredicted("different outputs sum different units")
     if (rows == rows[:, :1]).all():

@@ -12,7 +12,7 @@ from torch import Tensor
 from initstats.prediction.model.arguments import Arguments
 from initstats.prediction.model.attention import between
 from initstats.prediction.model.laws import Laws
-from initstats.prediction.model.moving import copied, joined, mixed, picked
+from initstats.prediction.model.moving import copied, joined, mixed, picked, unfolded
 from initstats.prediction.model.norms import norm, over_rows
 from initstats.prediction.model.pointwise import added, applied, dropped
 from initstats.prediction.model.signals import (
@@ -91,7 +91,9 @@ class Rules:
         for shape, state in zip(shapes, found, strict=True):
             if isinstance(state, Signal) and state.rows.shape != shape:
                 return [Unknown(f"{operation.name}: its shape is not understood")] * len(outputs)
-        return found
+        if name in REARRANGING:
+            return found
+        return [_unfolded(state) if isinstance(state, Signal) else state for state in found]
 
 
 Rule = Callable[[Arguments, Tensor], Signal]
@@ -185,7 +187,23 @@ def _over_rows(of: Arguments, out: Tensor) -> Signal:
         return copied([x], of.run, out.shape, unit_dims(x), of.draws)
     if name in ("constant_pad_nd", "pad") and not _pads_zeros(of):
         raise Unpredicted("padding with other values than 0")
+    dims = unit_dims(x)
+    over = of.value(1, "dim")
+    if name in ("mean", "sum") and over is not None:
+        gone = {dim % x.rows.ndim for dim in ([over] if isinstance(over, int) else over)}
+        if gone >= set(dims):
+            return copied([x], of.run, out.shape, [], of.draws)
     return mixed(x, of.run, out.shape)
+
+
+def _gated(of: Arguments, _: Tensor) -> Signal:
+    x, dim = of.signal(0, "input"), int(of.value(1, "dim", -1))
+    halves = [picked(x, partial(_half, dim=dim, number=number)) for number in (0, 1)]
+    return applied(lambda a, b: a * b.sigmoid(), halves, [], of.draws)
+
+
+def _half(index: Tensor, dim: int, number: int) -> Tensor:
+    return index.chunk(2, dim)[number]
 
 
 def _pointwise(of: Arguments, out: Tensor) -> Signal:
@@ -193,14 +211,21 @@ def _pointwise(of: Arguments, out: Tensor) -> Signal:
         raise Unpredicted("an operation that is not known")
     args, named, parts = of.holes
     states = [of.state_of(part) for part in parts]
-    kinds = tuple("mask" if part.dtype == torch.bool else "value" for part in parts)
-    if what_is(of.operation.function, args, named, kinds, out.ndim, ()) != "elementwise":
+    fixed = [_constant(part, state) for part, state in zip(parts, states, strict=True)]
+    single = [c is not None and c.numel() == 1 and c.is_floating_point() for c in fixed]
+    kinds = tuple(
+        "constant" if one else "mask" if part.dtype == torch.bool else "value"
+        for part, one in zip(parts, single, strict=True)
+    )
+    numbers = tuple(
+        c.double() for c, one in zip(fixed, single, strict=True) if one and c is not None
+    )
+    if what_is(of.operation.function, args, named, kinds, out.ndim, numbers) != "elementwise":
         raise Unpredicted("an operation that is not known")
     signals = [state for state in states if isinstance(state, Signal)]
     if not signals:
         raise Unpredicted("weights that are no product with what they meet")
     like = max(signals, key=lambda x: x.rows.numel())
-    fixed = [_constant(part, state) for part, state in zip(parts, states, strict=True)]
     for number, (part, state) in enumerate(zip(parts, states, strict=True)):
         if fixed[number] is None and isinstance(state, Weight):
             states[number] = of.beside(part, state, like)
@@ -209,7 +234,8 @@ def _pointwise(of: Arguments, out: Tensor) -> Signal:
     values = [s for s in states if isinstance(s, Signal)]
     constants = [fixed[n] for n in others]
     name = of.operation.name.rstrip("_")
-    if name in _SUMS and len(values) == 2 and len(parts) == 2:
+    alike = len({x.table.units for x in values}) == 1
+    if name in _SUMS and len(values) == 2 and len(parts) == 2 and alike:
         alpha = float(of.value(2, "alpha", 1.0))
         signs = {"add": (1.0, alpha), "sub": (1.0, -alpha), "rsub": (-alpha, 1.0)}[name]
         return added(values, signs)
@@ -221,6 +247,13 @@ def _pointwise(of: Arguments, out: Tensor) -> Signal:
         return made
 
     return applied(run, values, [c for c in constants if c is not None], of.draws)
+
+
+def _unfolded(x: Signal) -> Signal:
+    try:
+        return unfolded(x)
+    except Unpredicted:  # only its own gradient needs a row for each position
+        return x
 
 
 def _first(index: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
@@ -239,6 +272,10 @@ def _constant(x: Tensor, state: State) -> Tensor | None:
     return None
 
 
+def _is_number(x: Tensor | None) -> bool:
+    return x is not None and x.numel() == 1 and x.is_floating_point()
+
+
 def _pads_zeros(of: Arguments) -> bool:
     mode, value = of.value(2, "mode", "constant"), of.value(3, "value", None)
     if of.operation.name == "constant_pad_nd":
@@ -251,6 +288,7 @@ _RULES: dict[str, Rule] = {
     "conv1d": convolution,
     "conv2d": convolution,
     "embedding": embedding,
+    "glu": _gated,
     **dict.fromkeys(NORMALIZATIONS, norm),
     **dict.fromkeys(("cat", "concat", "concatenate", "stack"), _joined),
     **dict.fromkeys(DROPOUTS, _dropped),

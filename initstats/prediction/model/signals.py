@@ -60,6 +60,23 @@ class Signal:
         """The signal with its entries rearranged."""
         return Signal(self.table, change(self.rows), change(self.units))
 
+    @property
+    def cut(self) -> Signal:
+        """The signal without a way back."""
+        x = self.table
+        table = Table(
+            x.rows,
+            x.units,
+            None if x.kernel_of is None else lambda: x.kernel,
+            lambda: x.columns,
+            lambda: x.mean,
+            x.gaussian,
+            x.roots,
+            x.claim,
+            function=x.function,
+        )
+        return Signal(table, self.rows, self.units)
+
 
 State = Given | Weight | Unknown | Signal
 

@@ -62,7 +62,7 @@ def convolution(of: Arguments, out: Tensor) -> Signal:
 
 def embedding(of: Arguments, out: Tensor) -> Signal:
     """Rows of a table of weights, one for each token."""
-    tokens, weight = of.given(0, "input"), of.weight(1, "weight")
+    tokens, weight = of.given(1, "indices"), of.weight(0, "weight")
     found = of.laws.of_entries(weight)
     tokens_seen, which = distinct(tokens)
     shape = len(tokens_seen), out.shape[-1]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from weakref import proxy
 
+import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -13,6 +15,7 @@ from initstats.prediction.model.laws import Laws
 from initstats.prediction.model.rules import Rules
 from initstats.prediction.model.signals import Given, Signal, State, Unknown, Weight
 from initstats.prediction.model.tables import Draws, Table
+from initstats.probe.batch import called, unmoved
 from initstats.probe.operations import Operation, tensors
 from initstats.probe.origins import Call
 from initstats.probe.probe import Probe
@@ -28,13 +31,12 @@ class Tracer(Recorder):
         draws: makes columns.
         rules: find the state of what operations make.
         ends: what the model returned.
-        unknown_from: the tables from which what is not known was made, and why it is not.
     """
 
     def __init__(self, probe: Probe, laws: Laws) -> None:
         super().__init__(probe)
         self.found: list[tuple[Slot, State]] = []
-        self.unknown_from: list[tuple[Table, str]] = []
+        self._left: list[tuple[Table, str, Any]] = []
         self.draws = Draws()
         self.rules = Rules(self.draws, laws)
         self.ends: list[tuple[Tensor, State]] = []
@@ -101,19 +103,36 @@ class Tracer(Recorder):
         else:
             found = self.rules.follow(operation, outputs, self.state_of)
         why = [state.reason for state in found if isinstance(state, Unknown)]
-        for state in map(self.state_of, operation.read) if why else ():
+        nodes = [x.grad_fn for x in outputs if x.grad_fn is not None]
+        for state in map(self.state_of, operation.read) if why and nodes else ():
             if isinstance(state, Signal):
-                self.unknown_from.append((state.table, why[0]))
+                self._left.append((state.table, why[0], nodes[0]))
         if writes:
             self._forget_views(outputs)
         for x, state in zip(outputs, found, strict=True):
             self._states[x] = state
+            if isinstance(state, Signal) and not x.requires_grad:
+                self._states[x] = state.cut
+
+    @property
+    def lost(self) -> Iterator[tuple[Table, str]]:
+        """Tables to which gradients come back that are not known, and why they are not."""
+        waiting, seen = [x.grad_fn for x, _ in self.ends], set[Any]()
+        while waiting:
+            node = waiting.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                waiting += [source for source, _ in node.next_functions]
+        for table, why, node in self._left:
+            if node in seen:
+                yield table, why
 
     def _forget_views(self, outputs: list[Tensor]) -> None:
         """What shares memory with a tensor that was written to is no longer known."""
         written = {x.untyped_storage().data_ptr() for x in outputs}
         for x in list(self._states):
-            known = isinstance(self._states[x], Signal)
+            before = self._states[x]
+            known = isinstance(before, Signal)
             if known and x.untyped_storage().data_ptr() in written:
                 self._states[x] = Unknown("another tensor with the same memory was written to")
 
@@ -128,3 +147,12 @@ class Tracing(Probe):
         super().__post_init__()
         self.tracer = Tracer(proxy(self), self.laws or Laws())
         self._recorder = self.tracer
+
+    def follow(self, inputs: Any) -> Tracer:
+        """Run one batch forward, and leave the model as it was."""
+        self.tracer.watching = False  # a single pass
+        with unmoved(self.model) as writing, torch.enable_grad(), self as probe:
+            assert probe._watch is not None
+            probe._watch.writing = writing
+            called(self.model, inputs)
+        return self.tracer

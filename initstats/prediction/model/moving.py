@@ -100,6 +100,7 @@ def _part(table: Table, index: Tensor, some: Tensor) -> Table:
         table.claim,
         [(table, pull)],
         table.function,
+        lambda: table.scatter[index],
     )
 
 

@@ -1,8 +1,9 @@
 """Norms of one row at a time, or of many: layer, root mean square, batch, group.
 
-A norm over units divides a row by its length, which does not fluctuate in wide layers, so that
-gradients are divided by it, too; of n units their parts along the row and along its mean are lost.
-Norms over rows divide each unit by what it is itself, which columns follow.
+A norm over units divides a row by its length. In wide layers that hardly fluctuates, and gradients
+are divided by it, too; of n units their parts along the row and along its mean are lost, and what
+fluctuations of the length add is counted, to first order in 1 / n. Norms over rows divide each
+unit by what it is itself, which columns follow.
 """
 
 from __future__ import annotations
@@ -50,12 +51,15 @@ def normalized(x: Signal, over: int, eps: float, *, centre: bool) -> Signal:
     def columns() -> Tensor:
         return (table.columns - mean().float()[:, None]) / size().float()[:, None]
 
-    left = max(1 - (1 + centre) / table.units, 0.0)
+    def factor() -> Tensor:
+        """How much of a gradient is left, over the size: E 1 / s^2 is above 1 / E s^2."""
+        left = 1 + (table.scatter - 1 - int(centre)) / table.units
+        return left.clamp(min=0).sqrt() / size()
 
     def pull(cotangent: Cotangent) -> Cotangent:
         return Cotangent(
-            lambda: left * cotangent.kernel / size()[:, None] / size(),
-            lambda: math.sqrt(left) * cotangent.columns / size().float()[:, None],
+            lambda: cotangent.kernel * factor()[:, None] * factor(),
+            lambda: cotangent.columns * factor().float()[:, None],
             cotangent.back,
             cotangent.seen,
         )
@@ -70,6 +74,7 @@ def normalized(x: Signal, over: int, eps: float, *, centre: bool) -> Signal:
         table.roots,
         "infinite width",
         [(table, pull)],
+        scatter_of=lambda: torch.zeros(table.rows, dtype=torch.float64),
     )
     return Signal(made, x.rows, x.units)
 

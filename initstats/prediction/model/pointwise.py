@@ -315,9 +315,20 @@ def added(values: Sequence[Signal], signs: Sequence[float]) -> Signal:
     gaussian = all(x.gaussian for x in parts)
     roots = NONE.union(*(x.roots for x in parts))
     table = Table(place.count, one.units, kernel, columns, mean, gaussian, roots, claim)
+    if independent and len(parts) == 2:
+        table.scatter_of = lambda: _scatter(parts, place, signs)
     for x, index, sign in zip(parts, place.indices, signs, strict=True):
         table.parents.append((x, _then_spread(_scaled_pull(sign), index, x)))
     return Signal(table, place.rows, place.units)
+
+
+def _scatter(parts: list[Table], place: Aligned, signs: Sequence[float]) -> Tensor:
+    """The scatter of a sum of independent values: that of both, and of their product."""
+    (q, a), (v, b) = (
+        (s * s * x.square[i], x.scatter[i])
+        for x, i, s in zip(parts, place.indices, signs, strict=True)
+    )
+    return (a * q**2 + 4 * q * v + b * v**2) / ((q + v) ** 2).clamp(min=1e-300)
 
 
 def _scaled_pull(factor: float) -> Pull:

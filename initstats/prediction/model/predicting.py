@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from initstats import inits
 from initstats.inits import Init
 from initstats.prediction.model.laws import Laws
+from initstats.prediction.model.products import MOST_ROWS
 from initstats.prediction.model.signals import Given, Signal, State, Unknown
 from initstats.prediction.model.statistics import Moments, moments_of, moments_of_data
 from initstats.prediction.model.tables import NONE, Cotangent, Table, summed
@@ -86,7 +87,16 @@ def _forward(slot: Slot, state: State) -> Moments:
     if not isinstance(state, Signal):
         return Moments(note=getattr(state, "reason", "it is made of weights alone"))
     table = state.table
-    return moments_of(state, slot.axis, table.square, table, table.claim)
+    try:
+        return moments_of(state, slot.axis, table.square, table, table.claim)
+    except Exception as error:  # noqa: BLE001 (a model's own function may raise)
+        return Moments(note=not_computed(error))
+
+
+def not_computed(error: Exception) -> str:
+    """Why a value that was followed is not known."""
+    what = (str(error).splitlines() or [""])[0]
+    return f"it cannot be computed ({type(error).__name__}: {what})"
 
 
 def _backward_row(slot: Slot, state: State, gradients: _Gradients) -> tuple[Any, ...]:
@@ -99,9 +109,9 @@ def _backward_row(slot: Slot, state: State, gradients: _Gradients) -> tuple[Any,
     if state.rows.numel() != state.table.rows * state.table.units:
         note = "some of its entries are copies of others"
         return _row(slot, "backward", state, Moments(note=note))
-    if math.isnan(float(state.table.square.sum())):
+    if math.isnan(_forward(slot, state).square):
         return _row(slot, "backward", state, Moments(note="it leaves the range of numbers"))
-    moments = moments_of(state, slot.axis, found.kernel.diagonal(), found, found.claim)
+    moments = moments_of(state, slot.axis, found.square, found, found.claim)
     return _row(slot, "backward", state, moments)
 
 
@@ -118,9 +128,17 @@ class _Gradients:
 
     def go(self) -> None:
         for table in _ordered(list(self._arrived)):
-            if table not in self._arrived:
+            if table not in self._arrived or table in self._why:
                 continue
-            total = self._done[table] = summed(self._arrived[table])
+            total = summed(self._arrived[table])
+            if table.rows > MOST_ROWS:
+                total.kernel_of = None
+            try:  # now, as what waits for each other would be nested as deep as the model
+                _ = total.square
+            except Exception as error:  # noqa: BLE001 (a model's own function may raise)
+                self.lose(table, not_computed(error))
+                continue
+            self._done[table] = total
             for parent, pull in table.parents:
                 self.send(parent, pull(total))
 
@@ -133,10 +151,12 @@ class _Gradients:
 
     def lose(self, table: Table, why: str) -> None:
         """Take the gradients of a table, and of all that it is made of, for unknown."""
-        if table not in self._why:
-            self._why[table] = why
-            for parent, _ in table.parents:
-                self.lose(parent, why)
+        waiting = [table]
+        while waiting:
+            each = waiting.pop()
+            if each not in self._why:
+                self._why[each] = why
+                waiting += [parent for parent, _ in each.parents]
 
 
 def _gradients(tracer: Tracer) -> _Gradients:

@@ -26,7 +26,8 @@ from initstats.prediction.model.signals import (
 )
 from initstats.prediction.model.tables import NONE, Cotangent, Draws, Table
 
-_MOST_ROWS = 2048
+MOST_ROWS = 2048
+"""Rows of which products of all pairs are followed."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,8 @@ def patches(
 
 def checked(rows: int) -> None:
     """Raise Unpredicted where a kernel would be too large."""
-    if rows > _MOST_ROWS:
+    if rows > MOST_ROWS:
         raise Unpredicted(
             f"its samples and positions are {rows} rows, and products of all pairs of more than "
-            f"{_MOST_ROWS} are not followed: give fewer samples"
+            f"{MOST_ROWS} are not followed: give fewer samples"
         )

@@ -74,6 +74,7 @@ class Signal:
             x.roots,
             x.claim,
             function=x.function,
+            scatter_of=lambda: x.scatter,
         )
         return Signal(table, self.rows, self.units)
 

@@ -88,6 +88,13 @@ class Cotangent:
         return products(self.columns) if self.kernel_of is None else self.kernel_of()
 
     @cached_property
+    def square(self) -> Tensor:
+        """Mean squares over units, (rows,)."""
+        if self.kernel_of is None:
+            return self.columns.double().square().mean(1)
+        return self.kernel.diagonal()
+
+    @cached_property
     def columns(self) -> Tensor:
         """(rows, copies * units)."""
         return self.columns_of()
@@ -110,6 +117,8 @@ class Table:
         claim: in which sense the second moments hold.
         parents: the tables that it is made of, and how gradients go back to them.
         function: the elementwise function of one other value that made it.
+        scatter_of: computes the variance of a row's own mean square over n units, relative to its
+            square and times n, (rows,); None: 2, that of Gaussian rows.
     """
 
     rows: int
@@ -122,6 +131,7 @@ class Table:
     claim: Claim = "infinite width"
     parents: list[tuple[Table, Pull]] = field(default_factory=list)
     function: Callable[[Tensor], Tensor] | None = None
+    scatter_of: Callable[[], Tensor] | None = None
 
     @cached_property
     def kernel(self) -> Tensor:
@@ -141,6 +151,13 @@ class Table:
         if self.gaussian:
             return torch.zeros(self.rows, dtype=torch.float64)
         return self.columns.double().mean(1) if self.mean_of is None else self.mean_of()
+
+    @cached_property
+    def scatter(self) -> Tensor:
+        """Relative variance of a row's own mean square, times the units, (rows,)."""
+        if self.scatter_of is None:
+            return torch.full((self.rows,), 2.0, dtype=torch.float64)
+        return self.scatter_of()
 
     @cached_property
     def columns(self) -> Tensor:

@@ -58,6 +58,8 @@ def moments_of_data(x: Tensor, axis: int) -> Moments:
     """The moments of a tensor whose values are known."""
     values = _by_unit(x.double(), axis)
     square = float(values.square().mean())
+    if not math.isfinite(square):
+        return Moments(note="its values are not finite, or there are none")
     count = values.shape[1]
     if count < 2 or not square > 0:
         return Moments(square, math.nan, "exact")

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from initstats.prediction import compare_with_theory as compare_with_theory
     from initstats.prediction import predict as predict
     from initstats.prediction import predict_run as predict_run
+    from initstats.prediction.model import predict_model as predict_model
     from initstats.probe import Probe as Probe
     from initstats.probe import measure as measure
     from initstats.repair import lsuv_ as lsuv_

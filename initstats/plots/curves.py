@@ -98,7 +98,7 @@ _SHARES = ("attention_entropy", "concentration")
 def over_seeds(
     results: Results, statistic: str, tensor: str, direction: str = "forward"
 ) -> pd.DataFrame:
-    """A statistic of every configuration and layer that has the tensor: mean over seeds, and theory.
+    """A statistic of every configuration and layer with the tensor: mean over seeds, and theory.
 
     Returns:
         The columns of a configuration, `layer`, `tensor`, `direction`; `source`, "measured" or

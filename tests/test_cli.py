@@ -26,6 +26,7 @@ import initstats as ist
 from initstats import cli
 from initstats.activations import ACTIVATIONS
 from initstats.cli import completion, options
+from initstats.cli.meanings import PARAMETERS
 from initstats.cli.output import as_json
 from initstats.diagnosis import RULES
 from initstats.inits import INITS
@@ -246,15 +247,27 @@ def test_list_shows_names_as_the_table_has_them(run: Run) -> None:
         ("inits", "normal", "std=0.01"),
         ("activations", "general_relu", "leak=0.1,sub=0.4,maxv=6"),
         ("statistics", "dead_fraction", ""),
-        ("networks", "mlp", ""),
+        ("networks", "resnet", "kernel=3,first_kernel=5"),
+        (
+            "recipes",
+            "deepnorm",
+            "network=transformer(place=post,scale=deepnorm),init=xavier_normal,activation=relu",
+        ),
+        ("columns", "branch_share", ""),
         ("rules", "saturation", ""),
         ("figures", "verdicts", ""),
     ):
         assert named[kind, name] == parameters
-    kinds = ("inits", "activations", "networks", "statistics", "rules", "figures")
-    assert tuple(dict.fromkeys(kind for kind, *_ in lines)) == kinds
-    found = json.loads(run("list", "--json").out)
+    assert [*dict.fromkeys(kind for kind, *_ in lines)] == [
+        *("inits", "activations", "networks", "network parameters", "recipes", "statistics"),
+        *("columns", "rules", "figures"),
+    ]
+    said = json.loads(run("list", "--json").out)
+    found = {kind.replace("_", " "): entries for kind, entries in said.items()}
     assert {(kind, each["name"]) for kind in found for each in found[kind]} == {*named}
+    # each parameter of our networks has a meaning, and nothing else has one
+    ours = {name for each in found["networks"] for name in each["parameters"]}
+    assert {each["name"] for each in found["network parameters"]} == ours == {*PARAMETERS}
     grid = ist.Grid(inits=["normal(std=0.01)"], activations=["general_relu(sub=0.4)"])
     assert [grid.inits[0].name, grid.activations[0].name] == ["normal", "general_relu"]
 

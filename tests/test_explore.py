@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 import initstats as ist
 from initstats.diagnosis import CONFIGURATION, Limits, judge, seed_interval
 from initstats.diagnosis.verdicts import ASPECTS, HEALTHY, VERDICTS, WORDS
-from initstats.plots import Results
+from initstats.plots import FIGURES, Results
+from initstats.plots.results import order
 from initstats.plots.shapes import BINS, FULL, Shaper
 from initstats.report import explore
 from initstats.report.explore import Exploration, exploration
@@ -68,6 +69,38 @@ def explored(results: Results) -> Exploration:
     return exploration(results)
 
 
+@pytest.fixture(scope="module")
+def streamed(toy: ist.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A run in which layers add to a stream, and one network has attention."""
+    folder = tmp_path_factory.mktemp("streamed")
+    grid = ist.Grid(
+        networks=["mlp", "resmlp(norm=layer)", "transformer(patch=4,heads=2)"],
+        inits=["kaiming_normal", "normal(std=8)"],
+        activations=["relu", "tanh"],
+        widths=[6],
+        depth=11,
+        seeds=2,
+        backward=True,
+    )
+    ist.run_sweep(grid, toy, out=folder)
+    ist.predict_run(folder, toy)
+    return Results.of(folder)
+
+
+@pytest.fixture(scope="module")
+def planted(streamed: Results) -> Results:
+    """The same, but for a stack whose branches add nothing, and one whose first adds most."""
+    table = streamed.table.copy()
+    of = (table["network"] == "resmlp(norm=layer)") & (table["init"] == "kaiming_normal")
+    idle, first = (of & (table["activation"] == name) for name in ("relu", "tanh"))
+    table.loc[idle, "branch_share"] *= 1e-3
+    table.loc[first & (table["layer"] > 2), "branch_share"] *= 0.01
+    gentle = table["init"].eq("kaiming_normal")  # nothing graver by any of the limits
+    table.loc[gentle & table["direction"].eq("backward"), "second_moment"] = 1.0
+    table.loc[gentle, "sample_correlation"] = 0.5
+    return Results.of(table, predicted=streamed.predicted)
+
+
 def unpacked(explored: Exploration, block: int) -> dict[str, NDArray[Any]]:
     """The planes of a block as a script reads them; numbers of two bytes as those of four."""
     text = explored.data[block]
@@ -101,9 +134,15 @@ def rows_of_block(explored: Exploration) -> Iterator[tuple[int, str, str]]:
     [Limits(), Limits(2, 0.9, 2), Limits(100, 0.999, 1000), Limits(30, 1, 3)],
     ids=str,
 )
+@pytest.mark.parametrize(
+    ("run", "some"),
+    [("results", {"overflows"}), ("planted", {"idle", "front-loaded"})],
+)
 def test_a_block_holds_what_verdicts_hang_on(
-    results: Results, explored: Exploration, limits: Limits
+    request: pytest.FixtureRequest, run: str, some: set[str], limits: Limits
 ) -> None:
+    results: Results = request.getfixturevalue(run)
+    explored = exploration(results)
     manifest = json.loads(explored.manifest)
     judged: Any = judge(results.table, results.predicted, limits)["verdict"].astype(str)
     met = set()
@@ -114,6 +153,7 @@ def test_a_block_holds_what_verdicts_hang_on(
             np.testing.assert_array_equal(words[cell], expected.to_numpy())
         met |= {*words.flat}
     assert len(met) > 5
+    assert met >= some
 
 
 def verdicts_of(
@@ -172,6 +212,64 @@ def test_curves_are_means_over_seeds(
             finite = np.where(np.isfinite(mean), mean, 0)[:, None]
             each = drawn.loc[block.network, init, activation, block.width].unstack("seed")
             np.testing.assert_allclose(seeds, each - finite, rtol=0.04, atol=1e-5)
+
+
+def test_curves_of_streams_are_where_layers_have_them(streamed: Results) -> None:
+    explored = exploration(streamed)
+    manifest = json.loads(explored.manifest)
+    names = [each["name"] for each in manifest["statistics"]]
+    views = {
+        f"{view['tensor']} {view['direction']}": at for at, view in enumerate(manifest["views"])
+    }
+    known = {view: manifest["views"][at]["statistics"] for view, at in views.items()}
+    assert names.index("branch_share") in known["stream forward"]
+    assert names.index("attention_entropy") in known["attention forward"]
+    assert names.index("attention_entropy") not in known["stream forward"]
+    assert names.index("branch_share") not in known["activation forward"]
+    for number, block in enumerate(streamed.blocks):
+        planes = unpacked(explored, number)
+        rows = block.rows(streamed.table)
+        for view, at in views.items():
+            tensor, direction = view.split()
+            own = rows[(rows["tensor"] == tensor) & (rows["direction"] == direction)]
+            there = np.flatnonzero(planes["layers"][at]) + 1
+            assert there.tolist() == sorted(own["layer"].unique())
+        stream = block.rows(streamed.measured("stream"))
+        stream = stream[(stream["init"] == "kaiming_normal") & (stream["activation"] == "relu")]
+        expected = stream.groupby("layer")["branch_share"].mean()
+        drawn = planes["mean"][views["stream forward"], names.index("branch_share"), 0]
+        np.testing.assert_allclose(drawn[: len(expected)], expected, rtol=1e-6)
+        # a histogram stands at its layer, also behind layers without activation
+        held = planes["heights"][0].any(axis=1)
+        activations = block.rows(streamed.measured("activation"))["layer"].unique()
+        assert (np.flatnonzero(held) + 1).tolist() == sorted(activations)
+
+
+def test_figures_of_streams_have_the_layers_and_what_is_judged(streamed: Results) -> None:
+    def frame(name: str) -> pd.DataFrame:
+        return FIGURES[name].frame(streamed)
+
+    judged = frame("gradient_by_depth").groupby("network", observed=True)["tensor"].unique()
+    assert judged["mlp"] == ["preactivation"]
+    assert judged["transformer(heads=2,patch=4)"] == ["stream"]
+    spread = frame("std_by_depth")
+    spread = spread[spread["network"] == "transformer(heads=2,patch=4)"]
+    assert {*spread["layer"]} == {3, 5, 7, 9, 11}
+    bands = frame("distribution_by_depth")
+    bands = bands[bands["network"] == "transformer(heads=2,patch=4)"]
+    full = bands.groupby("layer")["count"].sum() > 0
+    assert full.index[full].tolist() == [3, 5, 7, 9, 11]
+    figure = FIGURES["std_by_depth"].draw_frame(frame("std_by_depth"))
+    assert [part.get_suptitle() for part in figure.subfigs] == [
+        f"{network}, width 6" for network in order(streamed.summary["network"])
+    ]
+
+
+def test_a_page_says_that_streams_are_judged(streamed: Results, results: Results) -> None:
+    page = compose(streamed).html()
+    assert "the stream is judged in place of pre-activations" in page
+    assert "rms of the pre-activations, or of the stream, on average" in page
+    assert results.signal == "pre-activations"
 
 
 def test_growth_and_theory_are_there(results: Results, explored: Exploration) -> None:

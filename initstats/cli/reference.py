@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,28 +66,33 @@ def gain(
 def list_(plugin: Plugins = None) -> None:
     """Say what there is, a line each: inits, activations, networks, statistics, rules, figures.
 
-    Names are those of the table; parameters are shown with their defaults.
+    Names are those of the table; parameters are shown with their defaults. Behind the networks
+    stand the meaning of their parameters, and recipes: networks and inits that belong together;
+    behind the statistics, the columns that only some networks have.
     Where the output is no terminal, a line is an entry, with tabs between its columns.
 
-    JSON: inits, activations, networks, statistics, rules and figures: name, parameters, meaning.
+    JSON: inits, activations, networks, network_parameters, recipes, statistics, columns, rules and
+    figures: name, parameters, meaning.
     """
     load_own(plugin)
-    catalogs = {f"{catalog.noun}s": catalog for catalog in _catalogs()}
-    output.result(**{noun: _entries(catalog) for noun, catalog in catalogs.items()})
+    found: dict[str, list[dict[str, Any]]] = {}
+    for catalog in _catalogs():
+        found[f"{catalog.noun}s"] = _entries(catalog)
+        found |= _behind(catalog.noun, found[f"{catalog.noun}s"])
+    output.result(**{noun.replace(" ", "_"): entries for noun, entries in found.items()})
     if not sys.stdout.isatty():
         lines = [
             [noun, each["name"], _parameters(each["parameters"]), each["meaning"]]
-            for noun, catalog in catalogs.items()
-            for each in _entries(catalog)
+            for noun, entries in found.items()
+            for each in entries
         ]
         print_table(("kind", "name", "parameters", "meaning"), lines)
         return
-    for noun, catalog in catalogs.items():
-        families = [catalog.family(name) for name in catalog]
+    for noun, entries in found.items():
         columns = {
-            "name": [family.name for family in families],
-            "parameters": [_parameters(family.defaults) for family in families],
-            "meaning": [family.meaning for family in families],
+            "name": [each["name"] for each in entries],
+            "parameters": [_parameters(each["parameters"]) for each in entries],
+            "meaning": [each["meaning"] for each in entries],
         }
         shown = {name: cells for name, cells in columns.items() if any(cells)}
         print_table(shown, zip(*shown.values(), strict=True), title=noun)
@@ -139,6 +144,39 @@ def _entries(catalog: Catalog[Any]) -> list[dict[str, Any]]:
         {"name": each.name, "parameters": dict(each.defaults), "meaning": each.meaning}
         for each in families
     ]
+
+
+def _behind(noun: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """What is told behind a catalogue: entries by heading."""
+    if noun == "network":
+        from initstats.cli.meanings import parameter_meanings
+        from initstats.recipes import RECIPES
+
+        names = dict.fromkeys(name for each in entries for name in each["parameters"])
+        return {
+            "network parameters": _meant(parameter_meanings(names)),
+            "recipes": [
+                {
+                    "name": name,
+                    "parameters": {each: getattr(recipe, each) for each in _PARTS},
+                    "meaning": recipe.meaning,
+                }
+                for name, recipe in RECIPES.items()
+            ],
+        }
+    if noun == "statistic":
+        from initstats.moments.notes import NOTES
+
+        return {"columns": _meant(NOTES.items())}
+    return {}
+
+
+_PARTS = ("network", "init", "activation")
+"""Of a recipe."""
+
+
+def _meant(pairs: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    return [{"name": name, "parameters": {}, "meaning": meaning} for name, meaning in pairs]
 
 
 def _catalogs() -> list[Catalog[Any]]:

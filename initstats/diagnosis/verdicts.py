@@ -202,7 +202,7 @@ def judge(
 def judged(stacks: pd.DataFrame, limits: Limits) -> pd.DataFrame:
     """The numbers of stacks, as `stacks_of` gives them, with their verdicts as in `judge`."""
     # as the browser holds them: its verdicts are these, to the last digit
-    held = stacks.astype(dict.fromkeys(_HELD, np.float32))
+    held = stacks.astype(dict.fromkeys(HELD, np.float32))
     met = {verdict.name: verdict.holds(held, limits).to_numpy() for verdict in VERDICTS}
     words = {"verdict": _first(list(met.values()), WORDS)}
     for aspect in ASPECTS:
@@ -214,7 +214,8 @@ def judged(stacks: pd.DataFrame, limits: Limits) -> pd.DataFrame:
     return stacks.assign(**words)
 
 
-_HELD = ("rms", "correlation", "mean", "std", "dead", "constant", "gradient", "share", "front")
+HELD = ("rms", "correlation", "mean", "std", "dead", "constant", "gradient", "share", "front")
+"""The numbers of a stack that are compared in the precision in which a page holds them."""
 _TELLS = {"signal": "rms", "gradient": "gradient", "distinctness": "correlation"}
 
 

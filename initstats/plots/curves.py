@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from initstats.diagnosis import CONFIGURATION, seed_interval
 from initstats.moments.table import STATISTICS
 from initstats.plots.grid import panels
-from initstats.plots.results import Results, headings, order
+from initstats.plots.results import Results, headings, of_tensor, order
 from initstats.plots.style import INK, Stroke, decimal, power_of_ten, strokes
 
 Array = NDArray[np.float64]
@@ -75,21 +75,30 @@ LOG = Scale(True, (-1, 1), (-6, 6), 1, band=(-1, 1))
 LINEAR = Scale(False, (-0.5, 1), (-5, 5), 0.5)
 SHARE = Scale(False, (0, 1), (0, 1), 0.5)
 CORRELATION = Scale(False, (0, 1), (-1, 1), 0.1)
+NUMBER = Scale(True, (0, 1), (-6, 6), 1)
+PART = Scale(False, (0, 1), (0, 5), 0.5)  # a branch may be larger than the sum that it is part of
 
 
 def scale_of(statistic: str) -> Scale:
     """The axis of a statistic of the table."""
-    if statistic == "sample_correlation":
+    if statistic.endswith("_correlation"):
         return CORRELATION
-    if statistic.endswith("_fraction"):
+    if statistic.endswith("_fraction") or statistic in _SHARES:
         return SHARE
+    if statistic == "branch_share":
+        return PART
+    if statistic == "participation_ratio":
+        return NUMBER
     return LOG if statistic in STATISTICS and STATISTICS[statistic].size else LINEAR
+
+
+_SHARES = ("attention_entropy", "concentration")
 
 
 def over_seeds(
     results: Results, statistic: str, tensor: str, direction: str = "forward"
 ) -> pd.DataFrame:
-    """A statistic of every configuration and layer: its mean over seeds, and theory.
+    """A statistic of every configuration and layer with the tensor: mean over seeds, and theory.
 
     Returns:
         The columns of a configuration, `layer`, `tensor`, `direction`; `source`, "measured" or
@@ -103,13 +112,13 @@ def over_seeds(
     heights = heights.clip(*scale.bounds) if scale in (SHARE, CORRELATION) else heights
     overflow = np.inf if scale.logarithmic else np.nan
     rows = rows.assign(height=np.where(rows["nonfinite"] > 0, overflow, heights))
-    interval = seed_interval(rows, "height", [*CONFIGURATION, "layer"]).apply(scale.value)
+    interval = seed_interval(rows, "height", [*CONFIGURATION, "layer", "tensor"]).apply(scale.value)
     parts = [interval.rename(columns={"mean": statistic}).reset_index().assign(source="measured")]
     if results.predicted is not None:
         parts.append(_expected(results.predicted, statistic, tensor, direction, scale))
     frame = pd.concat([results.ordered(part) for part in parts], ignore_index=True)
     verdicts = results.ordered(results.summary[[*CONFIGURATION, "verdict"]])
-    frame = frame.assign(tensor=tensor, direction=direction).merge(
+    frame = frame.assign(direction=direction).merge(
         verdicts.astype({"verdict": str}), on=CONFIGURATION
     )
     columns = [*CONFIGURATION, "layer", "tensor", "direction", "source"]
@@ -130,7 +139,7 @@ def _expected(
     On a logarithmic axis it has an interval, which holds two thirds of single networks: q is taken
     as log-normal with the predicted spread, so that the middle is below the mean.
     """
-    rows = predicted[(predicted["tensor"] == tensor) & (predicted["direction"] == direction)]
+    rows = of_tensor(predicted, tensor, direction)
     rows = rows.sort_values("layer", kind="stable")
     value = rows[statistic].to_numpy(dtype=float)
     applies = (rows["note"] == "").to_numpy() & np.isfinite(scale.height(value))
@@ -142,7 +151,7 @@ def _expected(
             variance = np.log1p(relative**2)  # that of log q
             middle, half = -variance / 4, np.sqrt(variance) / 2
             low, high = value * np.exp(middle - half), value * np.exp(middle + half)
-    rows = rows[[*CONFIGURATION, "layer"]].assign(low=low, high=high, source="theory")
+    rows = rows[[*CONFIGURATION, "layer", "tensor"]].assign(low=low, high=high, source="theory")
     rows[statistic] = value
     return rows
 

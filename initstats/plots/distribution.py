@@ -45,7 +45,8 @@ def distribution_by_depth(frame: pd.DataFrame, width: float | None = None) -> Fi
     colour, the more values; the share that is exactly zero is drawn in red on the middle line, an
     overflow as a red column. A healthy signal is a ribbon of constant height; one that narrows to
     the middle vanishes, one that opens like a fan explodes. A thin line away from zero: nearly
-    constant output. This does not show whether inputs differ: see the correlation figure.
+    constant output. A layer without an activation is blank. This does not show whether inputs
+    differ: see the correlation figure.
     """
     figure, cells = matrices(frame, width, widths=(0.3, 2.6), heights=(0.42, 1.6))
     depth = int(frame["layer"].max())

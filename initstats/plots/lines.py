@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from initstats.plots.catalog import DEPTH, GRADIENTS, register_figure
 from initstats.plots.curves import draw_curve, layer_ticks, over_seeds, panels_of_lines
-from initstats.plots.results import Results
+from initstats.plots.results import MAIN, Results
 
 
 def by_layer(
@@ -52,30 +52,31 @@ def mean_by_depth(frame: pd.DataFrame, width: float | None = None) -> Figure:
 
 @register_figure(
     title="Do inputs stay distinguishable?",
-    data=partial(by_layer, statistic="sample_correlation", tensor="preactivation"),
+    data=partial(by_layer, statistic="sample_correlation", tensor=MAIN),
     needs=[DEPTH],
     inline=False,
 )
 def sample_correlation(frame: pd.DataFrame, width: float | None = None) -> Figure:
-    """Mean correlation of the pre-activations of two samples, over seeds with its 95% Student-t
-    interval. At 1 every input looks the same to the layer, whatever the standard deviation says:
-    a bias, or an activation with a large mean, has drowned the signal. × is where a line ends
-    because the signal is exactly zero or has overflowed.
+    """Mean correlation of the pre-activations of two samples, or of the stream where layers add to
+    one, over seeds with its 95% Student-t interval. At 1 every input looks the same to the layer,
+    whatever the standard deviation says: a bias, or an activation with a large mean, has drowned
+    the signal. × is where a line ends because the signal is exactly zero or has overflowed.
     """
     return lines(frame, "sample correlation", width)
 
 
 @register_figure(
     title="Gradient against depth",
-    data=partial(by_layer, statistic="std", tensor="preactivation", direction="backward"),
+    data=partial(by_layer, statistic="std", tensor=MAIN, direction="backward"),
     needs=[DEPTH, GRADIENTS],
     inline=False,
 )
 def gradient_by_depth(frame: pd.DataFrame, width: float | None = None) -> Figure:
-    """Standard deviation of the gradient with respect to the pre-activations, starting from a
-    random gradient of standard deviation 1 at the last activation: geometric mean over seeds with
-    its 95% Student-t interval. Read it from right to left, as the gradient travels. What falls
-    towards the left vanishes before it reaches the first layers.
+    """Standard deviation of the gradient with respect to the pre-activations, or to the stream
+    where layers add to one, starting from a random gradient of standard deviation 1 at the
+    network's output: geometric mean over seeds with its 95% Student-t interval. Read it from right
+    to left, as the gradient travels. What falls towards the left vanishes before it reaches the
+    first layers.
     """
     return lines(frame, "gradient's std", width)
 
@@ -83,7 +84,8 @@ def gradient_by_depth(frame: pd.DataFrame, width: float | None = None) -> Figure
 def lines(frame: pd.DataFrame, label: str, width: float | None) -> Figure:
     """A panel for each activation and block, in which each init has a line."""
     depth, forward = int(frame["layer"].max()), frame["direction"].iloc[0] == "forward"
-    frame = frame.sort_values(["activation", "layer"], ascending=[True, forward], kind="stable")
+    keys = ["network", "width", "activation", "layer"]
+    frame = frame.sort_values(keys, ascending=[True, True, True, forward], kind="stable")
     names = {"x": "layer", "panel": "activation", "line": "init"}
     span, labels = (0.5, depth + 0.5), ("layer", label)
     figure, first = panels_of_lines(

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from initstats.plots.catalog import FIGURES, register_figure
 from initstats.plots.curves import draw_points, over_seeds, panels_of_lines, statistic_of
-from initstats.plots.results import MANY, Results, Sweep, evenly, order
+from initstats.plots.results import MAIN, MANY, Results, Sweep, evenly, order
 from initstats.registry import Need, unknown
 
 SWEPT = Need[Any](
@@ -33,8 +33,8 @@ def by_parameter(
 
     Returns:
         The columns of `over_seeds`, and one for each parameter of the family that was swept, the
-        chosen one first. Sample correlations are those of pre-activations, all other statistics
-        those of activations.
+        chosen one first. Sample correlations are those of pre-activations (of the stream where a
+        network has one), all other statistics those of activations.
 
     Raises:
         ValueError: no such statistic, layer or parameter, or none was swept.
@@ -45,7 +45,7 @@ def by_parameter(
     wanted = list(layers) or sorted({1, (1 + depth) // 2, depth})
     if absent := sorted(set(wanted) - set(range(1, depth + 1))):
         raise ValueError(f"there is no layer {absent[0]}: give layers from 1 to {depth}")
-    tensor = "preactivation" if statistic == "sample_correlation" else "activation"
+    tensor = MAIN if statistic == "sample_correlation" else "activation"
     kind, family, column, entries = sweep
     other = "activation" if kind == "init" else "init"
     part = results.only(kind, entries).only(other, order(results.few.summary[other]))

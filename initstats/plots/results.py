@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from initstats.diagnosis import CONFIGURATION, Limits, in_order, require, stacks_of, summary_of
+from initstats.diagnosis.streams import is_main
 from initstats.plots.bands import Key, band_of, banded
 from initstats.plots.shapes import Shape, Shaper
 from initstats.store import load_predictions, load_run, load_table, sum_histograms
@@ -60,7 +61,8 @@ class Results:
         table: one row per cell, layer, tensor and direction.
         summary: one row per configuration, as `summarize` gives it.
         bands: counts of the activations (layers, BANDS + 1) by (network, init, activation,
-            width), all seeds together, as `banded` gives them, for all configurations of `few`;
+            width), all seeds together, as `banded` gives them, for all configurations of `few`,
+            zero where a layer has no activation;
             None where only a table is at hand.
         predicted: one row per (configuration, layer, tensor, direction) from theory, as `predict`
             gives it; None where nothing was predicted.
@@ -105,7 +107,7 @@ class Results:
             name for name, (first, *_) in recorded.definitions.get("init", {}).items() if first
         ]
         results = replace(cls._summarized(table, None, predicted), fitted=fitted)
-        read = RunHistograms(run, results.outline)
+        read = RunHistograms(run, results)
         return replace(results, bands=Lazily(read.bands), shapes=Lazily(read.shapes))
 
     @classmethod
@@ -229,9 +231,18 @@ class Results:
         return f"Figures of all entries show {shown}, evenly taken." if parts else ""
 
     def measured(self, tensor: str, direction: str = "forward") -> pd.DataFrame:
-        """The table's rows about one tensor."""
-        table = self.table
-        return table[(table["tensor"] == tensor) & (table["direction"] == direction)]
+        """The table's rows about one tensor; of `MAIN`, about what goes through all layers."""
+        return of_tensor(self.table, tensor, direction)
+
+    @cached_property
+    def signal(self) -> str:
+        """What is judged, in words: pre-activations, or the stream where networks have one."""
+        rows = self.outline.summary
+        streams = {*self.measured("stream")["network"].unique()}
+        having = rows["network"].isin(streams)
+        if having.all():
+            return "stream"
+        return "pre-activations, or of the stream," if having.any() else "pre-activations"
 
     def ordered(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Rows about configurations, by network, width, init and activation in the table's order.
@@ -252,11 +263,11 @@ class RunHistograms:
 
     Args:
         run: its folder.
-        few: the configurations that are read.
+        results: whose histograms these are; those of `few` are read.
     """
 
-    def __init__(self, run: str | Path, few: Results) -> None:
-        self._run = run
+    def __init__(self, run: str | Path, results: Results) -> None:
+        self._run, self._results, few = run, results, results.outline
         self._among: dict[str, Collection[int | str]] = {
             "network": {block.network for block in few.blocks},
             "init": few.inits,
@@ -268,13 +279,23 @@ class RunHistograms:
     def _read(self) -> tuple[dict[Key, NDArray[np.int64]], dict[Key, Shape]]:
         bins = load_run(self._run).bins
         band, shaped = band_of(*bins), Shaper(*bins)
+        layers = self._layers()
         bands, shapes = dict[Key, NDArray[np.int64]](), dict[Key, Shape]()
         for names, counts in sum_histograms(self._run, among=self._among, verified=True):
             network, init, activation, width = names
             key = str(network), str(init), str(activation), int(width)
+            counts = _spread(counts, layers.get((key[0], key[3]), range(1, len(counts) + 1)))
             bands |= banded(band, [(key, counts)])
             shapes[key] = shaped(counts)
         return bands, shapes
+
+    def _layers(self) -> dict[tuple[str, int], list[int]]:
+        """The layers of each network and width that have activations."""
+        rows = self._results.measured("activation")[["network", "width", "layer"]]
+        found: dict[tuple[str, int], list[int]] = {}
+        for network, width, layer in rows.drop_duplicates().itertuples(index=False):
+            found.setdefault((str(network), int(width)), []).append(int(layer))
+        return {key: sorted(layers) for key, layers in found.items()}
 
     def bands(self) -> Mapping[Key, NDArray[np.int64]]:
         """As `Results.bands`."""
@@ -321,6 +342,23 @@ class Probed:
         if isinstance(measured, pd.DataFrame):
             return cls(measured)
         return cls(measured.table(), measured.histograms())
+
+
+MAIN = "main"
+"""What goes through all layers: the stream where a network has one, else pre-activations."""
+
+
+def of_tensor(rows: pd.DataFrame, tensor: str, direction: str) -> pd.DataFrame:
+    """The rows of a table about one tensor, or `MAIN`, in one direction."""
+    named = is_main(rows) if tensor == MAIN else rows["tensor"] == tensor
+    return rows[named & (rows["direction"] == direction)]
+
+
+def _spread(counts: NDArray[np.int64], layers: Sequence[int]) -> NDArray[np.int64]:
+    """Counts by layer, nothing where a layer has no activation."""
+    spread = np.zeros((layers[-1] if len(layers) else 0, counts.shape[1]), counts.dtype)
+    spread[np.asarray(layers, int) - 1] = counts
+    return spread
 
 
 def _among(rows: pd.DataFrame, kept: Results) -> pd.DataFrame:

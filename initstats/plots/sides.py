@@ -28,7 +28,7 @@ from initstats.plots.curves import (
     scale_of,
 )
 from initstats.plots.grid import add_key, panels
-from initstats.plots.results import order
+from initstats.plots.results import MAIN, of_tensor, order
 from initstats.plots.style import INK, PAGE, PALETTE, Stroke, StyledFigure
 from initstats.registry import Need
 
@@ -77,7 +77,7 @@ def by_side(
     overflow = np.inf if scale.logarithmic else np.nan
     parts = []
     for rows, name in zip(pair.rows, pair.names, strict=True):
-        rows = rows[(rows["tensor"] == tensor) & (rows["direction"] == direction)]
+        rows = of_tensor(rows, tensor, direction)
         rows = rows.merge(chosen, on=pair.configuration)
         heights = scale.height(rows[statistic])
         heights = heights.clip(*scale.bounds) if scale in (SHARE, CORRELATION) else heights
@@ -124,13 +124,14 @@ def std_side_by_side(frame: pd.DataFrame, width: float | None = None) -> Figure:
 @register_figure(
     page="comparison",
     title="Do inputs stay distinguishable in both?",
-    data=partial(by_side, statistic="sample_correlation", tensor="preactivation"),
+    data=partial(by_side, statistic="sample_correlation", tensor=MAIN),
     needs=[STUDIES, DIFFERS, DEEP],
 )
 def correlation_side_by_side(frame: pd.DataFrame, width: float | None = None) -> Figure:
-    """Mean correlation of the pre-activations of two samples in the same combinations, over all
-    seeds of each run with its 95% Student-t interval. At 1 every input looks the same to the layer.
-    × is where a line ends because the signal is exactly zero or has overflowed.
+    """Mean correlation of the pre-activations of two samples in the same combinations (of the
+    stream, where layers add to one), over all seeds of each run with its 95% Student-t interval.
+    At 1 every input looks the same to the layer. × is where a line ends because the signal is
+    exactly zero or has overflowed.
     """
     return _lines(frame, "sample correlation", width)
 
@@ -138,13 +139,14 @@ def correlation_side_by_side(frame: pd.DataFrame, width: float | None = None) ->
 @register_figure(
     page="comparison",
     title="Gradient against depth in both",
-    data=partial(by_side, statistic="std", tensor="preactivation", direction="backward"),
+    data=partial(by_side, statistic="std", tensor=MAIN, direction="backward"),
     needs=[STUDIES, DIFFERS, DEEP, GRADIENTS],
 )
 def gradient_side_by_side(frame: pd.DataFrame, width: float | None = None) -> Figure:
     """Standard deviation of the gradient with respect to the pre-activations in the same
-    combinations: geometric mean over all seeds of each run with its 95% Student-t interval. It
-    travels from right to left; a stack of another depth begins at another layer.
+    combinations (to the stream, where layers add to one): geometric mean over all seeds of each run
+    with its 95% Student-t interval. It travels from right to left; a stack of another depth begins
+    at another layer.
     """
     return _lines(frame, "gradient's std", width, backward=True)
 

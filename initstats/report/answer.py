@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -95,18 +96,21 @@ def keepers(results: Results) -> Facts | None:
 def contrast(results: Results) -> Facts | None:
     """What a factor per layer comes to, for one activation: with its best init and a failing one.
 
-    The activation is relu where it has both, else the first one that has. The failing init changes
-    the signal tenfold or more from the first layer to the last, by the smallest factor.
+    The activation is relu where it has both, else the first one that has, and the network the first
+    where this is so. The failing init changes the signal tenfold or more from the first layer to
+    the last, by the smallest factor.
     """
     summary, steps = results.summary, results.depth - 1
-    for activation in sorted(results.activations, key=lambda name: name != "relu"):
-        rows = summary[summary["activation"] == activation]
+    names = sorted(results.activations, key=lambda name: name != "relu")
+    for activation, block in product(names, results.blocks):
+        rows = block.rows(summary[summary["activation"] == activation])
         healthy = rows[rows["verdict"] == "healthy"]
         off = rows[rows["verdict"].isin(["vanishes", "explodes"]) & np.isfinite(rows["std"])]
         off = off[(off["growth"] > 0) & (np.log10(off["growth"].clip(1e-300)).abs() * steps >= 1)]
         if len(healthy) and len(off):
             best, other = steadiest_first(healthy).iloc[0], steadiest_first(off).iloc[0]
-            return {"activation": activation, "best": best, "other": other}
+            stream = (results.measured("stream")["network"] == block.network).any()
+            return {"activation": activation, "best": best, "other": other, "stream": stream}
     return None
 
 

@@ -193,6 +193,7 @@ def compose(
         "depth": results.depth,
         "seeds": int(results.summary["seeds"].max()),
         "blocks": len(results.blocks),
+        "signal": results.signal,
         "healthy": int((results.summary["verdict"] == "healthy").sum()),
         "configurations": len(results.summary),
         "cells": (_cells(results), run.count if run else 0),

@@ -113,8 +113,13 @@ def _manifest(few: Results, frame: Frame, meanings: Meanings) -> dict[str, Any]:
         "seeds": frame.seeds,
         "depth": frame.depth,
         "views": [
-            {"tensor": tensor, "direction": direction, "label": VIEWS[tensor, direction]}
-            for tensor, direction in frame.views
+            {
+                "tensor": tensor,
+                "direction": direction,
+                "label": VIEWS[tensor, direction],
+                "statistics": known,
+            }
+            for (tensor, direction), known in zip(frame.views, frame.known, strict=True)
         ],
         "statistics": [
             {

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from initstats.diagnosis.verdicts import HEALTHY, VERDICTS, WORDS, Limits, judged
+from initstats.diagnosis.verdicts import HEALTHY, HELD, VERDICTS, WORDS, Limits, judged
 from initstats.plots.curves import Scale, scale_of
 from initstats.plots.results import Block, Results
 from initstats.plots.shapes import BINS
@@ -66,13 +66,27 @@ STATISTICS = [
         ("zero_fraction", "share of exact zeros", "zero_fraction"),
         ("negative_fraction", "share below zero", "negative_fraction"),
         ("kurtosis", "excess kurtosis", "kurtosis"),
+        ("branch_share", "branch’s share", "branch_share"),
+        ("pair_correlation", "correlation of two tokens", "pair_correlation"),
+        ("participation_ratio", "number of directions of tokens", "participation_ratio"),
+        ("attention_entropy", "normalized entropy", "attention_entropy"),
+        ("concentration", "sum of squares", "concentration"),
     )
 ]
+TENSORS = {
+    "activation": "activations",
+    "preactivation": "pre-activations",
+    "stream": "stream",
+    "normed": "outputs of norms",
+    "branch": "branches",
+    "logits": "attention logits",
+    "attention": "attention weights",
+}
+"""What is measured of a layer, in words; `tensor` of the table."""
 VIEWS = {
-    ("activation", "forward"): "activations",
-    ("preactivation", "forward"): "pre-activations",
-    ("activation", "backward"): "gradients of the activations",
-    ("preactivation", "backward"): "gradients of the pre-activations",
+    (tensor, direction): begin + label
+    for direction, begin in (("forward", ""), ("backward", "gradients of the "))
+    for tensor, label in TENSORS.items()
 }
 
 
@@ -84,6 +98,7 @@ class Frame:
         inits, activations, seeds: names; `depth`: the greatest number of layers.
         views: pairs of tensor and direction that were measured.
         statistics: those that the table has numbers of.
+        known: by view, the positions of the statistics that it has numbers of.
     """
 
     inits: Sequence[str]
@@ -92,24 +107,27 @@ class Frame:
     depth: int
     views: Sequence[tuple[str, str]]
     statistics: Sequence[Statistic]
+    known: Sequence[Sequence[int]]
 
     @classmethod
     def of(cls, results: Results) -> Frame:
         """The frame of all results."""
         table = results.table
-        pairs = table[["tensor", "direction"]].drop_duplicates().astype(str)
-        there = {*pairs.itertuples(index=False, name=None)}
+        columns = [each.column for each in STATISTICS if each.column in table]
+        counts = table.groupby(["tensor", "direction"], observed=True)[columns].count()
+        statistics = [
+            each for each in STATISTICS if each.column in columns and counts[each.column].any()
+        ]
+        views = [view for view in VIEWS if view in counts.index]
+        numbers = counts[[each.column for each in statistics]].reindex(views).to_numpy()
         return cls(
             results.inits,
             results.activations,
             sorted(int(seed) for seed in table["seed"].unique()),
             int(table["layer"].max()),
-            [view for view in VIEWS if view in there],
-            [
-                each
-                for each in STATISTICS
-                if each.column in table and table[each.column].notna().any()
-            ],
+            views,
+            statistics,
+            [np.flatnonzero(row).tolist() for row in numbers],
         )
 
     @property
@@ -176,6 +194,7 @@ class Data:
         """All planes, by name."""
         return {
             **self._verdicts(),
+            "layers": self._layers(),
             **self._curves(),
             **self._quantiles(),
             **self._theory(),
@@ -187,7 +206,7 @@ class Data:
         judged, shape = self.judged, self._frame.shape
         places = self._frame.spread(judged)
         flags = np.ones(len(judged), np.uint8)  # of a cell that was measured
-        held = judged.astype(dict.fromkeys(("mean", "std", "dead", "constant"), np.float32))
+        held = judged.astype(dict.fromkeys(HELD, np.float32))
         for bit, word in enumerate(FLAGS, 1):
             verdict = next(verdict for verdict in VERDICTS if verdict.name == word)
             flags |= verdict.holds(held, Limits()).to_numpy().astype(np.uint8) << bit
@@ -202,6 +221,15 @@ class Data:
         source = codes(judged["gradient_by"], SOURCES).astype(np.uint8)
         planes["source"] = filled(shape[:1], places // np.prod(shape[1:]), source, 0)
         return planes
+
+    def _layers(self) -> Plane:
+        """For each view and layer, whether this network has it."""
+        frame = self._frame
+        plane = np.zeros((len(frame.views), frame.depth), np.uint8)
+        for v, view in enumerate(frame.views):
+            layers = self._results.measured(*view)["layer"].unique()
+            plane[v, layers.astype(np.int64) - 1] = 1
+        return plane
 
     def _curves(self) -> dict[str, Plane]:
         """Means over seeds, half their 95% Student-t intervals, and the seeds, as heights.

@@ -42,8 +42,9 @@ export function tickLabel(height, logarithmic) {
 
 /** A plane for drawing, with margins, and the functions from layers and heights to pixels. */
 export class Axes {
-  constructor({ left, right, top, bottom, depth, low, high }) {
-    Object.assign(this, { left, right, top, bottom, depth, low, high });
+  /** @param there of each layer, whether anything is measured there; lines pass over others. */
+  constructor({ left, right, top, bottom, depth, low, high, there }) {
+    Object.assign(this, { left, right, top, bottom, depth, low, high, there });
   }
 
   x(layer) {
@@ -66,7 +67,10 @@ export class Axes {
 
   /** Places of heights by layer; a single layer is as wide as the plane. */
   #places(heights) {
-    if (this.depth > 1) return Array.from(heights, (height, at) => [this.x(at + 1), height]);
+    if (this.depth > 1) {
+      const places = Array.from(heights, (height, at) => [this.x(at + 1), height]);
+      return places.filter((_, at) => this.there[at]);
+    }
     return [this.left, this.right].map((x) => [x, heights[0]]);
   }
 

@@ -56,6 +56,7 @@ export class Controls {
     if (type === "checkbox") state[name] = checked;
     else if (name in state.limits) state.limits[name] = Number(value);
     else state[name] = name === "show" ? value : Number(value);
+    state.settle(name);
   }
 
   #field(name) {

@@ -15,11 +15,11 @@ const GAP = 15;
  *   `theory`, as heights by layer.
  * @returns the axes, which tell the layer at a place.
  */
-export function drawCurves(box, pixels, series, { statistic, depth, layer, whole }) {
+export function drawCurves(box, pixels, series, { statistic, depth, layer, there, whole }) {
   const { width, height } = sizeOf(pixels, 0.5);
   const [low, high] = rangeOf(series, statistic, whole);
   const margins = { left: 58, right: width - 30, top: 10, bottom: height - 40 };
-  const axes = new Axes({ ...margins, depth, low, high });
+  const axes = new Axes({ ...margins, depth, low, high, there });
   const ticks = ticksOf(low, high, statistic.logarithmic);
   const clip = svg(
     "clipPath",
@@ -139,7 +139,7 @@ function endOf(axes, { slot, mean }) {
     const mark = mean[out] === Infinity ? "×" : edge === axes.high ? "▴" : "▾";
     return { slot, mark, x: crossing(axes, mean, out, edge), y: within(axes.y(edge)) };
   }
-  const ends = known < mean.length - 1;
+  const ends = known < axes.there.lastIndexOf(1);
   const height = known < 0 ? axes.low : mean[known];
   const x = axes.x(Math.max(known, 0) + 1);
   return { slot, mark: ends ? "×" : "", x, y: within(axes.y(height)) };

@@ -19,12 +19,12 @@ const FULL = 255;
  * @param quantiles by name, each by layer.
  * @param histogram `heights`, `span` and `zeros` (a share) of the layer; null where there is none.
  */
-export function drawDistribution(box, pixels, quantiles, histogram, { depth, layer }) {
+export function drawDistribution(box, pixels, quantiles, histogram, { depth, layer, there }) {
   const { width, height } = sizeOf(pixels, 0.66);
   const right = histogram ? Math.round(width * 0.58) : width - 12;
   const margins = { left: 50, right, top: 10, bottom: height - 40 };
   const scale = new Bent(quantiles);
-  const axes = new Axes({ ...margins, depth, low: scale.low, high: scale.high });
+  const axes = new Axes({ ...margins, depth, low: scale.low, high: scale.high, there });
   const heights = (name) => quantiles[name].map((value) => scale.height(value));
   const fans = FANS.map(([low, high, opacity]) =>
     svg("path", { class: "fan", d: axes.area(heights(low), heights(high)), opacity }),

@@ -240,7 +240,7 @@ class Explorer {
       this.#part("curves"),
       this.#width,
       [...pins, ...ghost].map((pin) => shown.series(pin)),
-      { statistic: shown.statistic, depth, layer, whole },
+      { statistic: shown.statistic, depth, layer, there: shown.there, whole },
     );
     this.#dial.write(layer);
     // a preview takes the first place, so that nothing below moves
@@ -268,6 +268,7 @@ class Explorer {
       drawDistribution(picture, width, shown.quantiles(cell), shown.histogram(cell), {
         depth,
         layer,
+        there: shown.there,
       });
     }
     this.#part("distributions-note").hidden = !pictured.length;

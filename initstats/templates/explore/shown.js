@@ -22,6 +22,12 @@ export class Shown {
     return this.manifest.networks[this.state.network];
   }
 
+  /** Of each layer, whether the network has what is shown there. */
+  get there() {
+    const { depth } = this.manifest;
+    return this.block.plane("layers").subarray(this.state.view * depth).subarray(0, depth);
+  }
+
   /** Whether theory was asked, of this study. */
   get theory() {
     return this.block.has("theory");

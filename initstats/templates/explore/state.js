@@ -30,6 +30,14 @@ export class State {
     this.pins = (cells.length ? cells : [0]).map((cell, slot) => ({ cell, slot }));
   }
 
+  /** Keep the statistic and what it is of together, after one of them was chosen. */
+  settle(chosen) {
+    const { views } = this.#manifest;
+    if (views[this.view].statistics.includes(this.statistic)) return;
+    if (chosen === "view") [this.statistic] = views[this.view].statistics;
+    else this.view = views.findIndex(({ statistics }) => statistics.includes(this.statistic));
+  }
+
   cellOf(init, activation) {
     const { inits, activations } = this.#manifest;
     const row = inits.indexOf(init);
@@ -123,6 +131,7 @@ export class State {
     if (given.get("map") === "value") this.show = "value";
     this.statistic = among("statistic", statistics, (each) => each.name) ?? this.statistic;
     this.view = among("of", views, (each) => `${each.tensor} ${each.direction}`) ?? this.view;
+    this.settle("statistic");
     this.network =
       among("network", networks, (each) => `${each.network} ${each.width}`) ?? this.network;
     const layer = Number.parseInt(given.get("layer"), 10);

@@ -64,12 +64,15 @@ if TYPE_CHECKING:
     from initstats.prediction.model import predict_model as predict_model
     from initstats.probe import Probe as Probe
     from initstats.probe import measure as measure
+    from initstats.recipes import recipe as recipe
     from initstats.repair import lsuv_ as lsuv_
     from initstats.repair import reinitialize_ as reinitialize_
     from initstats.report import write_report as write_report
     from initstats.store import load_failures as load_failures
     from initstats.store import load_histograms as load_histograms
     from initstats.store import load_table as load_table
+    from initstats.survival import largest_depth as largest_depth
+    from initstats.survival import predict_survival as predict_survival
     from initstats.sweep import Grid as Grid
     from initstats.sweep import run_sweep as run_sweep
     from initstats.training import TrainingGrid as TrainingGrid

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import initstats as ist
 from initstats import activations, inits, networks
-from initstats.networks import Serial
+from initstats.networks import Conv, Serial
 from initstats.stack import Settings, generator_for, run_stack
 
 Place = tuple[int, str, str]
@@ -74,8 +74,15 @@ class Torch:
         matrix, bias = next(self.weights)
         return F.linear(x, matrix.double(), None if bias is None else bias[:, 0].double())
 
-    def norm(self, x: Tensor) -> Tensor:
-        kind, units = self.options["norm"], x.shape[-1]
+    def norm(self, x: Tensor, *, whole: bool = False) -> Tensor:
+        kind, units = self.options["norm"], x.shape[1 if whole else -1]
+        if whole and kind != "batch":
+            groups = self.options["groups"] if kind == "group" else 1
+            return F.group_norm(x, groups)
+        if whole:
+            return torch.cat(
+                [F.batch_norm(part, None, None, training=True) for part in torch.split(x, BATCH)]
+            )
         by_token = x.flatten(0, -2)
         modules: dict[str, nn.Module] = {
             "layer": nn.LayerNorm(units, dtype=x.dtype),
@@ -102,6 +109,8 @@ class Torch:
         """Second moments of all tensors and gradients, from the engine's own last gradient."""
         drawn = torch.randn(48, self.placed.outputs.size, generator=generator_for(2, "cotangent"))
         last = drawn[: len(end)].double()
+        if end.ndim == 4:
+            last = last.view(end.shape)
         if end.ndim == 3:  # the engine has units first
             last = last.view(len(end), end.shape[2], end.shape[1]).mT
         torch.autograd.backward(end, last)
@@ -148,6 +157,59 @@ def test_residual_streams_agree_with_torch(name: str, toy: ist.Dataset) -> None:
     assert found == pytest.approx(reference.moments(x), rel=1e-11)
     shares = {place[0]: value for (place, _), value in noted.items()}
     assert shares == pytest.approx(reference.shares, rel=1e-11)
+
+
+RESCNNS = [
+    "rescnn",
+    "rescnn(order=v1)",
+    "rescnn(norm=layer)",
+    "rescnn(order=v1,norm=group,groups=2)",
+    f"rescnn(norm=batch,scale=inverse_sqrt_depth,batch={BATCH})",
+    "rescnn(order=v1,scale=fixup)",
+]
+
+
+@pytest.mark.parametrize("name", RESCNNS)
+def test_residual_convolutions_agree_with_torch(name: str, toy: ist.Dataset) -> None:
+    reference = Torch(name)
+    order, stream = reference.options["order"], reference.placed.blocks[-1]
+    stream = stream if order == "v2" else reference.placed.blocks[-2]
+    alpha, stem = stream.scale, DEPTH - 2  # type: ignore[attr-defined]
+    convs = iter(reference.placed.layers)
+
+    def conv(x: Tensor) -> Tensor:
+        block, (matrix, bias) = next(convs), next(reference.weights)
+        assert isinstance(block, Conv)
+        offset = None if bias is None else bias[:, 0].double()
+        weight = matrix.view(block.weight).double()
+        return F.conv2d(x, weight, offset, block.stride, block.padding)
+
+    def between(layer: int, x: Tensor) -> Tensor:
+        if reference.options["norm"] != "none":
+            x = reference.keep(layer, "normed", reference.norm(x, whole=True))
+        return reference.keep(layer, "activation", reference.phi(x))
+
+    x = toy.valid.images.double()
+    for layer in range(1, stem + 1):
+        x = reference.keep(layer, "preactivation" if layer < stem else "stream", conv(x))
+        if order == "v1" or layer < stem:
+            x = reference.keep(layer, "activation", reference.phi(x))
+    for layer in range(stem + 1, DEPTH, 2):
+        if order == "v2":
+            inner = reference.keep(layer, "preactivation", conv(between(layer, x)))
+            branch = conv(between(layer + 1, inner))
+            added = reference.keep(layer + 1, "branch", branch)
+        else:
+            inner = reference.keep(layer, "preactivation", conv(x))
+            branch = reference.keep(layer + 1, "branch", conv(between(layer, inner)))
+            added = branch
+            if reference.options["norm"] != "none":
+                normed = reference.norm(branch, whole=True)
+                added = reference.keep(layer + 1, "normed", normed)
+        x = reference.keep(layer + 1, "stream", x + alpha * added)
+        if order == "v1":
+            x = reference.keep(layer + 1, "activation", reference.phi(x))
+    assert measured(name, toy)[0] == pytest.approx(reference.moments(x), rel=1e-10)
 
 
 MLPS = [
@@ -284,6 +346,7 @@ def test_a_pre_norm_block_is_torchs_own_encoder_layer(toy: ist.Dataset) -> None:
 
 EVERY = [
     *RESMLPS,
+    *RESCNNS[2:5],
     *MLPS[:4],
     *TRANSFORMERS,
     "resmlp(norm=layer,dropout=0.3)",

@@ -7,6 +7,7 @@ blocks, decorated with `register_network`. Nothing else asks what a network is c
 from __future__ import annotations
 
 from initstats.networks import plain as plain
+from initstats.networks import rescnn as rescnn
 from initstats.networks import resmlp as resmlp
 from initstats.networks import transformer as transformer
 from initstats.networks.activate import Activate as Activate

@@ -57,6 +57,8 @@ OTHERS = {
     "transformer(patch=4,causal=true,hidden=1)": 0.5,
     "transformer(norm=none,patch=4,scale=inverse_sqrt_depth,hidden=1)": 0.5,
     "transformer(patch=4,logits=inverse,hidden=1)": 0.5,
+    "transformer(patch=4,positions=normal,hidden=1)": 0.5,
+    "rescnn(scale=inverse_sqrt_depth)": 0.5,
 }
 """Networks, and the excess of their gradients at finite width, a layer and unit, as measured."""
 
@@ -114,7 +116,6 @@ def test_every_kind_of_note_is_predicted(toy: ist.Dataset) -> None:
         ("resnet", "residual sums"),
         ("cnn(norm=layer)", "a norm over a plane"),
         ("transformer(patch=4,norm=batch)", "batch norm over the positions"),
-        ("transformer(patch=4,positions=normal)", "vectors of positions"),
     ],
 )
 def test_what_is_unknown_is_a_note_and_no_guess(toy: ist.Dataset, name: str, reason: str) -> None:

@@ -13,7 +13,7 @@ from initstats.activations import Activation
 from initstats.inits import Init
 from initstats.networks.block import Expectation, Leaf, Linear, Run, Signal, Weights
 from initstats.networks.dense import check_sizes
-from initstats.theory.state import Cotangent, Law, State, Unpredicted
+from initstats.theory.state import Cotangent, Law, State
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,10 @@ class Positions(Leaf):
         return gradient
 
     def expect(self, state: State, at: Expectation) -> State:
-        """Not known yet."""
-        raise Unpredicted("theory does not follow the vectors of positions yet")
+        """1 more for a token with itself, and with those of its position in other samples."""
+        moved = state.placed()
+        at.emit(self, moved)
+        return moved
 
     def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
         """The same."""

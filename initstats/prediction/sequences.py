@@ -45,6 +45,7 @@ class Sequences(Pairs):
 
     own: Array
     same: Array
+    level: Array
     kernel: Array
 
     def __init__(self, split: Split, network: Serial) -> None:
@@ -56,6 +57,7 @@ class Sequences(Pairs):
         fan_in = groups.shape[-1]
         number = 2 * self.tokens
         self.own = np.eye(number, dtype=np.float64)
+        self.level = np.tile(np.eye(self.tokens, dtype=np.float64), (2, 2))
         self.same = np.kron(np.eye(2), np.ones((self.tokens, self.tokens))).astype(np.float64)
         kernel = (groups @ groups.swapaxes(1, 2) / fan_in).astype(np.float64)
         # patches cover an image: the mean of their lengths is that of the image's

@@ -101,10 +101,12 @@ class Pairs(ABC):
     Attributes:
         own: 1 for a pair of a row with itself, else 0, (pairs,) or for all.
         same: 1 for a pair of rows of one sample, likewise.
+        level: 1 for a pair of rows at one position, be it of two samples, likewise.
     """
 
     own: Array | float = 0.0
     same: Array | float = 0.0
+    level: Array | float = 0.0
 
     @abstractmethod
     def products(self, values: Array) -> Array:
@@ -352,6 +354,19 @@ class State:
             width=added.width,
             gaussian=self.gaussian and added.gaussian,
             exact=self.exact and added.exact,
+        )
+
+    def placed(self) -> State:
+        """The sum with a vector for each position, normal, of second moment 1."""
+        level = self.pairs.level if self.pairs else np.nan
+        return State(
+            self.square + 1,
+            self.mean,
+            k=self.k + level,
+            pairs=self.pairs,
+            width=self.width,
+            gaussian=self.gaussian,
+            exact=self.exact,
         )
 
     def dropped(self, keep: float) -> State:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch import Tensor
 
 import initstats as ist
 from initstats.moments.notes import NOTES
+from initstats.networks import Block, Dense, Expectation, Leaf, Run, Serial, Signal
+from initstats.stack import Settings, generator_for, run_stack
+from initstats.theory.state import Activated, Cotangent, State
 
 PLACE = ["network", "layer", "tensor", "direction"]
 WIDTH, DEPTH, SEEDS = 64, 6, 60
 
 
-def compared(data: ist.Dataset, name: str, phi: str, init: str = "lecun_normal") -> pd.DataFrame:
+def compared(data: ist.Dataset, name: Any, phi: str, init: str = "lecun_normal") -> pd.DataFrame:
     """Measured means over draws, their standard errors, and what was predicted, place by place."""
     grid = ist.Grid(
         networks=[name],
@@ -125,3 +133,90 @@ def test_what_is_unknown_is_a_note_and_no_guess(toy: ist.Dataset, name: str, rea
     assert unknown["note"].str.contains(reason).any()
     assert (predicted.loc[predicted["second_moment"].isna(), "note"] != "").all()
     assert predicted.loc[predicted["second_moment"].isna(), "claim"].isna().all()
+
+
+@dataclass(frozen=True)
+class Gate(Leaf):
+    """A gated linear unit (Dauphin et al. 2017): units times the sigmoid of as many others."""
+
+    tensor: ClassVar[str] = "activation"
+
+    @property
+    def outputs(self) -> Signal:
+        return self.reads._replace(units=self.reads.units // 2)
+
+    def forward(self, x: Tensor, at: Run) -> Tensor:
+        at.tape.append(x)
+        value, gate = x.chunk(2, dim=-2)
+        y = (value * gate.sigmoid()).contiguous()
+        at.emit(self, "forward", y)
+        return y
+
+    def backward(self, gradient: Tensor, at: Run, *, inward: bool = True) -> Tensor:
+        at.emit(self, "backward", gradient)
+        value, gate = at.tape.pop().chunk(2, dim=-2)
+        share = gate.sigmoid()
+        of_gate = gradient * value * share * (1 - share)
+        return torch.cat([gradient * share, of_gate], dim=-2)
+
+    def expect(self, state: State, at: Expectation) -> State:
+        gated = state.activated(SIGMOID)
+        at.tape.append(gated)
+        product = State(
+            state.square * gated.square,
+            np.zeros_like(state.square),
+            k=state.k * gated.k,
+            pairs=state.pairs,
+            width=state.width // 2,
+            exact=False,
+        )
+        at.emit(self, product)
+        return product
+
+    def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
+        at.emit_gradient(self, cotangent)
+        gated = at.tape.pop()
+        assert isinstance(gated, Activated)
+        through = gated.square + gated.before.square * gated.response.slope_square
+        return replace(cotangent, square=cotangent.square * through / 2, given=False)
+
+
+SIGMOID = ist.activations.get("sigmoid")
+
+
+def gated(width: int, depth: int) -> Block:
+    """Layers of gated units."""
+    return Serial(*(block for _ in range(depth) for block in (Dense(2 * width), Gate())))
+
+
+def test_a_block_of_ones_own_is_one_class(toy: ist.Dataset) -> None:
+    placed = ist.networks.get(gated).on((1, 8, 8), 5, 3)
+    reference: list[Tensor] = []
+    x = toy.valid.x.double()
+    for weights in placed.draw(
+        ist.inits.get("lecun_normal"), SIGMOID, partial(generator_for, 2)
+    ).values():
+        h = (x @ weights.matrix.double().mT).requires_grad_()
+        h.retain_grad()
+        reference.append(h)
+        value, gate = h.chunk(2, dim=1)
+        x = value * gate.sigmoid()
+    drawn = torch.randn(48, 5, generator=generator_for(2, "cotangent"))[:41].double()
+    torch.autograd.backward(x, drawn)
+    settings = Settings(3, 41, backward=True, dtype="float64")
+    init, relu = ist.inits.get("lecun_normal"), ist.activations.get("relu")
+    (result,) = run_stack(placed, init, [relu], [2], toy.valid, None, settings)
+    column = list(ist.moments.STATISTICS).index("second_moment")
+    found = dict(zip(placed.places(backward=True), result.statistics[:, column], strict=True))
+    for layer, h in enumerate(reference, 1):
+        assert h.grad is not None
+        assert found[layer, "preactivation", "forward"] == pytest.approx(
+            float(h.detach().square().mean())
+        )
+        slope = float(h.grad.square().mean())
+        assert found[layer, "preactivation", "backward"] == pytest.approx(slope)
+    rows = compared(toy, gated, "relu")
+    told = rows[rows["told_second_moment"].notna()]
+    assert len(told) == len(rows)
+    off = np.abs(np.log(told["second_moment"] / told["told_second_moment"]))
+    assert (off < 4 * told["second_moment_error"] / told["second_moment"] + 3 / WIDTH).all()

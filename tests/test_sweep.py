@@ -118,7 +118,7 @@ def test_entries_and_callables_are_names_too() -> None:
         ({"activations": "relu"}, "^activations: a list is expected, not 'relu'$"),
         ({"activations": ["relu", "relu()"]}, "^activations: named twice: relu$"),
         ({"inits": [3]}, "^inits: an init is a name or a callable, not 3$"),
-        ({"network": "rnn"}, "^networks: unknown network 'rnn': .* available: mlp, cnn, resnet$"),
+        ({"network": "rnn"}, "^networks: unknown network 'rnn': .* available: mlp, cnn, resnet, "),
         ({"widths": [50, -1]}, "^widths: -1 is not between 1 and 1000000$"),
         ({"widths": [5, 5]}, "^widths: named twice: 5$"),
         ({"widths": [2.5]}, "^widths: 2.5 is not a whole number$"),

@@ -67,8 +67,8 @@ class Samples(Pairs):
         return State.of_data(self.q, self.k, self, self.means)
 
     def mean(self, values: Array) -> float:
-        """Mean over all samples of values aligned with `q`."""
-        return float(self.weights @ values)
+        """Mean over all samples of values aligned with `q`, or of one for all."""
+        return float(self.weights @ values) if values.ndim else float(values)
 
     def pair_mean(self, values: Array) -> float:
         """Mean over all pairs of values aligned with `k`, as kappa, the mean of k, is known."""

@@ -119,12 +119,10 @@ class _OfLengths(Walk):
 
     def note(self, block: Leaf, **ratios: tuple[Array, Array]) -> None:
         numbers: Any = {
-            name: self._mean(top) / self._mean(below) for name, (top, below) in ratios.items()
+            name: self.samples.mean(top) / self.samples.mean(below)
+            for name, (top, below) in ratios.items()
         }
         self.notes[block.layer, block.tensor, "forward"] = numbers
-
-    def _mean(self, values: Array) -> float:
-        return self.samples.mean(values) if values.ndim else float(values)
 
     def emit_gradient(self, block: Leaf, cotangent: Cotangent) -> None:
         """Squares of gradients, from unit-normal ones at the end (Schoenholz et al. 2017)."""

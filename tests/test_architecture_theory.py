@@ -16,6 +16,7 @@ from torch import Tensor
 import initstats as ist
 from initstats.moments.notes import NOTES
 from initstats.networks import Block, Dense, Expectation, Leaf, Run, Serial, Signal
+from initstats.prediction.excess import excess
 from initstats.stack import Settings, generator_for, run_stack
 from initstats.theory.state import Activated, Cotangent, State
 
@@ -88,8 +89,10 @@ def test_theory_agrees_with_draws(toy: ist.Dataset, name: str, phi: str) -> None
     assert (z.fillna(0).abs() < 4).all()  # 0 over 0 where nothing passes
     near = known[~exact & (told > 0)]
     off = np.abs(np.log(near["second_moment"] / near["told_second_moment"]))
-    excess = (1.5 * OTHERS.get(name, 0.3) * DEPTH + 3) / WIDTH
-    assert (off < 4 * near["second_moment_error"] / near["second_moment"] + excess).all()
+    kappa = OTHERS.get(name, 0.3)
+    assert excess(ist.networks.get(name).on((1, 8, 8), WIDTH, DEPTH)) <= kappa + 1e-9
+    most = (1.5 * kappa * DEPTH + 3) / WIDTH
+    assert (off < 4 * near["second_moment_error"] / near["second_moment"] + most).all()
     alike = known[forward & known["told_sample_correlation"].notna()]
     apart = np.abs(alike["sample_correlation"] - alike["told_sample_correlation"])
     assert (apart < 4 * alike["sample_correlation_error"] + 3 / WIDTH).all()

@@ -24,7 +24,7 @@ NAMES, NUMBERS, RATES = "NAMES", "NUMBERS", "RATES"
 GRID: dict[str, tuple[Any, str]] = {
     "inits": (NAMES, "Initializations: comma-separated, or repeat the option."),
     "activations": (NAMES, 'Activations, e.g. "relu,general_relu(leak=0.2,sub=0.3)".'),
-    "networks": (NAMES, "Networks: mlp, cnn, resnet, or a plugin's."),
+    "networks": (NAMES, "Networks: mlp, cnn, resnet, resmlp, rescnn, transformer, or a plugin's."),
     "widths": (NUMBERS, "Units of a layer, e.g. 50,200; of a cnn, channels of the first."),
     "depth": (int, "Layers."),
     "seeds": (NUMBERS, "How many seeds, or which: 10 means 0 to 9; 3,5,8."),

@@ -75,7 +75,10 @@ def predict(
         The sweep's key columns without `seed`, those of its parameters, its statistics (NaN where
         theory says nothing), and
         `second_moment_spread`: the standard deviation of `second_moment` from draw to draw;
-        `second_moment_error`: the size of what the first order in 1 / width leaves out;
+        `second_moment_error`: the size of what the first order in 1 / width leaves out, and of
+        gradients behind norms, what a finite width was measured to add (see `excess`);
+        `claim`: whether the second moment is `exact` for normal weights, of `first order` in
+        1 / width, or that at `infinite width`;
         `note`: why theory does not apply to the row, or only with care; empty where it does.
         `std` is the root of the mean variance over draws.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from initstats.activations import Activation
 from initstats.data import Split
 from initstats.networks import Expectation, Leaf, Linear, Place, Serial, Stream
+from initstats.prediction.excess import excess
 from initstats.prediction.rows import EXACT, INFINITE, Population, Row, doubt, root, row_of
 from initstats.prediction.samples import Samples
 from initstats.prediction.sequences import Sequences
@@ -50,6 +52,8 @@ class Walk(Expectation):
     tape: list[State] = field(default_factory=list)
     shaped: bool = False  # whether the network has norms or sums, of which more is known than notes
     normed: bool = False  # whether it has norms
+    kappa: float = 0.0  # of what a finite width adds to gradients
+    last: int = 0  # layer
 
     def law(self, block: Linear) -> Law:
         """The law of a product's weights."""
@@ -85,6 +89,8 @@ class Walk(Expectation):
         self.normed = any(leaf.tensor == "normed" for leaf in network.leaves())
         self.normed |= any(stream.norm is not None for stream in streams)
         self.shaped = self.normed or bool(streams)
+        self.kappa = excess(network)
+        self.last = max(leaf.layer for leaf in network.leaves())
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # a signal may leave float64
                 state = network.expect(data, self)
@@ -133,6 +139,10 @@ class _OfLengths(Walk):
         rough = self.bent or self.normed or any(law and law.centred for law in self.laws)
         claim = INFINITE if rough else EXACT
         row = Row(mean=0.0, std=root(mean), second_moment=mean, claim=claim, note=note)
+        if self.kappa:
+            state = self.states[block.layer]
+            behind = self.last - block.layer
+            row["second_moment_error"] = mean * math.expm1(self.kappa * behind / state.width)
         self.rows[block.layer, block.tensor, "backward"] = row
 
 

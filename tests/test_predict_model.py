@@ -128,6 +128,13 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
         ),
         data(12, 20),
     ),
+    "norm behind a function": (
+        lambda: Net(
+            linears(*THREE) | {"norm": nn.LayerNorm(N)},
+            lambda m, x: m["c"](m["norm"](m["b"](m["a"](x)).relu()) * 2 + 1),
+        ),
+        data(12, 20),
+    ),
     "dropout": (
         lambda: Net(linears(*THREE), lambda m, x: m["c"](F.dropout(m["b"](m["a"](x)).relu(), 0.3))),
         data(12, 20),

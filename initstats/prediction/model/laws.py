@@ -85,7 +85,7 @@ def measured(weight: Weight) -> Law:
     Raises:
         Unpredicted: it is not finite.
     """
-    values = weight.values.detach().double()
+    values = weight.values.detach().double().cpu()
     square, mean = float(values.square().mean()), float(values.mean())
     if not math.isfinite(square):
         raise Unpredicted(f"{weight.name} holds values that are not finite")

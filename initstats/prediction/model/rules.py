@@ -77,7 +77,7 @@ class Rules:
         if is_draw(name) or (draws(operation) and not of.has(Signal)):
             return [Unknown("random numbers that are no weights")] * len(outputs)
         if not of.has(Signal, Weight) or is_maker(name):
-            return [Given(x.detach()) for x in outputs]
+            return [Given(x.detach().cpu()) for x in outputs]
         found: list[State]
         try:
             found = _found(name, of, outputs)

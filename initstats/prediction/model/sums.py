@@ -49,7 +49,7 @@ def convolution(of: Arguments, out: Tensor) -> Signal:
     pads = _padding(of.value(4, "padding", 0), kernel, dilation, flat)
     sums: Sums | Tensor
     if isinstance(x, Given):
-        values = x.values.double()
+        values = x.values.to(torch.float64, copy=True)
         values = values[:, :, None] if flat else values
         checked(out.numel() // out.shape[1])
         found = unfold(values, (*kernel,), (*dilation,), (*pads,), (*stride,))
@@ -112,7 +112,7 @@ def _laws(
 
 def _inputs(x: Given, summed: int) -> Tensor:
     """What a sum over one dimension of data reads, (outputs, inputs)."""
-    values = x.values.double().movedim(summed, -1)
+    values = x.values.to(torch.float64, copy=True).movedim(summed, -1)
     return values.reshape(-1, values.shape[-1])
 
 

@@ -48,8 +48,10 @@ class Tracer(Recorder):
     ) -> None:
         """Follow an operation whose outputs may hold a signal."""
         self._slots.clear()
-        super().observe(call, operation, outputs, writes)
-        self._follow_states(operation, outputs, writes)
+        try:
+            super().observe(call, operation, outputs, writes)
+        finally:  # what was written to is not what it was, also where measuring it fails
+            self._follow_states(operation, outputs, writes)
         for x, slot in self._slots:
             self.found.append((slot, self.state_of(x)))
 
@@ -79,9 +81,9 @@ class Tracer(Recorder):
             return Weight(parameter.detach(), name, tuple(parameter.shape))
         if x in self._origins and self._origins[x].kind != "constant" and self._origins[x].layers:
             if self._origins[x].layers == (0,) or self._from_outside(x):
-                return Given(x.detach())
+                return Given(x.detach().cpu())
             return Unknown("what made it was not seen")
-        return Given(x.detach())
+        return Given(x.detach().cpu())
 
     def _from_outside(self, x: Tensor) -> bool:
         return x in self._outside
@@ -98,7 +100,7 @@ class Tracer(Recorder):
         if operation.name in ("setitem", "copy_") or operation.kwargs.get("out") is not None:
             found: list[State] = [Unknown(f"{operation.name}: it writes to a tensor")]
             if all(isinstance(self.state_of(x), Given) for x in operation.read):
-                found = [Given(outputs[0].detach())]
+                found = [Given(outputs[0].detach().cpu())]
             found *= len(outputs)
         else:
             found = self.rules.follow(operation, outputs, self.state_of)

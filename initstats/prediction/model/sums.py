@@ -10,19 +10,18 @@ from torch import Tensor
 from torch.nn.functional import unfold
 
 from initstats.prediction.model.arguments import Arguments
+from initstats.prediction.model.entries import scattered
 from initstats.prediction.model.laws import Law
-from initstats.prediction.model.pointwise import scattered
-from initstats.prediction.model.products import Sums, checked, patches, product, terms
+from initstats.prediction.model.products import Sums, patches, product, terms
 from initstats.prediction.model.signals import (
     Given,
     Signal,
     State,
-    Unpredicted,
     Weight,
     distinct,
     laid_out,
 )
-from initstats.prediction.model.tables import Table
+from initstats.prediction.model.tables import Table, Unpredicted, checked
 from initstats.probe.linear import labels
 
 

@@ -42,6 +42,7 @@ class Tracer(Recorder):
         self.ends: list[tuple[Tensor, State]] = []
         self._states: Any = WeakIdKeyDictionary()
         self._slots: list[tuple[Tensor, Slot]] = []
+        self._cut: Any = WeakIdKeyDictionary()
 
     def observe(
         self, call: Call, operation: Operation, outputs: list[Tensor], writes: bool
@@ -66,6 +67,8 @@ class Tracer(Recorder):
         """Keep what a module returns: that of the last one is the model's."""
         self._slots.clear()
         super().observe_result(call, given, result)
+        for x in tensors(result):
+            self._mind_own_ways(x)
         for x, slot in self._slots:
             self._states[x] = Unknown("it is made out of sight")
             self.found.append((slot, self._states[x]))
@@ -104,6 +107,8 @@ class Tracer(Recorder):
             found *= len(outputs)
         else:
             found = self.rules.follow(operation, outputs, self.state_of)
+        for x in operation.read:
+            self._mind_own_ways(x)
         why = [state.reason for state in found if isinstance(state, Unknown)]
         nodes = [x.grad_fn for x in outputs if x.grad_fn is not None]
         for state in map(self.state_of, operation.read) if why and nodes else ():
@@ -115,6 +120,7 @@ class Tracer(Recorder):
             self._states[x] = state
             if isinstance(state, Signal) and not x.requires_grad:
                 self._states[x] = state.cut
+                self._cut[x] = state.table
 
     @property
     def lost(self) -> Iterator[tuple[Table, str]]:
@@ -128,6 +134,12 @@ class Tracer(Recorder):
         for table, why, node in self._left:
             if node in seen:
                 yield table, why
+
+    def _mind_own_ways(self, x: Tensor) -> None:
+        """A gradient comes back on a way of its own to what was made while gradients were off."""
+        if x in self._cut and x.requires_grad:
+            why = "a gradient comes back to it on a way that is not seen"
+            self._left.append((self._cut.pop(x), why, x.grad_fn))
 
     def _forget_views(self, outputs: list[Tensor]) -> None:
         """What shares memory with a tensor that was written to is no longer known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -125,6 +126,13 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "scaled branch": (
         lambda: Net(
             linears(*THREE), lambda m, x: (y := m["a"](x)) + 0.5 * m["c"](m["b"](y).relu())
+        ),
+        data(12, 20),
+    ),
+    "norm behind a function": (
+        lambda: Net(
+            linears(*THREE) | {"norm": nn.LayerNorm(N)},
+            lambda m, x: m["c"](m["norm"](m["b"](m["a"](x)).relu()) * 2 + 1),
         ),
         data(12, 20),
     ),
@@ -281,6 +289,8 @@ UNKNOWN: dict[str, tuple[Forward, str]] = {
         lambda m, x: m["b"]((y := m["a"](x)) + y.flip(1)),
         "different units",
     ),
+    "a copy": (lambda m, x: m["copy"](m["b"](m["a"](x)).tanh()), "is a copy of"),
+    "no draw": (lambda m, x: m["same"](m["a"](x)), "is no draw"),
     "recurrent": (lambda m, x: m["b"](m["lstm"](m["a"](x))[0]), "lstm"),
 }
 
@@ -288,7 +298,9 @@ UNKNOWN: dict[str, tuple[Forward, str]] = {
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_is_unknown_is_said_and_nothing_is_guessed_behind_it(name: str) -> None:
     run, why = UNKNOWN[name]
-    model = Net(linears((20, N), (N, N)) | {"lstm": nn.LSTM(N, N)}, run)
+    parts = linears((20, N), (N, N)) | {"lstm": nn.LSTM(N, N), "same": (same := nn.Linear(N, N))}
+    nn.init.eye_(same.weight)
+    model = Net(parts | {"copy": copy.deepcopy(parts["b"])}, run)
     table = ist.predict_model(model, data(6, 20), backward=True)
     last = table[table["layer"] == table["layer"].max()]
     assert last["second_moment"].isna().all()
@@ -313,6 +325,30 @@ def test_what_leads_nowhere_takes_no_gradient_away() -> None:
     plain = Net({name: model.parts[name] for name in "ab"}, lambda m, x: m["b"](m["a"](x)))
     alone = ist.predict_model(plain, data(6, 20), backward=True).query("direction == 'backward'")
     assert known["second_moment"].iloc[0] == pytest.approx(alone["second_moment"].iloc[0])
+
+
+class Doubled(torch.autograd.Function):
+    """An operation with a way back of its own."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return 3 * gradient
+
+
+def test_ways_back_that_are_not_seen_are_unknown() -> None:
+    def run(m: Any, x: Tensor) -> Any:
+        doubled: Tensor = Doubled.apply(m["b"](y := m["a"](x)))  # type: ignore[no-untyped-call]
+        return m["c"](doubled + y)
+
+    table = ist.predict_model(Net(linears(*THREE), run), data(6, 20), backward=True)
+    assert table.loc[table["direction"] == "forward", "second_moment"].notna().all()
+    before = table[(table["direction"] == "backward") & (table["op"] == "linear")]
+    assert before["second_moment"].isna().tolist() == [True, True, False]
+    assert before["note"].iloc[1] == "a gradient comes back to it on a way that is not seen"
 
 
 @pytest.mark.parametrize(

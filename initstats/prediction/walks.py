@@ -53,7 +53,7 @@ class Walk(Expectation):
     shaped: bool = False  # whether the network has norms or sums, of which more is known than notes
     normed: bool = False  # whether it has norms
     kappa: float = 0.0  # of what a finite width adds to gradients
-    last: int = 0  # layer
+    layers: int = 0
 
     def law(self, block: Linear) -> Law:
         """The law of a product's weights."""
@@ -90,7 +90,7 @@ class Walk(Expectation):
         self.normed |= any(stream.norm is not None for stream in streams)
         self.shaped = self.normed or bool(streams)
         self.kappa = excess(network)
-        self.last = max(leaf.layer for leaf in network.leaves())
+        self.layers = max(leaf.layer for leaf in network.leaves())
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # a signal may leave float64
                 state = network.expect(data, self)
@@ -141,7 +141,7 @@ class _OfLengths(Walk):
         row = Row(mean=0.0, std=root(mean), second_moment=mean, claim=claim, note=note)
         if self.kappa:
             state = self.states[block.layer]
-            behind = self.last - block.layer
+            behind = self.layers - block.layer
             row["second_moment_error"] = mean * math.expm1(self.kappa * behind / state.width)
         self.rows[block.layer, block.tensor, "backward"] = row
 

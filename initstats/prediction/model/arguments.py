@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from initstats.prediction.model.entries import scattered
 from initstats.prediction.model.laws import Laws
-from initstats.prediction.model.pointwise import scattered
-from initstats.prediction.model.signals import Given, Signal, State, Unpredicted, Weight
-from initstats.prediction.model.tables import Draws
+from initstats.prediction.model.signals import Given, Signal, State, Weight
+from initstats.prediction.model.tables import Draws, Unpredicted
 from initstats.probe.elementwise import holed
 from initstats.probe.operations import Operation
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from initstats.prediction.model.arguments import Arguments
 from initstats.prediction.model.moving import copied
-from initstats.prediction.model.signals import Signal, Unpredicted, unit_dims, varies
+from initstats.prediction.model.signals import Signal, unit_dims, varies
+from initstats.prediction.model.tables import Unpredicted
 from initstats.probe.elementwise import filled
 from initstats.probe.linear import labels
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from initstats import activations
 from initstats.inits import Init, fans
-from initstats.prediction.model.signals import Unpredicted, Weight
-from initstats.prediction.model.tables import Table
+from initstats.prediction.model.signals import Weight, distinct
+from initstats.prediction.model.tables import Table, Unpredicted
 
+_SOME = 4096  # entries of weights that are looked at one by one
 _SHARE = 0.02  # of the second moment of weights that the square of their mean may be
 
 
@@ -33,6 +35,7 @@ class Laws:
 
     init: Init | None = None
     _used: list[tuple[int, int]] = field(default_factory=list)
+    _seen: list[Weight] = field(default_factory=list)
 
     def of_product(
         self, weight: Weight, bias: Weight | None, read: Table | None
@@ -43,10 +46,12 @@ class Laws:
             read: what they are multiplied by; None: data.
 
         Raises:
-            Unpredicted: they were used before, have a mean, or the init declares no law.
+            Unpredicted: they were used before, have a mean, are no draw of their own, or the init
+                declares no law.
         """
         self._use(weight)
         if self.init is None:
+            self._check_drawn(weight)
             found = measured(weight)
             if found.mean**2 > _SHARE * found.square:
                 raise Unpredicted(f"{weight.name} has a mean other than 0")
@@ -78,6 +83,19 @@ class Laws:
             raise Unpredicted(f"{weight.name} is used more than once")
         self._used.append((first, last))
 
+    def _check_drawn(self, weight: Weight) -> None:
+        x = weight.values.detach()
+        for other in self._seen:
+            y = other.values.detach()
+            if x.shape == y.shape and x.any() and torch.equal(x, y):
+                raise Unpredicted(
+                    f"{weight.name} is a copy of {other.name}, and no draw of its own"
+                )
+        self._seen.append(weight)
+        some = x.flatten()[:_SOME]
+        if len(some) > 4 and len(distinct(some)[0]) == 2:
+            raise Unpredicted(f"{weight.name} holds two values, and is no draw")
+
 
 def measured(weight: Weight) -> Law:
     """The measured law of a parameter; a mean that its scatter explains counts as 0.
@@ -85,7 +103,7 @@ def measured(weight: Weight) -> Law:
     Raises:
         Unpredicted: it is not finite.
     """
-    values = weight.values.detach().double()
+    values = weight.values.detach().double().cpu()
     square, mean = float(values.square().mean()), float(values.mean())
     if not math.isfinite(square):
         raise Unpredicted(f"{weight.name} holds values that are not finite")

@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from initstats.prediction.model.products import checked, spread
+from initstats.prediction.model.products import spread
 from initstats.prediction.model.signals import (
     Signal,
-    Unpredicted,
     columns_of,
     distinct,
     laid_out,
@@ -25,7 +24,9 @@ from initstats.prediction.model.tables import (
     Cotangent,
     Draws,
     Table,
+    Unpredicted,
     apart,
+    checked,
     chosen,
     products,
 )

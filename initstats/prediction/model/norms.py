@@ -19,8 +19,8 @@ from initstats.prediction.model.arguments import Arguments
 from initstats.prediction.model.laws import Law
 from initstats.prediction.model.moving import copied
 from initstats.prediction.model.pointwise import applied
-from initstats.prediction.model.signals import Given, Signal, State, Unpredicted, Weight, unit_dims
-from initstats.prediction.model.tables import Cotangent, Draws, Table
+from initstats.prediction.model.signals import Given, Signal, State, Weight, unit_dims
+from initstats.prediction.model.tables import Cotangent, Draws, Table, Unpredicted
 
 
 def normalized(x: Signal, over: int, eps: float, *, centre: bool) -> Signal:

@@ -1,8 +1,7 @@
-"""Functions of every entry for itself: activations, gates, sums of branches, dropout.
+"""Functions of every entry for itself: activations and gates.
 
 A function of one Gaussian value has a kernel by theory. Functions of several values, or of what is
-not Gaussian, are computed on columns. Values made of different draws of weights are independent,
-unit by unit, so that the kernels of a sum add.
+not Gaussian, are computed on columns.
 """
 
 from __future__ import annotations
@@ -15,24 +14,22 @@ import torch
 from torch import Tensor
 
 from initstats.prediction.model.kernels import Response, two_slopes
-from initstats.prediction.model.laws import Law
-from initstats.prediction.model.products import checked, spread
+from initstats.prediction.model.products import spread
 from initstats.prediction.model.signals import (
     Signal,
-    Unpredicted,
     broadcast,
     distinct,
-    unit_dims,
 )
 from initstats.prediction.model.tables import (
     NONE,
-    Claim,
     Cotangent,
     Draws,
     Pull,
     Roots,
     Table,
+    Unpredicted,
     apart,
+    checked,
     products,
 )
 
@@ -252,11 +249,11 @@ def _of_columns(
         through = _slope_pull(roots, squares, slope)
         if x.units < table.units:  # all units send gradients to the same number
             through = _whole_pull(roots, partial(evaluated.back, number))
-        table.parents.append((x, _then_spread(through, index, x)))
+        table.parents.append((x, then_spread(through, index, x)))
     return table
 
 
-def _then_spread(pull: Pull, index: Tensor, x: Table) -> Pull:
+def then_spread(pull: Pull, index: Tensor, x: Table) -> Pull:
     """A pull, and then from the rows of a result to those of one value."""
     if len(index) == x.rows and torch.equal(index, torch.arange(x.rows)):
         return pull
@@ -277,156 +274,3 @@ def _then_spread(pull: Pull, index: Tensor, x: Table) -> Pull:
         )
 
     return both
-
-
-def added(values: Sequence[Signal], signs: Sequence[float]) -> Signal:
-    """A sum of values, each times a number."""
-    place = aligned(values)
-    parts = [x.table for x in values]
-    one, other = parts[0], parts[-1]
-    independent = len(parts) == 1 or apart(one.roots, other.roots)
-
-    def kernel() -> Tensor:
-        pairs = zip(parts, place.indices, signs, strict=True)
-        total = sum(s * s * x.kernel[i][:, i] for x, i, s in pairs)
-        assert isinstance(total, Tensor)
-        if len(parts) == 2:
-            a, b = place.indices
-            if independent:
-                cross = one.mean[a][:, None] * other.mean[b]
-            else:
-                cross = products(one.columns[a], other.columns[b])
-            total = total + signs[0] * signs[1] * (cross + cross.T)
-        return total
-
-    def columns() -> Tensor:
-        total = sum(s * x.columns[i] for x, i, s in zip(parts, place.indices, signs, strict=True))
-        assert isinstance(total, Tensor)
-        return total
-
-    def mean() -> Tensor:
-        total = sum(s * x.mean[i] for x, i, s in zip(parts, place.indices, signs, strict=True))
-        assert isinstance(total, Tensor)
-        return total
-
-    exact = independent and all(x.claim == "exact" for x in parts)
-    exact &= len(parts) == 1 or any(x.gaussian for x in parts)  # else means come in
-    claim: Claim = "exact" if exact else "infinite width"
-    gaussian = all(x.gaussian for x in parts)
-    roots = NONE.union(*(x.roots for x in parts))
-    table = Table(place.count, one.units, kernel, columns, mean, gaussian, roots, claim)
-    if independent and len(parts) == 2:
-        table.scatter_of = lambda: _scatter(parts, place, signs)
-    for x, index, sign in zip(parts, place.indices, signs, strict=True):
-        table.parents.append((x, _then_spread(_scaled_pull(sign), index, x)))
-    return Signal(table, place.rows, place.units)
-
-
-def _scatter(parts: list[Table], place: Aligned, signs: Sequence[float]) -> Tensor:
-    """The scatter of a sum of independent values: that of both, and of their product."""
-    (q, a), (v, b) = (
-        (s * s * x.square[i], x.scatter[i])
-        for x, i, s in zip(parts, place.indices, signs, strict=True)
-    )
-    return (a * q**2 + 4 * q * v + b * v**2) / ((q + v) ** 2).clamp(min=1e-300)
-
-
-def _scaled_pull(factor: float) -> Pull:
-    def pull(cotangent: Cotangent) -> Cotangent:
-        if factor == 1:
-            return cotangent
-        return Cotangent(
-            lambda: factor**2 * cotangent.kernel,
-            lambda: factor * cotangent.columns,
-            cotangent.back,
-            cotangent.seen,
-            cotangent.claim,
-        )
-
-    return pull
-
-
-def dropped(x: Signal, keep: float, draws: Draws) -> Signal:
-    """Entries that are 0, or divided by the probability to be kept, each by itself."""
-    apart_rows = x.rows if len(distinct(x.rows)[0]) * x.table.units == x.rows.numel() else None
-    if apart_rows is None:
-        raise Unpredicted("dropout of entries that are copies of others")
-    table, key = x.table, draws.key()
-    own = frozenset([(key, ())])
-    mask: list[Tensor] = []
-    draws.expect(table)
-
-    def masks() -> Tensor:
-        if not mask:
-            generator = torch.Generator().manual_seed(7919 * key + 2)
-            shape = table.rows, draws.copies * table.units
-            mask.append((torch.rand(shape, generator=generator) < keep).float() / keep)
-        return mask[0]
-
-    def thinned(kernel: Tensor) -> Tensor:
-        return kernel + (1 / keep - 1) * torch.diag(kernel.diagonal())
-
-    def pull(cotangent: Cotangent) -> Cotangent:
-        independent = apart(cotangent.seen, own)
-        return Cotangent(
-            (lambda: thinned(cotangent.kernel)) if independent else None,
-            lambda: cotangent.columns * masks(),
-            cotangent.back,
-            cotangent.seen | own,
-            cotangent.claim,
-        )
-
-    made = Table(
-        table.rows,
-        table.units,
-        lambda: thinned(table.kernel),
-        lambda: table.columns * masks(),
-        lambda: table.mean,
-        roots=table.roots | own,
-        claim=table.claim,
-        parents=[(table, pull)],
-    )
-    return Signal(made, x.rows, x.units)
-
-
-def scattered(weight: Tensor, law: Law, like: Signal, draws: Draws) -> Signal:
-    """The entries of a parameter that a value meets entry by entry, each drawn by itself.
-
-    Args:
-        weight: broadcasts with the value.
-        like: the value.
-    """
-    shape = broadcast(weight.shape, like.rows.shape)
-    dims = unit_dims(Signal(like.table, like.rows.expand(shape), like.units.expand(shape)))
-    first = _places(weight).expand(shape)
-    entries = len(distinct(first)[0])
-    for dim in dims:
-        first = first.narrow(dim, 0, 1)
-    labels, rows = distinct(first)
-    count, units, key = len(labels), like.table.units, draws.key()
-    if count * units != entries:
-        raise Unpredicted("a parameter has not an entry for every unit")
-    spread_out = law.square - law.mean**2
-
-    def kernel() -> Tensor:
-        return spread_out * torch.eye(count, dtype=torch.float64) + law.mean**2
-
-    table = Table(
-        count,
-        units,
-        kernel,
-        lambda: draws.normal(spread_out * torch.eye(count).double(), units, key) + law.mean,
-        lambda: torch.full((count,), law.mean, dtype=torch.float64),
-        gaussian=law.mean == 0,
-        roots=frozenset([(key, ())]),
-        claim="exact",
-    )
-    return Signal(table, rows.expand(shape), like.units.expand(shape))
-
-
-def _places(x: Tensor) -> Tensor:
-    """Where the entries of a tensor lie in memory: copies that were expanded lie where it does."""
-    place = torch.zeros(x.shape, dtype=torch.int64)
-    for dim, (size, step) in enumerate(zip(x.shape, x.stride(), strict=True)):
-        place += (step * torch.arange(size)).view(-1, *[1] * (x.ndim - dim - 1))
-    return place

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from initstats import inits
 from initstats.inits import Init
 from initstats.prediction.model.laws import Laws
-from initstats.prediction.model.products import MOST_ROWS
 from initstats.prediction.model.signals import Given, Signal, State, Unknown
 from initstats.prediction.model.statistics import Moments, moments_of, moments_of_data
-from initstats.prediction.model.tables import NONE, Cotangent, Table, summed
+from initstats.prediction.model.tables import MOST_ROWS, NONE, Cotangent, Table, summed
 from initstats.prediction.model.tracing import Tracer, Tracing
 from initstats.probe.rows import ORDERED
 from initstats.probe.slots import Slot

@@ -20,14 +20,10 @@ from initstats.prediction.model.laws import Law
 from initstats.prediction.model.signals import (
     Given,
     Signal,
-    Unpredicted,
     laid_out,
     varies,
 )
-from initstats.prediction.model.tables import NONE, Cotangent, Draws, Table
-
-MOST_ROWS = 2048
-"""Rows of which products of all pairs are followed."""
+from initstats.prediction.model.tables import NONE, Cotangent, Draws, Table, Unpredicted, checked
 
 
 @dataclass(frozen=True)
@@ -159,12 +155,3 @@ def patches(
     index = found.long().permute(1, 0, 2).flatten(1) - 1
     index[index < 0] = x.table.rows
     return Sums([(each, x.rows.shape[1]) for each in index], groups)
-
-
-def checked(rows: int) -> None:
-    """Raise Unpredicted where a kernel would be too large."""
-    if rows > MOST_ROWS:
-        raise Unpredicted(
-            f"its samples and positions are {rows} rows, and products of all pairs of more than "
-            f"{MOST_ROWS} are not followed: give fewer samples"
-        )

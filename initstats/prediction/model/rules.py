@@ -11,21 +11,22 @@ from torch import Tensor
 
 from initstats.prediction.model.arguments import Arguments
 from initstats.prediction.model.attention import between
+from initstats.prediction.model.branches import added
+from initstats.prediction.model.entries import dropped
 from initstats.prediction.model.laws import Laws
 from initstats.prediction.model.moving import copied, joined, mixed, picked, unfolded
 from initstats.prediction.model.norms import norm, over_rows
-from initstats.prediction.model.pointwise import added, applied, dropped
+from initstats.prediction.model.pointwise import applied
 from initstats.prediction.model.signals import (
     Given,
     Signal,
     State,
     Unknown,
-    Unpredicted,
     Weight,
     unit_dims,
 )
 from initstats.prediction.model.sums import convolution, embedding, linear, with_weights
-from initstats.prediction.model.tables import Draws
+from initstats.prediction.model.tables import Draws, Unpredicted
 from initstats.probe.elementwise import filled, what_is
 from initstats.probe.kinds import (
     CASTS,
@@ -77,7 +78,7 @@ class Rules:
         if is_draw(name) or (draws(operation) and not of.has(Signal)):
             return [Unknown("random numbers that are no weights")] * len(outputs)
         if not of.has(Signal, Weight) or is_maker(name):
-            return [Given(x.detach()) for x in outputs]
+            return [Given(x.detach().cpu()) for x in outputs]
         found: list[State]
         try:
             found = _found(name, of, outputs)

@@ -9,11 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from initstats.prediction.model.tables import Table
-
-
-class Unpredicted(Exception):
-    """Says why a value cannot be predicted."""
+from initstats.prediction.model.tables import Table, Unpredicted
 
 
 @dataclass(frozen=True, eq=False)

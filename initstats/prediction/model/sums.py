@@ -10,19 +10,18 @@ from torch import Tensor
 from torch.nn.functional import unfold
 
 from initstats.prediction.model.arguments import Arguments
+from initstats.prediction.model.entries import scattered
 from initstats.prediction.model.laws import Law
-from initstats.prediction.model.pointwise import scattered
-from initstats.prediction.model.products import Sums, checked, patches, product, terms
+from initstats.prediction.model.products import Sums, patches, product, terms
 from initstats.prediction.model.signals import (
     Given,
     Signal,
     State,
-    Unpredicted,
     Weight,
     distinct,
     laid_out,
 )
-from initstats.prediction.model.tables import Table
+from initstats.prediction.model.tables import Table, Unpredicted, checked
 from initstats.probe.linear import labels
 
 
@@ -49,7 +48,7 @@ def convolution(of: Arguments, out: Tensor) -> Signal:
     pads = _padding(of.value(4, "padding", 0), kernel, dilation, flat)
     sums: Sums | Tensor
     if isinstance(x, Given):
-        values = x.values.double()
+        values = x.values.to(torch.float64, copy=True)
         values = values[:, :, None] if flat else values
         checked(out.numel() // out.shape[1])
         found = unfold(values, (*kernel,), (*dilation,), (*pads,), (*stride,))
@@ -112,7 +111,7 @@ def _laws(
 
 def _inputs(x: Given, summed: int) -> Tensor:
     """What a sum over one dimension of data reads, (outputs, inputs)."""
-    values = x.values.double().movedim(summed, -1)
+    values = x.values.to(torch.float64, copy=True).movedim(summed, -1)
     return values.reshape(-1, values.shape[-1])
 
 

@@ -24,9 +24,16 @@ Root = tuple[int, tuple[Part, ...]]
 Roots = frozenset[Root]
 
 NONE: Roots = frozenset()
+MOST_ROWS = 2048
+"""Rows of which products of all pairs are followed."""
 _ENTRIES = 2**21  # most entries of the columns of the largest value
-_MOST = 512  # most copies of a layer
+_LEAST, _MOST = 16, 512  # copies of a layer
+_CROWD = 2**26  # most entries of columns at all
 _JITTER = 1e-10  # what is added to a kernel's diagonal, relative to it, before its root is taken
+
+
+class Unpredicted(Exception):
+    """Says why a value cannot be predicted."""
 
 
 class Draws:
@@ -38,7 +45,10 @@ class Draws:
 
     def expect(self, *tables: Table) -> None:
         """Hear of tables of which columns are drawn: the largest says how many copies there are."""
-        self._largest = max(self._largest, *(table.rows * table.units for table in tables))
+        largest = max(table.rows * table.units for table in tables)
+        if largest * _LEAST > _CROWD:
+            raise Unpredicted(f"{largest} numbers are too many to draw {_LEAST} times at once")
+        self._largest = max(self._largest, largest)
 
     def key(self) -> int:
         """A number for another draw of weights."""
@@ -48,7 +58,7 @@ class Draws:
     @cached_property
     def copies(self) -> int:
         """How many copies of each unit are drawn; half of them are the others with a minus."""
-        return int(min(max(_ENTRIES // self._largest, 16), _MOST)) // 2 * 2
+        return int(min(max(_ENTRIES // self._largest, _LEAST), _MOST)) // 2 * 2
 
     def normal(self, kernel: Tensor, units: int, key: int) -> Tensor:
         """Columns (rows, copies * units) with mean 0 whose products are those of a kernel."""
@@ -133,9 +143,14 @@ class Table:
     function: Callable[[Tensor], Tensor] | None = None
     scatter_of: Callable[[], Tensor] | None = None
 
+    def __post_init__(self) -> None:
+        if self.rows > MOST_ROWS:
+            self.kernel_of = None
+
     @cached_property
     def kernel(self) -> Tensor:
         """Mean products over units, (rows, rows)."""
+        checked(self.rows)
         return products(self.columns) if self.kernel_of is None else self.kernel_of()
 
     @cached_property
@@ -163,6 +178,15 @@ class Table:
     def columns(self) -> Tensor:
         """(rows, copies * units)."""
         return self.columns_of()
+
+
+def checked(rows: int) -> None:
+    """Raise Unpredicted where a kernel would be too large."""
+    if rows > MOST_ROWS:
+        raise Unpredicted(
+            f"its samples and positions are {rows} rows, and products of all pairs of more than "
+            f"{MOST_ROWS} are not followed: give fewer samples"
+        )
 
 
 def products(x: Tensor, y: Tensor | None = None) -> Tensor:

@@ -42,14 +42,17 @@ class Tracer(Recorder):
         self.ends: list[tuple[Tensor, State]] = []
         self._states: Any = WeakIdKeyDictionary()
         self._slots: list[tuple[Tensor, Slot]] = []
+        self._cut: Any = WeakIdKeyDictionary()
 
     def observe(
         self, call: Call, operation: Operation, outputs: list[Tensor], writes: bool
     ) -> None:
         """Follow an operation whose outputs may hold a signal."""
         self._slots.clear()
-        super().observe(call, operation, outputs, writes)
-        self._follow_states(operation, outputs, writes)
+        try:
+            super().observe(call, operation, outputs, writes)
+        finally:  # what was written to is not what it was, also where measuring it fails
+            self._follow_states(operation, outputs, writes)
         for x, slot in self._slots:
             self.found.append((slot, self.state_of(x)))
 
@@ -64,6 +67,8 @@ class Tracer(Recorder):
         """Keep what a module returns: that of the last one is the model's."""
         self._slots.clear()
         super().observe_result(call, given, result)
+        for x in tensors(result):
+            self._mind_own_ways(x)
         for x, slot in self._slots:
             self._states[x] = Unknown("it is made out of sight")
             self.found.append((slot, self._states[x]))
@@ -79,9 +84,9 @@ class Tracer(Recorder):
             return Weight(parameter.detach(), name, tuple(parameter.shape))
         if x in self._origins and self._origins[x].kind != "constant" and self._origins[x].layers:
             if self._origins[x].layers == (0,) or self._from_outside(x):
-                return Given(x.detach())
+                return Given(x.detach().cpu())
             return Unknown("what made it was not seen")
-        return Given(x.detach())
+        return Given(x.detach().cpu())
 
     def _from_outside(self, x: Tensor) -> bool:
         return x in self._outside
@@ -98,10 +103,12 @@ class Tracer(Recorder):
         if operation.name in ("setitem", "copy_") or operation.kwargs.get("out") is not None:
             found: list[State] = [Unknown(f"{operation.name}: it writes to a tensor")]
             if all(isinstance(self.state_of(x), Given) for x in operation.read):
-                found = [Given(outputs[0].detach())]
+                found = [Given(outputs[0].detach().cpu())]
             found *= len(outputs)
         else:
             found = self.rules.follow(operation, outputs, self.state_of)
+        for x in operation.read:
+            self._mind_own_ways(x)
         why = [state.reason for state in found if isinstance(state, Unknown)]
         nodes = [x.grad_fn for x in outputs if x.grad_fn is not None]
         for state in map(self.state_of, operation.read) if why and nodes else ():
@@ -113,6 +120,7 @@ class Tracer(Recorder):
             self._states[x] = state
             if isinstance(state, Signal) and not x.requires_grad:
                 self._states[x] = state.cut
+                self._cut[x] = state.table
 
     @property
     def lost(self) -> Iterator[tuple[Table, str]]:
@@ -126,6 +134,12 @@ class Tracer(Recorder):
         for table, why, node in self._left:
             if node in seen:
                 yield table, why
+
+    def _mind_own_ways(self, x: Tensor) -> None:
+        """A gradient comes back on a way of its own to what was made while gradients were off."""
+        if x in self._cut and x.requires_grad:
+            why = "a gradient comes back to it on a way that is not seen"
+            self._left.append((self._cut.pop(x), why, x.grad_fn))
 
     def _forget_views(self, outputs: list[Tensor]) -> None:
         """What shares memory with a tensor that was written to is no longer known."""

@@ -247,6 +247,58 @@ def test_written_out_attention_by_hand(how: str) -> None:
     assert noted(table, EVEN, "softmax") == [pytest.approx(expected, rel=1e-5)]
 
 
+def bmm(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+    weights = torch.bmm(q, k.transpose(1, 2)).div(2).softmax(-1)
+    return torch.bmm(weights, v).view(-1, 2, *v.shape[1:]).transpose(1, 2)
+
+
+def einsum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = F.softmax(torch.einsum("bthe,bshe->bhts", q, k) / 2, -1, dtype=torch.float64)
+    return torch.einsum("bhts,bshe->bthe", weights.to(v.dtype), v)
+
+
+def keys_first(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = torch.einsum("bthe,bshe->bsth", q / 2, k).softmax(1)
+    return torch.einsum("bsth,bshe->bthe", weights, v)
+
+
+def exponentials(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = torch.einsum("bthe,bshe->bhts", q, k) / 2
+    shares = (scores - scores.amax(-1, keepdim=True)).exp()
+    return torch.einsum("bhts,bshe->bthe", shares / shares.sum(-1, keepdim=True), v)
+
+
+def tokens_first(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = (x.permute(2, 1, 0, 3) for x in (q, k, v))  # heads, tokens, samples, units
+    weights = torch.einsum("htbe,hsbe->hbts", q, k).mul(0.5).softmax(dim=-1)
+    return torch.einsum("hbts,hsbe->bthe", weights, v)
+
+
+SPELLINGS = [bmm, einsum, keys_first, exponentials, tokens_first]
+
+
+@pytest.mark.parametrize("attend", SPELLINGS)
+def test_spellings_of_attention(attend: Callable[..., Tensor]) -> None:
+    class Spelled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            given = (y.unflatten(2, (2, 4)) for y in self.qkv(x).chunk(3, 2))
+            y: Tensor = x + self.out(attend(*given).flatten(2))
+            return y
+
+    model, x = Spelled(), randn(3, 5, 8)
+    q, k, _ = (y.unflatten(2, (2, 4)).transpose(1, 2) for y in model.qkv(x).chunk(3, 2))
+    table = measure(model, x)
+    expected = evenness(weights_of(q, k, torch.ones(5, 5, dtype=torch.bool)))
+    assert noted(table, EVEN) == [pytest.approx(expected, rel=1e-5)]
+    assert noted(table, TOKENS, "add") == [pytest.approx(resemblance(model(x)), rel=1e-5)]
+    assert len(noted(table, ["branch_share"])) == 1
+
+
 def test_large_scores_are_not_masked() -> None:
     """A network that explodes attends to one token, though it may attend to all."""
     model, x = Eager(lambda s: s * 1e6).eval(), randn(3, 5, 8)
@@ -503,12 +555,6 @@ def vit(how: str) -> tuple[nn.Module, dict[str, Tensor]]:
     return transformers.ViTModel(config), {"pixel_values": torch.randn(2, 3, 8, 8)}
 
 
-def llama(how: str) -> tuple[nn.Module, dict[str, Tensor]]:
-    ends = {"bos_token_id": 0, "eos_token_id": 0, "num_key_value_heads": 1}
-    config = transformers.LlamaConfig(vocab_size=23, attn_implementation=how, **ends, **SMALL)
-    return transformers.LlamaModel(config), {"input_ids": IDS, "attention_mask": PADDING}
-
-
 def t5(how: str) -> tuple[nn.Module, dict[str, Tensor]]:
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
     config = transformers.T5Config(vocab_size=23, attn_implementation=how, **sizes)
@@ -516,7 +562,7 @@ def t5(how: str) -> tuple[nn.Module, dict[str, Tensor]]:
     return transformers.T5Model(config), given
 
 
-BUILDS = {"gpt2": gpt2, "bert": bert, "vit": vit, "llama": llama, "t5": t5}
+BUILDS = {"gpt2": gpt2, "bert": bert, "vit": vit, "t5": t5}
 
 
 @pytest.mark.filterwarnings("default")  # other people's

@@ -305,6 +305,16 @@ def test_large_scores_are_not_masked() -> None:
     assert noted(measure(model, x), EVEN, "softmax") == [pytest.approx([0, 1], abs=1e-3)]
 
 
+SHIFTS = -3e4 * torch.arange(5.0)[:, None]
+
+
+@pytest.mark.parametrize("shift", [lambda s: s * 0 - 2e4, lambda s: s.mean() * 0 + SHIFTS - 1])
+def test_signals_that_are_low_mask_nothing(shift: Callable[[Tensor], Tensor]) -> None:
+    model, x = Eager(lambda s: s + shift(s)).eval(), randn(3, 5, 8)
+    expected = evenness(model.weights(x, torch.ones(5, 5, dtype=torch.bool)))
+    assert noted(measure(model, x), EVEN, "softmax") == [pytest.approx(expected, rel=1e-2)]
+
+
 def test_a_mask_that_comes_from_outside() -> None:
     class Given(Eager):
         def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -701,6 +711,16 @@ def test_shares_of_branches(name: str) -> None:
     assert silent(table, "branch_share")
     assert np.array(noted(table, ["branch_share"])) == pytest.approx(np.array(expected), rel=1e-6)
     assert table["branch_share"].notna().sum() == len(expected)
+
+
+def test_a_branch_that_is_not_always_added_has_no_share() -> None:
+    model = Sum(lambda x, f: x + y if (y := f(x)).shape[0] > 3 else y, 1)
+    with Probe(model) as probe:
+        model(torch.randn(4, 6))
+        shares = noted(probe.table(), ["branch_share"])
+        model(torch.randn(2, 6))
+    assert len(shares) == 1
+    assert silent(probe.table())
 
 
 def test_long_passes_forget_what_is_far_behind() -> None:

@@ -247,10 +247,72 @@ def test_written_out_attention_by_hand(how: str) -> None:
     assert noted(table, EVEN, "softmax") == [pytest.approx(expected, rel=1e-5)]
 
 
+def bmm(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+    weights = torch.bmm(q, k.transpose(1, 2)).div(2).softmax(-1)
+    return torch.bmm(weights, v).view(-1, 2, *v.shape[1:]).transpose(1, 2)
+
+
+def einsum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = F.softmax(torch.einsum("bthe,bshe->bhts", q, k) / 2, -1, dtype=torch.float64)
+    return torch.einsum("bhts,bshe->bthe", weights.to(v.dtype), v)
+
+
+def keys_first(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = torch.einsum("bthe,bshe->bsth", q / 2, k).softmax(1)
+    return torch.einsum("bsth,bshe->bthe", weights, v)
+
+
+def exponentials(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = torch.einsum("bthe,bshe->bhts", q, k) / 2
+    shares = (scores - scores.amax(-1, keepdim=True)).exp()
+    return torch.einsum("bhts,bshe->bthe", shares / shares.sum(-1, keepdim=True), v)
+
+
+def tokens_first(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = (x.permute(2, 1, 0, 3) for x in (q, k, v))  # heads, tokens, samples, units
+    weights = torch.einsum("htbe,hsbe->hbts", q, k).mul(0.5).softmax(dim=-1)
+    return torch.einsum("hbts,hsbe->bthe", weights, v)
+
+
+SPELLINGS = [bmm, einsum, keys_first, exponentials, tokens_first]
+
+
+@pytest.mark.parametrize("attend", SPELLINGS)
+def test_spellings_of_attention(attend: Callable[..., Tensor]) -> None:
+    class Spelled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            given = (y.unflatten(2, (2, 4)) for y in self.qkv(x).chunk(3, 2))
+            y: Tensor = x + self.out(attend(*given).flatten(2))
+            return y
+
+    model, x = Spelled(), randn(3, 5, 8)
+    q, k, _ = (y.unflatten(2, (2, 4)).transpose(1, 2) for y in model.qkv(x).chunk(3, 2))
+    table = measure(model, x)
+    expected = evenness(weights_of(q, k, torch.ones(5, 5, dtype=torch.bool)))
+    assert noted(table, EVEN) == [pytest.approx(expected, rel=1e-5)]
+    assert noted(table, TOKENS, "add") == [pytest.approx(resemblance(model(x)), rel=1e-5)]
+    assert len(noted(table, ["branch_share"])) == 1
+
+
 def test_large_scores_are_not_masked() -> None:
     """A network that explodes attends to one token, though it may attend to all."""
     model, x = Eager(lambda s: s * 1e6).eval(), randn(3, 5, 8)
     assert noted(measure(model, x), EVEN, "softmax") == [pytest.approx([0, 1], abs=1e-3)]
+
+
+SHIFTS = -3e4 * torch.arange(5.0)[:, None]
+
+
+@pytest.mark.parametrize("shift", [lambda s: s * 0 - 2e4, lambda s: s.mean() * 0 + SHIFTS - 1])
+def test_signals_that_are_low_mask_nothing(shift: Callable[[Tensor], Tensor]) -> None:
+    model, x = Eager(lambda s: s + shift(s)).eval(), randn(3, 5, 8)
+    expected = evenness(model.weights(x, torch.ones(5, 5, dtype=torch.bool)))
+    assert noted(measure(model, x), EVEN, "softmax") == [pytest.approx(expected, rel=1e-2)]
 
 
 def test_a_mask_that_comes_from_outside() -> None:
@@ -503,12 +565,6 @@ def vit(how: str) -> tuple[nn.Module, dict[str, Tensor]]:
     return transformers.ViTModel(config), {"pixel_values": torch.randn(2, 3, 8, 8)}
 
 
-def llama(how: str) -> tuple[nn.Module, dict[str, Tensor]]:
-    ends = {"bos_token_id": 0, "eos_token_id": 0, "num_key_value_heads": 1}
-    config = transformers.LlamaConfig(vocab_size=23, attn_implementation=how, **ends, **SMALL)
-    return transformers.LlamaModel(config), {"input_ids": IDS, "attention_mask": PADDING}
-
-
 def t5(how: str) -> tuple[nn.Module, dict[str, Tensor]]:
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
     config = transformers.T5Config(vocab_size=23, attn_implementation=how, **sizes)
@@ -516,7 +572,7 @@ def t5(how: str) -> tuple[nn.Module, dict[str, Tensor]]:
     return transformers.T5Model(config), given
 
 
-BUILDS = {"gpt2": gpt2, "bert": bert, "vit": vit, "llama": llama, "t5": t5}
+BUILDS = {"gpt2": gpt2, "bert": bert, "vit": vit, "t5": t5}
 
 
 @pytest.mark.filterwarnings("default")  # other people's
@@ -655,6 +711,16 @@ def test_shares_of_branches(name: str) -> None:
     assert silent(table, "branch_share")
     assert np.array(noted(table, ["branch_share"])) == pytest.approx(np.array(expected), rel=1e-6)
     assert table["branch_share"].notna().sum() == len(expected)
+
+
+def test_a_branch_that_is_not_always_added_has_no_share() -> None:
+    model = Sum(lambda x, f: x + y if (y := f(x)).shape[0] > 3 else y, 1)
+    with Probe(model) as probe:
+        model(torch.randn(4, 6))
+        shares = noted(probe.table(), ["branch_share"])
+        model(torch.randn(2, 6))
+    assert len(shares) == 1
+    assert silent(probe.table())
 
 
 def test_long_passes_forget_what_is_far_behind() -> None:

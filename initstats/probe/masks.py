@@ -151,7 +151,9 @@ def _added(x: Tensor, origin: Origin | None, sign: int) -> Tensor | None:
         return None
     low = sign * x.detach() <= LOW
     signal = origin is not None and origin.kind == "signal"
-    if not bool(low.any()) or (signal and not bool((low | (x == 0)).all())):
+    if not bool(low.any()) or bool(low.all()):
+        return None
+    if signal and not bool((low | (x == 0)).all()):
         return None
     return ~low
 

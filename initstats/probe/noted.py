@@ -36,9 +36,12 @@ class Order:
 
     @property
     def _root(self) -> Order:
-        root = self
+        root, passed = self, list[Order]()
         while root._joined is not None:
+            passed.append(root)
             root = root._joined
+        for order in passed:  # a long training joins one at every pass
+            order._joined = root
         return root
 
     def tell(self, tokens: int) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from initstats.diagnosis import VERDICTS
@@ -30,13 +29,20 @@ from initstats.plots.grid import NARROW, add_key, panels
 from initstats.plots.maps import COLOURS
 from initstats.plots.results import order
 from initstats.plots.style import INK, PAGE, StyledFigure, diverging, inches, strokes
+from initstats.registry import Need
 
 if TYPE_CHECKING:
     from initstats.survey import Evidence
 
+ATTENTION = Need[Any](
+    lambda evidence: (evidence.profiles["statistic"] == "attention_entropy").any(),
+    "no transformer was measured",
+)
 WORDS = [verdict.name for verdict in VERDICTS]
 LARGEST = 1000
 """The depth beyond which nobody looked."""
+_CELL = 0.62
+"""Height of a cell, of the distance of two rows; below it stands what was measured."""
 DECADES = 2
 """Powers of ten at which the colours of a gradient's growth are full."""
 _WIDE = Scale(True, (-1, 1), (-3, 9), 1, band=(-1, 1))
@@ -60,43 +66,42 @@ def by_recipe(evidence: Evidence) -> pd.DataFrame:
 
 @register_figure(page="architectures", title="What survives which depth", data=by_recipe)
 def survival_map(frame: pd.DataFrame, width: float = PAGE) -> Figure:
-    """What theory says of each recipe at each depth, in the colours of verdicts; white, where it
-    says nothing. A dot is what a small sweep of width 64 measured of the same recipe, in the same
-    colours, at its depth. On the right, the greatest depth at which the gradient stays within a
-    factor of ten and inputs stay distinct.
+    """What theory says of each recipe at each depth, in the colours of verdicts; a dash, where it
+    says nothing. Dots are what small sweeps of width 64 measured of the same recipes, placed at the
+    depth of the sweep. On the right, the greatest depth at which the gradient stays within a factor
+    of ten and inputs stay distinct.
     """
     labels, told = order(frame["label"]), frame[frame["source"] == "theory"]
     depths, size = sorted(told["depth"].unique()), 8 if width > NARROW else 6.5
     left = 0.15 + max(inches(label, size) for label in labels)
-    figure = StyledFigure((width, 0.27 * len(labels) + 0.75))
+    figure = StyledFigure((width, 0.3 * len(labels) + 0.75))
     axes = figure.subplots()
     cell = (width - left - 0.8) / len(depths)
-    small = cell < inches("gradient explodes", 5) + 0.04
+    small = cell < inches("gradient explodes", 5.5) + 0.04
+    write = partial(axes.text, ha="center", va="center", size=5.5)
     for label, depth, verdict in told[["label", "depth", "verdict"]].itertuples(index=False):
         row, column = labels.index(str(label)), depths.index(depth)
         colour = COLOURS.get(str(verdict), to_rgba(INK, 0))
         edge: Any = {"ec": to_rgba(INK, 0.12), "lw": 0.5}
-        axes.add_patch(Rectangle((column, row), 1, 1, fc=colour, **edge))
-        text = _initials(str(verdict)) if small else str(verdict)
+        axes.add_patch(Rectangle((column, row), 1, _CELL, fc=colour, **edge))
         white = "white" if verdict == "healthy" else INK
-        axes.text(column + 0.5, row + 0.34, text, ha="center", va="center", color=white, size=5)
+        write(column + 0.5, row + _CELL / 2, _word(str(verdict), small), color=white)
     seen = frame[frame["source"] == "measured"]
     at = np.interp(np.log(seen["depth"]), np.log(depths), np.arange(len(depths)) + 0.5)
-    rows = [labels.index(str(label)) + 0.78 for label in seen["label"]]
-    for x, y, verdict in zip(at, rows, seen["verdict"], strict=True):
-        face = np.array(COLOURS.get(str(verdict), to_rgba(INK, 0)))
-        face[:3], face[3] = face[3] * face[:3] + 1 - face[3], 1
-        axes.plot(x, y, "o", ms=4.2, mfc=face, mec=INK, mew=0.6)
+    for x, label, verdict in zip(at, seen["label"], seen["verdict"], strict=True):
+        text = f"• {_word(str(verdict), small)}"
+        write(x, labels.index(str(label)) + (1 + _CELL) / 2, text, color=INK)
+    beside = partial(axes.text, va="center", size=size - 0.5)
     for row, label in enumerate(labels):
         largest = told.loc[told["label"] == label, "largest"].iloc[0]
-        axes.text(len(depths) + 0.15, row + 0.5, _depth(largest), va="center", size=size - 0.5)
-    axes.text(len(depths) + 0.15, -0.45, "up to", va="center", size=size - 0.5)
+        beside(len(depths) + 0.15, row + _CELL / 2, _depth(largest))
+    beside(len(depths) + 0.15, -0.45, "up to")
     axes.set(xlim=(0, len(depths) + 0.9), ylim=(len(labels), 0))
     axes.set_xticks(np.arange(len(depths)) + 0.5, [str(depth) for depth in depths])
-    axes.set_yticks(np.arange(len(labels)) + 0.5, labels)
+    axes.set_yticks(np.arange(len(labels)) + _CELL / 2, labels)
     axes.tick_params(length=0, labeltop=True, labelbottom=False, labelsize=size, pad=3)
     axes.spines[:].set_visible(False)
-    _key(figure, {*frame["verdict"]}, initials=small, dots=len(seen) > 0)
+    _key(figure, {*frame["verdict"]}, initials=small)
     return figure
 
 
@@ -122,9 +127,7 @@ PROFILED = (
 @register_figure(
     page="architectures",
     title="Layer by layer",
-    data=partial(
-        by_layer_of, statistics=("rms", "gradient", "branch share", "similarity")
-    ),
+    data=partial(by_layer_of, statistics=("rms", "gradient", "branch share", "similarity")),
 )
 def depth_profiles(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     """Some recipes of 31 layers, measured: what goes through all layers, and its gradient, which is
@@ -139,6 +142,7 @@ def depth_profiles(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     page="architectures",
     title="Attention, layer by layer",
     data=partial(by_layer_of, statistics=("attention_entropy", "participation_ratio")),
+    needs=[ATTENTION],
 )
 def attention_profiles(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     """Transformers of 31 layers, measured: the entropy of a token's attention over the largest that
@@ -218,10 +222,16 @@ def logit_phases(frame: pd.DataFrame, width: float = PAGE) -> Figure:
             text = "∞" if math.isnan(value) else f"{value:.1f}".replace("-", "−") + mark
             dark = abs(value) > 0.75 * DECADES
             part.text(
-                column, row, text, ha="center", va="center", size=5.5, color="white" if dark else INK
+                column,
+                row,
+                text,
+                ha="center",
+                va="center",
+                size=5.5,
+                color="white" if dark else INK,
             )
-        part.set_xticks(range(wide.shape[1]), [_plain(each) for each in wide.columns])
-        part.set_yticks(range(wide.shape[0]), [_plain(each) for each in wide.index])
+        for ticks, values_of in ((part.set_xticks, wide.columns), (part.set_yticks, wide.index)):
+            ticks(range(len(values_of)), [f"{float(each):.2g}" for each in values_of])
         part.tick_params(length=0, labelsize=6.5)
         part.spines[:].set_visible(False)
     return figure
@@ -240,9 +250,7 @@ def norm_maps(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     """
     labels = order(frame["label"])
     inits, names = list(map(str, frame["init"].unique())), list(frame["activation"].unique())
-    figure, (axes,) = panels(
-        labels, width, most=3, least=1.9, height=0.24 * len(inits), share="xy"
-    )
+    figure, (axes,) = panels(labels, width, most=3, least=1.9, height=0.24 * len(inits), share="xy")
     for part, label in zip(axes, labels, strict=True):
         rows = frame[frame["label"] == label]
         for init, activation, verdict in rows[["init", "activation", "verdict"]].itertuples(
@@ -264,7 +272,7 @@ def norm_maps(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     return figure
 
 
-def _key(figure: Figure, met: set[object], *, initials: bool, dots: bool = False) -> None:
+def _key(figure: Figure, met: set[object], *, initials: bool) -> None:
     """What the colours mean, below."""
     edge: Any = {"ec": to_rgba(INK, 0.25), "lw": 0.5}
     words = [word for word in WORDS if word in {str(each) for each in met}]
@@ -272,22 +280,18 @@ def _key(figure: Figure, met: set[object], *, initials: bool, dots: bool = False
         f"{_initials(word)}  {word}" if initials else word: Patch(fc=COLOURS[word], **edge)
         for word in words
     }
-    if dots:
-        handles["measured"] = Line2D([], [], marker="o", ls="", ms=4.2, mfc="none", mec=INK)
     add_key(figure, handles, "lower")
 
 
+def _word(word: str, small: bool) -> str:
+    return _initials(word) if small else word.replace("unknown", "—")
+
+
 def _initials(word: str) -> str:
-    return "".join(part[0] for part in word.replace("-", " ").split()) if word != "unknown" else ""
+    return "".join(part[0] for part in word.replace("-", " ").split()) if word != "unknown" else "—"
 
 
 def _depth(largest: float) -> str:
     if math.isnan(largest):
         return "—"
     return f"≥ {LARGEST}" if largest >= LARGEST else f"{largest:.0f}"
-
-
-def _plain(value: float) -> str:
-    return f"{value:.2g}"
-
-

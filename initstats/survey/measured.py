@@ -86,8 +86,9 @@ def _profile(table: pd.DataFrame, source: str) -> pd.DataFrame:
         logarithmic = statistic in ("rms", "gradient")
         with np.errstate(divide="ignore"):
             heights = np.log(frame["value"]) if logarithmic else frame["value"]
-        ends = heights.groupby(frame["layer"]).agg(["mean", "min", "max"])
-        ends = np.exp(ends) if logarithmic else ends
-        ends.columns = ["value", "low", "high"]
+        seeds = frame[["layer"]].assign(height=heights).groupby("layer")["height"]
+        ends = pd.DataFrame({"value": seeds.mean(), "low": seeds.min(), "high": seeds.max()})
+        if logarithmic:
+            ends = pd.DataFrame({name: np.exp(ends[name]) for name in ends})
         frames.append(ends.reset_index().assign(statistic=statistic, source=source))
     return pd.concat(frames, ignore_index=True)

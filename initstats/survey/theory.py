@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from initstats import activations
 from initstats.diagnosis.verdicts import Limits
-from initstats.survey.studied import ACTIVATIONS, HE, INITS, Studied
+from initstats.survey.studied import ACTIVATIONS, INITS, Studied
 from initstats.survival import DEEPEST, predict_survival
-from initstats.theory.norms import gradient_rate
+from initstats.theory.norms import Norm, Place, gradient_rate
 
 
 def survives(rows: pd.DataFrame) -> pd.Series[bool]:
@@ -39,10 +38,10 @@ def _largest(studied: Studied, table: pd.DataFrame) -> float:
     if silent.all():
         return math.nan
     kept = survives(table).to_numpy() & ~silent
-    low = max([1, *table["depth"][kept]])
+    low = max([1, *map(int, table["depth"][kept])])
     above = [depth for depth in table["depth"] if depth > low]
     if not above:
-        return min(low, DEEPEST)
+        return float(min(low, DEEPEST))
     high = min(above)
     while high - low > max(1, 0.02 * low):
         middle = (low + high) // 2
@@ -53,8 +52,8 @@ def _largest(studied: Studied, table: pd.DataFrame) -> float:
 
 def by_init(network: str, label: str, depth: int, *, quick: bool = False) -> pd.DataFrame:
     """Verdicts of a network for inits and activations at one depth, with its `label`."""
-    names: Any = (INITS[1:4], ACTIVATIONS[:3]) if quick else (INITS, ACTIVATIONS)
-    return predict_survival(network, *map(list, names), [depth]).assign(label=label)
+    inits, names = (INITS[1:4], ACTIVATIONS[:3]) if quick else (INITS, ACTIVATIONS)
+    return predict_survival(network, [*inits], [*names], [depth]).assign(label=label)
 
 
 def by_scale(
@@ -84,7 +83,7 @@ def rates(names: Sequence[str] = ("relu", "gelu", "tanh")) -> pd.DataFrame:
     Returns:
         `norm`, `place` (`before` or `after` the activation), `activation`, `rate`.
     """
-    kinds = (
+    kinds: tuple[tuple[str, Norm, Place], ...] = (
         ("layer norm", "layer", "pre"),
         ("RMS norm", "rms", "pre"),
         ("batch norm", "batch", "pre"),
@@ -98,6 +97,3 @@ def rates(names: Sequence[str] = ("relu", "gelu", "tanh")) -> pd.DataFrame:
         for label, norm, place in kinds
     ]
     return pd.DataFrame(rows, columns=["norm", "place", "activation", "rate"])
-
-
-__all__ = ["HE", "by_depth", "by_init", "by_scale", "rates", "survives"]

@@ -26,6 +26,7 @@ ORDER = (
         "recipes",
         "diagnosis",
         "survival",
+        "survey",
         "outcome",
         "differences",
         "plots",

@@ -9,10 +9,11 @@ from initstats.cli.app import app, main
 
 # The help lists the commands in the order in which they are imported.
 # isort: off
-from initstats.cli import study, index, train, measure, foundations, reference, bench
+from initstats.cli import study, index, train, measure, foundations, reference, architectures, bench
 
 __all__ = [
     "app",
+    "architectures",
     "bench",
     "foundations",
     "index",

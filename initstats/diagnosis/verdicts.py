@@ -202,7 +202,8 @@ def judge(
 def judged(stacks: pd.DataFrame, limits: Limits) -> pd.DataFrame:
     """The numbers of stacks, as `stacks_of` gives them, with their verdicts as in `judge`."""
     # as the browser holds them: its verdicts are these, to the last digit
-    held = stacks.astype(dict.fromkeys(HELD, np.float32))
+    with np.errstate(over="ignore"):  # what is beyond float32 is beyond every limit
+        held = stacks.astype(dict.fromkeys(HELD, np.float32))
     met = {verdict.name: verdict.holds(held, limits).to_numpy() for verdict in VERDICTS}
     words = {"verdict": _first(list(met.values()), WORDS)}
     for aspect in ASPECTS:

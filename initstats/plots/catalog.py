@@ -28,6 +28,7 @@ PAGES: dict[str, Callable[[Any], Any]] = {
     "bench": lambda ratios: ratios,
     "training": lambda run: run if isinstance(run, Trained) else Trained.of(run),
     "comparison": lambda both: both,
+    "architectures": lambda evidence: evidence,
 }
 """The pages that show figures, and what makes the results of each page from what users have."""
 
@@ -118,8 +119,8 @@ def register_figure(
         data: a function from the page's results to the frame that is drawn. The results of a study
             are `plots.Results` (its `table`, its `summary`, ...), those of a model `plots.Probed`,
             those of a training study `plots.Trained`.
-        page: the page that it belongs to: study, model, theory, lesson, bench, training or
-            comparison.
+        page: the page that it belongs to: study, model, theory, lesson, bench, training,
+            comparison or architectures.
         needs: what the results must hold; elsewhere the page leaves the figure out and says why.
         inline: whether the page shows it; else it is only a file beside the page, which links to
             it, and is drawn when the page is in its place.

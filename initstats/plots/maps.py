@@ -38,7 +38,7 @@ SMALLEST, LARGEST = 5.5, 7.5
 WIDTHS = (0.16, 0.9)
 """Least and greatest width of a cell, inches."""
 
-_COLOURS = {
+COLOURS = {
     "healthy": to_rgba(FIT, 1),
     "vanishes": to_rgba(BELOW, 0.3),
     "gradient vanishes": to_rgba(BELOW, 0.15),
@@ -52,6 +52,7 @@ _COLOURS = {
     "idle": to_rgba(INK, 0.06),
     "front-loaded": to_rgba(PALETTE[4], 0.18),
 }
+"""The colours of verdicts, as those of a page's map."""
 
 
 def summarized(results: Results, columns: list[str]) -> pd.DataFrame:
@@ -71,7 +72,7 @@ def verdicts(frame: pd.DataFrame, width: float | None = None) -> Figure:
     for your activation, a row to see for which activations an init works.
     """
     words = [verdict.name for verdict in VERDICTS]
-    colours, limits = ListedColormap([_COLOURS[word] for word in words]), (-0.5, len(words) - 0.5)
+    colours, limits = ListedColormap([COLOURS[word] for word in words]), (-0.5, len(words) - 0.5)
     figure, cells = matrices(frame, width, widths=WIDTHS, heights=(0.31, 0.31))
     narrow = cells[0].width < inches("collapses", SMALLEST) + 0.03
     for part in cells:
@@ -88,7 +89,7 @@ def verdicts(frame: pd.DataFrame, width: float | None = None) -> Figure:
         _map(part, verdict.map(words.index, na_action="ignore"), labels, colours, limits)
     if narrow:
         met = [word for word in words if (frame["verdict"] == word).any()]
-        key = {f"{_initials(word)}  {word}": _COLOURS[word] for word in met}
+        key = {f"{_initials(word)}  {word}": COLOURS[word] for word in met}
         _key(figure, key, "* seeds disagree" if (frame["agreement"] < 1).any() else "")
     return figure
 

@@ -19,6 +19,7 @@ KINDS = {
     "model": "Models, checked",
     "training": "Does it train better?",
     "theory": "What should happen",
+    "architectures": "Which architectures survive",
     "comparison": "Side by side",
     "lesson": "The foundations",
     "bench": "How fast it is",

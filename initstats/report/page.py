@@ -130,6 +130,10 @@ BESIDE = {
     "training": ("comparisons.csv", "variants.csv", "table.csv"),
     "study": ("table.csv", "table.parquet", "summary.csv"),
     "comparison": ("differences.csv", "verdicts.csv"),
+    "architectures": (
+        *("survival.csv", "measured.csv", "profiles.csv"),
+        *("norms.csv", "phases.csv", "rates.csv"),
+    ),
 }
 """The tables that may lie beside a kind of page."""
 

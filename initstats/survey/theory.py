@@ -1,0 +1,99 @@
+"""What theory says of the recipes, without data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from initstats import activations
+from initstats.diagnosis.verdicts import Limits
+from initstats.survey.studied import ACTIVATIONS, INITS, Studied
+from initstats.survival import DEEPEST, predict_survival
+from initstats.theory.norms import Norm, Place, gradient_rate
+
+
+def survives(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Whether gradients keep their size and inputs stay distinct, by the usual limits."""
+    limits = Limits()
+    kept = rows["gradient"].between(1 / limits.gradient_factor, limits.gradient_factor)
+    return kept & (rows["correlation"] < limits.correlation)
+
+
+def by_depth(studied: Studied, depths: Sequence[int]) -> pd.DataFrame:
+    """The rows of `predict_survival` of one recipe, with its `label` and its `largest` depth.
+
+    That is the greatest number of layers at which it survives, to within 2%; NaN where theory does
+    not follow.
+    """
+    table = predict_survival(*studied[1:], depths)
+    return table.assign(label=studied.label, largest=_largest(studied, table))
+
+
+def _largest(studied: Studied, table: pd.DataFrame) -> float:
+    """The depth at which a recipe ceases to survive, found between the depths of a table."""
+    silent = (table["note"] != "").to_numpy()
+    if silent.all():
+        return math.nan
+    kept = survives(table).to_numpy() & ~silent
+    low = max([1, *map(int, table["depth"][kept])])
+    above = [depth for depth in table["depth"] if depth > low]
+    if not above:
+        return float(min(low, DEEPEST))
+    high = min(above)
+    while high - low > max(1, 0.02 * low):
+        middle = (low + high) // 2
+        row = predict_survival(*studied[1:], [middle])
+        low, high = (middle, high) if survives(row).all() else (low, middle)
+    return float(low)
+
+
+def by_init(network: str, label: str, depth: int, *, quick: bool = False) -> pd.DataFrame:
+    """Verdicts of a network for inits and activations at one depth, with its `label`."""
+    inits, names = (INITS[1:4], ACTIVATIONS[:3]) if quick else (INITS, ACTIVATIONS)
+    return predict_survival(network, [*inits], [*names], [depth]).assign(label=label)
+
+
+def by_scale(
+    network: str, label: str, depth: int, logits: Sequence[float], branches: Sequence[float]
+) -> pd.DataFrame:
+    """Verdicts of a transformer for variances of its first logits and scales of its branches.
+
+    An init of sigma_w gives queries and keys sigma_w^2 each, and logits the variance sigma_w^4, at
+    inputs of second moment 1.
+
+    Args:
+        network: with a place for the scale of the branches.
+    """
+    networks = [network.format(f"{scale:g}") for scale in branches]
+    inits = [f"mean_field(sigma_w={variance**0.25:.6g},sigma_b=0)" for variance in logits]
+    table = predict_survival(networks, inits, "relu", [depth])
+    return table.assign(
+        label=label,
+        logits=np.tile(logits, len(branches)),
+        branch=np.repeat(branches, len(logits)),
+    )
+
+
+def rates(names: Sequence[str] = ("relu", "gelu", "tanh")) -> pd.DataFrame:
+    """Factors per layer of the gradient's squared norm, without a skip, by norm and its place.
+
+    Returns:
+        `norm`, `place` (`before` or `after` the activation), `activation`, `rate`.
+    """
+    kinds: tuple[tuple[str, Norm, Place], ...] = (
+        ("layer norm", "layer", "pre"),
+        ("RMS norm", "rms", "pre"),
+        ("batch norm", "batch", "pre"),
+        ("layer norm", "layer", "after"),
+        ("RMS norm", "rms", "after"),
+    )
+    rows = [
+        (label, "before" if place == "pre" else place, name, gradient_rate(phi, norm, place))
+        for name in names
+        for phi in [activations.get(name)]
+        for label, norm, place in kinds
+    ]
+    return pd.DataFrame(rows, columns=["norm", "place", "activation", "rate"])

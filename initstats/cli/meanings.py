@@ -24,6 +24,7 @@ PARAMETERS = {
     "positions": "what is added to tokens: none, or normal, a random vector for each position",
     "projection": "a factor of the weights of queries, keys and values, on top of the init",
     "attention_bias": "whether the products of attention have biases",
+    "order": "of a branch: {orders}",
     "kernel": "side of the convolutions, pixels",
     "first_kernel": "side of the first convolution, pixels",
     "strided": "convolutions that halve the image, from the first",
@@ -37,10 +38,12 @@ def parameter_meanings(names: Iterable[str]) -> list[tuple[str, str]]:
     """
     from initstats.networks.depths import SCALINGS
     from initstats.networks.norms import NORMS, PLACES
+    from initstats.networks.rescnn import ORDERS
 
     lists = {
         "norms": ", ".join(NORMS),
         "places": "; ".join(f"{name}, {meaning}" for name, meaning in PLACES.items()),
         "scales": "; ".join(f"{name}, {scaling.meaning}" for name, scaling in SCALINGS.items()),
+        "orders": "; ".join(f"{name}, {meaning}" for name, meaning in ORDERS.items()),
     }
     return [(name, PARAMETERS[name].format(**lists)) for name in names if name in PARAMETERS]

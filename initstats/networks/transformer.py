@@ -82,9 +82,13 @@ def transformer(
         branch = Serial(*first, *branches[part], product, *last)
         norm_after = made if place == "post" else None
         layers.append(Stream(branch, part=part, norm=norm_after, tokens=True, **shared))
-    embedded = "preactivation" if positions == "normal" else "stream"
-    stem = [Patches(width, patch, tensor=embedded)]
-    return Serial(Stem(Serial(*stem, *([Positions()] if positions == "normal" else []))), *layers)
+    return Serial(_stem(width, patch, positions), *layers)
+
+
+def _stem(width: int, patch: int, positions: str) -> Stem:
+    if positions == "none":
+        return Stem(Patches(width, patch, tensor="stream"))
+    return Stem(Serial(Patches(width, patch), Positions()))
 
 
 def _of_stream(factors: Scales, drop_path: float) -> dict[str, float]:

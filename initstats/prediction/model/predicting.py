@@ -31,6 +31,11 @@ def predict_model(
 ) -> pd.DataFrame:
     """What `measure` should find of an untrained model, in the mean over draws of its weights.
 
+    Theory is that of wide layers. Gaussian values are followed exactly; what is not Gaussian, as a
+    batch that was normalized, a rectified sum, or logits, is drawn in columns, always with the same
+    seed, which is good to a percent or two. Weights that are used twice, copies of others and
+    identities are no independent draws, so that what they make is not predicted.
+
     Args:
         model: any module, in the mode to predict; it runs once, and is left as it was.
         inputs: as `measure` takes them: their own values are what the theory begins with.

@@ -193,7 +193,9 @@ def _over_rows(of: Arguments, out: Tensor) -> Signal:
     if name in ("mean", "sum") and over is not None:
         gone = {dim % x.rows.ndim for dim in ([over] if isinstance(over, int) else over)}
         if gone >= set(dims):
-            return copied([x], of.run, out.shape, [], of.draws)
+            made = copied([x], of.run, out.shape, [], of.draws)
+            made.table.statistic = True
+            return made
     return mixed(x, of.run, out.shape)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from initstats.prediction.comparison import COMPARED as COMPARED
 from initstats.prediction.comparison import compare_with_theory as compare_with_theory
 from initstats.prediction.kept import predict_run as predict_run
-from initstats.prediction.model import predict_model as predict_model
 from initstats.prediction.predicting import KEYS as KEYS
 from initstats.prediction.predicting import FailedPredictionError as FailedPredictionError
 from initstats.prediction.predicting import predict as predict

@@ -105,14 +105,15 @@ def _part(table: Table, index: Tensor, some: Tensor) -> Table:
     )
 
 
-def joined(values: Sequence[Signal], dim: int) -> Signal:
+def joined(values: Sequence[Signal], dim: int, draws: Draws) -> Signal:
     """Values behind each other along a dimension."""
     dim %= values[0].rows.ndim
     dims = {tuple(unit_dims(x)) for x in values}
     if len(dims) > 1:
         raise Unpredicted("values with units along different dimensions are put together")
-    if (dim,) == dims.pop():
-        return _wider(values, dim)
+    along = dims.pop()
+    if dim in along:
+        return _wider(values, dim, along, draws)
     first = values[0]
     for x in values:
         if not torch.equal(x.units.narrow(dim, 0, 1), first.units.narrow(dim, 0, 1)):
@@ -169,32 +170,37 @@ def _cross(a: Table, b: Table) -> Tensor:
     return products(a.columns, b.columns)
 
 
-def _wider(values: Sequence[Signal], dim: int) -> Signal:
-    """More units."""
+def _wider(values: Sequence[Signal], dim: int, along: Sequence[int], draws: Draws) -> Signal:
+    """More units, which are along some dimensions."""
     parts = [x.table for x in values]
     rows = values[0].rows.narrow(dim, 0, 1)
     for x in values:
         if x.table.rows != parts[0].rows or not torch.equal(x.rows.narrow(dim, 0, 1), rows):
             raise Unpredicted("values with different rows are put beside each other")
-    starts = [sum(x.units for x in parts[:n]) for n in range(len(parts))]
+        if not torch.equal(x.units, layout(x.units.shape, along)[1]):
+            raise Unpredicted("values with units of another order are put beside each other")
+    sizes = [x.rows.shape[dim] for x in values]
+    starts = [sum(sizes[:n]) for n in range(len(sizes))]
+    axis, out = 2 + list(along).index(dim), torch.cat([x.rows for x in values], dim)
     units = sum(x.units for x in parts)
 
     def share(of: Callable[[Table], Tensor]) -> Tensor:
         return torch.stack([x.units / units * of(x) for x in parts]).sum(0)
 
     def columns() -> Tensor:
-        wide = [x.columns.view(x.rows, -1, x.units) for x in parts]
-        return torch.cat(wide, 2).flatten(1)
+        shapes = ([x.rows.shape[d] for d in along] for x in values)
+        pairs = zip(parts, shapes, strict=True)
+        wide = [x.columns.view(x.rows, -1, *shape) for x, shape in pairs]
+        return torch.cat(wide, axis).flatten(1)
 
-    def pull_to(x: Table, start: int) -> Callable[[Cotangent], Cotangent]:
+    def pull_to(start: int, size: int) -> Callable[[Cotangent], Cotangent]:
         def pull(cotangent: Cotangent) -> Cotangent:
             def own() -> Tensor:
-                wide = cotangent.columns.view(x.rows, -1, units)
-                return wide[:, :, start : start + x.units].flatten(1)
+                shape = [out.shape[d] for d in along]
+                wide = cotangent.columns.view(len(cotangent.columns), -1, *shape)
+                return wide.narrow(axis, start, size).flatten(1)
 
-            return Cotangent(
-                lambda: cotangent.kernel, own, cotangent.back, cotangent.seen, cotangent.claim
-            )
+            return Cotangent(None, own, cotangent.back, cotangent.seen)
 
         return pull
 
@@ -207,10 +213,10 @@ def _wider(values: Sequence[Signal], dim: int) -> Signal:
         False,
         NONE.union(*(x.roots for x in parts)),
         "exact" if all(x.claim == "exact" for x in parts) else "infinite width",
-        [(x, pull_to(x, start)) for x, start in zip(parts, starts, strict=True)],
+        [(x, pull_to(*part)) for x, *part in zip(parts, starts, sizes, strict=True)],
     )
-    shifted = [x.units + start for x, start in zip(values, starts, strict=True)]
-    return Signal(table, torch.cat([x.rows for x in values], dim), torch.cat(shifted, dim))
+    draws.expect(table, *parts)
+    return Signal(table, out, layout(out.shape, along)[1])
 
 
 def mixed(x: Signal, function: Change, shape: Sequence[int]) -> Signal:

@@ -238,6 +238,7 @@ def _of_columns(
         roots=roots,
         function=function if len(parts) == 1 and not constants else None,
     )
+    table.statistic = table.units == 1 and any(x.statistic for x in parts)
     for number, (x, index) in enumerate(zip(parts, place.indices, strict=True)):
 
         def slope(number: int = number) -> Tensor:

@@ -31,6 +31,11 @@ def predict_model(
 ) -> pd.DataFrame:
     """What `measure` should find of an untrained model, in the mean over draws of its weights.
 
+    Theory is that of wide layers. Gaussian values are followed exactly; what is not Gaussian, as a
+    batch that was normalized, a rectified sum, or logits, is drawn in columns, always with the same
+    seed, which is good to a percent or two. Weights that are used twice, copies of others and
+    identities are no independent draws, so that what they make is not predicted.
+
     Args:
         model: any module, in the mode to predict; it runs once, and is left as it was.
         inputs: as `measure` takes them: their own values are what the theory begins with.
@@ -119,11 +124,15 @@ class _Gradients:
 
     def __init__(self) -> None:
         self._arrived: dict[Table, list[Cotangent]] = {}
+        self._strong: set[Table] = set()  # to which not only gradients of statistics come back
         self._done: dict[Table, Cotangent] = {}
         self._why: dict[Table, str] = {}
 
-    def send(self, table: Table, cotangent: Cotangent) -> None:
+    def send(self, table: Table, cotangent: Cotangent, *, strong: bool = True) -> None:
+        """Take a gradient, which is strong where it is not that of a statistic alone."""
         self._arrived.setdefault(table, []).append(cotangent)
+        if strong:
+            self._strong.add(table)
 
     def go(self) -> None:
         for table in _ordered(list(self._arrived)):
@@ -138,14 +147,17 @@ class _Gradients:
                 self.lose(table, not_computed(error))
                 continue
             self._done[table] = total
+            strong = table in self._strong
             for parent, pull in table.parents:
-                self.send(parent, pull(total))
+                self.send(parent, pull(total), strong=strong and not parent.statistic)
 
     def of(self, table: Table) -> Cotangent | str:
         if table in self._why:
             return self._why[table]
         if table not in self._done:
             return "no gradient that is known comes back to it"
+        if table not in self._strong:
+            return "the gradient of a number that all units share is a fluctuation between them"
         return self._done[table]
 
     def lose(self, table: Table, why: str) -> None:

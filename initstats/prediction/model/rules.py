@@ -25,7 +25,7 @@ from initstats.prediction.model.signals import (
     Weight,
     unit_dims,
 )
-from initstats.prediction.model.sums import convolution, embedding, linear, with_weights
+from initstats.prediction.model.sums import convolution, embedding, linear, with_bias, with_weights
 from initstats.prediction.model.tables import Draws, Unpredicted
 from initstats.probe.elementwise import filled, what_is
 from initstats.probe.kinds import (
@@ -167,7 +167,7 @@ def _joined(of: Arguments, out: Tensor) -> Signal:
     if of.operation.name == "stack":
         dim %= out.ndim
         values = [x.moved(lambda i: i.unsqueeze(dim)) for x in values]
-    return joined(values, dim)
+    return joined(values, dim, of.draws)
 
 
 def _dropped(of: Arguments, _: Tensor) -> Signal:
@@ -193,7 +193,9 @@ def _over_rows(of: Arguments, out: Tensor) -> Signal:
     if name in ("mean", "sum") and over is not None:
         gone = {dim % x.rows.ndim for dim in ([over] if isinstance(over, int) else over)}
         if gone >= set(dims):
-            return copied([x], of.run, out.shape, [], of.draws)
+            made = copied([x], of.run, out.shape, [], of.draws)
+            made.table.statistic = True
+            return made
     return mixed(x, of.run, out.shape)
 
 
@@ -286,6 +288,7 @@ def _pads_zeros(of: Arguments) -> bool:
 
 _RULES: dict[str, Rule] = {
     "linear": linear,
+    "addmm": with_bias,
     "conv1d": convolution,
     "conv2d": convolution,
     "embedding": embedding,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -97,7 +98,22 @@ def with_weights(of: Arguments, out: Tensor) -> Signal:
     dim, made = list(ours).index(gone[0]), list(labelled[1]).index(new[0])
     sums: Sums | Tensor
     sums = _inputs(x, dim) if isinstance(x, Given) else terms(x, dim)
+    turned = weight.values.shape == weight.shape and list(theirs) == [gone[0], new[0]]
+    weight = replace(weight, shape=weight.shape[::-1]) if turned else weight
     return product(x, sums, out.shape, made, *_laws(of, x, weight, None), of.draws)
+
+
+def with_bias(of: Arguments, out: Tensor) -> Signal:
+    """The product of a matrix with one of weights, and their bias."""
+    x, weight, bias = of.summed(1, "mat1"), of.weight(2, "mat2"), of.state(0, "input")
+    if (of.value(3, "beta", 1), of.value(4, "alpha", 1)) != (1, 1):
+        raise Unpredicted("a sum of a product and a bias with factors")
+    if isinstance(bias, Weight) and bias.values.ndim > 1:
+        raise Unpredicted("a bias with positions")
+    sums = _inputs(x, 1) if isinstance(x, Given) else terms(x, 1)
+    if weight.values.shape == weight.shape:
+        weight = replace(weight, shape=weight.shape[::-1])
+    return product(x, sums, out.shape, 1, *_laws(of, x, weight, bias), of.draws)
 
 
 def _laws(

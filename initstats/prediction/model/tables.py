@@ -129,6 +129,7 @@ class Table:
         function: the elementwise function of one other value that made it.
         scatter_of: computes the variance of a row's own mean square over n units, relative to its
             square and times n, (rows,); None: 2, that of Gaussian rows.
+        statistic: whether it is a number for each row that was made of all its units.
     """
 
     rows: int
@@ -142,6 +143,7 @@ class Table:
     parents: list[tuple[Table, Pull]] = field(default_factory=list)
     function: Callable[[Tensor], Tensor] | None = None
     scatter_of: Callable[[], Tensor] | None = None
+    statistic: bool = False
 
     def __post_init__(self) -> None:
         if self.rows > MOST_ROWS:

@@ -184,6 +184,7 @@ def test_published_pages_are_what_todays_code_writes(page: Path) -> None:
     mnist: `initstats sweep`, and then in Python
     `initstats.write_report("reports/mnist", "reports/gallery/mnist", rows=False)`;
     bench: `initstats bench --out reports/gallery/bench`;
+    architectures: `initstats architectures --out reports/gallery/architectures`;
     training: `initstats train` with the `train.toml` of each, and then as `mnist`;
     gallery: `initstats index reports/gallery`, after the others.
     """

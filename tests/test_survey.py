@@ -170,6 +170,7 @@ def test_sentences_say_what_the_tables_hold(evidence: Evidence) -> None:
     assert "Mup survives in this sense, and its verdict is: front-loaded." in said
     assert "Theory does not follow gpt2." in said
     assert "by 1.00 per layer, and after relu by 1.47: over 100 layers" in said
+    assert "RMS norm, which subtracts no mean, multiplies it by 1.00 before and by 1.00" in said
     assert "Layer norm after the activation (1.50 per layer) and batch norm (1.50" in said
     assert "for 2 of 2 activations with layer norm, and for 1 without a norm" in said
     assert "grow by 1.0×10⁵ in place of 2.0 times with no norm, and by 7.0 in place of 2.0" in said
@@ -191,7 +192,7 @@ def test_other_tables_say_other_things(evidence: Evidence) -> None:
     said = sentences(other)
     assert "2 of these work: pre-norm; skip, 1/L." in said
     assert "idle" not in said
-    assert "The place of a norm does not decide" in said
+    assert "The place of layer norm does not decide" in said
     assert "for one reason" not in said
     assert "No norm makes the choice of the init matter less" in said
     assert "change the gradient of transformers with no norm by less than ten times" in said
@@ -240,4 +241,6 @@ def test_the_command_writes_the_page(
     files = {path.name for path in tmp_path.iterdir()}
     assert files >= {"survival.csv", "norms.csv", "index.html"}
     assert answer(evidence)["depth"] == 100
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert page.count(">1,000 or more<") == 3
     assert NORM_DEPTH > PHASE_DEPTH

@@ -39,8 +39,6 @@ ATTENTION = Need[Any](
     "no transformer was measured",
 )
 WORDS = [verdict.name for verdict in VERDICTS]
-LARGEST = 1000
-"""The depth beyond which nobody looked."""
 _CELL = 0.62
 """Height of a cell, of the distance of two rows; below it stands what was measured."""
 DECADES = 2
@@ -94,7 +92,7 @@ def survival_map(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     beside = partial(axes.text, va="center", size=size - 0.5)
     for row, label in enumerate(labels):
         largest = told.loc[told["label"] == label, "largest"].iloc[0]
-        beside(len(depths) + 0.15, row + _CELL / 2, _depth(largest))
+        beside(len(depths) + 0.15, row + _CELL / 2, _depth(largest, depths[-1]))
     beside(len(depths) + 0.15, -0.45, "up to")
     axes.set(xlim=(0, len(depths) + 0.9), ylim=(len(labels), 0))
     axes.set_xticks(np.arange(len(depths)) + 0.5, [str(depth) for depth in depths])
@@ -291,7 +289,7 @@ def _initials(word: str) -> str:
     return "".join(part[0] for part in word.replace("-", " ").split()) if word != "unknown" else "—"
 
 
-def _depth(largest: float) -> str:
+def _depth(largest: float, deepest: int) -> str:
     if math.isnan(largest):
         return "—"
-    return f"≥ {LARGEST}" if largest >= LARGEST else f"{largest:.0f}"
+    return f"≥ {largest:.0f}" if largest >= deepest else f"{largest:.0f}"

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 Facts = dict[str, Any]
 NO_NORM = "no norm"
-HUNDRED, LARGEST = 100, 1000
-"""The depth that the answer is about, and the one beyond which nobody looked."""
+HUNDRED = 100
+"""The depth that the answer is about."""
 EXPLODES = 1.2
 """Factors per layer of the squared gradient from which on plain networks are said to explode."""
 NEAR = 1.15
@@ -83,8 +83,8 @@ def _depth(survival: pd.DataFrame) -> int:
 
 
 def at_depth(evidence: Evidence) -> pd.DataFrame:
-    """The recipes at the depth of the answer, a row each."""
-    survival = evidence.survival
+    """The recipes at the depth of the answer, a row each; `deepest`, the last depth looked at."""
+    survival = evidence.survival.assign(deepest=evidence.survival["depth"].max())
     return survival[survival["depth"] == _depth(survival)].reset_index(drop=True)
 
 
@@ -113,14 +113,25 @@ def survivors(survival: pd.DataFrame) -> Facts:
 
 
 def place(rates: pd.DataFrame) -> Facts:
-    """What layer norm makes of the squared gradient per layer, before relu and after it."""
-    own = rates[(rates["norm"] == "layer norm") & (rates["activation"] == "relu")]
-    found = own.set_index("place")["rate"]
+    """What norms make of the squared gradient per layer, before relu and after it.
+
+    Returns:
+        `before`, `after`, of layer norm, and `layers`, the factor of the gradient's norm that the
+        second makes in a hundred layers; `decides`, whether they differ; `rms`, those of RMS norm.
+    """
+    own = rates[rates["activation"] == "relu"]
+    rate = {
+        (norm, place): float(rate)
+        for norm, place, rate in own[["norm", "place", "rate"]].itertuples(index=False)
+    }
+    before, after = rate["layer norm", "before"], rate["layer norm", "after"]
+    rms = [rate["RMS norm", "before"], rate["RMS norm", "after"]]
     return {
-        "before": found["before"],
-        "after": found["after"],
-        "layers": found["after"] ** (HUNDRED / 2),
-        "decides": abs(found["after"] - found["before"]) > 0.05,
+        "before": before,
+        "after": after,
+        "layers": after ** (HUNDRED / 2),
+        "decides": abs(after - before) > 0.05,
+        "rms": rms,
     }
 
 
@@ -232,8 +243,8 @@ def _rate_columns(rates: pd.DataFrame) -> list[Column]:
     ]
 
 
-def _largest(depth: float) -> str:
-    return f"{LARGEST:,} or more" if depth >= LARGEST else f"{depth:,.0f}"
+def _largest(depth: float, deepest: int) -> str:
+    return f"{depth:,.0f} or more" if depth >= deepest else f"{depth:,.0f}"
 
 
 def _share(share: float) -> str:
@@ -243,7 +254,7 @@ def _share(share: float) -> str:
 RECIPES = [
     Column("recipe", "name", str, ("label",)),
     Column("verdict", "word"),
-    Column("up to layer", "number", _largest, ("largest",)),
+    Column("up to layer", "number", _largest, ("largest", "deepest")),
     Column("gradient", "number", partial(significant, digits=3)),
     Column("correlation", "number", partial(significant, digits=3)),
     Column("branches add", "number", _share, ("share",)),

@@ -94,6 +94,11 @@ class Noted:
                 return above / below if below > 0 else math.nan
         return math.nan
 
+    def settle(self) -> None:
+        """Keep plain numbers: tensors take more memory."""
+        pairs = self._ratios.items()
+        self._ratios = {key: (float(above), float(below)) for key, (above, below) in pairs}
+
     @property
     def _along(self) -> int | None:
         """The leading dimension that counts tokens: the second one unless something tells."""

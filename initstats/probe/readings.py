@@ -59,6 +59,7 @@ class Reading:
     def reduce(self) -> None:
         """Keep the numbers alone: accumulators take memory by the unit."""
         self._numbers, self.moments = self._read(), None
+        self.facts.noted.settle()
 
     def _read(self) -> Numbers:
         if self._numbers is None:

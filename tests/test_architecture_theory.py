@@ -58,6 +58,8 @@ OTHERS = {
     "mlp(norm=rms)": 2.8,
     "mlp(norm=layer,place=after)": 2.5,
     "mlp(standardized=true)": 2.8,
+    "mlp(norm=batch,batch=16)": 1.2,
+    "resmlp(norm=batch,batch=16)": 0.5,
     "mlp(dropout=0.2)": 0.1,
     "resmlp(norm=layer,dropout=0.2)": 0.5,
     "resmlp(drop_path=0.3)": 0.3,
@@ -123,7 +125,8 @@ def test_every_kind_of_note_is_predicted(toy: ist.Dataset) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("mlp(norm=batch)", "batch norm over the samples"),
+        ("mlp(norm=batch)", "two whole batches of 32"),
+        ("mlp(norm=batch,place=after,batch=16)", "batch norm of Gaussian units"),
         ("resnet", "residual sums"),
         ("cnn(norm=layer)", "a norm over a plane"),
         ("transformer(patch=4,norm=batch)", "batch norm over the positions"),

@@ -102,6 +102,8 @@ class BatchNorm(Leaf):
             raise Unpredicted(
                 "theory does not follow batch norm over the positions of images or tokens yet"
             )
+        if not state.gaussian:
+            raise Unpredicted("theory follows batch norm of Gaussian units: these are activations")
         at.tape.append(state)
         return state.pairs.batch_normed(state, self.batch)
 

@@ -23,6 +23,7 @@ from initstats.prediction.samples import Samples
 from initstats.prediction.walks import (
     Laws,
     representable,
+    rows_of_batches,
     rows_of_images,
     rows_of_lengths,
     rows_of_tokens,
@@ -174,7 +175,12 @@ class Theory:
             return rows_of_tokens(
                 self.split, task.activation, network, laws, backward=self.backward
             )
-        if any(layer.outputs.plane for layer in network.layers):
+        planes = any(layer.outputs.plane for layer in network.layers)
+        if not planes and any(leaf.together > 1 for leaf in network.leaves()):
+            return rows_of_batches(
+                self.split, task.activation, network, laws, backward=self.backward
+            )
+        if planes:
             return rows_of_images(
                 self.split, task.activation, network, laws, backward=self.backward
             )

@@ -12,26 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initstats.activations import Activation
 from initstats.data import Split
 from initstats.networks import Linear, Serial
-from initstats.theory import Response, State, correlations
+from initstats.prediction.groups import LEAST, Groups
+from initstats.theory import State
 from initstats.theory.attention import attend_kernel, pull_kernel
-from initstats.theory.pairs import slope_products
-from initstats.theory.state import Attended, Cotangent, Heads, Joint, Pairs
+from initstats.theory.state import Attended, Cotangent, Heads
 
 Array = NDArray[np.float64]
 
 _TOKENS = 800  # most tokens of all samples
 _DRAWS = 16  # of the logits of two samples
-_LEAST = 1e-300
 
 
-class Sequences(Pairs):
+class Sequences(Groups):
     """The tokens of some samples, two samples to a group.
-
-    Arrays over rows are (groups x rows,), those over pairs (groups, rows, rows), a group's rows
-    being the tokens of its first sample, then those of its second.
 
     Args:
         split: the samples of the dataset.
@@ -40,13 +35,10 @@ class Sequences(Pairs):
     Attributes:
         tokens: of a sample.
         count: number of the dataset's samples.
-        kernel: product moments of what that product reads, over the second moment of all.
     """
 
-    own: Array
     same: Array
     level: Array
-    kernel: Array
 
     def __init__(self, split: Split, network: Serial) -> None:
         first = network.layers[0]
@@ -55,49 +47,13 @@ class Sequences(Pairs):
         chosen = _spread(lengths, max(2, _TOKENS // self.tokens // 2 * 2))
         groups = _rows(split, chosen, first).reshape(len(chosen) // 2, 2 * self.tokens, -1)
         fan_in = groups.shape[-1]
-        number = 2 * self.tokens
-        self.own = np.eye(number, dtype=np.float64)
-        self.level = np.tile(np.eye(self.tokens, dtype=np.float64), (2, 2))
-        self.same = np.kron(np.eye(2), np.ones((self.tokens, self.tokens))).astype(np.float64)
         kernel = (groups @ groups.swapaxes(1, 2) / fan_in).astype(np.float64)
         # patches cover an image: the mean of their lengths is that of the image's
-        size = max(float(self._diagonal(kernel).mean()), _LEAST)
-        self.kernel = kernel * (float(lengths.mean()) / self.tokens / fan_in / size)
-        upper = np.triu_indices(number)
-        self._upper = upper
-        starts = np.arange(len(kernel))[:, None] * number
-        self._pairs = np.stack([(starts + side).ravel() for side in upper])
-
-    @property
-    def state(self) -> State:
-        """The data, from which theory starts."""
-        return State.of_data(self._diagonal(self.kernel), self.kernel, self)
-
-    @property
-    def cotangent(self) -> Cotangent:
-        """A unit-normal gradient, every token's own."""
-        product = np.broadcast_to(self.own, self.kernel.shape).copy()
-        return Cotangent(np.ones(self.kernel.shape[:2]).ravel(), product=product, pairs=self)
-
-    def products(self, values: Array) -> Array:
-        """Products of each two rows of a group."""
-        by_group = values.reshape(self.kernel.shape[:2])
-        return np.asarray(by_group[:, :, None] * by_group[:, None, :])
-
-    def behind(self, activation: Activation, state: State, r: Response) -> Joint:
-        """By Hermite series, to three digits."""
-        lengths, c = self._seen(state)
-        like = self._squared(correlations(activation, lengths, self._pairs, c).value)
-        spread = self.products(np.sqrt(np.maximum(r.square - r.mean**2, 0)))
-        covariance = like * spread
-        k = self.products(r.mean) + covariance
-        return Joint(self._with(k, r.square), covariance, np.full_like(k, np.nan))
-
-    def slopes(self, activation: Activation, state: State, r: Response) -> Array:
-        """By the slope of those series."""
-        lengths, c = self._seen(state)
-        found = slope_products(activation, lengths, self._pairs, c, r)
-        return self._with(self._squared(found), r.slope_square)
+        size = max(float(self._diagonal(kernel).mean()), LEAST)
+        kernel *= float(lengths.mean()) / self.tokens / fan_in / size
+        super().__init__(kernel, self.count * self.tokens)
+        self.same = self.together
+        self.level = np.tile(np.eye(self.tokens, dtype=np.float64), (2, 2))
 
     def attended(self, state: State, heads: Heads) -> Attended:
         """Means of tokens that are weighted by the softmax of logits, over draws of these."""
@@ -130,27 +86,6 @@ class Sequences(Pairs):
         )
         return Cotangent(self._diagonal(product), given=False, product=product, pairs=self)
 
-    def mean(self, values: Array) -> float:
-        """The mean over all tokens."""
-        return float(values.mean())
-
-    def pair_mean(self, values: Array) -> float:
-        """The mean over all pairs of tokens, most of which are of different samples."""
-        within, between = (
-            float((values * mask).sum() / mask.sum() / len(values))
-            for mask in (self.same, 1 - self.same)
-        )
-        return within / self.count + between * (1 - 1 / self.count)
-
-    def between(self, kernel: float, square: float) -> float:
-        """Mean over pairs of different tokens, given those over all pairs and over tokens."""
-        entries = self.count * self.tokens
-        return (entries * kernel - square) / (entries - 1) if entries > 1 else np.nan
-
-    def closure(self, state: State) -> Array:
-        """Not known."""
-        return np.full_like(self.kernel, np.nan)
-
     def resemblance(self, k: Array, width: int) -> tuple[float, float]:
         """Pair correlation and participation ratio of a sequence's tokens, at a number of units."""
         shape = len(k), 2, self.tokens, 2, self.tokens
@@ -164,27 +99,6 @@ class Sequences(Pairs):
             others = max(self.tokens - 1, 1)
             pairs = (blocks.sum((1, 2)) - trace).sum() / others / trace.sum()
         return float(pairs), float(ratio)
-
-    def _seen(self, state: State) -> tuple[Array, Array]:
-        """Lengths of the rows, and correlations of the pairs of which each is there once."""
-        lengths = np.maximum(state.square, _LEAST)
-        c = state.k / self.products(np.sqrt(lengths))
-        return lengths, c[:, *self._upper].ravel().clip(-1, 1)
-
-    def _squared(self, halves: Array) -> Array:
-        """Symmetric matrices of their upper halves."""
-        found = np.empty_like(self.kernel)
-        found[:, *self._upper] = halves.reshape(len(found), -1)
-        found[:, *self._upper[::-1]] = halves.reshape(len(found), -1)
-        return found
-
-    def _with(self, k: Array, diagonal: Array) -> Array:
-        """The matrices with another diagonal."""
-        return np.asarray(k * (1 - self.own) + diagonal.reshape(len(k), 1, -1) * self.own)
-
-    def _diagonal(self, k: Array) -> Array:
-        diagonal: Array = np.diagonal(k, axis1=1, axis2=2).ravel()
-        return diagonal
 
     def _outer(self, state: State) -> Array:
         return self.products(state.square)

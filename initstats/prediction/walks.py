@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from initstats.activations import Activation
 from initstats.data import Split
 from initstats.networks import Expectation, Leaf, Linear, Place, Serial, Stream
+from initstats.prediction.batches import Batches
 from initstats.prediction.excess import excess
 from initstats.prediction.rows import EXACT, INFINITE, Population, Row, doubt, root, row_of
 from initstats.prediction.samples import Samples
@@ -203,6 +204,17 @@ def rows_of_lengths(
     """The rows of a network of dense layers, and why they are not all."""
     walk = _OfLengths(activation, laws, samples=samples)
     why = walk.go(network, samples.state, backward=backward)
+    return {place: row | walk.notes.get(place, {}) for place, row in walk.rows.items()}, why
+
+
+def rows_of_batches(
+    split: Split, activation: Activation, network: Serial, laws: Laws, *, backward: bool
+) -> tuple[dict[Place, Row], str | None]:
+    """The rows of a network of dense layers and batch norm, and why they are not all."""
+    batch = max(leaf.together for leaf in network.leaves())
+    samples = Batches(split, batch)
+    walk = _OfLengths(activation, laws, samples=samples)
+    why = walk.go(network, samples.state, backward=backward, end=samples.cotangent)
     return {place: row | walk.notes.get(place, {}) for place, row in walk.rows.items()}, why
 
 

@@ -110,6 +110,11 @@ class Exchangeable(Pairs):
             batch=batch,
         )
 
+    def batch_activated(self, activation: Activation, state: State) -> tuple[Array, Array]:
+        """By the integrals of Yang et al. (2019)."""
+        found = batch_norm_moments(activation, state.batch)
+        return np.array([found.square]), np.array([found.product])
+
     def unbatch_normed(self, cotangent: Cotangent, state: State, batch: int) -> Cotangent:
         """Through the norm, and the activation if one follows at once."""
         activation, behind = cotangent.behind or (activations.get("identity"), cotangent)

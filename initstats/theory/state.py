@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initstats.activations import Activation
-from initstats.theory.batch import batch_norm_moments
 from initstats.theory.cotangent import Cotangent as Cotangent
 from initstats.theory.response import Response, response
 from initstats.theory.sphere import sphere_moments
@@ -131,6 +130,10 @@ class Pairs(ABC):
 
     def batch_normed(self, state: State, batch: int) -> State:
         """Rows less the mean of a batch, over its standard deviation."""
+        raise Unpredicted(self._unknown("batch norm"))
+
+    def batch_activated(self, activation: Activation, state: State) -> tuple[Array, Array]:
+        """Second moments of the rows, and products of the pairs, behind an activation of these."""
         raise Unpredicted(self._unknown("batch norm"))
 
     def unbatch_normed(self, cotangent: Cotangent, state: State, batch: int) -> Cotangent:
@@ -253,10 +256,9 @@ class State:
         noise = r.noise - (1 - self.law.radial) * of_length
         joint = self.pairs.behind(activation, self, r) if self.pairs else Joint(*3 * [_UNKNOWN])
         square = np.where(np.isinf(self.square), np.inf, r.square)
-        if self.batch:  # few rows are no Gaussian
-            of_batch = batch_norm_moments(activation, self.batch)
-            square = np.full_like(square, of_batch.square)
-            joint = joint._replace(k=np.full_like(joint.k, of_batch.product))
+        if self.batch and self.pairs is not None:  # few rows are no Gaussian
+            square, k = self.pairs.batch_activated(activation, self)
+            joint = joint._replace(k=k)
         if self.freedom > 2:  # few units are no Gaussian either
             few, many = (sphere_moments(activation, d) for d in (self.freedom, math.inf))
             square = square * (few.square / many.square if many.square else 1.0)

@@ -25,7 +25,10 @@ export class Shown {
   /** Of each layer, whether the network has what is shown there. */
   get there() {
     const { depth } = this.manifest;
-    return this.block.plane("layers").subarray(this.state.view * depth).subarray(0, depth);
+    return this.block
+      .plane("layers")
+      .subarray(this.state.view * depth)
+      .subarray(0, depth);
   }
 
   /** Whether theory was asked, of this study. */

@@ -258,22 +258,16 @@ class Probe:
             - the statistics, as in a study's table;
             - with `spectra`, `participation_ratio` of a value's units over its entries, and
               `stable_rank` of a weight with a row for each unit: `initstats.probe.spectra`;
-            - where any value has them, and NaN at others, `branch_share`, of a sum of a value and
-              what a map made of it; `pair_correlation` and, without `spectra`,
+            - where any value has them, the columns of `initstats.moments.notes`: `branch_share`, of
+              a sum of a value and what a map made of it; `pair_correlation` and, without `spectra`,
               `participation_ratio`, of values (samples, tokens, units), or tokens first where
-              attention or a recurrent layer says so; `attention_entropy` and `concentration`, of a
-              softmax whose shares weigh values, and of fused attention, whose weights are computed
-              again block by block: `initstats.moments.notes`. Rows that may attend to nothing are
-              left out; weights count before dropout.
+              attention or a recurrent layer says so; `attention_entropy` and `concentration`, of
+              shares that weigh values, before dropout, without rows that may attend to nothing.
         """
         rows = self._readings(latest)
-        parts = (
-            keys_of(rows, self.network, self._recorder.ended),
-            facts_of(rows),
-            statistics_of(rows, self.spectra),
-            notes_of(rows, self.spectra),
-        )
-        return pd.concat(parts, axis=1)
+        keys = keys_of(rows, self.network, self._recorder.ended)
+        numbers = statistics_of(rows, self.spectra), notes_of(rows, self.spectra)
+        return pd.concat([keys, facts_of(rows), *numbers], axis=1)
 
     def gather(self, group: Any = None) -> Self:
         """Bring together what the probes of all ranks measured; every rank calls this.

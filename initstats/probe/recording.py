@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -83,13 +84,13 @@ class Recorder(Passes):
     ) -> None:
         """Follow the signal through an operation that made, or wrote to, tensors of floats.
 
-        An operation does one of three things. It makes a constant, where neither the input nor the
-        weights reach its arguments. It rearranges the entries of one argument, as a view does: the
-        output takes over its origin, and nothing is measured. Or it makes new values: those are
-        measured, and their kind depends on its arguments. Arguments that all come from weights make
-        a weight (weight normalization), except rows that are looked up by an index, an input.
-        Weights with a signal make a pre-activation, a signal alone makes an activation. The first
-        argument of the leading kind, if possible of the output's shape, says where the units are.
+        An operation makes a constant, where neither the input nor the weights reach its arguments;
+        or it rearranges the entries of one argument, as a view does, whose origin the output takes
+        over, not measured; or it makes new values, which are measured, of a kind by its arguments.
+        Those that all come from weights make a weight (weight normalization), except rows that are
+        looked up by an index, an input. Weights with a signal make a pre-activation, a signal alone
+        an activation. The first argument of the leading kind, if possible of the output's shape,
+        says where the units are.
 
         Args:
             writes: whether the outputs are arguments that it wrote to.
@@ -106,13 +107,12 @@ class Recorder(Passes):
             return
         led = [pair for pair in zip(given, origins, strict=True) if pair[1].kind == leading]
         source, origin = next((p for p in led if p[0].shape == outputs[0].shape), led[0])
-        made, pairs = [], zip(given, origins, strict=True)
-        for x in outputs:
-            y, own = next(pairs) if op in TOGETHER else (source, origin)
-            if not writes and keeps_distribution(op, x, y):
-                self._rearrange(operation, x, y, own)
-            else:
-                made.append(x)
+        pairs = zip(given, origins, strict=True) if op in TOGETHER else repeat((source, origin))
+        made = [
+            x
+            for x, pair in zip(outputs, pairs, strict=False)
+            if writes or not self._rearranged(operation, x, *pair)
+        ]
         if not made:
             return
         indexed = op in LOOKUPS and not all(x.is_floating_point() or x.is_complex() for x in given)
@@ -131,9 +131,7 @@ class Recorder(Passes):
             for output, (x, axis) in enumerate(zip(made, axes, strict=True))
         ]
         if not derived:
-            self._note(operation, origins, made, slots, summed, weighted=bool(uses))
-            noted = slots[0], made[0], self._mode, self.probe.mask
-            self._notes.note(call, operation, origins, *noted)
+            self._note(call, operation, origins, made, slots, summed, weighted=bool(uses))
         self._measure_weights(call, operation, origins, made[0], uses)
         if leading == "weight":
             self._remember_weights(op, origins, made, slots, indexed=indexed)
@@ -187,6 +185,7 @@ class Recorder(Passes):
 
     def _note(
         self,
+        call: Call,
         operation: Operation,
         origins: list[Origin],
         made: list[Tensor],
@@ -218,6 +217,7 @@ class Recorder(Passes):
                     shares = Origin("signal", slot=slot, moved=tuple(range(x.ndim)))
             if shares is not None:
                 self._origins[x] = self._origins[x]._replace(slot=shares.slot, moved=shares.moved)
+        self._notes.note(call, operation, origins, slots[0], made[0], self._mode, self.probe.mask)
 
     def _set_constant(self, call: Call, operation: Operation, outputs: list[Tensor]) -> None:
         op = operation.name
@@ -234,8 +234,10 @@ class Recorder(Passes):
         self._measure(origin.switch, x, origin.layers, origin.axis)
         return self._follow(x)
 
-    def _rearrange(self, operation: Operation, x: Tensor, source: Tensor, origin: Origin) -> None:
-        """Remember that a tensor holds the entries of a source."""
+    def _rearranged(self, operation: Operation, x: Tensor, source: Tensor, origin: Origin) -> bool:
+        """Whether a tensor holds the entries of a source, which is remembered."""
+        if not keeps_distribution(operation.name, x, source):
+            return False
         axis = moved_axis(operation, x, source, origin.axis)
         moved = tuple(moved_axis(operation, x, source, dim) for dim in origin.moved)
         self._origins[x] = origin._replace(axis=axis, moved=moved)
@@ -244,6 +246,7 @@ class Recorder(Passes):
         self._scales.carry(x, source)
         if origin.kind == "signal":
             self._notes.carry(operation, x, source, origin.axis)
+        return True
 
     def _origins_of(self, call: Call, operation: Operation, summed: list[Sum]) -> list[Origin]:
         """The origins of the arguments; where a map reads masks alone, they are its signal."""

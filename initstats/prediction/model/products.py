@@ -76,24 +76,7 @@ def product(
     def pull(cotangent: Cotangent) -> Cotangent:
         assert isinstance(x, Signal)
         assert isinstance(sums, Sums)
-        table, found = x.table, sums
-
-        def before() -> Tensor:
-            total = torch.zeros(table.rows + 1, table.rows + 1, dtype=torch.float64)
-            for index, count in found.patterns:
-                part = units / found.groups * count / table.units
-                total += part * spread(cotangent.kernel, index, table.rows + 1)
-            return weight.square * total[:-1, :-1]
-
-        own = draws.key()
-        result = Cotangent(
-            before,
-            lambda: draws.normal(result.kernel, table.units, own),
-            frozenset([(own, ())]),
-            NONE,
-            cotangent.claim,
-        )
-        return result
+        return _pulled(cotangent, x.table, units, sums, weight, draws)
 
     claim = x.table.claim if isinstance(x, Signal) else "exact"
     table = Table(
@@ -108,6 +91,29 @@ def product(
         parents=[(x.table, pull)] if isinstance(x, Signal) else [],
     )
     return laid_out(table, shape, [made])
+
+
+def _pulled(
+    cotangent: Cotangent, table: Table, units: int, sums: Sums, weight: Law, draws: Draws
+) -> Cotangent:
+    """The gradient of what a product read, from that of its output."""
+
+    def before() -> Tensor:
+        total = torch.zeros(table.rows + 1, table.rows + 1, dtype=torch.float64)
+        for index, count in sums.patterns:
+            part = units / sums.groups * count / table.units
+            total += part * spread(cotangent.kernel, index, table.rows + 1)
+        return weight.square * total[:-1, :-1]
+
+    own = draws.key()
+    result = Cotangent(
+        before,
+        lambda: draws.normal(result.kernel, table.units, own),
+        frozenset([(own, ())]),
+        NONE,
+        cotangent.claim,
+    )
+    return result
 
 
 def _drawn(table: Table, mean: float, draws: Draws, key: int) -> Tensor:

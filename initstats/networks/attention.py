@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from initstats.moments.tokens import evenness
 from initstats.networks.block import Block, Direction, Expectation, Leaf, Linear, Run, Signal
 from initstats.networks.dense import check_sizes
 from initstats.networks.pointwise import Pointwise
+from initstats.networks.tokens import seed_by_seed
 from initstats.networks.watched import Watched
 from initstats.theory.state import Cotangent, Heads, State, Unpredicted
 
@@ -102,6 +104,12 @@ class Attention(Block):
         """Which token (columns) each token (rows) attends to."""
         return _before(self.reads.positions)
 
+    @property
+    def _choices(self) -> Tensor:
+        """To how many tokens each token attends."""
+        tokens = self.reads.positions
+        return self._allowed.sum(-1) if self.causal else torch.full((tokens,), tokens)
+
     def forward(self, x: Tensor, at: Run) -> Tensor:
         """The weighted means, ([seeds,] units, tokens x samples)."""
         query, key, value = (
@@ -111,10 +119,11 @@ class Attention(Block):
         self._emit(0, "forward", logits, at)
         if self.causal:
             logits.masked_fill_(~self._allowed.to(x.device), -math.inf)
-        log_weights = logits.log_softmax(-1)
-        weights = log_weights.exp()
+        weights = logits.softmax(-1)
         self._emit(1, "forward", weights, at)
-        self._note(weights, log_weights, at)
+        choices = self._choices.to(weights.device)
+        ratios = seed_by_seed(lambda each: evenness(each, choices), weights, 4)
+        at.note(self._watched[1], "forward", **ratios)
         at.tape += (query, key, value, weights)
         return self._by_unit(weights @ value)
 
@@ -173,23 +182,6 @@ class Attention(Block):
             x = x[..., self._allowed.to(x.device)]
         at.emit(self._watched[which], direction, x.flatten(-3 if not self.causal else -2))
 
-    def _note(self, weights: Tensor, log_weights: Tensor, at: Run) -> None:
-        """Entropy over its largest, of rows that may choose, and the sum of squares of all."""
-        tokens = self.reads.positions
-        choices = torch.arange(1, tokens + 1) if self.causal else torch.full((tokens,), tokens)
-        most = choices.to(weights).log()
-        surprise = torch.where(weights > 0, weights * log_weights, 0).sum(-1).neg_()
-        chooses = most > 0
-        shares = torch.where(chooses, surprise / torch.where(chooses, most, 1), 0)
-        squares = weights.square().sum(-1)
-        rows = squares[..., 0].flatten(-2).double()
-        count = torch.ones_like(rows).sum(-1)
-        ratios = {
-            "attention_entropy": (_total(shares), count * chooses.sum()),
-            "concentration": (_total(squares), count * tokens),
-        }
-        at.note(self._watched[1], "forward", **ratios)
-
     def _by_head(self, x: Tensor) -> Tensor:
         """([seeds,] heads, samples, tokens, units of a head), contiguous."""
         tokens, (units, entries) = self.reads.positions, x.shape[-2:]
@@ -199,11 +191,6 @@ class Attention(Block):
     def _by_unit(self, x: Tensor) -> Tensor:
         """The inverse of `_by_head`."""
         return x.mT.movedim(-3, -1).flatten(-2).flatten(-3, -2)
-
-
-def _total(x: Tensor) -> Tensor:
-    """The sum over heads, samples and tokens, in float64."""
-    return x.double().sum((-3, -2, -1))
 
 
 @lru_cache(maxsize=8)

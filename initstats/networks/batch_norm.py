@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from initstats.networks.block import Expectation, Leaf, Run, Signal
+from initstats.networks.block import Expectation, Run
 from initstats.networks.dense import check_sizes
-from initstats.networks.norm import EPS
+from initstats.networks.normalization import EPS, Normalization
 from initstats.theory.state import Cotangent, State, Unpredicted
 
 
 @dataclass(frozen=True)
-class BatchNorm(Leaf):
+class BatchNorm(Normalization):
     """A unit less its mean, over its standard deviation, both over a batch and its positions.
 
     Its gain is 1 and its shift 0, as before training.
@@ -23,14 +23,12 @@ class BatchNorm(Leaf):
     Attributes:
         batch: number of samples that are normalized together; the last ones of the data may be
             fewer.
-        tensor: what the table calls its output.
 
     Raises:
         ValueError: batch is no whole number above 1.
     """
 
     batch: int = 32
-    tensor: str = field(default="normed", kw_only=True)
 
     def __post_init__(self) -> None:
         check_sizes("BatchNorm", batch=self.batch)
@@ -38,30 +36,9 @@ class BatchNorm(Leaf):
             raise ValueError("BatchNorm: a batch of 1 sample less its mean is 0: at least 2")
 
     @property
-    def outputs(self) -> Signal:
-        """The signal that is read, of second moment 1, whatever made it."""
-        return self.reads._replace(activated=False)
-
-    @property
-    def held(self) -> int:
-        """Its output, from which the way back begins."""
-        return self.reads.size
-
-    @property
     def together(self) -> int:
         """Samples that must be in one tile."""
         return self.batch
-
-    def forward(self, x: Tensor, at: Run) -> Tensor:
-        """(x - mean) / std, in memory of its own."""
-        y = self.normalized(x, at)
-        at.emit(self, "forward", y)
-        return y
-
-    def backward(self, gradient: Tensor, at: Run, *, inward: bool = True) -> Tensor:
-        """The gradient less what changes only the means or the sizes, over the std."""
-        at.emit(self, "backward", gradient)
-        return self.pulled_back(gradient, at)
 
     def normalized(self, x: Tensor, at: Run) -> Tensor:
         """`forward`, not measured."""
@@ -84,17 +61,6 @@ class BatchNorm(Leaf):
             torch.sub(rows, out, out=out)
             out.sub_(rows.mean((-3, -1), keepdim=True)).mul_(at.tape.pop())
         return pulled
-
-    def expect(self, state: State, at: Expectation) -> State:
-        """What theory says of the output."""
-        normed = self.expected(state, at)
-        at.emit(self, normed)
-        return normed
-
-    def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
-        """What theory says of the gradient of the input."""
-        at.emit_gradient(self, cotangent)
-        return self.heard(cotangent, at)
 
     def expected(self, state: State, at: Expectation) -> State:
         """Second moment 1 over a batch, which loses its mean."""

@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 
 from initstats.activations import Activation
 from initstats.inits import Init
+from initstats.moments.tokens import Ratio as Ratio
 from initstats.theory.state import Array, Cotangent, Law, State
 
 Direction = Literal["forward", "backward"]
@@ -76,10 +77,6 @@ class Weights(NamedTuple):
     bias: Tensor | None
 
 
-Ratio = tuple[Tensor, Tensor]
-"""Numerator and denominator, each ([seeds,]): the sums of all tiles' are divided."""
-
-
 class Run(Protocol):
     """The functions that a block calls while a tile of samples goes through it.
 
@@ -119,7 +116,9 @@ class Run(Protocol):
         """Measure a tensor, or its gradient."""
 
     def note(self, block: Leaf, direction: Direction, **ratios: Ratio) -> None:
-        """Take numbers about a tensor that its entries alone do not tell, by their column."""
+        """Take numbers about a tensor that its entries alone do not tell, by their column, each
+        ([seeds,]).
+        """
 
 
 class Expectation(Protocol):

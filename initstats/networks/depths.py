@@ -68,7 +68,14 @@ SCALINGS = {
 """The rules by name."""
 
 
-def scales(rule: str | float, layers: int, products: int, alpha: float = 1.0) -> Scales:
+def scales(
+    rule: str | float,
+    layers: int,
+    products: int,
+    alpha: float = 1.0,
+    *,
+    normed: bool = False,
+) -> Scales:
     """The factors of every residual layer.
 
     Args:
@@ -76,19 +83,22 @@ def scales(rule: str | float, layers: int, products: int, alpha: float = 1.0) ->
         layers: number of residual branches; a block of a transformer has two.
         products: of a branch.
         alpha: a factor of the branch on top.
+        normed: whether the sums are normalized.
 
     >>> scales("inverse_sqrt_depth", 100, 2).branch
     0.1
-    >>> scales("deepnorm", 2 * 8, 2).skip
+    >>> scales("deepnorm", 2 * 8, 2, normed=True).skip
     2.0
 
     Raises:
-        ValueError: no such rule.
+        ValueError: no such rule, or one that is for normalized sums.
     """
     layers = max(layers, 1)
     if not isinstance(rule, str):
         return Scales(rule * alpha)
     if rule not in SCALINGS:
         raise unknown("scale", rule, SCALINGS)
+    if rule == "deepnorm" and not normed:
+        raise ValueError("scale=deepnorm needs a norm after the sum, as norm=layer,place=post")
     found = SCALINGS[rule].of(layers, products)
     return found._replace(branch=found.branch * alpha)

@@ -6,21 +6,19 @@ GroupNorm (Wu & He 2018, arXiv:1803.08494), as they are before training: gain 1,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 from torch import Tensor
 
-from initstats.networks.block import Expectation, Leaf, Run, Signal
+from initstats.networks.block import Expectation, Run, Signal
 from initstats.networks.dense import check_sizes
+from initstats.networks.normalization import EPS, Normalization
 from initstats.theory.state import Cotangent, State, Unpredicted
-
-EPS = 1e-5
-"""What torch's norms add to a variance by default."""
 
 
 @dataclass(frozen=True)
-class Norm(Leaf):
+class Norm(Normalization):
     """Units less their mean, over their standard deviation, sample by sample.
 
     Attributes:
@@ -28,7 +26,6 @@ class Norm(Leaf):
         centred: whether the mean is taken off; if not, it is RMSNorm.
         whole: whether the positions of a sample are normalized together, as those of images are;
             if not, each by itself, as tokens are.
-        tensor: what the table calls its output.
 
     Raises:
         ValueError: groups is no whole number above 0.
@@ -37,7 +34,6 @@ class Norm(Leaf):
     groups: int = 1
     centred: bool = True
     whole: bool = False
-    tensor: str = field(default="normed", kw_only=True)
 
     def __post_init__(self) -> None:
         check_sizes("Norm", groups=self.groups)
@@ -52,27 +48,6 @@ class Norm(Leaf):
                 "a group of one unit less its mean is 0: use fewer groups, more units, or rms"
             )
         return super().on(inputs)
-
-    @property
-    def outputs(self) -> Signal:
-        """The signal that is read, of second moment 1, whatever made it."""
-        return self.reads._replace(activated=False)
-
-    @property
-    def held(self) -> int:
-        """Its output, from which the way back begins."""
-        return self.reads.size
-
-    def forward(self, x: Tensor, at: Run) -> Tensor:
-        """(x - mean) / std, in memory of its own."""
-        y = self.normalized(x, at)
-        at.emit(self, "forward", y)
-        return y
-
-    def backward(self, gradient: Tensor, at: Run, *, inward: bool = True) -> Tensor:
-        """The gradient less what changes only the mean or the size, over the std."""
-        at.emit(self, "backward", gradient)
-        return self.pulled_back(gradient, at)
 
     def normalized(self, x: Tensor, at: Run) -> Tensor:
         """`forward`, not measured."""
@@ -91,17 +66,6 @@ class Norm(Leaf):
         if self.centred:
             pulled.sub_(rows.mean(-2, keepdim=True))
         return pulled.mul_(inverse).view(gradient.shape)
-
-    def expect(self, state: State, at: Expectation) -> State:
-        """What theory says of the output."""
-        normed = self.expected(state, at)
-        at.emit(self, normed)
-        return normed
-
-    def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
-        """What theory says of the gradient of the input."""
-        at.emit_gradient(self, cotangent)
-        return self.heard(cotangent, at)
 
     def expected(self, state: State, at: Expectation) -> State:
         """Second moment 1 for every sample, exactly at every width."""

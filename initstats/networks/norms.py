@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection
 
 from initstats.networks.batch_norm import BatchNorm
 from initstats.networks.norm import Norm
+from initstats.networks.normalization import Normalization
 from initstats.registry import unknown
 
-NORMS: dict[str, Callable[[int, int, bool], Norm | BatchNorm | None]] = {
+NORMS: dict[str, Callable[[int, int, bool], Normalization | None]] = {
     "none": lambda groups, batch, whole: None,
     "layer": lambda groups, batch, whole: Norm(whole=whole),
     "rms": lambda groups, batch, whole: Norm(centred=False, whole=whole),
@@ -33,7 +34,7 @@ def norm_of(
     groups: int,
     batch: int,
     whole: bool = False,
-) -> Norm | BatchNorm | None:
+) -> Normalization | None:
     """The norm of a network; None where it has none.
 
     Args:

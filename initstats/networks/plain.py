@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from initstats.networks.activate import Activate
-from initstats.networks.batch_norm import BatchNorm
 from initstats.networks.block import Block
 from initstats.networks.convolution import Conv
 from initstats.networks.dense import Dense
 from initstats.networks.dropout import Dropout
 from initstats.networks.entry import register_network
-from initstats.networks.norm import Norm
+from initstats.networks.normalization import Normalization
 from initstats.networks.norms import BATCH, GROUPS, norm_of
 from initstats.networks.residual import Residual
 from initstats.networks.serial import Serial
@@ -59,7 +58,7 @@ def cnn(
     return Serial(*blocks)
 
 
-def _activated(norm: Norm | BatchNorm | None, place: str, dropout: float) -> list[Block]:
+def _activated(norm: Normalization | None, place: str, dropout: float) -> list[Block]:
     """The activation with the norm before or after it, and what is dropped then."""
     curved: list[Block] = [Activate()]
     if norm:

@@ -45,10 +45,6 @@ def rescnn(
     made = norm_of(norm, "pre", ("pre",), groups=groups, batch=batch, whole=True)
     if order not in ORDERS:
         raise unknown("order", order, ORDERS)
-    if scale == "deepnorm":
-        raise ValueError(
-            "scale=deepnorm needs a norm after the sum: resmlp and transformer have it"
-        )
     strided = min(depth, 2 + depth % 2)  # what is left makes branches of two
     branches = (depth - strided) // 2
     factors = scales(scale, branches, 2, alpha)

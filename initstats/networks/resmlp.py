@@ -40,11 +40,10 @@ def resmlp(
     made = norm_of(kind, place, ("pre", "post"), groups=groups, batch=batch)
     if branch not in (1, 2):
         raise ValueError(f"branch is the number of products in a branch, 1 or 2: got {branch}")
-    if scale == "deepnorm" and (made is None or place != "post"):
-        raise ValueError("scale=deepnorm needs a norm after the sum: norm=layer,place=post")
     if hidden != 1 and branch == 1:
         raise ValueError(f"hidden={hidden:g} is for branches of two products: branch=2")
-    factors = scales(scale, depth - 1, branch, alpha)
+    after = made if place == "post" else None
+    factors = scales(scale, depth - 1, branch, alpha, normed=after is not None)
 
     def dense(units: int, factor: float, tensor: str) -> Dense:
         return Dense(units, tensor=tensor, scale=factor, standardized=standardized)
@@ -64,7 +63,7 @@ def resmlp(
             part="feedforward",
             scale=factors.branch,
             skip=factors.skip,
-            norm=made if place == "post" else None,
+            norm=after,
             keep=1 - drop_path,
         )
         for number in range(depth - 1)

@@ -14,10 +14,9 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from initstats.networks.batch_norm import BatchNorm
 from initstats.networks.block import Block, Direction, Expectation, Leaf, Linear, Run, Signal
-from initstats.networks.norm import Norm
-from initstats.networks.tokens import RESEMBLANCE, resemblance
+from initstats.networks.normalization import Normalization
+from initstats.networks.tokens import RESEMBLANCE, tokens_resemblance
 from initstats.plural import counted
 from initstats.theory.state import Cotangent, State, Unpredicted
 
@@ -42,7 +41,7 @@ class Stream(Leaf):
     part: str = field(default="", kw_only=True)
     scale: float = field(default=1.0, kw_only=True)
     skip: float = field(default=1.0, kw_only=True)
-    norm: Norm | BatchNorm | None = field(default=None, kw_only=True)
+    norm: Normalization | None = field(default=None, kw_only=True)
     keep: float = field(default=1.0, kw_only=True)
     tokens: bool = field(default=False, kw_only=True)
 
@@ -145,7 +144,7 @@ class Stream(Leaf):
 
     def _note_tokens(self, x: Tensor, direction: Direction, at: Run) -> None:
         if self.tokens:
-            at.note(self, direction, **resemblance(x, self.outputs.positions))
+            at.note(self, direction, **tokens_resemblance(x, self.outputs.positions))
 
     def _everywhere(self, mask: Tensor, samples: int) -> Tensor:
         """A number for each sample, at all units and positions."""

@@ -46,15 +46,14 @@ def transformer(
 ) -> Block:
     """A stem of patches, then attention and feed-forward branches in turn: a layer each."""
     made = norm_of(norm, place, ("pre", "post"), groups=groups, batch=batch)
-    if scale == "deepnorm" and (made is None or place != "post"):
-        raise ValueError("scale=deepnorm needs a norm after the sum: norm=layer,place=post")
     for name, value, allowed in (
         ("logits", logits, get_args(Logits)),
         ("positions", positions, POSITIONS),
     ):
         if value not in allowed:
             raise unknown(name, value, allowed)
-    factors = scales(scale, depth - 1, 2, alpha)
+    after = made if place == "post" else None
+    factors = scales(scale, depth - 1, 2, alpha, normed=after is not None)
     first = [made] if made and place == "pre" else []
     last = [Dropout(dropout)] if dropout else []
     branches: dict[str, list[Block]] = {
@@ -80,8 +79,7 @@ def transformer(
         biased = attention_bias or part == "feedforward"
         product = Pointwise(width, tensor="branch", scale=factors.last, biased=biased)
         branch = Serial(*first, *branches[part], product, *last)
-        norm_after = made if place == "post" else None
-        layers.append(Stream(branch, part=part, norm=norm_after, tokens=True, **shared))
+        layers.append(Stream(branch, part=part, norm=after, tokens=True, **shared))
     return Serial(_stem(width, patch, positions), *layers)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from initstats.activations import Activation
 from initstats.data import Split
-from initstats.networks.norm import EPS
+from initstats.networks.normalization import EPS
 from initstats.prediction.groups import Groups
 from initstats.theory import State
 from initstats.theory.state import Cotangent

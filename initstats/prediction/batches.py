@@ -6,6 +6,7 @@ norm makes of samples that differ has no closed form, and is averaged over draws
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,7 +61,6 @@ class Batches(Groups):
         mean = float(split.x.square().mean(dtype=torch.float64))
         super().__init__(kernel * (mean / float(self._diagonal(kernel).mean())), len(split))
         self.same = self.own  # a row is a sample
-        self._draws = 0
 
     def batch_normed(self, state: State, batch: int) -> Normed:
         """The mean products over draws of units."""
@@ -105,8 +105,8 @@ class Batches(Groups):
     def _drawn(self, state: State) -> tuple[Array, Array]:
         """Units of pre-activations that are normalized, and what each row was divided by."""
         count, number = len(state.k), state.k.shape[1]
-        normal = np.random.default_rng(self._draws).standard_normal((count, _UNITS, number))
-        self._draws += 1  # errors of two layers are not alike
+        seed = zlib.crc32(state.k.tobytes())  # errors of two layers are not alike
+        normal = np.random.default_rng(seed).standard_normal((count, _UNITS, number))
         noise = np.linalg.qr(normal)[0] * _UNITS**0.5  # the mean products of noise are exact
         values, vectors = np.linalg.eigh((state.k + state.k.swapaxes(1, 2)) / 2)
         root = vectors * np.sqrt(np.maximum(values, 0))[:, None] @ vectors.swapaxes(1, 2)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from itertools import product
 from typing import NamedTuple
 
@@ -17,17 +16,13 @@ from initstats.failure import Failure
 from initstats.gaussian import one_thread
 from initstats.inits import Init
 from initstats.moments import STATISTICS
-from initstats.networks import Network, Place
+from initstats.networks import Linear, Network, Place
+from initstats.prediction.batches import Batches
+from initstats.prediction.groups import Groups
 from initstats.prediction.rows import Row
 from initstats.prediction.samples import Samples
-from initstats.prediction.walks import (
-    Laws,
-    representable,
-    rows_of_batches,
-    rows_of_images,
-    rows_of_lengths,
-    rows_of_tokens,
-)
+from initstats.prediction.sequences import Sequences
+from initstats.prediction.walks import Laws, representable, rows_of_groups, rows_of_images
 from initstats.store.parameters import Entries, parameters_of, with_parameters, with_parts
 from initstats.sweep import Grid, Progress, chosen_samples
 from initstats.sweep.attempts import attempted
@@ -140,6 +135,9 @@ class Theory:
     split: Split
     depth: int
     backward: bool
+    _populations: dict[tuple[Linear | None, int], Samples | Groups] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @one_thread()
     def __call__(self, task: Configurations) -> list[list[Row]]:
@@ -164,27 +162,24 @@ class Theory:
         """The places of a network's rows."""
         return network.on(self.split.shape, width, self.depth).places(backward=self.backward)
 
-    @cached_property
-    def samples(self) -> Samples:
-        """The samples as theory follows them."""
-        return Samples(self.split)
-
     def _rows(self, task: Configurations, laws: Laws) -> tuple[dict[Place, Row], str | None]:
         network = task.network.on(self.split.shape, task.width, self.depth)
-        if any(leaf.tensor == "attention" for leaf in network.leaves()):
-            return rows_of_tokens(
-                self.split, task.activation, network, laws, backward=self.backward
-            )
-        planes = any(layer.outputs.plane for layer in network.layers)
-        if not planes and any(leaf.together > 1 for leaf in network.leaves()):
-            return rows_of_batches(
-                self.split, task.activation, network, laws, backward=self.backward
-            )
-        if planes:
-            return rows_of_images(
-                self.split, task.activation, network, laws, backward=self.backward
-            )
-        return rows_of_lengths(self.samples, task.activation, network, laws, backward=self.backward)
+        given = task.activation, network, laws
+        tokens = any(leaf.tensor == "attention" for leaf in network.leaves())
+        if not tokens and any(layer.outputs.plane for layer in network.layers):
+            return rows_of_images(self.split, *given, backward=self.backward)
+        first = network.layers[0] if tokens else None
+        batch = max(leaf.together for leaf in network.leaves())
+        key = first, 1 if tokens else batch
+        if key not in self._populations:
+            self._populations[key] = self._population(*key)
+        return rows_of_groups(self._populations[key], *given, backward=self.backward)
+
+    def _population(self, first: Linear | None, batch: int) -> Samples | Groups:
+        """The samples as theory follows them: token by token, by batches, or by their lengths."""
+        if first is not None:
+            return Sequences(self.split, first)
+        return Batches(self.split, batch) if batch > 1 else Samples(self.split)
 
 
 def _worked(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initstats.data import Split
-from initstats.networks import Linear, Serial
+from initstats.networks import Linear
 from initstats.prediction.groups import LEAST, Groups
 from initstats.theory import State
 from initstats.theory.attention import attend_kernel, pull_kernel
@@ -30,7 +30,7 @@ class Sequences(Groups):
 
     Args:
         split: the samples of the dataset.
-        network: its first product makes tokens of them.
+        first: the product that makes tokens of them.
 
     Attributes:
         tokens: of a sample.
@@ -40,8 +40,7 @@ class Sequences(Groups):
     same: Array
     level: Array
 
-    def __init__(self, split: Split, network: Serial) -> None:
-        first = network.layers[0]
+    def __init__(self, split: Split, first: Linear) -> None:
         self.tokens, self.count = first.outputs.positions, len(split)
         lengths = split.x.square().sum(1).double().numpy()
         chosen = _spread(lengths, max(2, _TOKENS // self.tokens // 2 * 2))

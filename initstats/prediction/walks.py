@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from initstats.activations import Activation
 from initstats.data import Split
 from initstats.networks import Expectation, Leaf, Linear, Place, Serial, Stream
-from initstats.prediction.batches import Batches
 from initstats.prediction.excess import excess
+from initstats.prediction.groups import Groups
 from initstats.prediction.rows import EXACT, INFINITE, Population, Row, doubt, root, row_of
 from initstats.prediction.samples import Samples
 from initstats.prediction.sequences import Sequences
@@ -198,33 +198,19 @@ class _OfImages(Walk):
         self.means[place] = self.means.get(place, np.zeros(5)) + self.share * np.array(means)
 
 
-def rows_of_lengths(
-    samples: Samples, activation: Activation, network: Serial, laws: Laws, *, backward: bool
+def rows_of_groups(
+    samples: Samples | Groups,
+    activation: Activation,
+    network: Serial,
+    laws: Laws,
+    *,
+    backward: bool,
 ) -> tuple[dict[Place, Row], str | None]:
-    """The rows of a network of dense layers, and why they are not all."""
-    walk = _OfLengths(activation, laws, samples=samples)
-    why = walk.go(network, samples.state, backward=backward)
-    return {place: row | walk.notes.get(place, {}) for place, row in walk.rows.items()}, why
-
-
-def rows_of_batches(
-    split: Split, activation: Activation, network: Serial, laws: Laws, *, backward: bool
-) -> tuple[dict[Place, Row], str | None]:
-    """The rows of a network of dense layers and batch norm, and why they are not all."""
-    batch = max(leaf.together for leaf in network.leaves())
-    samples = Batches(split, batch)
-    walk = _OfLengths(activation, laws, samples=samples)
-    why = walk.go(network, samples.state, backward=backward, end=samples.cotangent)
-    return {place: row | walk.notes.get(place, {}) for place, row in walk.rows.items()}, why
-
-
-def rows_of_tokens(
-    split: Split, activation: Activation, network: Serial, laws: Laws, *, backward: bool
-) -> tuple[dict[Place, Row], str | None]:
-    """The rows of a network of tokens, and why they are not all."""
-    samples = Sequences(split, network)
-    walk = _OfTokens(activation, laws, samples=samples)
-    why = walk.go(network, samples.state, backward=backward, end=samples.cotangent)
+    """The rows of a network of dense layers or of tokens, and why they are not all."""
+    kind = _OfTokens if isinstance(samples, Sequences) else _OfLengths
+    walk = kind(activation, laws, samples=samples)  # type: ignore[arg-type]
+    end = samples.cotangent if isinstance(samples, Groups) else None
+    why = walk.go(network, samples.state, backward=backward, end=end)
     return {place: row | walk.notes.get(place, {}) for place, row in walk.rows.items()}, why
 
 

@@ -6,6 +6,7 @@ Values made of different draws of weights are independent, unit by unit, so that
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -15,7 +16,6 @@ from initstats.prediction.model.tables import (
     NONE,
     Claim,
     Cotangent,
-    Pull,
     Table,
     apart,
     products,
@@ -61,7 +61,7 @@ def added(values: Sequence[Signal], signs: Sequence[float]) -> Signal:
     if independent and len(parts) == 2:
         table.scatter_of = lambda: _scatter(parts, place, signs)
     for x, index, sign in zip(parts, place.indices, signs, strict=True):
-        table.parents.append((x, then_spread(_scaled_pull(sign), index, x)))
+        table.parents.append((x, then_spread(partial(Cotangent.scaled, factor=sign), index, x)))
     return Signal(table, place.rows, place.units)
 
 
@@ -72,18 +72,3 @@ def _scatter(parts: list[Table], place: Aligned, signs: Sequence[float]) -> Tens
         for x, i, s in zip(parts, place.indices, signs, strict=True)
     )
     return (a * q**2 + 4 * q * v + b * v**2) / ((q + v) ** 2).clamp(min=1e-300)
-
-
-def _scaled_pull(factor: float) -> Pull:
-    def pull(cotangent: Cotangent) -> Cotangent:
-        if factor == 1:
-            return cotangent
-        return Cotangent(
-            lambda: factor**2 * cotangent.kernel,
-            lambda: factor * cotangent.columns,
-            cotangent.back,
-            cotangent.seen,
-            cotangent.claim,
-        )
-
-    return pull

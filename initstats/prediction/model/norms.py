@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -108,15 +109,6 @@ def stretched(x: Signal, weight: Law | None, bias: Law | None) -> Signal:
         mean = factor * added * table.mean
         return factor**2 * table.kernel + mean[:, None] + mean + added**2
 
-    def pull(cotangent: Cotangent) -> Cotangent:
-        return Cotangent(
-            lambda: factor**2 * cotangent.kernel,
-            lambda: factor * cotangent.columns,
-            cotangent.back,
-            cotangent.seen,
-            cotangent.claim,
-        )
-
     made = Table(
         table.rows,
         table.units,
@@ -126,7 +118,7 @@ def stretched(x: Signal, weight: Law | None, bias: Law | None) -> Signal:
         table.gaussian and added == 0,
         table.roots,
         table.claim,
-        [(table, pull)],
+        [(table, partial(Cotangent.scaled, factor=factor))],
     )
     return Signal(made, x.rows, x.units)
 

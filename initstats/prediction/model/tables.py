@@ -109,6 +109,13 @@ class Cotangent:
         """(rows, copies * units)."""
         return self.columns_of()
 
+    def scaled(self, factor: float) -> Cotangent:
+        """The gradient times a number."""
+        if factor == 1:
+            return self
+        kernel, columns = (lambda: factor**2 * self.kernel), (lambda: factor * self.columns)
+        return Cotangent(kernel, columns, self.back, self.seen, self.claim)
+
 
 Pull = Callable[[Cotangent], Cotangent]
 

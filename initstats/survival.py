@@ -122,28 +122,41 @@ def largest_depth(
     Raises:
         ValueError: as `predict_survival`; theory does not follow the network.
     """
-    bounds = limits or Limits()
+    given: dict[str, Any] = {"correlation_of_inputs": correlation_of_inputs, "shape": shape}
 
-    def survives(depth: int) -> bool:
-        ((entry, each, phi),) = product(*_entries(network, init, activation))
-        walk = _walked(entry, each, phi, depth, width, shape, correlation_of_inputs)
-        if walk.why:
-            raise ValueError(f"network {entry.name!r}: {walk.why}")
-        found = walk.stack()
-        kept = 1 / bounds.gradient_factor <= found["gradient"] <= bounds.gradient_factor
-        return bool(kept and found["correlation"] < bounds.correlation)
+    def kept(depth: int) -> bool:
+        rows = predict_survival(network, init, activation, [depth], width=width, **given)
+        if note := rows["note"].iloc[0]:
+            raise ValueError(f"network {rows['network'].iloc[0]!r}: {note}")
+        return bool(survives(rows, limits).all())
 
-    if not survives(2):
+    if not kept(2):
         return 1
     low, high = 2, 4
-    while high <= DEEPEST and survives(high):
+    while high <= DEEPEST and kept(high):
         low, high = high, 2 * high
-    if high > DEEPEST and survives(DEEPEST):
+    if high > DEEPEST and kept(DEEPEST):
         return DEEPEST
-    high = min(high, DEEPEST)
-    while high - low > 1:
+    return boundary(kept, low, min(high, DEEPEST))
+
+
+def survives(rows: pd.DataFrame, limits: Limits | None = None) -> pd.Series[bool]:
+    """Whether gradients keep their size and inputs stay distinct, in rows of `predict_survival`."""
+    bounds = limits or Limits()
+    kept = rows["gradient"].between(1 / bounds.gradient_factor, bounds.gradient_factor)
+    return kept & (rows["correlation"] < bounds.correlation)
+
+
+def boundary(kept: Callable[[int], bool], low: int, high: int, precision: float = 0.0) -> int:
+    """The greatest number that is kept, or one near it.
+
+    Args:
+        kept: whether a number is; `low` is, `high` is not.
+        precision: how far from the greatest the answer may be, relative to it.
+    """
+    while high - low > max(1, precision * low):
         middle = (low + high) // 2
-        low, high = (middle, high) if survives(middle) else (low, middle)
+        low, high = (middle, high) if kept(middle) else (low, middle)
     return low
 
 

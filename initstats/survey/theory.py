@@ -9,17 +9,9 @@ import numpy as np
 import pandas as pd
 
 from initstats import activations
-from initstats.diagnosis.verdicts import Limits
 from initstats.survey.studied import ACTIVATIONS, INITS, Studied
-from initstats.survival import DEEPEST, predict_survival
+from initstats.survival import DEEPEST, boundary, predict_survival, survives
 from initstats.theory.norms import Norm, Place, gradient_rate
-
-
-def survives(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Whether gradients keep their size and inputs stay distinct, by the usual limits."""
-    limits = Limits()
-    kept = rows["gradient"].between(1 / limits.gradient_factor, limits.gradient_factor)
-    return kept & (rows["correlation"] < limits.correlation)
 
 
 def by_depth(studied: Studied, depths: Sequence[int]) -> pd.DataFrame:
@@ -42,12 +34,11 @@ def _largest(studied: Studied, table: pd.DataFrame) -> float:
     above = [depth for depth in table["depth"] if depth > low]
     if not above:
         return float(min(low, DEEPEST))
-    high = min(above)
-    while high - low > max(1, 0.02 * low):
-        middle = (low + high) // 2
-        row = predict_survival(*studied[1:], [middle])
-        low, high = (middle, high) if survives(row).all() else (low, middle)
-    return float(low)
+
+    def kept_at(depth: int) -> bool:
+        return bool(survives(predict_survival(*studied[1:], [depth])).all())
+
+    return float(boundary(kept_at, low, min(above), precision=0.02))
 
 
 def by_init(network: str, label: str, depth: int, *, quick: bool = False) -> pd.DataFrame:

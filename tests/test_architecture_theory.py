@@ -126,6 +126,7 @@ def test_every_kind_of_note_is_predicted(toy: ist.Dataset) -> None:
     ("name", "reason"),
     [
         ("mlp(norm=batch)", "two whole batches of 32"),
+        ("mlp(norm=batch,batch=257)", "at most 256 samples a batch, not 257"),
         ("mlp(norm=batch,place=after,batch=16)", "batch norm of Gaussian units"),
         ("resnet", "residual sums"),
         ("cnn(norm=layer)", "a norm over a plane"),

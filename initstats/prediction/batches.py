@@ -23,7 +23,9 @@ from initstats.theory.state import Cotangent
 Array = NDArray[np.float64]
 
 _GROUPS = 6  # most pairs of batches
-_UNITS = 512  # that are drawn
+_LARGEST = 256  # samples of a batch
+_SAMPLES = 384  # most on one side of all pairs
+_UNITS = 512  # that are drawn, or twice as many as there are rows
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,20 @@ class Batches(Groups):
         batch: number of samples of one.
 
     Raises:
-        ValueError: the dataset has no two whole batches.
+        ValueError: the dataset has no two whole batches; a batch of so many samples that theory
+            would take minutes.
     """
 
     def __init__(self, split: Split, batch: int) -> None:
+        if batch > _LARGEST:
+            raise ValueError(
+                f"theory of batch norm: at most {_LARGEST} samples a batch, not {batch}"
+            )
         whole = len(split) // batch
         if whole < 2:
             raise ValueError(f"theory of batch norm needs two whole batches of {batch} samples")
-        some = np.linspace(0, whole - 1, min(whole // 2, _GROUPS) * 2).astype(np.int64)
+        pairs = min(whole // 2, _GROUPS, _SAMPLES // batch)
+        some = np.linspace(0, whole - 1, 2 * pairs).astype(np.int64)
         starts = np.random.default_rng(0).permutation(some) * batch
         chosen = (starts[:, None] + np.arange(batch)).ravel()
         x = split.columns(chosen).double().T.numpy()
@@ -91,27 +99,46 @@ class Batches(Groups):
         activation, behind = cotangent.behind or (None, cotangent)
         assert behind.product is not None
         units, sizes = self._drawn(state)
-        centre = np.eye(2 * batch) - self.together / batch
-        product = np.zeros_like(self.kernel)
-        for group, (own, size, gamma) in enumerate(zip(units, sizes, behind.product, strict=True)):
-            slope = np.ones_like(own)
-            if activation is not None:
-                slope = activation.derivative(torch.from_numpy(own)).numpy()
-            along = own[:, :, None] * own[:, None, :] * self.together / batch
-            back = (centre - along) * (slope[:, None, :] / size[:, :, None])
-            product[group] = (back @ gamma @ back.swapaxes(1, 2)).mean(0)
+        slopes = np.ones_like(units)
+        if activation is not None:
+            slopes = activation.derivative(torch.from_numpy(units)).numpy()
+        groups = zip(units, slopes / sizes, behind.product, strict=True)
+        product = np.stack([self._pulled(*group) for group in groups])
         return Cotangent(self._diagonal(product), given=False, product=product, pairs=self)
+
+    def _pulled(self, z: Array, slope: Array, gamma: Array) -> Array:
+        """The mean over units of P (gamma * slope slope') P with P = centre - along, of one group.
+
+        `along` is z z' / batch within a batch; products with it are taken for all units at once.
+
+        Args:
+            z: units, (units, rows).
+            slope: of phi, over the size that a row was divided by, (units, rows).
+            gamma: products of the gradient, (rows, rows).
+        """
+        batch, rows = self.block, z.shape[1]
+        centre = self.own - self.together / batch
+        halves = z * self.together[::batch, None]  # (batches, units, rows), 0 outside of a batch
+        inner = slope * ((halves * slope) @ gamma)
+        outer = halves.reshape(-1, rows).T / batch
+        along = outer @ inner.reshape(-1, rows)
+        both = (inner * z).reshape(2, len(z), 2, batch).mean(-1, keepdims=True)
+        twice = outer @ (both * z.reshape(len(z), 2, batch)).reshape(-1, rows)
+        plain = centre @ (gamma * (slope.T @ slope)) @ centre
+        once = along @ centre
+        return np.asarray(plain - once - once.T + twice) / len(z)
 
     def _drawn(self, state: State) -> tuple[Array, Array]:
         """Units of pre-activations that are normalized, and what each row was divided by."""
         count, number = len(state.k), state.k.shape[1]
         seed = zlib.crc32(state.k.tobytes())  # errors of two layers are not alike
-        normal = np.random.default_rng(seed).standard_normal((count, _UNITS, number))
-        noise = np.linalg.qr(normal)[0] * _UNITS**0.5  # the mean products of noise are exact
+        drawn = max(_UNITS, 2 * number)
+        normal = np.random.default_rng(seed).standard_normal((count, drawn, number))
+        noise = np.linalg.qr(normal)[0] * drawn**0.5  # the mean products of noise are exact
         values, vectors = np.linalg.eigh((state.k + state.k.swapaxes(1, 2)) / 2)
         root = vectors * np.sqrt(np.maximum(values, 0))[:, None] @ vectors.swapaxes(1, 2)
-        units = (noise @ root).reshape(count, _UNITS, 2, -1)
+        units = (noise @ root).reshape(count, drawn, 2, -1)
         units -= units.mean(-1, keepdims=True)
         size = np.sqrt((units**2).mean(-1, keepdims=True) + EPS)
-        whole = count, _UNITS, number
+        whole = count, drawn, number
         return (units / size).reshape(whole), np.broadcast_to(size, units.shape).reshape(whole)

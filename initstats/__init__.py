@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from initstats import activations as activations
+    from initstats import audits as audits
     from initstats import backprop as backprop
     from initstats import callbacks as callbacks
     from initstats import data as data
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from initstats.activations import activation as activation
     from initstats.activations import gain as gain
     from initstats.activations import register_activation as register_activation
+    from initstats.audits import audit as audit
     from initstats.data import Dataset as Dataset
     from initstats.data import load_data as load_data
     from initstats.diagnosis import diagnose as diagnose

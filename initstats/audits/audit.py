@@ -1,0 +1,169 @@
+"""What a model was initialized with, read from its parameters, without data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from initstats.audits.parameter import Drawn, drawn
+from initstats.audits.rules import RULES, Reading
+from initstats.audits.scale import Formula, depth, explained, told
+from initstats.audits.siblings import Siblings, copies, siblings
+from initstats.diagnosis.findings import COLUMNS, SEVERITIES, Findings
+
+LEVEL = 1e-4
+"""Probability of an alarm about a model that is all as it was meant, at most."""
+_TESTS = 4
+"""Questions of chance about each parameter: its law, its scale, its mean, its kin."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A model's initialization.
+
+    Attributes:
+        network: class of the model.
+        parameters: as they were found, in the model's order.
+        groups: the same by siblings: one parameter in all blocks.
+        formulas: of the scales, by the names of parameters.
+        findings: what is wrong, as `diagnose` has it.
+        level: probability of a false alarm about the whole model.
+    """
+
+    network: str
+    parameters: tuple[Drawn, ...] = field(repr=False)
+    groups: tuple[Siblings, ...] = field(repr=False)
+    formulas: dict[str, Formula] = field(repr=False)
+    findings: Findings = field(repr=False)
+    level: float = LEVEL
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for each parameter.
+
+        Columns: `name`; `role`, the name with a * for each number; `module`; `kind`; `shape`;
+        `dtype`; `count` of entries; `law`; `mean`; `std`, about 0 unless the mean differs from it;
+        `std_error`; `fan_in`, `fan_out`; `formula` of the std, empty where none fits, with its
+        value in `expected_std`; `tied` to which names; `trained`.
+        """
+        return pd.DataFrame([self._row(each) for each in self.parameters])
+
+    def _row(self, each: Drawn) -> dict[str, Any]:
+        formula = self.formulas.get(each.name)
+        return {
+            "name": each.name,
+            "role": each.role,
+            "module": each.module,
+            "kind": each.kind,
+            "shape": "x".join(map(str, each.shape)),
+            "dtype": each.dtype,
+            "count": each.count,
+            "law": str(each.law),
+            "mean": each.mean,
+            "std": each.std,
+            "std_error": each.error * each.std if each.by_chance else 0.0,
+            "fan_in": each.fan_in,
+            "fan_out": each.fan_out,
+            "formula": formula.text if formula else "",
+            "expected_std": formula.value if formula else math.nan,
+            "tied": ", ".join(each.also),
+            "trained": each.trained,
+        }
+
+    @property
+    def roles(self) -> pd.DataFrame:
+        """A row for each group of siblings: `role module shape blocks count drawn`."""
+        rows = []
+        for group in self.groups:
+            first = group.members[0]
+            clear = [each for each in group.members if each.law.name != "undecided"]
+            laws = {
+                told(each.law, self.formulas.get(each.name), each.std)
+                for each in clear or group.members
+            }
+            rows.append(
+                {
+                    "role": group.role,
+                    "module": first.module,
+                    "shape": "x".join(map(str, first.shape)),
+                    "blocks": depth(group) if first.place else 0,
+                    "count": sum(each.count for each in group.members),
+                    "drawn": laws.pop() if len(laws) == 1 else " or ".join(sorted(laws)[:3]),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def __str__(self) -> str:
+        entries = sum(each.count for each in self.parameters)
+        head = f"{self.network}: {len(self.parameters)} parameters, {entries:,} entries"
+        return f"{head}\n{self.roles.to_string(index=False)}\n{self.findings}"
+
+
+def audit(model: nn.Module, x: Any = None, *, level: float = LEVEL) -> Audit:
+    """Say which law each parameter of a model was drawn from, and what is wrong.
+
+    The model is not run, unless an input is given; nothing of it is changed.
+
+    Args:
+        model: of any kind.
+        x: an input, as `measure` takes it; inputs and outputs of weights are then read off the
+            operations that use them, and need not be told from the classes of modules.
+        level: probability of a false alarm about the whole model, at most.
+
+    Raises:
+        ValueError: no module; a level that is no probability.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"a torch.nn.Module is audited, not {type(model).__name__}")
+    if not 0 < level < 1:
+        raise ValueError(f"level is a probability between 0 and 1, not {level}")
+    number = max(1, sum(1 for _ in model.parameters()))
+    each = level / _TESTS / number
+    with torch.no_grad():
+        parameters = tuple(drawn(model, each, _fans(model, x)))
+        equal = tuple(_equal(model, names) for names in copies(parameters))
+    groups = tuple(siblings(parameters, each))
+    formulas = explained(groups, each)
+    reading = Reading(parameters, groups, formulas, tuple(filter(None, equal)), each)
+    name = type(model).__name__
+    return Audit(name, parameters, groups, formulas, judged(reading, name), level)
+
+
+def judged(reading: Reading, subject: str) -> Findings:
+    """What all rules find, the gravest first."""
+    rows = []
+    for rule in RULES:
+        told_by_it = list(rule(reading))
+        name, meaning = rule.__name__, (rule.__doc__ or "").partition("\n")[0]
+        rows += [(f.severity, name, subject, f.where, f.evidence, f.remedy) for f in told_by_it]
+        if not told_by_it:
+            rows.append(("healthy", name, subject, "", meaning, ""))
+    found = pd.DataFrame(rows, columns=COLUMNS)
+    found["severity"] = pd.Categorical(found["severity"], categories=SEVERITIES, ordered=True)
+    return Findings(found.sort_values("severity", kind="stable", ignore_index=True))
+
+
+def _fans(model: nn.Module, x: Any) -> dict[str, tuple[float, float]]:
+    """Inputs and outputs of weights, as the operations of a model have them."""
+    if x is None:
+        return {}
+    from initstats.probe import measure
+
+    rows = measure(model, x)
+    rows = rows[(rows["tensor"] == "weight") & (rows["fan_in"] > 0)]
+    return {
+        str(name): (float(inputs), float(outputs))
+        for name, inputs, outputs in rows[["name", "fan_in", "fan_out"]].itertuples(index=False)
+    }
+
+
+def _equal(model: nn.Module, names: list[str]) -> tuple[str, ...]:
+    """Those whose entries are all equal to the first's."""
+    first = model.get_parameter(names[0])
+    same = [name for name in names if torch.equal(model.get_parameter(name), first)]
+    return tuple(same) if len(same) > 1 else ()

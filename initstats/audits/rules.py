@@ -1,0 +1,277 @@
+"""What may be wrong with an initialization, as its parameters show it.
+
+A rule is a function of a `Reading` that yields findings; its name is told with them. The first line
+of its docstring is true when all is well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from scipy import stats
+
+from initstats.audits.parameter import Drawn
+from initstats.audits.scale import Formula, depth
+from initstats.audits.siblings import Siblings
+from initstats.diagnosis.rules import Finding
+from initstats.diagnosis.rules.rule import listed
+from initstats.plural import counted
+
+HUGE = 1e4
+"""The std of entries that nobody draws."""
+LEANS = 0.1
+"""A mean of so many standard deviations is no slip of rounding."""
+DEFAULT = "1/sqrt(3 fan_in)"
+OUTWARDS = {
+    "sqrt(2/fan_in)": "sqrt(2/fan_out)",
+    "1/sqrt(fan_in)": "1/sqrt(fan_out)",
+    "1/sqrt(3 fan_in)": "1/sqrt(3 fan_out)",
+}
+"""Formulas of the inputs, and the same with the outputs in their place."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What rules look at.
+
+    Attributes:
+        parameters: all of a model's.
+        groups: the same, by siblings.
+        formulas: of scales, by the names of parameters.
+        equal: groups of names whose tensors are equal in all entries.
+        level: probability with which chance alone makes one question a finding.
+    """
+
+    parameters: tuple[Drawn, ...]
+    groups: tuple[Siblings, ...]
+    formulas: dict[str, Formula]
+    equal: tuple[tuple[str, ...], ...]
+    level: float
+
+
+Rule = Callable[[Reading], Iterator[Finding]]
+
+
+def uninitialized(reading: Reading) -> Iterator[Finding]:
+    """every parameter holds numbers that somebody may have drawn"""
+    for each in reading.parameters:
+        evidence = ""
+        if each.law.name == "not finite":
+            evidence = "some entries are NaN or infinite"
+        elif each.tiny > 0.05:
+            evidence = (
+                f"{each.tiny:.0%} of the entries are below the smallest number that {each.dtype} "
+                "holds with all digits"
+            )
+        elif each.std > HUGE and each.law.name == "unlike any":
+            evidence = f"the entries have a std of {each.std:.2g}, and no law"
+        if evidence:
+            yield Finding(
+                "error",
+                each.name,
+                f"{evidence}: memory that nobody has written to looks like that",
+                f'nn.init.normal_(model.get_parameter("{each.name}"), std=0.02)  # or its own law',
+            )
+
+
+def equal_parameters(reading: Reading) -> Iterator[Finding]:
+    """no two parameters that were drawn are equal"""
+    trained = {each.name: each.trained for each in reading.parameters}
+    for names in reading.equal:
+        kept = [name for name in names if not trained[name]]
+        yield Finding(
+            "note" if kept and len(kept) < len(names) else "warning",
+            listed(names),
+            f"{len(names)} parameters hold the same numbers, in memory of their own: copies of a "
+            "module start as one",
+            "draw each anew, as with model.apply(initialize) after the copies are made"
+            + (", unless they are copies on purpose, as a target network is" if kept else ""),
+        )
+
+
+def equal_units(reading: Reading) -> Iterator[Finding]:
+    """the units of a layer differ from each other"""
+    for each in reading.parameters:
+        if each.kind != "weight" or each.shape[0] < 2:
+            continue
+        if each.law.name in ("constant", "ones") and each.count > each.shape[0]:
+            units, severity = each.shape[0], "warning"
+        elif each.repeated:
+            units = each.repeated
+            shuffled = each.module.startswith("Conv") and any(
+                each.shape[0] - units == each.shape[0] // k**2 for k in (2, 3, 4)
+            )
+            severity = "note" if shuffled else "warning"
+        else:
+            continue
+        yield Finding(
+            "note" if severity == "note" else "warning",
+            each.name,
+            f"{units} of {each.shape[0]} units have the weights of another: they give the same, "
+            "and get the same gradient",
+            "draw each unit for itself"
+            + ("; a pixel shuffle may want them equal" if severity == "note" else ""),
+        )
+
+
+def centred(reading: Reading) -> Iterator[Finding]:
+    """weights are drawn around 0"""
+    for each in reading.parameters:
+        off = abs(each.mean) / each.std if each.std else 0.0
+        if each.kind not in ("weight", "embedding") or not each.by_chance or off < LEANS:
+            continue
+        if stats.norm.sf(off * math.sqrt(each.count)) < reading.level:
+            yield Finding(
+                "warning",
+                each.name,
+                f"the entries lie around {each.mean:.3g}, not around 0, with a std of "
+                f"{each.std:.3g}: all units say much the same",
+                "draw with torch.randn or a uniform law from -a to a; torch.rand gives 0 to 1",
+            )
+
+
+def out_of_line(reading: Reading) -> Iterator[Finding]:
+    """the same parameter has the same law and scale in all blocks"""
+    for group in reading.groups:
+        for each in group.strangers:
+            yield Finding(
+                "warning",
+                each.name,
+                f"{_an(each.law)}, and {group.law} in the other "
+                f"{counted(len(group.members) - 1, 'block')} ({group.role})",
+                f"initialize it as {_like(group, each)}",
+            )
+        strange = {each.name for each in group.strangers}
+        for each, ratio in group.outliers:
+            if each.name not in strange:
+                yield Finding(
+                    "warning",
+                    each.name,
+                    f"its std, {each.std:.4g}, is {_times(ratio)} that of the other "
+                    f"{counted(len(group.members) - 1, 'block')} ({group.role})",
+                    f"initialize it as {_like(group, each)}",
+                )
+
+
+def wrong_fan(reading: Reading) -> Iterator[Finding]:
+    """one fan sets the scale of all weights of a kind"""
+    for module, rules in _by_module(reading).items():
+        if module == "Embedding":
+            continue
+        total = sum(map(len, rules.values()))
+        for inwards, outwards in OUTWARDS.items():
+            right, wrong = rules.get(inwards, []), rules.get(outwards, [])
+            if len(right) < 3 or not wrong or 4 * len(right) < 3 * total:
+                continue
+            for each in wrong:
+                yield Finding(
+                    "warning",
+                    each.name,
+                    f"its std is {outwards}, and that of the other {module} weights {inwards}: "
+                    f"{_times(math.sqrt(each.fan_in / each.fan_out))} what it should be",
+                    f"compute its scale with fan_in, {each.fan_in:.0f}, not {each.fan_out:.0f}",
+                )
+
+
+def left_at_default(reading: Reading) -> Iterator[Finding]:
+    """where a model has an initialization of its own, no weight is left at torch's default"""
+    for module, rules in _by_module(reading).items():
+        left = rules.get(DEFAULT, [])
+        left = [each for each in left if each.law.name == "uniform"]
+        own = sum(map(len, rules.values())) - len(left)
+        if not left or own < max(4, 4 * len(left)):
+            continue
+        yield Finding(
+            "warning",
+            listed([each.name for each in left]),
+            f"uniform in +-1/sqrt(fan_in), as torch leaves a {module}; the other {own} {module} "
+            "weights were drawn otherwise",
+            "initialize them as the others, or say by a comment that the default is meant",
+        )
+
+
+def padding_row(reading: Reading) -> Iterator[Finding]:
+    """the row of an embedding that stands for padding is zero"""
+    for each in reading.parameters:
+        if each.padding > 0:
+            yield Finding(
+                "warning",
+                each.name,
+                f"the row of padding_idx has entries up to {each.padding:.3g}; it gets no "
+                "gradient, and so stays what it was drawn to be",
+                f"module.weight.data[module.padding_idx].zero_()  # {each.name}, after drawing",
+            )
+
+
+def rounded(reading: Reading) -> Iterator[Finding]:
+    """parameters use the digits of their type"""
+    found = [each for each in reading.parameters if each.law.rounded not in ("", each.dtype)]
+    if found:
+        yield Finding(
+            "note",
+            listed([each.name for each in found]),
+            f"{counted(len(found), 'parameter')} of {found[0].dtype} hold no more digits than "
+            f"{found[0].law.rounded}: they were drawn, or kept, in that type",
+            "draw in float32 and cast afterwards, where the digits matter",
+        )
+
+
+def depth_dependence(reading: Reading) -> Iterator[Finding]:
+    """scales are the same in all blocks"""
+    for group in reading.groups:
+        ends = [each.std for each in group.members if each.by_chance]
+        if len(ends) < 4 or group.trend == 0:
+            continue
+        how = "change" if math.isnan(group.trend) else f"go with block^{group.trend:.2f}"
+        yield Finding(
+            "note",
+            group.role,
+            f"stds {how}, from {ends[0]:.3g} in the first block to {ends[-1]:.3g} in the last",
+            "nothing, if that is meant",
+        )
+
+
+RULES: tuple[Rule, ...] = (
+    uninitialized,
+    equal_parameters,
+    equal_units,
+    centred,
+    out_of_line,
+    wrong_fan,
+    left_at_default,
+    padding_row,
+    rounded,
+    depth_dependence,
+)
+"""All rules, in the order in which they are told."""
+
+
+def _by_module(reading: Reading) -> dict[str, dict[str, list[Drawn]]]:
+    """The first weight of each group, by the class of its module and the formula of its scale."""
+    found: dict[str, dict[str, list[Drawn]]] = defaultdict(lambda: defaultdict(list))
+    for group in reading.groups:
+        for each in group.members:
+            if each.kind == "weight" and each.by_chance:
+                formula = reading.formulas.get(each.name)
+                found[each.module][formula.text if formula else ""].append(each)
+    return found
+
+
+def _like(group: Siblings, odd: Drawn) -> str:
+    """The name of a sibling that is as it should be."""
+    strange = {each.name for each in (*group.strangers, *(one for one, _ in group.outliers))}
+    return next(each.name for each in group.members if each.name not in strange | {odd.name})
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.3g} times"
+
+
+def _an(law: object) -> str:
+    return f"it is {law}"
+
+
+__all__ = ["RULES", "Reading", "Rule", "depth"]

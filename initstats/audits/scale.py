@@ -1,0 +1,146 @@
+"""The rule behind a scale: of the usual formulas, the simplest that fits all siblings.
+
+A formula is about the standard deviation of the entries. It fits where it lies within the error of
+every member's own; of formulas that fit, the one that explains most groups of the model is taken,
+and of those the simplest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from scipy import stats
+
+from initstats.audits.law import Law
+from initstats.audits.parameter import Drawn
+from initstats.audits.siblings import Siblings
+
+CUT = math.sqrt(0.7737413)
+"""What a cut at 2 standard deviations leaves of a normal law's, where nobody made up for it."""
+_MANTISSAS = {1: 1, 2: 1, 5: 1, 3: 2, 4: 2, 6: 2, 7: 2, 8: 2, 9: 2, 1.5: 2, 2.5: 2}
+
+
+class Formula(NamedTuple):
+    """A formula for a standard deviation, and how far-fetched it is."""
+
+    text: str
+    cost: float
+    value: float
+
+
+def depth(group: Siblings) -> int:
+    """The number of blocks in which a group has members."""
+    return len({each.place[:1] for each in group.members})
+
+
+def formulas(each: Drawn, blocks: int, block: int) -> Iterator[Formula]:
+    """What a parameter's scale may have been computed by.
+
+    Args:
+        blocks: how many there are.
+        block: number of its own, from 1.
+    """
+    for text, cost, value in (*_by_fans(each), *_constants()):
+        yield Formula(text, cost, value)
+        if each.law.name == "truncated_normal":
+            yield Formula(f"{text}, before the cut", cost + 0.5, value * CUT)
+        if blocks > 1:
+            for depth_text, more, factor in _by_depth(blocks, block):
+                yield Formula(f"{text} / {depth_text}", cost + more, value / factor)
+
+
+def explained(groups: Sequence[Siblings], level: float) -> dict[str, Formula]:
+    """The formula of each parameter's scale, by the parameter's name, where one fits its group."""
+    fitting = [_fitting(group, level) for group in groups]
+    popular = Counter(text for found in fitting for text in found)
+    chosen: dict[str, Formula] = {}
+    for group, found in zip(groups, fitting, strict=True):
+        if not found:
+            continue
+        text = min(found, key=lambda text: (-popular[text] + 2 * found[text][0].cost, text))
+        members = [each for each in group.members if each.by_chance]
+        chosen |= {each.name: one for each, one in zip(members, found[text], strict=True)}
+    return chosen
+
+
+def _fitting(group: Siblings, level: float) -> dict[str, list[Formula]]:
+    """The formulas that fit all members of a group, by their text."""
+    members = [each for each in group.members if each.by_chance and each.std > 0]
+    if not members or not all(math.isfinite(each.std) for each in members):
+        return {}
+    blocks, far = depth(group), float(stats.norm.isf(level / 2 / len(members)))
+    firsts = list(dict.fromkeys(each.place[:1] for each in group.members))
+    kept: dict[str, list[Formula]] = {}
+    for number, each in enumerate(members):
+        here: dict[str, Formula] = {}
+        if each.law.name == "orthogonal":
+            gain = each.law.value
+            here = {one.text: one for one in _gains() if abs(one.value / gain - 1) < 1e-3}
+        else:
+            allowed = far * each.error + 1e-4
+            for one in formulas(each, blocks, firsts.index(each.place[:1]) + 1):
+                if one.value > 0 and abs(math.log(one.value / each.std)) < allowed:
+                    here.setdefault(one.text, one)
+        if not number:
+            kept = {text: [one] for text, one in here.items()}
+        else:
+            kept = {text: [*ones, here[text]] for text, ones in kept.items() if text in here}
+    return kept
+
+
+def _by_fans(each: Drawn) -> Iterator[tuple[str, float, float]]:
+    """Formulas of the numbers of inputs and outputs."""
+    inputs, outputs = each.fan_in, each.fan_out
+    if inputs > 0:
+        yield "1/sqrt(fan_in)", 0, inputs**-0.5
+        yield "sqrt(2/fan_in)", 0, (2 / inputs) ** 0.5
+        yield "1/sqrt(3 fan_in)", 0, (3 * inputs) ** -0.5
+        yield "1/fan_in", 1, 1 / inputs
+        yield "(5/3)/sqrt(fan_in)", 1.5, 5 / 3 * inputs**-0.5
+        yield "sqrt(2/(5 fan_in))", 1.5, (0.4 / inputs) ** 0.5
+        if outputs > 0:
+            yield "sqrt(2/(fan_in + fan_out))", 0, (2 / (inputs + outputs)) ** 0.5
+            yield "sqrt(2/fan_out)", 0.5, (2 / outputs) ** 0.5
+            yield "1/sqrt(fan_out)", 0.5, outputs**-0.5
+            yield "1/sqrt(3 fan_out)", 1, (3 * outputs) ** -0.5
+    elif outputs > 0:
+        yield "1/sqrt(width)", 0.5, outputs**-0.5
+
+
+def _constants() -> Iterator[tuple[str, float, float]]:
+    """Round numbers."""
+    for power in range(-8, 2):
+        for mantissa, cost in _MANTISSAS.items():
+            value = mantissa * 10.0**power
+            yield f"{value:.6g}", cost, value
+
+
+def _by_depth(blocks: int, block: int) -> Iterator[tuple[str, float, float]]:
+    """What a scale is divided by in deep networks."""
+    yield "sqrt(2 blocks)", 0.5, math.sqrt(2 * blocks)
+    yield "sqrt(blocks)", 1, math.sqrt(blocks)
+    yield "blocks", 1.5, blocks
+    yield "(8 blocks)^(1/4)", 1, (8 * blocks) ** 0.25
+    yield "blocks^(1/4)", 1.5, blocks**0.25
+    yield "sqrt(2 block)", 1, math.sqrt(2 * block)
+    yield "sqrt(block)", 1.5, math.sqrt(block)
+
+
+def _gains() -> Iterator[Formula]:
+    """Usual gains of orthogonal matrices."""
+    yield Formula("gain sqrt(2)", 0, math.sqrt(2))
+    yield Formula("gain 5/3", 1, 5 / 3)
+    for text, cost, value in _constants():
+        yield Formula(f"gain {text}", cost, value)
+
+
+def told(law: Law, formula: Formula | None, std: float) -> str:
+    """A law and its scale in words."""
+    if law.name == "orthogonal":
+        return f"orthogonal, {formula.text if formula else f'gain {law.value:.4g}'}"
+    if not math.isfinite(std) or not std or law.name in ("constant", "ones", "identity"):
+        return str(law)
+    return f"{law}, std {formula.text if formula else f'{std:.4g}'}"

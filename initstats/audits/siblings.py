@@ -1,0 +1,118 @@
+"""The parameters that stand for each other: the same one in each of a model's blocks."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from initstats.audits.law import CHANCE
+from initstats.audits.parameter import Drawn
+
+LEAST = 3
+"""Blocks, at least, of which one can be out of line."""
+SAME = 1.02
+"""Scales within this factor are told apart only by their numbers of entries, and are alike."""
+
+
+@dataclass(frozen=True)
+class Siblings:
+    """The parameters of one role, one shape, and one class of module.
+
+    Attributes:
+        members: in the model's order.
+        level: probability with which chance alone puts one of them out of line, at most.
+    """
+
+    members: tuple[Drawn, ...]
+    level: float
+
+    @property
+    def role(self) -> str:
+        """The name that they share."""
+        return self.members[0].role
+
+    @property
+    def law(self) -> str:
+        """The law of most of them; empty where there is none."""
+        names = [_family(each) for each in self.members]
+        known = Counter(name for name in names if name != "undecided")
+        if not known:
+            return "undecided"
+        name, count = known.most_common(1)[0]
+        return name if 2 * count > sum(known.values()) else ""
+
+    @property
+    def strangers(self) -> tuple[Drawn, ...]:
+        """Those of another law, where most have one."""
+        if len(self.members) < LEAST or not self.law:
+            return ()
+        odd = tuple(each for each in self.members if not self._alike(each))
+        return odd if 3 * len(odd) < len(self.members) or len(odd) == 1 else ()
+
+    def _alike(self, each: Drawn) -> bool:
+        name = _family(each)
+        return name == self.law or (name == "undecided" and self.law in CHANCE)
+
+    @property
+    def trend(self) -> float:
+        """Power of the block's number, from 1, with which the scales go; 0 where they are alike."""
+        found = self._line()
+        return found[0] if found else math.nan
+
+    @property
+    def outliers(self) -> tuple[tuple[Drawn, float], ...]:
+        """Those out of line, and by which factor; empty where there is no line."""
+        found = self._line()
+        return tuple((each, ratio) for each, ratio in found[1] if ratio) if found else ()
+
+    def _line(self) -> tuple[float, list[tuple[Drawn, float]]] | None:
+        """A power law from which few scales differ, and those that do with their factor."""
+        members = [each for each in self.members if each.by_chance and each.std > 0]
+        if len(members) < LEAST:
+            return 0.0, []
+        heights = np.log([each.std for each in members])
+        errors = np.array([each.error for each in members])
+        far = float(stats.norm.isf(self.level / 2 / len(members)))
+        numbers = np.log(np.arange(1, len(members) + 1))
+        slopes = [0.0]
+        if len(members) > LEAST:
+            slopes.append(float(stats.theilslopes(heights, numbers).slope))
+        for slope in slopes:
+            off = heights - slope * numbers
+            off = off - np.median(off)
+            allowed = far * np.sqrt(errors**2 + np.median(errors) ** 2) + math.log(SAME)
+            odd = np.abs(off) > allowed
+            if odd.sum() <= max(1, (len(members) - 1) // 3):
+                ratios = [
+                    math.exp(x) if is_odd else 0.0 for x, is_odd in zip(off, odd, strict=True)
+                ]
+                return slope, list(zip(members, ratios, strict=True))
+        return None
+
+
+def siblings(parameters: Iterable[Drawn], level: float) -> list[Siblings]:
+    """The parameters in groups, in their order."""
+    groups: dict[tuple[str, str, tuple[int, ...]], list[Drawn]] = {}
+    for each in parameters:
+        groups.setdefault((each.role, each.module, each.shape), []).append(each)
+    return [Siblings(tuple(group), level) for group in groups.values()]
+
+
+def copies(parameters: Sequence[Drawn]) -> list[list[str]]:
+    """Names of parameters that may be equal, as their moments are."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for each in parameters:
+        if each.law.name in CHANCE and each.count > 1 and len(each.shape) > 1:
+            groups.setdefault((each.shape, each.mean, each.std), []).append(each.name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _family(each: Drawn) -> str:
+    """The law, without what may differ between siblings."""
+    name = each.law.name
+    return "constant" if name == "ones" else str(name)

@@ -21,7 +21,7 @@ ORDER = (
     *("processes", "stopping", "files", "fitting", "compiling", "columns", "idx", "images"),
     *("split", "data", "activations", "inits", "moments"),
     *("theory", "backprop", "networks", "stack", "probe"),
-    *("workers", "luggage", "cluster", "store", "sweep", "prediction", "plan", "repair", "audit"),
+    *("workers", "luggage", "cluster", "store", "sweep", "prediction", "plan", "repair"),
     *(
         "recipes",
         "diagnosis",
@@ -29,6 +29,7 @@ ORDER = (
         "survey",
         "outcome",
         "differences",
+        "audits",
         "plots",
         "report",
     ),  # tables into words, figures and pages

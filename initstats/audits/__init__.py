@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from initstats.audits.audit import LEVEL as LEVEL
-from initstats.audits.audit import Audit as Audit
-from initstats.audits.audit import audit as audit
+from initstats.audits.auditing import LEVEL as LEVEL
+from initstats.audits.auditing import Audit as Audit
+from initstats.audits.auditing import audit as audit

@@ -42,6 +42,8 @@ SAMPLE = 2**15
 """Entries, at most, that a law is told from."""
 FEW = 8
 """Different values of a tensor that is a pattern of constants, at most."""
+FAR = 20.0
+"""Standard deviations beyond which an entry is a stray."""
 CUTS = (2.0, 3.0)
 """Where truncated laws are usually cut, in standard deviations of the normal law."""
 
@@ -99,7 +101,7 @@ def law_of(x: Tensor, level: float) -> Law:
     matrix = _matrix(own)
     if matrix is not None and (found := _pattern(matrix)):
         return found
-    flat = _some(own)
+    flat = without_strays(_some(own))
     if (values := np.unique(flat)).size <= FEW < flat.size:
         return Law("constants", value=float(values[-1]))
     rounded = _rounding(own, flat)
@@ -230,6 +232,15 @@ def _some(x: Tensor) -> Array:
         drawn = np.random.default_rng(flat.numel()).integers(flat.numel(), size=SAMPLE)
         flat = flat[torch.from_numpy(np.unique(drawn)).to(flat.device)]
     return flat.double().cpu().numpy()
+
+
+def without_strays(values: Array) -> Array:
+    """Values without the few that are far beyond all others.
+
+    A cut normal law drawn in float32 (`torch.nn.init.trunc_normal_`) puts one entry in some
+    millions at the cut, a hundred standard deviations off.
+    """
+    return values[np.abs(values) <= FAR * float(np.sqrt(np.square(values).mean()))]
 
 
 def _rounding(x: Tensor, values: Array) -> str:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from initstats.audits.law import CHANCE, Law, law_of
+from initstats.audits.law import CHANCE, FAR, Law, law_of
 
 Kind = Literal["weight", "embedding", "gain", "bias", "other"]
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])|(?<=_l)\d+")
@@ -40,6 +40,8 @@ class Drawn:
         padding: largest size of the entries of an embedding's padding row; NaN without one.
         tiny: share of entries that are so small that their type holds them with fewer digits.
         repeated: units, of those that are not zero, whose weights are equal to another's.
+        strays: entries beyond 20 standard deviations, which `mean` and `std` leave out.
+        block: parameters and their shapes in the block that it belongs to.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Drawn:
     padding: float
     tiny: float
     repeated: int
+    strays: int
+    block: int
 
     @property
     def role(self) -> str:
@@ -93,12 +97,25 @@ def drawn(model: nn.Module, level: float, fans: dict[str, tuple[float, float]]) 
         fans: inputs and outputs of weights by name, where they are known better than from modules.
     """
     names: dict[int, list[str]] = {}
+    blocks = _blocks(model)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     for name, parameter in model.named_parameters():
         owner = model.get_submodule(name.rpartition(".")[0])
+        end = max((found.end() for found in _NUMBER.finditer(name)), default=0)
+        block = blocks.get(name[:end], 0)
         also = tuple(names[id(parameter)][1:])
-        yield _one(name, also, owner, parameter, level, fans.get(name))
+        yield _one(name, also, owner, parameter, level, fans.get(name), block)
+
+
+def _blocks(model: nn.Module) -> dict[str, int]:
+    """What tells blocks of different make apart, by the name up to their number."""
+    held: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
+    for name, parameter in model.named_parameters():
+        shape = () if isinstance(parameter, nn.UninitializedParameter) else tuple(parameter.shape)
+        for found in _NUMBER.finditer(name):
+            held.setdefault(name[: found.end()], []).append((name[found.end() :], shape))
+    return {prefix: hash(tuple(rest)) for prefix, rest in held.items()}
 
 
 def _one(
@@ -108,9 +125,10 @@ def _one(
     parameter: Tensor,
     level: float,
     known: tuple[float, float] | None,
+    block: int,
 ) -> Drawn:
     """One parameter."""
-    lazy = isinstance(parameter, nn.parameter.UninitializedParameter)
+    lazy = isinstance(parameter, nn.UninitializedParameter)
     x = torch.empty(0) if lazy or parameter.is_meta else parameter.detach()
     x = torch.view_as_real(x) if x.is_complex() else x
     padding = math.nan
@@ -120,7 +138,10 @@ def _one(
         x = torch.cat([x[:row], x[row + 1 :]]) if row else x[1:]
     kind = _kind(name, owner, x)
     law = law_of(x, level)
-    mean, std, tiny = _moments(x) if law.name not in ("empty", "not finite") else (math.nan,) * 3
+    mean, std, tiny, strays = math.nan, math.nan, math.nan, 0
+    if law.name not in ("empty", "not finite"):
+        mean, std, tiny, strays = _moments(x)
+    fan_in, fan_out = known or _fans(owner, name, x)
     return Drawn(
         name=name,
         also=also,
@@ -133,33 +154,46 @@ def _one(
         mean=mean,
         std=std,
         error=math.sqrt((law.kurtosis - 1) / 4 / max(x.numel() * (1 - law.zeros), 1)),
-        fan_in=(known or _fans(owner, name, x))[0],
-        fan_out=(known or _fans(owner, name, x))[1],
+        fan_in=fan_in,
+        fan_out=fan_out,
         padding=padding,
         tiny=tiny,
+        strays=strays,
+        block=block,
         repeated=_repeated(_by_unit(owner, x)) if kind == "weight" and law.name in CHANCE else 0,
     )
 
 
-def _moments(x: Tensor) -> tuple[float, float, float]:
-    """Mean, root mean square deviation, and share of entries below the normal numbers."""
+def _moments(x: Tensor) -> tuple[float, float, float, int]:
+    """Mean, root mean square deviation, share below the normal numbers, and number of strays."""
     flat, least = x.reshape(-1), torch.finfo(x.dtype).tiny if x.is_floating_point() else 0
-    total = square = small = 0.0
+    mean, second = _summed(flat)
+    low, high = (float(end) for end in torch.aminmax(flat))
+    strays, far = 0, FAR * math.sqrt(second)
+    if max(-low, high) > far:
+        kept = flat[flat.abs() <= far]
+        strays = flat.numel() - kept.numel()
+        mean, second = _summed(kept)
+    small = 0.0
+    if math.sqrt(second) < 1e4 * least:
+        small = float(((flat != 0) & (flat.abs() < least)).double().mean())
+    deviation = math.sqrt(max(second - mean**2, 0))
+    leans = abs(mean) > 5 * deviation / math.sqrt(flat.numel())
+    return mean, deviation if leans else math.sqrt(second), small, strays
+
+
+def _summed(flat: Tensor) -> tuple[float, float]:
+    """Mean, and mean square."""
+    total = square = 0.0
     for start in range(0, flat.numel(), _AT_ONCE):
         part = flat[start : start + _AT_ONCE]
         part = part.float() if part.element_size() < 4 or not part.is_floating_point() else part
         total += float(part.sum(dtype=torch.float64))
         square += float((part * part).sum(dtype=torch.float64))
-    count = flat.numel()
-    mean, second = total / count, square / count
-    if second < 1e-30:  # squares of such numbers vanish, and only such may be too small
+    if square < 1e-30 * flat.numel():  # squares of such numbers vanish in their type
         flat = flat.double()
-        mean, second = float(flat.mean()), float(flat.square().mean())
-    if math.sqrt(second) < 1e4 * least:
-        small = float(((flat != 0) & (flat.abs() < least)).double().mean())
-    deviation = math.sqrt(max(second - mean**2, 0))
-    leans = abs(mean) > 5 * deviation / math.sqrt(count)
-    return mean, deviation if leans else math.sqrt(second), small
+        return float(flat.mean()), float(flat.square().mean())
+    return total / flat.numel(), square / flat.numel()
 
 
 def _kind(name: str, owner: nn.Module, x: Tensor) -> Kind:
@@ -204,6 +238,8 @@ def _fans(owner: nn.Module, name: str, x: Tensor) -> tuple[float, float]:
         return first, second
     if isinstance(owner, nn.modules.conv._ConvTransposeNd):
         return first // owner.groups * places, second * places
+    if isinstance(owner, nn.modules.conv._ConvNd):
+        return second * places, first // owner.groups * places
     if isinstance(owner, nn.Bilinear):
         return second * places, first
     return second * places, first * places

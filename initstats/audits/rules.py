@@ -7,14 +7,15 @@ of its docstring is true when all is well.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from scipy import stats
 
+from initstats.audits.law import CHANCE
 from initstats.audits.parameter import Drawn
-from initstats.audits.scale import Formula, depth
+from initstats.audits.scale import Formula
 from initstats.audits.siblings import Siblings
 from initstats.diagnosis.rules import Finding
 from initstats.diagnosis.rules.rule import listed
@@ -22,8 +23,8 @@ from initstats.plural import counted
 
 HUGE = 1e4
 """The std of entries that nobody draws."""
-LEANS = 0.1
-"""A mean of so many standard deviations is no slip of rounding."""
+LEANS = 0.5
+"""A mean of so many standard deviations is no work of a short training; torch.rand has 1.7."""
 DEFAULT = "1/sqrt(3 fan_in)"
 OUTWARDS = {
     "sqrt(2/fan_in)": "sqrt(2/fan_out)",
@@ -41,6 +42,7 @@ class Reading:
         parameters: all of a model's.
         groups: the same, by siblings.
         formulas: of scales, by the names of parameters.
+        fits: texts of all formulas that fit each group.
         equal: groups of names whose tensors are equal in all entries.
         level: probability with which chance alone makes one question a finding.
     """
@@ -48,6 +50,7 @@ class Reading:
     parameters: tuple[Drawn, ...]
     groups: tuple[Siblings, ...]
     formulas: dict[str, Formula]
+    fits: tuple[frozenset[str], ...]
     equal: tuple[tuple[str, ...], ...]
     level: float
 
@@ -121,9 +124,14 @@ def centred(reading: Reading) -> Iterator[Finding]:
     """weights are drawn around 0"""
     for each in reading.parameters:
         off = abs(each.mean) / each.std if each.std else 0.0
-        if each.kind not in ("weight", "embedding") or not each.by_chance or off < LEANS:
+        if (
+            each.kind not in ("weight", "embedding")
+            or not each.by_chance
+            or off < LEANS
+            or each.count < 2
+        ):
             continue
-        if stats.norm.sf(off * math.sqrt(each.count)) < reading.level:
+        if stats.t.sf(off * math.sqrt(each.count), each.count - 1) < reading.level:
             yield Finding(
                 "warning",
                 each.name,
@@ -145,10 +153,13 @@ def out_of_line(reading: Reading) -> Iterator[Finding]:
                 f"initialize it as {_like(group, each)}",
             )
         strange = {each.name for each in group.strangers}
+        ends = (group.members[0], group.members[-1])
         for each, ratio in group.outliers:
             if each.name not in strange:
+                # what begins or ends a plain chain is no block, and may need a scale of its own
+                chain = group.role.startswith("*.") and group.role.count(".") == 1
                 yield Finding(
-                    "warning",
+                    "note" if chain and each in ends else "warning",
                     each.name,
                     f"its std, {each.std:.4g}, is {_times(ratio)} that of the other "
                     f"{counted(len(group.members) - 1, 'block')} ({group.role})",
@@ -158,19 +169,22 @@ def out_of_line(reading: Reading) -> Iterator[Finding]:
 
 def wrong_fan(reading: Reading) -> Iterator[Finding]:
     """one fan sets the scale of all weights of a kind"""
-    for module, rules in _by_module(reading).items():
-        if module == "Embedding":
-            continue
-        total = sum(map(len, rules.values()))
-        for inwards, outwards in OUTWARDS.items():
-            right, wrong = rules.get(inwards, []), rules.get(outwards, [])
-            if len(right) < 3 or not wrong or 4 * len(right) < 3 * total:
+    for inwards, outwards in OUTWARDS.items():
+        right: dict[str, int] = Counter()
+        wrong: list[Drawn] = []
+        for group, fits in zip(reading.groups, reading.fits, strict=True):
+            first = group.members[0]
+            if first.kind != "weight" or first.module == "Embedding":
                 continue
-            for each in wrong:
+            right[first.module] += inwards in fits and outwards not in fits
+            wrong += [*group.members] * (outwards in fits and inwards not in fits)
+        for each in wrong:
+            odd = len({one.role for one in wrong if one.module == each.module})
+            if right[each.module] >= max(3, 3 * odd):
                 yield Finding(
                     "warning",
                     each.name,
-                    f"its std is {outwards}, and that of the other {module} weights {inwards}: "
+                    f"its std is {outwards}, and that of other {each.module} weights {inwards}: "
                     f"{_times(math.sqrt(each.fan_in / each.fan_out))} what it should be",
                     f"compute its scale with fan_in, {each.fan_in:.0f}, not {each.fan_out:.0f}",
                 )
@@ -178,18 +192,36 @@ def wrong_fan(reading: Reading) -> Iterator[Finding]:
 
 def left_at_default(reading: Reading) -> Iterator[Finding]:
     """where a model has an initialization of its own, no weight is left at torch's default"""
+    weights = [each for each in reading.parameters if each.kind == "weight"]
     for module, rules in _by_module(reading).items():
         left = rules.get(DEFAULT, [])
         left = [each for each in left if each.law.name == "uniform"]
         own = sum(map(len, rules.values())) - len(left)
         if not left or own < max(4, 4 * len(left)):
             continue
+        of_it = [each for each in weights if each.module == module]
+        if left in (of_it[: len(left)], of_it[-len(left) :]):  # a stem, or a head
+            continue
         yield Finding(
-            "warning",
+            "warning" if len(left) > 1 else "note",  # one may be meant
             listed([each.name for each in left]),
             f"uniform in +-1/sqrt(fan_in), as torch leaves a {module}; the other {own} {module} "
             "weights were drawn otherwise",
             "initialize them as the others, or say by a comment that the default is meant",
+        )
+
+
+def strays(reading: Reading) -> Iterator[Finding]:
+    """no entry is far beyond all others"""
+    found = [each for each in reading.parameters if each.strays and each.law.name in CHANCE]
+    if found:
+        number = sum(each.strays for each in found)
+        yield Finding(
+            "note",
+            listed([each.name for each in found]),
+            f"{counted(number, 'entry lies', 'entries lie')} beyond 20 standard deviations: "
+            "torch.nn.init.trunc_normal_ in float32 draws an entry at its bound now and then",
+            "draw again where an entry is beyond 5 standard deviations, or let it be: it is rare",
         )
 
 
@@ -243,6 +275,7 @@ RULES: tuple[Rule, ...] = (
     wrong_fan,
     left_at_default,
     padding_row,
+    strays,
     rounded,
     depth_dependence,
 )
@@ -272,6 +305,3 @@ def _times(ratio: float) -> str:
 
 def _an(law: object) -> str:
     return f"it is {law}"
-
-
-__all__ = ["RULES", "Reading", "Rule", "depth"]

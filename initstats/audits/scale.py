@@ -52,9 +52,17 @@ def formulas(each: Drawn, blocks: int, block: int) -> Iterator[Formula]:
                 yield Formula(f"{text} / {depth_text}", cost + more, value / factor)
 
 
-def explained(groups: Sequence[Siblings], level: float) -> dict[str, Formula]:
+Fitting = list[dict[str, list[Formula]]]
+"""The formulas that fit each group, of each of its members that was drawn, by their text."""
+
+
+def fitting(groups: Sequence[Siblings], level: float) -> Fitting:
+    """All formulas that fit all members of each group."""
+    return [_fitting(group, level) for group in groups]
+
+
+def explained(groups: Sequence[Siblings], fitting: Fitting) -> dict[str, Formula]:
     """The formula of each parameter's scale, by the parameter's name, where one fits its group."""
-    fitting = [_fitting(group, level) for group in groups]
     popular = Counter(text for found in fitting for text in found)
     chosen: dict[str, Formula] = {}
     for group, found in zip(groups, fitting, strict=True):
@@ -72,19 +80,19 @@ def _fitting(group: Siblings, level: float) -> dict[str, list[Formula]]:
     if not members or not all(math.isfinite(each.std) for each in members):
         return {}
     blocks, far = depth(group), float(stats.norm.isf(level / 2 / len(members)))
-    firsts = list(dict.fromkeys(each.place[:1] for each in group.members))
     kept: dict[str, list[Formula]] = {}
-    for number, each in enumerate(members):
+    numbers = dict(zip((each.name for each in group.members), group.numbers, strict=True))
+    for count, each in enumerate(members):
         here: dict[str, Formula] = {}
         if each.law.name == "orthogonal":
             gain = each.law.value
             here = {one.text: one for one in _gains() if abs(one.value / gain - 1) < 1e-3}
         else:
             allowed = far * each.error + 1e-4
-            for one in formulas(each, blocks, firsts.index(each.place[:1]) + 1):
+            for one in formulas(each, blocks, numbers[each.name]):
                 if one.value > 0 and abs(math.log(one.value / each.std)) < allowed:
                     here.setdefault(one.text, one)
-        if not number:
+        if not count:
             kept = {text: [one] for text, one in here.items()}
         else:
             kept = {text: [*ones, here[text]] for text, ones in kept.items() if text in here}

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 from scipy import stats
@@ -26,10 +27,12 @@ class Siblings:
     Attributes:
         members: in the model's order.
         level: probability with which chance alone puts one of them out of line, at most.
+        numbers: of their blocks, from 1, among all blocks that have the role in any shape.
     """
 
     members: tuple[Drawn, ...]
     level: float
+    numbers: tuple[int, ...]
 
     @property
     def role(self) -> str:
@@ -72,13 +75,14 @@ class Siblings:
 
     def _line(self) -> tuple[float, list[tuple[Drawn, float]]] | None:
         """A power law from which few scales differ, and those that do with their factor."""
-        members = [each for each in self.members if each.by_chance and each.std > 0]
+        drawn = [each.by_chance and each.std > 0 for each in self.members]
+        members = list(compress(self.members, drawn))
         if len(members) < LEAST:
             return 0.0, []
         heights = np.log([each.std for each in members])
         errors = np.array([each.error for each in members])
         far = float(stats.norm.isf(self.level / 2 / len(members)))
-        numbers = np.log(np.arange(1, len(members) + 1))
+        numbers = np.log(list(compress(self.numbers, drawn)))
         slopes = [0.0]
         if len(members) > LEAST:
             slopes.append(float(stats.theilslopes(heights, numbers).slope))
@@ -97,10 +101,18 @@ class Siblings:
 
 def siblings(parameters: Iterable[Drawn], level: float) -> list[Siblings]:
     """The parameters in groups, in their order."""
-    groups: dict[tuple[str, str, tuple[int, ...]], list[Drawn]] = {}
+    groups: dict[tuple[object, ...], list[tuple[Drawn, int]]] = {}
+    seen: Counter[str] = Counter()
     for each in parameters:
-        groups.setdefault((each.role, each.module, each.shape), []).append(each)
-    return [Siblings(tuple(group), level) for group in groups.values()]
+        seen[each.role] += 1
+        fans = (each.fan_in, each.fan_out) if each.kind == "bias" else ()
+        key = each.role, each.module, each.shape, each.block, *map(str, fans)
+        groups.setdefault(key, []).append((each, seen[each.role]))
+    found = []
+    for group in groups.values():
+        members, numbers = zip(*group, strict=True)
+        found.append(Siblings(members, level, numbers))
+    return found
 
 
 def copies(parameters: Sequence[Drawn]) -> list[list[str]]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from initstats.audits.parameter import Drawn, drawn
 from initstats.audits.rules import RULES, Reading
-from initstats.audits.scale import Formula, depth, explained, told
+from initstats.audits.scale import Formula, depth, explained, fitting, told
 from initstats.audits.siblings import Siblings, copies, siblings
 from initstats.diagnosis.findings import COLUMNS, SEVERITIES, Findings
 
@@ -128,8 +128,10 @@ def audit(model: nn.Module, x: Any = None, *, level: float = LEVEL) -> Audit:
         parameters = tuple(drawn(model, each, _fans(model, x)))
         equal = tuple(_equal(model, names) for names in copies(parameters))
     groups = tuple(siblings(parameters, each))
-    formulas = explained(groups, each)
-    reading = Reading(parameters, groups, formulas, tuple(filter(None, equal)), each)
+    fits = fitting(groups, each)
+    formulas = explained(groups, fits)
+    texts = tuple(frozenset(found) for found in fits)
+    reading = Reading(parameters, groups, formulas, texts, tuple(filter(None, equal)), each)
     name = type(model).__name__
     return Audit(name, parameters, groups, formulas, judged(reading, name), level)
 

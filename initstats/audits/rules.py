@@ -124,12 +124,8 @@ def centred(reading: Reading) -> Iterator[Finding]:
     """weights are drawn around 0"""
     for each in reading.parameters:
         off = abs(each.mean) / each.std if each.std else 0.0
-        if (
-            each.kind not in ("weight", "embedding")
-            or not each.by_chance
-            or off < LEANS
-            or each.count < 2
-        ):
+        summed = each.kind in ("weight", "embedding") and each.by_chance and each.count > 1
+        if not summed or off < LEANS:
             continue
         if stats.t.sf(off * math.sqrt(each.count), each.count - 1) < reading.level:
             yield Finding(
@@ -176,8 +172,10 @@ def wrong_fan(reading: Reading) -> Iterator[Finding]:
             first = group.members[0]
             if first.kind != "weight" or first.module == "Embedding":
                 continue
-            right[first.module] += inwards in fits and outwards not in fits
-            wrong += [*group.members] * (outwards in fits and inwards not in fits)
+            formula = reading.formulas.get(first.name)
+            text = formula.text if formula else ""
+            right[first.module] += text == inwards and outwards not in fits
+            wrong += [*group.members] * (text == outwards and inwards not in fits)
         for each in wrong:
             odd = len({one.role for one in wrong if one.module == each.module})
             if right[each.module] >= max(3, 3 * odd):
@@ -200,7 +198,9 @@ def left_at_default(reading: Reading) -> Iterator[Finding]:
         if not left or own < max(4, 4 * len(left)):
             continue
         of_it = [each for each in weights if each.module == module]
-        if left in (of_it[: len(left)], of_it[-len(left) :]):  # a stem, or a head
+        parts = {each.name.partition(".")[0] for each in of_it if each not in left}
+        apart = parts.isdisjoint(each.name.partition(".")[0] for each in left)
+        if apart or left in (of_it[: len(left)], of_it[-len(left) :]):  # a stem, or a head
             continue
         yield Finding(
             "warning" if len(left) > 1 else "note",  # one may be meant

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from initstats import lsuv_, reinitialize_
+from initstats import audit, lsuv_, reinitialize_
 from initstats.diagnosis import diagnose
 from initstats.probe import Probe, measure
 
@@ -853,3 +853,12 @@ def test_nothing_above_a_note_while_it_trains(name: str) -> None:
 
 def test_enough_models() -> None:
     assert len(SOUND) >= 30
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_their_initialization_is_not_accused(name: str) -> None:
+    for seed in SEEDS:
+        torch.manual_seed(seed)
+        model, _ = SOUND[name]()
+        found = audit(model).findings
+        assert not found["severity"].isin(["error", "warning"]).any(), f"seed {seed}: {found}"

@@ -195,7 +195,8 @@ def left_at_default(reading: Reading) -> Iterator[Finding]:
         left = rules.get(DEFAULT, [])
         left = [each for each in left if each.law.name == "uniform"]
         own = sum(map(len, rules.values())) - len(left)
-        if not left or own < max(4, 4 * len(left)):
+        untouched = all(_bias_at_default(reading, each) for each in left)
+        if not left or own < max(4, len(left) * (1 if untouched else 4)):
             continue
         of_it = [each for each in weights if each.module == module]
         parts = {each.name.partition(".")[0] for each in of_it if each not in left}
@@ -209,6 +210,12 @@ def left_at_default(reading: Reading) -> Iterator[Finding]:
             "weights were drawn otherwise",
             "initialize them as the others, or say by a comment that the default is meant",
         )
+
+
+def _bias_at_default(reading: Reading, weight: Drawn) -> bool:
+    """Whether a weight's bias is as torch draws it."""
+    bias = reading.formulas.get(weight.name.removesuffix("weight") + "bias")
+    return bias is not None and bias.text == DEFAULT
 
 
 def strays(reading: Reading) -> Iterator[Finding]:

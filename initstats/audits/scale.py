@@ -8,7 +8,7 @@ and of those the simplest.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -63,12 +63,15 @@ def fitting(groups: Sequence[Siblings], level: float) -> Fitting:
 
 def explained(groups: Sequence[Siblings], fitting: Fitting) -> dict[str, Formula]:
     """The formula of each parameter's scale, by the parameter's name, where one fits its group."""
-    popular = Counter(text for found in fitting for text in found)
+    popular: dict[str, Counter[str]] = defaultdict(Counter)
+    for group, found in zip(groups, fitting, strict=True):
+        popular[group.members[0].kind].update([*found])
     chosen: dict[str, Formula] = {}
     for group, found in zip(groups, fitting, strict=True):
         if not found:
             continue
-        text = min(found, key=lambda text: (-popular[text] + 2 * found[text][0].cost, text))
+        counts = popular[group.members[0].kind]
+        text = min(found, key=lambda text: (2 * found[text][0].cost - counts[text], text))
         members = [each for each in group.members if each.by_chance]
         chosen |= {each.name: one for each, one in zip(members, found[text], strict=True)}
     return chosen

@@ -196,7 +196,8 @@ def left_at_default(reading: Reading) -> Iterator[Finding]:
         left = [each for each in left if each.law.name == "uniform"]
         own = sum(map(len, rules.values())) - len(left)
         untouched = all(_bias_at_default(reading, each) for each in left)
-        if not left or own < max(4, len(left) * (1 if untouched else 4)):
+        few = own >= 4 * len(left)
+        if not left or own < max(4, len(left)) or not (few or untouched):
             continue
         of_it = [each for each in weights if each.module == module]
         parts = {each.name.partition(".")[0] for each in of_it if each not in left}
@@ -204,7 +205,7 @@ def left_at_default(reading: Reading) -> Iterator[Finding]:
         if apart or left in (of_it[: len(left)], of_it[-len(left) :]):  # a stem, or a head
             continue
         yield Finding(
-            "warning" if len(left) > 1 else "note",  # one may be meant
+            "warning" if few and len(left) > 1 else "note",  # one, or a half, may be meant
             listed([each.name for each in left]),
             f"uniform in +-1/sqrt(fan_in), as torch leaves a {module}; the other {own} {module} "
             "weights were drawn otherwise",

@@ -26,7 +26,7 @@ from initstats.report import explore
 from initstats.report.explore import Exploration, exploration
 from initstats.report.explore.block import FLAGS, RULES, Data, Frame, codes, halved, middle
 from initstats.report.explore.scripts import inlined
-from initstats.report.explore.table import breakable
+from initstats.report.printed import breakable
 from initstats.report.study import compose
 
 TEMPLATES = Path(ist.__file__).parent / "templates"
@@ -347,7 +347,7 @@ def test_names_stay_names(results: Results) -> None:
 
 
 def test_a_spelling_breaks_where_it_may() -> None:
-    assert str(breakable("a_b(c=1,d=2)")) == "a_<wbr>b<wbr>(c=1,<wbr>d=2)"
+    assert str(breakable("a_b(c=1,d=2)")) == "a_<wbr>b<wbr>(c=<wbr>1,<wbr>d=<wbr>2)"
     assert str(breakable("<b>_")) == "&lt;b&gt;_"
 
 

@@ -26,7 +26,7 @@ from initstats.report import explore
 from initstats.report.explore import Exploration, exploration
 from initstats.report.explore.block import FLAGS, RULES, Data, Frame, codes, halved, middle
 from initstats.report.explore.scripts import inlined
-from initstats.report.explore.table import breakable
+from initstats.report.printed import breakable
 from initstats.report.study import compose
 
 TEMPLATES = Path(ist.__file__).parent / "templates"
@@ -221,14 +221,23 @@ def test_curves_of_streams_are_where_layers_have_them(streamed: Results) -> None
     views = {
         f"{view['tensor']} {view['direction']}": at for at, view in enumerate(manifest["views"])
     }
-    known = {view: manifest["views"][at]["statistics"] for view, at in views.items()}
-    assert names.index("branch_share") in known["stream forward"]
-    assert names.index("attention_entropy") in known["attention forward"]
-    assert names.index("attention_entropy") not in known["stream forward"]
-    assert names.index("branch_share") not in known["activation forward"]
+    share, entropy = names.index("branch_share"), names.index("attention_entropy")
+    networks = {each["network"]: each["known"] for each in manifest["networks"]}
+    mlp, residual, transformer = networks.values()
+    assert entropy in transformer[views["attention forward"]]
+    for known in (residual, transformer):
+        assert share in known[views["stream forward"]]
+        assert share not in known[views["activation forward"]]
+        assert entropy not in known[views["stream forward"]]
+    for view in ("stream forward", "attention forward", "logits backward"):
+        assert mlp[views[view]] == []
+    assert residual[views["attention forward"]] == []
     for number, block in enumerate(streamed.blocks):
         planes = unpacked(explored, number)
         rows = block.rows(streamed.table)
+        known = manifest["networks"][number]["known"]
+        drawn = ~np.isnan(planes["mean"]).all(axis=(2, 3))
+        assert known == [np.flatnonzero(row).tolist() for row in drawn]
         for view, at in views.items():
             tensor, direction = view.split()
             own = rows[(rows["tensor"] == tensor) & (rows["direction"] == direction)]
@@ -338,7 +347,7 @@ def test_names_stay_names(results: Results) -> None:
 
 
 def test_a_spelling_breaks_where_it_may() -> None:
-    assert str(breakable("a_b(c=1,d=2)")) == "a_<wbr>b<wbr>(c=1,<wbr>d=2)"
+    assert str(breakable("a_b(c=1,d=2)")) == "a_<wbr>b<wbr>(c=<wbr>1,<wbr>d=<wbr>2)"
     assert str(breakable("<b>_")) == "&lt;b&gt;_"
 
 

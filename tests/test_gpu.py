@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import os
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
+from torch.utils.checkpoint import checkpoint
 
 import initstats as ist
 from initstats.probe import Probe, measure
@@ -217,6 +221,46 @@ def test_a_model_on_two_devices() -> None:
         t[t["direction"].eq("forward") & t["tensor"].eq("activation")] for t in (table, expected)
     ]
     np.testing.assert_allclose(ends[0]["std"].iloc[-1], ends[1]["std"].iloc[-1], rtol=1e-10)
+
+
+class Flexible(nn.Module):
+    """Attention whose scores get a learned bias of the distance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+        self.bias = nn.Parameter(torch.randn(2, 14))
+
+    def attend(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 16)).permute(2, 0, 3, 1, 4)
+        attend: Any = flex_attention
+        mixed: Tensor = attend(q, k, v, lambda s, b, h, i, j: s + self.bias[h, i - j + 7])
+        return mixed.transpose(1, 2).flatten(2)
+
+    def forward(self, x: Tensor, checkpointed: bool = False) -> Tensor:
+        again = partial(checkpoint, self.attend, use_reentrant=True)
+        out: Tensor = self.out(again(x) if checkpointed else self.attend(x))
+        return x + out
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_flexible_attention_trains_as_it_does_unwatched(checkpointed: bool) -> None:
+    """Also where autograd's own threads run it again: what its function captures has gradients."""
+    torch.manual_seed(0)
+    model = Flexible().to(DEVICE)
+    x = torch.randn(3, 7, 32, device=DEVICE, requires_grad=True)
+    gradients = []
+    for watched in (False, True):
+        model.zero_grad()
+        with Probe(model, backward=True) if watched else nullcontext() as probe:
+            model(x, checkpointed).square().mean().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert probe is not None
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+    table = probe.table()
+    assert table["attention_entropy"].notna().sum() == 1
+    assert set(table.query("name == 'bias'")["direction"]) == {"forward", "backward"}
 
 
 def test_where_only_repeatable_operations_are_allowed() -> None:

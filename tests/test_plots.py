@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ from initstats.plots import (
 )
 from initstats.plots.bands import BANDS, EDGES, OVERFLOW, ZERO, counts_of, tidy
 from initstats.plots.catalog import GRADIENTS, PAGES
-from initstats.plots.curves import LINEAR, LOG, SHARE, layer_ticks
+from initstats.plots.curves import LINEAR, LOG, NUMBER, SHARE, layer_ticks
 from initstats.plots.distribution import picture
 from initstats.plots.grid import rows_of
 from initstats.plots.parameter import by_parameter
@@ -566,6 +567,31 @@ def test_scales_keep_within_their_bounds() -> None:
     assert LOG.ticks((-6, 6)) == [-6, -4, -2, 0, 2, 4, 6]
     assert SHARE.ticks((0, 1)) == [0, 0.5, 1]
     assert LOG.limits(np.array([])) == (-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "labels"),
+    [
+        (0.97, 4.3, "1 2 3 4"),
+        (1, 1, "1 2"),
+        (1, 16, "1 2 5 10"),
+        (3, 3.5, "3 4 5 6"),
+        (40, 700, "50 100 200 500"),
+        (1, 12_000, "1 10 100 1,000 10,000"),
+    ],
+)
+def test_an_axis_of_counts_is_near_them(least: float, most: float, labels: str) -> None:
+    """It leaves a twentieth at each end, and has no tick below one where all are above."""
+    heights = np.log10([most, least, np.inf, np.nan])
+    low, high = NUMBER.limits(heights)
+    span = math.log10(max(most / least, 2))
+    assert (low, high) == pytest.approx(
+        (math.log10(least) - span / 20, math.log10(least) + 1.05 * span)
+    )
+    ticks = NUMBER.ticks((low, high))
+    assert " ".join(NUMBER.label(tick) for tick in ticks) == labels
+    assert ticks == pytest.approx([math.log10(int(n.replace(",", ""))) for n in labels.split()])
+    assert NUMBER.limits(np.array([])) == pytest.approx((-0.05, 1.05))
 
 
 @pytest.mark.parametrize("depth", [2, 3, 6, 20, 21, 50, 1000])

@@ -209,6 +209,23 @@ def test_the_survey_has_all_figures_in_every_width(evidence: Evidence) -> None:
     assert {verdict.name for verdict in VERDICTS} == {*COLOURS}
 
 
+def test_directions_of_tokens_are_drawn_near_the_data(evidence: Evidence) -> None:
+    """Values between 0.3 and 1 fill most of their panel, which begins nowhere near 0.1."""
+    drawn = next(each for each in of_page("architectures") if each.name == "attention_profiles")
+    axes = {part.get_title(loc="left"): part for part in drawn.draw(evidence, 9.0).axes}
+    panel = axes["directions that tokens take"]
+    low, high = 10.0 ** np.array(panel.get_ylim())
+    assert 0.27 < low < 0.3
+    assert 1 < high < 1.1
+
+
+def test_long_names_of_networks_may_be_broken(evidence: Evidence) -> None:
+    name = "transformer(norm=none,scale=inverse_sqrt_depth)"
+    page = compose(replace(evidence, survival=evidence.survival.assign(network=name))).html()
+    broken = "transformer<wbr>(norm=<wbr>none,<wbr>scale=<wbr>inverse_<wbr>sqrt_<wbr>depth)"
+    assert f"<td><code>{broken}</code></td>" in page
+
+
 def test_tables_of_all_tasks_are_in_the_order_of_the_recipes(evidence: Evidence) -> None:
     parts = [
         {name: table.iloc[::-1] for name, table in vars(evidence).items() if name != "rates"},
@@ -242,5 +259,5 @@ def test_the_command_writes_the_page(
     assert files >= {"survival.csv", "norms.csv", "index.html"}
     assert answer(evidence)["depth"] == 100
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert page.count(">1,000 or more<") == 3
+    assert page.count(">≥ 1,000<") == 3
     assert NORM_DEPTH > PHASE_DEPTH

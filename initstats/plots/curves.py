@@ -71,11 +71,41 @@ class Scale:
         return [self.tick * n for n in range(low, high + 1) if n % step == 0]
 
 
+class CountScale(Scale):
+    """The logarithmic axis of a number of things, as near to the data as their labels allow."""
+
+    def limits(self, heights: Array) -> tuple[float, float]:
+        """The range of these heights, at least a factor of two, with a margin."""
+        known = heights[np.isfinite(heights)]
+        low, high = (known.min(), known.max()) if known.size else self.shown
+        margin = _MARGIN * max(high - low, math.log10(2))
+        high = max(high, low + math.log10(2))
+        return max(low - margin, self.bounds[0]), min(high + margin, self.bounds[1])
+
+    def label(self, height: float) -> str:
+        """What is written at a tick, a number without powers."""
+        return f"{10**height:,.9g}"
+
+    def ticks(self, limits: tuple[float, float]) -> list[float]:
+        """Six ticks or fewer where that is possible: 1, 2, 3 and so on, 1, 2 and 5, or tens."""
+        found: list[float] = []
+        powers = range(math.floor(limits[0]), math.ceil(limits[1]) + 1)
+        for digits in ((1, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1,)):
+            every = [power + math.log10(digit) for power in powers for digit in digits]
+            found = [height for height in every if limits[0] <= height <= limits[1]]
+            if len(found) <= 6:
+                break
+        return found
+
+
+_MARGIN = 0.05
+"""What is left free at each end, of the range of the data."""
+
 LOG = Scale(True, (-1, 1), (-6, 6), 1, band=(-1, 1))
 LINEAR = Scale(False, (-0.5, 1), (-5, 5), 0.5)
 SHARE = Scale(False, (0, 1), (0, 1), 0.5)
 CORRELATION = Scale(False, (0, 1), (-1, 1), 0.1)
-NUMBER = Scale(True, (0, 1), (-6, 6), 1)
+NUMBER = CountScale(True, (0, 1), (-6, 6), 1)
 PART = Scale(False, (0, 1), (0, 5), 0.5)  # a branch may be larger than the sum that it is part of
 
 

@@ -51,7 +51,7 @@ def fused(operation: Operation, mask: Tensor | None = None) -> dict[str, Ratio]:
     keys = key.detach().to(wide).mT.contiguous()  # products with it are three times as fast
     keys = keys.expand(*lead, *keys.shape[-2:])
     given = given if given is None else given.detach().expand(shape)
-    counted = _rows(mask, shape)
+    counted = counted_rows(mask, shape)
     found: list[dict[str, Ratio]] = []
     for at in blocks(shape, query.device):
         rows = torch.arange(shape[-2])
@@ -73,7 +73,7 @@ def fused(operation: Operation, mask: Tensor | None = None) -> dict[str, Ratio]:
             scores = torch.where(allowed, scores, HIDDEN)
         choices = _counted(choices.expand(scores.shape[:-1]), counted, at)
         found.append(evenness_of_scores(scores, choices))
-    return _total(found)
+    return total(found)
 
 
 def plain(
@@ -102,7 +102,7 @@ def plain(
         allowed = allowed.expand(weights.shape).movedim(dim, -1)
     # a score that is never reached otherwise: what masks fill in
     lowest, rows = torch.finfo(source.dtype).min, source.detach().movedim(dim, -1)
-    counted = _rows(mask, rows.shape)
+    counted = counted_rows(mask, rows.shape)
     found = []
     for at in blocks(rows.shape, rows.device):
         block = rows[at]
@@ -113,7 +113,7 @@ def plain(
             found.append(evenness(block, choices))
         else:
             found.append(evenness_of_scores(torch.where(may, block, HIDDEN), choices))
-    return _total(found)
+    return total(found)
 
 
 def _counted(choices: Tensor, counted: Tensor | None, at: Index) -> Tensor:
@@ -136,7 +136,7 @@ def blocks(shape: Sequence[int], device: torch.device) -> Iterator[Index]:
         yield from ((number, *rest) for rest in blocks(shape[1:], device))
 
 
-def _rows(mask: Tensor | None, shape: Sequence[int]) -> Tensor | None:
+def counted_rows(mask: Tensor | None, shape: Sequence[int]) -> Tensor | None:
     """The rows that a mask of samples, and of rows, lets count; None where it does not fit."""
     if mask is None or len(shape) < 3 or len(mask) != shape[0] or mask.ndim > 2:
         return None
@@ -146,7 +146,7 @@ def _rows(mask: Tensor | None, shape: Sequence[int]) -> Tensor | None:
     return mask.view(len(mask), *between, -1).expand(shape[:-1])
 
 
-def _total(found: list[dict[str, Any]]) -> dict[str, Ratio]:
+def total(found: list[dict[str, Any]]) -> dict[str, Ratio]:
     """The sums of numerators and of denominators."""
     pairs = {name: [each[name] for each in found] for name in (found[0] if found else ())}
     return {

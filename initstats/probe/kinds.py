@@ -34,10 +34,12 @@ OVERWRITING = words(
     "uniform_ xavier_normal_ xavier_uniform_ zero_ zeros_"
 )
 """Calls that write to their first argument without reading it."""
-MIXING = words(
+ATTENTION = words("flex_attention scaled_dot_product_attention")
+"""Calls that are attention of queries, keys and values, their first arguments in this order."""
+MIXING = ATTENTION | words(
     "addbmm addmm addmv baddbmm bilinear bmm chain_matmul einsum embedding embedding_bag gru "
     "gru_cell inner linalg_matmul linalg_multi_dot linear lstm lstm_cell matmul mm mv rmatmul "
-    "rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell scaled_dot_product_attention tensordot"
+    "rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell tensordot"
 )
 """Calls that make new units, in the last dimension where a weight does not say otherwise."""
 RECURRENT = words("gru gru_cell lstm lstm_cell rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell")
@@ -65,14 +67,19 @@ CARRYING = (REARRANGING | CASTS | PASSING | CHOOSING) | words(
 )
 """Calls whose output is distributed, nearly, as their input."""
 FUSED = {
-    "scaled_dot_product_attention": "attention scores and weights stay inside a fused kernel: ask "
-    'the model for its plain attention (transformers: attn_implementation="eager")',
+    **dict.fromkeys(
+        ATTENTION,
+        "attention scores and weights stay inside a fused kernel: ask the model for its plain "
+        'attention (transformers: attn_implementation="eager")',
+    ),
     **dict.fromkeys(
         ("lstm", "gru", "rnn_tanh", "rnn_relu"),
         "gates and the states of lower layers stay inside a fused kernel",
     ),
 }
 """Calls that do not show all the tensors they compute, and which they hide."""
+VALUES = {"flex_attention": 1}
+"""How many outputs of a call are values of the model, where others are there for gradients."""
 CHANNELS_SECOND = words("batch_norm group_norm instance_norm")
 
 

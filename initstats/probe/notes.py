@@ -13,13 +13,15 @@ from torch import Tensor
 
 from initstats.moments.tokens import resemblance
 from initstats.probe.attention import Unknown, fused, plain
+from initstats.probe.flex import flexible
+from initstats.probe.kinds import ATTENTION
 from initstats.probe.linear import labels
 from initstats.probe.masks import Masks, Unfollowed
 from initstats.probe.noted import CONFLICT
 from initstats.probe.operations import Operation, aside
 from initstats.probe.origins import Call, Origin
 from initstats.probe.readings import Direction, Mode
-from initstats.probe.sequences import FUSED_ATTENTION, Layout, Sequences
+from initstats.probe.sequences import Layout, Sequences
 from initstats.probe.shares import pairs, weighted_values
 from initstats.probe.slots import Address, Slot
 from initstats.probe.slots import plain as entries_of
@@ -134,9 +136,10 @@ class Notes:
         facts = slot.facts[mode]
         try:
             with _plainly(x):
-                if operation.name == FUSED_ATTENTION:
+                if operation.name in ATTENTION:
                     facts.noted.attends = True
-                    facts.noted.add("forward", fused(operation, mask))
+                    weights = flexible if operation.name == "flex_attention" else fused
+                    facts.noted.add("forward", weights(operation, mask))
                 elif not math.isnan(facts.shares_axis):
                     self._measure_shares(operation, slot, x, mode, mask)
         except Unfollowed:

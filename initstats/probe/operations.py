@@ -86,9 +86,11 @@ def may_be_tried(operation: Operation) -> bool:
     """Whether a call may be repeated on other numbers, to see what it does with them.
 
     Functions that torch keeps to itself do not check what they are given, and may end the process;
-    operators of others may have effects.
+    operators of others, and functions that an operator is given, may have effects.
     """
     packet = getattr(operation.function, "overloadpacket", operation.function)
+    if isinstance(packet, torch._ops.HigherOrderOperator):
+        return False
     others = isinstance(packet, torch._ops.OpOverloadPacket) and not str(
         packet._qualified_op_name
     ).startswith("aten::")
@@ -221,6 +223,20 @@ def aside() -> Iterator[None]:
         else:
             with temporarily_clear_interpreter_stack():
                 yield
+
+
+@contextmanager
+def only_mode(mode: TorchFunctionMode) -> Iterator[None]:
+    """Let a mode see calls of torch, also in `aside`, and no mode that was there before."""
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    for _ in modes:
+        _pop_mode()  # type: ignore[no-untyped-call]
+    try:
+        with torch._C._EnableTorchFunction(), mode:
+            yield
+    finally:
+        for each in modes:
+            _push_mode(each)  # type: ignore[no-untyped-call]
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

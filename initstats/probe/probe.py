@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass
@@ -189,8 +188,7 @@ class Probe:
             self._recorder.probe = self  # until it closes: it may be held by nobody else
             stack.callback(self._recorder.close)
             self._recorder.weight_gradients.open()
-            if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
-                stack.enter_context(EAGER)
+            stack.enter_context(EAGER)
             before, after = self._watch.enter_module, self._watch.leave_module
             stack.enter_context(register_module_forward_pre_hook(before))
             stack.enter_context(register_module_forward_hook(after, always_call=True))

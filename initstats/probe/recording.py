@@ -23,6 +23,7 @@ from initstats.probe.kinds import (
     NORMALIZATIONS,
     REARRANGING,
     TOGETHER,
+    VALUES,
 )
 from initstats.probe.linear import Sum, sums
 from initstats.probe.losses import logits_of
@@ -120,6 +121,7 @@ class Recorder(Passes):
         uses = [] if derived else uses_of(summed, given, origins) + self._products.uses(operation)
         tensor = "preactivation" if uses or "weight" in kinds else "activation"
         layers = tuple(dict.fromkeys(layer for o in origins for layer in o.layers))
+        made = self._values(call, op, made, layers)
         address = call.address(op, "weight" if derived else tensor)
         axes = axes_of(operation, made, uses, source, origin.axis)
         if not derived:
@@ -137,8 +139,6 @@ class Recorder(Passes):
             self._remember_weights(op, origins, made, slots, indexed=indexed)
         self._products.note(operation, origins, made[0])
         record_sums(uses, slots, self._weights, self.parameters, self._mode)
-        if op in FUSED:
-            self.miss("tensor", call.name, op, FUSED[op])
 
     def foresee(self, call: Call, operation: Operation, target: Any) -> None:
         """Measure what comes from outside, and is read by an operation that may write to it.
@@ -218,6 +218,17 @@ class Recorder(Passes):
             if shares is not None:
                 self._origins[x] = self._origins[x]._replace(slot=shares.slot, moved=shares.moved)
         self._notes.note(call, operation, origins, slots[0], made[0], self._mode, self.probe.mask)
+
+    def _values(
+        self, call: Call, op: str, made: list[Tensor], layers: tuple[int, ...]
+    ) -> list[Tensor]:
+        """The outputs of a call that are values; that it does not show others is told."""
+        if op in FUSED:
+            self.miss("tensor", call.name, op, FUSED[op])
+        values = VALUES.get(op, len(made))
+        for x in made[values:]:
+            self._origins[x] = Origin("signal", layers)
+        return made[:values]
 
     def _set_constant(self, call: Call, operation: Operation, outputs: list[Tensor]) -> None:
         op = operation.name

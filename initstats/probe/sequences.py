@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from initstats.probe.axes import moved_axis
-from initstats.probe.kinds import CHOOSING, LOOKUPS, RECURRENT, words
+from initstats.probe.kinds import ATTENTION, CHOOSING, LOOKUPS, RECURRENT, words
 from initstats.probe.linear import labels
 from initstats.probe.noted import Order
 from initstats.probe.operations import Operation
@@ -26,7 +26,6 @@ _VIEWS = words(
     "to unflatten unsqueeze view view_as"
 )
 """Calls that leave the entries in the order in which rows follow each other."""
-FUSED_ATTENTION = "scaled_dot_product_attention"
 
 
 class Role(NamedTuple):
@@ -166,7 +165,7 @@ class Sequences:
         out: Tensor,
         made: int | None,
     ) -> Layout | None:
-        if name == FUSED_ATTENTION:
+        if name in ATTENTION:
             return _beside(known[0], out, out.ndim - 1 if _values_whole(operation, known) else None)
         if (product := labels(operation)) is not None:
             return _labelled(product, known, out, made)
@@ -184,7 +183,7 @@ class Sequences:
     def _tell(self, name: str, operation: Operation, known: list[tuple[Tensor, Layout]]) -> None:
         """Learn from what works along one of the dimensions that it counts tokens."""
         by_id = {id(x): (x, layout) for x, layout in known}
-        if name == FUSED_ATTENTION:
+        if name in ATTENTION:
             for number, key in enumerate(("query", "key")):
                 x, layout = by_id.get(id(operation.argument(number, key)), (None, None))
                 if x is not None and layout is not None:

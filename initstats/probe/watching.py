@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._ops import HigherOrderOperator
 from torch.nn.parameter import is_lazy
 
+from initstats.probe.eager import is_compiled_by_torch
 from initstats.probe.gradients import scaled_by
 from initstats.probe.losses import is_loss
 from initstats.probe.operations import Opening, Operation, called, carries, tensors
@@ -53,6 +55,8 @@ class Watch(Opening):
 
     def enter_module(self, module: nn.Module, _: Any) -> None:
         """A global forward pre-hook."""
+        if torch.compiler.is_dynamo_compiling():
+            return
         name = self._names.get(id(module))
         if name is not None and get_ident() != self._thread:
             self.apart[id(module)] = "not counted: its calls in other threads"
@@ -76,6 +80,8 @@ class Watch(Opening):
 
     def leave_module(self, module: nn.Module, given: Any, result: Any) -> None:
         """A global forward hook, called after an error too."""
+        if torch.compiler.is_dynamo_compiling():
+            return
         if self._elsewhere() or not self._running or self._running[-1].module is not module:
             return
         call = self._running.pop()
@@ -95,8 +101,12 @@ class Watch(Opening):
     ) -> Any:
         """Run an operation and have what it made recorded."""
         kwargs = kwargs or {}
+        if torch.compiler.is_dynamo_compiling():  # what is compiled calls this again when it runs
+            return func(*args, **kwargs)
         if not self._running or not self._recorder.measuring or self._elsewhere():
             return self._run_outside(func, args, kwargs)
+        if is_compiled_by_torch() and not isinstance(func, HigherOrderOperator):
+            return func(*args, **kwargs)  # what the compiler does, not the model
         if self.opens(func):
             return self.inside(func, args, kwargs)
         with torch._C.DisableTorchFunction():

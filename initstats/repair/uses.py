@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from initstats.probe.batch import called, unmoved
+from initstats.probe.eager import EAGER
 from initstats.probe.kinds import CASTS, REARRANGING, words
 from initstats.probe.linear import sums
 from initstats.probe.operations import Opening, Operation, name_of, tensors
@@ -100,8 +100,7 @@ def follow(model: nn.Module, inputs: Any, handle: Handle, added: Handle | None =
         added: gets parameters that are added to the output of a product.
     """
     with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(EAGER)
         stack.enter_context(unmoved(model))
         stack.enter_context(torch.no_grad())
         follower = _Follower(model, inputs, handle, added or (lambda use: None))
@@ -141,6 +140,8 @@ class _Follower(Opening):
     ) -> Any:
         """Run an operation, unless a handle does, and follow what it made."""
         kwargs = kwargs or {}
+        if torch.compiler.is_dynamo_compiling():
+            return func(*args, **kwargs)
         if self.opens(func):
             if func.__name__ == "multi_head_attention_forward" and args[5] is not None:
                 self._rows[id(args[5])] = args[3]  # its packed weight has this many rows for each

@@ -27,9 +27,8 @@ from initstats.registry import unknown
 from initstats.report.drawing import Drawing, Studio, draw
 from initstats.report.embedded import Report
 from initstats.report.explore.scripts import inlined
-from initstats.report.explore.table import breakable
 from initstats.report.folder import PAGE, PICTURES, beside, claim, drafted, index_above
-from initstats.report.printed import factor, humps, percent, significant, typeset
+from initstats.report.printed import breakable, factor, humps, percent, significant, typeset
 
 MOST_NAMES = 6
 """Longer lists of names are cut in sentences."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from initstats.plots.style import decimal, power_of_ten
 
@@ -73,6 +73,16 @@ def humps(name: str) -> Markup:
     """
     parts = re.split(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[_.])", name)
     return Markup("<wbr>").join(parts)
+
+
+def breakable(name: str) -> Markup:
+    """A spelling that may be broken after `_`, `,` and `=`, and before a bracket.
+
+    >>> breakable("mlp(norm=layer,place=after)")
+    Markup('mlp<wbr>(norm=<wbr>layer,<wbr>place=<wbr>after)')
+    """
+    parts = re.split(r"(?<=[_,=])|(?=\()", name)
+    return Markup("<wbr>").join(escape(part) for part in parts if part)
 
 
 class Column(NamedTuple):

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from initstats.report.page import FILES, Files, Page, Shown, figures_of
-from initstats.report.printed import DASH, Column, factor, printed, significant
+from initstats.report.printed import DASH, Column, breakable, factor, printed, significant
 
 if TYPE_CHECKING:
     from initstats.survey import Evidence
@@ -244,7 +245,7 @@ def _rate_columns(rates: pd.DataFrame) -> list[Column]:
 
 
 def _largest(depth: float, deepest: int) -> str:
-    return f"{depth:,.0f} or more" if depth >= deepest else f"{depth:,.0f}"
+    return f"≥ {depth:,.0f}" if depth >= deepest else f"{depth:,.0f}"
 
 
 def _share(share: float) -> str:
@@ -252,13 +253,13 @@ def _share(share: float) -> str:
 
 
 RECIPES = [
-    Column("recipe", "name", str, ("label",)),
+    Column("recipe", "text", str, ("label",)),
     Column("verdict", "word"),
     Column("up to layer", "number", _largest, ("largest", "deepest")),
     Column("gradient", "number", partial(significant, digits=3)),
     Column("correlation", "number", partial(significant, digits=3)),
-    Column("branches add", "number", _share, ("share",)),
-    Column("network", "code"),
-    Column("init", "code"),
-    Column("activation", "code"),
+    Column(Markup("branches<br>add"), "number", _share, ("share",)),
+    Column("network", "code", breakable),
+    Column("init", "code", breakable),
+    Column("activation", "code", breakable),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -61,6 +62,26 @@ def index(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
         page = compose(results)
         patch.setattr(explore, "MOST", len(page.values["explore"].beside["explore-1.js"]))
         return compose(results).publish(tmp_path_factory.mktemp("page"))
+
+
+TRANSFORMER = "transformer(heads=2,patch=4)"
+
+
+@pytest.fixture(scope="module")
+def mixed(toy: ist.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of two networks, of which one has attention and a stream."""
+    folder = tmp_path_factory.mktemp("mixed")
+    grid = ist.Grid(
+        networks=["mlp", TRANSFORMER],
+        inits=INITS[:2],
+        activations=ACTIVATIONS[:2],
+        widths=[6],
+        depth=DEPTH,
+        seeds=2,
+        backward=True,
+    )
+    ist.run_sweep(grid, toy, out=folder)
+    return compose(Results.of(folder)).publish(tmp_path_factory.mktemp("mixed page"))
 
 
 @pytest.fixture(scope="module")
@@ -437,6 +458,113 @@ def test_a_further_width_is_loaded_when_asked_for(
     reader.choose("network", "6")
     reader.choose("network", "9")
     assert len(reader.asked) == 2
+    assert reader.complaints == []
+    reader.context.close()
+
+
+OFFERED = """name => [...document.querySelector(`.controls [name="${name}"]`).options].map(
+  option => [option.label, option.disabled, option.title])"""
+
+
+def test_what_a_network_lacks_cannot_be_chosen(browser: Browser, mixed: Path) -> None:
+    reader = Reader(browser, mixed)
+    mlp, transformer = "mlp, width 6", f"{TRANSFORMER}, width 6"
+
+    def offered(name: str) -> dict[str, str | None]:
+        """The reason why an option cannot be chosen, by its name; None where it can."""
+        found = reader.page.evaluate(OFFERED, name)
+        assert all(disabled == bool(title) for _, disabled, title in found)
+        return {label: title or None for label, _, title in found}
+
+    def chosen(name: str) -> str:
+        field = reader.page.locator(f'.controls [name="{name}"]')
+        return str(field.evaluate("field => field.selectedOptions[0].label"))
+
+    assert None not in [offered("view")["stream"], offered("statistic")["branch’s share"]]
+    reader.choose("network", transformer)
+    reader.page.wait_for_function("!document.querySelector('.controls option:disabled')")
+    assert {*offered("view").values(), *offered("statistic").values()} == {None}
+    reader.choose("view", "attention weights")
+    reader.choose("statistic", "normalized entropy")
+    reader.choose("network", mlp)
+    reader.hears(
+        "mlp has no attention weights: the standard deviation of the activations is shown. 2 pairs"
+    )
+    assert (chosen("view"), chosen("statistic")) == ("activations", "standard deviation")
+    views, statistics = offered("view"), offered("statistic")
+    assert views["activations"] is statistics["standard deviation"] is None
+    assert views["gradients of the stream"] == "mlp has no gradients of the stream"
+    assert statistics["branch’s share"] == "mlp has no branch’s share"
+    assert views["pre-activations"] is views["gradients of the pre-activations"] is None
+
+    # a key goes over what cannot be chosen, and a screen reader is told that it cannot, and why
+    reader.page.locator('.controls [name="view"]').focus()
+    for _ in range(len(views)):
+        reader.page.keyboard.press("ArrowDown")
+    assert views[chosen("view")] is None
+    assert chosen("view").startswith("gradients of the ")
+    reader.hears("2 pairs drawn")
+    told = reader.page.context.new_cdp_session(reader.page).send("Accessibility.getFullAXTree")
+    (option,) = [
+        node
+        for node in told["nodes"]
+        if node["role"]["value"] == "option" and node["name"]["value"] == "attention weights"
+    ]
+    assert option["description"]["value"] == "mlp has no attention weights"
+    assert option["properties"] == [
+        {"name": "disabled", "value": {"type": "boolean", "value": True}}
+    ]
+
+    # a view whose statistic is elsewhere, and statistics that are elsewhere, or nowhere
+    for statistic in ("mean", "branch’s share"):
+        reader.choose("network", transformer)
+        reader.page.wait_for_function("!document.querySelector('.controls option:disabled')")
+        reader.choose("view", "stream")
+        reader.choose("statistic", statistic)
+        reader.choose("network", mlp)
+        instead = "mean" if statistic == "mean" else "standard deviation"
+        reader.hears(f"mlp has no stream: the {instead} of the activations is shown.")
+    asked = "statistic=branch_share&of=preactivation forward&network=mlp 6"
+    reader.page.evaluate(f"location.hash = '#{asked}'")
+    reader.hears(
+        "mlp has no branch’s share: the standard deviation of the pre-activations is shown."
+    )
+    reader.cell("kaiming_normal", "relu").hover()
+    reader.hears("kaiming_normal, relu: ")
+    reader.page.mouse.move(5, 5)
+    reader.hears("mlp has no branch’s share")
+    reader.choose("view", "activations")
+    reader.hears("2 pairs drawn")
+    assert reader.complaints == []
+    reader.context.close()
+
+
+def test_a_statistic_that_a_view_lacks_gives_way(
+    browser: Browser, mixed: Path, tmp_path: Path
+) -> None:
+    """A page is made for it: of the networks here, each has the same statistics of such views."""
+    html = mixed.read_text(encoding="utf-8")
+    begin = html.index("{", html.index("explore-manifest"))
+    manifest, length = json.JSONDecoder().raw_decode(html[begin:])
+    labels = [view["label"] for view in manifest["views"]]
+    names = [each["name"] for each in manifest["statistics"]]
+    mlp = manifest["networks"][0]["known"]
+    mlp[labels.index("pre-activations")].remove(names.index("mean"))
+    page = tmp_path / "index.html"
+    made = html[:begin] + json.dumps(manifest) + html[begin + length :]
+    page.write_text(made, encoding="utf-8")
+    reader = Reader(browser, page)
+    reader.choose("network", f"{TRANSFORMER}, width 6")
+    reader.choose("view", "pre-activations")
+    reader.choose("statistic", "mean")
+    reader.choose("network", "mlp, width 6")
+    reader.hears(
+        "mlp has no mean of the pre-activations: the standard deviation of the pre-activations is"
+    )
+    reader.choose("statistic", "mean")
+    reader.hears("2 pairs drawn")
+    reader.choose("view", "pre-activations")
+    reader.hears("2 pairs drawn")
     assert reader.complaints == []
     reader.context.close()
 

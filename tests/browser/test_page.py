@@ -19,8 +19,10 @@ from initstats import bench
 from initstats.plots import Trained
 from initstats.probe import Probe
 from initstats.report.model import write_model_report
+from initstats.report.survey import compose
 from initstats.report.theory import write_theory
 from initstats.report.training import write_training_report
+from initstats.survey import STUDIED, Evidence, theory
 from initstats.theory.diagram import diagram
 
 if TYPE_CHECKING:
@@ -238,6 +240,42 @@ def test_what_is_wide_scrolls_within_itself_and_by_keyboard(browser: Browser, re
     wide.focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_function("box => box.scrollLeft > 0", arg=wide.element_handle())
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The survey's page with all its recipes, of which planted numbers are told."""
+    row = {"depth": 100, "verdict": "gradient explodes", "gradient": 1.5e125, "largest": 1000.0}
+    row |= {"correlation": 2.14e-14, "share": 0.0051}
+    survival = pd.DataFrame([each._asdict() | row for each in STUDIED])
+    of_norms = {"label": "no norm", "depth": 50, "init": "a", "activation": "relu"}
+    tables = {
+        "measured": pd.DataFrame([{"label": "plain", "depth": 101, "verdict": "healthy"}]),
+        "profiles": pd.DataFrame(columns=["label", "layer", "statistic", "source", "value"]),
+        "norms": pd.DataFrame([of_norms | {"verdict": "healthy"}]),
+        "phases": pd.DataFrame(columns=["label", "depth", "logits", "branch", "gradient"]),
+    }
+    evidence = Evidence(survival=survival, **tables, rates=theory.rates())
+    return compose(evidence).publish(tmp_path_factory.mktemp("architectures"))
+
+
+def test_names_of_recipes_are_whole(browser: Browser, recipes: Path) -> None:
+    """On a desk and on paper the table has its room; on a phone it scrolls."""
+    page = opened(browser, recipes, DESK)
+    box = page.locator("[aria-labelledby=recipes] .scroll")
+    room = "box => box.scrollWidth - box.clientWidth"
+    assert "projection=1.224744871391589" in box.inner_text()
+    assert box.evaluate(room) <= 0
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 680, "height": 960})
+    assert box.evaluate(room) <= 0
+    page.emulate_media(media="screen")
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    assert box.evaluate(room) > 0
+    box.focus()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("box => box.scrollLeft > 0", arg=box.element_handle())
 
 
 def luminance(color: str) -> float:

@@ -15,7 +15,7 @@ from initstats.diagnosis.columns import Columns
 from initstats.diagnosis.graph import SCALING, SUMS
 from initstats.diagnosis.profile import Profile
 from initstats.diagnosis.rules.rule import RULES
-from initstats.probe.kinds import MIXING
+from initstats.probe.kinds import ATTENTION, MIXING
 
 
 class Jump(NamedTuple):
@@ -66,7 +66,7 @@ def _only_shared(profile: Profile, layer: int) -> bool:
             continue
         for reader in graph.readers[here]:
             # a fused attention reads queries, keys and values; its scores stay inside
-            if graph.ops[reader] == "scaled_dot_product_attention":
+            if graph.ops[reader] in ATTENTION:
                 shared = len(graph.inputs[reader]) > 2
                 if here in graph.inputs[reader][2:] or not shared:
                     return False

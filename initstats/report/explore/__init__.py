@@ -107,19 +107,17 @@ def exploration(results: Results, *, meanings: Meanings | None = None) -> Explor
 def _manifest(few: Results, frame: Frame, meanings: Meanings) -> dict[str, Any]:
     """What the script must know, but where the data are."""
     return {
-        "networks": [{"network": b.network, "width": b.width} for b in few.blocks],
+        "networks": [
+            {"network": block.network, "width": block.width, "known": known}
+            for block, known in zip(few.blocks, frame.known, strict=True)
+        ],
         "inits": frame.inits,
         "activations": frame.activations,
         "seeds": frame.seeds,
         "depth": frame.depth,
         "views": [
-            {
-                "tensor": tensor,
-                "direction": direction,
-                "label": VIEWS[tensor, direction],
-                "statistics": known,
-            }
-            for (tensor, direction), known in zip(frame.views, frame.known, strict=True)
+            {"tensor": tensor, "direction": direction, "label": VIEWS[tensor, direction]}
+            for tensor, direction in frame.views
         ],
         "statistics": [
             {

@@ -98,7 +98,8 @@ class Frame:
         inits, activations, seeds: names; `depth`: the greatest number of layers.
         views: pairs of tensor and direction that were measured.
         statistics: those that the table has numbers of.
-        known: by view, the positions of the statistics that it has numbers of.
+        known: by network and width, and by view, the positions of the statistics that it has
+            numbers of.
     """
 
     inits: Sequence[str]
@@ -107,19 +108,24 @@ class Frame:
     depth: int
     views: Sequence[tuple[str, str]]
     statistics: Sequence[Statistic]
-    known: Sequence[Sequence[int]]
+    known: Sequence[Sequence[Sequence[int]]]
 
     @classmethod
     def of(cls, results: Results) -> Frame:
         """The frame of all results."""
         table = results.table
         columns = [each.column for each in STATISTICS if each.column in table]
-        counts = table.groupby(["tensor", "direction"], observed=True)[columns].count()
+        kinds = ["tensor", "direction"]
+        counts = table.groupby(kinds, observed=True)[columns].count()
         statistics = [
             each for each in STATISTICS if each.column in columns and counts[each.column].any()
         ]
+        columns = [each.column for each in statistics]
         views = [view for view in VIEWS if view in counts.index]
-        numbers = counts[[each.column for each in statistics]].reindex(views).to_numpy()
+        numbers = [
+            block.rows(table).groupby(kinds, observed=True)[columns].count().reindex(views)
+            for block in results.blocks
+        ]
         return cls(
             results.inits,
             results.activations,
@@ -127,7 +133,7 @@ class Frame:
             int(table["layer"].max()),
             views,
             statistics,
-            [np.flatnonzero(row).tolist() for row in numbers],
+            [[np.flatnonzero(row > 0).tolist() for row in each.to_numpy()] for each in numbers],
         )
 
     @property

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from initstats.diagnosis.verdicts import HEALTHY, WORDS
@@ -68,9 +66,3 @@ def cell_of(words: NDArray[np.int8]) -> Cell:
         return Cell(WORDS[most], "tie")
     note = f"{votes[most]} of {len(seeds)}" if votes[most] < len(seeds) else ""
     return Cell(WORDS[most], note)
-
-
-def breakable(name: str) -> Markup:
-    """A spelling that may be broken after an underscore or a comma, and before a bracket."""
-    parts = re.split(r"(?<=[_,])|(?=\()", name)
-    return Markup("<wbr>").join(escape(part) for part in parts if part)

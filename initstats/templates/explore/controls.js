@@ -1,4 +1,5 @@
 import { html } from "./elements.js";
+import { without } from "./words.js";
 
 /** The switches: they show the state, and change it. */
 
@@ -6,10 +7,12 @@ const LIMITS = { factor: "number", correlation: "number", gradient_factor: "numb
 
 export class Controls {
   #form;
+  #manifest;
 
   /** @param changed called after a switch has changed the state. */
   constructor(form, state, manifest, changed) {
     this.#form = form;
+    this.#manifest = manifest;
     this.state = state;
     const { statistics, views, networks, choices } = manifest;
     this.#fill(
@@ -47,7 +50,24 @@ export class Controls {
       if (element.type === "checkbox") element.checked = value;
       else element.value = value;
     }
+    this.#offer();
     this.#form.querySelector("output").value = `${state.layer} of ${this.#field("layer").max}`;
+  }
+
+  /** Let what the network has be chosen, and say of the rest why it cannot be. */
+  #offer() {
+    const { known, network } = this.state;
+    const { networks, views, statistics } = this.#manifest;
+    const numbers = new Set(known.flat());
+    const offer = (name, entries, has) => {
+      for (const option of this.#field(name).options) {
+        option.disabled = !has(option.index);
+        const reason = without(networks[network], entries[option.index].label);
+        option.title = option.disabled ? reason : "";
+      }
+    };
+    offer("view", views, (view) => known[view].length > 0);
+    offer("statistic", statistics, (statistic) => numbers.has(statistic));
   }
 
   #take(element) {

@@ -9,7 +9,7 @@ import { Grid, tinted } from "./map.js";
 import { Readout } from "./readout.js";
 import { Shown } from "./shown.js";
 import { MOST, State } from "./state.js";
-import { about, caption, distribution, drawn, entry, tally, title } from "./words.js";
+import { about, caption, distribution, drawn, entry, instead, tally, title } from "./words.js";
 
 /** The explorable figure: parts of the page that show a state, and change it. */
 
@@ -293,8 +293,10 @@ class Explorer {
 
   /** Say what is looked at, or how much is drawn. */
   #announce() {
-    const { preview, pins } = this.#state;
-    this.#say("status", preview === null ? drawn(pins.length) : about(preview, this.#shown()));
+    const { preview, pins, missing } = this.#state;
+    const shown = this.#shown();
+    const first = missing ? `${instead(shown)} ` : "";
+    this.#say("status", preview === null ? `${first}${drawn(pins.length)}` : about(preview, shown));
   }
 }
 

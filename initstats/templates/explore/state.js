@@ -13,6 +13,11 @@ export class State {
     this.reset();
   }
 
+  /** By view, the statistics that the network has numbers of. */
+  get known() {
+    return this.#manifest.networks[this.network].known;
+  }
+
   /** What is shown at first. */
   reset() {
     const { depth, limits, first } = this.#manifest;
@@ -28,14 +33,28 @@ export class State {
     const found = first.map(([init, activation]) => this.cellOf(init, activation));
     const cells = found.filter((cell) => cell !== null);
     this.pins = (cells.length ? cells : [0]).map((cell, slot) => ({ cell, slot }));
+    this.settle("view");
+    this.missing = null;
   }
 
-  /** Keep the statistic and what it is of together, after one of them was chosen. */
+  /** Keep the statistic and what it is of to what the network has, after one of them was chosen. */
   settle(chosen) {
-    const { views } = this.#manifest;
-    if (views[this.view].statistics.includes(this.statistic)) return;
-    if (chosen === "view") [this.statistic] = views[this.view].statistics;
-    else this.view = views.findIndex(({ statistics }) => statistics.includes(this.statistic));
+    const { known, view, statistic } = this;
+    /** What was to be shown, and the network does not have; null where it has it. */
+    this.missing = null;
+    if (known[view].includes(statistic)) return;
+    const elsewhere = known.findIndex((statistics) => statistics.includes(statistic));
+    const has = known[view].length > 0;
+    if (has && (chosen !== "statistic" || elsewhere < 0)) [this.statistic] = known[view];
+    else if (elsewhere >= 0) this.view = elsewhere;
+    else {
+      this.view = Math.max(
+        known.findIndex((statistics) => statistics.length),
+        0,
+      );
+      [this.statistic = 0] = known[this.view];
+    }
+    if (chosen === "network" || !has || elsewhere < 0) this.missing = { view, statistic };
   }
 
   cellOf(init, activation) {
@@ -129,11 +148,11 @@ export class State {
       return found < 0 ? null : found;
     };
     if (given.get("map") === "value") this.show = "value";
+    this.network =
+      among("network", networks, (each) => `${each.network} ${each.width}`) ?? this.network;
     this.statistic = among("statistic", statistics, (each) => each.name) ?? this.statistic;
     this.view = among("of", views, (each) => `${each.tensor} ${each.direction}`) ?? this.view;
     this.settle("statistic");
-    this.network =
-      among("network", networks, (each) => `${each.network} ${each.width}`) ?? this.network;
     const layer = Number.parseInt(given.get("layer"), 10);
     if (layer >= 1 && layer <= depth) this.layer = layer;
     for (const [name, values] of Object.entries(choices)) {

@@ -35,6 +35,22 @@ export function drawn(count) {
   return `${counted(count, "pair")} drawn. At most ${MOST} are picked one by one.`;
 }
 
+/** Why a view, or a statistic, of that name cannot be chosen. */
+export function without({ network }, label) {
+  return `${network} has no ${label}`;
+}
+
+/** What was to be shown, and the network does not have, and what is shown in its place. */
+export function instead({ statistic, view, network, state, manifest }) {
+  const { known, missing } = state;
+  const of = manifest.views[missing.view].label;
+  const { label } = manifest.statistics[missing.statistic];
+  let lacking = label;
+  if (!known[missing.view].length) lacking = of;
+  else if (known.flat().includes(missing.statistic)) lacking = `${label} of the ${of}`;
+  return `${without(network, lacking)}: the ${statistic.label} of the ${view.label} is shown.`;
+}
+
 /** A pair that is looked at. */
 export function about(cell, shown) {
   const { statistic, state, jury, manifest } = shown;

@@ -818,9 +818,9 @@ CASES = [(name, seed) for name in SOUND for seed in SEEDS]
 def test_nothing_above_a_note(name: str, seed: int) -> None:
     torch.manual_seed(seed)
     model, x = SOUND[name]()
-    found = diagnose(measure(model, x, backward=True))
-    grave = found[found["severity"] <= "warning"]
-    assert grave.empty, str(grave)
+    for found in (diagnose(measure(model, x, backward=True)), audit(model).findings):
+        grave = found[found["severity"] <= "warning"]
+        assert grave.empty, str(grave)
 
 
 def test_nothing_above_a_note_without_gradients() -> None:
@@ -853,12 +853,3 @@ def test_nothing_above_a_note_while_it_trains(name: str) -> None:
 
 def test_enough_models() -> None:
     assert len(SOUND) >= 30
-
-
-@pytest.mark.parametrize("name", SOUND)
-def test_their_initialization_is_not_accused(name: str) -> None:
-    for seed in SEEDS:
-        torch.manual_seed(seed)
-        model, _ = SOUND[name]()
-        found = audit(model).findings
-        assert not found["severity"].isin(["error", "warning"]).any(), f"seed {seed}: {found}"

@@ -72,14 +72,13 @@ def explained(groups: Sequence[Siblings], fitting: Fitting) -> dict[str, Formula
             continue
         counts = popular[group.members[0].kind]
         text = min(found, key=lambda text: (2 * found[text][0].cost - counts[text], text))
-        members = [each for each in group.members if each.by_chance]
-        chosen |= {each.name: one for each, one in zip(members, found[text], strict=True)}
+        chosen |= {each.name: one for each, one in zip(group.regular, found[text], strict=True)}
     return chosen
 
 
 def _fitting(group: Siblings, level: float) -> dict[str, list[Formula]]:
     """The formulas that fit all members of a group, by their text."""
-    members = [each for each in group.members if each.by_chance and each.std > 0]
+    members = group.regular
     if not members or not all(math.isfinite(each.std) for each in members):
         return {}
     blocks, far = depth(group), float(stats.norm.isf(level / 2 / len(members)))

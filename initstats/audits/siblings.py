@@ -73,6 +73,16 @@ class Siblings:
         found = self._line()
         return tuple((each, ratio) for each, ratio in found[1] if ratio) if found else ()
 
+    @property
+    def regular(self) -> tuple[Drawn, ...]:
+        """Those that were drawn, without the ones out of line."""
+        odd = {each.name for each in (*self.strangers, *(each for each, _ in self.outliers))}
+        return tuple(
+            each
+            for each in self.members
+            if each.by_chance and each.std > 0 and each.name not in odd
+        )
+
     def _line(self) -> tuple[float, list[tuple[Drawn, float]]] | None:
         """A power law from which few scales differ, and those that do with their factor."""
         drawn = [each.by_chance and each.std > 0 for each in self.members]

@@ -39,6 +39,11 @@ class Use:
     fan_out: float = math.nan
     factor: float = 1.0
 
+    @property
+    def sums(self) -> bool:
+        """Whether the operation sums with it."""
+        return not math.isnan(self.fan_in)
+
 
 @dataclass(frozen=True)
 class Pairing:
@@ -62,7 +67,8 @@ class Anatomy:
     Attributes:
         inputs: the layers that each layer read.
         places: name and operation of each layer.
-        rms, entries: of the first pass, by layer.
+        rms, gradients, entries: rms of values and of their gradients, and how many there are, of
+            the first pass, by layer.
         scalings: layers that are a constant times the one that they read.
         uses, pairings: see these.
     """
@@ -70,6 +76,7 @@ class Anatomy:
     inputs: dict[int, tuple[int, ...]] = field(default_factory=dict)
     places: dict[int, tuple[str, str]] = field(default_factory=dict)
     rms: dict[int, float] = field(default_factory=dict)
+    gradients: dict[int, float] = field(default_factory=dict)
     entries: dict[int, int] = field(default_factory=dict)
     scalings: set[int] = field(default_factory=set)
     uses: list[Use] = field(default_factory=list)
@@ -78,22 +85,25 @@ class Anatomy:
     def multiplier(self, use: Use) -> float:
         """What a parameter is multiplied by, before, in and after its operation.
 
-        Scalings between a query or a key and their product belong to the scores.
+        Scalings between a query or a key and their product belong to the scores. Those between two
+        linear maps belong to the one whose module runs them, else to the second.
         """
-        return use.factor * self._before(use) * self.after(use.layer)
-
-    def after(self, layer: int) -> float:
-        """What a value is multiplied by until something else is done with it."""
-        factor, layer = self._to_end(layer)
-        paired = {each.layer for each in self.pairings}
-        return 1.0 if paired & {*self.readers[layer]} else factor
+        before = self.inputs[use.layer] if use.sums else ()
+        factor = use.factor * math.prod(self._from_source(layer, use.layer) for layer in before)
+        steps, end = self._to_end(use.layer)
+        readers = {*self.readers[end]}
+        if readers & {each.layer for each in self.pairings}:
+            return factor
+        if readers & self._maps:
+            own = self.places[use.layer][0]
+            steps = [each for each in steps if use.sums and self.places[each][0] == own]
+        return factor * math.prod(map(self._ratio, steps))
 
     def score_scale(self, pairing: Pairing) -> float:
         """What a product of two signals is multiplied by, before and after it."""
-        factor = pairing.scale * self._to_end(pairing.layer)[0]
-        for layer in self.inputs[pairing.layer]:
-            factor *= self._from_source(layer)
-        return factor
+        after = map(self._ratio, self._to_end(pairing.layer)[0])
+        before = (self._from_source(layer) for layer in self.inputs[pairing.layer])
+        return pairing.scale * math.prod(after) * math.prod(before)
 
     def branch(self, layer: int) -> float:
         """What a value is multiplied by until it is added to another one."""
@@ -131,31 +141,38 @@ class Anatomy:
                 yield here
                 waiting += self.inputs.get(here, ())
 
-    def _before(self, use: Use) -> float:
-        if math.isnan(use.fan_in):
-            return 1.0
-        return math.prod(self._from_source(layer) for layer in self.inputs[use.layer])
+    @property
+    def _maps(self) -> set[int]:
+        """The layers that sum with weights."""
+        return {use.layer for use in self.uses if use.sums}
 
-    def _from_source(self, layer: int) -> float:
-        """What a value is a multiple of, by how much."""
-        factor = 1.0
+    def _from_source(self, layer: int, map_: int | None = None) -> float:
+        """What a value is a multiple of, by how much.
+
+        Args:
+            map_: the linear map that reads it; what an earlier one multiplies itself is left out.
+        """
+        steps = []
         while layer in self.scalings:
-            factor *= self._ratio(layer)
+            steps.append(layer)
             layer = self.inputs[layer][0]
-        return factor
+        if map_ is not None and layer in self._maps:
+            of = self.places[layer][0], self.places[map_][0]
+            steps = [each for each in steps if self.places[each][0] != of[0] or of[0] == of[1]]
+        return math.prod(map(self._ratio, steps))
 
-    def _to_end(self, layer: int) -> tuple[float, int]:
-        """What a value is multiplied by, and its last multiple."""
-        factor = 1.0
+    def _to_end(self, layer: int) -> tuple[list[int], int]:
+        """The layers that multiply a value, one after the other, and its last multiple."""
+        steps = []
         biased = {use.layer for use in self.uses if use.op in SUMS}
         while len(readers := self.readers[layer]) == 1:
             (reader,) = readers
             if reader in self.scalings:
-                factor *= self._ratio(reader)
+                steps.append(reader)
             elif not (reader in biased and len(self.inputs[reader]) == 1):
                 break
             layer = reader
-        return factor, layer
+        return steps, layer
 
     def _ratio(self, layer: int) -> float:
         before = self.rms.get(self.inputs[layer][0], math.nan)

@@ -24,6 +24,8 @@ ERRORS = 4.0
 """Standard errors of a power, by chance of the initial draw, that are no deviation."""
 BENT = 0.25
 """The change of a slope over the widths from which on the largest two widths are believed."""
+CANCELLED = 1e-4
+"""A gradient this much smaller than that of the values it is summed over is rounding."""
 COLUMNS = [
     *("parameter", "op", "kind", "fan_in", "fan_out", "multiplier"),
     *("init", "init_expected", "init_off", "rate", "rate_expected", "rate_off", "degree"),
@@ -153,34 +155,31 @@ def _row(
     def of(quantity: str, step: int) -> Array:
         return np.array([[each.get((name, quantity, step), math.nan) for each in r] for r in sizes])
 
-    notes = []
     numels = np.array([math.prod(trial.shapes[name]) for trial in grid.first])
     constant = name in grid.first[-1].constant
     chance = 0.0 if constant else _chance(grid, numels)
     init, curved, zero = _power(grid.x, of("value", 0) * scales)
     row |= {"init": init, "init_expected": expected.init(growth, degree)}
-    if zero:
-        notes.append(f"init: {zero}")
-    else:
+    if not zero:
         off = init - expected.init(growth, degree)
         row["init_off"] = _told(off, max(TOLERANCE, chance * (1 + curved)))
     steps = [s for (n, q, s) in sizes[0][0] if (n, q) == (name, "update")]
     moved = [s for s in sorted(steps) if _moves(of("update", s), of("gradient", s - 1))]
     row["curved"] = curved
     if not moved:
-        return row | {"note": "; ".join([*notes, "learning rate: it is not updated"])}
+        return row | {"note": "it is not updated"}
+    if _is_rounding(grid, uses, of("gradient", 0)):
+        return row | {"note": "its gradient is zero, up to rounding"}
     update, gradient = of("update", moved[0]), of("gradient", moved[0] - 1)
     row["update"] = _power(grid.x, update * scales)[0]
     row["gradient"] = _power(grid.x, gradient / scales)[0]
     if math.isnan(degree) or 0.1 < degree < 0.9:
-        mixed = (
-            f"updates are neither proportional to gradients nor free of their size ({degree:.2f})"
-        )
-        return row | {"note": "; ".join([*notes, f"learning rate: {mixed}"])}
+        mixed = "the optimizer's updates are between those of SGD and Adam"
+        return row | {"note": f"{mixed} (degree {degree:.2f})"}
     rate, bent, _ = _power(grid.x, update / gradient**degree * scales ** (1 + degree))
     row |= {"rate": rate, "rate_expected": expected.rate(growth, degree), "curved": curved or bent}
     row["rate_off"] = _told(rate - expected.rate(growth, degree), TOLERANCE)
-    return row | {"note": "; ".join(notes)}
+    return row | {"note": ""}
 
 
 def _power(x: Array, values: Array) -> tuple[float, bool, str]:
@@ -195,6 +194,18 @@ def _chance(grid: Grid, numels: Array) -> float:
     """What the power of an initial rms may be off by chance."""
     weights = np.linalg.pinv(np.vander(grid.x - grid.x.mean(), 2, increasing=True))[1]
     return float(ERRORS * np.sqrt((weights**2 / (2 * numels * len(grid.trials))).sum()))
+
+
+def _is_rounding(grid: Grid, uses: Sequence[Use], gradients: Array) -> bool:
+    """Whether the gradient of a vector is what remains where the gradients of a batch cancel."""
+    if uses[0].sums:
+        return False
+    for at, (trial, use) in enumerate(zip(grid.first, uses, strict=True)):
+        many = trial.anatomy.entries[use.layer] / math.prod(trial.shapes[use.parameter])
+        size = trial.anatomy.gradients.get(use.layer, 0.0) * math.sqrt(many)
+        if 0 < gradients[:, at].max() < CANCELLED * size:
+            return True
+    return False
 
 
 def _told(off: float, tolerance: float) -> float:

@@ -142,6 +142,8 @@ def _values(
     first = rows[(rows["direction"] == "forward") & (rows["step"] == 0)]
     for row in records(table[table["op"] == "input"]):
         anatomy.inputs[0], anatomy.places[0] = (), (row["name"], "input")
+    back = rows[(rows["direction"] == "backward") & (rows["step"] == 0)]
+    anatomy.gradients = dict(zip(back["layer"], back["rms"], strict=True))
     for row in records(first):
         layer = row["layer"]
         anatomy.inputs[layer] = tuple(numbers(row["inputs"]))

@@ -67,13 +67,17 @@ def findings_of(
     rows: list[tuple[str, ...]] = [
         (severity, rule, subject, *rest) for severity, rule, *rest in told
     ]
-    blind = [f"{row['parameter']}: {row['note']}" for row in records(parameters) if row["note"]]
+    blind: dict[str, list[str]] = {}
+    for row in records(parameters):
+        if row["note"]:
+            blind.setdefault(row["note"], []).append(row["parameter"])
     if not any(row[0] in ("error", "warning") for row in rows):
         judged = counted(
             parameters["rate"].notna().sum(), "use of a parameter is", "uses of parameters are"
         )
         rows.append(("healthy", "parameters", subject, "", f"{judged} as {title} has them", ""))
-    rows += [("unchecked", "parameters", subject, "", reason, "") for reason in blind]
+    for reason, names in blind.items():
+        rows.append(("unchecked", "parameters", subject, listed(names), reason, ""))
     return _findings(rows)
 
 

@@ -56,7 +56,9 @@ def conv(norm: bool) -> Net:
             return [own[0], nn.BatchNorm2d(n), own[1]] if norm else own
 
         pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        return nn.Sequential(*block(3), *block(n), nn.AvgPool2d(2), *block(n), *pool, nn.Linear(n, 4))
+        return nn.Sequential(
+            *block(3), *block(n), nn.AvgPool2d(2), *block(n), *pool, nn.Linear(n, 4)
+        )
 
     at = 3 if norm else 2
     last = 3 * at + 3
@@ -72,7 +74,9 @@ class Attention(nn.Module):
         self.heads, self.power, self.fused = heads, power, fused
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        q, k, v = (
+            f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v)
+        )
         scale = 4 * q.shape[-1] ** -self.power
         if self.fused:
             y = nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
@@ -153,7 +157,9 @@ def mup(
             if p.ndim > 1 and name not in ("tokens.weight", "positions"):
                 fan_in = p[0].numel()
                 gain = 1.0 if kind == "output" else 1.4
-                nn.init.normal_(p, std=gain * wide ** (-0.5 * (kind == "output")) / math.sqrt(fan_in))
+                nn.init.normal_(
+                    p, std=gain * wide ** (-0.5 * (kind == "output")) / math.sqrt(fan_in)
+                )
             with torch.no_grad():
                 p.mul_(wide ** (init or {}).get(name, 0.0))
             power = RATES[optimizer][kind] + (rate or {}).get(name, 0.0)

@@ -107,6 +107,12 @@ def batches(
     return _batches(fixed, split, getattr(torch, dtype or "float32"))
 
 
+def random_inputs(given: Sequence[tuple[str, str]], vocabulary: int) -> Any:
+    """What a model is called with, of random numbers alone; see `batches`."""
+    inputs, _ = next(batches(given, None, False, vocabulary))
+    return inputs
+
+
 def measured(model: nn.Module, inputs: Any, *, backward: bool, spectra: bool) -> Probe:
     """The probe of one batch.
 

@@ -117,6 +117,21 @@ class Anatomy:
             layer = reader
         return 1.0
 
+    def between(self) -> set[int]:
+        """The layers whose scale is that of no value, as a multiplier goes with them.
+
+        A multiplier before a linear map, or before a product of two signals, is a part of that;
+        any other is a part of what is before it.
+        """
+        taking = self._maps | {each.layer for each in self.pairings}
+        found = set[int]()
+        for layer in self.inputs.keys() - self.scalings:
+            steps, end = self._to_end(layer)
+            scaled = [each for each in steps if each in self.scalings]
+            if scaled:
+                found.update(scaled if taking & {*self.readers[end]} else [layer, *scaled[:-1]])
+        return found
+
     def is_sum(self, layer: int) -> bool:
         """Whether a layer is the sum of two signals."""
         return self.places[layer][1] in SUMS and len(self.inputs[layer]) > 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from initstats.coordinates.verdicts import findings_of, nearest
 from initstats.diagnosis.findings import Findings
 from initstats.probe.objective import loss_of
 from initstats.registry import unknown
+from initstats.report.coordinates import write_coordinates
+from initstats.report.page import FILES, Files
 
 PLACES = ["name", "op", "call", "turn", "tensor", "quantity", "step"]
 """What names a line of a coordinate check."""
@@ -81,6 +84,21 @@ class Coordinates:
             return f"{self.network} scales as {title} has it"
         fit = f"nearest is {best} ({self.share})" if best != self.parametrization else self.share
         return f"{self.network} does not scale as {title} has it: {fit} fit"
+
+    def report(self, folder: str | Path, files: Files = FILES) -> Path:
+        """Write the page of the check, `index.html`, with figures and tables beside it.
+
+        Args:
+            files: those of figures that are wanted.
+
+        Returns:
+            The path of the page.
+
+        Raises:
+            ValueError: the folder holds somebody else's page.
+            OSError: the folder cannot be written.
+        """
+        return write_coordinates(folder, self, files)
 
     def __str__(self) -> str:
         return f"{self.words}\n{self.findings}"

@@ -156,13 +156,15 @@ def _row(
         return np.array([[each.get((name, quantity, step), math.nan) for each in r] for r in sizes])
 
     numels = np.array([math.prod(trial.shapes[name]) for trial in grid.first])
-    constant = name in grid.first[-1].constant
+    constant, shape = name in grid.first[-1].constant, grid.first[-1].shapes[name]
     chance = 0.0 if constant else _chance(grid, numels)
     init, curved, zero = _power(grid.x, of("value", 0) * scales)
     row |= {"init": init, "init_expected": expected.init(growth, degree)}
     if not zero:
-        off = init - expected.init(growth, degree)
-        row["init_off"] = _told(off, max(TOLERANCE, chance * (1 + curved)))
+        off = _told(init - expected.init(growth, degree), max(TOLERANCE, chance * (1 + curved)))
+        # what is added, and no gain, may begin at zero
+        added = growth.kind in ("vector", "fixed") and len(shape) < 2 and not constant
+        row["init_off"] = max(off, 0.0) if added else off
     steps = [s for (n, q, s) in sizes[0][0] if (n, q) == (name, "update")]
     moved = [s for s in sorted(steps) if _moves(of("update", s), of("gradient", s - 1))]
     row["curved"] = curved

@@ -20,17 +20,19 @@ def roles_of(grid: Grid) -> dict[int, str]:
 
     `input` and `hidden` values grow with the width, before and after the first hidden weights;
     `output` values do not, and output weights made them; all others (masks, scores of attention,
-    the model's input) are `other`.
+    the model's input, what a multiplier goes with) are `other`.
     """
     anatomy = grid.first[0].anatomy
     kinds: dict[int, set[str]] = {}
     for (use, *_), growth in uses_of(grid):
         kinds.setdefault(use.layer, set()).add(growth.kind)
-    roles = {}
+    roles, between = dict[int, str](), anatomy.between()
     for layer in anatomy.places:
         behind = {kind for each in anatomy.behind(layer) for kind in kinds.get(each, ())}
         counts = [trial.anatomy.entries.get(layer, 0) for trial in grid.first]
-        if all(counts) and power(grid.x, counts) > GROWS and behind:
+        if layer in between:
+            roles[layer] = "other"
+        elif all(counts) and power(grid.x, counts) > GROWS and behind:
             roles[layer] = "hidden" if "hidden" in behind else "input"
         else:
             roles[layer] = "output" if "output" in behind else "other"

@@ -19,8 +19,6 @@ SHOWN = 4
 GROWTH = 0.25
 """The slope of a change from which on it grows with the width."""
 OUTPUT_BELOW = "output"
-UP_ONLY = ("fixed", "vector")
-"""Kinds whose initial values may vanish with the width where they are added: they begin at zero."""
 
 
 def nearest(parameters: pd.DataFrame) -> tuple[str, str]:
@@ -94,7 +92,7 @@ def _off(parameters: pd.DataFrame, grid: Grid, title: str) -> Iterator[Told]:
     """Parameters that are off, those together that are off alike."""
     groups: dict[tuple[str, str, float, float], list[dict[str, Any]]] = {}
     for row in records(parameters):
-        for rule, severity, off, was in faults(row, grid):
+        for rule, severity, off, was in faults(row):
             key = severity, rule, snapped(off), snapped(was)
             groups.setdefault(key, []).append(row)
     for (severity, rule, off, was), rows in groups.items():
@@ -110,18 +108,10 @@ def _off(parameters: pd.DataFrame, grid: Grid, title: str) -> Iterator[Told]:
         )
 
 
-def faults(row: dict[str, Any], grid: Grid) -> Iterator[tuple[str, str, float, float]]:
+def faults(row: dict[str, Any]) -> Iterator[tuple[str, str, float, float]]:
     """What is off about a use of a parameter: rule, severity, by which power, and what it is."""
     init, rate = _number(row["init_off"]), _number(row["rate_off"])
-    constant = row["parameter"] in grid.first[-1].constant
-    dims = len(grid.first[-1].shapes[row["parameter"]])
-    below = "warning"
-    if row["kind"] == OUTPUT_BELOW:
-        below = "note"
-    elif row["kind"] in UP_ONLY and dims < 2 and not constant:
-        below = ""
-    if init < 0 and not below:
-        init = 0.0
+    below = "note" if row["kind"] == OUTPUT_BELOW else "warning"
     at_once = init * (1 + _number(row["degree"]))
     if init and rate and abs(rate - at_once) <= TOLERANCE and row["kind"] in ("hidden", "output"):
         yield "multiplier", "error" if init > 0 else "warning", init, row["multiplier"]
@@ -136,7 +126,7 @@ def faults(row: dict[str, Any], grid: Grid) -> Iterator[tuple[str, str, float, f
 NOUNS = {
     "init_scale": "the initial scale",
     "learning_rate": "the learning rate",
-    "multiplier": "what multiplies it",
+    "multiplier": "the multiplier",
 }
 EFFECTS = {
     ("init_scale", True): "its output grows with the width",

@@ -82,7 +82,8 @@ class Attention(nn.Module):
             y = nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
         else:
             y = (scale * q @ k.transpose(-1, -2)).softmax(-1) @ v
-        return self.o(y.transpose(1, 2).flatten(2))
+        out: Tensor = self.o(y.transpose(1, 2).flatten(2))
+        return out
 
 
 class Transformer(nn.Module):
@@ -106,9 +107,11 @@ class Transformer(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         x = self.tokens(ids) + self.positions
         for block in self.blocks:
+            assert isinstance(block, nn.ModuleDict)
             x = x + block["attention"](block["norm1"](x))
             x = x + block["mlp"](block["norm2"](x))
-        return self.head(self.norm(x) * self.multiplier)
+        out: Tensor = self.head(self.norm(x) * self.multiplier)
+        return out
 
 
 IDS = torch.randint(11, (8, 6), generator=torch.Generator().manual_seed(1))

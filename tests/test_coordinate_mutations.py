@@ -11,6 +11,7 @@ import pytest
 
 import initstats as ist
 from initstats.coordinates import Coordinates
+from initstats.coordinates.trial import records
 
 SCALED = runpy.run_path(str(Path(__file__).with_name("scaled.py")))
 NETS, OPTIMIZERS = SCALED["NETS"], ("sgd", "adam")
@@ -27,7 +28,7 @@ def checked(net: Any, optimizer: str, **settings: Any) -> Coordinates:
 
 def faults(found: Coordinates) -> list[dict[str, Any]]:
     severe = found.findings["severity"].isin(["error", "warning", "note"])
-    return list(found.findings[severe].to_dict("records"))
+    return records(found.findings[severe])
 
 
 def mutations(count: int, seed: int) -> list[tuple[str, str, str, str, float]]:

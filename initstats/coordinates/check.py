@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
+from initstats.coordinates.depth import BRANCH_SCALE, DEPTH_RATE, depth_findings
 from initstats.coordinates.factory import OPTIMIZERS, Maker, seeded, takes_depth
 from initstats.coordinates.keeper import rms
 from initstats.coordinates.parameters import Grid, exponents
@@ -24,7 +25,7 @@ from initstats.coordinates.parametrization import MUP, PARAMETRIZATIONS
 from initstats.coordinates.roles import expected_slopes, roles_of
 from initstats.coordinates.slopes import slopes
 from initstats.coordinates.trial import Objective, Size, Trial, loss_at, run_trial
-from initstats.coordinates.verdicts import findings_of, nearest
+from initstats.coordinates.verdicts import Told, findings_of, nearest
 from initstats.diagnosis.findings import Findings
 from initstats.probe.objective import loss_of
 from initstats.registry import unknown
@@ -44,7 +45,7 @@ class Coordinates:
             every operation, of its `gradient`, and of its `change` since init; of every parameter
             (`tensor` is `weight`) of its `value`, its `gradient` and the `update` that led to the
             step.
-        slopes: the slope of log rms over log width of each, with its 95% interval over seeds
+        slopes: the slope of log rms over log width of each place, with its 95% interval over seeds
             (`low`, `high`), the slope between the two largest widths (`end`), the `curvature`
             (slope at the largest minus that at the smallest width, with an interval), the slope
             that the parametrization has (`expected`, NaN where none is known), a `verdict` in a
@@ -77,13 +78,16 @@ class Coordinates:
             PARAMETRIZATIONS[name].title for name in (self.parametrization, self.nearest)
         )
         severity = self.findings["severity"].astype(str)
-        bad = int(severity.isin(["error", "warning"]).sum())
+        bad = self.findings["rule"][severity.isin(["error", "warning"])]
         if (severity == "unchecked").all():
             return f"{self.network} was not judged: {self.findings['evidence'].iloc[0]}"
-        if not bad:
+        deep = bad.isin([BRANCH_SCALE, DEPTH_RATE])
+        if not len(bad):
             return f"{self.network} scales as {title} has it"
-        fit = f"nearest is {best} ({self.share})" if best != self.parametrization else self.share
-        return f"{self.network} does not scale as {title} has it: {fit} fit"
+        if deep.all():
+            return f"{self.network} scales as {title} has it over width, and not over depth"
+        fits = f"{self.share} are those of {best}"
+        return f"{self.network} does not scale as {title} has it: {fits}"
 
     def report(self, folder: str | Path, files: Files = FILES) -> Path:
         """Write the page of the check, `index.html`, with figures and tables beside it.
@@ -157,11 +161,19 @@ def coordinate_check(
             progress(done + 1, len(sizes))
     degrees = _degrees(maker, sizes[0], objective)
     wide = Grid(widths, [[trials[Size(w, deep[0], s)] for w in widths] for s in draws])
-    return _result(trials, wide, degrees, parametrization)
+    told = []
+    if depths:
+        widest = [[trials[Size(widths[-1], d, s)] for d in deep] for s in draws]
+        told = depth_findings(Grid(sorted({*depths}), widest), degrees)
+    return _result(trials, wide, degrees, parametrization, told)
 
 
 def _result(
-    trials: dict[Size, Trial], wide: Grid, degrees: dict[str, float], parametrization: str
+    trials: dict[Size, Trial],
+    wide: Grid,
+    degrees: dict[str, float],
+    parametrization: str,
+    told: Sequence[Told],
 ) -> Coordinates:
     table = pd.concat(
         [
@@ -183,8 +195,18 @@ def _result(
     roles = roles_of(wide)
     found = expected_slopes(found, smallest, roles, parametrization, degree)
     findings = findings_of(
-        parameters, wide, found, subject=smallest.network, parametrization=parametrization
+        parameters,
+        wide,
+        found,
+        subject=smallest.network,
+        parametrization=parametrization,
+        deep=told,
     )
+    if "depth" in table:
+        at_widest = table[table["width"] == wide.sizes[-1]]
+        over_depth = slopes(at_widest, PLACES, "depth").assign(over="depth", verdict="")
+        both = [found, over_depth[over_depth["note"] == ""]]
+        found = pd.concat(both, ignore_index=True)
     best, share = nearest(parameters)
     missed = smallest.missed
     return Coordinates(

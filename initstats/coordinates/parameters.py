@@ -79,7 +79,7 @@ def exponents(grid: Grid, degrees: Mapping[str, float], expected: Parametrizatio
         - `curved`: whether it is no power law, so that the two largest widths were taken;
         - `note`: why something is not judged.
     """
-    sizes = [_sizes(trials) for trials in grid.trials]
+    sizes = [sizes_of(trials) for trials in grid.trials]
     rows = []
     for use, growth in uses_of(grid):
         rows.append(_row(grid, sizes, use, growth, degrees, expected))
@@ -126,7 +126,7 @@ def _key(uses: Sequence[Use], at: int) -> tuple[str, str, int]:
 Sizes = Mapping[tuple[str, str, int], float]
 
 
-def _sizes(trials: Sequence[Trial]) -> list[Sizes]:
+def sizes_of(trials: Sequence[Trial]) -> list[Sizes]:
     """The rms of parameters by name, quantity and step, of each trial."""
     found: list[Sizes] = []
     for trial in trials:
@@ -158,7 +158,7 @@ def _row(
     numels = np.array([math.prod(trial.shapes[name]) for trial in grid.first])
     constant, shape = name in grid.first[-1].constant, grid.first[-1].shapes[name]
     chance = 0.0 if constant else _chance(grid, numels)
-    init, curved, zero = _power(grid.x, of("value", 0) * scales)
+    init, curved, zero = power_of(grid.x, of("value", 0) * scales)
     row |= {"init": init, "init_expected": expected.init(growth, degree)}
     if not zero:
         off = _told(init - expected.init(growth, degree), max(TOLERANCE, chance * (1 + curved)))
@@ -170,21 +170,21 @@ def _row(
     row["curved"] = curved
     if not moved:
         return row | {"note": "it is not updated"}
-    if _is_rounding(grid, uses, of("gradient", 0)):
+    if is_rounding(grid, uses, of("gradient", 0)):
         return row | {"note": "its gradient is zero, up to rounding"}
     update, gradient = of("update", moved[0]), of("gradient", moved[0] - 1)
-    row["update"] = _power(grid.x, update * scales)[0]
-    row["gradient"] = _power(grid.x, gradient / scales)[0]
+    row["update"] = power_of(grid.x, update * scales)[0]
+    row["gradient"] = power_of(grid.x, gradient / scales)[0]
     if math.isnan(degree) or 0.1 < degree < 0.9:
         mixed = "the optimizer's updates are between those of SGD and Adam"
         return row | {"note": f"{mixed} (degree {degree:.2f})"}
-    rate, bent, _ = _power(grid.x, update / gradient**degree * scales ** (1 + degree))
+    rate, bent, _ = power_of(grid.x, update / gradient**degree * scales ** (1 + degree))
     row |= {"rate": rate, "rate_expected": expected.rate(growth, degree), "curved": curved or bent}
     row["rate_off"] = _told(rate - expected.rate(growth, degree), TOLERANCE)
     return row | {"note": ""}
 
 
-def _power(x: Array, values: Array) -> tuple[float, bool, str]:
+def power_of(x: Array, values: Array) -> tuple[float, bool, str]:
     """The power, whether it is that of the largest two sizes only, and why there is none."""
     with np.errstate(divide="ignore", invalid="ignore"):
         (slope, *_, end, bend, low, high), note = fit(x, np.log(values))
@@ -198,7 +198,7 @@ def _chance(grid: Grid, numels: Array) -> float:
     return float(ERRORS * np.sqrt((weights**2 / (2 * numels * len(grid.trials))).sum()))
 
 
-def _is_rounding(grid: Grid, uses: Sequence[Use], gradients: Array) -> bool:
+def is_rounding(grid: Grid, uses: Sequence[Use], gradients: Array) -> bool:
     """Whether the gradient of a vector is what remains where the gradients of a batch cancel."""
     if uses[0].sums:
         return False

@@ -10,6 +10,13 @@ import pandas as pd
 
 from initstats.coordinates.parameters import GROWS, TOLERANCE, Grid, power
 from initstats.coordinates.parametrization import MUP, PARAMETRIZATIONS, Growth
+from initstats.coordinates.remedies import (
+    init_lines,
+    multiplier_lines,
+    rate_lines,
+    snapped,
+    written,
+)
 from initstats.coordinates.trial import records
 from initstats.diagnosis.findings import COLUMNS, SEVERITIES, Findings
 from initstats.plural import counted
@@ -19,6 +26,8 @@ SHOWN = 4
 GROWTH = 0.25
 """The slope of a change from which on it grows with the width."""
 OUTPUT_BELOW = "output"
+Told = tuple[str, str, str, str, str]
+"""Severity, rule, place, evidence and remedy."""
 
 
 def nearest(parameters: pd.DataFrame) -> tuple[str, str]:
@@ -46,6 +55,7 @@ def findings_of(
     *,
     subject: str,
     parametrization: str = MUP,
+    deep: Sequence[Told] = (),
 ) -> Findings:
     """What a check found, in the form of `initstats.diagnose`.
 
@@ -54,11 +64,13 @@ def findings_of(
         slopes: of the values of all operations, with their `role`.
         subject: the model's class.
         parametrization: what the model is compared with.
+        deep: what was found over depth, without the subject.
     """
     title = PARAMETRIZATIONS[parametrization].title
     if not (parameters["kind"] != "fixed").any():
         reason = "no parameter's shape changes: the factory makes the same model at every width"
-        return _findings([("unchecked", "parameters", subject, "", reason, "")])
+        over_depth = [(severity, rule, subject, *rest) for severity, rule, *rest in deep]
+        return _findings([("unchecked", "parameters", subject, "", reason, ""), *over_depth])
     told = [*_off(parameters, grid, title), *_scores(grid, parametrization)]
     if not told and parametrization == MUP:
         told = [*_unexplained(slopes)]
@@ -74,6 +86,7 @@ def findings_of(
             parameters["rate"].notna().sum(), "use of a parameter is", "uses of parameters are"
         )
         rows.append(("healthy", "parameters", subject, "", f"{judged} as {title} has them", ""))
+    rows += [(severity, rule, subject, *rest) for severity, rule, *rest in deep]
     for reason, names in blind.items():
         rows.append(("unchecked", "parameters", subject, listed(names), reason, ""))
     return _findings(rows)
@@ -83,9 +96,6 @@ def _findings(rows: Sequence[tuple[str, ...]]) -> Findings:
     found = pd.DataFrame(rows, columns=COLUMNS)
     found["severity"] = pd.Categorical(found["severity"], categories=SEVERITIES, ordered=True)
     return Findings(found.sort_values("severity", kind="stable", ignore_index=True))
-
-
-Told = tuple[str, str, str, str, str]
 
 
 def _off(parameters: pd.DataFrame, grid: Grid, title: str) -> Iterator[Told]:
@@ -104,7 +114,7 @@ def _off(parameters: pd.DataFrame, grid: Grid, title: str) -> Iterator[Told]:
             rule,
             listed(names),
             evidence(rule, kinds, off, was, title, curved=curved),
-            remedy(rule, names, off, grid.sizes[0]),
+            REMEDIES[rule](names, off, grid.sizes[0]),
         )
 
 
@@ -137,6 +147,11 @@ EFFECTS = {
     ("multiplier", False): "its output and what its updates do vanish with the width",
 }
 """What becomes of it, by the rule and whether the power is too large."""
+REMEDIES = {
+    "init_scale": init_lines,
+    "learning_rate": rate_lines,
+    "multiplier": multiplier_lines,
+}
 KINDS = {"fixed": "parameters of fixed shape", "vector": "vectors"}
 
 
@@ -152,30 +167,6 @@ def evidence(
     return (
         f"{NOUNS[rule]} of {of} is proportional to {written(was)}{at}, with {title} it is "
         f"{written(was - off)}: {effect}"
-    )
-
-
-def remedy(rule: str, names: Sequence[str], off: float, base: int) -> str:
-    """Lines of plain torch that repair a fault; `width` is the model's, `lr` that of the rest."""
-    factor = f"(width / {base}) ** {-off:g}"
-    several = "[" + ", ".join(repr(name) for name in names) + "]"
-    if rule == "learning_rate":
-        return (
-            f"names = {several}\n"
-            f"groups = [{{'params': [p], 'lr': lr * ({factor} if name in names else 1)}} "
-            "for name, p in model.named_parameters()]"
-        )
-    if rule == "init_scale":
-        return (
-            "with torch.no_grad():\n"
-            f"    for name in {several}:\n"
-            f"        model.get_parameter(name).mul_({factor})"
-        )
-    modules = ", ".join(repr(name.rpartition(".")[0]) for name in names)
-    return (
-        f"for name in [{modules}]:  # or multiply the input in forward\n"
-        "    layer = model.get_submodule(name)\n"
-        f"    layer.register_forward_pre_hook(lambda _, given: (given[0] * {factor},))"
     )
 
 
@@ -237,21 +228,6 @@ def listed(names: Sequence[str]) -> str:
     if len(names) <= SHOWN:
         return ", ".join(names)
     return f"{', '.join(names[: SHOWN - 1])} and {len(names) - SHOWN + 1} more"
-
-
-def snapped(value: float) -> float:
-    """A power of a half, where it is near one."""
-    near = round(value * 2) / 2
-    return near + 0.0 if abs(value - near) <= 0.1 else round(value, 2)
-
-
-def written(value: float) -> str:
-    """A power of the width.
-
-    >>> written(-0.5), written(0.0), written(0.27)
-    ('n^-0.5', 'n^0', 'n^0.27')
-    """
-    return f"n^{snapped(value):g}"
 
 
 def _number(value: Any) -> float:

@@ -74,7 +74,8 @@ def over_width(found: Any) -> pd.DataFrame:
     began = logs.set_index(keys).index.map(first).to_numpy(dtype=float)
     wider = np.log(logs["width"].to_numpy(dtype=float) / smallest)
     factor = np.exp(logs["log"].to_numpy() - began - logs["expected"].to_numpy() * wider)
-    return logs.assign(factor=factor).drop(columns="log").sort_values(["layer", "width"])
+    lines: pd.DataFrame = logs.assign(factor=factor).drop(columns="log")
+    return lines.sort_values(["layer", "width"])
 
 
 @register_figure(
@@ -163,7 +164,7 @@ def powers(found: Any) -> pd.DataFrame:
     Returns:
         A row for each use of a parameter and each of `init` and `rate`: `power`, `expected`, `off`.
     """
-    frame = found.parameters.reset_index(drop=True)
+    frame: pd.DataFrame = found.parameters.reset_index(drop=True)
     off = frame[["init_off", "rate_off"]].fillna(0).ne(0).any(axis=1)
     bad, good = list(frame.index[off]), list(frame.index[~off])
     kept = sorted([*evenly(bad, MOST), *evenly(good, max(MOST - len(bad), 0))])

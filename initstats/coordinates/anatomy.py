@@ -89,7 +89,7 @@ class Anatomy:
         linear maps belong to the one whose module runs them, else to the second.
         """
         before = self.inputs[use.layer] if use.sums else ()
-        factor = use.factor * math.prod(self._from_source(layer, use.layer) for layer in before)
+        factor = use.factor * math.prod(self.from_source(layer, use.layer) for layer in before)
         steps, end = self._to_end(use.layer)
         readers = {*self.readers[end]}
         if readers & {each.layer for each in self.pairings}:
@@ -102,7 +102,7 @@ class Anatomy:
     def score_scale(self, pairing: Pairing) -> float:
         """What a product of two signals is multiplied by, before and after it."""
         after = map(self._ratio, self._to_end(pairing.layer)[0])
-        before = (self._from_source(layer) for layer in self.inputs[pairing.layer])
+        before = (self.from_source(layer) for layer in self.inputs[pairing.layer])
         return pairing.scale * math.prod(after) * math.prod(before)
 
     def branch(self, layer: int) -> float:
@@ -161,7 +161,7 @@ class Anatomy:
         """The layers that sum with weights."""
         return {use.layer for use in self.uses if use.sums}
 
-    def _from_source(self, layer: int, map_: int | None = None) -> float:
+    def from_source(self, layer: int, map_: int | None = None) -> float:
         """What a value is a multiple of, by how much.
 
         Args:

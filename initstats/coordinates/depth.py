@@ -15,7 +15,15 @@ from typing import NamedTuple
 import numpy as np
 
 from initstats.coordinates.anatomy import Anatomy, Use
-from initstats.coordinates.parameters import TOLERANCE, Array, Grid, is_rounding, power_of, sizes_of
+from initstats.coordinates.parameters import (
+    TOLERANCE,
+    Array,
+    Grid,
+    is_rounding,
+    power,
+    power_of,
+    sizes_of,
+)
 from initstats.coordinates.remedies import depth_rate_lines, snapped, written
 from initstats.plural import counted
 
@@ -23,6 +31,8 @@ Told = tuple[str, str, str, str, str]
 
 BRANCH_SCALE, DEPTH_RATE = "branch_scale", "depth_learning_rate"
 """The rules about depth."""
+CHANCE = 0.25
+"""A difference by chance between the power of a branch's size and that of its multiplier."""
 
 
 class Branch(NamedTuple):
@@ -88,7 +98,9 @@ def _scale(grid: Grid, count: int) -> tuple[float, str]:
                 np.mean([math.log(a / b) for a, b in pairs if a and b] or [-np.inf])
             )
     value, _, note = power_of(grid.x, sizes)
-    return value, note
+    ends = [(t.anatomy, branches_of(t.anatomy)[0].end) for t in grid.first]
+    given = power(grid.x, [abs(anatomy.from_source(end)) for anatomy, end in ends])
+    return (given if abs(value - given) <= CHANCE else value), note
 
 
 def _branch(scale: float, branches: list[Branch], grid: Grid) -> Iterator[Told]:

@@ -102,7 +102,8 @@ class Keeper(Recorder):
             return
         sums = {id(use.operand): use.sum for use in uses}
         summed = {i for use in uses for i in (*use.origin.parameters, *use.origin.made_of)}
-        for operand, origin in zip(operation.read, origins, strict=True):
+        derived = self._origins[made].kind == "weight"  # what uses that, uses these
+        for operand, origin in () if derived else zip(operation.read, origins, strict=True):
             for ident in origin.parameters:
                 if ident in summed and id(operand) not in sums:
                     continue

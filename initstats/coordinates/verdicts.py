@@ -209,7 +209,7 @@ def _unexplained(slopes: pd.DataFrame) -> Iterator[Told]:
     last = rows["step"].max()
     for quantity, step in (("value", 0), ("change", last)):
         here = rows[(rows["quantity"] == quantity) & (rows["step"] == step)].sort_values("layer")
-        grown = here[(here["slope"] > GROWTH) & (here["end"] > GROWTH) & ~(here["low"] < TOLERANCE)]
+        grown = here[(here["slope"] > GROWTH) & (here["end"] > GROWTH) & (here["low"] > TOLERANCE)]
         for row in records(grown.head(1)):
             what = "the values at init" if quantity == "value" else f"the change after step {step}"
             yield (

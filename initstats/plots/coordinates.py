@@ -95,7 +95,9 @@ def coordinate_lines(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     drawn.sort(key=lambda rows: list(PANELS).index(str(rows["quantity"].iloc[0])))
     titles = [_title(rows) for rows in drawn]
     key = {}
-    figure, (grid,) = panels(titles, width, labels=("width", "factor"), most=2, height=2.3)
+    figure, (grid,) = panels(
+        titles, width, labels=("width", "factor"), most=2, least=2.4, height=2.3
+    )
     for verdict in COLOURS:
         if (frame["verdict"] == verdict).any():
             key[WORDS[verdict]] = Line2D([], [], color=COLOURS[verdict], lw=1.6)
@@ -192,7 +194,7 @@ def parameter_powers(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     for axes, (what, title) in zip(grid, titles.items(), strict=True):
         _dots(axes, frame[frame["what"] == what])
         axes.set_title(title)
-        axes.set_xlabel("power of the width")
+    figure.supxlabel("power of the width")
     grid[0].set_yticks(range(len(labels)), labels, fontsize=7)
     grid[0].set_ylim(len(labels) - 0.4, -0.6)
     return figure

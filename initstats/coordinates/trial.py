@@ -64,7 +64,7 @@ def run_trial(maker: Maker, size: Size, objective: Objective, steps: int) -> Tri
         inputs, rows = maker.inputs(size.width), list[dict[str, Any]]()
         named = [(name, p) for name, p in model.named_parameters() if p.numel()]
         constant = [name for name, p in named if _is_constant(p)]
-        with KeepingProbe(model, backward=True) as probe:
+        with KeepingProbe(model, backward=True, weights=False) as probe:
             for step in range(steps + 1):
                 loss_at(model, optimizer, inputs, objective, size.seed)
                 rows += _rows(named, step, {"value": lambda p: p.detach(), "gradient": _gradient})

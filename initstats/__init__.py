@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from initstats import audits as audits
     from initstats import backprop as backprop
     from initstats import callbacks as callbacks
+    from initstats import coordinates as coordinates
     from initstats import data as data
     from initstats import diagnosis as diagnosis
     from initstats import differences as differences
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from initstats.activations import gain as gain
     from initstats.activations import register_activation as register_activation
     from initstats.audits import audit as audit
+    from initstats.coordinates import coordinate_check as coordinate_check
     from initstats.data import Dataset as Dataset
     from initstats.data import load_data as load_data
     from initstats.diagnosis import diagnose as diagnose

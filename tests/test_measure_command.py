@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 import initstats as ist
 from initstats import cli
-from initstats.cli.model import batches, loss_of
+from initstats.cli.model import batches
+from initstats.probe.objective import loss_of
 
 OWN = """
 import torch

@@ -9,12 +9,23 @@ from initstats.cli.app import app, main
 
 # The help lists the commands in the order in which they are imported.
 # isort: off
-from initstats.cli import study, index, train, measure, foundations, reference, architectures, bench
+from initstats.cli import (
+    study,
+    index,
+    train,
+    measure,
+    coords,
+    foundations,
+    reference,
+    architectures,
+    bench,
+)
 
 __all__ = [
     "app",
     "architectures",
     "bench",
+    "coords",
     "foundations",
     "index",
     "main",

@@ -164,7 +164,7 @@ def measure(
     pages.check(bool(out), "say where with --out")
     files = pages.files()
     file = Path(json) if json and json != "-" else None
-    _claim(file, out, files)  # before the work, not after it
+    claim(file, out, files, "model")  # before the work, not after it
     load_own(plugin)
     given = context.meta.get(GIVEN, [])
     model, losses = own_model(factory, dtype, seed), list[float]()
@@ -230,14 +230,14 @@ def _why_nothing(probe: Probe) -> str:
     return f"{missed['name'].iloc[0]} was left out as {missed['reason'].iloc[0]}"
 
 
-def _claim(file: Path | None, out: Path | None, files: Files) -> None:
+def claim(file: Path | None, out: Path | None, files: Files, kind: str) -> None:
     """Make room for what is to be written, or say why it cannot be."""
     from initstats.report.page import claim_page
 
     if file:
         _make_room(file)
     if out:
-        claim_page("model", out, files)
+        claim_page(kind, out, files)
 
 
 def _make_room(file: Path) -> None:

@@ -17,6 +17,7 @@ from initstats.data import Split
 from initstats.failure import in_a_line
 from initstats.probe import Probe
 from initstats.probe.batch import called
+from initstats.probe.objective import loss_of
 from initstats.probe.operations import tensors
 from initstats.registry import staying
 
@@ -106,6 +107,12 @@ def batches(
     return _batches(fixed, split, getattr(torch, dtype or "float32"))
 
 
+def random_inputs(given: Sequence[tuple[str, str]], vocabulary: int) -> Any:
+    """What a model is called with, of random numbers alone; see `batches`."""
+    inputs, _ = next(batches(given, None, False, vocabulary))
+    return inputs
+
+
 def measured(model: nn.Module, inputs: Any, *, backward: bool, spectra: bool) -> Probe:
     """The probe of one batch.
 
@@ -129,9 +136,7 @@ def train(
 ) -> tuple[Probe, list[float]]:
     """Train a model for some steps under a probe.
 
-    A model that returns its loss (a number, or an output with a `loss`) has that minimized; one
-    that returns scores for classes has their cross-entropy, where the data has classes; any other
-    learns to return unit-normal numbers, drawn once.
+    What is minimized, `initstats.probe.objective.loss_of` says.
 
     Returns:
         The probe, and the loss at each step.
@@ -157,25 +162,6 @@ def train(
             losses.append(loss.item())
             progress(step + 1, steps)
     return probe, losses
-
-
-def loss_of(output: Any, labels: Tensor | None) -> Tensor:
-    """The number that a training makes small; see `train`."""
-    own = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
-    if isinstance(own, Tensor):
-        return own.mean()
-    found = [x for x in tensors(output) if x.is_floating_point() and x.requires_grad]
-    if not found:
-        raise ValueError("the model's output holds no numbers that depend on its parameters")
-    scores = found[0]
-    if scores.ndim == 0:
-        return scores
-    if labels is not None and scores.ndim == 2 and scores.shape[1] > int(labels.max()):
-        return nn.functional.cross_entropy(scores, labels)
-    generator = torch.Generator().manual_seed(len(found))
-    targets = [torch.randn(x.shape, generator=generator).to(x) for x in found]
-    errors = [(x - y).square().mean() for x, y in zip(found, targets, strict=True)]
-    return torch.stack(errors).mean()
 
 
 @contextmanager

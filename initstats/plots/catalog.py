@@ -29,6 +29,7 @@ PAGES: dict[str, Callable[[Any], Any]] = {
     "training": lambda run: run if isinstance(run, Trained) else Trained.of(run),
     "comparison": lambda both: both,
     "architectures": lambda evidence: evidence,
+    "coordinates": lambda found: found,
 }
 """The pages that show figures, and what makes the results of each page from what users have."""
 
@@ -120,7 +121,7 @@ def register_figure(
             are `plots.Results` (its `table`, its `summary`, ...), those of a model `plots.Probed`,
             those of a training study `plots.Trained`.
         page: the page that it belongs to: study, model, theory, lesson, bench, training,
-            comparison or architectures.
+            comparison, architectures or coordinates.
         needs: what the results must hold; elsewhere the page leaves the figure out and says why.
         inline: whether the page shows it; else it is only a file beside the page, which links to
             it, and is drawn when the page is in its place.

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from traceback import walk_tb
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from weakref import proxy
 
 import numpy as np
@@ -107,6 +107,7 @@ class Probe:
     unit_axis: Mapping[str, int] | None = None
     spectra: bool = False
     mask: Tensor | None = None
+    recording: ClassVar[type[Recorder]] = Recorder
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -121,7 +122,7 @@ class Probe:
         self.network = type(getattr(self.model, "_orig_mod", self.model)).__name__
         self._modules: dict[int, str] = {}
         self.name_modules()
-        self._recorder = Recorder(proxy(self))
+        self._recorder = self.recording(proxy(self))
         self._watch: Watch | None = None
         self._open = ExitStack()
 

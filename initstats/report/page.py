@@ -126,6 +126,7 @@ BESIDE = {
     "bench": ("bench.json",),
     "lesson": ("lesson.csv", "timings.csv", "draws.csv"),
     "model": ("table.csv", "findings.csv", "missed.csv"),
+    "coordinates": ("table.csv", "slopes.csv", "parameters.csv", "findings.csv", "missed.csv"),
     "training": ("comparisons.csv", "variants.csv", "table.csv"),
     "study": ("table.csv", "table.parquet", "summary.csv"),
     "comparison": ("differences.csv", "verdicts.csv"),

@@ -1,0 +1,161 @@
+"""A coordinate check of the user's own model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from initstats.cli.app import Plugins
+from initstats.cli.command import Pages, command
+from initstats.cli.console import Bar
+from initstats.cli.measure import GIVEN, LARGEST, Numbers, Page, Rate, Severity, Tokens, claim
+from initstats.cli.options import load_own, named_function, numbers
+from initstats.cli.output import as_json, output
+from initstats.drafts import write_whole
+
+if TYPE_CHECKING:
+    from initstats.coordinates import Coordinates
+
+Factory = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODULE:FACTORY",
+        help="What makes the model of a width: a function of the width (and the depth); "
+        "file.py:name works. It may return the model and its optimizer.",
+    ),
+]
+Widths = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NUMBERS", help="Widths to compare, best doubling. \\[default: 64,128,256,512]"
+    ),
+]
+Depths = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NUMBERS", show_default=False, help="Depths to compare, too."),
+]
+Vocabulary = Annotated[
+    int,
+    typer.Option(min=1, max=LARGEST, help="--tokens draws ids below this."),
+]
+Steps = Annotated[
+    int,
+    typer.Option(min=1, help="Steps of training; 2 or more where the readout begins at zero."),
+]
+Optimizer = Annotated[
+    str,
+    typer.Option(
+        metavar="sgd|adam|MODULE:FUNCTION",
+        help="What trains: the same rate for all, or a function of the model of your own.",
+    ),
+]
+Seeds = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NUMBERS", help="How many draws, or which. \\[default: 3]"),
+]
+Against = Annotated[
+    Literal["mup", "standard", "ntk", "mean_field"],
+    typer.Option("--parametrization", help="What the powers of width are compared with."),
+]
+
+
+@command("Measure", page=True, file=True)
+def coords(
+    context: typer.Context,
+    factory: Factory,
+    widths: Widths = None,
+    depths: Depths = None,
+    input: Numbers = None,  # noqa: A002 (the name of the option)
+    tokens: Tokens = None,
+    vocabulary: Vocabulary = 100,
+    steps: Steps = 1,
+    optimizer: Optimizer = "sgd",
+    lr: Rate = None,
+    seeds: Seeds = None,
+    parametrization: Against = "mup",
+    fail_on: Severity = "error",
+    out: Page = None,
+    plugin: Plugins = None,
+    *,
+    json: str | None,
+    pages: Pages,
+) -> None:
+    """Check whether a model of your own scales with its width, and say what to change if not.
+
+    Models of all widths are trained for a step or a few on the same input. Exit code 0: nothing
+    found; 1: a finding as severe as --fail-on says, or an error in your own code, which is shown;
+    2: not measured.
+
+    What is minimized: the loss, where the model returns it; anything else, the squared error to
+    numbers drawn once.
+
+    JSON: network, words, nearest, findings, parameters, slopes (the last three are lists of rows),
+    and of what is printed page, where one is written.
+    """
+    from initstats.cli.model import random_inputs
+    from initstats.coordinates import coordinate_check
+
+    pages.check(bool(out), "say where with --out")
+    files = pages.files()
+    file = Path(json) if json and json != "-" else None
+    claim(file, out, files, "coordinates")
+    load_own(plugin)
+    x = random_inputs(context.meta.get(GIVEN, []), vocabulary)
+    listed = {"widths": widths or ["64,128,256,512"], "depths": depths, "seeds": seeds or ["3"]}
+    sizes = {name: numbers(f"--{name}", given) if given else None for name, given in listed.items()}
+    draws = sizes["seeds"] or [3]
+    with Bar("models") as bar:
+        found = coordinate_check(
+            _own(factory),
+            sizes["widths"] or (),
+            x=x,
+            steps=steps,
+            optimizer=optimizer if optimizer in ("sgd", "adam") else _own(optimizer),
+            lr=lr,
+            seeds=draws[0] if len(draws) == 1 else draws,
+            depths=sizes["depths"],
+            parametrization=parametrization,
+            progress=bar.show,
+        )
+    _told(found, file, out, files)
+    severe = {"error": ["error"], "warning": ["error", "warning"], "never": []}[fail_on]
+    if found.findings["severity"].isin(severe).any():
+        raise typer.Exit(1)
+
+
+def _own(path: str) -> Callable[..., Any]:
+    """A function of the user's, whose errors are told as such."""
+    from initstats.cli.model import own_code
+
+    function = named_function(path)
+    if not callable(function):
+        raise ValueError(f"{path} is of type {type(function).__name__}: name a function")
+
+    def called(*given: Any) -> Any:
+        with own_code(path):
+            return function(*given)
+
+    vars(called)["__wrapped__"] = function  # whose arguments count
+    return called
+
+
+def _told(found: Coordinates, file: Path | None, out: Path | None, files: Any) -> None:
+    """Print what was found, write it, and make sure that there is something."""
+    if found.findings["severity"].eq("unchecked").all():
+        raise ValueError(found.words)
+    output.tell(found.words)
+    output.tell(found.findings)
+    known = {
+        "network": found.network,
+        "words": found.words,
+        "nearest": found.nearest,
+        "findings": found.findings,
+        "parameters": found.parameters,
+        "slopes": found.slopes,
+    }
+    if file:
+        write_whole(file, f"{as_json(known)}\n")
+    output.result(**known | ({"page": found.report(out, files)} if out else {}))

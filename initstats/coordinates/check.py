@@ -1,0 +1,279 @@
+"""The coordinate check: does a model scale to larger widths, and what must change if not.
+
+Yang et al. 2022 (arXiv:2203.03466, appendix D): the sizes of activations over width, at init and
+after a few steps of training, tell whether a parametrization is muP. Here every parameter's powers
+of width are measured beside them, so that the verdict names what is off.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor, nn
+
+from initstats.coordinates.depth import BRANCH_SCALE, DEPTH_RATE, depth_findings
+from initstats.coordinates.factory import OPTIMIZERS, Maker, seeded, takes_depth
+from initstats.coordinates.keeper import rms
+from initstats.coordinates.parameters import Grid, exponents
+from initstats.coordinates.parametrization import MUP, PARAMETRIZATIONS
+from initstats.coordinates.roles import expected_slopes, roles_of
+from initstats.coordinates.slopes import slopes
+from initstats.coordinates.trial import Objective, Size, Trial, loss_at, run_trial
+from initstats.coordinates.verdicts import Told, findings_of, nearest
+from initstats.diagnosis.findings import Findings
+from initstats.probe.objective import loss_of
+from initstats.registry import unknown
+from initstats.report.coordinates import write_coordinates
+from initstats.report.page import FILES, Files
+
+PLACES = ["name", "op", "call", "turn", "tensor", "quantity", "step"]
+"""What names a line of a coordinate check."""
+
+
+@dataclass(frozen=True, repr=False)
+class Coordinates:
+    """The result of a coordinate check.
+
+    Attributes:
+        table: one row per width, depth, seed, step, place and quantity: `rms` of the `value` of
+            every operation, of its `gradient`, and of its `change` since init; of every parameter
+            (`tensor` is `weight`) of its `value`, its `gradient` and the `update` that led to the
+            step.
+        slopes: the slope of log rms over log width of each place, with its 95% interval over seeds
+            (`low`, `high`), the slope between the two largest widths (`end`), the `curvature`
+            (slope at the largest minus that at the smallest width, with an interval), the slope
+            that the parametrization has (`expected`, NaN where none is known), a `verdict` in a
+            word, and a `note` where there is no slope. With depths, `over` says whether it is
+            over width or depth.
+        parameters: the powers of width of every parameter, see `exponents`.
+        findings: what is off, as `diagnose` puts it.
+        parametrization: what the model was compared with.
+        nearest: the parametrization that fits most powers; `share` says how many.
+        degree: of the optimizer: 1 where updates are proportional to gradients, 0 where they do not
+            depend on the size of gradients.
+        missed: what was not measured, and why.
+    """
+
+    table: pd.DataFrame
+    slopes: pd.DataFrame
+    parameters: pd.DataFrame
+    findings: Findings
+    parametrization: str
+    nearest: str
+    share: str
+    degree: float
+    network: str
+    missed: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def words(self) -> str:
+        """The verdict in a sentence."""
+        title, best = (
+            PARAMETRIZATIONS[name].title for name in (self.parametrization, self.nearest)
+        )
+        severity = self.findings["severity"].astype(str)
+        bad = self.findings["rule"][severity.isin(["error", "warning"])]
+        if (severity == "unchecked").all():
+            return f"{self.network} was not judged: {self.findings['evidence'].iloc[0]}"
+        deep = bad.isin([BRANCH_SCALE, DEPTH_RATE])
+        if not len(bad):
+            return f"{self.network} scales as {title} has it"
+        if deep.all():
+            return f"{self.network} scales as {title} has it over width, and not over depth"
+        fits = f"{self.share} are those of {best}"
+        return f"{self.network} does not scale as {title} has it: {fits}"
+
+    def report(self, folder: str | Path, files: Files = FILES) -> Path:
+        """Write the page of the check, `index.html`, with figures and tables beside it.
+
+        Args:
+            files: those of figures that are wanted.
+
+        Returns:
+            The path of the page.
+
+        Raises:
+            ValueError: the folder holds somebody else's page.
+            OSError: the folder cannot be written.
+        """
+        return write_coordinates(folder, self, files)
+
+    def __str__(self) -> str:
+        return f"{self.words}\n{self.findings}"
+
+    __repr__ = __str__
+
+
+def coordinate_check(
+    factory: Callable[..., Any],
+    widths: Sequence[int] = (64, 128, 256, 512),
+    *,
+    x: Any,
+    target: Tensor | None = None,
+    loss: Callable[..., Tensor] | None = None,
+    steps: int = 1,
+    optimizer: str | Callable[[nn.Module], Any] = "sgd",
+    lr: float | None = None,
+    seeds: int | Iterable[int] = 3,
+    depths: Sequence[int] | None = None,
+    parametrization: str = MUP,
+    progress: Callable[[int, int], object] | None = None,
+) -> Coordinates:
+    """Train models of several widths for a step or a few, and say whether they scale alike.
+
+    Every model is made by the factory and let go of again; random states stay as they are.
+
+    Args:
+        factory: gives a model for a width (and a depth, with `depths`); or a tuple, the model and
+            its optimizer.
+        widths: at least two; a power of width is seen best from four that double.
+        x: what the models are called with, as `measure` has it; or a function of the width.
+        target: what the output is compared with: classes (integers: cross-entropy) or numbers (mean
+            squared error).
+        loss: a function of the output, or of output and target, in place of these.
+        steps: of training; where the readout begins at zero, hidden layers move from the second on.
+        optimizer: "sgd", "adam", or a function that makes an optimizer for a model.
+        lr: of "sgd" (0.01) or "adam" (0.001), the same for all parameters and widths.
+        seeds: how many draws of the weights, or which.
+        depths: makes models of all depths, too.
+        parametrization: what to compare with: mup, standard, ntk or mean_field.
+        progress: is told how many models are done, and of how many.
+
+    Raises:
+        TypeError, ValueError: what was given cannot be used; the message says why.
+    """
+    _check(factory, widths, depths, optimizer, parametrization, steps)
+    maker = Maker(factory, optimizer, lr, x)
+    objective = _objective(target, loss)
+    draws = [*range(seeds)] if isinstance(seeds, int) else [*seeds]
+    widths, deep = sorted({*widths}), sorted({*depths}) if depths else [None]
+    sizes = [Size(w, d, s) for d in deep for w in widths for s in draws]
+    trials: dict[Size, Trial] = {}
+    for done, size in enumerate(sizes):
+        trials[size] = run_trial(maker, size, objective, steps)
+        if progress:
+            progress(done + 1, len(sizes))
+    degrees = _degrees(maker, sizes[0], objective)
+    wide = Grid(widths, [[trials[Size(w, deep[0], s)] for w in widths] for s in draws])
+    told = []
+    if depths:
+        widest = [[trials[Size(widths[-1], d, s)] for d in deep] for s in draws]
+        told = depth_findings(Grid(sorted({*depths}), widest), degrees)
+    return _result(trials, wide, degrees, parametrization, told)
+
+
+def _result(
+    trials: dict[Size, Trial],
+    wide: Grid,
+    degrees: dict[str, float],
+    parametrization: str,
+    told: Sequence[Told],
+) -> Coordinates:
+    table = pd.concat(
+        [
+            trial.table.assign(width=size.width, depth=size.depth, seed=size.seed)
+            for size, trial in trials.items()
+        ],
+        ignore_index=True,
+    )
+    columns = ["width", "depth", "seed", "step", "layer", *PLACES[:-1], "rms"]
+    table = table[columns]
+    if table["depth"].isna().all():
+        table = table.drop(columns="depth")
+    own = PARAMETRIZATIONS[parametrization]
+    parameters = exponents(wide, degrees, own)
+    smallest = wide.first[0]
+    inside = table[table["depth"] == smallest.size.depth] if "depth" in table else table
+    found = slopes(inside, PLACES, "width").assign(over="width")
+    degree = float(np.nanmedian([*degrees.values()])) if degrees else math.nan
+    roles = roles_of(wide)
+    found = expected_slopes(found, smallest, roles, parametrization, degree)
+    findings = findings_of(
+        parameters,
+        wide,
+        found,
+        subject=smallest.network,
+        parametrization=parametrization,
+        deep=told,
+    )
+    if "depth" in table:
+        at_widest = table[table["width"] == wide.sizes[-1]]
+        over_depth = slopes(at_widest, PLACES, "depth").assign(over="depth", verdict="")
+        both = [found, over_depth[over_depth["note"] == ""]]
+        found = pd.concat(both, ignore_index=True)
+    best, share = nearest(parameters)
+    missed = smallest.missed
+    return Coordinates(
+        table,
+        found,
+        parameters,
+        findings,
+        parametrization,
+        best,
+        share,
+        degree,
+        smallest.network,
+        missed,
+    )
+
+
+def _check(
+    factory: Any,
+    widths: Sequence[int],
+    depths: Sequence[int] | None,
+    optimizer: Any,
+    parametrization: str,
+    steps: int,
+) -> None:
+    """Make sure that a check can begin."""
+    if not callable(factory) or isinstance(factory, nn.Module):
+        raise TypeError("factory: a function of the width that makes a model is expected")
+    if len({*widths}) < 2:
+        raise ValueError(f"widths: two or more are expected, not {[*widths]}")
+    if depths is not None and len({*depths}) < 2:
+        raise ValueError(f"depths: two or more are expected, not {[*depths]}")
+    if min([*widths, *(depths or [])]) < 1:
+        raise ValueError("widths and depths are at least 1")
+    if depths and not takes_depth(factory):
+        raise TypeError("depths: the factory must take a width and a depth")
+    if isinstance(optimizer, str) and optimizer not in OPTIMIZERS:
+        raise unknown("optimizer", optimizer, [*OPTIMIZERS])
+    if parametrization not in PARAMETRIZATIONS:
+        raise unknown("parametrization", parametrization, [*PARAMETRIZATIONS])
+    if steps < 1:
+        raise ValueError(f"steps={steps} was given, 1 or more is expected")
+
+
+def _objective(target: Tensor | None, loss: Callable[..., Tensor] | None) -> Objective:
+    """The loss as a function of the model's output."""
+    if loss is not None:
+        return loss if target is None else lambda output: loss(output, target)
+    if target is None:
+        return lambda output: loss_of(output, None)
+    if target.is_floating_point():
+        return lambda output: nn.functional.mse_loss(output, target)
+    return lambda output: nn.functional.cross_entropy(output, target)
+
+
+def _degrees(maker: Maker, size: Size, objective: Objective) -> dict[str, float]:
+    """The degree of the optimizer by parameter: log_4 of what a loss times 4 does to an update."""
+    sizes = []
+    for factor in (1.0, 4.0):
+        with seeded(size.seed):
+            model, optimizer = maker.make(*size)
+            before = {name: p.detach().clone() for name, p in model.named_parameters()}
+            loss_at(model, optimizer, maker.inputs(size.width), objective, size.seed, factor)
+            optimizer.step()
+            after = model.named_parameters()
+            sizes.append({name: rms(p.detach() - before[name]) for name, p in after})
+    small, large = sizes
+    degrees = {n: math.log(large[n] / small[n], 4) for n in small if small[n] > 0 and large[n] > 0}
+    middle = float(np.median([*degrees.values()])) if degrees else math.nan
+    near = {name: degrees.get(name, middle) for name in small}
+    return {n: float(round(d)) if abs(d - round(d)) < 0.1 else d for n, d in near.items()}

@@ -1,0 +1,176 @@
+"""Depth: do the branches of a residual stream, and what they learn, add up alike at any depth.
+
+Depth-muP (Yang et al. 2023, arXiv:2310.02244; Bordelon et al. 2023, arXiv:2309.16620) multiplies
+each of L branches by L^-1/2, so that the sum of L independent branches keeps its size. Updates
+agree, and add up as L: each may change its branch by 1/L. Under SGD that needs no change of the
+learning rate, under Adam L^-1/2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from initstats.coordinates.anatomy import Anatomy, Use
+from initstats.coordinates.parameters import (
+    TOLERANCE,
+    Array,
+    Grid,
+    is_rounding,
+    power,
+    power_of,
+    sizes_of,
+)
+from initstats.coordinates.remedies import depth_rate_lines, snapped, written
+from initstats.plural import counted
+
+Told = tuple[str, str, str, str, str]
+
+BRANCH_SCALE, DEPTH_RATE = "branch_scale", "depth_learning_rate"
+"""The rules about depth."""
+CHANCE = 0.25
+"""A difference by chance between the power of a branch's size and that of its multiplier."""
+
+
+class Branch(NamedTuple):
+    """A branch that is added to a stream.
+
+    Attributes:
+        stream, end: the layers that are added: the stream, and what the branch made.
+        layers: of the branch.
+    """
+
+    stream: int
+    end: int
+    layers: frozenset[int]
+
+
+def branches_of(anatomy: Anatomy) -> list[Branch]:
+    """The branches of a model as they run: each begins at the stream that it is added to."""
+    found = []
+    for layer in sorted(anatomy.inputs):
+        if not anatomy.is_sum(layer):
+            continue
+        behind = {each: {*anatomy.behind(each)} for each in anatomy.inputs[layer]}
+        for stream, branch in (sorted(behind), sorted(behind, reverse=True)):
+            if stream in behind[branch] and stream != 0:
+                own = behind[branch] - behind[stream]
+                found.append(Branch(stream, branch, frozenset(own)))
+                break
+    return found
+
+
+def depth_findings(grid: Grid, degrees: Mapping[str, float]) -> list[Told]:
+    """What is off over depth, in the form of findings without their subject.
+
+    Args:
+        grid: trials of one width over the depths.
+        degrees: of the optimizer by parameter.
+    """
+    branches = [branches_of(trial.anatomy) for trial in grid.first]
+    counts = [len(each) for each in branches]
+    if min(counts) < 1 or len({*counts}) < len(counts):
+        reason = "the number of branches that are added to a stream does not grow with the depth"
+        return [("unchecked", BRANCH_SCALE, "", reason, "")]
+    scale, note = _scale(grid, counts[0])
+    if note:
+        return [("unchecked", BRANCH_SCALE, "", f"the branches' sizes at init: {note}", "")]
+    told = [*_branch(scale, branches[0], grid)]
+    # what learning rates are to be once the branches are repaired
+    mended = -0.5 if scale + 0.5 > TOLERANCE else scale
+    told += _rates(grid, degrees, mended, branches[0])
+    if not told:
+        told.append(("healthy", BRANCH_SCALE, "", "branches and their updates add up alike", ""))
+    return told
+
+
+def _scale(grid: Grid, count: int) -> tuple[float, str]:
+    """The power of depth of a branch's size over its stream's, of those that all depths have."""
+    sizes = np.full((len(grid.trials), len(grid.sizes)), np.nan)
+    for seed, trials in enumerate(grid.trials):
+        for at, trial in enumerate(trials):
+            rms = trial.anatomy.rms
+            pairs = [(rms[b.end], rms[b.stream]) for b in branches_of(trial.anatomy)[:count]]
+            sizes[seed, at] = math.exp(
+                np.mean([math.log(a / b) for a, b in pairs if a and b] or [-np.inf])
+            )
+    value, _, note = power_of(grid.x, sizes)
+    ends = [(t.anatomy, branches_of(t.anatomy)[0].end) for t in grid.first]
+    given = power(grid.x, [abs(anatomy.from_source(end)) for anatomy, end in ends])
+    return (given if abs(value - given) <= CHANCE else value), note
+
+
+def _branch(scale: float, branches: list[Branch], grid: Grid) -> Iterator[Told]:
+    off = scale + 0.5
+    if abs(off) <= TOLERANCE:
+        return
+    name, op = grid.first[0].anatomy.places[branches[0].end]
+    effect = (
+        "their sum grows with the depth L"
+        if off > 0
+        else "deep branches do less than they might (1/L, as some have it, is the lazy end)"
+    )
+    yield (
+        "error" if off > 0 else "note",
+        BRANCH_SCALE,
+        f"{name} ({op}) and {counted(len(branches) - 1, 'other branch', 'other branches')}",
+        f"branches over their stream are proportional to {written(scale, 'L')}, with depth-muP it "
+        f"is {written(-0.5, 'L')}: {effect}",
+        f"x = x + branch(x) * (depth / {grid.sizes[0]}) ** {-snapped(off):g}",
+    )
+
+
+def _rates(
+    grid: Grid, degrees: Mapping[str, float], scale: float, branches: list[Branch]
+) -> Iterator[Told]:
+    """Learning rates over depth, those together that are off alike."""
+    inside = {layer for branch in branches for layer in branch.layers}
+    groups: dict[tuple[float, float, bool], list[str]] = {}
+    sizes = [sizes_of(trials) for trials in grid.trials]
+    for use in grid.first[0].anatomy.uses:
+        degree = degrees.get(use.parameter, math.nan)
+        own = _own(grid, sizes, use, degree)
+        if own is None:
+            continue
+        initial, rate = own
+        branch = use.layer in inside
+        wanted = -1 - (1 + degree) * (scale - initial) if branch else 0.0
+        if abs(rate - wanted) > TOLERANCE:
+            key = snapped(rate - wanted), snapped(rate), branch
+            groups.setdefault(key, []).append(use.parameter)
+    for (off, rate, branch), several in groups.items():
+        names = [*dict.fromkeys(several)]
+        of = "parameters in branches" if branch else "parameters outside of branches"
+        effect = "more" if off > 0 else "less"
+        yield (
+            "error" if off > 0 else "warning",
+            DEPTH_RATE,
+            ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else ""),
+            f"the learning rate of {of} is proportional to {written(rate, 'L')}, with depth-muP it "
+            f"is {written(rate - off, 'L')}: updates change the model {effect}, the deeper it is",
+            depth_rate_lines(names, off, grid.sizes[0]),
+        )
+
+
+def _own(
+    grid: Grid, sizes: list[list[Mapping[tuple[str, str, int], float]]], use: Use, degree: float
+) -> tuple[float, float] | None:
+    """The powers of depth of a parameter's initial rms and of its learning rate."""
+
+    def of(quantity: str, step: int) -> Array:
+        key = use.parameter, quantity, step
+        return np.array([[each.get(key, math.nan) for each in row] for row in sizes])
+
+    value, update, gradient = of("value", 0), of("update", 1), of("gradient", 0)
+    moves = (update > 0).all() and (gradient > 0).all()
+    if not moves or math.isnan(degree) or 0.1 < degree < 0.9:
+        return None
+    same = [[u for u in t.anatomy.uses if u.parameter == use.parameter] for t in grid.first]
+    if not all(same) or is_rounding(grid, [each[0] for each in same], gradient):
+        return None
+    initial, _, zero = power_of(grid.x, value)
+    rate, *_ = power_of(grid.x, update / gradient**degree)
+    return (0.0 if zero else initial), rate

@@ -211,6 +211,10 @@ class _Ends(Walk):
     shares: list[float] = field(default_factory=list)
 
     def emit(self, block: Leaf, state: State) -> None:
+        if state.square.ndim > 1:
+            raise Unpredicted(
+                "what a convolution makes of images needs data: see initstats.predict"
+            )
         if block.tensor == self.main:
             self.last = state
             if not float(state.square[0]) < MOST:

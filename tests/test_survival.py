@@ -84,3 +84,12 @@ def test_what_theory_does_not_follow_is_unknown() -> None:
         recipe("gpt-2")
     with pytest.raises(ValueError, match="unknown network"):
         predict_survival("mpl")
+
+
+@pytest.mark.parametrize(
+    "name", ["cnn", "cnn(norm=batch)", "rescnn", "rescnn(norm=layer)", "resnet"]
+)
+def test_convolutions_are_unknown_without_data(name: str) -> None:
+    (row,) = predict_survival(name, depths=[10]).to_dict("records")
+    assert row["verdict"] == "unknown"
+    assert "needs data" in row["note"]

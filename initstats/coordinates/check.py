@@ -139,7 +139,9 @@ def coordinate_check(
         loss: a function of the output, or of output and target, in place of these.
         steps: of training; where the readout begins at zero, hidden layers move from the second on.
         optimizer: "sgd", "adam", or a function that makes an optimizer for a model.
-        lr: of "sgd" (0.01) or "adam" (0.001), the same for all parameters and widths.
+        lr: of "sgd" (0.01) or "adam" (0.001), the same for all parameters and widths. With a small
+            one, slopes are those of a single step of theory; too small a one is lost in rounding,
+            and the change of a value is NaN.
         seeds: how many draws of the weights, or which.
         depths: makes models of all depths, too.
         parametrization: what to compare with: mup, standard, ntk or mean_field.

@@ -193,7 +193,8 @@ def _result(
     smallest = wide.first[0]
     inside = table[table["depth"] == smallest.size.depth] if "depth" in table else table
     found = slopes(inside, PLACES, "width").assign(over="width")
-    degree = float(np.nanmedian([*degrees.values()])) if degrees else math.nan
+    known = [degree for degree in degrees.values() if not math.isnan(degree)]
+    degree = float(np.median(known)) if known else math.nan
     roles = roles_of(wide)
     found = expected_slopes(found, smallest, roles, parametrization, degree)
     findings = findings_of(
@@ -278,4 +279,4 @@ def _degrees(maker: Maker, size: Size, objective: Objective) -> dict[str, float]
     degrees = {n: math.log(large[n] / small[n], 4) for n in small if small[n] > 0 and large[n] > 0}
     middle = float(np.median([*degrees.values()])) if degrees else math.nan
     near = {name: degrees.get(name, middle) for name in small}
-    return {n: float(round(d)) if abs(d - round(d)) < 0.1 else d for n, d in near.items()}
+    return {n: next((w for w in (0.0, 1.0) if abs(d - w) < 0.1), d) for n, d in near.items()}

@@ -57,14 +57,15 @@ def faults(found: Any) -> list[tuple[str, str, str]]:
 
 
 def measured(name: str, optimizer: str, widths: tuple[int, ...], seeds: int) -> Any:
-    factory: Any = bare if name == "standard" else mup(BARE, optimizer, lr=1e-5)
+    lr = {"sgd": 1e-2, "adam": 1e-5}[optimizer]
+    factory: Any = bare if name == "standard" else mup(BARE, optimizer, lr=lr)
     target = normal(16, 4)
     found = check(
         factory,
         widths,
         loss=lambda y: (y * target).mean(),  # whose gradient depends on no output
         optimizer=optimizer,
-        lr=1e-5,
+        lr=lr,
         seeds=seeds,
     )
     rows = found.slopes[(found.slopes["op"] == "linear") & (found.slopes["tensor"] != "weight")]
@@ -400,6 +401,13 @@ def test_a_depth_without_branches_is_not_judged() -> None:
 
     found = check(make, (16, 32), depths=(1, 2))
     assert found.findings["evidence"].str.contains("does not grow with the depth").any()
+
+
+def test_a_change_that_is_rounding_is_none() -> None:
+    rows = check(bare, (16, 32), lr=1e-7).table.query("quantity == 'change'")
+    assert rows["rms"].isna().all()
+    rows = check(bare, (16, 32), lr=0).table.query("quantity == 'change'")
+    assert (rows["rms"] == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,9 @@ Against = Annotated[
     typer.Option("--parametrization", help="What the powers of width are compared with."),
 ]
 
+SEVERE = {"error": ["error"], "warning": ["error", "warning"], "never": []}
+"""Severities that fail, by what --fail-on says."""
+
 
 @command("Measure", page=True, file=True)
 def coords(
@@ -121,8 +124,7 @@ def coords(
             progress=bar.show,
         )
     _told(found, file, out, files)
-    severe = {"error": ["error"], "warning": ["error", "warning"], "never": []}[fail_on]
-    if found.findings["severity"].isin(severe).any():
+    if found.findings["severity"].isin(SEVERE[fail_on]).any():
         raise typer.Exit(1)
 
 

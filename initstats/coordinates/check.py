@@ -139,7 +139,9 @@ def coordinate_check(
         loss: a function of the output, or of output and target, in place of these.
         steps: of training; where the readout begins at zero, hidden layers move from the second on.
         optimizer: "sgd", "adam", or a function that makes an optimizer for a model.
-        lr: of "sgd" (0.01) or "adam" (0.001), the same for all parameters and widths.
+        lr: of "sgd" (0.01) or "adam" (0.001), the same for all parameters and widths. With a small
+            one, slopes are those of a single step of theory; too small a one is lost in rounding,
+            and the change of a value is NaN.
         seeds: how many draws of the weights, or which.
         depths: makes models of all depths, too.
         parametrization: what to compare with: mup, standard, ntk or mean_field.
@@ -191,7 +193,8 @@ def _result(
     smallest = wide.first[0]
     inside = table[table["depth"] == smallest.size.depth] if "depth" in table else table
     found = slopes(inside, PLACES, "width").assign(over="width")
-    degree = float(np.nanmedian([*degrees.values()])) if degrees else math.nan
+    known = [degree for degree in degrees.values() if not math.isnan(degree)]
+    degree = float(np.median(known)) if known else math.nan
     roles = roles_of(wide)
     found = expected_slopes(found, smallest, roles, parametrization, degree)
     findings = findings_of(
@@ -276,4 +279,4 @@ def _degrees(maker: Maker, size: Size, objective: Objective) -> dict[str, float]
     degrees = {n: math.log(large[n] / small[n], 4) for n in small if small[n] > 0 and large[n] > 0}
     middle = float(np.median([*degrees.values()])) if degrees else math.nan
     near = {name: degrees.get(name, middle) for name in small}
-    return {n: float(round(d)) if abs(d - round(d)) < 0.1 else d for n, d in near.items()}
+    return {n: next((w for w in (0.0, 1.0) if abs(d - w) < 0.1), d) for n, d in near.items()}

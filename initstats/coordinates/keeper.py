@@ -17,6 +17,8 @@ from initstats.probe.probe import Probe
 from initstats.probe.recording import Recorder
 from initstats.probe.slots import Address, Slot
 
+ROUNDING = 8
+"""Units in the last place that a change must have, at least, to be one."""
 FUSED_ATTENTION = "scaled_dot_product_attention"
 
 
@@ -24,7 +26,8 @@ class Keeper(Recorder):
     """Follows a model as the probe's recorder does.
 
     Attributes:
-        changes: rms of what a value changed by since the first pass, by step and layer.
+        changes: rms of what a value changed by since the first pass, by step and layer; NaN where
+            that is rounding.
         uses: of parameters, in the first pass.
         pairings: products of signals, in the first pass.
         scalings: layers that are multiples of another, by a constant, in the first pass.
@@ -85,7 +88,7 @@ class Keeper(Recorder):
         if self.step == 0:
             self._first[slot.address] = x.detach().clone()
         elif (before := self._first.get(slot.address)) is not None and before.shape == x.shape:
-            self.changes[self.step, slot.layer] = rms(x.detach() - before)
+            self.changes[self.step, slot.layer] = change(before, x.detach())
         return slot
 
     def _measure_weights(
@@ -136,6 +139,12 @@ class KeepingProbe(Probe):
 def rms(x: Tensor) -> float:
     """Root of the mean square, in float64."""
     return float(torch.linalg.vector_norm(x, dtype=torch.float64)) / math.sqrt(max(x.numel(), 1))
+
+
+def change(before: Tensor, now: Tensor) -> float:
+    """rms of a difference; NaN where it is no more than the rounding of what is subtracted."""
+    size = rms(now - before)
+    return math.nan if 0 < size < ROUNDING * torch.finfo(now.dtype).eps * rms(now) else size
 
 
 def multiple(operand: Tensor, parameter: Tensor) -> float:

@@ -78,7 +78,7 @@ class Law:
         """The fourth moment over the squared variance; 3 where the law is not known."""
         if self.name == "uniform":
             return 1.8
-        return _cut_moments(self.cut)[1] if self.name == "truncated_normal" else 3.0
+        return cut_moments(self.cut)[1] if self.name == "truncated_normal" else 3.0
 
 
 def law_of(x: Tensor, level: float) -> Law:
@@ -168,7 +168,7 @@ def _fits(law: Law, off: Array, end: float, square: float, level: float) -> bool
     return bool(stats.kstwo.sf(distance, share.size) > level)
 
 
-def _cut_moments(cut: float) -> tuple[float, float]:
+def cut_moments(cut: float) -> tuple[float, float]:
     """Variance, and kurtosis, of a standard normal law between -cut and cut."""
     inside = 2 * special.ndtr(cut) - 1
     edge = 2 * math.exp(-(cut**2) / 2) / math.sqrt(2 * math.pi) * cut / inside
@@ -181,7 +181,7 @@ def _freely_cut(end: float, square: float) -> float:
     ratio, low, high = end / math.sqrt(square), 0.3, 8.0
     for _ in range(40):
         cut = (low + high) / 2
-        low, high = (cut, high) if cut / math.sqrt(_cut_moments(cut)[0]) < ratio else (low, cut)
+        low, high = (cut, high) if cut / math.sqrt(cut_moments(cut)[0]) < ratio else (low, cut)
     return low
 
 

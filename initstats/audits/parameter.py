@@ -37,11 +37,12 @@ class Drawn:
         error: standard error of `std`, as a share of it, under the law.
         fan_in: inputs that a unit sums; NaN where none are known.
         fan_out: outputs that an input reaches, likewise; the width of an embedding.
+        units: how many an output has; 0 of what is no weight.
         padding: largest size of the entries of an embedding's padding row; NaN without one.
         tiny: share of entries that are so small that their type holds them with fewer digits.
         repeated: units, of those that are not zero, whose weights are equal to another's.
         strays: entries beyond 20 standard deviations, which `mean` and `std` leave out.
-        block: parameters and their shapes in the block that it belongs to.
+        block: a number that blocks with the same parameters, of the same shapes, share.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Drawn:
     error: float
     fan_in: float
     fan_out: float
+    units: int
     padding: float
     tiny: float
     repeated: int
@@ -109,13 +111,14 @@ def drawn(model: nn.Module, level: float, fans: dict[str, tuple[float, float]]) 
 
 
 def _blocks(model: nn.Module) -> dict[str, int]:
-    """What tells blocks of different make apart, by the name up to their number."""
+    """A number for each make of block, by the block's name up to its own number."""
     held: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
     for name, parameter in model.named_parameters():
         shape = () if isinstance(parameter, nn.UninitializedParameter) else tuple(parameter.shape)
         for found in _NUMBER.finditer(name):
             held.setdefault(name[: found.end()], []).append((name[found.end() :], shape))
-    return {prefix: hash(tuple(rest)) for prefix, rest in held.items()}
+    makes = {make: number for number, make in enumerate(dict.fromkeys(map(tuple, held.values())))}
+    return {prefix: makes[tuple(make)] for prefix, make in held.items()}
 
 
 def _one(
@@ -156,6 +159,7 @@ def _one(
         error=math.sqrt((law.kurtosis - 1) / 4 / max(x.numel() * (1 - law.zeros), 1)),
         fan_in=fan_in,
         fan_out=fan_out,
+        units=len(_by_unit(owner, x)) if kind == "weight" else 0,
         padding=padding,
         tiny=tiny,
         strays=strays,

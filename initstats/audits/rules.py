@@ -60,6 +60,15 @@ Rule = Callable[[Reading], Iterator[Finding]]
 
 def uninitialized(reading: Reading) -> Iterator[Finding]:
     """every parameter holds numbers that somebody may have drawn"""
+    away = [each.name for each in reading.parameters if each.law.name == "empty"]
+    if away:
+        holds = counted(len(away), "parameter holds", "parameters hold")
+        yield Finding(
+            "note",
+            listed(away),
+            f"{holds} no numbers: on the meta device, or lazy",
+            "audit the model after its parameters are made",
+        )
     for each in reading.parameters:
         evidence = ""
         if each.law.name == "not finite":
@@ -98,25 +107,18 @@ def equal_parameters(reading: Reading) -> Iterator[Finding]:
 def equal_units(reading: Reading) -> Iterator[Finding]:
     """the units of a layer differ from each other"""
     for each in reading.parameters:
-        if each.kind != "weight" or each.shape[0] < 2:
+        alike = each.units if each.law.name in ("constant", "ones") else each.repeated
+        if each.units < 2 or not alike:
             continue
-        if each.law.name in ("constant", "ones") and each.count > each.shape[0]:
-            units, severity = each.shape[0], "warning"
-        elif each.repeated:
-            units = each.repeated
-            shuffled = each.module.startswith("Conv") and any(
-                each.shape[0] - units == each.shape[0] // k**2 for k in (2, 3, 4)
-            )
-            severity = "note" if shuffled else "warning"
-        else:
-            continue
+        kept = each.units - alike
+        # as many copies of each as a pixel shuffle has places
+        shuffled = each.module.startswith("Conv") and each.units in (4 * kept, 9 * kept, 16 * kept)
         yield Finding(
-            "note" if severity == "note" else "warning",
+            "note" if shuffled else "warning",
             each.name,
-            f"{units} of {each.shape[0]} units have the weights of another: they give the same, "
+            f"{alike} of {each.units} units have the weights of another: they give the same, "
             "and get the same gradient",
-            "draw each unit for itself"
-            + ("; a pixel shuffle may want them equal" if severity == "note" else ""),
+            "draw each unit for itself" + "; a pixel shuffle may want them equal" * shuffled,
         )
 
 
@@ -144,9 +146,9 @@ def out_of_line(reading: Reading) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 each.name,
-                f"{_an(each.law)}, and {group.law} in the other "
+                f"it is {each.law}, and {group.law} in the other "
                 f"{counted(len(group.members) - 1, 'block')} ({group.role})",
-                f"initialize it as {_like(group, each)}",
+                f"initialize it as {group.ordinary[0].name}",
             )
         strange = {each.name for each in group.strangers}
         ends = (group.members[0], group.members[-1])
@@ -157,9 +159,9 @@ def out_of_line(reading: Reading) -> Iterator[Finding]:
                 yield Finding(
                     "note" if chain and each in ends else "warning",
                     each.name,
-                    f"its std, {each.std:.4g}, is {_times(ratio)} that of the other "
+                    f"its std, {each.std:.4g}, is {ratio:.3g} times that of the other "
                     f"{counted(len(group.members) - 1, 'block')} ({group.role})",
-                    f"initialize it as {_like(group, each)}",
+                    f"initialize it as {group.ordinary[0].name}",
                 )
 
 
@@ -183,7 +185,7 @@ def wrong_fan(reading: Reading) -> Iterator[Finding]:
                     "warning",
                     each.name,
                     f"its std is {outwards}, and that of other {each.module} weights {inwards}: "
-                    f"{_times(math.sqrt(each.fan_in / each.fan_out))} what it should be",
+                    f"{math.sqrt(each.fan_in / each.fan_out):.3g} times what it should be",
                     f"compute its scale with fan_in, {each.fan_in:.0f}, not {each.fan_out:.0f}",
                 )
 
@@ -291,7 +293,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def _by_module(reading: Reading) -> dict[str, dict[str, list[Drawn]]]:
-    """The first weight of each group, by the class of its module and the formula of its scale."""
+    """The weights, by the class of their module and the formula of their scale."""
     found: dict[str, dict[str, list[Drawn]]] = defaultdict(lambda: defaultdict(list))
     for group in reading.groups:
         for each in group.members:
@@ -299,17 +301,3 @@ def _by_module(reading: Reading) -> dict[str, dict[str, list[Drawn]]]:
                 formula = reading.formulas.get(each.name)
                 found[each.module][formula.text if formula else ""].append(each)
     return found
-
-
-def _like(group: Siblings, odd: Drawn) -> str:
-    """The name of a sibling that is as it should be."""
-    strange = {each.name for each in (*group.strangers, *(one for one, _ in group.outliers))}
-    return next(each.name for each in group.members if each.name not in strange | {odd.name})
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.3g} times"
-
-
-def _an(law: object) -> str:
-    return f"it is {law}"

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from scipy import stats
 
-from initstats.audits.law import Law
+from initstats.audits.law import Law, cut_moments
 from initstats.audits.parameter import Drawn
 from initstats.audits.siblings import Siblings
 
-CUT = math.sqrt(0.7737413)
+CUT = math.sqrt(cut_moments(2.0)[0])
 """What a cut at 2 standard deviations leaves of a normal law's, where nobody made up for it."""
 _MANTISSAS = {1: 1, 2: 1, 5: 1, 3: 2, 4: 2, 6: 2, 7: 2, 8: 2, 9: 2, 1.5: 2, 2.5: 2}
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import compress
 
 import numpy as np
@@ -39,7 +40,7 @@ class Siblings:
         """The name that they share."""
         return self.members[0].role
 
-    @property
+    @cached_property
     def law(self) -> str:
         """The law of most of them; empty where there is none."""
         names = [_family(each) for each in self.members]
@@ -49,7 +50,7 @@ class Siblings:
         name, count = known.most_common(1)[0]
         return name if 2 * count > sum(known.values()) else ""
 
-    @property
+    @cached_property
     def strangers(self) -> tuple[Drawn, ...]:
         """Those of another law, where most have one."""
         if len(self.members) < LEAST or not self.law:
@@ -64,25 +65,25 @@ class Siblings:
     @property
     def trend(self) -> float:
         """Power of the block's number, from 1, with which the scales go; 0 where they are alike."""
-        found = self._line()
-        return found[0] if found else math.nan
+        return self._line[0] if self._line else math.nan
 
     @property
     def outliers(self) -> tuple[tuple[Drawn, float], ...]:
         """Those out of line, and by which factor; empty where there is no line."""
-        found = self._line()
-        return tuple((each, ratio) for each, ratio in found[1] if ratio) if found else ()
+        return tuple((each, ratio) for each, ratio in self._line[1] if ratio) if self._line else ()
+
+    @cached_property
+    def ordinary(self) -> tuple[Drawn, ...]:
+        """Those that are not out of line."""
+        odd = {each.name for each in (*self.strangers, *(each for each, _ in self.outliers))}
+        return tuple(each for each in self.members if each.name not in odd)
 
     @property
     def regular(self) -> tuple[Drawn, ...]:
-        """Those that were drawn, without the ones out of line."""
-        odd = {each.name for each in (*self.strangers, *(each for each, _ in self.outliers))}
-        return tuple(
-            each
-            for each in self.members
-            if each.by_chance and each.std > 0 and each.name not in odd
-        )
+        """Those of them that were drawn."""
+        return tuple(each for each in self.ordinary if each.by_chance and each.std > 0)
 
+    @cached_property
     def _line(self) -> tuple[float, list[tuple[Drawn, float]]] | None:
         """A power law from which few scales differ, and those that do with their factor."""
         drawn = [each.by_chance and each.std > 0 for each in self.members]

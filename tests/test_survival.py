@@ -93,3 +93,12 @@ def test_convolutions_are_unknown_without_data(name: str) -> None:
     (row,) = predict_survival(name, depths=[10]).to_dict("records")
     assert row["verdict"] == "unknown"
     assert "needs data" in row["note"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_batch_of_equal_samples_is_unknown() -> None:
+    for name in ("mlp(norm=batch)", "resmlp(norm=batch)"):
+        (row,) = predict_survival(name, "zeros", depths=[20]).to_dict("records")
+        assert (row["verdict"], "no spread" in row["note"]) == ("unknown", True)
+    (row,) = predict_survival("mlp(norm=layer)", "zeros", depths=[20]).to_dict("records")
+    assert row["verdict"] == "vanishes"

@@ -94,7 +94,9 @@ class Exchangeable(Pairs):
         )
 
     def batch_normed(self, state: State, batch: int) -> State:
-        """Second moment 1, and correlation -1 / (batch - 1), whatever they were."""
+        """Second moment 1, and correlation -1 / (batch - 1), whatever they were, if they differ."""
+        if not (state.square > state.k).all():
+            raise Unpredicted("a batch of equal samples has no spread to be divided by")
         nothing = np.zeros(1)
         return State(
             np.ones(1),

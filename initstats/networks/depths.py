@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -68,6 +69,17 @@ SCALINGS = {
 """The rules by name."""
 
 
+def hidden_units(hidden: float, width: int) -> int:
+    """The units inside of a branch, given how many there are to each of its output.
+
+    Raises:
+        ValueError: fewer than half a unit.
+    """
+    if not 0.5 <= hidden * width < math.inf:
+        raise ValueError(f"hidden={hidden:g} makes no unit of a width of {width}")
+    return max(1, round(hidden * width))
+
+
 def scales(
     rule: str | float,
     layers: int,
@@ -91,9 +103,11 @@ def scales(
     2.0
 
     Raises:
-        ValueError: no such rule, or one that is for normalized sums.
+        ValueError: no such rule, or one that is for normalized sums; a factor that is infinite.
     """
     layers = max(layers, 1)
+    if not math.isfinite(alpha):
+        raise ValueError(f"alpha is a finite factor of the branches: got {alpha:g}")
     if not isinstance(rule, str):
         return Scales(rule * alpha)
     if rule not in SCALINGS:

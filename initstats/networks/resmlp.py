@@ -5,7 +5,7 @@ from __future__ import annotations
 from initstats.networks.activate import Activate
 from initstats.networks.block import Block
 from initstats.networks.dense import Dense
-from initstats.networks.depths import scales
+from initstats.networks.depths import hidden_units, scales
 from initstats.networks.downscale import Downscale
 from initstats.networks.dropout import Dropout
 from initstats.networks.entry import register_network
@@ -53,7 +53,7 @@ def resmlp(
         if predicted:  # branches of second moment 1 on a stream that begins with 1
             found.append(Downscale((1 + number * factors.branch**2) ** 0.5))
         if branch == 2:
-            found.append(dense(max(1, round(hidden * width)), factors.first, "preactivation"))
+            found.append(dense(hidden_units(hidden, width), factors.first, "preactivation"))
         found += [Activate(), dense(width, factors.last, "branch")]
         return [*found, Dropout(dropout)] if dropout else found
 

@@ -7,7 +7,7 @@ from typing import Any, cast, get_args
 from initstats.networks.activate import Activate
 from initstats.networks.attention import Attention, Logits
 from initstats.networks.block import Block
-from initstats.networks.depths import Scales, scales
+from initstats.networks.depths import Scales, hidden_units, scales
 from initstats.networks.dropout import Dropout
 from initstats.networks.embedding import Patches, Positions
 from initstats.networks.entry import register_network
@@ -68,7 +68,7 @@ def transformer(
             )
         ],
         "feedforward": [
-            Pointwise(max(1, round(hidden * width)), scale=factors.first),
+            Pointwise(hidden_units(hidden, width), scale=factors.first),
             Activate(),
         ],
     }

@@ -405,7 +405,7 @@ def test_what_is_dropped_is_dropped_as_often_as_asked(toy: ist.Dataset) -> None:
         ("resmlp(scale=fixpu)", "did you mean 'fixup'"),
         ("resmlp(branch=3)", "1 or 2: got 3"),
         ("resmlp(branch=1,hidden=2)", "two products"),
-        ("resmlp(hidden=-1)", "makes no unit of a width of 8"),
+        ("resmlp(hidden=-1)", "hidden=-1 makes no unit of a width of "),
         ("resmlp(hidden=0)", "makes no unit"),
         ("transformer(patch=4,hidden=0.01)", "makes no unit"),
         ("transformer(patch=4,hidden=inf)", "makes no unit"),

@@ -175,7 +175,7 @@ def test_sentences_say_what_the_tables_hold(evidence: Evidence) -> None:
     assert "for 2 of 2 activations with layer norm, and for 1 without a norm" in said
     assert "grow by 1.0×10⁵ in place of 2.0 times with no norm, and by 7.0 in place of 2.0" in said
     assert "in 1 of 2 transformers. The least even attention is that of pre-norm" in said
-    assert "In small sweeps of 2 recipes and depths, 1 have the verdict of theory." in said
+    assert "Of 2 small sweeps at depths that theory was asked for too, 1 have its verdict." in said
     assert "batch norm at 101 layers (collapses, where theory says: gradient explodes)" in said
 
 

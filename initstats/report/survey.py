@@ -130,7 +130,7 @@ def place(rates: pd.DataFrame) -> Facts:
     return {
         "before": before,
         "after": after,
-        "layers": after ** (HUNDRED / 2),
+        "layers": after ** ((HUNDRED - 1) / 2),
         "decides": abs(after - before) > 0.05,
         "rms": rms,
     }

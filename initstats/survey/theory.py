@@ -77,7 +77,7 @@ def rates(names: Sequence[str] = ("relu", "gelu", "tanh")) -> pd.DataFrame:
     kinds: tuple[tuple[str, Norm, Place], ...] = (
         ("layer norm", "layer", "pre"),
         ("RMS norm", "rms", "pre"),
-        ("batch norm", "batch", "pre"),
+        ("batch norm, large batches", "batch", "pre"),
         ("layer norm", "layer", "after"),
         ("RMS norm", "rms", "after"),
     )

@@ -20,6 +20,13 @@ def architectures(
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer recipes, depths and seeds.")
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Make the figures of the derivation behind it again, too; takes minutes.",
+        ),
+    ] = False,
     workers: Workers = None,
     *,
     pages: Pages,
@@ -38,8 +45,12 @@ def architectures(
     files = pages.files(workers=workers)
     claim_page("architectures", out, files)  # before the minutes of work, not after them
     with Bar("parts of the work") as bar:
-        evidence = survey(out, quick=quick, workers=files.workers, progress=bar.show)
+        evidence = survey(out, quick=quick, verify=verify, workers=files.workers, progress=bar.show)
     found, recipes = answer(evidence), at_depth(evidence)
+    if evidence.verification is not None:
+        verdicts = evidence.verification["verdict"].value_counts()
+        told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+        output.tell(f"claims of the derivation: {told}")
     for row in recipes.to_dict("records"):
         output.tell(f"{row['verdict']:>18}  {row['label']}")
     page = write_survey(out, evidence, files)

@@ -40,6 +40,7 @@ def architectures(
     began = time.perf_counter()
     from initstats.report.page import claim_page
     from initstats.report.survey import answer, at_depth, write_survey
+    from initstats.report.verification import verification
     from initstats.survey import survey
 
     files = pages.files(workers=workers)
@@ -47,10 +48,11 @@ def architectures(
     with Bar("parts of the work") as bar:
         evidence = survey(out, quick=quick, verify=verify, workers=files.workers, progress=bar.show)
     found, recipes = answer(evidence), at_depth(evidence)
-    if evidence.verification is not None:
-        verdicts = evidence.verification["verdict"].value_counts()
-        told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
-        output.tell(f"claims of the derivation: {told}")
+    if claims := verification(evidence):
+        agree, differ, unmade = (claims[name] for name in ("agree", "differ", "unmade"))
+        output.tell(
+            f"claims of the derivation: {agree} agree, {differ} differ, {unmade} are not made"
+        )
     for row in recipes.to_dict("records"):
         output.tell(f"{row['verdict']:>18}  {row['label']}")
     page = write_survey(out, evidence, files)

@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from initstats.survey import Evidence
 
 Facts = dict[str, Any]
+TITLES = {"forward": "last layer", "backward": "gradient", "cosine": "cosine"}
 
 
 def verification(evidence: Evidence) -> Facts | None:
     """What the section says; None where nothing was made again.
 
     Returns:
-        `claims`, `hundred`: the tables; `made`, `agree`, `differ`, `unmade`: numbers of claims;
-        `recipes`, `figures`, `rounded`: recipes of a hundred layers, figures of theory that were
-        printed of these, and those that this theory rounds to; `near`, `medians`: measured figures
-        that are as near as chance lets them be, of all; `seeds` behind each.
+        `claims`, `hundred`: the tables; `reasons` why theories differ in the second; `made`,
+        `agree`, `differ`, `unmade`: numbers of claims; `recipes`, `figures`, `rounded`: recipes of
+        a hundred layers, figures of theory that were printed of these, and those that this theory
+        rounds to; `near`, `medians`: measured figures that are as near as chance lets them be, of
+        all; `seeds` behind each.
     """
     claims, deep = evidence.verification, evidence.depth_100
     if claims is None or deep is None:
@@ -34,6 +36,7 @@ def verification(evidence: Evidence) -> Facts | None:
     return {
         "claims": printed(claims, CLAIMS),
         "hundred": printed(by_recipe(deep), HUNDRED),
+        "reasons": reasons(deep),
         "made": int((verdicts != "not made").sum()),
         "agree": int((verdicts == "agrees").sum()),
         "differ": int((verdicts == "differs").sum()),
@@ -58,10 +61,9 @@ def by_recipe(deep: pd.DataFrame) -> pd.DataFrame:
             row[name] = f"{_number(own['measured'])} ({_number(own['theory'])})"
             row[f"{name}_printed"] = _as_printed(own["published"])
             for what, same in (("theory", own["agrees"]), ("median", own["near"])):
-                apart[what] += [] if same else [name]
+                apart[what] += [] if same else [TITLES[name]]
         found = [f"{what}: {', '.join(names)}" for what, names in apart.items() if names]
         row["differs"] = "; ".join(found)
-        row["why"] = "; ".join(dict.fromkeys(filter(None, quantities["why"])))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -74,7 +76,7 @@ def _number(value: float) -> str:
 def _as_printed(text: str) -> str:
     """Powers of ten as they are set."""
     text = re.sub(r"(\d)e(-?\d+)", lambda found: f"{found[1]}×{power_of_ten(int(found[2]))}", text)
-    return typeset(text.replace("<=", "≤").replace(" to -", " to −")) or DASH
+    return re.sub(r"<=", "≤", re.sub(r"(?<!\w)-", "−", text)) or DASH
 
 
 def _own(low: float, high: float, error: float, theory: float, printed_as: str) -> str:
@@ -94,25 +96,33 @@ def _signed(share: float) -> str:
     return ("+" if share > 0 else "") + decimal(100 * share, 1) + "%"
 
 
-def _seeds(own: int, theirs: str) -> str:
-    return f"{own or DASH} ({theirs or DASH})"
+def _both(own: int, theirs: str) -> str:
+    """Our number and, where it is another one, the printed one."""
+    if theirs in ("", str(own)):
+        return str(own or DASH)
+    return f"{own or DASH} ({typeset(theirs)})"
+
+
+def reasons(deep: pd.DataFrame) -> list[Facts]:
+    """Why theories differ, each with the `recipes` of which it is said."""
+    found = deep[deep["why"] != ""].groupby("why", sort=False)["recipe"].unique()
+    return [{"why": typeset(str(why)), "recipes": [*names]} for why, names in found.items()]
 
 
 HUNDRED = [
     Column("recipe"),
-    Column("last layer", "number", str, ("forward",)),
+    Column(TITLES["forward"], "number", str, ("forward",)),
     Column("printed", "number", str, ("forward_printed",)),
-    Column("gradient", "number", str, ("backward",)),
+    Column(TITLES["backward"], "number", str, ("backward",)),
     Column("printed", "number", str, ("backward_printed",)),
     Column("cosine", "number", str, ("cosine",)),
     Column("printed", "number", str, ("cosine_printed",)),
     Column("differs", "text", lambda words: words or "no"),
-    Column("why", "prose", typeset),
 ]
 CLAIMS = [
-    Column("claim", "text", typeset),
-    Column("units (printed)", "number", _seeds, ("width", "published_width")),
-    Column("seeds (printed)", "number", _seeds, ("seeds", "published_seeds")),
+    Column("claim", "prose", typeset),
+    Column("units", "number", _both, ("width", "published_width")),
+    Column("seeds", "number", _both, ("seeds", "published_seeds")),
     Column("z", "number", lambda z: decimal(z, 1)),
     Column("printed", "number", lambda text: text or DASH, ("published_z",)),
     Column("theory", "number", lambda value: significant(value, 4)),

@@ -26,6 +26,7 @@ NOTES = {
     "batch stream": "what was printed names no inputs; ours are not correlated",
     "batch stream theory": "inputs correlated by 0.018 give 64.3 here",
     "batch stream infinite": "inputs correlated by -0.044 give 52.2 here",
+    "attention q": "ours: s_a² = 0.25, 1, 4 and 16; at 0 attention is uniform, exactly",
     "drop path gamma": "what was printed names no rate; ours is 0.4",
     "values alone": "what was printed names no scale of the branches; ours is 1/√L",
 }

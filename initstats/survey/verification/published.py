@@ -102,7 +102,7 @@ same: gamma | streams gamma | 64 | 1200 | 2.6 | <= 2.4% | -0.024 | 0.024
 pre-norm LN, RMS, relu, tanh(1, 9), L=20: q | pre-norm q | 32 | 800 | 2.4 | <= 1.2% | -0.012 | 0.012
 same: gamma, at infinite width | pre-norm gamma 32 | 32 | 800 | 8.7 | +6% to +39% | 0.06 | 0.39
 same: gamma, at infinite width | pre-norm gamma 128 | 128 | 800 | 5.2 | +1% to +10% | 0.01 | 0.10
-pre-norm gamma: closed form - product | closed form | | | | 1e-14 | 0 | 1e-12
+pre-norm gamma: closed form less product | closed form | | | | 1e-14 | 0 | 1e-12
 post-norm: gamma | post-norm 32 | 32 | | 8 | +30% to +108% | 0.30 | 1.08
 post-norm: gamma | post-norm 128 | 128 | | 5 | +6% to +20% | 0.06 | 0.20
 post-norm with beta 2.5, alpha 0.28: gamma | strong skip | 128 | | 3.7 | 0.5% | -0.005 | 0.005
@@ -117,11 +117,11 @@ BN, relu, B=16: rate | rate relu 256 | 256 | | | 1.593(3) | 1.584 | 1.602
 BN, tanh, B=16: rate | rate tanh 16 | 256 | | | 1.252(2) | 1.246 | 1.258
 BN, tanh, B=32: rate | rate tanh 32 | 256 | | | 1.216(2) | 1.210 | 1.222
 BN, gelu, B=16: rate | rate gelu 16 | 256 | | | 1.433(3) | 1.424 | 1.442
-BN, relu, linear: rate by integrals - closed form | theorem 8 | | | | 1e-6 | 0 | 1e-6
+BN, relu, linear: rate by integrals less closed form | theorem 8 | | | | 1e-6 | 0 | 1e-6
 BN before branches, relu, B=32, L=24: gamma | batch stream | 64 | | | 59.6(5) | 58.1 | 61.1
-same, theory, B=32 | batch stream theory | | | | 64.3 | 64.25 | 64.35
-same, theory, B infinite | batch stream infinite | | | | 52.2 | 52.15 | 52.25
-same, as if LN | batch stream LN | | | | 25 | 24.5 | 25.5
+BN before branches: gamma, theory at B=32 | batch stream theory | | | | 64.3 | 64.25 | 64.35
+BN before branches: gamma, theory at B infinite | batch stream infinite | | | | 52.2 | 52.15 | 52.25
+BN before branches: gamma, as if LN | batch stream LN | | | | 25 | 24.5 | 25.5
 dropout 0.1, relu: q | dropout 0.1 | 64 | 600 | 1.3 | | |
 dropout 0.5, relu: q | dropout 0.5 | 64 | 600 | 2.0 | | |
 stochastic depth: q | drop path q | 64 | | 1.4 | | |
@@ -129,11 +129,11 @@ stochastic depth: gamma, a mean over masks | paths | 128 | | 3.2 | 4% | |
 stochastic depth: gamma with mean q, worst | drop path gamma | 128 | | 16 | 37% | 0.30 | 0.40
 branches that end in relu, with mean; without | ends in relu | 128 | | 1.9; 59 | 4%; x22 | |
 ResNet v1: density of a unit; (1+a)^l/2 | v1 | 256 | | 1.3; 150 | 2.6%; 79% | |
-attention, s_a² = 0 to 16, c = 0.3, 0.8, H = 1, 4: q | attention q | 64-128 | 400 | 1.5 | | |
-same: K | attention K | 64-128 | 400 | 1.9 | | |
-same: S, H = 1 | attention S | 64-128 | 400 | | <= 1% | -0.01 | 0.01
+attention, s_a² = 0 to 16, c = 0.3, 0.8, H = 1, 4: q | attention q | 64–128 | 400 | 1.5 | | |
+same: K | attention K | 64–128 | 400 | 1.9 | | |
+same: S, H = 1 | attention S | 64–128 | 400 | | <= 1% | -0.01 | 0.01
 same: S, 16 units a head | attention S 16 | 64 | 400 | | -3% | -0.035 | -0.025
-same: gamma, all three paths | attention gamma | 64-128 | 400 | 2.8 | <= 5% | -0.05 | 0.05
+same: gamma, all three paths | attention gamma | 64–128 | 400 | 2.8 | <= 5% | -0.05 | 0.05
 transformer, pre-LN, s_a² = 1, 8 blocks: q, p | pre-LN q | 128 | 100 | 0.8 | 1.4% | -0.014 | 0.014
 same: gamma | pre-LN gamma | 128 | 100 | 1.9 | 2.5% | -0.025 | 0.025
 same, s_a² = 4: gamma | pre-LN warm 64 | 64 | 100 | 4.4 | 14% | 0 | 0.14

@@ -19,7 +19,7 @@ WIDTH = 64
 
 def tokens_attending(*, quick: bool) -> dict[str, Found]:
     """Attention of sixteen tokens of known products, by one head and by four."""
-    seeds = FEWER if quick else 40
+    seeds = FEWER if quick else 80
     found = pd.concat(
         [
             _attending(heads, variance, correlation, seeds)

@@ -79,7 +79,7 @@ def predict_survival(
     for number, (network, init, activation, depth) in enumerate(work):
         if progress:
             progress(number, len(work))
-        walk = _walked(network, init, activation, depth, width, shape, correlation_of_inputs)
+        walk = followed(network, init, activation, depth, width, shape, correlation_of_inputs)
         rows.append(walk.stack())
         names.append((network.name, init.name, activation.name, depth))
         notes.append(walk.why)
@@ -170,21 +170,32 @@ def _entries(*given: object) -> Iterator[list[Any]]:
         yield [room.get(name) for name in several]
 
 
-def _walked(
+def followed(
     network: Network,
     init: Init,
     activation: Activation,
     depth: int,
-    width: int,
-    shape: Sequence[int],
-    c: float,
-) -> _Ends:
-    """Forward and back through a network of some depth."""
+    width: int = 64,
+    shape: Sequence[int] = SHAPE,
+    correlation_of_inputs: float = 0.3,
+    *,
+    square: float = 1.0,
+    rows: type[Exchangeable] = Exchangeable,
+) -> Ends:
+    """Theory's way forward and back through one network of some depth.
+
+    Args:
+        network, init, activation, depth, width, shape, correlation_of_inputs: as of
+            `predict_survival`.
+        square: second moment of the inputs.
+        rows: the theory of rows that are all alike.
+    """
     placed = network.on(shape, width, depth)
     laws = tuple(layer.law(init, activation) for layer in placed.layers)
-    rows = Exchangeable(tokens=any(leaf.tensor == "attention" for leaf in placed.leaves()))
-    walk = _Ends(activation, laws, main="stream" if _has_stream(placed) else "preactivation")
-    why = walk.go(placed, rows.state(1.0, c), backward=True, end=rows.cotangent())
+    alike = rows(tokens=any(leaf.tensor == "attention" for leaf in placed.leaves()))
+    walk = Ends(activation, laws, main="stream" if _has_stream(placed) else "preactivation")
+    start = alike.state(square, correlation_of_inputs)
+    why = walk.go(placed, start, backward=True, end=alike.cotangent())
     walk.why = "" if why is None else why or init.unpredicted
     return walk
 
@@ -194,23 +205,29 @@ def _has_stream(network: Serial) -> bool:
 
 
 @dataclass
-class _Ends(Walk):
+class Ends(Walk):
     """What verdicts ask of a stack: what goes through it, at its ends, and what branches add.
 
     Attributes:
         main: what goes through all layers.
         why: theory ends before the network does; empty where it does not.
+        last: what goes through all layers, at the last one.
+        normal: what the last norm gave.
+        behind: what the last activation gave.
+        slopes: gradients of what goes through all layers, from the last layer to the first.
+        shares: what each branch has of the square of the sum that it is part of.
     """
 
     main: str = "preactivation"
     why: str = ""
     last: State | None = None
-    normal: State | None = None  # of the last norm
-    behind: Activated | None = None  # of the last activation
-    slopes: list[Cotangent] = field(default_factory=list)  # from the last layer to the first
+    normal: State | None = None
+    behind: Activated | None = None
+    slopes: list[Cotangent] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
 
     def emit(self, block: Leaf, state: State) -> None:
+        """Keep what verdicts ask of."""
         if state.square.ndim > 1:
             raise Unpredicted(
                 "what a convolution makes of images needs data: see initstats.predict"
@@ -225,10 +242,12 @@ class _Ends(Walk):
             self.behind = state
 
     def emit_gradient(self, block: Leaf, cotangent: Cotangent) -> None:
+        """Keep the gradient of what goes through all layers."""
         if block.tensor == self.main:
             self.slopes.append(cotangent)
 
     def note(self, block: Leaf, **ratios: tuple[Array, Array]) -> None:
+        """Keep what a branch has of its sum."""
         if "branch_share" in ratios:
             added, whole = ratios["branch_share"]
             self.shares.append(float(added[0] / whole[0]))

@@ -20,6 +20,13 @@ def architectures(
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer recipes, depths and seeds.")
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Make the figures of the derivation behind it again, too; takes minutes.",
+        ),
+    ] = False,
     workers: Workers = None,
     *,
     pages: Pages,
@@ -33,13 +40,19 @@ def architectures(
     began = time.perf_counter()
     from initstats.report.page import claim_page
     from initstats.report.survey import answer, at_depth, write_survey
+    from initstats.report.verification import verification
     from initstats.survey import survey
 
     files = pages.files(workers=workers)
     claim_page("architectures", out, files)  # before the minutes of work, not after them
     with Bar("parts of the work") as bar:
-        evidence = survey(out, quick=quick, workers=files.workers, progress=bar.show)
+        evidence = survey(out, quick=quick, verify=verify, workers=files.workers, progress=bar.show)
     found, recipes = answer(evidence), at_depth(evidence)
+    if claims := verification(evidence):
+        agree, differ, unmade = (claims[name] for name in ("agree", "differ", "unmade"))
+        output.tell(
+            f"claims of the derivation: {agree} agree, {differ} differ, {unmade} are not made"
+        )
     for row in recipes.to_dict("records"):
         output.tell(f"{row['verdict']:>18}  {row['label']}")
     page = write_survey(out, evidence, files)

@@ -133,6 +133,7 @@ BESIDE = {
     "architectures": (
         *("survival.csv", "measured.csv", "profiles.csv"),
         *("norms.csv", "phases.csv", "rates.csv"),
+        *("verification.csv", "depth_100.csv"),
     ),
 }
 """The tables that may lie beside a kind of page."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from markupsafe import Markup
 
 from initstats.report.page import FILES, Files, Page, Shown, figures_of
 from initstats.report.printed import DASH, Column, breakable, factor, printed, significant
+from initstats.report.verification import verification
 
 if TYPE_CHECKING:
     from initstats.survey import Evidence
@@ -58,9 +60,11 @@ def compose(evidence: Evidence, figures: Sequence[Shown] = ()) -> Page:
         **answer(evidence),
         "recipes": printed(at_depth(evidence), RECIPES),
         "rates": printed(by_place(evidence.rates), _rate_columns(evidence.rates)),
+        "verification": verification(evidence),
     }
-    names = ("survival", "measured", "profiles", "norms", "phases", "rates")
+    names = [each.name for each in fields(evidence)]
     tables = {f"{name}.csv": getattr(evidence, name) for name in names}
+    tables = {name: table for name, table in tables.items() if table is not None}
     return Page("architectures", values, figures, tables)
 
 

@@ -13,6 +13,10 @@ from initstats.failure import Failure
 from initstats.survey import theory
 from initstats.survey.measured import PROFILE, measured
 from initstats.survey.studied import NORMS, PHASES, PROFILED, STUDIED, Studied
+from initstats.survey.verification.claims import NOTES, pieces
+from initstats.survey.verification.depth_100 import DEEP, hundred
+from initstats.survey.verification.found import FEWER, claimed, rows_of
+from initstats.survey.verification.published import SEEDS
 from initstats.survival import DEPTHS
 from initstats.workers import OwnProcesses, ThisProcess, Workers
 
@@ -33,6 +37,9 @@ class Evidence:
         norms: verdicts by norm, init and activation, as `survey.theory.by_init`.
         phases: verdicts of transformers by variance of logits and scale of branches.
         rates: factors per layer of the gradient's squared norm by norm and place.
+        depth_100: a row for each recipe and quantity, as `verification.hundred`; None unless the
+            figures of the derivation were made again.
+        verification: a row for each of its claims, as `verification.table`; likewise.
     """
 
     survival: pd.DataFrame
@@ -41,6 +48,8 @@ class Evidence:
     norms: pd.DataFrame
     phases: pd.DataFrame
     rates: pd.DataFrame
+    depth_100: pd.DataFrame | None = None
+    verification: pd.DataFrame | None = None
 
 
 class Task(NamedTuple):
@@ -58,10 +67,12 @@ class Work:
     Attributes:
         folder: of the sweeps.
         quick: whether little is computed.
+        verify: whether the figures of the derivation are made again.
     """
 
     folder: Path
     quick: bool = False
+    verify: bool = False
 
     @property
     def tasks(self) -> list[Task]:
@@ -71,6 +82,8 @@ class Work:
         some = PROFILED if self.quick else labels
         return [
             *(Task("measured", label, depth) for depth in depths for label in some[::-1]),
+            *(Task("depth_100", label) for label in reversed(DEEP) if self.verify),
+            *(Task("claims", label) for label in pieces() if self.verify),
             *(Task("survival", label) for label in labels),
             *(Task("phases", label, PHASE_DEPTH) for label in PHASES),
             *(Task("norms", label, NORM_DEPTH) for label in NORMS),
@@ -85,6 +98,10 @@ class Work:
             steps = range(-4, 5, 4 if self.quick else 1)
             logits, branches = [2.0**n for n in steps], [2.0 ** (n / 2) for n in steps]
             return {"phases": theory.by_scale(PHASES[label], label, depth, logits, branches)}
+        if kind == "depth_100":
+            return {kind: hundred(label, FEWER if self.quick else SEEDS)}
+        if kind == "claims":
+            return {kind: rows_of(pieces()[label](quick=self.quick))}
         studied = next(each for each in STUDIED if each.label == label)
         if kind == "survival":
             return {"survival": theory.by_depth(studied, DEPTHS[:4] if self.quick else DEPTHS)}
@@ -97,6 +114,7 @@ def survey(
     folder: str | Path,
     *,
     quick: bool = False,
+    verify: bool = False,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Evidence:
@@ -105,6 +123,7 @@ def survey(
     Args:
         folder: keeps what is measured, in `measured/`; the same call goes on from there.
         quick: fewer recipes, depths and seeds.
+        verify: also make the figures of the derivation again, which takes minutes.
         workers: processes at work.
         progress: told of every part of the work that is done, and of how many there are.
 
@@ -112,7 +131,7 @@ def survey(
         ValueError, OSError: the folder cannot be written, or holds other sweeps.
         RuntimeError: a part of the work failed.
     """
-    work = Work(Path(folder) / "measured", quick)
+    work = Work(Path(folder) / "measured", quick, verify)
     tasks, done = work.tasks, dict[Task, Tables]()
     hands: Workers = OwnProcesses(workers) if workers > 1 else ThisProcess()
     for task, outcome in hands.map(work, tasks):
@@ -138,7 +157,22 @@ def gathered(parts: list[Tables]) -> Evidence:
             order = table["label"].map(labels)
             table = table.iloc[order.argsort(kind="stable")].reset_index(drop=True)
         tables[name] = table
-    return Evidence(**tables)
+    return Evidence(**tables, **_verified(parts))
+
+
+def _verified(parts: list[Tables]) -> Tables:
+    """Both tables of what was made again, in the printed order; nothing where nothing was."""
+    deep = [part["depth_100"] for part in parts if "depth_100" in part]
+    claims = [part["claims"] for part in parts if "claims" in part]
+    if not (deep and claims):
+        return {}
+    order = {recipe: place for place, recipe in enumerate(DEEP)}
+    table = pd.concat(deep, ignore_index=True)
+    places = table["recipe"].map(order).argsort(kind="stable")
+    return {
+        "depth_100": table.iloc[places].reset_index(drop=True),
+        "verification": claimed(pd.concat(claims), NOTES),
+    }
 
 
 _WORDS = {"network", "init", "activation", "verdict"}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from initstats import activations
 from initstats.activations import Activation
-from initstats.theory.attention import Tokens, attend, pull_attention
+from initstats.theory.attention import TokenGradient, Tokens, attend, pull_attention
 from initstats.theory.batch import batch_norm_moments
 from initstats.theory.pairs import correlations, slope_products
 from initstats.theory.response import Response
@@ -82,16 +82,7 @@ class Exchangeable(Pairs):
 
     def unattended(self, cotangent: Cotangent, state: State, heads: Heads) -> Cotangent:
         """Through the values, the queries and the keys."""
-        assert cotangent.product is not None
-        gamma, rho = float(cotangent.square[0]), float(cotangent.product[0])
-        q, p = self._tokens(state)
-        found = pull_attention(q, p, gamma, rho, heads.tokens, **_gains(heads)).total
-        return Cotangent(
-            np.array([found.square]),
-            given=False,
-            product=np.array([found.product]),
-            pairs=self,
-        )
+        return self._of(self._by_path(cotangent, state, heads).total)
 
     def batch_normed(self, state: State, batch: int) -> State:
         """Second moment 1, and correlation -1 / (batch - 1), whatever they were, if they differ."""
@@ -146,9 +137,32 @@ class Exchangeable(Pairs):
         lengths = np.maximum(state.square, _LEAST)
         return lengths, np.clip(state.k / lengths, -1, 1)
 
+    def _by_path(self, cotangent: Cotangent, state: State, heads: Heads) -> TokenGradient:
+        """The gradient before attention, by the path on which it came back."""
+        assert cotangent.product is not None
+        gamma, rho = float(cotangent.square[0]), float(cotangent.product[0])
+        q, p = self._tokens(state)
+        return pull_attention(q, p, gamma, rho, heads.tokens, **_gains(heads))
+
+    def _of(self, found: Tokens) -> Cotangent:
+        return Cotangent(
+            np.array([found.square]), given=False, product=np.array([found.product]), pairs=self
+        )
+
     def _tokens(self, state: State) -> Tokens:
         q = float(state.square[0])
         return Tokens(q, min(float(state.k[0]), q))
+
+
+class ValuesAlone(Exchangeable):
+    """The same rows, whose gradients come back through the values of attention alone.
+
+    Published recursions leave out queries and keys (Kedia et al. 2024, arXiv:2403.09635).
+    """
+
+    def unattended(self, cotangent: Cotangent, state: State, heads: Heads) -> Cotangent:
+        """Through the values."""
+        return self._of(self._by_path(cotangent, state, heads).values)
 
 
 def _gains(heads: Heads) -> dict[str, float]:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
 
+from initstats.audits.comparing import Comparison
+from initstats.audits.lock import written
 from initstats.audits.parameter import Drawn, drawn
 from initstats.audits.rules import RULES, Reading
 from initstats.audits.scale import Formula, depth, explained, fitting, told
 from initstats.audits.siblings import Siblings, copies, siblings
 from initstats.diagnosis.findings import COLUMNS, SEVERITIES, Findings
+from initstats.diagnosis.rules import Finding
+from initstats.schemes import Prescription
 
 LEVEL = 1e-4
 """Probability of an alarm about a model that is all as it was meant, at most."""
-_TESTS = 4
-"""Questions of chance about each parameter: its law, its scale, its mean, its kin."""
+_TESTS = 5
+"""Questions of chance about each parameter: law, scale, mean, kin, and what is expected."""
 
 
 @dataclass(frozen=True)
@@ -98,25 +103,43 @@ class Audit:
             )
         return pd.DataFrame(rows)
 
+    def to_toml(self) -> str:
+        """A lock file: what `audit(model, expected=file)` compares a later model with.
+
+        An entry for each parameter, or for the same one in all blocks, says its law and its scale
+        as it was measured, with its standard error and the formula that fits.
+        """
+        return written(self.network, self.parameters, self.groups, self.formulas)
+
     def __str__(self) -> str:
         entries = sum(each.count for each in self.parameters)
         head = f"{self.network}: {len(self.parameters)} parameters, {entries:,} entries"
         return f"{head}\n{self.roles.to_string(index=False)}\n{self.findings}"
 
 
-def audit(model: nn.Module, x: Any = None, *, level: float = LEVEL) -> Audit:
+def audit(
+    model: nn.Module,
+    x: Any = None,
+    *,
+    expected: str | Path | Prescription | None = None,
+    level: float = LEVEL,
+) -> Audit:
     """Say which law each parameter of a model was drawn from, and what is wrong.
 
-    The model is not run, unless an input is given; nothing of it is changed.
+    The model is not run, unless an input is given or a published scheme is to be compared with;
+    nothing of it is changed.
 
     Args:
         model: of any kind.
         x: an input, as `measure` takes it; inputs and outputs of weights are then read off the
             operations that use them, and need not be told from the classes of modules.
+        expected: what the model should be: a published scheme (`gpt2`, one of
+            `initstats.schemes.SCHEMES`), what `prescribe` returned, or a file that `to_toml` wrote.
+            What differs is an error.
         level: probability of a false alarm about the whole model, at most.
 
     Raises:
-        ValueError: no module; a level that is no probability.
+        ValueError: no module; a level that is no probability; no such scheme or file.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"a torch.nn.Module is audited, not {type(model).__name__}")
@@ -132,16 +155,29 @@ def audit(model: nn.Module, x: Any = None, *, level: float = LEVEL) -> Audit:
     formulas = explained(groups, fits)
     texts = tuple(frozenset(found) for found in fits)
     reading = Reading(parameters, groups, formulas, texts, tuple(filter(None, equal)), each)
-    name = type(model).__name__
-    return Audit(name, parameters, groups, formulas, judged(reading, name), level)
+    name, other = type(model).__name__, None
+    if expected is not None:
+        compared = Comparison.of(model, expected, x)
+        with torch.no_grad():
+            other = compared.source, list(compared.findings(model, parameters, each))
+    return Audit(name, parameters, groups, formulas, judged(reading, name, other), level)
 
 
-def judged(reading: Reading, subject: str) -> Findings:
-    """What all rules find, the gravest first."""
+def judged(
+    reading: Reading, subject: str, compared: tuple[str, list[Finding]] | None = None
+) -> Findings:
+    """What all rules find, the gravest first.
+
+    Args:
+        compared: what is expected, and what differs from it.
+    """
     rows = []
-    for rule in RULES:
-        told_by_it = list(rule(reading))
-        name, meaning = rule.__name__, (rule.__doc__ or "").partition("\n")[0]
+    every = [(rule.__name__, rule.__doc__ or "", list(rule(reading))) for rule in RULES]
+    if compared:
+        source, differing = compared
+        every.append(("as_expected", f"every parameter is as {source} has it", differing))
+    for name, doc, told_by_it in every:
+        meaning = doc.partition("\n")[0]
         rows += [(f.severity, name, subject, f.where, f.evidence, f.remedy) for f in told_by_it]
         if not told_by_it:
             rows.append(("healthy", name, subject, "", meaning, ""))

@@ -144,6 +144,8 @@ def fixup(part: Part, parts: Sequence[Part]) -> Said:
     Zhang et al. 2019 (arXiv:1901.09321): He's std times L^(-1/(2m - 2)) for the others of the m
     products of a branch, where there are L branches.
     """
+    if not any(each.branch for each in parts):
+        raise ValueError("fixup is for residual branches, and this model has none")
     if part.kind == "factor" and math.prod(part.shape) == 1:
         return ONES
     if part.kind != "product":
@@ -167,18 +169,22 @@ def deepnorm(part: Part, parts: Sequence[Part]) -> Said:
     Wang et al. 2022 (arXiv:2203.00555) for an encoder or a decoder of N layers of two branches; the
     model itself multiplies its stream with (2N)^(1/4).
     """
-    if len({each.branches for each in parts if each.branch}) > 1:
+    streams = {each.branches for each in parts if each.branch}
+    if not streams:
+        raise ValueError("deepnorm is for residual branches, and this model has none")
+    if len(streams) > 1:
         raise ValueError(
             "deepnorm is for an encoder or a decoder alone here: this model has streams of "
             "different depth, for which the paper has other numbers"
         )
     if part.kind != "product":
         return _plain(part, None)
+    if not part.branch or part.role in ("query", "key"):
+        return _xavier(part, normal)
     layers = part.branches / 2
     gain, text = (8 * layers) ** -0.25, f"{8 * layers:.0f} ** -0.25"
     if part.role != "packed":
-        smaller = part.branch and part.role not in ("query", "key")
-        return _xavier(part, normal, *((gain, text) if smaller else ()))
+        return _xavier(part, normal, gain, text)
     size, axis = part.shape[part.axis] // 3, part.axis
     fans = f"{size + part.shape[1 - axis]}"
     std = math.sqrt(2 / (size + part.shape[1 - axis]))

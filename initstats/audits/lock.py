@@ -139,6 +139,9 @@ def _entry(row: dict[str, Any], path: Path) -> Entry:
     expected = Expected(law, value, std, cut, error)
     if expected.by_chance and not std > 0:
         raise ValueError(f"{path}: {name} is {law}, and needs a std above 0")
-    text = f"{law.replace('_', ' ')}, std {std:.4g}" if std else law.replace("_", " ")
-    text += f", {row['formula']}" if row.get("formula") else ""
+    if law == "truncated_normal":
+        text = f"normal, std {std:.4g}, cut at {cut:.3g} std"
+    else:
+        text = law + (f" {value:.6g}" if law == "constant" else f", std {std:.4g}" if std else "")
+    text += f" ({row['formula']})" if row.get("formula") else ""
     return Entry(name, tuple(map(int, shape)), Expected(law, value, std, cut, error, text))

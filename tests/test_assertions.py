@@ -1,0 +1,229 @@
+"""Initializations as assertions: messages, lock files, and the plugin of pytest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import initstats as ist
+from initstats.audits.lock import read
+
+pytest_plugins = ["pytester"]
+BLOCKS = 5
+
+
+class Block(nn.Module):
+    """A branch that ends smaller."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(24, 96), nn.Linear(96, 24)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(self.up(x).relu())  # type: ignore[no-any-return]
+
+
+def net(seed: int = 0) -> Any:
+    """A sound net with laws of all kinds."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(12, 24), *(Block() for _ in range(BLOCKS)), nn.LayerNorm(24))
+    for module in model.modules():
+        if isinstance(module, Block):
+            nn.init.trunc_normal_(module.up.weight, std=0.1, a=-0.2, b=0.2)
+            nn.init.normal_(module.down.weight, std=0.0371)  # of no formula
+            nn.init.zeros_(module.up.bias)
+            nn.init.constant_(module.down.bias, 0.25)
+    nn.init.orthogonal_(model.get_parameter("0.weight"))
+    return model
+
+
+def locked(tmp_path: Path, model: nn.Module) -> Path:
+    path = tmp_path / "net.toml"
+    path.write_text(ist.audit(model).to_toml())
+    return path
+
+
+def test_a_lock_file_says_what_was_drawn(tmp_path: Path) -> None:
+    model = net()
+    entries = {entry.name: entry for entry in read(locked(tmp_path, model))}
+    assert entries["*.down.weight"].shape == (24, 96)
+    downs = torch.stack([model[n].down.weight.detach().double() for n in range(1, BLOCKS + 1)])
+    std = entries["*.down.weight"].expected.std
+    assert std == pytest.approx(float(downs.square().mean().sqrt()), rel=1e-5)
+    error = entries["*.down.weight"].expected.error
+    assert error == pytest.approx((1 / 2 / downs.numel()) ** 0.5, rel=1e-4)
+    assert entries["*.up.weight"].expected.law == "truncated_normal"
+    assert entries["*.down.bias"].expected.value == 0.25
+    assert entries["0.weight"].expected.law == "orthogonal"
+
+
+def test_another_seed_is_the_same_initialization(tmp_path: Path) -> None:
+    path = locked(tmp_path, net())
+    for seed in range(1, 30):
+        ist.assert_initialized(net(seed), path)
+
+
+def _default(model: Any) -> None:
+    for number in range(1, BLOCKS + 1):
+        model[number].down.reset_parameters()
+
+
+def _set(name: str, draw: Callable[[Any], object]) -> Callable[[Any], object]:
+    return lambda model: draw(model.get_parameter(name).data)
+
+
+CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
+    "scale": (_set("3.down.weight", lambda x: x.mul_(1.3)), "1.3 times what it should be"),
+    "law": (_set("2.down.weight", lambda x: nn.init.uniform_(x, -0.064, 0.064)), "uniform"),
+    "cut": (_set("2.up.weight", lambda x: nn.init.normal_(x, std=0.088)), "cut at 2 std"),
+    "constant": (_set("2.down.bias", lambda x: x.fill_(0.3)), "constant 0.3"),
+    "zeros": (_set("4.down.weight", lambda x: x.zero_()), "zeros"),
+    "gain": (_set("0.weight", lambda x: x.mul_(2)), "orthogonal"),
+    "orthogonal": (_set("0.weight", lambda x: x.normal_(std=0.2)), "normal"),
+    "all blocks": (_default, "5 parameters"),
+    "norm": (_set("6.weight", lambda x: x.zero_()), "6.weight"),
+    "more": (lambda m: m.append(nn.Linear(3, 3)), "not in net.toml"),
+    "fewer": (lambda m: m.pop(6), "not in the model"),
+    "shape": (lambda m: m.__setitem__(0, nn.Linear(13, 24)), "24x13"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_differs_from_a_lock_file_is_told(name: str, tmp_path: Path) -> None:
+    path, (change, words) = locked(tmp_path, net()), CHANGES[name]
+    model = net(7)
+    change(model)
+    with pytest.raises(AssertionError, match="is not initialized as it should be") as raised:
+        ist.assert_initialized(model, path, fail_on="error")
+    assert words in " ".join(str(raised.value).split())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot be read"),
+        ("a = [", "no TOML"),
+        ("a = 1", "to_toml"),
+        ('[[parameters]]\nname = "x"', "needs name, shape and law"),
+        ('[[parameters]]\nname = "x"\nshape = [2]\nlaw = "normal"', "std above 0"),
+        ('[[parameters]]\nname = "x"\nshape = [2]\nlaw = "normal"\nstd = "a"', "is a number"),
+    ],
+)
+def test_a_bad_lock_file_is_refused(text: str | None, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        ist.audit(net(), expected=path)
+
+
+def test_a_message_has_statistic_law_place_and_remedy() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 24), *(Block() for _ in range(4)))
+    ist.initialize_(model, "gpt2")
+    ist.assert_initialized(model, "gpt2")
+    for number in range(1, 5):  # the scale of branches is never applied
+        nn.init.normal_(model[number].down.weight, std=0.02)  # type: ignore[union-attr, arg-type]
+    with pytest.raises(AssertionError) as raised:
+        ist.assert_initialized(model, "gpt2")
+    text = " ".join(str(raised.value).split())
+    assert "1.down.weight, 2.down.weight, 3.down.weight, 4.down.weight" in text
+    assert "where gpt2 has normal, std 0.02 / sqrt(4)" in text
+    assert "2 times what it should be" in text or "1.9" in text or "2.0" in text
+    assert 'nn.init.normal_(model.get_parameter("1.down.weight"), std=0.02 / math.sqrt(4))' in text
+
+
+def test_a_sick_model_fails_and_a_healthy_one_does_not() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 32)
+    layers = [step for _ in range(8) for step in (nn.Linear(32, 32), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(32, 10))
+    with pytest.raises(AssertionError, match="is not healthy"):
+        ist.assert_healthy(model, x)
+    ist.initialize_(model, "matched", x)
+    ist.assert_healthy(model, x)
+    with pytest.raises(ValueError, match="'warning' or 'error'"):
+        ist.assert_healthy(model, x, fail_on="note")  # type: ignore[arg-type]
+
+
+MODELS = """
+import torch
+from torch import nn
+
+def good():
+    net = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 5))
+    for p in net.parameters():
+        (nn.init.zeros_ if p.ndim < 2 else nn.init.kaiming_normal_)(p)
+    return net
+
+def bad():
+    net = good()
+    nn.init.normal_(net[2].weight, mean=1.0)
+    return net
+"""
+
+
+def test_models_of_a_project_are_tests_where_it_is_asked_for(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(nets=MODELS, test_plain="def test_it():\n    pass\n")
+    pytester.makeini("[pytest]\ninitstats_models =\n    nets.py:good\n    nets.py:bad\n")
+    assert pytester.runpytest("-p", "no:xdist").parseoutcomes() == {"passed": 1}
+    result = pytester.runpytest("-p", "no:xdist", "--initstats")
+    assert result.parseoutcomes() == {"passed": 2, "failed": 1}
+    result.stdout.fnmatch_lines(["*initstats::nets.py:bad*", "*centred at 2.weight*"])
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_a_project_keeps_a_lock_file(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(nets=MODELS)
+    pytester.makeini("[pytest]\ninitstats_models = nets.py:good good.toml\n")
+    result = pytester.runpytest("-p", "no:xdist", "--initstats")
+    assert result.parseoutcomes() == {"failed": 1}
+    result.stdout.fnmatch_lines(["*--initstats-update writes it*"])
+    for more in ("--initstats-update", "--strict-markers"):
+        done = pytester.runpytest("-p", "no:xdist", "--initstats", more)
+        assert done.parseoutcomes() == {"passed": 1}
+    nets = pytester.path / "nets.py"
+    nets.write_text(MODELS.replace("kaiming_normal_", "xavier_normal_"))
+    result = pytester.runpytest_subprocess("-p", "no:xdist", "--initstats")
+    assert result.parseoutcomes() == {"failed": 1}
+    result.stdout.fnmatch_lines(["*where good.toml has normal*"])
+
+
+def test_fixtures_assert_and_lock(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        nets=MODELS,
+        test_nets="""
+        import pytest
+        import torch
+        from nets import bad, good
+
+        def test_lock(initialization_lock):
+            initialization_lock(good())
+            initialization_lock(good(), "again")
+
+        def test_both(assert_initialized, assert_healthy):
+            assert_initialized(good())
+            assert_healthy(good(), torch.randn(64, 30), fail_on="error")
+            with pytest.raises(AssertionError, match="centred"):
+                assert_initialized(bad())
+        """,
+    )
+    first = pytester.runpytest("-p", "no:xdist")
+    assert first.parseoutcomes() == {"passed": 1, "failed": 1}
+    assert pytester.runpytest("-p", "no:xdist", "--initstats-update").ret == 0
+    assert {path.name for path in (pytester.path / "initstats").iterdir()} == {
+        "test_lock.toml",
+        "test_lock_again.toml",
+    }
+    assert pytester.runpytest("-p", "no:xdist").parseoutcomes() == {"passed": 2}
+
+
+def test_an_empty_setting_is_an_error_of_usage(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest("-p", "no:xdist", "--initstats")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*initstats_models*is empty*"])

@@ -78,7 +78,7 @@ def _set(name: str, draw: Callable[[Any], object]) -> Callable[[Any], object]:
 
 
 CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
-    "scale": (_set("3.down.weight", lambda x: x.mul_(1.3)), "1.3 times what it should be"),
+    "scale": (_set("3.down.weight", lambda x: x.mul_(1.3)), "times what it should be"),
     "law": (_set("2.down.weight", lambda x: nn.init.uniform_(x, -0.064, 0.064)), "uniform"),
     "cut": (_set("2.up.weight", lambda x: nn.init.normal_(x, std=0.088)), "cut at 2 std"),
     "constant": (_set("2.down.bias", lambda x: x.fill_(0.3)), "constant 0.3"),

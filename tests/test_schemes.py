@@ -334,6 +334,7 @@ class Three(nn.Module):
         (Three(), "gpt2", "x="),
         (nn.Linear(3, 3), "fixup", "has none"),
         (nn.Linear(3, 3), "deepnorm", "has none"),
+        (torch.jit.script(nn.Linear(3, 3)), "gpt2", "before it is scripted"),
         (nn.Linear(3, 3, device="meta"), "gpt2", "to_empty"),
         ("gpt2", "gpt2", "torch.nn.Module"),
         (nn.Transformer(8, 2, 1, 2, 16, batch_first=True), "deepnorm", "different depth"),

@@ -143,6 +143,8 @@ def audit(
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"a torch.nn.Module is audited, not {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("a scripted model hides its modules: audit it before it is scripted")
     if not 0 < level < 1:
         raise ValueError(f"level is a probability between 0 and 1, not {level}")
     number = max(1, sum(1 for _ in model.parameters()))

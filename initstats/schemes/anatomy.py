@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import pandas as pd
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -50,6 +51,8 @@ def read(model: nn.Module, x: Any = None) -> tuple[tuple[Part, ...], Any]:
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"a torch.nn.Module is initialized, not {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("a scripted model hides its modules: initialize it before it is scripted")
     empty = [name for name, p in model.named_parameters() if not is_lazy(p) and p.is_meta]
     if empty:
         raise ValueError(
@@ -248,6 +251,8 @@ def _kind(
     """What a parameter is for."""
     own = name.rpartition(".")[2]
     ops = {str(row["op"]).partition("[")[0] for row in uses}
+    if "parametrizations." in name or own in ("weight_g", "weight_v"):
+        return "other"  # the scale of the weight is not that of what it is computed from
     if isinstance(owner, nn.Embedding | nn.EmbeddingBag) or ops & {"embedding", "embedding_bag"}:
         return "embedding"
     if "bias" in own and len(shape) <= 1:

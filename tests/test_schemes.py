@@ -334,7 +334,6 @@ class Three(nn.Module):
         (Three(), "gpt2", "x="),
         (nn.Linear(3, 3), "fixup", "has none"),
         (nn.Linear(3, 3), "deepnorm", "has none"),
-        (torch.jit.script(nn.Linear(3, 3)), "gpt2", "before it is scripted"),
         (nn.Linear(3, 3, device="meta"), "gpt2", "to_empty"),
         ("gpt2", "gpt2", "torch.nn.Module"),
         (nn.Transformer(8, 2, 1, 2, 16, batch_first=True), "deepnorm", "different depth"),
@@ -346,6 +345,21 @@ def test_what_cannot_be_initialized_is_said_and_stays(model: Any, scheme: str, w
         ist.initialize_(model, scheme)
     for name, x in before.items():
         assert x.is_meta or torch.equal(x, model.state_dict()[name])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripted_models_are_refused() -> None:
+    scripted = torch.jit.script(nn.Linear(3, 3))
+    for refused in (lambda: ist.initialize_(scripted, "gpt2"), lambda: ist.audit(scripted)):
+        with pytest.raises(ValueError, match="before it is scripted"):
+            refused()
+
+
+def test_weights_that_are_computed_are_left_alone() -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+    found = ist.prescribe(nn.Sequential(layer, nn.Linear(8, 8)), "gpt2")
+    assert "1.weight" in found.rulings
+    assert not [name for name in found.rulings if "parametrizations" in name]
 
 
 def test_a_cut_law_has_the_std_that_is_told() -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import initstats as ist
 from initstats.diagnosis import CONFIGURATION, Limits, judge, seed_interval
 from initstats.diagnosis.verdicts import ASPECTS, HEALTHY, VERDICTS, WORDS
+from initstats.networks.extending import not_shallower
 from initstats.plots import FIGURES, Results
 from initstats.plots.results import order
 from initstats.plots.shapes import BINS, FULL, Shaper
@@ -498,3 +499,45 @@ def test_what_is_exported_is_known_to_all() -> None:
         'import {\n  one,\n} from "./one.js";\n\nexport class A {}\nexport const b = "export";'
     )
     assert inlined(modules) == '\nclass A {}\nconst b = "export";'
+
+
+def test_verdicts_at_layers_are_offered_where_they_are_those_of_shallower_networks(
+    toy: ist.Dataset, tmp_path: Path
+) -> None:
+    grid = ist.Grid(
+        networks=["resmlp", "resmlp(scale=inverse_depth)"],
+        inits=["kaiming_normal"],
+        activations=["relu"],
+        widths=6,
+        depth=6,
+        seeds=1,
+    )
+    explored = exploration(Results.of(ist.run_sweep(grid, toy)))
+    assert explored.shallow
+    (reason,) = explored.reasons
+    assert "resmlp(scale=inverse_depth)" in reason
+    networks = json.loads(str(explored.manifest))["networks"]
+    assert [each["reason"] for each in networks] == ["", reason]
+
+
+@pytest.mark.parametrize("network", ["resmlp(norm=layer)", "resmlp(scale=inverse_depth)"])
+def test_a_shallower_network_is_known_by_its_numbers(toy: ist.Dataset, network: str) -> None:
+    def first_layers(depth: int) -> Any:
+        grid = ist.Grid(
+            networks=[network],
+            inits=["kaiming_normal"],
+            activations=["relu"],
+            widths=6,
+            depth=depth,
+            seeds=2,
+        )
+        table = ist.run_sweep(grid, toy)
+        return table.loc[table["layer"] <= 4, ["second_moment", "sample_correlation"]].to_numpy()
+
+    alike = np.allclose(first_layers(4), first_layers(9), rtol=1e-6, equal_nan=True)
+    assert alike == (not_shallower(network, 6, 9) == "")
+
+
+def test_of_a_network_that_is_not_registered_nothing_is_claimed() -> None:
+    assert "not known" in not_shallower("somebodys_own", 6, 9)
+    assert "not known" in not_shallower("resmlp(was=3)", 6, 9)

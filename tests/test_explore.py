@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import initstats as ist
 from initstats.diagnosis import CONFIGURATION, Limits, judge, seed_interval
 from initstats.diagnosis.verdicts import ASPECTS, HEALTHY, VERDICTS, WORDS
-from initstats.networks.extending import not_shallower
+from initstats.networks.extending import is_extended
 from initstats.plots import FIGURES, Results
 from initstats.plots.results import order
 from initstats.plots.shapes import BINS, FULL, Shaper
@@ -512,9 +512,11 @@ def test_verdicts_at_layers_are_offered_where_they_are_those_of_shallower_networ
         depth=6,
         seeds=1,
     )
-    explored = exploration(Results.of(ist.run_sweep(grid, toy)))
+    ist.run_sweep(grid, toy, out=tmp_path)
+    explored = exploration(Results.of(tmp_path))
     assert explored.shallow
     (reason,) = explored.reasons
+    assert "depend on how many there are" in reason
     assert "resmlp(scale=inverse_depth)" in reason
     networks = json.loads(str(explored.manifest))["networks"]
     assert [each["reason"] for each in networks] == ["", reason]
@@ -535,9 +537,13 @@ def test_a_shallower_network_is_known_by_its_numbers(toy: ist.Dataset, network: 
         return table.loc[table["layer"] <= 4, ["second_moment", "sample_correlation"]].to_numpy()
 
     alike = np.allclose(first_layers(4), first_layers(9), rtol=1e-6, equal_nan=True)
-    assert alike == (not_shallower(network, 6, 9) == "")
+    assert alike == is_extended(ist.networks.get(network), 6, 9)
 
 
-def test_of_a_network_that_is_not_registered_nothing_is_claimed() -> None:
-    assert "not known" in not_shallower("somebodys_own", 6, 9)
-    assert "not known" in not_shallower("resmlp(was=3)", 6, 9)
+def test_of_a_bare_table_of_streams_nothing_is_claimed(streamed: Results) -> None:
+    explored = exploration(replace(streamed, extended={}))
+    networks = json.loads(str(explored.manifest))["networks"]
+    streams = {*streamed.measured("stream")["network"]}
+    assert streams
+    for each in networks:
+        assert ("not known" in each["reason"]) == (each["network"] in streams)

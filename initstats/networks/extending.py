@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from initstats.networks.block import Block
-from initstats.networks.entry import NETWORKS, Network
+from initstats.networks.entry import Network
 from initstats.networks.serial import Serial
 
 
@@ -30,24 +30,6 @@ def is_extended(network: Network, width: int, depth: int) -> bool:
         if whole[: len(part)] != part:
             return False
     return True
-
-
-def not_shallower(name: str, width: int, depth: int) -> str:
-    """Why the first layers of a network do not tell of shallower networks; empty where they do.
-
-    Args:
-        name: as a table has it; the network may be somebody's own that is not registered here.
-        width, depth: of the network.
-    """
-    try:
-        if is_extended(NETWORKS[name], width, depth):
-            return ""
-    except ValueError:  # not registered here, or no longer with these parameters
-        return f"It is not known whether the first n layers of {name} are a network of n layers."
-    return (
-        f"The layers of {name} depend on how many there are, by their scales or otherwise: its "
-        "first n layers are not a network of n layers."
-    )
 
 
 def _blocks(block: Block) -> Iterator[Block]:

@@ -47,7 +47,7 @@ def rescnn(
         raise unknown("order", order, ORDERS)
     strided = min(depth, 2 + depth % 2)  # what is left makes branches of two
     branches = (depth - strided) // 2
-    factors = scales(scale, branches, 2, alpha)
+    factors = scales(scale, branches, 2, alpha, inside=made is not None)
     between: list[Block] = [made, Activate()] if made else [Activate()]
 
     def conv(factor: float, tensor: str) -> Conv:

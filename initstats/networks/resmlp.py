@@ -43,7 +43,9 @@ def resmlp(
     if hidden != 1 and branch == 1:
         raise ValueError(f"hidden={hidden:g} is for branches of two products: branch=2")
     after = made if place == "post" else None
-    factors = scales(scale, depth - 1, branch, alpha, normed=after is not None)
+    factors = scales(
+        scale, depth - 1, branch, alpha, normed=after is not None, inside=norm != "none"
+    )
 
     def dense(units: int, factor: float, tensor: str) -> Dense:
         return Dense(units, tensor=tensor, scale=factor, standardized=standardized)

@@ -53,7 +53,7 @@ def transformer(
         if value not in allowed:
             raise unknown(name, value, allowed)
     after = made if place == "post" else None
-    factors = scales(scale, depth - 1, 2, alpha, normed=after is not None)
+    factors = scales(scale, depth - 1, 2, alpha, normed=after is not None, inside=made is not None)
     first = [made] if made and place == "pre" else []
     last = [Dropout(dropout)] if dropout else []
     branches: dict[str, list[Block]] = {

@@ -18,6 +18,7 @@ from initstats.failure import Failure
 from initstats.machine import machine
 from initstats.moments import STATISTICS, bin_edges, warm_up
 from initstats.networks.batch_norm import check_batches
+from initstats.networks.extending import is_extended
 from initstats.processes import check_guard
 from initstats.registry import check_importable, staying
 from initstats.stack import FIT_SAMPLES, Settings
@@ -223,6 +224,9 @@ def _run(config: dict[str, Any], grid: Grid, data: Dataset, engine: Engine) -> R
         parameters=parameters_of(grid.entries),
         notes=list(engine.notes),
         parts=parts_of(grid, engine.split.shape),
+        extended_networks={
+            each.name: is_extended(each, grid.widths[0], grid.depth) for each in grid.networks
+        },
     )
 
 

@@ -16,7 +16,6 @@ from initstats.diagnosis.verdicts import (
     VERDICTS,
     Limits,
 )
-from initstats.networks.extending import not_shallower
 from initstats.plots.results import Results, headings
 from initstats.report.explore.block import (
     FLAGS,
@@ -89,7 +88,7 @@ def exploration(results: Results, *, meanings: Meanings | None = None) -> Explor
         texts.append(packed(planes))
     inside = [sum(map(len, texts[: n + 1])) <= MOST for n in range(len(texts))]
     files = [f"explore-{n}.js" for n in range(1, len(texts) + 1)]
-    reasons = [not_shallower(*block, frame.depth) for block in few.blocks]
+    reasons = [_reason(block.network, few) for block in few.blocks]
     manifest = _manifest(few, frame, meanings or {}) | {
         "networks": [
             {"network": block.network, "width": block.width, "known": known, "reason": reason}
@@ -151,6 +150,20 @@ def _manifest(few: Results, frame: Frame, meanings: Meanings) -> dict[str, Any]:
             for words in (meanings.get(kind, {}),)
         },
     }
+
+
+def _reason(network: str, results: Results) -> str:
+    """Why the first layers of a network do not tell of shallower networks; empty if they do."""
+    is_plain = network not in {*results.measured("stream")["network"].unique()}
+    is_extended = results.extended.get(network, True if is_plain else None)
+    if is_extended is None:  # only streams of these networks may have scales that depend on depth
+        return f"It is not known whether the first n layers of {network} are a network of n layers."
+    if is_extended:
+        return ""
+    return (
+        f"The layers of {network} depend on how many there are, by their scales or otherwise: its "
+        "first n layers are not a network of n layers."
+    )
 
 
 def _verdicts() -> list[dict[str, Any]]:

@@ -65,8 +65,7 @@ class Results:
             zero where a layer has no activation; None where only a table is at hand.
         predicted: one row per (configuration, layer, tensor, direction) from theory, as `predict`
             gives it; None where nothing was predicted.
-        fitted: names of the inits whose weights depend on data; a bare table does not say which
-            these are, and only lsuv is known.
+        fitted: names of the inits whose weights depend on data; of a bare table, lsuv.
         shapes: of the same histograms, each layer's on its own range; None as `bands`.
         extended: by network, whether its first n layers are that of n layers, where that is known.
         judged: what verdicts are about, as `stacks_of` gives it, at least for all configurations;
@@ -106,8 +105,8 @@ class Results:
         fitted = [
             name for name, (first, *_) in recorded.definitions.get("init", {}).items() if first
         ]
-        known = {"fitted": fitted, "extended": recorded.extended_networks}
-        results = replace(cls._summarized(table, None, predicted), **known)
+        results = cls._summarized(table, None, predicted)
+        results = replace(results, fitted=fitted, extended=recorded.extended_networks)
         read = RunHistograms(run, results)
         return replace(results, bands=Lazily(read.bands), shapes=Lazily(read.shapes))
 

@@ -24,6 +24,7 @@ from initstats.plots import FIGURES, Results
 from initstats.plots.results import order
 from initstats.plots.shapes import BINS, FULL, Shaper
 from initstats.report import explore
+from initstats.report.answer import best_by_activation
 from initstats.report.explore import Exploration, exploration
 from initstats.report.explore.block import FLAGS, RULES, Data, Frame, codes, halved, middle
 from initstats.report.explore.scripts import inlined
@@ -280,6 +281,36 @@ def test_a_page_says_that_streams_are_judged(streamed: Results, results: Results
     assert "the stream is judged in place of pre-activations" in page
     assert "rms of the pre-activations, or of the stream, on average" in page
     assert results.signal == "pre-activations"
+
+
+def test_a_page_says_what_it_counts_and_ranks(streamed: Results, results: Results) -> None:
+    text, plain = compose(streamed).html(), compose(results).html()
+    several = f"of {len(streamed.summary)} combinations of network, init and activation"
+    assert several in text
+    assert f"of {len(results.summary)} combinations of width, init and activation" in plain
+    assert "or of two tokens of a sequence where that is larger" in text
+    assert "whose gradient’s growth is nearest to 1" in text
+    assert "tokens of a sequence where" not in plain
+    assert "whose gradient’s growth" not in plain
+    assert streamed.predicted is not None
+    notes = streamed.predicted["note"]
+    left_out = notes[notes.str.startswith("theory follows the network")]
+    assert {*left_out} == {
+        f"theory follows the network, but not the gradients of {tensor}"
+        for tensor in ("attention", "logits")
+    }
+
+
+def test_the_steadiest_init_of_a_norm_is_told_by_its_gradient(streamed: Results) -> None:
+    healthy = pd.CategoricalDtype(streamed.summary["verdict"].cat.categories)
+    summary = streamed.summary.copy()
+    summary["verdict"] = pd.Categorical([HEALTHY] * len(summary), dtype=healthy)
+    wide = summary["init"].astype(str) == "normal(std=8)"
+    summary["growth"] = np.where(wide, 1.01, 2.0)
+    summary["gradient_growth"] = np.where(wide, 3.0, 1.02)
+    best: Any = best_by_activation(replace(streamed, summary=summary)).set_index("network")
+    assert {kept[0] for kept in best.loc["mlp", "kept"]} == {"normal(std=8)"}
+    assert {kept[0] for kept in best.loc["resmlp(norm=layer)", "kept"]} == {"kaiming_normal"}
 
 
 def test_growth_and_theory_are_there(results: Results, explored: Exploration) -> None:

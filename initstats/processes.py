@@ -17,7 +17,7 @@ from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import current_process, get_context
+from multiprocessing import current_process, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from queue import Empty, SimpleQueue
@@ -119,6 +119,8 @@ class Processes(Executor):
     def _hold(self, member: _Member) -> None:
         """Hand one job after the other to a process."""
         if hasattr(signal, "pthread_sigmask"):  # else Windows
+            # Python's tracker of what processes share unblocks Ctrl-C where it is started
+            resource_tracker.ensure_running()
             # the process inherits this: Ctrl-C reaches all of a terminal, and the driver answers
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         with suppress(LostError, OSError):

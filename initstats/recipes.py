@@ -84,8 +84,34 @@ def recipe(name: str) -> Recipe:
     ('transformer(place=post,scale=deepnorm)', 'xavier_normal')
 
     Raises:
-        ValueError: no such recipe.
+        ValueError: no such recipe, or not one name.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"a recipe is named by a word, not {name!r}: {', '.join(RECIPES)}")
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     return RECIPES[name]
+
+
+def refuse_recipes(given: object) -> None:
+    """Refuse a recipe where a network, an init or an activation is asked for, or some of these.
+
+    Args:
+        given: what was named: one of them, or several.
+
+    Raises:
+        ValueError: one of them is a recipe, or the name of one.
+    """
+    several = given if isinstance(given, list | tuple) and not _is_recipe(given) else [given]
+    for each in several:
+        if _is_recipe(each):
+            found = each if isinstance(each, Recipe) else RECIPES[str(each)]
+            name = next((name for name in RECIPES if RECIPES[name] == found), "this")
+            raise ValueError(
+                f"{name} is a recipe, a network with an init: name its parts, network "
+                f"{found.network!r}, init {found.init!r} and activation {found.activation!r}"
+            )
+
+
+def _is_recipe(given: object) -> bool:
+    return isinstance(given, Recipe) or (isinstance(given, str) and given in RECIPES)

@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from numbers import Real
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,8 @@ from initstats.gaussian import one_thread
 from initstats.inits import Init
 from initstats.networks import Leaf, Network, Serial
 from initstats.prediction.walks import MOST, Walk
+from initstats.recipes import Recipe, refuse_recipes
+from initstats.sweep.fields import MAX_DEPTH, MAX_WIDTH, listed, whole
 from initstats.theory.exchangeable import Exchangeable
 from initstats.theory.state import Activated, Array, Cotangent, State, Unpredicted
 
@@ -40,7 +43,7 @@ def predict_survival(
     networks: Sequence[object] | object = ("mlp",),
     inits: Sequence[object] | object = ("kaiming_normal",),
     activations: Sequence[object] | object = ("relu",),
-    depths: Sequence[int] = DEPTHS,
+    depths: Sequence[int] | int = DEPTHS,
     *,
     width: int = 64,
     correlation_of_inputs: float = 0.3,
@@ -52,7 +55,7 @@ def predict_survival(
 
     Args:
         networks, inits, activations: as for a grid, of which every combination is looked at.
-        depths: numbers of layers, the stem among them.
+        depths: numbers of layers, the stem among them; a number is a list of one.
         width: of the networks; it matters for the fan of the first layer alone.
         correlation_of_inputs: that of two samples, or of two tokens of a sequence; all have a
             second moment of 1.
@@ -68,13 +71,16 @@ def predict_survival(
         `verdict`, as `judge` has them, `unknown` where theory says nothing; why, in `note`.
 
     Raises:
-        ValueError: as `Grid`; a depth below 1; a network that cannot read samples of that shape.
+        ValueError: as `Grid`; a depth, a width or a correlation that cannot be; a network that
+            cannot read samples of that shape.
+        TypeError: limits that are no `Limits`.
 
     >>> table = predict_survival(["mlp", "resmlp(norm=layer)"], "xavier_normal", "tanh", [100])
     >>> table["verdict"].tolist()
     ['vanishes', 'healthy']
     """
-    work = [*product(*_entries(networks, inits, activations), depths)]
+    numbers = _numbers(depths, width, shape, correlation_of_inputs, limits)
+    work = [*product(*_entries(networks, inits, activations), numbers)]
     rows, names, notes = [], [], []
     for number, (network, init, activation, depth) in enumerate(work):
         if progress:
@@ -88,12 +94,12 @@ def predict_survival(
     keys = pd.DataFrame(names, columns=["network", "init", "activation", "depth"])
     for name in ("network", "init", "activation"):
         keys[name] = pd.Categorical(keys[name], keys[name].unique())
-    found = judged(pd.DataFrame(rows), limits or Limits())
+    verdicts = judged(pd.DataFrame(rows), limits or Limits())
     words = [*(f"{aspect}_verdict" for aspect in ASPECTS), "verdict"]
     silent = np.array([bool(note) for note in notes])
     for word in words:
-        found[word] = np.where(silent, UNKNOWN, found[word].astype(str))
-    return keys.join(found[[*_SHOWN, *words]]).assign(note=notes)
+        verdicts[word] = np.where(silent, UNKNOWN, verdicts[word].astype(str))
+    return keys.join(verdicts[[*_SHOWN, *words]]).assign(note=notes)
 
 
 @one_thread()
@@ -121,7 +127,12 @@ def largest_depth(
 
     Raises:
         ValueError: as `predict_survival`; theory does not follow the network.
+        TypeError: limits that are no `Limits`; a list of networks, inits or activations.
     """
+    for noun, one in (("network", network), ("init", init), ("activation", activation)):
+        if isinstance(one, list | tuple) and not isinstance(one, Recipe):
+            raise TypeError(f"{noun}: largest_depth takes one, not a {type(one).__name__}: {one!r}")
+    _numbers([2], width, shape, correlation_of_inputs, limits)
     given: dict[str, Any] = {"correlation_of_inputs": correlation_of_inputs, "shape": shape}
 
     def kept(depth: int) -> bool:
@@ -166,8 +177,36 @@ _SHOWN = ["rms", "correlation", "gradient", "share", "front"]
 def _entries(*given: object) -> Iterator[list[Any]]:
     """The entries of networks, inits and activations that were named."""
     for names, room in zip(given, (networks, inits, activations), strict=True):
+        refuse_recipes(names)
         several = names if isinstance(names, list | tuple) else [names]
-        yield [room.get(name) for name in several]
+        yield [room.get(name) for name in listed(several)]
+
+
+def _numbers(
+    depths: object, width: object, shape: object, correlation: object, limits: object
+) -> list[int]:
+    """The depths that are asked for, once all numbers are what they may be."""
+    bounds = {
+        "depths": (MAX_DEPTH, depths),
+        "width": (MAX_WIDTH, width),
+        "shape": (MAX_WIDTH, shape),
+    }
+    found: dict[str, list[int]] = {}
+    for name, (most, values) in bounds.items():
+        try:
+            found[name] = [whole(1, most, value) for value in listed(values)]
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    if len(found["width"]) > 1:
+        raise ValueError(f"width: one is asked for, not {width!r}")
+    is_number = isinstance(correlation, Real) and not isinstance(correlation, bool)
+    if not (is_number and -1 <= float(cast(float, correlation)) <= 1):
+        raise ValueError(
+            f"correlation_of_inputs: {correlation!r} is not a number from -1 to 1, such as 0.3"
+        )
+    if not (limits is None or isinstance(limits, Limits)):
+        raise TypeError(f"limits: {limits!r} is given: name Limits, as Limits(factor=3)")
+    return found["depths"]
 
 
 def followed(

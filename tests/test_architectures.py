@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import initstats as ist
 from initstats import activations, inits, networks
 from initstats.networks import Conv, Serial
+from initstats.networks.batch_norm import check_batches
 from initstats.stack import Settings, generator_for, run_stack
 
 Place = tuple[int, str, str]
@@ -414,8 +415,16 @@ def test_what_is_dropped_is_dropped_as_often_as_asked(toy: ist.Dataset) -> None:
         ("resmlp(groups=2)", "for norm=group"),
         ("mlp(batch=8)", "for norm=batch"),
         ("mlp(norm=batch,batch=1)", "at least 2"),
+        ("resmlp(drop_path=-1)", "built: drop_path is a share, at least 0 and below 1: got -1"),
+        ("rescnn(drop_path=1)", "built: drop_path is a share"),
+        ("transformer(drop_path=2)", "built: drop_path is a share"),
+        ("mlp(dropout=1)", "built: dropout is a share"),
+        ("cnn(dropout=-0.5)", "built: dropout is a share"),
+        ("resmlp(dropout=2)", "built: dropout is a share"),
+        ("transformer(patch=0)", "built: patch is a whole number, at least 1: got 0"),
+        ("transformer(patch=2.5)", "built: patch is a whole number"),
         ("mlp(dropout=1)", "below 1: got 1"),
-        ("resmlp(drop_path=1)", "at most 1: got 0"),
+        ("resmlp(drop_path=1)", "below 1: got 1"),
         ("transformer(logits=root)", "unknown logits 'root'"),
         ("transformer(positions=sine)", "unknown positions 'sine'"),
         ("transformer(heads=3,patch=4)", "3 heads do not share 8 units"),
@@ -426,3 +435,29 @@ def test_what_is_dropped_is_dropped_as_often_as_asked(toy: ist.Dataset) -> None:
 def test_what_cannot_be_is_refused_with_the_reason(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         networks.get(name).on(SHAPE, WIDTH, DEPTH)
+
+
+@pytest.mark.parametrize(
+    ("network", "samples", "words"),
+    [
+        ("mlp(norm=batch)", 31, "batch=32 is more than the 31 samples"),
+        ("mlp(norm=batch,batch=4)", 9, "leave one sample, of which batch norm makes 0"),
+        ("resmlp(norm=batch,place=post,batch=4)", 9, "leave one sample"),
+        ("mlp(norm=batch,batch=4)", 10, ""),
+        ("cnn(norm=batch,batch=4)", 9, ""),  # the positions of one image differ
+        ("mlp(norm=layer)", 1, ""),
+    ],
+)
+def test_batches_are_whole_or_can_be_normalized(network: str, samples: int, words: str) -> None:
+    leaves = list(ist.networks.get(network).on((1, 28, 28), 8, 3).leaves())
+    if not words:
+        check_batches(leaves, samples)
+        return
+    with pytest.raises(ValueError, match=words):
+        check_batches(leaves, samples)
+
+
+def test_a_sweep_refuses_a_batch_of_one_sample(toy: ist.Dataset) -> None:
+    grid = ist.Grid(networks=["mlp(norm=batch,batch=4)"], widths=[6], depth=2, samples=5)
+    with pytest.raises(ValueError, match=r"network 'mlp.*': 5 samples in batches of 4"):
+        ist.run_sweep(grid, toy)

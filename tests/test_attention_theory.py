@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from initstats import theory
+from initstats.prediction.sequences import resembling
 from initstats.theory.attention import Tokens
 
 Array = NDArray[np.float64]
@@ -331,3 +332,25 @@ def test_what_is_out_of_range() -> None:
         theory.pull_attention(1.0, 0.2, 1.0, 0.0, 4, value_gain=math.nan)
     with pytest.raises(ValueError, match="the kernel's shape"):
         theory.pull_kernel(np.eye(4), np.eye(2), 2)
+
+
+@pytest.mark.parametrize("tokens", [4, 16])
+@pytest.mark.parametrize("width", [16, 64])
+def test_equal_tokens_take_one_direction_at_every_width(tokens: int, width: int) -> None:
+    assert resembling(np.ones((3, tokens, tokens)), width) == pytest.approx((1, 1), rel=1e-12)
+
+
+@pytest.mark.parametrize("c", [0.0, 0.9, 0.99])
+def test_tokens_of_gaussian_units_take_so_many_directions(c: float) -> None:
+    tokens, width, draws = 16, 64, 4000
+    kernel = np.full((tokens, tokens), c) + (1 - c) * np.eye(tokens)
+    units = np.random.default_rng(0).standard_normal((draws, tokens, width))
+    x = np.linalg.cholesky(kernel) @ units
+    found = x @ x.swapaxes(1, 2) / width
+    one, several = found.trace(axis1=1, axis2=2) ** 2, (found**2).sum((1, 2))
+    # the ratio of means: its error is that of what each draw is off by
+    expected = one.mean() / several.mean()
+    error = (one - expected * several).std() / several.mean() / math.sqrt(draws)
+    _, ratio = resembling(kernel[None], width)
+    assert abs(ratio - expected) < 4 * error
+    assert ratio == pytest.approx((one / several).mean(), rel=0.02)

@@ -272,6 +272,32 @@ def test_list_shows_names_as_the_table_has_them(run: Run) -> None:
     assert [grid.inits[0].name, grid.activations[0].name] == ["normal", "general_relu"]
 
 
+def test_list_says_what_may_be_typed_of_some_kinds(run: Run) -> None:
+    lines = [line.split("\t") for line in run("list", "recipes", "networks").out.splitlines()]
+    assert [*dict.fromkeys(kind for kind, *_ in lines)] == ["kind", "networks", "recipes"]
+    for kind, name, parameters, _ in lines:
+        if kind == "networks":
+            assert ist.networks.get(f"{name}({parameters})").name == name
+    assert {*json.loads(run("list", "rules", "--json").out)} == {"rules"}
+    said = run("list", "recipe")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "unknown kind 'recipe': did you mean 'recipes'?" in said.err
+
+
+def test_list_says_which_place_of_a_norm_fits_which_network(run: Run) -> None:
+    lines = [line.split("\t") for line in run("list", "network_parameters").out.splitlines()]
+    meaning = next(line[3] for line in lines if line[1] == "place")
+    for place, networks in re.findall(r"(\w+), [^(]*\(([^)]*)\)", meaning):
+        for name in ("mlp", "cnn", "resmlp", "transformer"):
+            try:
+                ist.networks.get(f"{name}(norm=layer,place={place})")
+            except ValueError:
+                assert name not in networks.split(", ")
+            else:
+                assert name in networks.split(", ")
+    assert "after the sum (resmlp, transformer)" in meaning
+
+
 def test_what_a_shell_completes_is_what_there_is() -> None:
     import_module("initstats.foundations.figures")  # those of the lesson
     catalogs: list[tuple[Callable[[], list[str]], Catalog[Any]]] = [

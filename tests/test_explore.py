@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 import initstats as ist
 from initstats.diagnosis import CONFIGURATION, Limits, judge, seed_interval
 from initstats.diagnosis.verdicts import ASPECTS, HEALTHY, VERDICTS, WORDS
+from initstats.networks.extending import is_extended
 from initstats.plots import FIGURES, Results
 from initstats.plots.results import order
 from initstats.plots.shapes import BINS, FULL, Shaper
 from initstats.report import explore
+from initstats.report.answer import best_by_activation
 from initstats.report.explore import Exploration, exploration
 from initstats.report.explore.block import FLAGS, RULES, Data, Frame, codes, halved, middle
 from initstats.report.explore.scripts import inlined
@@ -281,6 +283,36 @@ def test_a_page_says_that_streams_are_judged(streamed: Results, results: Results
     assert results.signal == "pre-activations"
 
 
+def test_a_page_says_what_it_counts_and_ranks(streamed: Results, results: Results) -> None:
+    text, plain = compose(streamed).html(), compose(results).html()
+    several = f"of {len(streamed.summary)} combinations of network, init and activation"
+    assert several in text
+    assert f"of {len(results.summary)} combinations of width, init and activation" in plain
+    assert "or of two tokens of a sequence where that is larger" in text
+    assert "whose gradient’s growth is nearest to 1" in text
+    assert "tokens of a sequence where" not in plain
+    assert "whose gradient’s growth" not in plain
+    assert streamed.predicted is not None
+    notes = streamed.predicted["note"]
+    left_out = notes[notes.str.startswith("theory follows the network")]
+    assert {*left_out} == {
+        f"theory follows the network, but not the gradients of {tensor}"
+        for tensor in ("attention", "logits")
+    }
+
+
+def test_the_steadiest_init_of_a_norm_is_told_by_its_gradient(streamed: Results) -> None:
+    healthy = pd.CategoricalDtype(streamed.summary["verdict"].cat.categories)
+    summary = streamed.summary.copy()
+    summary["verdict"] = pd.Categorical([HEALTHY] * len(summary), dtype=healthy)
+    wide = summary["init"].astype(str) == "normal(std=8)"
+    summary["growth"] = np.where(wide, 1.01, 2.0)
+    summary["gradient_growth"] = np.where(wide, 3.0, 1.02)
+    best: Any = best_by_activation(replace(streamed, summary=summary)).set_index("network")
+    assert {kept[0] for kept in best.loc["mlp", "kept"]} == {"normal(std=8)"}
+    assert {kept[0] for kept in best.loc["resmlp(norm=layer)", "kept"]} == {"kaiming_normal"}
+
+
 def test_growth_and_theory_are_there(results: Results, explored: Exploration) -> None:
     planes, block = unpacked(explored, 1), results.blocks[1]
     summary = block.rows(results.summary).set_index(["init", "activation"])
@@ -498,3 +530,51 @@ def test_what_is_exported_is_known_to_all() -> None:
         'import {\n  one,\n} from "./one.js";\n\nexport class A {}\nexport const b = "export";'
     )
     assert inlined(modules) == '\nclass A {}\nconst b = "export";'
+
+
+def test_verdicts_at_layers_are_offered_where_they_are_those_of_shallower_networks(
+    toy: ist.Dataset, tmp_path: Path
+) -> None:
+    grid = ist.Grid(
+        networks=["resmlp", "resmlp(scale=inverse_depth)"],
+        inits=["kaiming_normal"],
+        activations=["relu"],
+        widths=6,
+        depth=6,
+        seeds=1,
+    )
+    ist.run_sweep(grid, toy, out=tmp_path)
+    explored = exploration(Results.of(tmp_path))
+    assert explored.shallow
+    (reason,) = explored.reasons
+    assert "depend on how many there are" in reason
+    assert "resmlp(scale=inverse_depth)" in reason
+    networks = json.loads(str(explored.manifest))["networks"]
+    assert [each["reason"] for each in networks] == ["", reason]
+
+
+@pytest.mark.parametrize("network", ["resmlp(norm=layer)", "resmlp(scale=inverse_depth)"])
+def test_a_shallower_network_is_known_by_its_numbers(toy: ist.Dataset, network: str) -> None:
+    def first_layers(depth: int) -> Any:
+        grid = ist.Grid(
+            networks=[network],
+            inits=["kaiming_normal"],
+            activations=["relu"],
+            widths=6,
+            depth=depth,
+            seeds=2,
+        )
+        table = ist.run_sweep(grid, toy)
+        return table.loc[table["layer"] <= 4, ["second_moment", "sample_correlation"]].to_numpy()
+
+    alike = np.allclose(first_layers(4), first_layers(9), rtol=1e-6, equal_nan=True)
+    assert alike == is_extended(ist.networks.get(network), 6, 9)
+
+
+def test_of_a_bare_table_of_streams_nothing_is_claimed(streamed: Results) -> None:
+    explored = exploration(replace(streamed, extended={}))
+    networks = json.loads(str(explored.manifest))["networks"]
+    streams = {*streamed.measured("stream")["network"]}
+    assert streams
+    for each in networks:
+        assert ("not known" in each["reason"]) == (each["network"] in streams)

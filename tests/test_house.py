@@ -18,12 +18,21 @@ ROOT = Path(__file__).parents[1]
 # from the ground up: a room imports only those before it, so that no two import each other
 ORDER = (
     *("lazy", "plural", "registry", "machine", "gaussian", "drafts", "failure", "mapped"),
-    *("processes", "stopping", "files", "fitting", "compiling", "columns", "idx", "images"),
+    *(
+        "recipes",
+        "processes",
+        "stopping",
+        "files",
+        "fitting",
+        "compiling",
+        "columns",
+        "idx",
+        "images",
+    ),
     *("split", "data", "activations", "inits", "moments"),
     *("theory", "backprop", "networks", "stack", "probe"),
     *("workers", "luggage", "cluster", "store", "sweep", "prediction", "plan", "repair"),
     *(
-        "recipes",
         "diagnosis",
         "survival",
         "survey",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from initstats import inits, networks, theory
 from initstats.activations import get
 from initstats.recipes import RECIPES, recipe
 from initstats.survival import largest_depth, predict_survival
+from initstats.sweep import Grid
 
 RATE = math.pi / (math.pi - 1)
 """The factor of squared gradients a layer where relu loses its mean."""
@@ -102,3 +105,72 @@ def test_a_batch_of_equal_samples_is_unknown() -> None:
         assert (row["verdict"], "no spread" in row["note"]) == ("unknown", True)
     (row,) = predict_survival("mlp(norm=layer)", "zeros", depths=[20]).to_dict("records")
     assert row["verdict"] == "vanishes"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"correlation_of_inputs": 2}, "correlation_of_inputs: 2 is not a number from -1 to 1"),
+        ({"correlation_of_inputs": math.nan}, "nan is not a number from -1 to 1"),
+        ({"correlation_of_inputs": True}, "True is not a number"),
+        ({"depths": []}, "depths: the list is empty"),
+        ({"depths": [10.5]}, r"depths: 10\.5 is not a whole number"),
+        ({"depths": [True]}, "depths: True is not a whole number"),
+        ({"depths": [0]}, "depths: 0 is not between 1 and"),
+        ({"depths": "10"}, "depths: a list is expected, not '10'"),
+        ({"width": 0}, "width: 0 is not between 1 and"),
+        ({"width": math.nan}, "width: nan is not a whole number"),
+        ({"width": [8, 9]}, "width: one is asked for"),
+        ({"shape": (1, 28, 0)}, "shape: 0 is not between"),
+        ({"limits": 3}, "limits: 3 is given: name Limits"),
+        ({"networks": []}, "the list is empty"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=words):
+        predict_survival(**({"depths": [3]} | given))
+    own = {name: given[name] for name in given if name not in ("depths", "networks")}
+    if own:
+        with pytest.raises((ValueError, TypeError), match=words):
+            largest_depth("mlp", **own)
+
+
+def test_a_depth_is_a_list_of_one() -> None:
+    assert predict_survival(depths=10)["depth"].tolist() == [10]
+
+
+def test_the_largest_depth_is_that_of_one_network() -> None:
+    with pytest.raises(TypeError, match="network: largest_depth takes one, not a list"):
+        largest_depth(["mlp", "resmlp"])
+
+
+def test_a_recipe_is_no_network() -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: largest_depth(recipe("rezero")),
+        lambda: predict_survival(["mlp", recipe("rezero")]),
+        lambda: Grid(networks=["rezero"]),
+        lambda: Grid(networks=recipe("rezero")),
+        lambda: Grid(network="rezero"),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"rezero is a recipe.*init 'xavier_uniform'"):
+            call()
+    for name in (None, 3, ["gpt2"]):
+        with pytest.raises(ValueError, match="a recipe is named by a word"):
+            recipe(name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        ("resmlp(scale=fixup,norm=layer)", "takes the place of norms"),
+        ("resmlp(scale=fixup,norm=layer,place=post)", "takes the place of norms"),
+        ("resmlp(scale=fixup,norm=predicted)", "takes the place of norms"),
+        ("transformer(scale=fixup)", "takes the place of norms"),
+        ("rescnn(scale=fixup,norm=batch)", "takes the place of norms"),
+        ("resmlp(scale=fixup,branch=1)", "needs two products"),
+    ],
+)
+def test_fixup_is_for_branches_of_two_products_without_norms(network: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        networks.get(network)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -232,3 +233,44 @@ def test_closing_drops_what_was_not_begun() -> None:
         with closing(ByExecutor(executor).map(slow, range(1000))) as results:
             assert next(results) == (0, 0)
     assert time.monotonic() - began < 10
+
+
+STARTING = '''
+import signal
+import subprocess
+from pathlib import Path
+
+class Prepare:
+    """Tells, as a worker reads it while it starts, which signals the worker is deaf to."""
+
+    def __getstate__(self):
+        return {"told": "yes"}
+
+    def __setstate__(self, state):
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        Path("blocked").write_text(str(signal.SIGINT in blocked))
+
+    def __call__(self):
+        pass
+'''
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signal masks")
+def test_a_starting_worker_is_deaf_to_ctrl_c(tmp_path: Path) -> None:
+    (tmp_path / "starting.py").write_text(STARTING)
+    code = (
+        "from starting import Prepare\nfrom initstats.processes import Processes\n"
+        'if __name__ == "__main__":\n'
+        "    with Processes(1, Prepare()) as processes:\n"
+        "        assert processes.submit(abs, -1).result() == 1\n"
+    )
+    (tmp_path / "script.py").write_text(code)
+    path = os.pathsep.join([str(tmp_path), str(Path(workers.__file__).parents[1])])
+    subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        check=True,
+        timeout=120,
+    )
+    assert (tmp_path / "blocked").read_text() == "True"

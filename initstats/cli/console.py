@@ -78,7 +78,9 @@ def print_table(
     for name, *cells in zip(columns, *rows, strict=True):
         numbers = isinstance(cells[0], float)
         keep = numbers or not table.columns  # in one line
-        table.add_column(Text(name), justify="right" if numbers else "left", no_wrap=keep)
+        table.add_column(
+            Text(name), justify="right" if numbers else "left", no_wrap=keep, overflow="fold"
+        )
     for row in rows:
         table.add_row(*(Text(_printed(value, digits)) for value in row))
     Console().print(table, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 PARAMETERS = {
     "norm": "what is normalized: {norms}; predicted divides by the size that theory expects",
@@ -42,8 +43,23 @@ def parameter_meanings(names: Iterable[str]) -> list[tuple[str, str]]:
 
     lists = {
         "norms": ", ".join(NORMS),
-        "places": "; ".join(f"{name}, {meaning}" for name, meaning in PLACES.items()),
+        "places": "; ".join(
+            f"{place}, {meaning} ({', '.join(_networks_with(place))})"
+            for place, meaning in PLACES.items()
+        ),
         "scales": "; ".join(f"{name}, {scaling.meaning}" for name, scaling in SCALINGS.items()),
         "orders": "; ".join(f"{name}, {meaning}" for name, meaning in ORDERS.items()),
     }
     return [(name, PARAMETERS[name].format(**lists)) for name in names if name in PARAMETERS]
+
+
+def _networks_with(place: str) -> list[str]:
+    """Names of the networks that a norm may have this place in."""
+    from initstats.networks import NETWORKS
+
+    found = []
+    for name in NETWORKS:
+        if not {"norm", "place"} - {*NETWORKS.family(name).defaults}:
+            with suppress(ValueError):
+                found.append(NETWORKS[f"{name}(norm=layer,place={place})"].name.partition("(")[0])
+    return found

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -17,7 +17,10 @@ from initstats.cli.completion import listed
 from initstats.cli.console import Bar, print_table
 from initstats.cli.options import load_own, named_function
 from initstats.cli.output import output
-from initstats.registry import Catalog
+from initstats.registry import Catalog, unknown
+from initstats.registry.spelling import spelled
+
+T = TypeVar("T")
 
 
 @command("Look up")
@@ -63,7 +66,17 @@ def gain(
 
 
 @command("Look up", "list")
-def list_(plugin: Plugins = None) -> None:
+def list_(
+    kinds: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KINDS]...",
+            help="Of these alone: inits, activations, networks, network_parameters, recipes, "
+            "statistics, columns, rules, figures.",
+        ),
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
     """Say what there is, a line each: inits, activations, networks, statistics, rules, figures.
 
     Names are those of the table; parameters are shown with their defaults. Behind the networks
@@ -72,13 +85,15 @@ def list_(plugin: Plugins = None) -> None:
     Where the output is no terminal, a line is an entry, with tabs between its columns.
 
     JSON: inits, activations, networks, network_parameters, recipes, statistics, columns, rules and
-    figures: name, parameters, meaning.
+    figures, or the kinds that are named: name, parameters, meaning.
     """
     load_own(plugin)
     found: dict[str, list[dict[str, Any]]] = {}
     for catalog in _catalogs():
         found[f"{catalog.noun}s"] = _entries(catalog)
         found |= _behind(catalog.noun, found[f"{catalog.noun}s"])
+    if kinds:
+        found = _chosen(found, kinds)
     output.result(**{noun.replace(" ", "_"): entries for noun, entries in found.items()})
     if not sys.stdout.isatty():
         lines = [
@@ -91,7 +106,8 @@ def list_(plugin: Plugins = None) -> None:
     for noun, entries in found.items():
         columns = {
             "name": [each["name"] for each in entries],
-            "parameters": [_parameters(each["parameters"]) for each in entries],
+            # a line breaks at spaces, which a name may have
+            "parameters": [_parameters(each["parameters"], ", ") for each in entries],
             "meaning": [each["meaning"] for each in entries],
         }
         shown = {name: cells for name, cells in columns.items() if any(cells)}
@@ -135,6 +151,16 @@ def theory(
     page = write_theory(out, diagrams, files)
     found = [{"name": each.name, "words": each.words, "inits": each.inits} for each in diagrams]
     output.result(page=page, activations=found)
+
+
+def _chosen(found: Mapping[str, T], kinds: Iterable[str]) -> dict[str, T]:
+    """Some kinds of what there is, in their usual order."""
+    known = {noun.replace(" ", "_"): noun for noun in found}
+    asked = [name.replace(" ", "_") for name in kinds]
+    for name in asked:
+        if name not in known:
+            raise unknown("kind", name, known)
+    return {known[name]: found[known[name]] for name in known if name in asked}
 
 
 def _entries(catalog: Catalog[Any]) -> list[dict[str, Any]]:
@@ -191,9 +217,6 @@ def _catalogs() -> list[Catalog[Any]]:
     return [INITS, ACTIVATIONS, NETWORKS, STATISTICS, RULES, FIGURES]
 
 
-def _parameters(defaults: Mapping[str, Any]) -> str:
+def _parameters(defaults: Mapping[str, Any], between: str = ",") -> str:
     """Parameters and their defaults, as they are spelled after a name."""
-    return ",".join(
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in defaults.items()
-    )
+    return between.join(f"{name}={spelled(value)}" for name, value in defaults.items())

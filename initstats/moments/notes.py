@@ -9,7 +9,8 @@ NOTES = {
     "participation_ratio": "directions that the tokens of a sequence take, (tr K)^2 / tr K^2 of "
     "their kernel K: 1 to their number",
     "attention_entropy": "entropy of a token's weights over its largest, log of the tokens that it "
-    "may attend to: 1 attends to all alike, 0 to one",
+    "may attend to: 1 attends to all alike, 0 to one; without tokens that may attend to one alone, "
+    "as the first of causal attention",
     "concentration": "sum of the squares of a token's weights: 1 / tokens attends to all alike, 1 "
     "to one",
 }

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from initstats.networks.block import Expectation, Run
+from initstats.networks.block import Expectation, Leaf, Run
 from initstats.networks.dense import check_sizes
 from initstats.networks.normalization import EPS, Normalization
+from initstats.plural import counted
 from initstats.theory.state import Cotangent, State, Unpredicted
 
 
@@ -22,7 +23,7 @@ class BatchNorm(Normalization):
 
     Attributes:
         batch: number of samples that are normalized together; the last ones of the data may be
-            fewer.
+            fewer, see `check_batches`.
 
     Raises:
         ValueError: batch is no whole number above 1.
@@ -91,3 +92,27 @@ class BatchNorm(Normalization):
             yield batches.view(*batches.shape[:-1], -1, self.batch)
         if whole < count:
             yield by_sample[..., None, whole:]
+
+
+def check_batches(leaves: Iterable[Leaf], samples: int) -> None:
+    """Check that so many samples make batches for norms, the last of which may be smaller.
+
+    Args:
+        leaves: of a network that knows what it reads.
+
+    Raises:
+        ValueError: fewer samples than a batch has, which would silently be of another size; or one
+            sample is left for the last batch, and less its own mean it is 0.
+    """
+    for leaf in leaves:
+        batch = leaf.together
+        if samples < batch:
+            raise ValueError(
+                f"batch={batch} is more than the {counted(samples, 'sample')} that there are: name "
+                f"at most batch={max(samples, 2)}, or take {batch} samples or more"
+            )
+        if batch > 1 and samples % batch == 1 and leaf.reads.positions == 1:
+            raise ValueError(
+                f"{samples} samples in batches of {batch} leave one sample, of which batch norm "
+                f"makes 0: take {samples - 1} samples, or name another batch"
+            )

@@ -63,7 +63,11 @@ class Dense(Linear):
 
 
 def check_sizes(block: str, **sizes: float) -> None:
-    """Refuse a size that is no whole number above 0."""
+    """Refuse a size of a block, or of a network where that is empty, that is no whole number above
+    0.
+    """
     for name, size in sizes.items():
         if not (size >= 1 and math.isfinite(size) and float(size).is_integer()):
-            raise ValueError(f"{block}: {name} is a whole number, at least 1: got {size}")
+            raise ValueError(
+                f"{block and f'{block}: '}{name} is a whole number, at least 1: got {size}"
+            )

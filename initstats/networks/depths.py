@@ -54,9 +54,7 @@ SCALINGS = {
     "fixup": Scaling(
         "the last product's weights 0, the others over a root of the number of branches "
         "(Zhang et al. 2019, arXiv:1901.09321)",
-        lambda layers, products: Scales(
-            first=layers ** (-1 / (2 * products - 2)) if products > 1 else 1.0, last=0.0
-        ),
+        lambda layers, products: Scales(first=layers ** (-1 / (2 * products - 2)), last=0.0),
     ),
     "deepnorm": Scaling(
         "the stream times (2N)^(1/4), weights of values and of both products over (8N)^(1/4), for "
@@ -87,6 +85,7 @@ def scales(
     alpha: float = 1.0,
     *,
     normed: bool = False,
+    inside: bool = False,
 ) -> Scales:
     """The factors of every residual layer.
 
@@ -96,6 +95,7 @@ def scales(
         products: of a branch.
         alpha: a factor of the branch on top.
         normed: whether the sums are normalized.
+        inside: whether there is a norm in the branches.
 
     >>> scales("inverse_sqrt_depth", 100, 2).branch
     0.1
@@ -103,7 +103,8 @@ def scales(
     2.0
 
     Raises:
-        ValueError: no such rule, or one that is for normalized sums; a factor that is infinite.
+        ValueError: no such rule, or one that is for normalized sums, or for branches of two
+            products without a norm; a factor that is infinite.
     """
     layers = max(layers, 1)
     if not math.isfinite(alpha):
@@ -114,5 +115,12 @@ def scales(
         raise unknown("scale", rule, SCALINGS)
     if rule == "deepnorm" and not normed:
         raise ValueError("scale=deepnorm needs a norm after the sum, as norm=layer,place=post")
+    if rule == "fixup" and (normed or inside):
+        raise ValueError("scale=fixup takes the place of norms: norm=none, or another scale")
+    if rule == "fixup" and products < 2:
+        raise ValueError(
+            "scale=fixup makes the first product of a branch smaller and the last one 0: it needs "
+            "two products, branch=2"
+        )
     found = SCALINGS[rule].of(layers, products)
     return found._replace(branch=found.branch * alpha)

@@ -6,7 +6,7 @@ from initstats.networks.activate import Activate
 from initstats.networks.block import Block
 from initstats.networks.convolution import Conv
 from initstats.networks.dense import Dense
-from initstats.networks.dropout import Dropout
+from initstats.networks.dropout import Dropout, check_shares
 from initstats.networks.entry import register_network
 from initstats.networks.normalization import Normalization
 from initstats.networks.norms import BATCH, GROUPS, norm_of
@@ -27,6 +27,7 @@ def mlp(
     standardized: bool = False,
 ) -> Block:
     """Fully connected: features - width - width ..."""
+    check_shares(dropout=dropout)
     made = norm_of(norm, place, ("pre", "after"), groups=groups, batch=batch)
     curved = _activated(made, place, dropout)
     layer = Dense(width, standardized=standardized)
@@ -49,6 +50,7 @@ def cnn(
     standardized: bool = False,
 ) -> Block:
     """The lesson's conv net: w, 2w, 4w, 4w channels at stride 2, then stride 1 to the depth."""
+    check_shares(dropout=dropout)
     made = norm_of(norm, place, ("pre", "after"), groups=groups, batch=batch, whole=True)
     curved, blocks = _activated(made, place, dropout), list[Block]()
     for index in range(depth):

@@ -12,6 +12,7 @@ from initstats.networks.block import Block
 from initstats.networks.boundary import Boundary
 from initstats.networks.convolution import Conv
 from initstats.networks.depths import scales
+from initstats.networks.dropout import check_shares
 from initstats.networks.entry import register_network
 from initstats.networks.norms import BATCH, GROUPS, norm_of
 from initstats.networks.serial import Serial
@@ -42,12 +43,13 @@ def rescnn(
     standardized: bool = False,
 ) -> Block:
     """Strided convolutions to 2w channels, then residual branches of two layers each."""
+    check_shares(drop_path=drop_path)
     made = norm_of(norm, "pre", ("pre",), groups=groups, batch=batch, whole=True)
     if order not in ORDERS:
         raise unknown("order", order, ORDERS)
     strided = min(depth, 2 + depth % 2)  # what is left makes branches of two
     branches = (depth - strided) // 2
-    factors = scales(scale, branches, 2, alpha)
+    factors = scales(scale, branches, 2, alpha, inside=made is not None)
     between: list[Block] = [made, Activate()] if made else [Activate()]
 
     def conv(factor: float, tensor: str) -> Conv:

@@ -7,7 +7,7 @@ from initstats.networks.block import Block
 from initstats.networks.dense import Dense
 from initstats.networks.depths import hidden_units, scales
 from initstats.networks.downscale import Downscale
-from initstats.networks.dropout import Dropout
+from initstats.networks.dropout import Dropout, check_shares
 from initstats.networks.entry import register_network
 from initstats.networks.norms import BATCH, GROUPS, norm_of
 from initstats.networks.serial import Serial
@@ -33,6 +33,7 @@ def resmlp(
     standardized: bool = False,
 ) -> Block:
     """A stem, then residual branches of one or two products: a layer each."""
+    check_shares(dropout=dropout, drop_path=drop_path)
     predicted = norm == "predicted"
     if predicted and place != "pre":
         raise ValueError("norm=predicted divides what a branch reads: place=pre")
@@ -43,7 +44,9 @@ def resmlp(
     if hidden != 1 and branch == 1:
         raise ValueError(f"hidden={hidden:g} is for branches of two products: branch=2")
     after = made if place == "post" else None
-    factors = scales(scale, depth - 1, branch, alpha, normed=after is not None)
+    factors = scales(
+        scale, depth - 1, branch, alpha, normed=after is not None, inside=norm != "none"
+    )
 
     def dense(units: int, factor: float, tensor: str) -> Dense:
         return Dense(units, tensor=tensor, scale=factor, standardized=standardized)

@@ -7,8 +7,9 @@ from typing import Any, cast, get_args
 from initstats.networks.activate import Activate
 from initstats.networks.attention import Attention, Logits
 from initstats.networks.block import Block
+from initstats.networks.dense import check_sizes
 from initstats.networks.depths import Scales, hidden_units, scales
-from initstats.networks.dropout import Dropout
+from initstats.networks.dropout import Dropout, check_shares
 from initstats.networks.embedding import Patches, Positions
 from initstats.networks.entry import register_network
 from initstats.networks.norms import BATCH, GROUPS, norm_of
@@ -45,6 +46,8 @@ def transformer(
     drop_path: float = 0.0,
 ) -> Block:
     """A stem of patches, then attention and feed-forward branches in turn: a layer each."""
+    check_shares(dropout=dropout, drop_path=drop_path)
+    check_sizes("", patch=patch)
     made = norm_of(norm, place, ("pre", "post"), groups=groups, batch=batch)
     for name, value, allowed in (
         ("logits", logits, get_args(Logits)),
@@ -53,7 +56,7 @@ def transformer(
         if value not in allowed:
             raise unknown(name, value, allowed)
     after = made if place == "post" else None
-    factors = scales(scale, depth - 1, 2, alpha, normed=after is not None)
+    factors = scales(scale, depth - 1, 2, alpha, normed=after is not None, inside=made is not None)
     first = [made] if made and place == "pre" else []
     last = [Dropout(dropout)] if dropout else []
     branches: dict[str, list[Block]] = {

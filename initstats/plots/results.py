@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -62,14 +62,12 @@ class Results:
         summary: one row per configuration, as `summarize` gives it.
         bands: counts of the activations (layers, BANDS + 1) by (network, init, activation,
             width), all seeds together, as `banded` gives them, for all configurations of `few`,
-            zero where a layer has no activation;
-            None where only a table is at hand.
+            zero where a layer has no activation; None where only a table is at hand.
         predicted: one row per (configuration, layer, tensor, direction) from theory, as `predict`
             gives it; None where nothing was predicted.
-        fitted: names of the inits whose weights depend on data; a bare table does not say which
-            these are, and only lsuv is known.
-        shapes: of the same histograms, each layer's on its own range; None where only a table is at
-            hand.
+        fitted: names of the inits whose weights depend on data; of a bare table, lsuv.
+        shapes: of the same histograms, each layer's on its own range; None as `bands`.
+        extended: by network, whether its first n layers are that of n layers, where that is known.
         judged: what verdicts are about, as `stacks_of` gives it, at least for all configurations;
             None where it is not known yet.
     """
@@ -80,6 +78,7 @@ class Results:
     predicted: pd.DataFrame | None = None
     fitted: Collection[str] = ("lsuv",)
     shapes: Mapping[Key, Shape] | None = None
+    extended: Mapping[str, bool] = field(default_factory=dict)
     judged: pd.DataFrame | None = None
 
     @classmethod
@@ -106,7 +105,8 @@ class Results:
         fitted = [
             name for name, (first, *_) in recorded.definitions.get("init", {}).items() if first
         ]
-        results = replace(cls._summarized(table, None, predicted), fitted=fitted)
+        results = cls._summarized(table, None, predicted)
+        results = replace(results, fitted=fitted, extended=recorded.extended_networks)
         read = RunHistograms(run, results)
         return replace(results, bands=Lazily(read.bands), shapes=Lazily(read.shapes))
 

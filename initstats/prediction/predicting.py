@@ -37,9 +37,6 @@ EXTRA = ["second_moment_spread", "second_moment_error", "claim", "note"]
 """What predictions have beside the statistics."""
 
 
-LEFT_OUT = "theory follows the network, but not what becomes of this tensor"
-
-
 class FailedPredictionError(RuntimeError):
     """A prediction that a worker could not make.
 
@@ -153,9 +150,10 @@ class Theory:
                 rows, why = known[laws]
             except ValueError as error:  # integrals that do not exist, gains that do not
                 rows, why = {}, str(error)
-            missing = Row(note=LEFT_OUT if why is None else why or init.unpredicted)
             places = self.places(task.network, task.width)
-            found.append(representable(places, [rows.get(place, missing) for place in places]))
+            said = None if why is None else why or init.unpredicted
+            told = [rows[at] if at in rows else _left_out(at, said) for at in places]
+            found.append(representable(places, told))
         return found
 
     def places(self, network: Network, width: int) -> Sequence[Place]:
@@ -180,6 +178,13 @@ class Theory:
         if first is not None:
             return Sequences(self.split, first)
         return Batches(self.split, batch) if batch > 1 else Samples(self.split)
+
+
+def _left_out(place: Place, why: str | None) -> Row:
+    """The row of a tensor that theory says nothing about; None where it follows the others."""
+    _, tensor, direction = place
+    of = "gradients of " if direction == "backward" else ""
+    return Row(note=f"theory follows the network, but not the {of}{tensor}" if why is None else why)
 
 
 def _worked(

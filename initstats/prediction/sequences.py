@@ -89,15 +89,7 @@ class Sequences(Groups):
         """Pair correlation and participation ratio of a sequence's tokens, at a number of units."""
         shape = len(k), 2, self.tokens, 2, self.tokens
         blocks = np.einsum("gasat->gast", k.reshape(shape)).reshape(-1, self.tokens, self.tokens)
-        trace = np.trace(blocks, axis1=1, axis2=2)
-        square = (blocks**2).sum((1, 2))
-        # of Gaussian units, E tr K^2 is larger than that of the mean kernel
-        square = square * (1 + 1 / width) + trace**2 / width
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = np.nanmean(trace**2 / square)
-            others = max(self.tokens - 1, 1)
-            pairs = (blocks.sum((1, 2)) - trace).sum() / others / trace.sum()
-        return float(pairs), float(ratio)
+        return resembling(blocks, width)
 
     def _outer(self, state: State) -> Array:
         return self.products(state.square)
@@ -105,6 +97,28 @@ class Sequences(Groups):
     def _positive(self, k: Array) -> Array:
         """The matrices, whose rounding must not leave them unsymmetric."""
         return np.asarray((k + k.swapaxes(1, 2)) / 2)
+
+
+def resembling(kernels: Array, width: int) -> tuple[float, float]:
+    """Pair correlation and participation ratio that tokens of Gaussian units have on average.
+
+    The ratio is that of the means, E (tr K)^2 / E tr K^2, from 1 to the number of tokens.
+
+    Args:
+        kernels: their mean kernel in each of some sequences, (sequences, tokens, tokens).
+        width: number of units.
+    """
+    tokens = kernels.shape[-1]
+    trace = np.trace(kernels, axis1=1, axis2=2)
+    square = (kernels**2).sum((1, 2))
+    # random units make both means larger than their mean kernel has them; with one of them alone,
+    # equal tokens would take less than one direction
+    several = square * (1 + 1 / width) + trace**2 / width
+    one = trace**2 + 2 * square / width
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.nanmean(one / several)
+        pairs = (kernels.sum((1, 2)) - trace).sum() / max(tokens - 1, 1) / trace.sum()
+    return float(pairs), float(ratio)
 
 
 def _gains(heads: Heads) -> dict[str, Any]:

@@ -29,8 +29,10 @@ def best_by_activation(results: Results) -> pd.DataFrame:
     rows: list[Facts] = []
     keys = ["network", "width", "activation"]
     numbers = ["growth", "growth_low", "growth_high", "std"]
+    sized = normed(results)
     for names, group in results.summary.groupby(keys, observed=True, sort=True):
-        healthy = steadiest_first(group[group["verdict"] == "healthy"])
+        by = "gradient_growth" if str(names[0]) in sized else "growth"
+        healthy = steadiest_first(group[group["verdict"] == "healthy"], by)
         lost = group.loc[group["verdict"] != "healthy", "verdict"].astype(str).value_counts()
         facts = {"kept": healthy["init"].astype(str).to_list(), "lost": lost.to_dict()}
         best = healthy[numbers].head(1).to_dict("records")
@@ -65,10 +67,27 @@ def counted(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def steadiest_first(rows: pd.DataFrame) -> pd.DataFrame:
-    """Sorted by how far growth is from 1 in either direction; at depth 1, how far the std is."""
+def varied(results: Results) -> str:
+    """What a combination is of, in words: of inits, activations, and what else is several."""
+    several = [noun for noun in ("network", "width") if results.summary[noun].nunique() > 1]
+    *front, last = [*several, "init", "activation"]
+    return f"{', '.join(front)} and {last}"
+
+
+def normed(results: Results) -> set[str]:
+    """Names of the networks with norms in them, before which the size of the signal is free."""
+    return {*results.measured("normed")["network"].astype(str).unique()}
+
+
+def steadiest_first(rows: pd.DataFrame, by: str = "growth") -> pd.DataFrame:
+    """Sorted by how far growth is from 1 in either direction; at depth 1, how far the std is.
+
+    Args:
+        by: the growth, `growth` or `gradient_growth`; what is not known comes last.
+    """
+    values = rows[by].fillna(rows["std"]) if by == "growth" else rows[by]
     with np.errstate(divide="ignore"):
-        off = np.abs(np.log(rows["growth"].fillna(rows["std"]).to_numpy()))
+        off = np.abs(np.log(values.to_numpy()))
     return rows.iloc[np.argsort(off, kind="stable")]
 
 

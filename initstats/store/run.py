@@ -40,6 +40,8 @@ class Run:
         parameters: of the entries that key columns name.
         notes: those statistics that only some networks have.
         parts: the kinds of the layers of each network, such as `attention`, where the table tells.
+        extended_networks: of each network, whether its first n layers are the network of n layers;
+            a folder of an older version does not say.
         definitions: what entries and statistics make of fixed inputs.
 
     Raises:
@@ -56,6 +58,7 @@ class Run:
     parameters: Entries = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     parts: dict[str, list[str]] = field(default_factory=dict)
+    extended_networks: dict[str, bool] = field(default_factory=dict)
     definitions: Definitions = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,6 +107,7 @@ class Run:
             },
             notes=list(dict.fromkeys([*asked.notes, *self.notes])),
             parts={**self.parts, **asked.parts},
+            extended_networks={**self.extended_networks, **asked.extended_networks},
             definitions={
                 # those that measured something agree; the others may have been mended since
                 noun: {**self.definitions.get(noun, {}), **asked.definitions.get(noun, {})}

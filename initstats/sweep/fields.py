@@ -18,6 +18,7 @@ from initstats import networks as network_entries
 from initstats.activations import Activation
 from initstats.inits import Init
 from initstats.networks import Network
+from initstats.recipes import refuse_recipes
 from initstats.registry import Entry, unknown
 from initstats.store import to_toml
 
@@ -42,6 +43,8 @@ def entries_of(kind: type[Entry], get: Callable[[Any], Any], values: object) -> 
     faults: list[str] = []
     cause: BaseException | None = None
     catalog = kind.catalog
+    if not (isinstance(values, str) and values in catalog):
+        refuse_recipes(values)
     for value in [values] if isinstance(values, Mapping) else listed(values):
         try:
             if isinstance(value, Mapping):

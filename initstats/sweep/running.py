@@ -17,6 +17,8 @@ from initstats.data import Dataset, Split
 from initstats.failure import Failure
 from initstats.machine import machine
 from initstats.moments import STATISTICS, bin_edges, warm_up
+from initstats.networks.batch_norm import check_batches
+from initstats.networks.extending import is_extended
 from initstats.processes import check_guard
 from initstats.registry import check_importable, staying
 from initstats.stack import FIT_SAMPLES, Settings
@@ -190,6 +192,12 @@ def _fit(data: Dataset) -> Split:
 
 def _engine(grid: Grid, data: Dataset) -> Engine:
     split = chosen_samples(grid, data)
+    for entry in grid.networks:
+        leaves = entry.on(split.shape, grid.widths[0], grid.depth).leaves()
+        try:
+            check_batches(leaves, len(split))
+        except ValueError as error:
+            raise ValueError(f"network {entry.name!r}: {error}") from None
     settings = Settings(
         grid.depth, len(split), backward=grid.backward, dtype=grid.dtype, device=grid.device
     )
@@ -216,6 +224,9 @@ def _run(config: dict[str, Any], grid: Grid, data: Dataset, engine: Engine) -> R
         parameters=parameters_of(grid.entries),
         notes=list(engine.notes),
         parts=parts_of(grid, engine.split.shape),
+        extended_networks={
+            each.name: is_extended(each, grid.widths[0], grid.depth) for each in grid.networks
+        },
     )
 
 

@@ -64,7 +64,10 @@ class Exchangeable(Pairs):
     def attended(self, state: State, heads: Heads) -> Attended:
         """Means of tokens that are weighted by the softmax of Gaussian logits."""
         if heads.causal:
-            raise Unpredicted("tokens that see only those before them are not all alike")
+            raise Unpredicted(
+                "theory without data follows tokens that are all alike, and not causal attention: "
+                "tokens that see only those before them are not all alike"
+            )
         q, p = self._tokens(state)
         found = attend(q, p, heads.tokens, **_gains(heads))
         logits = heads.logit_gain * q * q

@@ -693,3 +693,33 @@ def test_paper_shows_the_state_on_two_pages(browser: Browser, index: Path) -> No
     )
     assert wide == 0
     reader.context.close()
+
+
+def test_verdicts_are_about_all_layers_where_scales_depend_on_depth(
+    browser: Browser, toy: ist.Dataset, tmp_path: Path
+) -> None:
+    grid = ist.Grid(
+        networks=["resmlp", "resmlp(scale=inverse_depth)"],
+        inits=INITS[:2],
+        activations=ACTIVATIONS[:2],
+        widths=[6],
+        depth=DEPTH,
+        seeds=2,
+        backward=True,
+    )
+    ist.run_sweep(grid, toy, out=tmp_path / "run")
+    index = compose(Results.of(tmp_path / "run")).publish(tmp_path / "page")
+    reader = Reader(browser, index)
+    label = reader.page.locator(".controls label:has([name=layer]) span")
+    reader.at_layer(2)
+    assert reader.part("count").inner_text().startswith("After 2 layers")
+    assert label.inner_text() == "depth"
+    reader.choose("network", "resmlp(scale=inverse_depth), width 6")
+    assert reader.part("count").inner_text().startswith(f"After {DEPTH} layers")
+    assert label.inner_text() == "layer"
+    assert reader.page.locator(".controls output").inner_text() == f"2 of {DEPTH}"
+    head = reader.part("readout").locator("thead th:nth-child(2)").inner_text()
+    assert head == f"verdict at layer {DEPTH}"
+    assert f"judged at {DEPTH} layers only" in reader.part("readout").inner_text()
+    assert reader.complaints == []
+    reader.context.close()

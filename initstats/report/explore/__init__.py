@@ -52,6 +52,8 @@ class Exploration:
         activations: names, in the order of the columns.
         fitted: the inits whose weights depend on the data.
         depth: layers of the deepest stack.
+        shallow: whether there is a network whose first n layers are a network of n layers.
+        reasons: of every other network, why they are not; verdicts on it are about all its layers.
         histograms: whether there are histograms.
         manifest: what the planes of the data mean, as JSON that may stand in a script.
         data: for each network and width the data in the page; None where they lie beside it.
@@ -62,6 +64,8 @@ class Exploration:
     activations: Sequence[str]
     fitted: Collection[str]
     depth: int
+    shallow: bool
+    reasons: Collection[str]
     histograms: bool
     manifest: Markup
     data: Sequence[str | None]
@@ -84,7 +88,12 @@ def exploration(results: Results, *, meanings: Meanings | None = None) -> Explor
         texts.append(packed(planes))
     inside = [sum(map(len, texts[: n + 1])) <= MOST for n in range(len(texts))]
     files = [f"explore-{n}.js" for n in range(1, len(texts) + 1)]
+    reasons = [_reason(block.network, few) for block in few.blocks]
     manifest = _manifest(few, frame, meanings or {}) | {
+        "networks": [
+            {"network": block.network, "width": block.width, "known": known, "reason": reason}
+            for block, known, reason in zip(few.blocks, frame.known, reasons, strict=True)
+        ],
         "planes": layout(planes or {}),
         "files": [None if there else file for file, there in zip(files, inside, strict=True)],
     }
@@ -93,6 +102,8 @@ def exploration(results: Results, *, meanings: Meanings | None = None) -> Explor
         frame.activations,
         [name for name in frame.inits if name in results.fitted],
         frame.depth,
+        "" in reasons,
+        [*dict.fromkeys(filter(None, reasons))],
         bool(few.shapes),
         in_script(manifest),
         [text if there else None for text, there in zip(texts, inside, strict=True)],
@@ -107,10 +118,6 @@ def exploration(results: Results, *, meanings: Meanings | None = None) -> Explor
 def _manifest(few: Results, frame: Frame, meanings: Meanings) -> dict[str, Any]:
     """What the script must know, but where the data are."""
     return {
-        "networks": [
-            {"network": block.network, "width": block.width, "known": known}
-            for block, known in zip(few.blocks, frame.known, strict=True)
-        ],
         "inits": frame.inits,
         "activations": frame.activations,
         "seeds": frame.seeds,
@@ -143,6 +150,20 @@ def _manifest(few: Results, frame: Frame, meanings: Meanings) -> dict[str, Any]:
             for words in (meanings.get(kind, {}),)
         },
     }
+
+
+def _reason(network: str, results: Results) -> str:
+    """Why the first layers of a network do not tell of shallower networks; empty if they do."""
+    is_plain = network not in {*results.measured("stream")["network"].unique()}
+    is_extended = results.extended.get(network, True if is_plain else None)
+    if is_extended is None:  # only streams of these networks may have scales that depend on depth
+        return f"It is not known whether the first n layers of {network} are a network of n layers."
+    if is_extended:
+        return ""
+    return (
+        f"The layers of {network} depend on how many there are, by their scales or otherwise: its "
+        "first n layers are not a network of n layers."
+    )
 
 
 def _verdicts() -> list[dict[str, Any]]:

@@ -51,6 +51,8 @@ export class Controls {
       else element.value = value;
     }
     this.#offer();
+    const { reason } = this.#manifest.networks[state.network];
+    this.#field("layer").previousElementSibling.textContent = reason ? "layer" : "depth";
     this.#form.querySelector("output").value = `${state.layer} of ${this.#field("layer").max}`;
   }
 

@@ -225,7 +225,7 @@ class Explorer {
     }, counts);
     const total = counts.reduce((sum, count) => sum + count, 0);
     const measured = votes.flat().filter(({ word }) => word).length;
-    this.#say("count", tally(total, measured, layer));
+    this.#say("count", tally(total, measured, shown.jury.judgedAt(layer)));
   }
 
   #drawPictures() {
@@ -285,7 +285,7 @@ class Explorer {
     const pairs = this.#state.numbered().map((pin) => shown.numbers(pin));
     this.#readout.write(pairs, {
       statistic: shown.statistic,
-      layer: this.#state.layer,
+      layer: shown.jury.judgedAt(this.#state.layer),
       theory: shown.theory && this.#state.theory,
       gradients: shown.block.plane("source").some((source) => source > 0),
     });

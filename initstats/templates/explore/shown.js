@@ -7,7 +7,7 @@ export class Shown {
     this.manifest = manifest;
     this.block = block;
     this.state = state;
-    this.jury = new Jury(manifest, block, state.limits);
+    this.jury = new Jury(manifest, this.network, block, state.limits);
   }
 
   get statistic() {

@@ -23,8 +23,12 @@ export class State {
     const { depth, limits, first } = this.#manifest;
     this.show = "verdict";
     this.statistic = 0;
-    this.view = 0;
     this.network = 0;
+    // a stream is there at every layer, activations are not
+    const streams = this.#manifest.views.findIndex(
+      ({ tensor, direction }) => tensor === "stream" && direction === "forward",
+    );
+    this.view = this.known[streams]?.length ? streams : 0;
     this.layer = depth;
     this.limits = { ...limits };
     this.seeds = false;

@@ -9,10 +9,14 @@ export class Jury {
   #rules;
   #depth;
   #seeds;
+  #shallow;
 
-  constructor(manifest, block, limits) {
+  /** @param network an entry of the manifest. */
+  constructor(manifest, network, block, limits) {
     this.manifest = manifest;
     this.#block = block;
+    // only then are the first n layers a network of n layers, which a verdict may be about
+    this.#shallow = !network.reason;
     this.#depth = manifest.depth;
     this.#seeds = manifest.seeds.length;
     this.#rules = manifest.verdicts.map((verdict) => ({
@@ -45,6 +49,11 @@ export class Jury {
     return 0;
   }
 
+  /** The layers that a verdict is about where this one is chosen. */
+  judgedAt(layer) {
+    return this.#shallow ? layer : this.#depth;
+  }
+
   /** The vote of the seeds on a stack: the word, its votes of how many seeds, and what ties. */
   vote(cell, layer) {
     const words = this.#rules.map(({ name }) => name);
@@ -67,7 +76,7 @@ export class Jury {
   }
 
   #count(cell, layer, words, choose) {
-    const deep = this.reached(cell, layer);
+    const deep = this.reached(cell, this.judgedAt(layer));
     if (!deep) return { word: "", votes: 0, seeds: 0, tied: [] };
     const counts = new Uint16Array(words.length);
     const flags = this.#block.plane("flags");
@@ -90,6 +99,7 @@ export class Jury {
     const words = Array.from({ length: end }, (_, at) => this.vote(cell, at + 1).word);
     const last = words.at(-1);
     if (last === undefined) return "not measured";
+    if (!this.#shallow) return `judged at ${end} layers only`;
     if (last === healthy) {
       const from = words.findLastIndex((word) => word !== healthy) + 2;
       return from === 1 ? "healthy at every depth" : `healthy from layer ${from}`;

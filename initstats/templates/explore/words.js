@@ -21,11 +21,11 @@ export function tally(healthy, measured, layer) {
 }
 
 /** What a printed page cannot show by its switches. */
-export function caption({ statistic, view, network, state, manifest }) {
+export function caption({ statistic, view, network, state, manifest, jury }) {
   const { limits, show, layer } = state;
   const what = show === "value" ? `${statistic.label} of the ${view.label}` : "verdicts";
   return [
-    `Map: ${what} at layer ${layer} of ${manifest.depth}, ${network.network} of width ${network.width}.`,
+    `Map: ${what} at layer ${show === "value" ? layer : jury.judgedAt(layer)} of ${manifest.depth}, ${network.network} of width ${network.width}.`,
     `Healthy is an rms within a factor of ${limits.factor} of the input’s, a correlation below ${limits.correlation}, and a gradient within a factor of ${limits.gradient_factor}.`,
   ].join(" ");
 }

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from initstats import activations as activations
+    from initstats import assertions as assertions
     from initstats import audits as audits
     from initstats import backprop as backprop
     from initstats import callbacks as callbacks
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from initstats import probe as probe
     from initstats import repair as repair
     from initstats import report as report
+    from initstats import schemes as schemes
     from initstats import store as store
     from initstats import sweep as sweep
     from initstats import theory as theory
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from initstats.activations import activation as activation
     from initstats.activations import gain as gain
     from initstats.activations import register_activation as register_activation
+    from initstats.assertions import assert_healthy as assert_healthy
+    from initstats.assertions import assert_initialized as assert_initialized
     from initstats.audits import audit as audit
     from initstats.coordinates import coordinate_check as coordinate_check
     from initstats.data import Dataset as Dataset
@@ -72,6 +76,8 @@ if TYPE_CHECKING:
     from initstats.repair import lsuv_ as lsuv_
     from initstats.repair import reinitialize_ as reinitialize_
     from initstats.report import write_report as write_report
+    from initstats.schemes import initialize_ as initialize_
+    from initstats.schemes import prescribe as prescribe
     from initstats.store import load_failures as load_failures
     from initstats.store import load_histograms as load_histograms
     from initstats.store import load_table as load_table

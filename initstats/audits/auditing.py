@@ -11,21 +11,25 @@ import pandas as pd
 import torch
 from torch import nn
 
+from initstats.audits.comparing import Comparison
+from initstats.audits.lock import written
 from initstats.audits.parameter import Drawn, drawn
 from initstats.audits.rules import RULES, Reading
 from initstats.audits.scale import Formula, depth, explained, fitting, told
 from initstats.audits.siblings import Siblings, copies, siblings
 from initstats.audits.words import named_in, sentence
 from initstats.diagnosis.findings import COLUMNS, SEVERITIES, Findings
+from initstats.diagnosis.rules import Finding
 from initstats.plural import counted
+from initstats.schemes import Prescription
 
 if TYPE_CHECKING:
     from initstats.report.page import Files
 
 LEVEL = 1e-4
 """Probability of an alarm about a model that is all as it was meant, at most."""
-_TESTS = 4
-"""Questions of chance about each parameter: its law, its scale, its mean, its kin."""
+_TESTS = 5
+"""Questions of chance about each parameter: law, scale, mean, kin, and what is expected."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,14 @@ class Audit:
         """What the model was initialized with, in a sentence."""
         return sentence(self.parameters, self.formulas)
 
+    def to_toml(self) -> str:
+        """A lock file: what `audit(model, expected=file)` compares a later model with.
+
+        An entry for each parameter, or for the same one in all blocks, says its law and its scale
+        as it was measured, with its standard error and the formula that fits.
+        """
+        return written(self.network, self.parameters, self.groups, self.formulas)
+
     def named(self, where: str) -> list[str]:
         """The names of the parameters that a finding's `where` is about."""
         return named_in(where, self.parameters)
@@ -144,19 +156,29 @@ class Audit:
         return f"{self.size}\n{self.roles.to_string(index=False)}\n{self.findings}"
 
 
-def audit(model: nn.Module, x: Any = None, *, level: float = LEVEL) -> Audit:
+def audit(
+    model: nn.Module,
+    x: Any = None,
+    *,
+    expected: str | Path | Prescription | None = None,
+    level: float = LEVEL,
+) -> Audit:
     """Say which law each parameter of a model was drawn from, and what is wrong.
 
-    The model is not run, unless an input is given; nothing of it is changed.
+    The model is not run, unless an input is given or a published scheme is to be compared with;
+    nothing of it is changed.
 
     Args:
         model: of any kind.
         x: an input, as `measure` takes it; inputs and outputs of weights are then read off the
             operations that use them, and need not be told from the classes of modules.
+        expected: what the model should be: a published scheme (`gpt2`, one of
+            `initstats.schemes.SCHEMES`), what `prescribe` returned, or a file that `to_toml` wrote.
+            What differs is an error.
         level: probability of a false alarm about the whole model, at most.
 
     Raises:
-        ValueError: no module; a level that is no probability.
+        ValueError: no module; a level that is no probability; no such scheme or file.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"a torch.nn.Module is audited, not {type(model).__name__}")
@@ -172,16 +194,29 @@ def audit(model: nn.Module, x: Any = None, *, level: float = LEVEL) -> Audit:
     formulas = explained(groups, fits)
     texts = tuple(frozenset(found) for found in fits)
     reading = Reading(parameters, groups, formulas, texts, tuple(filter(None, equal)), each)
-    name = type(model).__name__
-    return Audit(name, parameters, groups, formulas, judged(reading, name), level)
+    name, other = type(model).__name__, None
+    if expected is not None:
+        compared = Comparison.of(model, expected, x)
+        with torch.no_grad():
+            other = compared.source, list(compared.findings(model, parameters, each))
+    return Audit(name, parameters, groups, formulas, judged(reading, name, other), level)
 
 
-def judged(reading: Reading, subject: str) -> Findings:
-    """What all rules find, the gravest first."""
+def judged(
+    reading: Reading, subject: str, compared: tuple[str, list[Finding]] | None = None
+) -> Findings:
+    """What all rules find, the gravest first.
+
+    Args:
+        compared: what is expected, and what differs from it.
+    """
     rows = []
-    for rule in RULES:
-        told_by_it = list(rule(reading))
-        name, meaning = rule.__name__, (rule.__doc__ or "").partition("\n")[0]
+    every = [(rule.__name__, rule.__doc__ or "", list(rule(reading))) for rule in RULES]
+    if compared:
+        source, differing = compared
+        every.append(("as_expected", f"every parameter is as {source} has it", differing))
+    for name, doc, told_by_it in every:
+        meaning = doc.partition("\n")[0]
         rows += [(f.severity, name, subject, f.where, f.evidence, f.remedy) for f in told_by_it]
         if not told_by_it:
             rows.append(("healthy", name, subject, "", meaning, ""))

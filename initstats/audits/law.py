@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from scipy import special, stats
 from torch import Tensor
 
+from initstats.schemes.draw import cut_moments
+
 Array = NDArray[np.float64]
 Name = Literal[
     "zeros",
@@ -166,14 +168,6 @@ def _fits(law: Law, off: Array, end: float, square: float, level: float) -> bool
     steps = np.arange(1, share.size + 1) / share.size
     distance = max(float((steps - share).max()), float((share - steps).max()) + 1 / share.size)
     return bool(stats.kstwo.sf(distance, share.size) > level)
-
-
-def cut_moments(cut: float) -> tuple[float, float]:
-    """Variance, and kurtosis, of a standard normal law between -cut and cut."""
-    inside = 2 * special.ndtr(cut) - 1
-    edge = 2 * math.exp(-(cut**2) / 2) / math.sqrt(2 * math.pi) * cut / inside
-    variance = 1 - edge
-    return variance, (3 * variance - edge * cut**2) / variance**2
 
 
 def _freely_cut(end: float, square: float) -> float:

@@ -143,7 +143,7 @@ def _one(
     law = law_of(x, level)
     mean, std, tiny, strays = math.nan, math.nan, math.nan, 0
     if law.name not in ("empty", "not finite"):
-        mean, std, tiny, strays = _moments(x)
+        mean, std, tiny, strays = moments(x)
     fan_in, fan_out = known or _fans(owner, name, x)
     return Drawn(
         name=name,
@@ -168,7 +168,7 @@ def _one(
     )
 
 
-def _moments(x: Tensor) -> tuple[float, float, float, int]:
+def moments(x: Tensor) -> tuple[float, float, float, int]:
     """Mean, root mean square deviation, share below the normal numbers, and number of strays."""
     flat, least = x.reshape(-1), torch.finfo(x.dtype).tiny if x.is_floating_point() else 0
     mean, second = _summed(flat)

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from scipy import stats
 
-from initstats.audits.law import Law, cut_moments
+from initstats.audits.law import Law
 from initstats.audits.parameter import Drawn
 from initstats.audits.siblings import Siblings
+from initstats.schemes.draw import cut_moments
 
 CUT = math.sqrt(cut_moments(2.0)[0])
 """What a cut at 2 standard deviations leaves of a normal law's, where nobody made up for it."""

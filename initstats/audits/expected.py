@@ -1,0 +1,118 @@
+"""What a parameter should be, and whether it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from scipy import stats
+from torch import Tensor
+
+from initstats.audits.law import CHANCE, Law, law_of
+from initstats.audits.parameter import Drawn, moments
+from initstats.schemes.draw import Draw
+
+ROUNDING = 2e-3
+"""Relative differences of scales that are none: written numbers have few digits."""
+FAR_CUT = 4.0
+"""A normal law that is cut beyond so many stds looks like one that is not."""
+NEAR_CUT = 0.1
+"""Cuts, in stds, that are told from the entries come so near to the true ones."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A law and its scale.
+
+    Attributes:
+        law: a name of `Law`.
+        value: of a constant; gain of an orthogonal matrix or identity.
+        std: of the entries.
+        cut: where a truncated law ends, in stds of the law before the cut.
+        error: standard error of `std` as a share of it, where it was measured itself.
+        text: in words.
+    """
+
+    law: str
+    value: float = math.nan
+    std: float = 0.0
+    cut: float = math.nan
+    error: float = 0.0
+    text: str = ""
+
+    @classmethod
+    def of(cls, draw: Draw) -> Expected:
+        """That of a draw."""
+        law = "normal" if draw.law == "truncated_normal" and draw.cut > FAR_CUT else draw.law
+        return cls(law, draw.value, draw.std, draw.cut, text=str(draw))
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether its entries are drawn."""
+        return self.law in CHANCE or self.law in ("orthogonal", "unlike any")
+
+    def __str__(self) -> str:
+        return self.text or self.law
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a parameter, or a part of it, is; attributes as of `Drawn`."""
+
+    law: Law
+    mean: float
+    std: float
+    error: float
+    count: int
+
+    @classmethod
+    def of(cls, each: Drawn) -> Seen:
+        """That of a whole parameter."""
+        return cls(each.law, each.mean, each.std, each.error, each.count)
+
+    @classmethod
+    def part(cls, x: Tensor, level: float) -> Seen:
+        """That of a part."""
+        law = law_of(x, level)
+        mean, std, *_ = moments(x)
+        return cls(law, mean, std, math.sqrt((law.kurtosis - 1) / 4 / max(x.numel(), 1)), x.numel())
+
+    def differs(self, wanted: Expected, level: float) -> bool:
+        """Whether it is something else than what is expected, and that is not by chance.
+
+        Args:
+            level: probability with which chance alone makes it differ, at most.
+        """
+        name = self.law.name
+        if not wanted.by_chance:
+            alike = name == wanted.law or {name, wanted.law} == {"constant", "ones"}
+            return not alike or not _near(self.law.value, wanted.value)
+        if name not in (*CHANCE, "orthogonal", "unlike any"):
+            return not (self.count == 1 and name in ("constant", "ones") and wanted.law in CHANCE)
+        if not self._law_is(wanted):
+            return True
+        far = float(stats.norm.isf(level / 4))
+        error = math.hypot(self.error, wanted.error)
+        if abs(math.log(max(self.std, 1e-300) / wanted.std)) > far * error + ROUNDING:
+            return True
+        return wanted.law in CHANCE and abs(self.mean) > far * self.std / math.sqrt(self.count)
+
+    def _law_is(self, wanted: Expected) -> bool:
+        name = self.law.name
+        if name == "truncated_normal" and self.law.cut > FAR_CUT:
+            name = "normal"
+        if "undecided" in (name, wanted.law):
+            return name in CHANCE and wanted.law in CHANCE
+        if name != wanted.law:
+            return False
+        return name != "truncated_normal" or abs(self.law.cut - wanted.cut) < NEAR_CUT
+
+    def __str__(self) -> str:
+        if not self.std or not math.isfinite(self.std) or self.law.name in ("constant", "ones"):
+            return str(self.law)
+        return f"{self.law}, std {self.std:.4g}"
+
+
+def _near(x: float, y: float) -> bool:
+    """Whether two numbers are one but for the rounding of a narrow type; NaN is near to NaN."""
+    return math.isnan(y) or math.isclose(x, y, rel_tol=0.01 if abs(y) < 1e-30 else 4e-3)

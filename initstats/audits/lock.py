@@ -1,0 +1,144 @@
+"""A lock file: what a model was initialized with, written down, to be compared with later."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from initstats.audits.expected import ROUNDING, Expected
+from initstats.audits.parameter import Drawn, role_of
+from initstats.audits.scale import Formula
+from initstats.audits.siblings import Siblings
+
+KEYS = ("law", "value", "std", "std_error", "cut", "formula")
+"""What an entry may say of a parameter, beside its name and shape."""
+
+
+NEAR = 4.5
+"""Standard errors within which blocks have one std."""
+
+
+class Entry(NamedTuple):
+    """A parameter's name, or that of all blocks with a * for the number, and what it should be."""
+
+    name: str
+    shape: tuple[int, ...]
+    expected: Expected
+
+
+def written(
+    network: str,
+    parameters: Sequence[Drawn],
+    groups: Sequence[Siblings],
+    formulas: Mapping[str, Formula],
+) -> str:
+    """The text of a lock file."""
+    pooled = {name: entry for group in groups for name, entry in _group(group, formulas)}
+    alike: dict[tuple[str, tuple[int, ...]], list[Drawn]] = defaultdict(list)
+    for each in parameters:
+        alike[each.role, each.shape].append(each)
+    lines = [
+        "# What the parameters of a model were drawn from, as initstats read it. To compare:",
+        '# initstats.audit(model, expected="this file"); or write this file anew.',
+        f"network = {json.dumps(network)}",
+    ]
+    for (role, shape), members in alike.items():
+        entries = [pooled[each.name] for each in members]
+        together = len(members) > 1 and all(entry == entries[0] for entry in entries)
+        for each, entry in [*zip(members, entries, strict=True)][: 1 if together else None]:
+            lines += ["", "[[parameters]]"]
+            lines.append(f"name = {json.dumps(role if together else each.name)}")
+            lines.append(f"shape = {list(shape)}")
+            lines += [f"{key} = {_toml(value)}" for key, value in entry.items()]
+    return "\n".join([*lines, ""])
+
+
+def read(path: str | Path) -> list[Entry]:
+    """What a lock file says.
+
+    Raises:
+        ValueError: no such file, or not one of these.
+    """
+    path = Path(path)
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no TOML: {error}") from None
+    rows = found.get("parameters")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path} has no [[parameters]]: a lock file is what to_toml() writes")
+    return [_entry(row, path) for row in rows]
+
+
+def said_of(entries: Sequence[Entry], name: str, shape: tuple[int, ...]) -> Entry | None:
+    """The entry about a parameter: of its name, else of its role and shape, else of its role."""
+    role = role_of(name)
+    return next(
+        (
+            entry
+            for wanted, sized in ((name, False), (role, True), (role, False))
+            for entry in entries
+            if entry.name == wanted and (entry.shape == shape or not sized)
+        ),
+        None,
+    )
+
+
+def _group(
+    group: Siblings, formulas: Mapping[str, Formula]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What is written of each member of a group."""
+    regular = group.regular
+    counts = [each.count for each in regular]
+    square = sum(n * each.std**2 for n, each in zip(counts, regular, strict=True))
+    std = math.sqrt(square / max(sum(counts), 1))
+    far = (abs(math.log(each.std / std)) > NEAR * each.error + ROUNDING for each in regular)
+    pool = len({each.law.name for each in regular}) == 1 and not any(far)
+    for each in group.members:
+        formula, own = formulas.get(each.name), (each.std, each.error)
+        if pool and each in regular:
+            own = std, regular[0].error * math.sqrt(counts[0] / sum(counts))
+        entry: dict[str, Any] = {"law": each.law.name}
+        if not math.isnan(each.law.value):
+            entry["value"] = each.law.value
+        if each.by_chance:
+            # as measured: a formula may fit by chance, and then not fit the next model
+            entry |= {"std": own[0], "std_error": own[0] * own[1]}
+        if each.by_chance and formula:
+            entry["formula"] = formula.text
+        if each.law.name == "truncated_normal":
+            entry["cut"] = each.law.cut
+        yield each.name, entry
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value)
+    return f"{value:.6g}" if math.isfinite(value) else {True: "inf", False: "nan"}[value > 0]
+
+
+def _entry(row: dict[str, Any], path: Path) -> Entry:
+    name = row.get("name")
+    shape = row.get("shape")
+    if not isinstance(name, str) or not isinstance(shape, list) or "law" not in row:
+        raise ValueError(f"{path}: an entry needs name, shape and law; this has {', '.join(row)}")
+    numbers = {key: row[key] for key in ("value", "std", "std_error", "cut") if key in row}
+    wrong = [key for key, value in numbers.items() if not isinstance(value, int | float)]
+    if wrong:
+        raise ValueError(f"{path}: {wrong[0]} of {name} is a number, not {row[wrong[0]]!r}")
+    std, law = float(numbers.get("std", 0.0)), str(row["law"])
+    error = float(numbers.get("std_error", 0.0)) / std if std else 0.0
+    value, cut = (float(numbers.get(key, math.nan)) for key in ("value", "cut"))
+    expected = Expected(law, value, std, cut, error)
+    if expected.by_chance and not std > 0:
+        raise ValueError(f"{path}: {name} is {law}, and needs a std above 0")
+    text = f"{law.replace('_', ' ')}, std {std:.4g}" if std else law.replace("_", " ")
+    text += f", {row['formula']}" if row.get("formula") else ""
+    return Entry(name, tuple(map(int, shape)), Expected(law, value, std, cut, error, text))

@@ -1,0 +1,152 @@
+"""A plugin of pytest: models that are audited as tests, and lock files of initializations.
+
+It is loaded in each run of pytest where this package is installed, and so imports nothing of it
+before it is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MODELS, LOCKS = "initstats_models", "initstats"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options `--initstats` and `--initstats-update`, and the setting of models."""
+    group = parser.getgroup("initstats", "initializations of neural networks")
+    group.addoption(
+        "--initstats",
+        action="store_true",
+        help=f"audit the initialization of each model of the setting {MODELS}, as tests",
+    )
+    group.addoption(
+        "--initstats-update",
+        action="store_true",
+        help="write lock files of initializations anew in place of comparing with them",
+    )
+    parser.addini(
+        MODELS,
+        "models that --initstats audits, one a line: module:factory, or file.py:factory, and, if "
+        "wanted, a published scheme such as gpt2 or a lock file such as net.toml",
+        type="linelist",
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(
+    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Add a test for each model."""
+    if not config.getoption("--initstats"):
+        return
+    lines = [*map(str, config.getini(MODELS))]
+    if not lines:
+        raise pytest.UsageError(
+            f"--initstats audits the models of the setting {MODELS}, which is empty: write there "
+            "module:factory, one a line"
+        )
+    for line in lines:
+        factory, *expected = shlex.split(line)
+        if len(expected) > 1:
+            raise pytest.UsageError(f"{MODELS}: {line!r} is more than a factory and a scheme")
+        items.append(
+            ModelItem.from_parent(
+                session, name=f"initstats::{factory}", factory=factory, expected=expected
+            )
+        )
+
+
+class ModelItem(pytest.Item):
+    """The audit of one model."""
+
+    def __init__(self, *, factory: str, expected: list[str], **given: Any) -> None:
+        super().__init__(**given)
+        self._factory, self._expected = factory, expected
+
+    def runtest(self) -> None:
+        """Make the model and compare it."""
+        from initstats.assertions import assert_initialized
+        from initstats.cli.options import named_function
+
+        made = named_function(self._rooted(self._factory))
+        model = made() if callable(made) and not hasattr(made, "parameters") else made
+        model = made() if isinstance(made, type) else model
+        expected = self._expected[0] if self._expected else None
+        if expected is None or not expected.endswith(".toml"):
+            assert_initialized(model, expected)
+            return
+        _locked(model, self.config.rootpath / expected, self.config)
+
+    def _rooted(self, factory: str) -> str:
+        path, colon, name = factory.rpartition(":")
+        here = self.config.rootpath / path
+        return f"{here}{colon}{name}" if path.endswith(".py") and here.is_file() else factory
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """What differs, without a traceback; that of anything else."""
+        if excinfo.errisinstance((AssertionError, ValueError)):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        """The place that a report names."""
+        return self.config.rootpath, None, self.name
+
+
+@pytest.fixture(name="assert_initialized")
+def _assert_initialized() -> Callable[..., None]:
+    """`initstats.assert_initialized`."""
+    from initstats.assertions import assert_initialized
+
+    return assert_initialized
+
+
+@pytest.fixture(name="assert_healthy")
+def _assert_healthy() -> Callable[..., None]:
+    """`initstats.assert_healthy`."""
+    from initstats.assertions import assert_healthy
+
+    return assert_healthy
+
+
+@pytest.fixture
+def initialization_lock(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """A function that compares a model with the lock file of this test.
+
+    `initialization_lock(model)` or, for several in one test, `initialization_lock(model, "name")`.
+    The file is in the folder `initstats` beside the test's own; `--initstats-update` writes it.
+    """
+
+    def compare(model: nn.Module, name: str = "") -> None:
+        __tracebackhide__ = True
+        stem = re.sub(r"[^\w.-]+", "_", f"{request.node.name} {name}".strip())
+        _locked(model, request.path.parent / LOCKS / f"{stem}.toml", request.config)
+
+    return compare
+
+
+def _locked(model: nn.Module, path: Path, config: pytest.Config) -> None:
+    """Compare a model with a lock file, or write that."""
+    __tracebackhide__ = True
+    from initstats.assertions import assert_initialized
+    from initstats.audits import audit
+    from initstats.drafts import write_whole
+
+    if config.getoption("--initstats-update"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, audit(model).to_toml())
+    elif not path.is_file():
+        raise AssertionError(
+            f"there is no {path}: pytest --initstats-update writes it, to be kept with the tests"
+        )
+    else:
+        assert_initialized(model, path)

@@ -1,0 +1,273 @@
+"""The anatomy of a model: what its pass shows of each parameter's part.
+
+Residual branches are read off the graph: a sum of a stream and of what more products have made of
+it. What attention pairs are its queries and keys, and what it mixes are its values.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import pandas as pd
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from initstats.diagnosis.graph import Graph
+from initstats.diagnosis.profile import Profile, profiles
+from initstats.probe import measure
+from initstats.probe.kinds import ATTENTION, CHOOSING, LOOKUPS, MIXING, NORMALIZATIONS
+from initstats.probe.ranks import sharded
+from initstats.schemes.branches import Branches
+from initstats.schemes.looking import candidates
+from initstats.schemes.part import Kind, Part, Role
+
+_POSITION = re.compile(r"pos(ition)?(al|s)?(_|$|emb)|wpe|(^|[._])pe($|[._])")
+_RELATIVE = re.compile(r"relative|rel_pos")
+_TRANSPOSED = ("addmm", "addbmm", "baddbmm", "matmul", "mm", "bmm")
+
+
+class Heads(NamedTuple):
+    """What attention does with what products make, and units of a head, by their layers."""
+
+    roles: dict[int, Role]
+    sizes: dict[int, int]
+
+
+def read(model: nn.Module, x: Any = None) -> tuple[tuple[Part, ...], Any]:
+    """The parts of a model's parameters, in its order, and the input that they were read with.
+
+    Args:
+        x: an input, as `measure` takes it; one is made up where none is given.
+
+    Raises:
+        ValueError: no input that the model takes can be made up, or a parameter has no numbers.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"a torch.nn.Module is initialized, not {type(model).__name__}")
+    empty = [name for name, p in model.named_parameters() if not is_lazy(p) and p.is_meta]
+    if empty:
+        raise ValueError(
+            f"{empty[0]} is on the meta device and holds no numbers: move the model first, with "
+            'model.to_empty(device="cpu")'
+        )
+    if reason := sharded(model):
+        raise ValueError(reason)
+    table, x = _measured(model, x)
+    return tuple(_Reader(model, profiles(table)[0]).parts()), x
+
+
+def _measured(model: nn.Module, x: Any) -> tuple[pd.DataFrame, Any]:
+    if x is not None:
+        return measure(model, x), x
+    for made_up in candidates(model):
+        with suppress(Exception):  # what a model does not take, it refuses in its own way
+            return measure(model, made_up), made_up
+    raise ValueError(
+        f"{type(model).__name__} takes none of the inputs that were made up for it: give one with "
+        "x=, as measure(model, x) takes it"
+    )
+
+
+@dataclass
+class _Reader:
+    """Reads a pass."""
+
+    model: nn.Module
+    profile: Profile
+
+    @cached_property
+    def graph(self) -> Graph:
+        return self.profile.graph
+
+    @cached_property
+    def uses(self) -> dict[str, list[dict[str, Any]]]:
+        """Rows of the table for each parameter, in the order of use."""
+        rows = self.profile.rows
+        rows = rows[(rows["tensor"] == "weight") & (rows["direction"] == "forward")]
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in rows.sort_values("layer", kind="stable").to_dict("records"):
+            found.setdefault(str(row["name"]), []).append({str(k): v for k, v in row.items()})
+        return found
+
+    def parts(self) -> Iterator[Part]:
+        """All parameters."""
+        aliases: dict[int, list[str]] = {}
+        for name, p in self.model.named_parameters(remove_duplicate=False):
+            aliases.setdefault(id(p), []).append(name)
+        for name, p in self.model.named_parameters():
+            uses = [row for alias in aliases[id(p)] for row in self.uses.get(alias, ())]
+            yield self._part(name, tuple(p.shape), uses)
+
+    def _part(self, name: str, shape: tuple[int, ...], uses: list[dict[str, Any]]) -> Part:
+        path, _, own = name.rpartition(".")
+        owner = self.model.get_submodule(path)
+        layers = [int(row["layer"]) for row in uses]
+        kind = _kind(name, shape, owner, uses, self.graph)
+        layer = layers[0] if layers else -1
+        linear = [each for each in layers if each in self.graph.linear]
+        layer = linear[0] if kind == "product" and linear else layer
+        fans = next(((r["fan_in"], r["fan_out"]) for r in uses if r["layer"] == layer), None)
+        fan_in, fan_out = fans if fans and kind == "product" else (math.nan, math.nan)
+        if kind == "bias":
+            fan_in, fan_out = self.fans.get(layer, (math.nan, math.nan))
+        if kind == "product" and (not fans or math.isnan(fan_in)):
+            fan_in, fan_out = _fans(owner, shape)
+        if isinstance(owner, nn.MultiheadAttention) and not linear:  # it cuts its weight first
+            beside = self.uses.get(f"{path}.out_proj.weight".lstrip("."), [])
+            layer = int(beside[0]["layer"]) if beside else -1
+        role = self.roles.get(layer, "")
+        if isinstance(owner, nn.MultiheadAttention) and own.startswith("in_proj"):
+            role = "packed"
+        if kind in ("embedding", "token", "other"):
+            role = "relative" if _RELATIVE.search(name) else ""
+            role = "position" if not role and _POSITION.search(name) else role
+        elif kind in ("gain", "factor"):
+            role = ""
+        place = self.branches.places.get(layer)
+        op = str(uses[0]["op"]) if uses else ""
+        row = getattr(owner, "padding_idx", None)
+        return Part(
+            name=name,
+            shape=shape,
+            kind=kind,
+            role=role,
+            fan_in=float(fan_in),
+            fan_out=float(fan_out),
+            axis=int(op.rstrip("_") in _TRANSPOSED and len(shape) == 2),
+            branch=place is not None,
+            last=layer in self.branches.last and role != "packed",
+            maps=place.maps if place else 0,
+            branches=place.branches if place else 0,
+            head_size=self.heads.sizes.get(layer, 0),
+            attention=bool(place and place.layers & self.heads.roles.keys()),
+            padding=row if isinstance(owner, nn.Embedding) and isinstance(row, int) else -1,
+            module=type(owner).__name__,
+            convolution=op.startswith("conv") or isinstance(owner, nn.modules.conv._ConvNd),
+        )
+
+    @cached_property
+    def fans(self) -> dict[int, tuple[float, float]]:
+        """Inputs and outputs of the weights of each layer."""
+        rows = self.profile.rows
+        rows = rows[(rows["tensor"] != "weight") & rows["fan_in"].notna()]
+        pairs = zip(rows["fan_in"], rows["fan_out"], strict=True)
+        return dict(zip(map(int, rows["layer"]), pairs, strict=True))
+
+    @cached_property
+    def roles(self) -> dict[int, Role]:
+        """Roles of products, by their layers."""
+        found = dict(self.heads.roles)
+        outside = [each for each in self.graph.linear if each not in self.branches.places]
+        behind = {each: self._reached(each, forwards=True) for each in outside}
+        for layer in outside:
+            if not behind[layer] & self.graph.linear and layer not in found:
+                found[layer] = "head"
+            elif not self._reached(layer, forwards=False) & self.graph.linear:
+                found.setdefault(layer, "stem")
+        return found
+
+    def _reached(self, layer: int, *, forwards: bool) -> set[int]:
+        """The layers that are made of one, or that it is made of."""
+        step = self.graph.readers if forwards else self.graph.inputs
+        waiting, seen = [*step[layer]], set[int]()
+        while waiting:
+            here = waiting.pop()
+            if here not in seen:
+                seen.add(here)
+                waiting += step[here]
+        return seen
+
+    @cached_property
+    def branches(self) -> Branches:
+        """The residual branches."""
+        return Branches(self.graph)
+
+    @cached_property
+    def heads(self) -> Heads:
+        """What attention does."""
+        graph, found = self.graph, Heads({}, {})
+        shapes = self.profile.rows.drop_duplicates("layer").set_index("layer")["shape"]
+        products = [
+            layer
+            for layer, read in graph.inputs.items()
+            if graph.ops[layer] in MIXING and layer not in graph.weighted and len(read) > 1
+        ]
+        for layer in products:
+            read = graph.inputs[layer]
+            sizes = [int(n) for n in re.findall(r"\d+", str(shapes.get(layer, "")))]
+            if graph.ops[layer] in ATTENTION:
+                size = sizes[-1] if sizes else 0
+                self._pair(found, read[:3], ("query", "key", "value"), size)
+                continue
+            mixed = [each for each in read if self._scores(each, products)]
+            if len(mixed) == 1:
+                values = [each for each in read if each not in mixed]
+                self._pair(found, values, ("value",), sizes[-1] if sizes else 0)
+            elif not mixed:
+                sizes = [int(n) for n in re.findall(r"\d+", str(shapes.get(read[0], "")))]
+                self._pair(found, read[:2], ("query", "key"), sizes[-1] if sizes else 0)
+        return found
+
+    def _pair(self, found: Heads, read: Any, roles: tuple[Role, ...], size: int) -> None:
+        """Note the roles of what is paired or mixed."""
+        makers = [self._maker(each) for each in read]
+        for maker, role in zip(makers, roles, strict=False):
+            if maker is None:
+                continue
+            known = found.roles.get(maker, role)
+            found.roles[maker] = role if known == role else "packed"
+            found.sizes.setdefault(maker, size)
+
+    def _maker(self, layer: int) -> int | None:
+        """The one product that a value comes from, if there is one."""
+        makers = self.graph.maps_before(layer)
+        return makers[0] if len(makers) == 1 else None
+
+    def _scores(self, layer: int, products: list[int]) -> bool:
+        """Whether a value comes from a product of two values, with no layer between."""
+        waiting, seen = [layer], set[int]()
+        while waiting:
+            here = waiting.pop()
+            if here in products:
+                return True
+            if here not in seen and here not in self.graph.weighted:
+                seen.add(here)
+                waiting += self.graph.inputs[here]
+        return False
+
+
+def _kind(
+    name: str, shape: tuple[int, ...], owner: nn.Module, uses: list[dict[str, Any]], graph: Graph
+) -> Kind:
+    """What a parameter is for."""
+    own = name.rpartition(".")[2]
+    ops = {str(row["op"]).partition("[")[0] for row in uses}
+    if isinstance(owner, nn.Embedding | nn.EmbeddingBag) or ops & {"embedding", "embedding_bag"}:
+        return "embedding"
+    if "bias" in own and len(shape) <= 1:
+        return "bias"
+    normalizing = {row["layer"] for row in uses} & graph.normalizations or ops & NORMALIZATIONS
+    if normalizing or (re.search("norm", type(owner).__name__, re.IGNORECASE) and len(shape) == 1):
+        return "gain"
+    if any(not math.isnan(row["fan_in"]) for row in uses if row["op"] not in LOOKUPS):
+        return "product"
+    if not uses:
+        summing = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase)
+        return "product" if isinstance(owner, summing) and len(shape) > 1 else "other"
+    if ops & {"mul", "rmul", "mul_"}:
+        return "factor"
+    placed = {"add", "radd", "add_", "cat", "expand"} | CHOOSING
+    return "token" if ops & placed and len(shape) > 1 else "other"
+
+
+def _fans(owner: nn.Module, shape: tuple[int, ...]) -> tuple[float, float]:
+    """Inputs and outputs of a weight that was not used."""
+    places = math.prod(shape[2:])
+    groups = getattr(owner, "groups", 1)
+    return shape[1] * places, shape[0] * places / groups

@@ -1,0 +1,212 @@
+"""An initialization of a model by a published scheme: in place, and as lines of plain torch."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Generator, nn
+
+from initstats.repair import reinitialize_
+from initstats.schemes.anatomy import read
+from initstats.schemes.draw import ZEROS, Piece, drawn, normal
+from initstats.schemes.part import Part
+from initstats.schemes.published import Ruling, ruled, scheme
+
+_NUMBER = re.compile(r"(?<=[._])\d+(?![^.])|^\d+(?![^.])")
+
+
+MATCHED = "matched"
+"""The scheme that gives each weight the gain of the activation that its layer reads."""
+
+
+@dataclass(frozen=True)
+class Prescription:
+    """What each parameter of a model is to be drawn from.
+
+    Attributes:
+        scheme: its name.
+        network: class of the model.
+        parts: the parameters, with what the model does with them.
+        rulings: what each is drawn from, by name; without those of which the scheme says nothing.
+    """
+
+    scheme: str
+    network: str
+    parts: tuple[Part, ...] = field(repr=False)
+    rulings: dict[str, Ruling] = field(repr=False)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for each parameter.
+
+        Columns: `name`; `kind`, such as product, embedding, gain, bias; `role` in the model, such
+        as query, head, or last (of a residual branch); `fan_in`, `fan_out`; `branches` of the
+        residual stream that it is in; `drawn`, law and scale in words, empty where the parameter is
+        left as it is; `std` of the entries.
+        """
+        return pd.DataFrame([self._row(part) for part in self.parts])
+
+    def _row(self, part: Part) -> dict[str, Any]:
+        ruling = self.rulings.get(part.name)
+        draws = [piece.draw for piece in ruling.pieces] if ruling else []
+        squares = [draw.std**2 for draw in draws]
+        return {
+            "name": part.name,
+            "kind": part.kind,
+            "role": "last" if part.last and not part.role else part.role,
+            "fan_in": part.fan_in,
+            "fan_out": part.fan_out,
+            "branches": part.branches,
+            "drawn": "; ".join(map(str, draws)),
+            "std": (sum(squares) / len(squares)) ** 0.5 if len(squares) == 1 else float("nan"),
+        }
+
+    @property
+    def code(self) -> str:
+        """A function of plain torch that does the same, to be pasted; it draws other numbers."""
+        lines = [
+            "import math\n",
+            "import torch",
+            "from torch import nn\n\n",
+            "@torch.no_grad()",
+            "def initialize(model):",
+            f'    """Initialize a {self.network} by the rule called {self.scheme}."""',
+            "    p = dict(model.named_parameters())",
+        ]
+        return "\n".join([*lines, *self._statements(), ""])
+
+    def _statements(self) -> Iterator[str]:
+        """The statements, one for all parameters that differ by a number and are drawn alike."""
+        groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        for part in self.parts:
+            if ruling := self.rulings.get(part.name):
+                found = [piece.draw.code(piece.target("p[name]")) for piece in ruling.pieces]
+                if part.padding >= 0:
+                    found.append(f"p[name][{part.padding}].zero_()")
+                key = _NUMBER.sub("*", part.name), tuple(found)
+                groups.setdefault(key, []).append(part.name)
+        for (_, calls), names in groups.items():
+            if len(names) == 1:
+                text = json.dumps(names[0])
+                yield from (f"    {call.replace('name', text, 1)}" for call in calls)
+                continue
+            yield f"    for name in {_listed(names)}:"
+            yield from (f"        {call}" for call in calls)
+
+    def __str__(self) -> str:
+        seen: dict[tuple[str, str], list[str]] = {}
+        for _, row in self.table.iterrows():
+            key = _NUMBER.sub("*", str(row["name"])), row["drawn"] or "left as it is"
+            seen.setdefault(key, []).append(str(row["role"] or row["kind"]))
+        rows = [(name, roles[0], len(roles), how) for (name, how), roles in seen.items()]
+        table = pd.DataFrame(rows, columns=["parameter", "role", "number", "drawn"])
+        return f"{self.network} by {self.scheme}\n{table.to_string(index=False)}"
+
+
+def prescribe(model: nn.Module, scheme_name: str, x: Any = None) -> Prescription:
+    """What a published scheme draws each parameter of a model from; nothing is changed.
+
+    The model is run once, to see what it does with its parameters: which products end residual
+    branches, which make queries, keys and values, which is the head.
+
+    Args:
+        scheme_name: such as `gpt2`, of `initstats.schemes.SCHEMES`; or `matched`, each weight with
+            the gain of the activation that its layer reads, as `reinitialize_` has it.
+        x: an input, as `measure` takes it. Where there is none, one is made up from the first
+            layer's sizes.
+
+    Raises:
+        ValueError: no such scheme; no input that the model takes can be made up; parameters
+            without numbers; a model that the scheme does not fit.
+    """
+    network = type(model).__name__
+    if scheme_name == MATCHED:
+        parts, inputs = read(model, x)
+        table = reinitialize_(copy.deepcopy(model), MATCHED, inputs)
+        return Prescription(scheme_name, network, parts, _matched(parts, table))
+    rule = scheme(scheme_name)
+    parts, _ = read(model, x)
+    return Prescription(scheme_name, network, parts, ruled(parts, rule))
+
+
+def initialize_(
+    model: nn.Module, scheme_name: str, x: Any = None, *, seed: int = 0
+) -> Prescription:
+    """Initialize a model by a published scheme, in place.
+
+    Each parameter's draw depends on the seed and on its own name alone; torch's random state stays.
+    A parameter of which the scheme says nothing stays as it is.
+
+    Args:
+        scheme_name, x: as `prescribe`.
+        seed: names the draw.
+
+    Returns:
+        What was drawn: `.table` for each parameter, and `.code`, lines of plain torch that do the
+        same without this package.
+
+    Raises:
+        ValueError: as `prescribe`; the model is then as it was.
+
+    >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    >>> print(initialize_(net, "mup"))
+    Sequential by mup
+    parameter role  number                    drawn
+     *.weight stem       1 normal, std 1 / sqrt(8)
+       *.bias stem       2                    zeros
+     *.weight head       1    normal, std 1 / 32
+    """
+    if scheme_name == MATCHED:
+        parts, inputs = read(model, x)
+        table = reinitialize_(model, MATCHED, inputs, seed=seed)
+        return Prescription(MATCHED, type(model).__name__, parts, _matched(parts, table))
+    found = prescribe(model, scheme_name, x)
+    with torch.no_grad():
+        for part in found.parts:
+            if ruling := found.rulings.get(part.name):
+                parameter = model.get_parameter(part.name)
+                values = drawn(ruling.pieces, parameter, _generator(part.name, seed))
+                if part.padding >= 0:
+                    values[part.padding] = 0
+                parameter.copy_(values)
+    return found
+
+
+def _matched(parts: tuple[Part, ...], table: pd.DataFrame) -> dict[str, Ruling]:
+    """What `reinitialize_` drew with the gains of what layers read, without what it left."""
+    found: dict[str, Ruling] = {}
+    rows = table.drop_duplicates("name").set_index("name")
+    for part in parts:
+        done = part.name in rows.index and str(rows.at[part.name, "outcome"]).startswith("done")
+        gain = float(rows.at[part.name, "gain"]) if done else math.nan  # type: ignore[arg-type]
+        if done and part.kind == "bias":
+            found[part.name] = Ruling((Piece(ZEROS),))
+        elif part.kind == "product" and gain > 0:
+            std, text = gain / math.sqrt(part.fan_in), f"{gain:.6g} / math.sqrt({part.fan_in:.0f})"
+            found[part.name] = Ruling((Piece(normal(std, text)),))
+    return found
+
+
+def _generator(name: str, seed: int) -> Generator:
+    """A generator of a parameter's own."""
+    number = 0
+    for byte in f"{seed} {name}".encode():
+        number = (number * 257 + byte) % (2**61 - 1)
+    return Generator().manual_seed(number)
+
+
+def _listed(names: list[str]) -> str:
+    """An expression for names that differ by one number from 0, or a list of them."""
+    for found in _NUMBER.finditer(names[0]):
+        front, back = names[0][: found.start()], names[0][found.end() :]
+        if names == [f"{front}{number}{back}" for number in range(len(names))]:
+            return f'[f"{front}{{i}}{back}" for i in range({len(names)})]'
+    return json.dumps(names)

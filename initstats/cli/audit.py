@@ -25,6 +25,7 @@ from initstats.cli.measure import (
 )
 from initstats.cli.options import load_own, named_function
 from initstats.cli.output import output
+from initstats.drafts import write_whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,6 +42,22 @@ Format = Annotated[
         "--format", help="What is printed; github: annotations for the log of a workflow there."
     ),
 ]
+Expected = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE.toml",
+        show_default=False,
+        help="Compare with a published scheme (gpt2, bert, vit, resnet, mup, ...) or a lock file.",
+    ),
+]
+Lock = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        show_default=False,
+        help="Write a lock file, which --expected compares a later model with.",
+    ),
+]
 
 
 @command("Measure", page=True, file=True)
@@ -50,6 +67,8 @@ def audit(
     input: Numbers = None,  # noqa: A002 (the name of the option)
     tokens: Tokens = None,
     vocabulary: Vocabulary = None,
+    expected: Expected = None,
+    lock: Lock = None,
     level: Level = 1e-4,
     seed: Seed = 0,
     fail_on: Severity = "warning",
@@ -73,14 +92,17 @@ def audit(
     """
     from initstats.cli.model import own_model
 
+    if form == "github" and json == "-":
+        raise ValueError("--format github and --json exclude each other, unless it names a file")
     check_together({"--vocabulary": bool(vocabulary and not tokens)})
     pages.check(bool(out), "say where with --out")
     files = pages.files()
     file = Path(json) if json and json != "-" else None
     claim(file, out, files, "audit")  # before the work, not after it
+    claim(lock, None, files, "audit")
     load_own(plugin)
     model = own_model(factory, seed=seed)
-    found = _audited(model, context, vocabulary, level, seed)
+    found = _audited(model, context, vocabulary, expected, level, seed)
     if form == "github":
         from initstats.cli.annotations import annotated
 
@@ -94,12 +116,20 @@ def audit(
         "roles": found.roles,
         "parameters": found.table,
     }
+    if lock:
+        write_whole(lock, found.to_toml())
+        output.tell(f"lock file: {lock}")
     put_out(known, file, out, lambda folder: found.report(folder, files))
     fail(found.findings, fail_on)
 
 
 def _audited(
-    model: nn.Module, context: typer.Context, vocabulary: int | None, level: float, seed: int
+    model: nn.Module,
+    context: typer.Context,
+    vocabulary: int | None,
+    expected: str | None,
+    level: float,
+    seed: int,
 ) -> Audit:
     """The audit of a model that has parameters, and of numbers."""
     import torch
@@ -121,4 +151,4 @@ def _audited(
         raise ValueError(f"{name} is lazy, and holds no numbers until it runs: give it an --input")
     with torch.random.fork_rng(devices=[]), own_code("the model", x):
         torch.default_generator.manual_seed(seed)  # a lazy model draws when it runs
-        return audited(model, x, level=level)
+        return audited(model, x, expected=expected, level=level)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +47,8 @@ MARKS = {
     "√2: so does one that relu follows": (2**0.5, (4, 1.6)),
 }
 """What std times the square root of fan_in usually is."""
-_BLOCK = re.compile(r"((?:[^.]*\.)*?\d+(?:\.\d+)*)(?:\.(.*))?")
+_BLOCK = re.compile(r"((?:[^.]*\.)*?\d+)(?:\.(.*))?$")
+_STAGED = re.compile(r"((?:[^.]*\.)*?\d+(?:\.\d+)*)(?:\.(.*))?$")
 
 BLOCKS = Need[Any](
     lambda found: over_blocks(found).groupby("line")["at"].nunique().max() > 1,
@@ -63,8 +66,9 @@ def over_blocks(found: Any) -> pd.DataFrame:
         the `formula`, and `fault`, the rule of the error or warning that names it.
     """
     faults, rows = _faults(found), []
+    pattern = _pattern([each.name for each in found.parameters])
     for each in found.parameters:
-        block = _BLOCK.match(each.name)
+        block = pattern.match(each.name)
         if block:
             formula = found.formulas.get(each.name)
             is_drawn = each.by_chance and each.std > 0
@@ -121,6 +125,20 @@ def scales_over_blocks(frame: pd.DataFrame, width: float = PAGE) -> Figure:
         add_key(figure, {n: Line2D([], [], **s._asdict()) for n, s in styles.items()})
     _rings(axes, lines, limits, is_wide)
     return figure
+
+
+def _pattern(names: Sequence[str]) -> re.Pattern[str]:
+    """What splits a name behind its block: at its first number, or the last of several in a row.
+
+    The first one where two thirds of the blocks, at least, have what another one has, too; else it
+    is that of a stage of several blocks.
+    """
+    held: dict[str, list[str]] = {}
+    for found in filter(None, map(_BLOCK.match, names)):
+        held.setdefault(found[1], []).append(found[2] or "")
+    alike = Counter(map(tuple, held.values()))
+    shared = sum(count for count in alike.values() if count > 1)
+    return _BLOCK if 3 * shared >= 2 * len(held) else _STAGED
 
 
 def _faults(found: Any) -> dict[str, str]:

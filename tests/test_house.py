@@ -39,21 +39,11 @@ ORDER = (
         "outcome",
         "differences",
         "schemes",
-        "audits",
-        "assertions",
         "plots",
         "report",
     ),  # tables into words, figures and pages
-    *(
-        "callbacks",
-        "foundations",
-        "training",
-        "bench",
-        "coordinates",
-        "cli",
-        "pytest_plugin",
-        "__main__",
-    ),
+    *("callbacks", "foundations", "training", "bench", "audits", "assertions", "coordinates"),
+    *("cli", "pytest_plugin", "__main__"),
 )
 # what works without torch sees only this of the rooms before it: the engine is none of its business
 TABLES = {"registry", "lazy", "plural", "drafts", "failure", "mapped", "processes"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -17,9 +17,14 @@ from initstats.audits.parameter import Drawn, drawn
 from initstats.audits.rules import RULES, Reading
 from initstats.audits.scale import Formula, depth, explained, fitting, told
 from initstats.audits.siblings import Siblings, copies, siblings
+from initstats.audits.words import named_in, sentence
 from initstats.diagnosis.findings import COLUMNS, SEVERITIES, Findings
 from initstats.diagnosis.rules import Finding
+from initstats.plural import counted
 from initstats.schemes import Prescription
+
+if TYPE_CHECKING:
+    from initstats.report.page import Files
 
 LEVEL = 1e-4
 """Probability of an alarm about a model that is all as it was meant, at most."""
@@ -103,6 +108,20 @@ class Audit:
             )
         return pd.DataFrame(rows)
 
+    @property
+    def size(self) -> str:
+        """The model's class, and how much it holds."""
+        entries = sum(each.count for each in self.parameters)
+        return (
+            f"{self.network}: {counted(len(self.parameters), 'parameter')}, "
+            f"{counted(entries, 'entry', 'entries')}"
+        )
+
+    @property
+    def words(self) -> str:
+        """What the model was initialized with, in a sentence."""
+        return sentence(self.parameters, self.formulas)
+
     def to_toml(self) -> str:
         """A lock file: what `audit(model, expected=file)` compares a later model with.
 
@@ -111,10 +130,30 @@ class Audit:
         """
         return written(self.network, self.parameters, self.groups, self.formulas)
 
+    def named(self, where: str) -> list[str]:
+        """The names of the parameters that a finding's `where` is about."""
+        return named_in(where, self.parameters)
+
+    def report(self, folder: str | Path, files: Files | None = None) -> Path:
+        """Write the page of the audit, `index.html`, with figures and tables beside it.
+
+        Args:
+            files: those of figures that are wanted; all by default.
+
+        Returns:
+            The path of the page.
+
+        Raises:
+            ValueError: the folder holds somebody else's page.
+            OSError: the folder cannot be written.
+        """
+        # here, as an audit in a test need not wait for what draws figures
+        from initstats.report.audit import write_audit
+
+        return write_audit(folder, self, *filter(None, [files]))
+
     def __str__(self) -> str:
-        entries = sum(each.count for each in self.parameters)
-        head = f"{self.network}: {len(self.parameters)} parameters, {entries:,} entries"
-        return f"{head}\n{self.roles.to_string(index=False)}\n{self.findings}"
+        return f"{self.size}\n{self.roles.to_string(index=False)}\n{self.findings}"
 
 
 def audit(

@@ -14,6 +14,7 @@ from initstats.cli import (
     index,
     train,
     measure,
+    audit,
     coords,
     foundations,
     reference,
@@ -24,6 +25,7 @@ from initstats.cli import (
 __all__ = [
     "app",
     "architectures",
+    "audit",
     "bench",
     "coords",
     "foundations",

@@ -11,10 +11,20 @@ import typer
 from initstats.cli.app import Plugins
 from initstats.cli.command import Pages, command
 from initstats.cli.console import Bar
-from initstats.cli.measure import GIVEN, LARGEST, Numbers, Page, Rate, Severity, Tokens, claim
+from initstats.cli.measure import (
+    GIVEN,
+    LARGEST,
+    Numbers,
+    Page,
+    Rate,
+    Severity,
+    Tokens,
+    claim,
+    fail,
+    put_out,
+)
 from initstats.cli.options import load_own, named_function, numbers
-from initstats.cli.output import as_json, output
-from initstats.drafts import write_whole
+from initstats.cli.output import output
 
 if TYPE_CHECKING:
     from initstats.coordinates import Coordinates
@@ -60,9 +70,6 @@ Against = Annotated[
     Literal["mup", "standard", "ntk", "mean_field"],
     typer.Option("--parametrization", help="What the powers of width are compared with."),
 ]
-
-SEVERE = {"error": ["error"], "warning": ["error", "warning"], "never": []}
-"""Severities that fail, by what --fail-on says."""
 
 
 @command("Measure", page=True, file=True)
@@ -124,8 +131,7 @@ def coords(
             progress=bar.show,
         )
     _told(found, file, out, files)
-    if found.findings["severity"].isin(SEVERE[fail_on]).any():
-        raise typer.Exit(1)
+    fail(found.findings, fail_on)
 
 
 def _own(path: str) -> Callable[..., Any]:
@@ -158,6 +164,4 @@ def _told(found: Coordinates, file: Path | None, out: Path | None, files: Any) -
         "parameters": found.parameters,
         "slopes": found.slopes,
     }
-    if file:
-        write_whole(file, f"{as_json(known)}\n")
-    output.result(**known | ({"page": found.report(out, files)} if out else {}))
+    put_out(known, file, out, lambda folder: found.report(folder, files))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -119,6 +119,8 @@ Seed = Annotated[int, typer.Option(min=0, max=LARGEST, help="torch's seed when t
 Page = Annotated[
     Path | None, typer.Option(help="Write a page into this folder.", show_default=False)
 ]
+SEVERE = {"error": ["error"], "warning": ["error", "warning"], "never": []}
+"""Severities that fail, by what --fail-on says."""
 
 
 @command("Measure", page=True, file=True)
@@ -157,7 +159,7 @@ def measure(
     """
     from initstats.cli.model import batches, measured, own_model, train, vocabulary_of
 
-    _check_together(
+    check_together(
         {"--optimizer and --lr": (lr, optimizer) != (None, None) and steps is None}
         | {"--size": bool(size and not data), "--vocabulary": bool(vocabulary and not tokens)}
     )
@@ -176,10 +178,7 @@ def measure(
             probe, losses = train(
                 model, source, steps, optimizer or "sgd", lr, bar.show, spectra=spectra
             )
-    findings = _found(probe, losses, file, out, files)
-    severe = {"error": ["error"], "warning": ["error", "warning"], "never": []}[fail_on]
-    if findings["severity"].isin(severe).any():
-        raise typer.Exit(1)
+    fail(_found(probe, losses, file, out, files), fail_on)
 
 
 def _found(
@@ -192,11 +191,28 @@ def _found(
         raise ValueError(f"nothing was measured: {_why_nothing(probe)}")
     findings = diagnose(probe.table())
     _tell(probe, findings, losses)
-    known = _known(probe, findings, losses)
+    put_out(_known(probe, findings, losses), file, out, lambda folder: _page(probe, folder, files))
+    return findings
+
+
+def put_out(
+    known: Mapping[str, Any], file: Path | None, out: Path | None, page: Callable[[Path], Path]
+) -> None:
+    """Write what is known into a file and onto a page, and print it for programs.
+
+    Args:
+        file: of JSON.
+        out: the folder of the page, which `page` writes.
+    """
     if file:
         write_whole(file, f"{as_json(known)}\n")
-    output.result(**known | ({"page": _page(probe, out, files)} if out else {}))
-    return findings
+    output.result(**known, **({"page": page(out)} if out else {}))
+
+
+def fail(findings: pd.DataFrame, at: str) -> None:
+    """Exit with code 1 where a finding is as severe as --fail-on says."""
+    if findings["severity"].isin(SEVERE[at]).any():
+        raise typer.Exit(1)
 
 
 ALONE = {
@@ -207,7 +223,7 @@ ALONE = {
 """Options that need another one, and what to do."""
 
 
-def _check_together(alone: Mapping[str, bool]) -> None:
+def check_together(alone: Mapping[str, bool]) -> None:
     """Make sure that no option lacks the one that it is for."""
     for option, lacks in alone.items():
         if lacks:

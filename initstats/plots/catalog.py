@@ -30,6 +30,7 @@ PAGES: dict[str, Callable[[Any], Any]] = {
     "comparison": lambda both: both,
     "architectures": lambda evidence: evidence,
     "coordinates": lambda found: found,
+    "audit": lambda found: found,
 }
 """The pages that show figures, and what makes the results of each page from what users have."""
 
@@ -121,7 +122,7 @@ def register_figure(
             are `plots.Results` (its `table`, its `summary`, ...), those of a model `plots.Probed`,
             those of a training study `plots.Trained`.
         page: the page that it belongs to: study, model, theory, lesson, bench, training,
-            comparison, architectures or coordinates.
+            comparison, architectures, coordinates or audit.
         needs: what the results must hold; elsewhere the page leaves the figure out and says why.
         inline: whether the page shows it; else it is only a file beside the page, which links to
             it, and is drawn when the page is in its place.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -338,3 +339,16 @@ def note(
     """Small print beside a point of a panel; `offset` is in points."""
     given: dict[str, Any] = {"va": "center", "fontsize": 7.5, "annotation_clip": False} | style
     axes.annotate(text, at, offset, textcoords="offset points", **given)
+
+
+def apart(heights: Array, limits: tuple[float, float], room: float) -> Array:
+    """Heights of labels near these and within limits, moved until they do not overlap.
+
+    Args:
+        room: what a label needs, as a share of the height of the panel.
+    """
+    room *= limits[1] - limits[0]
+    placed = heights.copy()
+    for below, above in pairwise(np.argsort(heights, kind="stable")):
+        placed[above] = max(placed[above], placed[below] + room)
+    return np.asarray(placed - max(0.0, placed.max() - limits[1]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,17 +9,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from initstats.diagnosis import CONFIGURATION, seed_interval
 from initstats.plots.catalog import register_figure
-from initstats.plots.curves import Scale, decorate, draw_seeds, layer_ticks, note
+from initstats.plots.curves import Scale, apart, decorate, draw_seeds, layer_ticks, note
 from initstats.plots.grid import panels
 from initstats.plots.results import Results, headings, order
 from initstats.plots.style import INK, PAGE, decimal, strokes
 from initstats.registry import Need
 
 LESSON = "kaiming_normal"
+ROOM = 0.18
+"""What a label of two lines needs, as a share of a panel's height."""
 """The lesson's init."""
 
 
@@ -113,19 +113,10 @@ def draw_story(axes: Axes, rows: pd.DataFrame, statistic: str) -> None:
     for text, height in starts.items():
         note(axes, text, (1, height), (0, 8))
     heights = np.nan_to_num(np.array(list(ends.values())), nan=limits[1]).clip(*limits)
-    for (name, end), height in zip(ends.items(), _apart(heights, limits), strict=True):
+    for (name, end), height in zip(ends.items(), apart(heights, limits, ROOM), strict=True):
         end_at, color = (depth + 0.5, height), styles[name].color
         note(axes, f"{name}\n{_value(end)}", end_at, (3, -2), color=color)
 
 
 def _value(mean: float) -> str:
     return "overflow" if np.isnan(mean) else decimal(mean, 2)
-
-
-def _apart(heights: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[np.float64]:
-    """Heights of labels near these and within limits, moved until they do not overlap."""
-    room = 0.18 * (limits[1] - limits[0])
-    placed = heights.copy()
-    for below, above in pairwise(np.argsort(heights, kind="stable")):
-        placed[above] = max(placed[above], placed[below] + room)
-    return np.asarray(placed - max(0.0, placed.max() - limits[1]))

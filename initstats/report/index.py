@@ -17,6 +17,7 @@ from initstats.report.page import FILES, Files, Page
 KINDS = {
     "study": "Does the signal survive?",
     "model": "Models, checked",
+    "audit": "Initialized as meant?",
     "coordinates": "Models over width",
     "training": "Does it train better?",
     "theory": "What should happen",

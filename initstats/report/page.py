@@ -127,6 +127,7 @@ BESIDE = {
     "lesson": ("lesson.csv", "timings.csv", "draws.csv"),
     "model": ("table.csv", "findings.csv", "missed.csv"),
     "coordinates": ("table.csv", "slopes.csv", "parameters.csv", "findings.csv", "missed.csv"),
+    "audit": ("parameters.csv", "roles.csv", "findings.csv"),
     "training": ("comparisons.csv", "variants.csv", "table.csv"),
     "study": ("table.csv", "table.parquet", "summary.csv"),
     "comparison": ("differences.csv", "verdicts.csv"),

@@ -174,10 +174,12 @@ def deepnorm(part: Part, parts: Sequence[Part]) -> Said:
         )
     if part.kind != "product":
         return _plain(part, None)
+    if not part.branch:
+        return _xavier(part, normal)
     layers = part.branches / 2
     gain, text = (8 * layers) ** -0.25, f"{8 * layers:.0f} ** -0.25"
     if part.role != "packed":
-        smaller = part.branch and part.role not in ("query", "key")
+        smaller = part.role not in ("query", "key")
         return _xavier(part, normal, *((gain, text) if smaller else ()))
     size, axis = part.shape[part.axis] // 3, part.axis
     fans = f"{size + part.shape[1 - axis]}"

@@ -219,13 +219,13 @@ def read(line: str) -> dict[str, str]:
 
 def test_annotations_are_escaped() -> None:
     place = Place("odd, 100%: name.py", 7)
-    line = annotation("error", "a: b, 5%", "50%: of, it\r\nand %0A", place)
+    line = annotation("error", "a:: b, 5%", "50%: of, it\r\nand %0A", place)
     assert "\n" not in line
     assert read(line) == {
         "level": "error",
         "file": "odd, 100%: name.py",
         "line": "7",
-        "title": "a: b, 5%",
+        "title": "a:: b, 5%",
         "message": "50%: of, it\r\nand %0A",
     }
     assert annotation("notice", "a", "b", None) == "::notice title=a::b"

@@ -6,9 +6,9 @@ in fours, so that one that is out of line has three to differ from.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -46,7 +46,7 @@ class Made(NamedTuple):
 def chain(sizes: tuple[int, ...], act: Build, draw: Callable[[Tensor], object]) -> nn.Module:
     """A plain stack of linear maps."""
     layers: list[nn.Module] = []
-    for inputs, outputs in itertools.pairwise(sizes):
+    for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), act()]
         draw(layers[-2].weight)  # type: ignore[arg-type]
         nn.init.zeros_(layers[-2].bias)  # type: ignore[arg-type]
@@ -167,7 +167,7 @@ class ResNet(nn.Module):
         self.stem = nn.Conv2d(3, 40, 5, padding=2, bias=False)
         widths = [40] * (BLOCKS + 1) + [64] * BLOCKS
         self.blocks = nn.Sequential(
-            *(Residual(i, o, 1 + (i != o), norm, deep) for i, o in itertools.pairwise(widths))
+            *(Residual(i, o, 1 + (i != o), norm, deep) for i, o in pairwise(widths))
         )
         self.head = nn.Linear(64, 30)
 

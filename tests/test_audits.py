@@ -365,3 +365,16 @@ def test_units_of_a_transposed_weight_are_its_columns() -> None:
         layer.weight[:, 3] = layer.weight[:, 7]
     (evidence,) = ist.audit(layer).findings.query("rule == 'equal_units'")["evidence"]
     assert evidence.startswith("1 of 12 units")
+
+
+def test_steps_of_a_branch_that_ends_in_zeros_are_compared_with_their_like() -> None:
+    torch.manual_seed(0)
+    blocks: Any = [nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 40)) for _ in range(5)]
+    for first, last in blocks:
+        nn.init.kaiming_normal_(first.weight)
+        nn.init.zeros_(last.weight)
+    model: Any = nn.Sequential(*blocks)
+    assert not _faults(ist.audit(model))
+    nn.init.zeros_(model[2][0].weight)
+    (row,) = ist.audit(model).findings.query("severity == 'warning'").to_dict("records")
+    assert (row["rule"], row["where"]) == ("out_of_line", "2.0.weight")

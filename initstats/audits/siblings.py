@@ -114,7 +114,9 @@ def siblings(parameters: Iterable[Drawn], level: float) -> list[Siblings]:
     """The parameters in groups, in their order."""
     groups: dict[tuple[object, ...], list[tuple[Drawn, int]]] = {}
     seen: Counter[str] = Counter()
+    blocks: dict[str, dict[tuple[int, ...], None]] = {}
     for each in parameters:
+        blocks.setdefault(each.role, {})[each.place[:1]] = None
         seen[each.role] += 1
         fans = (each.fan_in, each.fan_out) if each.kind == "bias" else ()
         key = each.role, each.module, each.shape, each.block, *map(str, fans)
@@ -122,8 +124,35 @@ def siblings(parameters: Iterable[Drawn], level: float) -> list[Siblings]:
     found = []
     for group in groups.values():
         members, numbers = zip(*group, strict=True)
-        found.append(Siblings(members, level, numbers))
+        whole = Siblings(members, level, numbers)
+        found += _parts(whole, [*blocks[whole.role]]) or [whole]
     return found
+
+
+def _parts(group: Siblings, blocks: list[tuple[int, ...]]) -> list[Siblings]:
+    """Siblings by their numbers within blocks, where their laws are as different as those.
+
+    So are the steps of a branch that ends in zeros. Empty where all have one law, or all but few.
+
+    Args:
+        blocks: all that have the role, by their numbers, in order.
+    """
+    families = {_family(each) for each in group.members} - {"undecided"}
+    if len(families) < 2 or group.strangers:
+        return []
+    held: dict[tuple[int, ...], list[int]] = {}
+    for at, each in enumerate(group.members):
+        held.setdefault(each.place[1:], []).append(at)
+    if len(held) < 2 or min(map(len, held.values())) < LEAST:
+        return []
+    return [
+        Siblings(
+            tuple(group.members[at] for at in places),
+            group.level,
+            tuple(1 + blocks.index(group.members[at].place[:1]) for at in places),
+        )
+        for places in held.values()
+    ]
 
 
 def copies(parameters: Sequence[Drawn]) -> list[list[str]]:

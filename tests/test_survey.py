@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.patches import Rectangle
 from typer.testing import CliRunner
 
 from initstats.cli import app
@@ -177,6 +178,53 @@ def test_sentences_say_what_the_tables_hold(evidence: Evidence) -> None:
     assert "in 1 of 2 transformers. The least even attention is that of pre-norm" in said
     assert "Of 2 small sweeps at depths that theory was asked for too, 1 have its verdict." in said
     assert "batch norm at 101 layers (collapses, where theory says: gradient explodes)" in said
+
+
+def test_a_recipe_whose_sweep_loses_gradients_does_not_survive(evidence: Evidence) -> None:
+    row = {"label": "mup", "depth": 101, "verdict": "gradient explodes"}
+    measured = pd.concat([evidence.measured, pd.DataFrame([row])], ignore_index=True)
+    said = sentences(replace(evidence, measured=measured))
+    assert "2 of the 5 recipes that theory follows survive 100 layers" in said
+    assert "Mup is not counted: it survives by theory" in said
+    assert "says: gradient explodes." in said
+    shallow = measured.assign(depth=31)  # says nothing of a hundred layers
+    assert "is not counted" not in sentences(replace(evidence, measured=shallow))
+
+
+def test_the_page_explains_its_words(evidence: Evidence) -> None:
+    page = compose(evidence).html()
+    for word in ("L", "plain", "skip", "warm", "front-loaded", "idle", "gradient explodes"):
+        assert f"<dt>{word}</dt>" in page
+    assert "<dt>shifted</dt>" not in page
+
+
+def test_theory_has_the_colour_of_its_recipe(evidence: Evidence) -> None:
+    profiles = evidence.profiles
+    told = profiles[profiles["statistic"] == "rms"].assign(source="theory")
+    both = replace(evidence, profiles=pd.concat([profiles, told], ignore_index=True))
+    drawn = next(each for each in of_page("architectures") if each.name == "depth_profiles")
+    (panel, *_) = drawn.draw(both, 9.0).axes
+    lines = [line for line in panel.get_lines() if len(np.asarray(line.get_xdata())) == 2]
+    colours = [line.get_color() for line in lines if line.get_zorder() < 4]
+    dotted = [line.get_color() for line in lines if line.get_zorder() == 4]
+    assert dotted
+    assert set(dotted) == set(colours)
+
+
+def test_what_was_measured_stands_in_the_frame_of_its_recipe(evidence: Evidence) -> None:
+    drawn = next(each for each in of_page("architectures") if each.name == "survival_map")
+    axes = drawn.draw(evidence, 9.0).axes[0]
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    boxes = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    frames = [box for box in boxes if box.get_width() > 1]
+    assert len(frames) == len(labels)
+    dots = [text for text in axes.texts if text.get_text().startswith("•")]
+    rows = [int(text.get_position()[1]) for text in dots]
+    assert [labels[row] for row in rows] == [*evidence.measured["label"]]
+    for text, row in zip(dots, rows, strict=True):
+        frame = frames[row]
+        below = frame.get_y() + frame.get_height()
+        assert frame.get_y() < text.get_position()[1] < below
 
 
 def test_other_tables_say_other_things(evidence: Evidence) -> None:

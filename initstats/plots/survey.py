@@ -39,8 +39,9 @@ ATTENTION = Need[Any](
     "no transformer was measured",
 )
 WORDS = [verdict.name for verdict in VERDICTS]
-_CELL = 0.62
-"""Height of a cell, of the distance of two rows; below it stands what was measured."""
+_CELL, _ROW = 0.54, 0.88
+"""Heights of a cell, and of the frame of a row, below whose cells stands what was measured; of the
+distance of two rows."""
 DECADES = 2
 """Powers of ten at which the colours of a gradient's growth are full."""
 _WIDE = Scale(True, (-1, 1), (-3, 9), 1, band=(-1, 1))
@@ -65,9 +66,9 @@ def by_recipe(evidence: Evidence) -> pd.DataFrame:
 @register_figure(page="architectures", title="What survives which depth", data=by_recipe)
 def survival_map(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     """What theory says of each recipe at each depth, in the colours of verdicts; a dash, where it
-    says nothing. Dots are what small sweeps of width 64 measured of the same recipes, placed at the
-    depth of the sweep. On the right, the greatest depth at which the gradient stays within a factor
-    of ten and inputs stay distinct.
+    says nothing. Below, in the same frame, dots are what small sweeps of width 64 measured of the
+    recipe, placed at the depth of the sweep. On the right, the greatest depth at which the gradient
+    stays within a factor of ten and inputs stay distinct.
     """
     labels, told = order(frame["label"]), frame[frame["source"] == "theory"]
     depths, size = sorted(told["depth"].unique()), 8 if width > NARROW else 6.5
@@ -84,11 +85,14 @@ def survival_map(frame: pd.DataFrame, width: float = PAGE) -> Figure:
         axes.add_patch(Rectangle((column, row), 1, _CELL, fc=colour, **edge))
         white = "white" if verdict == "healthy" else INK
         write(column + 0.5, row + _CELL / 2, _word(str(verdict), small), color=white)
+    for row in range(len(labels)):  # the recipe's own, theory above and measured below
+        frame_of = Rectangle((0, row), len(depths), _ROW, fc="none", ec=to_rgba(INK, 0.4), lw=0.7)
+        axes.add_patch(frame_of)
     seen = frame[frame["source"] == "measured"]
     at = np.interp(np.log(seen["depth"]), np.log(depths), np.arange(len(depths)) + 0.5)
     for x, label, verdict in zip(at, seen["label"], seen["verdict"], strict=True):
         text = f"• {_word(str(verdict), small)}"
-        write(x, labels.index(str(label)) + (1 + _CELL) / 2, text, color=INK)
+        write(x, labels.index(str(label)) + (_ROW + _CELL) / 2, text, color=INK)
     beside = partial(axes.text, va="center", size=size - 0.5)
     for row, label in enumerate(labels):
         largest = told.loc[told["label"] == label, "largest"].iloc[0]
@@ -130,8 +134,8 @@ PROFILED = (
 def depth_profiles(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     """Some recipes of 31 layers, measured: what goes through all layers, and its gradient, which is
     read from right to left; what each branch has of the square of the sum that it is part of; and
-    the correlation of two inputs, or of two tokens. Bands hold all seeds. Theory is dotted, where
-    it follows.
+    the correlation of two inputs, or of two tokens. Bands hold all seeds. Theory is dotted in
+    the colour of its recipe, where it follows.
     """
     return _profiles(frame, width)
 
@@ -177,10 +181,11 @@ def _profiles(frame: pd.DataFrame, width: float) -> Figure:
         for (label, source), group in rows.groupby(["label", "source"], sort=False):
             line = group.sort_values("layer")
             value, low, high = scale.height(line[["value", "low", "high"]]).T
-            if source == "theory":
-                part.plot(line["layer"], value, **DOTTED._asdict(), zorder=4)
-                continue
             stroke = styles[str(label)]
+            if source == "theory":
+                dotted = DOTTED._asdict() | {"color": stroke.color}
+                part.plot(line["layer"], value, **dotted, zorder=4)
+                continue
             part.plot(line["layer"], value, **(stroke._asdict() | {"lw": 1.2}))
             part.fill_between(line["layer"], low, high, color=to_rgba(stroke.color, 0.15), lw=0)
     return figure

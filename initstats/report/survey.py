@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from initstats.diagnosis import VERDICTS
 from initstats.report.page import FILES, Files, Page, Shown, figures_of
-from initstats.report.printed import DASH, Column, breakable, factor, printed, significant
+from initstats.report.printed import DASH, Column, breakable, factor, printed, significant, typeset
 from initstats.report.verification import verification
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def compose(evidence: Evidence, figures: Sequence[Shown] = ()) -> Page:
     values = {
         **answer(evidence),
         "recipes": printed(at_depth(evidence), RECIPES),
+        "words": _words(evidence),
         "rates": printed(by_place(evidence.rates), _rate_columns(evidence.rates)),
         "verification": verification(evidence),
     }
@@ -68,11 +70,28 @@ def compose(evidence: Evidence, figures: Sequence[Shown] = ()) -> Page:
     return Page("architectures", values, figures, tables)
 
 
+WORDS = {
+    "L": "the number of a network’s branches; 1/L and 1/√L are scales of each branch.",
+    "plain": "layers one after the other, without skip and without norm.",
+    "skip": "each branch is added to the stream, which goes past it unchanged.",
+    "pre-norm, post-norm": "the norm stands before what a branch does, or after the sum.",
+    "warm": "logits of large variance, so that tokens attend to few others.",
+}
+"""What the page’s own words mean."""
+
+
+def _words(evidence: Evidence) -> dict[str, str]:
+    """The page's words and the verdicts that it shows, with their meaning."""
+    tables = (evidence.survival, evidence.measured, evidence.norms, evidence.phases)
+    met = {str(word) for table in tables for word in table["verdict"].unique()}
+    return WORDS | {each.name: typeset(each.meaning) for each in VERDICTS if each.name in met}
+
+
 def answer(evidence: Evidence) -> Facts:
     """What the sentences of the page say, computed from the tables."""
     return {
         "depth": _depth(evidence.survival),
-        "survivors": survivors(evidence.survival),
+        "survivors": survivors(evidence),
         "place": place(evidence.rates),
         "exploding": exploding(evidence.survival),
         "irrelevant": irrelevant(evidence.norms),
@@ -93,17 +112,21 @@ def at_depth(evidence: Evidence) -> pd.DataFrame:
     return survival[survival["depth"] == _depth(survival)].reset_index(drop=True)
 
 
-def survivors(survival: pd.DataFrame) -> Facts:
+def survivors(evidence: Evidence) -> Facts:
     """The recipes that survive a hundred layers, and which of these work or are idle.
 
     Returns:
         `known`, the recipes that theory follows; `working`, `idle`, `other`: names of those that
-        survive, by their verdict; `unknown`: those that theory does not follow.
+        survive, by their verdict; `denied`: of those that survive by theory alone, the verdict of
+        the sweep at that depth; `unknown`: those that theory does not follow.
     """
-    depth = _depth(survival)
+    survival, depth = evidence.survival, _depth(evidence.survival)
     rows = survival[survival["depth"] == depth]
     followed = rows["largest"].notna()
     alive = rows[followed & (rows["largest"] >= depth)]
+    denied = _lost(evidence.measured, depth)
+    refuted = alive["label"].isin(denied)
+    names, alive = alive["label"][refuted], alive[~refuted]
     verdicts = alive["verdict"].astype(str)
     return {
         "known": int(followed.sum()),
@@ -113,8 +136,17 @@ def survivors(survival: pd.DataFrame) -> Facts:
         "other": dict(
             alive.loc[~verdicts.isin(["healthy", "idle"]), ["label", "verdict"]].to_numpy()
         ),
+        "denied": {label: denied[label] for label in names},
         "unknown": rows.loc[~followed, "label"].tolist(),
     }
+
+
+def _lost(measured: pd.DataFrame, depth: int) -> dict[str, str]:
+    """The verdicts of sweeps at nearly a depth in which gradients or distinctness are lost."""
+    grave = [each.name for each in VERDICTS if each.aspect in ("gradient", "distinctness")]
+    near = (measured["depth"] / depth).between(1 / NEAR, NEAR)
+    rows = measured[near & measured["verdict"].isin(grave)]
+    return dict(zip(rows["label"], rows["verdict"].astype(str), strict=True))
 
 
 def place(rates: pd.DataFrame) -> Facts:

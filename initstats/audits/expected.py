@@ -91,11 +91,22 @@ class Seen:
             return not (self.count == 1 and name in ("constant", "ones") and wanted.law in CHANCE)
         if not self._law_is(wanted):
             return True
-        far = float(stats.norm.isf(level / 4))
-        error = math.hypot(self.error, wanted.error)
-        if abs(math.log(max(self.std, 1e-300) / wanted.std)) > far * error + ROUNDING:
+        if self._chance(self.std / wanted.std, wanted) < level / 2:
             return True
+        far = float(stats.t.isf(level / 4, max(self.count - 1, 1)))
         return wanted.law in CHANCE and abs(self.mean) > far * self.std / math.sqrt(self.count)
+
+    def _chance(self, ratio: float, wanted: Expected) -> float:
+        """How likely a ratio of stds is that is as far from 1, or farther.
+
+        Squares of stds from few entries are far from normal: they have Fisher's law, with as many
+        degrees of freedom as their standard errors say.
+        """
+        own, other = (1 / (2 * max(error, 1e-6) ** 2) for error in (self.error, wanted.error))
+        near = math.exp(max(abs(math.log(max(ratio, 1e-300))) - ROUNDING, 0.0))
+        square = near**2 if ratio > 1 else near**-2
+        law = stats.f(own, other)
+        return 2 * float(law.sf(square) if ratio > 1 else law.cdf(square))
 
     def _law_is(self, wanted: Expected) -> bool:
         name = self.law.name

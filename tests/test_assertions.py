@@ -68,6 +68,17 @@ def test_another_seed_is_the_same_initialization(tmp_path: Path) -> None:
         ist.assert_initialized(net(seed), path)
 
 
+def test_single_entries_may_be_drawn(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = locked(tmp_path, nn.Linear(50, 1))
+    for _ in range(20):
+        ist.assert_initialized(nn.Linear(50, 1), path)
+    zeroed = nn.Linear(50, 1)
+    nn.init.ones_(zeroed.weight)
+    with pytest.raises(AssertionError, match="weight"):
+        ist.assert_initialized(zeroed, path)
+
+
 def _default(model: Any) -> None:
     for number in range(1, BLOCKS + 1):
         model[number].down.reset_parameters()

@@ -105,6 +105,10 @@ def _group(
         formula, own = formulas.get(each.name), (each.std, each.error)
         if pool and each in regular:
             own = std, regular[0].error * math.sqrt(counts[0] / sum(counts))
+        if each.count == 1 and each.law.name == "constant":  # maybe drawn: the next may be another
+            size = abs(each.law.value)
+            yield each.name, {"law": "undecided", "std": size, "std_error": size}
+            continue
         entry: dict[str, Any] = {"law": each.law.name}
         if not math.isnan(each.law.value):
             entry["value"] = each.law.value

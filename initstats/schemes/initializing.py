@@ -159,10 +159,10 @@ def initialize_(
     >>> net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
     >>> print(initialize_(net, "mup"))
     Sequential by mup
-    parameter role  number                    drawn
+    parameter role  number                   drawn
      *.weight stem       1 normal, std 1 / sqrt(8)
-       *.bias stem       2                    zeros
-     *.weight head       1    normal, std 1 / 32
+       *.bias stem       2                   zeros
+     *.weight head       1      normal, std 1 / 32
     """
     if scheme_name == MATCHED:
         parts, inputs = read(model, x)

@@ -83,7 +83,8 @@ WORDS = {
 def _words(evidence: Evidence) -> dict[str, str]:
     """The page's words and the verdicts that it shows, with their meaning."""
     tables = (evidence.survival, evidence.measured, evidence.norms, evidence.phases)
-    met = {str(word) for table in tables for word in table["verdict"].unique()}
+    told = [table["verdict"] for table in tables if "verdict" in table]
+    met = {str(word) for words in told for word in words.unique()}
     return WORDS | {each.name: typeset(each.meaning) for each in VERDICTS if each.name in met}
 
 

@@ -75,11 +75,9 @@ class ModelItem(pytest.Item):
     def runtest(self) -> None:
         """Make the model and compare it."""
         from initstats.assertions import assert_initialized
-        from initstats.cli.options import named_function
+        from initstats.cli.model import own_model
 
-        made = named_function(self._rooted(self._factory))
-        model = made() if callable(made) and not hasattr(made, "parameters") else made
-        model = made() if isinstance(made, type) else model
+        model = own_model(self._rooted(self._factory))
         expected = self._expected[0] if self._expected else None
         if expected is None or not expected.endswith(".toml"):
             assert_initialized(model, expected)

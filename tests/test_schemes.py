@@ -316,6 +316,31 @@ def test_a_residual_stream_stays_as_it_was_over_200_branches() -> None:
     assert growth(model) > 5
 
 
+class Vector(nn.Module):
+    """A branch with a gate of one unit, whose weight is a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map, self.gate = nn.Linear(8, 8), nn.Parameter(torch.randn(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.map(x) * (x @ self.gate)[:, None]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_weights_that_are_vectors_are_drawn_too(scheme: str) -> None:
+    found = ist.initialize_(Vector(), scheme, torch.randn(5, 8))
+    assert "gate" in found.rulings
+
+
+def test_a_law_that_is_accepted_of_weights_is_none_of_norms() -> None:
+    torch.manual_seed(0)
+    model = PUBLISHED["vit"][0]()
+    norm: Any = next(m for m in model.modules() if isinstance(m, nn.LayerNorm))
+    nn.init.trunc_normal_(norm.weight, std=0.02, a=-0.04, b=0.04)
+    assert _faults(model, "vit_transformers")
+
+
 class Three(nn.Module):
     """A model that no made-up input fits."""
 

@@ -120,7 +120,8 @@ class Comparison:
     def _others(self, parameters: Sequence[Drawn]) -> Iterator[Finding]:
         """What only the model has, or only the file."""
         if self.prescription:
-            unsaid = [each.name for each in parameters if each.name not in self._said]
+            said = self.prescription.rulings
+            unsaid = [each.name for each in parameters if each.name not in said]
             if unsaid:
                 yield Finding(
                     "note",
@@ -143,10 +144,6 @@ class Comparison:
                     f"{counted(len(names), 'parameter')} {where}",
                     f"write {self.source} anew, if that is meant",
                 )
-
-    @property
-    def _said(self) -> set[str]:
-        return set(self.prescription.rulings) if self.prescription else set()
 
 
 def _fault(each: Drawn, seen: Seen, wanted: Expected, remedy: str) -> Fault:

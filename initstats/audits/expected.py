@@ -126,4 +126,4 @@ class Seen:
 
 def _near(x: float, y: float) -> bool:
     """Whether two numbers are one but for the rounding of a narrow type; NaN is near to NaN."""
-    return math.isnan(y) or math.isclose(x, y, rel_tol=0.01 if abs(y) < 1e-30 else 4e-3)
+    return math.isnan(y) or math.isclose(x, y, rel_tol=4e-3)

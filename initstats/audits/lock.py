@@ -15,10 +15,6 @@ from initstats.audits.parameter import Drawn, role_of
 from initstats.audits.scale import Formula
 from initstats.audits.siblings import Siblings
 
-KEYS = ("law", "value", "std", "std_error", "cut", "formula")
-"""What an entry may say of a parameter, beside its name and shape."""
-
-
 NEAR = 4.5
 """Standard errors within which blocks have one std."""
 

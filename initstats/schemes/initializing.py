@@ -21,8 +21,6 @@ from initstats.schemes.part import Part
 from initstats.schemes.published import Ruling, ruled, scheme
 
 _NUMBER = re.compile(r"(?<=[._])\d+(?![^.])|^\d+(?![^.])")
-
-
 MATCHED = "matched"
 """The scheme that gives each weight the gain of the activation that its layer reads."""
 
@@ -50,14 +48,13 @@ class Prescription:
         Columns: `name`; `kind`, such as product, embedding, gain, bias; `role` in the model, such
         as query, head, or last (of a residual branch); `fan_in`, `fan_out`; `branches` of the
         residual stream that it is in; `drawn`, law and scale in words, empty where the parameter is
-        left as it is; `std` of the entries.
+        left as it is; `std` of the entries, NaN where rows are drawn from different laws.
         """
         return pd.DataFrame([self._row(part) for part in self.parts])
 
     def _row(self, part: Part) -> dict[str, Any]:
         ruling = self.rulings.get(part.name)
         draws = [piece.draw for piece in ruling.pieces] if ruling else []
-        squares = [draw.std**2 for draw in draws]
         return {
             "name": part.name,
             "kind": part.kind,
@@ -66,7 +63,7 @@ class Prescription:
             "fan_out": part.fan_out,
             "branches": part.branches,
             "drawn": "; ".join(map(str, draws)),
-            "std": (sum(squares) / len(squares)) ** 0.5 if len(squares) == 1 else float("nan"),
+            "std": draws[0].std if len(draws) == 1 else math.nan,
         }
 
     @property
@@ -127,14 +124,11 @@ def prescribe(model: nn.Module, scheme_name: str, x: Any = None) -> Prescription
         ValueError: no such scheme; no input that the model takes can be made up; parameters
             without numbers; a model that the scheme does not fit.
     """
-    network = type(model).__name__
     if scheme_name == MATCHED:
-        parts, inputs = read(model, x)
-        table = reinitialize_(copy.deepcopy(model), MATCHED, inputs)
-        return Prescription(scheme_name, network, parts, _matched(parts, table))
+        return _matched(copy.deepcopy(model), x)
     rule = scheme(scheme_name)
     parts, _ = read(model, x)
-    return Prescription(scheme_name, network, parts, ruled(parts, rule))
+    return Prescription(scheme_name, type(model).__name__, parts, ruled(parts, rule))
 
 
 def initialize_(
@@ -165,9 +159,7 @@ def initialize_(
      *.weight head       1      normal, std 1 / 32
     """
     if scheme_name == MATCHED:
-        parts, inputs = read(model, x)
-        table = reinitialize_(model, MATCHED, inputs, seed=seed)
-        return Prescription(MATCHED, type(model).__name__, parts, _matched(parts, table))
+        return _matched(model, x, seed)
     found = prescribe(model, scheme_name, x)
     with torch.no_grad():
         for part in found.parts:
@@ -180,8 +172,10 @@ def initialize_(
     return found
 
 
-def _matched(parts: tuple[Part, ...], table: pd.DataFrame) -> dict[str, Ruling]:
-    """What `reinitialize_` drew with the gains of what layers read, without what it left."""
+def _matched(model: nn.Module, x: Any, seed: int = 0) -> Prescription:
+    """Draw with the gains of what layers read, in place, and tell what was drawn."""
+    parts, inputs = read(model, x)
+    table = reinitialize_(model, MATCHED, inputs, seed=seed)
     found: dict[str, Ruling] = {}
     rows = table.drop_duplicates("name").set_index("name")
     for part in parts:
@@ -192,7 +186,7 @@ def _matched(parts: tuple[Part, ...], table: pd.DataFrame) -> dict[str, Ruling]:
         elif part.kind == "product" and gain > 0:
             std, text = gain / math.sqrt(part.fan_in), f"{gain:.6g} / math.sqrt({part.fan_in:.0f})"
             found[part.name] = Ruling((Piece(normal(std, text)),))
-    return found
+    return Prescription(MATCHED, type(model).__name__, parts, found)
 
 
 def _generator(name: str, seed: int) -> Generator:

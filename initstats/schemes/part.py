@@ -56,6 +56,11 @@ class Part:
 
     @property
     def torch_fans(self) -> tuple[float, float]:
-        """The same as torch.nn.init computes them: it knows no groups, and no other order."""
+        """The same as torch.nn.init computes them: it knows no groups, and no other order.
+
+        It takes no vectors; theirs are as the model uses them.
+        """
+        if len(self.shape) < 2:
+            return self.fan_in, self.fan_out
         places = math.prod(self.shape[2:])
         return self.shape[1] * places, self.shape[0] * places

@@ -113,7 +113,8 @@ def vit_transformers(part: Part, parts: Sequence[Part]) -> Said:
     """std 0.02 for all, biases 0: the rule of transformers."""
     if part.kind == "token":
         return _or(truncated(0.02, 100), normal(0.02), ZEROS)
-    return _or(_plain(part, normal(0.02)), truncated(0.02))
+    said = _plain(part, normal(0.02))
+    return _or(said, truncated(0.02)) if said and said.std else said
 
 
 def resnet(part: Part, parts: Sequence[Part]) -> Said:
@@ -153,8 +154,9 @@ def fixup(part: Part, parts: Sequence[Part]) -> Said:
     if part.last or part.role == "head":
         return ZEROS
     inwards, outwards = part.fan_in, part.torch_fans[1]
-    power = f" * {part.branches} ** (-1 / {2 * part.maps - 2})" if part.branch else ""
-    smaller = part.branches ** (-1 / (2 * part.maps - 2)) if part.branch else 1.0
+    root = 2 * max(part.maps, 2) - 2  # beside a branch's only product, as a gate is, as before it
+    power = f" * {part.branches} ** (-1 / {root})" if part.branch else ""
+    smaller = part.branches ** (-1 / root) if part.branch else 1.0
     return _or(
         *(
             normal(math.sqrt(2 / fan) * smaller, f"math.sqrt(2 / {fan:.0f}){power}")

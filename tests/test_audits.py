@@ -255,6 +255,18 @@ def test_one_weight_that_is_scaled_by_the_other_fan_is_named() -> None:
     assert f"{math.sqrt(120 / 500):.3g} times" in findings.loc["wrong_fan", "evidence"]
 
 
+def test_scales_that_all_differ_have_none_out_of_line_but_a_far_one() -> None:
+    torch.manual_seed(0)
+    model = sound()
+    fitted = (0.96, 1.04, 1.03, 0.96, 0.97, 1.09)  # to data, as LSUV does
+    for block, factor in zip(model.blocks, fitted, strict=True):
+        block.up.weight.data *= factor
+    assert not _faults(ist.audit(model))
+    weight_of(model, 5).mul_(3)
+    findings: Any = ist.audit(model).findings.set_index("rule")
+    assert findings.loc["out_of_line", "where"] == "blocks.5.up.weight"
+
+
 def test_a_dependence_on_depth_is_told_and_is_no_fault() -> None:
     torch.manual_seed(0)
     model = sound()

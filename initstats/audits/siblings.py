@@ -17,6 +17,7 @@ from initstats.audits.parameter import Drawn
 
 LEAST = 3
 """Blocks, at least, of which one can be out of line."""
+_MAD = 1.4826  # of a normal law, the std over the median absolute deviation
 SAME = 1.02
 """Scales within this factor are told apart only by their numbers of entries, and are alike."""
 
@@ -97,15 +98,17 @@ class Siblings:
         slopes = [0.0]
         if len(members) > LEAST:
             slopes.append(float(stats.theilslopes(heights, numbers).slope))
+        typical = float(np.median(errors))
         for slope in slopes:
             off = heights - slope * numbers
             off = off - np.median(off)
-            allowed = far * np.sqrt(errors**2 + np.median(errors) ** 2) + math.log(SAME)
-            odd = np.abs(off) > allowed
-            if odd.sum() <= max(1, (len(members) - 1) // 3):
-                ratios = [
-                    math.exp(x) if is_odd else 0.0 for x, is_odd in zip(off, odd, strict=True)
-                ]
+            allowed = far * np.sqrt(errors**2 + typical**2) + math.log(SAME)
+            if (np.abs(off) > allowed).sum() <= max(1, (len(members) - 1) // 3):
+                # where all differ by more than chance, as scales that are fitted to data do, one
+                # that differs like the others is not out of line
+                spread = _MAD * float(np.median(np.abs(off)))
+                allowed = np.maximum(allowed, far * spread * (spread > 2 * typical))
+                ratios = np.where(np.abs(off) > allowed, np.exp(off), 0.0).tolist()
                 return slope, list(zip(members, ratios, strict=True))
         return None
 

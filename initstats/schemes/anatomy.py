@@ -25,7 +25,7 @@ from initstats.probe import measure
 from initstats.probe.kinds import ATTENTION, CHOOSING, LOOKUPS, MIXING, NORMALIZATIONS
 from initstats.probe.ranks import sharded
 from initstats.schemes.branches import Branches
-from initstats.schemes.looking import candidates
+from initstats.schemes.inputs import candidates
 from initstats.schemes.part import Kind, Part, Role
 
 _POSITION = re.compile(r"pos(ition)?(al|s)?(_|$|emb)|wpe|(^|[._])pe($|[._])")

@@ -127,9 +127,11 @@ class Reader:
 
     def choose(self, name: str, label: str) -> None:
         self.page.locator(f'.controls [name="{name}"]').select_option(label=label)
+        self.page.wait_for_selector(".explore:not([aria-busy])")
 
     def at_layer(self, layer: int) -> None:
         self.page.locator('.controls [name="layer"]').fill(str(layer))
+        self.page.wait_for_selector(".explore:not([aria-busy])")
 
     def hears(self, words: str) -> None:
         status = "document.querySelector('[data-part=status]').innerText"

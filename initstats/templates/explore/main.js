@@ -171,6 +171,7 @@ class Explorer {
   /** Draw after a change that may ask for other data. */
   async #change() {
     const { network } = this.#state;
+    this.#root.setAttribute("aria-busy", "true");
     try {
       const block = await this.#blocks.of(network);
       if (network !== this.#state.network) return;
@@ -179,6 +180,7 @@ class Explorer {
     } catch (error) {
       this.#complain(error);
     }
+    this.#root.removeAttribute("aria-busy");
   }
 
   #shown() {

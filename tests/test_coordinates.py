@@ -362,6 +362,9 @@ class Residual(nn.Module):
         return out
 
 
+DEEP = "coordinate_depth"
+
+
 def deep(optimizer: str, power: float, rate: float) -> Callable[[int, int], Any]:
     kinds = {"first.weight": "input", "last.weight": "output", "last.bias": "fixed"}
     kinds |= {"blocks.*.[13].weight": "hidden", "*": "vector"}
@@ -392,6 +395,23 @@ def test_depth(optimizer: str, power: float, rate: float, rules: set[str]) -> No
     assert {rule for _, rule, _ in faults(found)} == rules
     assert {*found.slopes["over"]} == {"width", "depth"}
     assert found.table["depth"].nunique() == 3
+    # a multiplier L^power makes branches fall so, and depth-muP's L^-1/2 is flat
+    (lines,) = (each.frame(found) for each in of_page("coordinates") if each.name == DEEP)
+    at = lines[lines["what"] == "branches at init"].set_index("depth")["factor"]
+    assert at[8] / at[2] == pytest.approx(4 ** (power + 0.5), rel=0.35)
+    moved = lines[lines["what"] == "output, moved by step 1"].set_index("depth")["factor"]
+    sizes = found.table.query("width == 32 and quantity == 'change' and step == 1")
+    ends = sizes[sizes["layer"] == sizes.groupby(["depth", "seed"])["layer"].transform("max")]
+    means = np.log(ends.set_index("depth")["rms"]).groupby("depth").mean()
+    assert moved[8] == pytest.approx(np.exp(means[8] - means[2]))
+    if "depth_learning_rate" in rules and optimizer == "adam":
+        assert moved[8] > 1.5
+
+
+@pytest.mark.parametrize("width", [3.3, 9.0])
+def test_the_figure_over_depth(width: float, faults: Callable[[Figure], list[str]]) -> None:
+    found = check(deep("sgd", 0.0, 0.0), (4, 8), depths=(1, 2, 64), seeds=1)
+    assert not faults(figure(DEEP, found, width))
 
 
 def test_a_depth_without_branches_is_not_judged() -> None:
@@ -436,6 +456,7 @@ def net(n):
     ends = (8, n), (n, n), (n, n)
     hidden = [part for a, b in ends for part in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(n, 4))
+def seeing(n): return nn.Sequential(nn.Flatten(), nn.Linear(784, n), nn.ReLU(), nn.Linear(n, 10))
 def same(n): return nn.Linear(8, 4)
 def fails(n): raise KeyError("no such width")
 def sgd(model): return torch.optim.SGD(model.parameters(), 0.1)
@@ -480,6 +501,20 @@ def test_the_command(run: Callable[..., int], capsys: pytest.CaptureFixture[str]
     )
 
 
+def test_the_command_takes_data(run: Callable[..., int], mnist: ist.Dataset) -> None:
+    given = "--data", "mnist", "--widths", "8,16,32", "--seeds", "1", "--json", "found.json"
+    run("own_wide.py:seeing", *given)
+
+    def seeing(n: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, n), nn.ReLU(), nn.Linear(n, 10))
+
+    images, labels = mnist.train.images[:256], mnist.train.y[:256]
+    same = ist.coordinate_check(seeing, (8, 16, 32), x=images, target=labels, seeds=1)
+    rows = json.loads(Path("found.json").read_text())["slopes"]
+    assert [row["slope"] for row in rows] == pytest.approx([*same.slopes["slope"]], nan_ok=True)
+    assert run("own_wide.py:seeing", "--input", "6,784", "--size", "9") == 2
+
+
 def test_exit_codes_of_the_command(
     run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -498,8 +533,10 @@ def test_figures_and_their_frames(faults: Callable[[Figure], list[str]]) -> None
     assert [each.name for each in of_page("coordinates")] == [
         "coordinate_lines",
         "parameter_powers",
+        DEEP,
     ]
-    for each in of_page("coordinates"):
+    assert of_page("coordinates")[2].missing(found)
+    for each in of_page("coordinates")[:2]:
         for width in (3.3, 9.0):
             assert not faults(figure(each.name, found, width)), each.name
     lines = of_page("coordinates")[0].frame(found)

@@ -11,6 +11,7 @@ import typer
 from initstats.cli.app import Plugins
 from initstats.cli.command import Pages, command
 from initstats.cli.console import Bar
+from initstats.cli.data import Size
 from initstats.cli.measure import (
     GIVEN,
     LARGEST,
@@ -19,8 +20,10 @@ from initstats.cli.measure import (
     Rate,
     Severity,
     Tokens,
+    check_together,
     claim,
     fail,
+    note_given,
     put_out,
 )
 from initstats.cli.options import load_own, named_function, numbers
@@ -50,6 +53,16 @@ Depths = Annotated[
 Vocabulary = Annotated[
     int,
     typer.Option(min=1, max=LARGEST, help="--tokens draws ids below this."),
+]
+Images = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="mnist|FOLDER",
+        callback=note_given,
+        help="Its first 256 training images, (256, 1, 28, 28) of MNIST. A folder is one of IDX "
+        "files or of images.",
+    ),
 ]
 Steps = Annotated[
     int,
@@ -81,6 +94,8 @@ def coords(
     input: Numbers = None,  # noqa: A002 (the name of the option)
     tokens: Tokens = None,
     vocabulary: Vocabulary = 100,
+    data: Images = None,
+    size: Size = None,
     steps: Steps = 1,
     optimizer: Optimizer = "sgd",
     lr: Rate = None,
@@ -99,21 +114,23 @@ def coords(
     found; 1: a finding as severe as --fail-on says, or an error in your own code, which is shown;
     2: not measured.
 
-    What is minimized: the loss, where the model returns it; anything else, the squared error to
-    numbers drawn once.
+    What is minimized: the loss, where the model returns it; the cross-entropy of scores of classes
+    on --data; anything else, the squared error to numbers drawn once.
 
     JSON: network, words, nearest, findings, parameters, slopes (the last three are lists of rows),
     and of what is printed page, where one is written.
     """
-    from initstats.cli.model import random_inputs
+    from initstats.cli.model import batches
     from initstats.coordinates import coordinate_check
+    from initstats.probe.objective import loss_of
 
     pages.check(bool(out), "say where with --out")
     files = pages.files()
     file = Path(json) if json and json != "-" else None
     claim(file, out, files, "coordinates")
     load_own(plugin)
-    x = random_inputs(context.meta.get(GIVEN, []), vocabulary)
+    check_together({"--size": bool(size and not data)})
+    x, classes = next(batches(context.meta.get(GIVEN, []), None, True, vocabulary, size=size))
     listed = {"widths": widths or ["64,128,256,512"], "depths": depths, "seeds": seeds or ["3"]}
     sizes = {name: numbers(f"--{name}", given) if given else None for name, given in listed.items()}
     draws = sizes["seeds"] or [3]
@@ -122,6 +139,7 @@ def coords(
             _own(factory),
             sizes["widths"] or (),
             x=x,
+            loss=lambda output: loss_of(output, classes),
             steps=steps,
             optimizer=optimizer if optimizer in ("sgd", "adam") else _own(optimizer),
             lr=lr,

@@ -29,7 +29,7 @@ LARGEST = 2**63 - 1
 """The largest whole number that torch takes."""
 
 
-def _note(context: typer.Context, option: typer.CallbackParam, value: Any) -> Any:
+def note_given(context: typer.Context, option: typer.CallbackParam, value: Any) -> Any:
     """Note what an option gives to the model: options come in the order of the command line."""
     values = [value] if isinstance(value, str) else value or []
     context.meta.setdefault(GIVEN, []).extend((option.name, text) for text in values)
@@ -47,14 +47,14 @@ Numbers = Annotated[
     list[str] | None,
     typer.Option(
         metavar="SIZES",
-        callback=_note,
+        callback=note_given,
         help="Unit-normal numbers: 8,3,224,224. Repeat it for a model of several arguments.",
     ),
 ]
 Tokens = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="SIZES", callback=_note, help="Token ids, drawn evenly: 2,128. Repeatable."
+        metavar="SIZES", callback=note_given, help="Token ids, drawn evenly: 2,128. Repeatable."
     ),
 ]
 Vocabulary = Annotated[
@@ -71,7 +71,7 @@ Data = Annotated[
     str | None,
     typer.Option(
         metavar="mnist|FOLDER",
-        callback=_note,
+        callback=note_given,
         help="Its first 256 validation images, (256, 1, 28, 28) of MNIST; with --steps, batches "
         "of 256 training images. A folder is one of IDX files or of images.",
     ),

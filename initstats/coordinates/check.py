@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from initstats.coordinates.depth import BRANCH_SCALE, DEPTH_RATE, depth_findings
+from initstats.coordinates.depth import BRANCH_SCALE, DEPTH_RATE, branch_sizes, depth_findings
 from initstats.coordinates.factory import OPTIMIZERS, Maker, seeded, takes_depth
 from initstats.coordinates.keeper import rms
 from initstats.coordinates.parameters import Grid, exponents
@@ -58,6 +58,8 @@ class Coordinates:
         degree: of the optimizer: 1 where updates are proportional to gradients, 0 where they do not
             depend on the size of gradients.
         missed: what was not measured, and why.
+        branches: with depths, how large branches are beside their stream at init, at the largest
+            width: `ratio` by depth and seed, see `branch_sizes`.
     """
 
     table: pd.DataFrame
@@ -70,6 +72,7 @@ class Coordinates:
     degree: float
     network: str
     missed: pd.DataFrame = field(default_factory=pd.DataFrame)
+    branches: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def words(self) -> str:
@@ -163,11 +166,14 @@ def coordinate_check(
             progress(done + 1, len(sizes))
     degrees = _degrees(maker, sizes[0], objective)
     wide = Grid(widths, [[trials[Size(w, deep[0], s)] for w in widths] for s in draws])
-    told = []
+    told: list[Told] = []
+    branches = pd.DataFrame()
     if depths:
         widest = [[trials[Size(widths[-1], d, s)] for d in deep] for s in draws]
-        told = depth_findings(Grid(sorted({*depths}), widest), degrees)
-    return _result(trials, wide, degrees, parametrization, told)
+        tall = Grid(sorted({*depths}), widest)
+        branches = branch_sizes(tall)
+        told = depth_findings(tall, degrees, branches)
+    return _result(trials, wide, degrees, parametrization, told, branches)
 
 
 def _result(
@@ -176,6 +182,7 @@ def _result(
     degrees: dict[str, float],
     parametrization: str,
     told: Sequence[Told],
+    branches: pd.DataFrame,
 ) -> Coordinates:
     table = pd.concat(
         [
@@ -223,6 +230,7 @@ def _result(
         degree,
         smallest.network,
         missed,
+        branches,
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from initstats.coordinates.anatomy import Anatomy, Use
 from initstats.coordinates.parameters import (
@@ -63,40 +64,54 @@ def branches_of(anatomy: Anatomy) -> list[Branch]:
     return found
 
 
-def depth_findings(grid: Grid, degrees: Mapping[str, float]) -> list[Told]:
+def branch_sizes(grid: Grid) -> pd.DataFrame:
+    """How large branches are beside their stream at init, over depth.
+
+    Returns:
+        A row for each depth and seed: `ratio`, the geometric mean of the rms of a branch over that
+        of its stream, of the branches that all depths have. Empty where the number of branches does
+        not grow with the depth.
+    """
+    counts = [len(branches_of(trial.anatomy)) for trial in grid.first]
+    if min(counts) < 1 or len({*counts}) < len(counts):
+        return pd.DataFrame({"depth": [], "seed": [], "ratio": []})
+    rows = []
+    for trial in (trial for trials in grid.trials for trial in trials):
+        rms = trial.anatomy.rms
+        pairs = [(rms[b.end], rms[b.stream]) for b in branches_of(trial.anatomy)[: counts[0]]]
+        logs = [math.log(branch / stream) for branch, stream in pairs if branch and stream]
+        ratio = math.exp(np.mean(logs)) if logs else 0.0
+        rows.append((trial.size.depth, trial.size.seed, ratio))
+    return pd.DataFrame(rows, columns=["depth", "seed", "ratio"])
+
+
+def depth_findings(grid: Grid, degrees: Mapping[str, float], ratios: pd.DataFrame) -> list[Told]:
     """What is off over depth, in the form of findings without their subject.
 
     Args:
         grid: trials of one width over the depths.
         degrees: of the optimizer by parameter.
+        ratios: what `branch_sizes` gives.
     """
-    branches = [branches_of(trial.anatomy) for trial in grid.first]
-    counts = [len(each) for each in branches]
-    if min(counts) < 1 or len({*counts}) < len(counts):
+    if ratios.empty:
         reason = "the number of branches that are added to a stream does not grow with the depth"
         return [("unchecked", BRANCH_SCALE, "", reason, "")]
-    scale, note = _scale(grid, counts[0])
+    scale, note = _scale(grid, ratios)
     if note:
         return [("unchecked", BRANCH_SCALE, "", f"the branches' sizes at init: {note}", "")]
-    told = [*_branch(scale, branches[0], grid)]
+    branches = branches_of(grid.first[0].anatomy)
+    told = [*_branch(scale, branches, grid)]
     # what learning rates are to be once the branches are repaired
     mended = -0.5 if scale + 0.5 > TOLERANCE else scale
-    told += _rates(grid, degrees, mended, branches[0])
+    told += _rates(grid, degrees, mended, branches)
     if not told:
         told.append(("healthy", BRANCH_SCALE, "", "branches and their updates add up alike", ""))
     return told
 
 
-def _scale(grid: Grid, count: int) -> tuple[float, str]:
-    """The power of depth of a branch's size over its stream's, of those that all depths have."""
-    sizes = np.full((len(grid.trials), len(grid.sizes)), np.nan)
-    for seed, trials in enumerate(grid.trials):
-        for at, trial in enumerate(trials):
-            rms = trial.anatomy.rms
-            pairs = [(rms[b.end], rms[b.stream]) for b in branches_of(trial.anatomy)[:count]]
-            sizes[seed, at] = math.exp(
-                np.mean([math.log(a / b) for a, b in pairs if a and b] or [-np.inf])
-            )
+def _scale(grid: Grid, ratios: pd.DataFrame) -> tuple[float, str]:
+    """The power of depth of a branch's size over its stream's."""
+    sizes = ratios["ratio"].to_numpy().reshape(len(grid.trials), len(grid.sizes))
     value, _, note = power_of(grid.x, sizes)
     ends = [(t.anatomy, branches_of(t.anatomy)[0].end) for t in grid.first]
     given = power(grid.x, [abs(anatomy.from_source(end)) for anatomy, end in ends])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -116,8 +116,6 @@ def _title(rows: pd.DataFrame) -> str:
 
 def _lines(axes: Axes, rows: pd.DataFrame, limits: tuple[float, float]) -> None:
     """The lines of a panel; the worst are named at their ends."""
-    widths = np.sort(rows["width"].unique())
-    axes.axhline(0, color=to_rgba(INK, 0.35), lw=0.6, zorder=0)
     ends = []
     for (name, op, *_, verdict), line in rows.groupby(
         ["name", "op", "call", "turn", "layer", "verdict"], sort=False
@@ -128,12 +126,9 @@ def _lines(axes: Axes, rows: pd.DataFrame, limits: tuple[float, float]) -> None:
         axes.plot(at, heights.clip(*limits), "o", color=color, ms=2.4, mew=0)
         if verdict != "as expected" and np.isfinite(heights[-1]):
             ends.append((float(heights[-1]), f"{name} ({op})", color))
-    axes.set_xticks(np.log2(widths), [f"{w:,}" for w in widths])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_ylim(*limits)
-    ticks = _ticks(limits)
-    axes.set_yticks(np.log10(ticks), [_factor(tick) for tick in ticks])
-    _name_ends(axes, ends, float(np.log2(widths[-1])), limits)
+    size_axis(axes, rows["width"])
+    factor_axis(axes, limits)
+    _name_ends(axes, ends, float(np.log2(rows["width"].max())), limits)
 
 
 def _name_ends(
@@ -145,6 +140,21 @@ def _name_ends(
     for end, name, color in sorted(sorted(ends, key=lambda e: -abs(e[0]))[:NAMED], reverse=True):
         last = min(float(np.clip(end, low, high)), last - gap)
         note(axes, shortened(name), (at, last), (6, 0), ha="left", color=color)
+
+
+def factor_axis(axes: Axes, limits: tuple[float, float]) -> None:
+    """The upright axis of factors, with a line at 1."""
+    axes.axhline(0, color=to_rgba(INK, 0.35), lw=0.6, zorder=0)
+    axes.set_ylim(*limits)
+    ticks = _ticks(limits)
+    axes.set_yticks(np.log10(ticks), [_factor(tick) for tick in ticks])
+
+
+def size_axis(axes: Axes, sizes: Iterable[int]) -> None:
+    """The level axis of widths or depths."""
+    shown = sorted({*sizes})
+    axes.set_xticks(np.log2(shown), [f"{size:,}" for size in shown])
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _ticks(limits: tuple[float, float]) -> list[float]:

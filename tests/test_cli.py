@@ -34,6 +34,8 @@ from initstats.networks import NETWORKS
 from initstats.plots import FIGURES
 from initstats.registry import Catalog
 from initstats.registry.catalog import forget_modules
+from initstats.schemes.initializing import MATCHED
+from initstats.schemes.published import SCHEMES
 from initstats.sweep import FailedCellsError
 
 
@@ -259,8 +261,8 @@ def test_list_shows_names_as_the_table_has_them(run: Run) -> None:
     ):
         assert named[kind, name] == parameters
     assert [*dict.fromkeys(kind for kind, *_ in lines)] == [
-        *("inits", "activations", "networks", "network parameters", "recipes", "statistics"),
-        *("columns", "rules", "figures"),
+        *("inits", "schemes", "activations", "networks", "network parameters", "recipes"),
+        *("statistics", "columns", "rules", "figures"),
     ]
     said = json.loads(run("list", "--json").out)
     found = {kind.replace("_", " "): entries for kind, entries in said.items()}
@@ -309,6 +311,7 @@ def test_what_a_shell_completes_is_what_there_is() -> None:
     for names, catalog in catalogs:
         shipped = [name for name in catalog if catalog.family(name).module.startswith("initstats.")]
         assert sorted(names()) == sorted(shipped)
+    assert completion.schemes() == [*SCHEMES, MATCHED]
     complete = completion.listed(lambda: ["relu", "relu6", "tanh"])
     assert list(complete("gelu,rel")) == ["gelu,relu", "gelu,relu6"]
 

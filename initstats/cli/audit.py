@@ -9,6 +9,7 @@ import typer
 
 from initstats.cli.app import Plugins
 from initstats.cli.command import Pages, command
+from initstats.cli.completion import listed, schemes
 from initstats.cli.measure import (
     GIVEN,
     Factory,
@@ -47,7 +48,9 @@ Expected = Annotated[
     typer.Option(
         metavar="NAME|FILE.toml",
         show_default=False,
-        help="Compare with a published scheme (gpt2, bert, vit, resnet, mup, ...) or a lock file.",
+        autocompletion=listed(schemes),
+        help="Compare with a published scheme (gpt2, bert, ...; `initstats list schemes` has all) "
+        "or a lock file.",
     ),
 ]
 Lock = Annotated[

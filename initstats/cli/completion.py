@@ -29,6 +29,11 @@ def figures() -> list[str]:
     return _registered("register_figure", "plots/*.py", "foundations/figures.py")
 
 
+def schemes() -> list[str]:
+    """The names of the published initializations, and of the one that is measured."""
+    return [*_registered("register_scheme", "schemes/published.py"), "matched"]
+
+
 def listed(names: Callable[[], list[str]]) -> Callable[[str], Iterator[str]]:
     """What completes the last name of a comma-separated list."""
 
@@ -48,5 +53,5 @@ def _registered(decorator: str, *patterns: str) -> list[str]:
         for node in ast.parse(file.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef)
         for call in node.decorator_list
-        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == decorator
+        if getattr(call.func if isinstance(call, ast.Call) else call, "id", "") == decorator
     ]

@@ -71,21 +71,22 @@ def list_(
         list[str] | None,
         typer.Argument(
             metavar="[KINDS]...",
-            help="Of these alone: inits, activations, networks, network_parameters, recipes, "
-            "statistics, columns, rules, figures.",
+            help="Of these alone: inits, schemes, activations, networks, network_parameters, "
+            "recipes, statistics, columns, rules, figures.",
         ),
     ] = None,
     plugin: Plugins = None,
 ) -> None:
     """Say what there is, a line each: inits, activations, networks, statistics, rules, figures.
 
-    Names are those of the table; parameters are shown with their defaults. Behind the networks
-    stand the meaning of their parameters, and recipes: networks and inits that belong together;
-    behind the statistics, the columns that only some networks have.
+    Names are those of the table; parameters are shown with their defaults. Behind the inits stand
+    schemes: published initializations of whole models, for `audit --expected`; behind the networks
+    the meaning of their parameters, and recipes: networks and inits that belong together; behind
+    the statistics the columns that only some networks have.
     Where the output is no terminal, a line is an entry, with tabs between its columns.
 
-    JSON: inits, activations, networks, network_parameters, recipes, statistics, columns, rules and
-    figures, or the kinds that are named: name, parameters, meaning.
+    JSON: inits, schemes, activations, networks, network_parameters, recipes, statistics, columns,
+    rules and figures, or the kinds that are named: name, parameters, meaning.
     """
     load_own(plugin)
     found: dict[str, list[dict[str, Any]]] = {}
@@ -174,6 +175,13 @@ def _entries(catalog: Catalog[Any]) -> list[dict[str, Any]]:
 
 def _behind(noun: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """What is told behind a catalogue: entries by heading."""
+    if noun == "init":
+        from initstats.schemes.initializing import MATCHED
+        from initstats.schemes.published import SCHEMES
+
+        told = {name: str(each.__doc__).partition("\n")[0] for name, each in SCHEMES.items()}
+        told[MATCHED] = "Each weight with the gain of the activation that its layer reads."
+        return {"schemes": _meant(told.items())}
     if noun == "network":
         from initstats.cli.meanings import parameter_meanings
         from initstats.recipes import RECIPES

@@ -30,7 +30,17 @@ class Ruling(NamedTuple):
 Said = Draw | Ruling | None
 Scheme = Callable[[Part, Sequence[Part]], Said]
 
+SCHEMES: dict[str, Scheme] = {}
+"""Published initializations by name."""
 
+
+def register_scheme(function: Scheme) -> Scheme:
+    """Add a scheme under its function's name."""
+    SCHEMES[function.__name__] = function
+    return function
+
+
+@register_scheme
 def gpt2(part: Part, parts: Sequence[Part]) -> Said:
     """std 0.02, and over the root of the number of residual branches at the end of each.
 
@@ -44,6 +54,7 @@ def gpt2(part: Part, parts: Sequence[Part]) -> Said:
     return _plain(part, normal(0.02))
 
 
+@register_scheme
 def bert(part: Part, parts: Sequence[Part]) -> Said:
     """std 0.02 before a cut at two of it.
 
@@ -53,11 +64,13 @@ def bert(part: Part, parts: Sequence[Part]) -> Said:
     return _or(said, normal(0.02)) if said and said.std else said
 
 
+@register_scheme
 def llama(part: Part, parts: Sequence[Part]) -> Said:
     """std 0.02 for all: the rule of transformers; the papers name none."""
     return _plain(part, normal(0.02))
 
 
+@register_scheme
 def t5(part: Part, parts: Sequence[Part]) -> Said:
     """std 1/sqrt(fan_in), queries also over the root of a head's units, embeddings 1.
 
@@ -76,6 +89,7 @@ def t5(part: Part, parts: Sequence[Part]) -> Said:
     return _plain(part, None)
 
 
+@register_scheme
 def vit(part: Part, parts: Sequence[Part]) -> Said:
     """Xavier's uniform law in blocks, biases there 1e-6, patches 1/sqrt(fan_in), a head of zeros.
 
@@ -98,6 +112,7 @@ def vit(part: Part, parts: Sequence[Part]) -> Said:
     return _xavier(part)
 
 
+@register_scheme
 def vit_timm(part: Part, parts: Sequence[Part]) -> Said:
     """std 0.02, cut at -2 and 2, for linear maps; convolutions as torch draws them: timm's rule."""
     if part.kind == "token":
@@ -109,6 +124,7 @@ def vit_timm(part: Part, parts: Sequence[Part]) -> Said:
     return _plain(part, truncated(0.02, 100))
 
 
+@register_scheme
 def vit_transformers(part: Part, parts: Sequence[Part]) -> Said:
     """std 0.02 for all, biases 0: the rule of transformers."""
     if part.kind == "token":
@@ -117,6 +133,7 @@ def vit_transformers(part: Part, parts: Sequence[Part]) -> Said:
     return _or(said, truncated(0.02)) if said and said.std else said
 
 
+@register_scheme
 def resnet(part: Part, parts: Sequence[Part]) -> Said:
     """Convolutions sqrt(2/fan_out) (He et al. 2015, arXiv:1502.01852), as torchvision has it.
 
@@ -132,6 +149,7 @@ def resnet(part: Part, parts: Sequence[Part]) -> Said:
     return _plain(part, None)
 
 
+@register_scheme
 def resnet_timm(part: Part, parts: Sequence[Part]) -> Said:
     """As torchvision's, with 0 for the last norm of a branch: timm's rule."""
     if part.kind == "gain" and part.last:
@@ -139,6 +157,7 @@ def resnet_timm(part: Part, parts: Sequence[Part]) -> Said:
     return resnet(part, parts)
 
 
+@register_scheme
 def fixup(part: Part, parts: Sequence[Part]) -> Said:
     """Without norms: branches end in 0, and begin smaller with depth; a head of zeros.
 
@@ -165,6 +184,7 @@ def fixup(part: Part, parts: Sequence[Part]) -> Said:
     )
 
 
+@register_scheme
 def deepnorm(part: Part, parts: Sequence[Part]) -> Said:
     """Xavier's normal law, in branches times (8N)^(-1/4), but for queries and keys.
 
@@ -195,6 +215,7 @@ def deepnorm(part: Part, parts: Sequence[Part]) -> Said:
     return Ruling((Piece(plain, axis, 0, 2 * size), Piece(less, axis, 2 * size, 3 * size)))
 
 
+@register_scheme
 def mup(part: Part, parts: Sequence[Part]) -> Said:
     """std 1/sqrt(fan_in), of the head 1/fan_in, of embeddings 1.
 
@@ -209,23 +230,6 @@ def mup(part: Part, parts: Sequence[Part]) -> Said:
             return _or(normal(1 / part.fan_in, f"1 / {part.fan_in:.0f}"), ZEROS)
         return _over_root(part.fan_in)
     return _plain(part, None)
-
-
-SCHEMES: dict[str, Scheme] = {
-    "gpt2": gpt2,
-    "bert": bert,
-    "llama": llama,
-    "t5": t5,
-    "vit": vit,
-    "vit_timm": vit_timm,
-    "vit_transformers": vit_transformers,
-    "resnet": resnet,
-    "resnet_timm": resnet_timm,
-    "fixup": fixup,
-    "deepnorm": deepnorm,
-    "mup": mup,
-}
-"""Published initializations by name."""
 
 
 def scheme(name: str) -> Scheme:

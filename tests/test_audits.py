@@ -353,6 +353,9 @@ def test_what_cannot_be_audited_is_refused() -> None:
         ist.audit("gpt2")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="between 0 and 1, not 2"):
         ist.audit(nn.Linear(2, 2), level=2)
+    half = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))
+    with pytest.raises(ValueError, match=r"1\.weight is on the meta device"):
+        ist.audit(half, torch.zeros(1, 2))
 
 
 def test_alarms_about_sound_models_are_as_rare_as_asked() -> None:

@@ -196,6 +196,24 @@ def test_deepnorm_is_smaller_in_values_and_in_what_follows_them() -> None:
         assert found == pytest.approx(std, rel=5 / math.sqrt(2 * 64 * 64)), name
 
 
+@pytest.mark.parametrize(("encoders", "decoders"), [(3, 2), (1, 2)])
+def test_deepnorm_of_an_encoder_with_a_decoder(encoders: int, decoders: int) -> None:
+    """Also where both streams have as many branches."""
+    model = nn.Transformer(32, 2, encoders, decoders, 64, batch_first=True)
+    table: Any = ist.initialize_(model, "deepnorm").table.set_index("name")
+    betas = {
+        "encoder": 0.87 * (encoders**4 * decoders) ** (-1 / 16),
+        "decoder": (12 * decoders) ** -0.25,
+    }
+    for name, weight in model.named_parameters():
+        if name.endswith(("linear1.weight", "out_proj.weight")):
+            std = betas[name[:7]] * math.sqrt(2 / sum(weight.shape))
+            found = float(weight.detach().square().mean().sqrt())
+            assert found == pytest.approx(std, rel=5 / math.sqrt(2 * weight.numel())), name
+            assert table.loc[name, "std"] == pytest.approx(std)
+    assert not _faults(model, "deepnorm")
+
+
 def test_a_packed_weight_is_drawn_by_its_rows() -> None:
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
     model = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
@@ -341,6 +359,13 @@ def test_a_law_that_is_accepted_of_weights_is_none_of_norms() -> None:
     assert _faults(model, "vit_transformers")
 
 
+class Towers(nn.ModuleList):
+    """Streams side by side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([tower(x) for tower in self], -1)
+
+
 class Three(nn.Module):
     """A model that no made-up input fits."""
 
@@ -361,7 +386,11 @@ class Three(nn.Module):
         (nn.Linear(3, 3), "deepnorm", "has none"),
         (nn.Linear(3, 3, device="meta"), "gpt2", "to_empty"),
         ("gpt2", "gpt2", "torch.nn.Module"),
-        (nn.Transformer(8, 2, 1, 2, 16, batch_first=True), "deepnorm", "different depth"),
+        (
+            Towers([blocks(1, 8), blocks(2, 8)]),
+            "deepnorm",
+            "of 2, 4 branches",
+        ),
     ],
 )
 def test_what_cannot_be_initialized_is_said_and_stays(model: Any, scheme: str, words: str) -> None:

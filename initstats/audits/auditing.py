@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,10 +93,10 @@ class Audit:
         for group in self.groups:
             first = group.members[0]
             clear = [each for each in group.members if each.law.name != "undecided"]
-            laws = {
+            laws = Counter(
                 told(each.law, self.formulas.get(each.name), each.std)
                 for each in clear or group.members
-            }
+            )
             rows.append(
                 {
                     "role": group.role,
@@ -103,7 +104,7 @@ class Audit:
                     "shape": "x".join(map(str, first.shape)),
                     "blocks": depth(group) if first.place else 0,
                     "count": sum(each.count for each in group.members),
-                    "drawn": laws.pop() if len(laws) == 1 else " or ".join(sorted(laws)[:3]),
+                    "drawn": " or ".join(law for law, _ in laws.most_common(3)),
                 }
             )
         return pd.DataFrame(rows)
@@ -233,6 +234,11 @@ def _fans(model: nn.Module, x: Any) -> dict[str, tuple[float, float]]:
         return {}
     from initstats.probe import measure
 
+    if empty := [name for name, p in model.named_parameters() if p.is_meta]:
+        raise ValueError(
+            f"{empty[0]} is on the meta device and holds no numbers: the model cannot run on x; "
+            'audit it without, or move it first, with model.to_empty(device="cpu")'
+        )
     rows = measure(model, x)
     rows = rows[(rows["tensor"] == "weight") & (rows["fan_in"] > 0)]
     return {

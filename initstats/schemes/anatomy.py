@@ -147,6 +147,7 @@ class _Reader:
             last=layer in self.branches.last and role != "packed",
             maps=place.maps if place else 0,
             branches=place.branches if place else 0,
+            stream=place.stream if place else -1,
             head_size=self.heads.sizes.get(layer, 0),
             attention=bool(place and place.layers & self.heads.roles.keys()),
             padding=row if isinstance(owner, nn.Embedding) and isinstance(row, int) else -1,

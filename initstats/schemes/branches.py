@@ -18,11 +18,13 @@ class Place(NamedTuple):
         branches: how many the stream has.
         maps: products one behind another in its own.
         layers: of its own.
+        stream: which of the model's streams, in the order in which they run.
     """
 
     branches: int
     maps: int
     layers: frozenset[int]
+    stream: int
 
 
 class Sum(NamedTuple):
@@ -63,11 +65,13 @@ class Branches:
         """Where each layer of a branch is."""
         first = {layer: self._first(layer) for layer in self.sums}
         number = Counter(first.values())
+        streams = {layer: at for at, layer in enumerate(sorted(number))}
         found: dict[int, Place] = {}
         for layer in self.sums:
             region = self._region(layer)
             length = self._length(self.sums[layer].branch, region)
-            place = Place(number[first[layer]], length, frozenset(region))
+            own = first[layer]
+            place = Place(number[own], length, frozenset(region), streams[own])
             found = dict.fromkeys(region, place) | found
         return found
 

@@ -30,6 +30,7 @@ class Part:
         last: whether it is the last product of a residual branch, or the norm behind it.
         maps: products one behind another in that branch; 0 outside of branches.
         branches: residual branches of the stream, one behind another; 0 outside.
+        stream: which of the model's streams, in the order in which they run; -1 outside.
         head_size: units of an attention head, of what makes queries, keys and values; else 0.
         attention: whether that branch is attention.
         padding: the row of an embedding that stands for padding; -1 without one.
@@ -48,6 +49,7 @@ class Part:
     last: bool = False
     maps: int = 0
     branches: int = 0
+    stream: int = -1
     head_size: int = 0
     attention: bool = False
     padding: int = -1

@@ -7,7 +7,7 @@ where the source says nothing. Its docstring holds the source.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from initstats.registry import unknown
@@ -188,23 +188,16 @@ def fixup(part: Part, parts: Sequence[Part]) -> Said:
 def deepnorm(part: Part, parts: Sequence[Part]) -> Said:
     """Xavier's normal law, in branches times (8N)^(-1/4), but for queries and keys.
 
-    Wang et al. 2022 (arXiv:2203.00555) for an encoder or a decoder of N layers of two branches; the
-    model itself multiplies its stream with (2N)^(1/4).
+    Wang et al. 2022 (arXiv:2203.00555), figure 2, for N layers of two branches; an encoder of N and
+    a decoder of M layers of three branches have 0.87 (N^4 M)^(-1/16) and (12M)^(-1/4). The model
+    itself multiplies its streams.
     """
-    streams = {each.branches for each in parts if each.branch}
-    if not streams:
-        raise ValueError("deepnorm is for residual branches, and this model has none")
-    if len(streams) > 1:
-        raise ValueError(
-            "deepnorm is for an encoder or a decoder alone here: this model has streams of "
-            "different depth, for which the paper has other numbers"
-        )
+    betas = _betas({each.stream: each.branches for each in parts if each.branch})
     if part.kind != "product":
         return _plain(part, None)
     if not part.branch or part.role in ("query", "key"):
         return _xavier(part, normal)
-    layers = part.branches / 2
-    gain, text = (8 * layers) ** -0.25, f"{8 * layers:.0f} ** -0.25"
+    gain, text = betas[part.stream]
     if part.role != "packed":
         return _xavier(part, normal, gain, text)
     size, axis = part.shape[part.axis] // 3, part.axis
@@ -213,6 +206,30 @@ def deepnorm(part: Part, parts: Sequence[Part]) -> Said:
     plain = normal(std, f"math.sqrt(2 / {fans})")
     less = normal(gain * std, f"{text} * math.sqrt(2 / {fans})")
     return Ruling((Piece(plain, axis, 0, 2 * size), Piece(less, axis, 2 * size, 3 * size)))
+
+
+def _betas(streams: Mapping[int, int]) -> dict[int, tuple[float, str]]:
+    """What DeepNorm multiplies the products in branches with, by stream, and how that is written.
+
+    Args:
+        streams: the number of branches by stream.
+    """
+    match [streams[at] for at in sorted(streams)]:
+        case []:
+            raise ValueError("deepnorm is for residual branches, and this model has none")
+        case [two]:
+            return dict.fromkeys(streams, ((4 * two) ** (-0.25), f"{4 * two} ** -0.25"))
+        case [two, three] if two % 2 == 0 and three % 3 == 0:
+            n, m = two // 2, three // 3
+            encoder = 0.87 * (n**4 * m) ** -0.0625, f"0.87 * ({n} ** 4 * {m}) ** -0.0625"
+            decoder = (12 * m) ** -0.25, f"{12 * m} ** -0.25"
+            return dict(zip(sorted(streams), (encoder, decoder), strict=True))
+        case several:
+            told = ", ".join(map(str, several))
+            raise ValueError(
+                "deepnorm is for one stream, or for an encoder with 2 and a decoder with 3 "
+                f"branches a layer: this model has streams of {told} branches"
+            )
 
 
 @register_scheme

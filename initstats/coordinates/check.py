@@ -13,20 +13,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from initstats.coordinates.depth import BRANCH_SCALE, DEPTH_RATE, branch_sizes, depth_findings
-from initstats.coordinates.factory import Maker, seeded
-from initstats.coordinates.keeper import rms
+from initstats.coordinates.depth import branch_sizes, depth_findings, depth_lines
+from initstats.coordinates.divergence import DIVERGED, divergences
+from initstats.coordinates.divergence import told as told_of
+from initstats.coordinates.factory import Maker
 from initstats.coordinates.parameters import Grid, exponents
 from initstats.coordinates.parametrization import MUP, PARAMETRIZATIONS
+from initstats.coordinates.response import Response, response_of
 from initstats.coordinates.roles import expected_slopes, roles_of
 from initstats.coordinates.settings import check_settings, draws_of, objective_of, sizes_of
 from initstats.coordinates.slopes import slopes
-from initstats.coordinates.trial import Objective, Size, Trial, loss_at, run_trial
+from initstats.coordinates.trial import Size, Trial, run_trial
 from initstats.coordinates.verdicts import Told, findings_of, nearest
+from initstats.coordinates.wording import comparison, lead, verdict
 from initstats.diagnosis.findings import Findings
 from initstats.report.coordinates import write_coordinates
 from initstats.report.page import FILES, Files
@@ -57,8 +59,7 @@ class Coordinates:
         degree: of the optimizer: 1 where updates are proportional to gradients, 0 where they do not
             depend on the size of gradients.
         missed: what was not measured, and why.
-        branches: with depths, how large branches are beside their stream at init, at the largest
-            width: `ratio` by depth and seed, see `branch_sizes`.
+        over_depth: with depths, sizes at the largest width by depth and seed, see `depth_lines`.
     """
 
     table: pd.DataFrame
@@ -71,25 +72,22 @@ class Coordinates:
     degree: float
     network: str
     missed: pd.DataFrame = field(default_factory=pd.DataFrame)
-    branches: pd.DataFrame = field(default_factory=pd.DataFrame)
+    over_depth: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def words(self) -> str:
         """The verdict in a sentence."""
-        title, best = (
-            PARAMETRIZATIONS[name].title for name in (self.parametrization, self.nearest)
-        )
-        severity = self.findings["severity"].astype(str)
-        bad = self.findings["rule"][severity.isin(["error", "warning"])]
-        if (severity == "unchecked").all():
-            return f"{self.network} was not judged: {self.findings['evidence'].iloc[0]}"
-        deep = bad.isin([BRANCH_SCALE, DEPTH_RATE])
-        if not len(bad):
-            return f"{self.network} scales as {title} has it"
-        if deep.all():
-            return f"{self.network} scales as {title} has it over width, and not over depth"
-        fits = f"{self.share} are those of {best}"
-        return f"{self.network} does not scale as {title} has it: {fits}"
+        return verdict(self)
+
+    @property
+    def lead(self) -> str:
+        """The verdict for readers who know of no parametrization."""
+        return lead(self)
+
+    @property
+    def comparison(self) -> str:
+        """What the model was compared with, and what it is like, in sentences."""
+        return comparison(self)
 
     def report(self, folder: str | Path, files: Files = FILES) -> Path:
         """Write the page of the check, `index.html`, with figures and tables beside it.
@@ -145,7 +143,7 @@ def coordinate_check(
             one, slopes are those of a single step of theory; too small a one is lost in rounding,
             and the change of a value is NaN.
         seeds: how many draws of the weights, or which.
-        depths: makes models of all depths, too.
+        depths: of more models of the largest width; those over width have the smallest depth.
         parametrization: what to compare with: mup, standard, ntk or mean_field.
         progress: is told how many models are done, and of how many.
 
@@ -158,31 +156,33 @@ def coordinate_check(
     maker = Maker(factory, optimizer, lr, x)
     objective = objective_of(target, loss)
     deep: Sequence[int | None] = depths or [None]
-    sizes = [Size(w, d, s) for d in deep for w in widths for s in draws]
+    corner = [*((w, deep[0]) for w in widths), *((widths[-1], d) for d in deep[1:])]
+    sizes = [Size(w, d, s) for w, d in corner for s in draws]
+    response = response_of(maker, sizes[0], objective)
     trials: dict[Size, Trial] = {}
     for done, size in enumerate(sizes):
-        trials[size] = run_trial(maker, size, objective, steps)
+        trials[size] = run_trial(maker, size, objective, steps, response.orthogonal)
         if progress:
             progress(done + 1, len(sizes))
-    degrees = _degrees(maker, sizes[0], objective)
     wide = Grid(widths, [[trials[Size(w, deep[0], s)] for w in widths] for s in draws])
     told: list[Told] = []
-    branches = pd.DataFrame()
+    lines = pd.DataFrame()
     if depths:
         widest = [[trials[Size(widths[-1], d, s)] for d in deep] for s in draws]
         tall = Grid(depths, widest)
         branches = branch_sizes(tall)
-        told = depth_findings(tall, degrees, branches)
-    return _result(trials, wide, degrees, parametrization, told, branches)
+        told = depth_findings(tall, response.degrees, branches)
+        lines = depth_lines(tall, branches)
+    return _result(trials, wide, response, parametrization, told, lines)
 
 
 def _result(
     trials: dict[Size, Trial],
     wide: Grid,
-    degrees: dict[str, float],
+    response: Response,
     parametrization: str,
     told: Sequence[Told],
-    branches: pd.DataFrame,
+    over_depth: pd.DataFrame,
 ) -> Coordinates:
     table = pd.concat(
         [
@@ -196,26 +196,28 @@ def _result(
     if table["depth"].isna().all():
         table = table.drop(columns="depth")
     own = PARAMETRIZATIONS[parametrization]
-    parameters = exponents(wide, degrees, own)
+    parameters = exponents(wide, response, own)
     smallest = wide.first[0]
     inside = table[table["depth"] == smallest.size.depth] if "depth" in table else table
     found = slopes(inside, PLACES, "width").assign(over="width")
-    known = [degree for degree in degrees.values() if not math.isnan(degree)]
-    degree = float(np.median(known)) if known else math.nan
     roles = roles_of(wide)
-    found = expected_slopes(found, smallest, roles, parametrization, degree)
+    found = expected_slopes(found, smallest, roles, parametrization, response)
+    if blown := [*divergences(trials.values())]:
+        told = [*told, ("unchecked", DIVERGED, "", told_of(blown), "take a smaller learning rate")]
+        since = found["step"] >= min(each.step for each in blown)
+        found.loc[since, "expected"], found.loc[since, "verdict"] = math.nan, ""
     findings = findings_of(
         parameters,
         wide,
-        found,
+        found[found["expected"].notna()],
         subject=smallest.network,
         parametrization=parametrization,
         deep=told,
     )
     if "depth" in table:
         at_widest = table[table["width"] == wide.sizes[-1]]
-        over_depth = slopes(at_widest, PLACES, "depth").assign(over="depth", verdict="")
-        both = [found, over_depth[over_depth["note"] == ""]]
+        deeper = slopes(at_widest, PLACES, "depth").assign(over="depth", verdict="")
+        both = [found, deeper[deeper["note"] == ""]]
         found = pd.concat(both, ignore_index=True)
     best, share = nearest(parameters)
     missed = smallest.missed
@@ -227,26 +229,8 @@ def _result(
         parametrization,
         best,
         share,
-        degree,
+        response.degree,
         smallest.network,
         missed,
-        branches,
+        over_depth,
     )
-
-
-def _degrees(maker: Maker, size: Size, objective: Objective) -> dict[str, float]:
-    """The degree of the optimizer by parameter: log_4 of what a loss times 4 does to an update."""
-    sizes = []
-    for factor in (1.0, 4.0):
-        with seeded(size.seed):
-            model, optimizer = maker.make(*size)
-            before = {name: p.detach().clone() for name, p in model.named_parameters()}
-            loss_at(model, optimizer, maker.inputs(size.width), objective, size.seed, factor)
-            optimizer.step()
-            after = model.named_parameters()
-            sizes.append({name: rms(p.detach() - before[name]) for name, p in after})
-    small, large = sizes
-    degrees = {n: math.log(large[n] / small[n], 4) for n in small if small[n] > 0 and large[n] > 0}
-    middle = float(np.median([*degrees.values()])) if degrees else math.nan
-    near = {name: degrees.get(name, middle) for name in small}
-    return {n: next((w for w in (0.0, 1.0) if abs(d - w) < 0.1), d) for n, d in near.items()}

@@ -26,6 +26,8 @@ from initstats.coordinates.parameters import (
     sizes_of,
 )
 from initstats.coordinates.remedies import depth_rate_lines, snapped, written
+from initstats.coordinates.slopes import fit, verdict_of
+from initstats.coordinates.trial import Trial
 from initstats.plural import counted
 
 Told = tuple[str, str, str, str, str]
@@ -83,6 +85,40 @@ def branch_sizes(grid: Grid) -> pd.DataFrame:
         ratio = math.exp(np.mean(logs)) if logs else 0.0
         rows.append((trial.size.depth, trial.size.seed, ratio))
     return pd.DataFrame(rows, columns=["depth", "seed", "ratio"])
+
+
+def depth_lines(grid: Grid, ratios: pd.DataFrame) -> pd.DataFrame:
+    """Branches at init and the change of the output over depth, beside depth-muP.
+
+    Args:
+        ratios: what `branch_sizes` gives.
+
+    Returns:
+        A row for each depth, seed and `what`: `branch`, its size over that of its stream at init,
+        or `output`, how far training moved it by the last step: `size`; and of the line, the
+        `slope` of log size over log depth with its 95% interval (`low`, `high`), what is `expected`
+        and a `verdict` in a word. Empty where `ratios` is.
+    """
+    if ratios.empty:
+        return ratios
+    branch = ratios["ratio"].to_numpy(dtype=float).reshape(len(grid.trials), -1)
+    output = np.array([[_moved(trial) for trial in trials] for trials in grid.trials])
+    parts = []
+    for what, sizes, expected in (("branch", branch, -0.5), ("output", output, 0.0)):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            (slope, low, high, end, *_), _ = fit(grid.x, np.log(sizes))
+        word = verdict_of(slope, end, expected, low, high, TOLERANCE)
+        part = ratios[["depth", "seed"]].assign(what=what, size=sizes.ravel())
+        part = part.assign(slope=slope, low=low, high=high, expected=expected, verdict=word)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _moved(trial: Trial) -> float:
+    """How far training moved the output."""
+    rows = trial.table[trial.table["quantity"] == "change"]
+    ends = rows[rows["step"] == rows["step"].max()].sort_values("layer")["rms"]
+    return float(ends.iloc[-1]) if len(ends) else math.nan
 
 
 def depth_findings(grid: Grid, degrees: Mapping[str, float], ratios: pd.DataFrame) -> list[Told]:

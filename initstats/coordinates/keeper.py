@@ -141,6 +141,12 @@ def rms(x: Tensor) -> float:
     return float(torch.linalg.vector_norm(x, dtype=torch.float64)) / math.sqrt(max(x.numel(), 1))
 
 
+def spectral_norm(x: Tensor) -> float:
+    """The largest singular value of a matrix, of all sides but the first together; NaN of none."""
+    wide = x.flatten(1).double()
+    return float(torch.linalg.matrix_norm(wide, 2)) if wide.isfinite().all() else math.nan
+
+
 def change(before: Tensor, now: Tensor) -> float:
     """rms of a difference; NaN where it is no more than the rounding of what is subtracted."""
     size = rms(now - before)

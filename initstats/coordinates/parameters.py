@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from initstats.coordinates.anatomy import Use
 from initstats.coordinates.parametrization import Growth, Parametrization
+from initstats.coordinates.response import Response
 from initstats.coordinates.slopes import fit
 from initstats.coordinates.trial import Trial
 
@@ -29,7 +30,7 @@ CANCELLED = 1e-4
 COLUMNS = [
     *("parameter", "op", "kind", "fan_in", "fan_out", "multiplier"),
     *("init", "init_expected", "init_off", "rate", "rate_expected", "rate_off", "degree"),
-    *("update", "gradient", "curved", "note"),
+    *("orthogonal", "update", "gradient", "curved", "note"),
 ]
 
 
@@ -57,12 +58,11 @@ class Grid:
         return self.trials[0]
 
 
-def exponents(grid: Grid, degrees: Mapping[str, float], expected: Parametrization) -> pd.DataFrame:
+def exponents(grid: Grid, response: Response, expected: Parametrization) -> pd.DataFrame:
     """The powers of width of every parameter, a row for each of its uses.
 
     Args:
-        degrees: of the optimizer by parameter: 1 where an update is proportional to the gradient,
-            0 where it does not depend on the gradient's size.
+        response: of the optimizer.
         expected: the parametrization to compare with.
 
     Returns:
@@ -74,15 +74,16 @@ def exponents(grid: Grid, degrees: Mapping[str, float], expected: Parametrizatio
         - `init`: power of the initial rms, with the multiplier; `rate`: power of the learning rate,
           with the multiplier as it acts on it; each with what is expected and the difference, which
           is NaN where it is not judged;
-        - `degree` of the optimizer; `update` and `gradient`: powers of the rms of the first update
-          and of its gradient;
+        - `degree` of the optimizer; `orthogonal`: whether it makes the updates orthogonal, so that
+          `rate` is the power of their spectral norm; `update` and `gradient`: powers of the rms of
+          the first update and of its gradient;
         - `curved`: whether it is no power law, so that the two largest widths were taken;
         - `note`: why something is not judged.
     """
     sizes = [sizes_of(trials) for trials in grid.trials]
     rows = []
     for use, growth in uses_of(grid):
-        rows.append(_row(grid, sizes, use, growth, degrees, expected))
+        rows.append(_row(grid, sizes, use, growth, response, expected))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -141,13 +142,15 @@ def _row(
     sizes: Sequence[Sequence[Sizes]],
     uses: Sequence[Use],
     growth: Growth,
-    degrees: Mapping[str, float],
+    response: Response,
     expected: Parametrization,
 ) -> dict[str, object]:
-    name, degree = uses[0].parameter, degrees.get(uses[0].parameter, math.nan)
+    name, degree = uses[0].parameter, response.degrees.get(uses[0].parameter, math.nan)
+    orthogonal = name in response.orthogonal and uses[0].sums
     scales = np.array([t.anatomy.multiplier(u) for t, u in zip(grid.first, uses, strict=True)])
     row: dict[str, object] = {"parameter": name, "op": uses[0].op, "kind": growth.kind}
     row |= {"fan_in": growth.fan_in, "fan_out": growth.fan_out, "degree": degree}
+    row["orthogonal"] = orthogonal
     row["multiplier"] = power(grid.x, scales.tolist()) if (scales > 0).all() else math.nan
     if math.isnan(float(str(row["multiplier"]))):
         return row | {"note": "it is another function of the parameter than a multiple"}
@@ -178,9 +181,16 @@ def _row(
     if math.isnan(degree) or 0.1 < degree < 0.9:
         mixed = "the optimizer's updates are between those of SGD and Adam"
         return row | {"note": f"{mixed} (degree {degree:.2f})"}
-    rate, bent, _ = power_of(grid.x, update / gradient**degree * scales ** (1 + degree))
-    row |= {"rate": rate, "rate_expected": expected.rate(growth, degree), "curved": curved or bent}
-    row["rate_off"] = _told(rate - expected.rate(growth, degree), TOLERANCE)
+    moves = update / gradient**degree
+    if orthogonal:
+        norms = [[trial.spectral[name, moved[0]] for trial in trials] for trials in grid.trials]
+        moves = np.array(norms)
+    rate, bent, note = power_of(grid.x, moves * scales ** (1 + degree))
+    if note:
+        return row | {"note": f"its updates are {note}"}
+    wanted = expected.rate_of(growth, degree, orthogonal=orthogonal)
+    row |= {"rate": rate, "rate_expected": wanted, "curved": curved or bent}
+    row["rate_off"] = _told(rate - wanted, TOLERANCE)
     return row | {"note": ""}
 
 

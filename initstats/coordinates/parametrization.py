@@ -42,13 +42,22 @@ class Parametrization:
 
     Attributes:
         title: its name in words.
+        meaning: what it is, for readers who do not know it.
         init: of the rms of the initial weights.
         rate: of the learning rate.
+        spectral: of the learning rate of updates that an optimizer makes orthogonal, which is their
+            spectral norm (Yang, Simon and Bernstein 2023, arXiv:2310.17813, condition 1).
     """
 
     title: str
+    meaning: str
     init: Power
     rate: Power
+    spectral: Callable[[Growth], float]
+
+    def rate_of(self, growth: Growth, degree: float, *, orthogonal: bool) -> float:
+        """The power of the learning rate, of the spectral norm where updates are orthogonal."""
+        return self.spectral(growth) if orthogonal else self.rate(growth, degree)
 
 
 def _maximal_init(growth: Growth, _: float) -> float:
@@ -60,18 +69,45 @@ def _maximal_rate(growth: Growth, degree: float) -> float:
     return -growth.fan_in + degree * growth.fan_out
 
 
+def _maximal_norm(growth: Growth) -> float:
+    return (growth.fan_out - growth.fan_in) / 2
+
+
 def _standard_init(growth: Growth, _: float) -> float:
     return -growth.fan_in / 2
 
 
 PARAMETRIZATIONS = {
-    MUP: Parametrization("muP", _maximal_init, _maximal_rate),
-    "standard": Parametrization("the standard parametrization", _standard_init, lambda g, d: 0.0),
+    MUP: Parametrization(
+        "muP",
+        "the maximal update parametrization, in which initial values and learning rates change "
+        "with the width so that every layer learns as much at any width",
+        _maximal_init,
+        _maximal_rate,
+        _maximal_norm,
+    ),
+    "standard": Parametrization(
+        "the standard parametrization",
+        "weights of size 1/√fan-in and one learning rate for all widths, as PyTorch's defaults "
+        "have it",
+        _standard_init,
+        lambda g, d: 0.0,
+        lambda g: 0.0,
+    ),
     "ntk": Parametrization(
-        "the NTK parametrization", _standard_init, lambda g, d: -g.fan_in * (1 + d) / 2
+        "the NTK parametrization",
+        "weights of size 1, multiplied by 1/√fan-in in the forward pass, and one learning rate "
+        "for all widths",
+        _standard_init,
+        lambda g, d: -g.fan_in * (1 + d) / 2,
+        lambda g: -g.fan_in / 2,
     ),
     "mean_field": Parametrization(
-        "the mean-field parametrization", lambda g, _: -g.fan_in, _maximal_rate
+        "the mean-field parametrization",
+        "weights of size 1/fan-in, with the learning rates of muP",
+        lambda g, _: -g.fan_in,
+        _maximal_rate,
+        _maximal_norm,
     ),
 }
 """By the name that users type."""

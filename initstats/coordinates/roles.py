@@ -9,10 +9,9 @@ import pandas as pd
 
 from initstats.coordinates.parameters import GROWS, Grid, power, uses_of
 from initstats.coordinates.parametrization import CHANGE, MUP, OUTPUT_VALUE
+from initstats.coordinates.response import Response
+from initstats.coordinates.slopes import LINE, verdict_of
 from initstats.coordinates.trial import PLACE, Trial
-
-FAR = 0.25
-"""The distance of a slope from what is expected from which on it is told."""
 
 
 def roles_of(grid: Grid) -> dict[int, str]:
@@ -44,7 +43,7 @@ def expected_slopes(
     trial: Trial,
     roles: Mapping[int, str],
     parametrization: str,
-    degree: float,
+    response: Response,
 ) -> pd.DataFrame:
     """Slopes with the `layer`, the `role`, what is `expected`, and a `verdict` in a word."""
     keys = PLACE[1:]
@@ -54,14 +53,16 @@ def expected_slopes(
     weights = (slopes["tensor"] == "weight").to_numpy()
     named = ["parameter" if w else role for w, role in zip(weights, named, strict=True)]
     found = slopes.assign(layer=layers, role=named)
+    degree = response.degree
     change = CHANGE.get((parametrization, round(degree) if degree == degree else 1))
+    if response.orthogonal and parametrization != MUP:
+        change = None
     found["expected"] = [
         _expected(role, quantity, step, parametrization, change)
         for role, quantity, step in zip(named, found["quantity"], found["step"], strict=True)
     ]
     found["verdict"] = [
-        _verdict(*line)
-        for line in zip(found["slope"], found["end"], found["expected"], strict=True)
+        verdict_of(*line) for line in zip(*(found[name] for name in LINE), strict=True)
     ]
     return found
 
@@ -83,14 +84,3 @@ def _expected(
     if quantity == "gradient" and parametrization == MUP:
         return 0.0 if role == "output" else -1.0
     return np.nan
-
-
-def _verdict(slope: float, end: float, expected: float) -> str:
-    """A slope in a word, `curved` where the largest widths say something else."""
-    if np.isnan(slope) or np.isnan(expected):
-        return ""
-    if abs(slope - expected) <= FAR:
-        return "as expected"
-    if abs(end - expected) <= FAR or (end - expected) * (slope - expected) < 0:
-        return "curved"
-    return "grows" if slope > expected else "vanishes"

@@ -9,6 +9,7 @@ largest widths minus that at the smallest, of a parabola.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,12 @@ Array = NDArray[np.float64]
 STATISTICS = ["slope", "low", "high", "end", "curvature", "curvature_low", "curvature_high"]
 """What `slopes` gives: the slope and its interval; the slope between the two largest sizes; the
 curvature and its interval."""
+FAR = 0.25
+"""The distance of a slope from what is expected from which on it is told."""
+WIDE = 0.5
+"""The half width of an interval from which on it says nothing: powers differ by halves."""
+LINE = ["slope", "end", "expected", "low", "high"]
+"""What a verdict needs."""
 
 
 def slopes(table: pd.DataFrame, keys: Sequence[str], over: str) -> pd.DataFrame:
@@ -65,18 +72,38 @@ def fit(x: Array, logs: Array) -> tuple[list[float], str]:
     if not np.isfinite(logs).all():
         return nothing, "zero, missing or not finite at some sizes"
     degree = min(len(x) - 1, 2)
-    design = np.vander(x - x.mean(), degree + 1, increasing=True)
-    line = np.linalg.pinv(design[:, :2]) @ logs.T
+    line = _solving(tuple(x.tolist()), 1) @ logs.T
     mean, low, high = interval(line[1])
     if len(logs) == 1 and len(x) > 2:
         result = stats.linregress(x, logs[0])
-        half = float(stats.t.ppf(0.975, len(x) - 2) * result.stderr)
+        half = _quantile(len(x) - 2) * float(result.stderr)
         low, high = mean - half, mean + half
     end = float(((logs[:, -1] - logs[:, -2]) / (x[-1] - x[-2])).mean())
     if degree < 2:
         return [mean, low, high, end, np.nan, np.nan, np.nan], ""
-    bend = 2 * (np.linalg.pinv(design) @ logs.T)[2] * (x[-1] - x[0])
+    bend = 2 * (_solving(tuple(x.tolist()), 2) @ logs.T)[2] * (x[-1] - x[0])
     return [mean, low, high, end, *interval(bend)], ""
+
+
+def verdict_of(
+    slope: float, end: float, expected: float, low: float, high: float, far: float = FAR
+) -> str:
+    """A slope in a word.
+
+    It is `too uncertain` where the interval holds what is expected though the slope is far from it,
+    or is wider than half a power to each side; `curved` where the largest sizes say something else.
+    Without an interval (one seed and two sizes) the slope is believed.
+    """
+    if np.isnan(slope) or np.isnan(expected):
+        return ""
+    near = abs(slope - expected) <= far
+    if (high - low) / 2 > WIDE if near else low <= expected <= high:
+        return "too uncertain"
+    if near:
+        return "as expected"
+    if abs(end - expected) <= far or (end - expected) * (slope - expected) < 0:
+        return "curved"
+    return "grows" if slope > expected else "vanishes"
 
 
 def interval(sample: Array) -> tuple[float, float, float]:
@@ -85,5 +112,20 @@ def interval(sample: Array) -> tuple[float, float, float]:
     if len(sample) < 2:
         return mean, np.nan, np.nan
     error = float(sample.std(ddof=1)) / np.sqrt(len(sample))
-    half = float(stats.t.ppf(0.975, len(sample) - 1)) * error
+    half = _quantile(len(sample) - 1) * error
     return mean, mean - half, mean + half
+
+
+@cache
+def _quantile(freedom: int) -> float:
+    """Half the width of a 95% interval in standard errors."""
+    return float(stats.t.ppf(0.975, freedom))
+
+
+@cache
+def _solving(x: tuple[float, ...], degree: int) -> Array:
+    """What makes of values at some places the coefficients of the polynomial nearest to them."""
+    solving: Array = np.linalg.pinv(
+        np.vander(np.array(x) - np.mean(x), degree + 1, increasing=True)
+    )
+    return solving

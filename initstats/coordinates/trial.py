@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from initstats.coordinates.anatomy import Anatomy
 from initstats.coordinates.factory import Maker, reseed, seeded
-from initstats.coordinates.keeper import KeepingProbe, rms
+from initstats.coordinates.keeper import KeepingProbe, rms, spectral_norm
 from initstats.probe.batch import called
 from initstats.probe.kinds import numbers
 
@@ -43,6 +43,9 @@ class Trial:
         anatomy: the graph of the first pass.
         missed: what was not measured, as the probe lists it.
         network: the model's class.
+        losses: before each step, and after the last.
+        spectral: spectral norms of the updates that led to a step, by parameter and step, of those
+            that an optimizer makes orthogonal.
     """
 
     size: Size
@@ -52,21 +55,34 @@ class Trial:
     anatomy: Anatomy
     missed: pd.DataFrame
     network: str
+    losses: tuple[float, ...]
+    spectral: dict[tuple[str, int], float]
 
 
-def run_trial(maker: Maker, size: Size, objective: Objective, steps: int) -> Trial:
+def run_trial(
+    maker: Maker,
+    size: Size,
+    objective: Objective,
+    steps: int,
+    orthogonal: Collection[str] = (),
+) -> Trial:
     """Make a model, and train it for some steps under a probe.
 
     The random numbers of a pass (dropout) are the same in each, so that no change is by chance.
+
+    Args:
+        orthogonal: parameters whose updates' spectral norms are wanted.
     """
-    with seeded(size.seed):
+    spectral: dict[tuple[str, int], float] = {}
+    with seeded(size.seed), placed(size):
         model, optimizer = maker.make(*size)
         inputs, rows = maker.inputs(size.width), list[dict[str, Any]]()
+        losses: list[float] = []
         named = [(name, p) for name, p in model.named_parameters() if p.numel()]
         constant = [name for name, p in named if _is_constant(p)]
         with KeepingProbe(model, backward=True, weights=False) as probe:
             for step in range(steps + 1):
-                loss_at(model, optimizer, inputs, objective, size.seed)
+                losses.append(loss_at(model, optimizer, inputs, objective, size.seed))
                 rows += _rows(named, step, {"value": lambda p: p.detach(), "gradient": _gradient})
                 if step == steps:
                     break
@@ -77,6 +93,11 @@ def run_trial(maker: Maker, size: Size, objective: Objective, steps: int) -> Tri
                     {"step": step + 1, "name": name, "quantity": "update", "rms": rms(p - old)}
                     for name, p, old in ((n, p.detach(), before[n]) for n, p in named)
                 ]
+                spectral |= {
+                    (name, step + 1): spectral_norm(p.detach() - before[name])
+                    for name, p in named
+                    if name in orthogonal
+                }
     table, anatomy = probe.table(), Anatomy(uses=probe.kept.uses, pairings=probe.kept.pairings)
     anatomy.scalings = probe.kept.scalings
     values = _values(table, probe.kept.changes, anatomy)
@@ -87,7 +108,17 @@ def run_trial(maker: Maker, size: Size, objective: Objective, steps: int) -> Tri
     columns = ["step", *PLACE, "quantity", "rms"]
     both = pd.concat([values[columns], own[columns]], ignore_index=True)
     shapes = {name: tuple(p.shape) for name, p in named}
-    return Trial(size, both, shapes, frozenset(constant), anatomy, probe.missed(), probe.network)
+    return Trial(
+        size,
+        both,
+        shapes,
+        frozenset(constant),
+        anatomy,
+        probe.missed(),
+        probe.network,
+        tuple(losses),
+        spectral,
+    )
 
 
 def loss_at(
@@ -97,12 +128,23 @@ def loss_at(
     objective: Objective,
     seed: int,
     factor: float = 1.0,
-) -> None:
-    """Leave the gradients of the loss, maybe times a factor, at a model's parameters."""
+) -> float:
+    """Leave the gradients of the loss, maybe times a factor, at a model's parameters; the loss."""
     optimizer.zero_grad()
     reseed(seed)
     loss = objective(called(model, inputs)) * factor
     loss.backward()  # type: ignore[no-untyped-call]
+    return float(loss.detach())
+
+
+@contextmanager
+def placed(size: Size) -> Iterator[None]:
+    """Note the width on errors of the user's code."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"at width {size.width}")
+        raise
 
 
 def _rows(

@@ -31,7 +31,7 @@ Told = tuple[str, str, str, str, str]
 
 
 def nearest(parameters: pd.DataFrame) -> tuple[str, str]:
-    """The parametrization that fits most powers, and how many, in words."""
+    """The parametrization that fits most powers, and how many, in words; "" of none."""
     scores = {}
     judged = parameters[parameters["kind"] != "fixed"].dropna(subset=["rate"])
     for name, each in PARAMETRIZATIONS.items():
@@ -40,11 +40,12 @@ def nearest(parameters: pd.DataFrame) -> tuple[str, str]:
             growth = Growth(row["kind"], row["fan_in"], row["fan_out"])
             matrix = row["kind"] in ("input", "hidden", "output") and not math.isnan(row["init"])
             degree = row["degree"]
-            fits += abs(row["rate"] - each.rate(growth, degree)) <= TOLERANCE
+            wanted = each.rate_of(growth, degree, orthogonal=row["orthogonal"])
+            fits += abs(row["rate"] - wanted) <= TOLERANCE
             fits += not matrix or abs(row["init"] - each.init(growth, degree)) <= TOLERANCE
         scores[name] = fits
     best = max(scores, key=scores.__getitem__)
-    share = f"{scores[best]} of {2 * len(judged)} powers"
+    share = f"{scores[best]} of {2 * len(judged)} powers" if len(judged) else ""
     return best, share
 
 

@@ -17,7 +17,7 @@ from initstats.registry import Need
 # each of these adds its figures to the catalog, which is the order of a report
 from initstats.plots import parameter, maps, lines, story, distribution, probed, phases, timings  # isort: skip # noqa: F401
 from initstats.plots import compared, training, learned, sides, survey, initialization  # isort: skip # noqa: F401
-from initstats.plots import coordinates, depths  # isort: skip # noqa: F401
+from initstats.plots import coordinates, depths, powers  # isort: skip # noqa: F401
 
 __all__ = [
     "FIGURES",

@@ -17,13 +17,11 @@ from initstats.plots.grid import add_key, panels
 from initstats.plots.style import INK, PAGE
 from initstats.registry import Need
 
-NEAR = 0.15
-"""The largest slope of a line that is as it should be."""
-OTHERS = {"no multiplier": 0.5, "multiplier 1/L": -0.5}
+OTHERS = {"without a multiplier": 0.5, "multiplied by 1/L": -0.5}
 """Multipliers of branches that some use, and the slopes that they have here."""
 
 SOME = Need[Any](
-    lambda found: not found.branches.empty,
+    lambda found: not found.over_depth.empty,
     "no models of several depths were made, or their number of branches does not grow",
 )
 
@@ -33,27 +31,23 @@ def over_depth(found: Any) -> pd.DataFrame:
 
     Returns:
         A row for each `depth` and each `what`: `factor`, the size over that at the smallest depth
-        and over what depth-muP makes of it (geometric mean over seeds).
+        and over what depth-muP makes of it (geometric mean over seeds), and the `verdict` about
+        its slope.
     """
-    last = int(found.table["step"].max())
-    ratios = found.branches.rename(columns={"ratio": "rms"}).assign(what="branches at init")
-    table = found.table[found.table["width"] == found.table["width"].max()]
-    moved = table[(table["quantity"] == "change") & (table["step"] == last)]
-    ends = moved.groupby(["depth", "seed"])["layer"].transform("max")
-    moved = moved[moved["layer"] == ends].assign(what=f"output, moved by step {last}")
-    columns = ["what", "depth", "seed", "rms"]
-    both = pd.concat([ratios[columns], moved[columns]], ignore_index=True)
+    lines = found.over_depth
     with np.errstate(divide="ignore"):
-        both["log"] = np.log(both["rms"].to_numpy(dtype=float))
-    logs = both.groupby(["what", "depth"], sort=False, as_index=False)["log"].mean()
+        logs = lines.assign(log=np.log(lines["size"].to_numpy(dtype=float)))
+    keys = ["what", "depth", "slope", "expected", "verdict"]
+    logs = logs.groupby(keys, sort=False, as_index=False, dropna=False)["log"].mean()
     logs = logs.sort_values(["what", "depth"])
     deeper = np.log(logs["depth"].to_numpy(dtype=float) / logs["depth"].min())
     began = logs.groupby("what")["log"].transform("first").to_numpy()
-    expected = np.where(logs["what"] == "branches at init", -0.5, 0.0)
     with np.errstate(invalid="ignore"):
-        logs["factor"] = np.exp(logs["log"].to_numpy() - began - expected * deeper)
-    lines: pd.DataFrame = logs.drop(columns="log").reset_index(drop=True)
-    return lines
+        logs["factor"] = np.exp(logs["log"].to_numpy() - began - logs["expected"] * deeper)
+    last = int(found.table["step"].max())
+    titles = {"branch": "branches at init", "output": f"output, moved by step {last}"}
+    named: pd.DataFrame = logs.assign(what=logs["what"].map(titles)).drop(columns="log")
+    return named.reset_index(drop=True)
 
 
 @register_figure(
@@ -63,11 +57,13 @@ def over_depth(found: Any) -> pd.DataFrame:
     needs=[SOME],
 )
 def coordinate_depth(frame: pd.DataFrame, width: float = PAGE) -> Figure:
-    """A flat line is what you want: the model behaves alike at every depth. On the left, the size
-    of a branch over that of the stream that it is added to, as a factor: divided by the value at
-    the smallest depth, and by what depth-muP makes of it at larger ones. The dashed lines are what
-    branches without a multiplier do, and those with 1/L, where L is the depth. On the right, how
-    far one step or a few of training moved the output. A line that rises explodes in deeper models.
+    """A flat line is what you want: the model behaves alike at every depth. Left: the size of a
+    branch (what a block computes) over that of the stream (the running sum that it is added to), at
+    init. Right: how far training moved the output. Both are factors: divided by the value at the
+    smallest depth, and on the left by what depth-muP has at larger ones, which multiplies each of L
+    branches by 1/√L. Dashed lines: what branches without a multiplier do, and those with 1/L. A
+    line that rises explodes in deeper models, one that falls does less there. A grey line may be
+    right or wrong: the draws of the weights differ too much to tell.
     """
     titles = [*dict.fromkeys(frame["what"])]
     figure, (grid,) = panels(
@@ -80,7 +76,7 @@ def coordinate_depth(frame: pd.DataFrame, width: float = PAGE) -> Figure:
     for axes, title in zip(grid, titles, strict=True):
         rows = frame[frame["what"] == title]
         at, line = np.log2(rows["depth"]), FACTOR.height(rows["factor"])
-        verdict = _verdict(np.asarray(at), line)
+        verdict = str(rows["verdict"].iloc[0]) or "too uncertain"
         verdicts[WORDS[verdict]] = Line2D([], [], color=COLOURS[verdict], lw=1.6)
         if title == titles[0]:
             _others(axes, np.asarray(at))
@@ -89,15 +85,6 @@ def coordinate_depth(frame: pd.DataFrame, width: float = PAGE) -> Figure:
         factor_axis(axes, limits)
     add_key(figure, verdicts)
     return figure
-
-
-def _verdict(at: np.ndarray[Any, Any], heights: np.ndarray[Any, Any]) -> str:
-    """What the colour of a line says: the slope of log factor over log depth."""
-    known = np.isfinite(heights)
-    if known.sum() < 2:
-        return "vanishes" if np.isneginf(heights).any() else "as expected"
-    slope = np.polyfit(at[known], heights[known] / np.log10(2), 1)[0]
-    return "as expected" if abs(slope) <= NEAR else "grows" if slope > 0 else "vanishes"
 
 
 def _others(axes: Axes, at: np.ndarray[Any, Any]) -> None:

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from initstats.diagnosis.advice import is_code
 from initstats.plots.style import decimal
 from initstats.plural import counted
@@ -26,9 +28,9 @@ PARAMETERS = [
 ]
 SLOPES = [
     Column("module", "head", str, ("name",)),
-    Column("operation", "code", str, ("op",)),
+    Column("operation", "code", str, ("place",)),
     Column("quantity"),
-    Column("step", "number"),
+    Column("when", "name"),
     Column("slope", "number", POWER),
     Column("95% interval", "number", lambda a, b: f"{POWER(a)} to {POWER(b)}", ("low", "high")),
     Column("should be", "number", POWER, ("expected",)),
@@ -53,11 +55,12 @@ def write_coordinates(folder: str | Path, found: Any, files: Files = FILES) -> R
     """
     severity = found.findings["severity"].astype(str)
     faults = found.findings[severity.isin(["error", "warning", "note"])].to_dict("records")
-    slopes = found.slopes[found.slopes["verdict"] != ""].sort_values(["quantity", "step", "layer"])
+    slopes = found.slopes[found.slopes["verdict"] != ""].sort_values(["layer", "quantity", "step"])
     widths, table = sorted(found.table["width"].unique()), found.table
     values = {
         "network": found.network,
-        "words": found.words,
+        "lead": found.lead,
+        "comparison": found.comparison,
         "faults": [row | {"code": is_code(str(row["remedy"]))} for row in faults],
         "unchecked": found.findings[severity == "unchecked"].to_dict("records"),
         "widths": ", ".join(f"{width:,}" for width in widths),
@@ -65,7 +68,7 @@ def write_coordinates(folder: str | Path, found: Any, files: Files = FILES) -> R
         "seeds": counted(table["seed"].nunique(), "draw of the weights", "draws of the weights"),
         "steps": counted(table["step"].max(), "step"),
         "parameters": printed(found.parameters.fillna({"note": ""}), PARAMETERS),
-        "slopes": printed(slopes, SLOPES),
+        "slopes": printed(told_apart(slopes), SLOPES),
         "missed": found.missed.to_dict("records"),
     }
     tables = {
@@ -78,3 +81,21 @@ def write_coordinates(folder: str | Path, found: Any, files: Files = FILES) -> R
     return Page("coordinates", values, figures_of("coordinates", found), tables).publish(
         folder, files
     )
+
+
+def told_apart(slopes: pd.DataFrame) -> pd.DataFrame:
+    """Slopes with a `place`, no two rows of which look alike, and `when` they were measured.
+
+    The place is the operation, with the number of the module's call, of the operation in it and the
+    kind of the tensor, as far as these differ at the same module and operation.
+    """
+    own = ["name", "op"]
+    words = {"call": "call {}", "turn": "no. {}", "tensor": "{}"}
+    place = slopes["op"].astype(str)
+    for column, text in words.items():
+        several = slopes.groupby(own, observed=True)[column].transform("nunique") > 1
+        number = slopes[column] + 1 if column == "turn" else slopes[column]
+        more = number.map(lambda value, text=text: ", " + text.format(value))
+        place = place.where(~several, place + more.astype(str))
+    steps = slopes["step"].map(lambda step: f"after step {step}" if step else "at init")
+    return slopes.assign(place=place, when=steps)

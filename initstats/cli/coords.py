@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,12 +14,12 @@ from initstats.cli.console import Bar
 from initstats.cli.data import Size
 from initstats.cli.measure import (
     GIVEN,
-    LARGEST,
     Numbers,
     Page,
     Rate,
     Severity,
     Tokens,
+    Vocabulary,
     check_together,
     claim,
     fail,
@@ -49,10 +49,6 @@ Widths = Annotated[
 Depths = Annotated[
     list[str] | None,
     typer.Option(metavar="NUMBERS", show_default=False, help="Depths to compare, too."),
-]
-Vocabulary = Annotated[
-    int,
-    typer.Option(min=1, max=LARGEST, help="--tokens draws ids below this."),
 ]
 Images = Annotated[
     str | None,
@@ -93,7 +89,7 @@ def coords(
     depths: Depths = None,
     input: Numbers = None,  # noqa: A002 (the name of the option)
     tokens: Tokens = None,
-    vocabulary: Vocabulary = 100,
+    vocabulary: Vocabulary = None,
     data: Images = None,
     size: Size = None,
     steps: Steps = 1,
@@ -120,7 +116,7 @@ def coords(
     JSON: network, words, nearest, findings, parameters, slopes (the last three are lists of rows),
     and of what is printed page, where one is written.
     """
-    from initstats.cli.model import batches
+    from initstats.cli.model import RATES, TOKENS, batches, own_code
     from initstats.coordinates import coordinate_check
     from initstats.probe.objective import loss_of
 
@@ -129,19 +125,24 @@ def coords(
     file = Path(json) if json and json != "-" else None
     claim(file, out, files, "coordinates")
     load_own(plugin)
-    check_together({"--size": bool(size and not data)})
-    x, classes = next(batches(context.meta.get(GIVEN, []), None, True, vocabulary, size=size))
+    check_together(
+        {"--size": bool(size and not data), "--vocabulary": bool(vocabulary and not tokens)}
+    )
     listed = {"widths": widths or ["64,128,256,512"], "depths": depths, "seeds": seeds or ["3"]}
     sizes = {name: numbers(f"--{name}", given) if given else None for name, given in listed.items()}
     draws = sizes["seeds"] or [3]
-    with Bar("models") as bar:
+    trainer = optimizer if optimizer in RATES else _optimizer(optimizer)
+    smallest = [min(each) for each in (sizes["widths"], sizes["depths"]) if each]
+    ids = vocabulary or (_vocabulary(factory, smallest) if tokens else TOKENS)
+    x, classes = next(batches(context.meta.get(GIVEN, []), None, True, ids, size=size))
+    with Bar("models") as bar, own_code("the model", x):
         found = coordinate_check(
             _own(factory),
             sizes["widths"] or (),
             x=x,
             loss=lambda output: loss_of(output, classes),
             steps=steps,
-            optimizer=optimizer if optimizer in ("sgd", "adam") else _own(optimizer),
+            optimizer=trainer,
             lr=lr,
             seeds=draws[0] if len(draws) == 1 else draws,
             depths=sizes["depths"],
@@ -150,6 +151,31 @@ def coords(
         )
     _told(found, file, out, files)
     fail(found.findings, fail_on)
+
+
+def _optimizer(name: str) -> Callable[..., Any]:
+    """A function of the user's that makes an optimizer."""
+    from initstats.cli.model import RATES
+    from initstats.registry import unknown
+
+    if ":" not in name:
+        raise unknown("optimizer", name, [*RATES, "MODULE:FUNCTION"])
+    return _own(name)
+
+
+def _vocabulary(factory: str, sizes: Sequence[int]) -> int:
+    """How many token ids the smallest model knows."""
+    from torch import nn
+
+    from initstats.cli.model import TOKENS, vocabulary_of
+    from initstats.coordinates.factory import seeded
+
+    if min(sizes) < 1:
+        return TOKENS  # the check says so
+    with seeded(0):
+        made = _own(factory)(*sizes)
+    model = made[0] if isinstance(made, tuple) and made else made
+    return vocabulary_of(model) if isinstance(model, nn.Module) else TOKENS
 
 
 def _own(path: str) -> Callable[..., Any]:

@@ -262,7 +262,7 @@ def test_list_shows_names_as_the_table_has_them(run: Run) -> None:
         assert named[kind, name] == parameters
     assert [*dict.fromkeys(kind for kind, *_ in lines)] == [
         *("inits", "schemes", "activations", "networks", "network parameters", "recipes"),
-        *("statistics", "columns", "rules", "figures"),
+        *("statistics", "columns", "rules", "audit rules", "figures"),
     ]
     said = json.loads(run("list", "--json").out)
     found = {kind.replace("_", " "): entries for kind, entries in said.items()}

@@ -231,7 +231,7 @@ def test_findings_tell_subjects_apart() -> None:
     found = diagnose(pd.concat([cell([1] * 5), cell([1, 0.1, 0.01, 1e-3, 1e-4], init="b")]))
     printed = " ".join(str(found).split())
     assert "signal at layer 1 to layer 5 (mlp of width 50, b, relu)" in printed
-    assert "healthy: nonfinite, " in printed
+    assert "no fault found by: nonfinite, " in printed
     assert "signal (1 of 2)" in printed
 
 

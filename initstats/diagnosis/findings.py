@@ -71,7 +71,7 @@ class Findings(pd.DataFrame):
         """One line about the rules that hold, and one for each reason not to check a rule."""
         healthy = self[self["severity"] == "healthy"]
         if len(healthy):
-            yield f"healthy: {_listed(healthy['rule'], self['subject'].nunique())}"
+            yield f"no fault found by: {_listed(healthy['rule'], self['subject'].nunique())}"
         unchecked = self[self["severity"] == "unchecked"]
         for reason, rows in unchecked.groupby("evidence", sort=False):
             yield f"unchecked: {_listed(rows['rule'], self['subject'].nunique())}: {reason}"

@@ -87,6 +87,29 @@ def test_a_block_with_the_other_fan_is_told_why() -> None:
     assert "as torch leaves a Linear" in str(ist.audit(left).findings["evidence"].iloc[0])
 
 
+def test_a_block_that_was_left_at_torchs_default_is_one_finding() -> None:
+    layer = nn.TransformerEncoderLayer(32, 4, 64)
+    model = nn.ModuleList([nn.Linear(9, 32), *(copy.deepcopy(layer) for _ in range(5))])
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.02)
+        elif "norm" not in name:
+            nn.init.zeros_(parameter)
+    assert not faults(model)
+    block = model.get_submodule("3")
+    for module in block.modules():
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+    ((rule, where),) = faults(model)
+    assert rule == "out_of_line"
+    linear = ["self_attn.out_proj", "linear1", "linear2"]
+    names = [f"3.{layer}.{which}" for layer in linear for which in ("weight", "bias")]
+    assert where == ", ".join(names)
+    found = ist.audit(model)
+    assert found.named(where) == names
+    assert found.findings["remedy"].iloc[0] == "initialize 3 as 1"
+
+
 class Residual(nn.Module):
     """Branches that end in zeros, before a head of zeros."""
 

@@ -79,6 +79,11 @@ class Drawn:
         return tuple(int(found) for found in _NUMBER.findall(self.name))
 
     @property
+    def owner(self) -> str:
+        """The block that it belongs to: its name up to the last number."""
+        return self.name[: max((found.end() for found in _NUMBER.finditer(self.name)), default=0)]
+
+    @property
     def count(self) -> int:
         """Number of entries."""
         return math.prod(self.shape)

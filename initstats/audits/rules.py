@@ -16,6 +16,7 @@ from initstats.audits.fans import wrong_fan
 from initstats.audits.law import CHANCE
 from initstats.audits.parameter import Drawn
 from initstats.audits.reading import Reading, Rule
+from initstats.audits.siblings import Siblings
 from initstats.diagnosis.rules import Finding
 from initstats.diagnosis.rules.rule import listed
 from initstats.plural import counted
@@ -114,30 +115,49 @@ def centred(reading: Reading) -> Iterator[Finding]:
 
 def out_of_line(reading: Reading) -> Iterator[Finding]:
     """no block's parameter has a law or a scale of its own, by more than chance and 2%"""
+    odd: dict[str, list[tuple[Drawn, Siblings, Finding]]] = defaultdict(list)
     for group in reading.groups:
-        for each in group.strangers:
+        for each, finding in _odd(group, reading):
+            odd[each.owner].append((each, group, finding))
+    for block, found in odd.items():
+        weights = [finding for each, _, finding in found if each.kind == "weight"]
+        if len(found) > 2 and weights and all("as torch leaves" in f.evidence for f in weights):
+            example = found[0][1].ordinary[0].owner
             yield Finding(
                 "warning",
-                each.name,
-                f"it is {_spelled(each)}, and {group.law} in the other "
-                f"{counted(len(group.members) - 1, 'block')} ({group.role}){_why(each, reading)}",
-                f"initialize it as {group.ordinary[0].name}",
+                ", ".join(each.name for each, *_ in found),
+                f"{len(found)} parameters of this block are as torch leaves them, those of other "
+                "blocks are not",
+                f"initialize {block} as {example}",
             )
-        strange = {each.name for each in group.strangers}
-        ends = (group.members[0], group.members[-1])
-        for each, ratio in group.outliers:
-            if each.name not in strange:
-                # what begins or ends a plain chain is no block, and may need a scale of its own
-                chain = group.role.startswith("*.") and group.role.count(".") == 1
-                yield Finding(
+        else:
+            yield from (finding for *_, finding in found)
+    yield from _twos(reading)
+
+
+def _odd(group: Siblings, reading: Reading) -> Iterator[tuple[Drawn, Finding]]:
+    """What is out of line in a group of siblings."""
+    others = f"the other {counted(len(group.members) - 1, 'block')} ({group.role})"
+    strange = {each.name for each in group.strangers}
+    for each in group.strangers:
+        evidence = f"it is {_spelled(each)}, and {group.law} in {others}{_why(each, reading)}"
+        remedy = f"initialize it as {group.ordinary[0].name}"
+        yield each, Finding("warning", each.name, evidence, remedy)
+    ends = (group.members[0], group.members[-1])
+    for each, ratio in group.outliers:
+        if each.name not in strange:
+            # what begins or ends a plain chain is no block, and may need a scale of its own
+            chain = group.role.startswith("*.") and group.role.count(".") == 1
+            yield (
+                each,
+                Finding(
                     "note" if chain and each in ends else "warning",
                     each.name,
-                    f"its std, {each.std:.4g}, is {ratio:.3g} times that of the other "
-                    f"{counted(len(group.members) - 1, 'block')} ({group.role})"
+                    f"its std, {each.std:.4g}, is {ratio:.3g} times that of {others}"
                     f"{_why(each, reading)}",
                     f"initialize it as {group.ordinary[0].name}",
-                )
-    yield from _twos(reading)
+                ),
+            )
 
 
 def _spelled(each: Drawn) -> str:

@@ -18,6 +18,7 @@ from initstats.data import Split
 from initstats.networks.normalization import EPS
 from initstats.prediction.groups import Groups
 from initstats.theory import State
+from initstats.theory.matrices import symmetric
 from initstats.theory.state import Cotangent
 
 Array = NDArray[np.float64]
@@ -67,14 +68,14 @@ class Batches(Groups):
         rows = x.reshape(len(starts) // 2, 2 * batch, -1)
         kernel = rows @ rows.swapaxes(1, 2) / rows.shape[-1]
         mean = float(split.x.square().mean(dtype=torch.float64))
-        super().__init__(kernel * (mean / float(self._diagonal(kernel).mean())), len(split))
+        super().__init__(kernel * (mean / float(self.diagonal(kernel).mean())), len(split))
         self.same = self.own  # a row is a sample
 
     def batch_normed(self, state: State, batch: int) -> Normed:
         """The mean products over draws of units."""
         units, _ = self._drawn(state)
         k = units.swapaxes(1, 2) @ units / units.shape[1]
-        square = self._diagonal(k)
+        square = self.diagonal(k)
         return Normed(
             square,
             np.zeros_like(square),
@@ -92,7 +93,7 @@ class Batches(Groups):
         assert isinstance(state, Normed)
         y = activation(torch.from_numpy(state.units)).numpy()
         k = y.swapaxes(1, 2) @ y / y.shape[1]
-        return self._diagonal(k), k
+        return self.diagonal(k), k
 
     def unbatch_normed(self, cotangent: Cotangent, state: State, batch: int) -> Cotangent:
         """The gradient less its mean and what is along a unit, over its size; over draws."""
@@ -104,7 +105,7 @@ class Batches(Groups):
             slopes = activation.derivative(torch.from_numpy(units)).numpy()
         groups = zip(units, slopes / sizes, behind.product, strict=True)
         product = np.stack([self._pulled(*group) for group in groups])
-        return Cotangent(self._diagonal(product), given=False, product=product, pairs=self)
+        return Cotangent(self.diagonal(product), given=False, product=product, pairs=self)
 
     def _pulled(self, z: Array, slope: Array, gamma: Array) -> Array:
         """The mean over units of P (gamma * slope slope') P with P = centre - along, of one group.
@@ -135,7 +136,7 @@ class Batches(Groups):
         drawn = max(_UNITS, 2 * number)
         normal = np.random.default_rng(seed).standard_normal((count, drawn, number))
         noise = np.linalg.qr(normal)[0] * drawn**0.5  # the mean products of noise are exact
-        values, vectors = np.linalg.eigh((state.k + state.k.swapaxes(1, 2)) / 2)
+        values, vectors = np.linalg.eigh(symmetric(state.k))
         root = vectors * np.sqrt(np.maximum(values, 0))[:, None] @ vectors.swapaxes(1, 2)
         units = (noise @ root).reshape(count, drawn, 2, -1)
         units -= units.mean(-1, keepdims=True)

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from initstats.data import Split
 from initstats.networks import Linear
-from initstats.prediction.groups import LEAST, Groups
+from initstats.prediction.groups import Groups
 from initstats.theory import State
 from initstats.theory.attention import attend_kernel, pull_kernel
+from initstats.theory.matrices import LEAST, symmetric
 from initstats.theory.state import Attended, Cotangent, Heads
 
 Array = NDArray[np.float64]
@@ -48,7 +49,7 @@ class Sequences(Groups):
         fan_in = groups.shape[-1]
         kernel = (groups @ groups.swapaxes(1, 2) / fan_in).astype(np.float64)
         # patches cover an image: the mean of their lengths is that of the image's
-        size = max(float(self._diagonal(kernel).mean()), LEAST)
+        size = max(float(self.diagonal(kernel).mean()), LEAST)
         kernel *= float(lengths.mean()) / self.tokens / fan_in / size
         super().__init__(kernel, self.count * self.tokens)
         self.same = self.together
@@ -58,10 +59,10 @@ class Sequences(Groups):
         """Means of tokens that are weighted by the softmax of logits, over draws of these."""
         found = [
             attend_kernel(k, self.tokens, **_gains(heads), seed=number)
-            for number, k in enumerate(self._positive(state.k))
+            for number, k in enumerate(symmetric(state.k))
         ]
         k = np.stack([each.kernel for each in found])
-        square = self._diagonal(k)
+        square = self.diagonal(k)
         behind = State(
             square, np.zeros_like(square), k=k, pairs=self, width=state.width, exact=False
         )
@@ -76,14 +77,14 @@ class Sequences(Groups):
     def unattended(self, cotangent: Cotangent, state: State, heads: Heads) -> Cotangent:
         """Through the values, the queries and the keys, over the same draws."""
         assert cotangent.product is not None
-        pairs = enumerate(zip(self._positive(state.k), cotangent.product, strict=True))
+        pairs = enumerate(zip(symmetric(state.k), cotangent.product, strict=True))
         product = np.stack(
             [
                 pull_kernel(k, g, self.tokens, **_gains(heads), seed=number).total
                 for number, (k, g) in pairs
             ]
         )
-        return Cotangent(self._diagonal(product), given=False, product=product, pairs=self)
+        return Cotangent(self.diagonal(product), given=False, product=product, pairs=self)
 
     def resemblance(self, k: Array, width: int) -> tuple[float, float]:
         """Pair correlation and participation ratio of a sequence's tokens, at a number of units."""
@@ -93,10 +94,6 @@ class Sequences(Groups):
 
     def _outer(self, state: State) -> Array:
         return self.products(state.square)
-
-    def _positive(self, k: Array) -> Array:
-        """The matrices, whose rounding must not leave them unsymmetric."""
-        return np.asarray((k + k.swapaxes(1, 2)) / 2)
 
 
 def resembling(kernels: Array, width: int) -> tuple[float, float]:

@@ -65,8 +65,8 @@ class Exchangeable(Pairs):
         """Means of tokens that are weighted by the softmax of Gaussian logits."""
         if heads.causal:
             raise Unpredicted(
-                "theory without data follows tokens that are all alike, and not causal attention: "
-                "tokens that see only those before them are not all alike"
+                "tokens that see only those before them are not all alike: theory follows them one "
+                "by one"
             )
         q, p = self._tokens(state)
         found = attend(q, p, heads.tokens, **_gains(heads))

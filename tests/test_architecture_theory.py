@@ -69,6 +69,9 @@ OTHERS = {
     "transformer(norm=none,patch=4,scale=inverse_sqrt_depth,hidden=1)": 0.5,
     "transformer(patch=4,logits=inverse,hidden=1)": 0.5,
     "transformer(patch=4,positions=normal,hidden=1)": 0.5,
+    "transformer(patch=4,norm=batch,batch=16,hidden=1)": 0.5,
+    "transformer(patch=4,norm=batch,batch=16,hidden=1,place=post)": 1.1,
+    "transformer(patch=4,norm=batch,batch=16,hidden=1,causal=true)": 0.5,
     "rescnn(scale=inverse_sqrt_depth)": 0.5,
 }
 """Networks, and the excess of their gradients at finite width, a layer and unit, as measured."""
@@ -130,7 +133,7 @@ def test_every_kind_of_note_is_predicted(toy: ist.Dataset) -> None:
         ("mlp(norm=batch,place=after,batch=16)", "batch norm of Gaussian units"),
         ("resnet", "residual sums"),
         ("cnn(norm=layer)", "a norm over a plane"),
-        ("transformer(patch=4,norm=batch)", "batch norm over the positions"),
+        ("transformer(patch=1,norm=batch,batch=16)", "at most 512 tokens a batch, not 1024"),
     ],
 )
 def test_what_is_unknown_is_a_note_and_no_guess(toy: ist.Dataset, name: str, reason: str) -> None:

@@ -82,8 +82,8 @@ def test_torchs_transformer_draws_what_the_recipe_says() -> None:
 def test_what_theory_does_not_follow_is_unknown() -> None:
     found = predict_survival("transformer(norm=batch)", "normal(std=0.02)", depths=[5])
     assert found["verdict"].item() == "unknown"
-    assert "batch norm over the positions" in found["note"].item()
-    with pytest.raises(ValueError, match="batch norm over the positions"):
+    assert "tokens of one sequence, and batch norm" in found["note"].item()
+    with pytest.raises(ValueError, match="tokens of one sequence, and batch norm"):
         largest_depth("transformer(norm=batch)")
     many = "transformer(causal=true,patch=1)"
     (row,) = predict_survival(many, depths=[5]).to_dict("records")

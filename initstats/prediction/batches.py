@@ -22,11 +22,13 @@ from initstats.theory.matrices import symmetric
 from initstats.theory.state import Cotangent
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 _GROUPS = 6  # most pairs of batches
 _LARGEST = 256  # samples of a batch
 _SAMPLES = 384  # most on one side of all pairs
-_UNITS = 512  # that are drawn, or twice as many as there are rows
+_ROWS = 512  # of a batch, where a sample has several
+_UNITS = 512  # that are drawn, or up to twice as many, or as many as there are rows
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,30 @@ class Normed(State):
     units: Array = field(kw_only=True)
 
 
+def batches_of(split: Split, batch: int, rows: int) -> tuple[Indices, int]:
+    """The samples of some whole batches, and the number of groups of two that these make.
+
+    Args:
+        split: the samples of the dataset, whose batches follow each other.
+        batch: number of samples of one.
+        rows: number of rows of one, samples or tokens.
+
+    Raises:
+        ValueError: the dataset has no two whole batches; a batch of so many rows that theory would
+            take minutes.
+    """
+    if batch > _LARGEST or rows > _ROWS:
+        most, of = (_LARGEST, "samples") if rows == batch else (_ROWS, "tokens")
+        raise ValueError(f"theory of batch norm: at most {most} {of} a batch, not {rows}")
+    whole = len(split) // batch
+    if whole < 2:
+        raise ValueError(f"theory of batch norm needs two whole batches of {batch} samples")
+    pairs = max(1, min(whole // 2, _GROUPS, _SAMPLES // rows))
+    some = np.linspace(0, whole - 1, 2 * pairs).astype(np.int64)
+    starts = np.random.default_rng(0).permutation(some) * batch
+    return (starts[:, None] + np.arange(batch)).ravel(), pairs
+
+
 class Batches(Groups):
     """Some batches of a dataset, two to a group.
 
@@ -48,27 +74,17 @@ class Batches(Groups):
         batch: number of samples of one.
 
     Raises:
-        ValueError: the dataset has no two whole batches; a batch of so many samples that theory
-            would take minutes.
+        ValueError: as `batches_of`.
     """
 
     def __init__(self, split: Split, batch: int) -> None:
-        if batch > _LARGEST:
-            raise ValueError(
-                f"theory of batch norm: at most {_LARGEST} samples a batch, not {batch}"
-            )
-        whole = len(split) // batch
-        if whole < 2:
-            raise ValueError(f"theory of batch norm needs two whole batches of {batch} samples")
-        pairs = min(whole // 2, _GROUPS, _SAMPLES // batch)
-        some = np.linspace(0, whole - 1, 2 * pairs).astype(np.int64)
-        starts = np.random.default_rng(0).permutation(some) * batch
-        chosen = (starts[:, None] + np.arange(batch)).ravel()
+        chosen, groups = batches_of(split, batch, batch)
         x = split.columns(chosen).double().T.numpy()
-        rows = x.reshape(len(starts) // 2, 2 * batch, -1)
+        rows = x.reshape(groups, 2 * batch, -1)
         kernel = rows @ rows.swapaxes(1, 2) / rows.shape[-1]
         mean = float(split.x.square().mean(dtype=torch.float64))
-        super().__init__(kernel * (mean / float(self.diagonal(kernel).mean())), len(split))
+        size = float(np.trace(kernel, axis1=1, axis2=2).mean()) / kernel.shape[1]
+        super().__init__(kernel * (mean / size), len(split))
         self.same = self.own  # a row is a sample
 
     def batch_normed(self, state: State, batch: int) -> Normed:
@@ -133,7 +149,7 @@ class Batches(Groups):
         """Units of pre-activations that are normalized, and what each row was divided by."""
         count, number = len(state.k), state.k.shape[1]
         seed = zlib.crc32(state.k.tobytes())  # errors of two layers are not alike
-        drawn = max(_UNITS, 2 * number)
+        drawn = max(_UNITS, min(2 * number, 2 * _UNITS), number)
         normal = np.random.default_rng(seed).standard_normal((count, drawn, number))
         noise = np.linalg.qr(normal)[0] * drawn**0.5  # the mean products of noise are exact
         values, vectors = np.linalg.eigh(symmetric(state.k))

@@ -17,7 +17,7 @@ from initstats.prediction.excess import excess
 from initstats.prediction.groups import Groups
 from initstats.prediction.rows import EXACT, INFINITE, Population, Row, doubt, root, row_of
 from initstats.prediction.samples import Samples
-from initstats.prediction.sequences import Sequences
+from initstats.prediction.sequences import Tokens
 from initstats.theory import Law, State, absolute_moments
 from initstats.theory.state import BENT, Activated, Cotangent, Unpredicted
 
@@ -151,7 +151,7 @@ class _OfLengths(Walk):
 class _OfTokens(_OfLengths):
     """Tokens, each two of a sequence followed, and those of some pairs of samples."""
 
-    samples: Sequences = field(kw_only=True)
+    samples: Tokens = field(kw_only=True)
 
     def emit(self, block: Leaf, state: State) -> None:
         if not state.k.ndim:  # logits and weights, which are no rows
@@ -207,7 +207,7 @@ def rows_of_groups(
     backward: bool,
 ) -> tuple[dict[Place, Row], str | None]:
     """The rows of a network of dense layers or of tokens, and why they are not all."""
-    kind = _OfTokens if isinstance(samples, Sequences) else _OfLengths
+    kind = _OfTokens if isinstance(samples, Tokens) else _OfLengths
     walk = kind(activation, laws, samples=samples)  # type: ignore[arg-type]
     end = samples.cotangent if isinstance(samples, Groups) else None
     why = walk.go(network, samples.state, backward=backward, end=end)

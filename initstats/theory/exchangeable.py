@@ -22,6 +22,11 @@ from initstats.theory.state import Attended, Cotangent, Heads, Joint, Pairs, Sta
 
 Array = NDArray[np.float64]
 
+ONE_SEQUENCE = (
+    "theory without data follows the tokens of one sequence, and batch norm reads those of a whole "
+    "batch: see initstats.predict"
+)
+"""Why batch norm over tokens is not followed without data."""
 _PAIR = np.zeros((2, 1), np.int64)
 _UNKNOWN = np.array([np.nan])
 _LEAST = 1e-300
@@ -89,6 +94,8 @@ class Exchangeable(Pairs):
 
     def batch_normed(self, state: State, batch: int) -> State:
         """Second moment 1, and correlation -1 / (batch - 1), whatever they were, if they differ."""
+        if self.same:
+            raise Unpredicted(ONE_SEQUENCE)
         if not (state.square > state.k).all():
             raise Unpredicted("a batch of equal samples has no spread to be divided by")
         nothing = np.zeros(1)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initstats.theory.attention import attend_kernel, pull_kernel
+from initstats.theory.exchangeable import ONE_SEQUENCE
 from initstats.theory.matrices import Matrices, symmetric
 from initstats.theory.state import Attended, Cotangent, Heads, State, Unpredicted
 
@@ -80,6 +81,10 @@ class Sequence(Matrices):
         found = pull_kernel(k[0], cotangent.product[0], self.tokens, **self._drawn(k, heads))
         product = found.total[None]
         return Cotangent(self.diagonal(product), given=False, product=product, pairs=self)
+
+    def batch_normed(self, state: State, batch: int) -> State:
+        """Not known."""
+        raise Unpredicted(ONE_SEQUENCE)
 
     def _drawn(self, k: Array, heads: Heads) -> dict[str, Any]:
         """Errors of two layers are not alike."""

@@ -73,6 +73,16 @@ OTHERS = {
     "transformer(patch=4,norm=batch,batch=16,hidden=1,place=post)": 1.1,
     "transformer(patch=4,norm=batch,batch=16,hidden=1,causal=true)": 0.5,
     "rescnn(scale=inverse_sqrt_depth)": 0.5,
+    "cnn(norm=batch,batch=16)": 0.4,
+    "cnn(norm=batch,batch=41,strided=2)": 0.4,
+    "rescnn(norm=batch,batch=16)": 0.3,
+    "cnn(norm=batch,batch=41,strided=2,place=after)": 0.4,
+    "cnn(norm=layer)": 1.3,
+    "cnn(norm=rms)": 2.8,
+    "cnn(norm=group)": 5.2,
+    "cnn(norm=layer,place=after)": 2.5,
+    "rescnn(norm=layer)": 0.3,
+    "rescnn(norm=group,scale=inverse_sqrt_depth)": 0.3,
 }
 """Networks, and the excess of their gradients at finite width, a layer and unit, as measured."""
 
@@ -132,7 +142,10 @@ def test_every_kind_of_note_is_predicted(toy: ist.Dataset) -> None:
         ("mlp(norm=batch,batch=257)", "at most 256 samples a batch, not 257"),
         ("mlp(norm=batch,place=after,batch=16)", "batch norm of Gaussian units"),
         ("resnet", "residual sums"),
-        ("cnn(norm=layer)", "a norm over a plane"),
+        ("cnn(norm=batch,batch=16,place=after)", "nearly no spread in some units"),
+        ("cnn(norm=batch,batch=16,dropout=0.1)", "knows no dropout"),
+        ("rescnn(norm=batch,batch=16,drop_path=0.1)", "knows no stochastic depth"),
+        ("cnn(norm=batch,batch=16,standardized=true)", "knows no standardized weights"),
         ("transformer(patch=1,norm=batch,batch=16)", "at most 512 tokens a batch, not 1024"),
     ],
 )

@@ -67,8 +67,6 @@ class BatchNorm(Normalization):
         """Second moment 1 over a batch, which loses its mean."""
         if state.pairs is None:
             raise Unpredicted("theory does not follow batch norm over the positions of images yet")
-        if not state.gaussian:
-            raise Unpredicted("theory follows batch norm of Gaussian units: these are activations")
         at.tape.append(state)
         return state.pairs.batch_normed(state, self.batch)
 

@@ -19,7 +19,7 @@ from initstats.networks.normalization import EPS
 from initstats.prediction.groups import Groups
 from initstats.theory import State
 from initstats.theory.matrices import symmetric
-from initstats.theory.state import Cotangent
+from initstats.theory.state import Cotangent, Unpredicted, check_gaussian
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -27,6 +27,7 @@ Indices = NDArray[np.int64]
 _GROUPS = 6  # most pairs of batches
 _LARGEST = 256  # samples of a batch
 _SAMPLES = 384  # most on one side of all pairs
+_CARRIED = 1 / 3  # of all units, that the mean inverse square of their sizes rests on at least
 _ROWS = 512  # of a batch, where a sample has several
 _UNITS = 512  # that are drawn, or up to twice as many, or as many as there are rows
 
@@ -89,6 +90,7 @@ class Batches(Groups):
 
     def batch_normed(self, state: State, batch: int) -> Normed:
         """The mean products over draws of units."""
+        check_gaussian(state)
         units, _ = self._drawn(state)
         k = units.swapaxes(1, 2) @ units / units.shape[1]
         square = self.diagonal(k)
@@ -159,3 +161,21 @@ class Batches(Groups):
         size = np.sqrt((units**2).mean(-1, keepdims=True) + EPS)
         whole = count, drawn, number
         return (units / size).reshape(whole), np.broadcast_to(size, units.shape).reshape(whole)
+
+
+def check_spread(sizes: Array) -> None:
+    """Refuse a mean of gradients that a few units carry, whose batch is nearly one number.
+
+    Args:
+        sizes: what units are divided by, (batches, units).
+
+    Raises:
+        Unpredicted: inverse squares count as those of less than a third of the units.
+    """
+    weights = sizes**-2
+    counted = weights.sum(1) ** 2 / (weights**2).sum(1)
+    if (counted < _CARRIED * sizes.shape[1]).any():
+        raise Unpredicted(
+            "a batch has nearly no spread in some units, and the mean of gradients there is that "
+            "of these alone: theory has no number for it; take a larger batch"
+        )

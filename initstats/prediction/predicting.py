@@ -19,6 +19,7 @@ from initstats.moments import STATISTICS
 from initstats.networks import Linear, Network, Place
 from initstats.prediction.batches import Batches
 from initstats.prediction.groups import Groups
+from initstats.prediction.planes import Planes
 from initstats.prediction.rows import Row
 from initstats.prediction.samples import Samples
 from initstats.prediction.sequences import Sequences
@@ -165,10 +166,13 @@ class Theory:
         network = task.network.on(self.split.shape, task.width, self.depth)
         given = task.activation, network, laws
         tokens = any(leaf.tensor == "attention" for leaf in network.leaves())
-        if not tokens and any(layer.outputs.plane for layer in network.layers):
-            return rows_of_images(self.split, *given, backward=self.backward)
-        first = network.layers[0] if tokens else None
+        images = not tokens and any(layer.outputs.plane for layer in network.layers)
         batch = max(leaf.together for leaf in network.leaves())
+        if images:
+            positions = network.layers[0].outputs.positions
+            planes = Planes(self.split, batch, positions) if batch > 1 else None
+            return rows_of_images(self.split, *given, backward=self.backward, planes=planes)
+        first = network.layers[0] if tokens else None
         key = first, batch
         if key not in self._populations:
             self._populations[key] = self._population(*key)

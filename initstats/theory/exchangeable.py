@@ -18,7 +18,16 @@ from initstats.theory.batch import batch_norm_moments
 from initstats.theory.pairs import correlations, slope_products
 from initstats.theory.response import Response
 from initstats.theory.softmax import softmax_moments
-from initstats.theory.state import Attended, Cotangent, Heads, Joint, Pairs, State, Unpredicted
+from initstats.theory.state import (
+    Attended,
+    Cotangent,
+    Heads,
+    Joint,
+    Pairs,
+    State,
+    Unpredicted,
+    check_gaussian,
+)
 
 Array = NDArray[np.float64]
 
@@ -96,6 +105,7 @@ class Exchangeable(Pairs):
         """Second moment 1, and correlation -1 / (batch - 1), whatever they were, if they differ."""
         if self.same:
             raise Unpredicted(ONE_SEQUENCE)
+        check_gaussian(state)
         if not (state.square > state.k).all():
             raise Unpredicted("a batch of equal samples has no spread to be divided by")
         nothing = np.zeros(1)

@@ -187,7 +187,7 @@ class _OfImages(Walk):
         super().emit(block, state)
         if isinstance(state, Activated):
             r = state.response
-            moments = (r.mean, r.square, r.absolute, r.negative, r.zero)
+            moments = (r.mean, state.square, r.absolute, r.negative, r.zero)
             means = [float(values.mean()) for values in moments]
         elif state.batch or not state.gaussian:
             means = [float(x.mean()) for x in (state.mean, state.square)] + 3 * [np.nan]

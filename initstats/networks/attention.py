@@ -95,8 +95,8 @@ class Attention(Block):
         pairs = self._allowed.sum().item() if self.causal else tokens * tokens
         signal = self.outputs._replace(units=self.heads, plane=(1, int(pairs)))
         return (
-            Watched("logits", inputs=signal),
-            Watched("attention", EVENNESS, inputs=signal),
+            Watched("logits", ordered=self.causal, inputs=signal),
+            Watched("attention", EVENNESS, self.causal, inputs=signal),
         )
 
     @property

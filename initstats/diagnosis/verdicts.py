@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -57,12 +58,16 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("factor", "gradient_factor"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 1):
+            if not (_is_number(value) and math.isfinite(value) and value > 1):
                 raise ValueError(f"{name} is {value}: it must be a number above 1, such as 10")
-        if not 0 < self.correlation <= 1:
+        if not (_is_number(self.correlation) and 0 < self.correlation <= 1):
             raise ValueError(
                 f"correlation is {self.correlation}: it must be above 0 and at most 1, such as 0.99"
             )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

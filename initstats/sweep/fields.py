@@ -29,7 +29,7 @@ Item = TypeVar("Item")
 
 def listed(values: object) -> list[Any]:
     """The items of a list; a number or another single value that is no text is a list of one."""
-    if isinstance(values, str):
+    if isinstance(values, str | bytes):
         raise ValueError(f"a list is expected, not {values!r}")
     items = list(values) if isinstance(values, Iterable) else [values]
     if not items:
@@ -83,9 +83,13 @@ def distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
 
 def whole(low: int, high: int, value: object) -> int:
     """A whole number, numpy's too."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
         raise ValueError(f"{value!r} is not a whole number")
-    if not low <= (number := operator.index(value)) <= high:
+    if not low <= number <= high:
         raise ValueError(f"{number} is not between {low} and {high}")
     return number
 

@@ -117,20 +117,35 @@ def contrast(results: Results) -> Facts | None:
 
     The activation is relu where it has both, else the first one that has, and the network the first
     where this is so. The failing init changes the signal tenfold or more from the first layer to
-    the last, by the smallest factor.
+    the last, by the smallest factor. Norms take the size of the signal away, so in a network with
+    norms it is the gradient that is told of.
     """
-    summary, steps = results.summary, results.depth - 1
+    summary, steps, sized = results.summary, results.depth - 1, normed(results)
     names = sorted(results.activations, key=lambda name: name != "relu")
     for activation, block in product(names, results.blocks):
         rows = block.rows(summary[summary["activation"] == activation])
-        healthy = rows[rows["verdict"] == "healthy"]
-        off = rows[rows["verdict"].isin(["vanishes", "explodes"]) & np.isfinite(rows["std"])]
-        off = off[(off["growth"] > 0) & (np.log10(off["growth"].clip(1e-300)).abs() * steps >= 1)]
+        of_gradients = block.network in sized
+        by = "gradient_growth" if of_gradients else "growth"
+        failed = ["gradient vanishes", "gradient explodes"] if of_gradients else _SIZES
+        healthy = rows[(rows["verdict"] == "healthy") & (rows[by] > 0)]
+        off = rows[rows["verdict"].isin(failed) & np.isfinite(rows[by]) & np.isfinite(rows["std"])]
+        off = off[(off[by] > 0) & (np.log10(off[by].clip(1e-300)).abs() * steps >= 1)]
         if len(healthy) and len(off):
-            best, other = steadiest_first(healthy).iloc[0], steadiest_first(off).iloc[0]
+            best, other = (steadiest_first(each, by).iloc[0] for each in (healthy, off))
             stream = (results.measured("stream")["network"] == block.network).any()
-            return {"activation": activation, "best": best, "other": other, "stream": stream}
+            what = "rms of the stream" if stream else "rms of the pre-activations"
+            what = "norm of the gradient" if of_gradients else what
+            facts = {"activation": activation, "best": best, "other": other}
+            return facts | {"by": by, "what": what, "measured": _told(best, other)}
     return None
+
+
+_SIZES = ["vanishes", "explodes"]
+
+
+def _told(*rows: pd.Series) -> bool:
+    """Whether gradients were measured, and not taken from theory."""
+    return all(row["gradient_by"] == "measured" for row in rows)
 
 
 def hopeless(results: Results) -> list[Facts]:

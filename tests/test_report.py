@@ -22,7 +22,7 @@ from initstats.plots import FIGURES, Results, of_page
 from initstats.plots.bands import ZERO
 from initstats.plots.style import FIT, INK, PALETTE
 from initstats.processes import LostError
-from initstats.report import drawing, study, write_report
+from initstats.report import answer, drawing, study, write_report
 from initstats.report import page as page_module
 from initstats.report.answer import agreement, best_by_activation, contrast
 from initstats.report.drawing import Drawing, Studio, draw
@@ -375,10 +375,10 @@ def test_parameters_that_vary_are_columns(table: pd.DataFrame) -> None:
     assert [column.title for column in columns][:4] == [
         "init",
         "activation",
-        "init_sigma",
+        "sigma (init)",
         "verdict",
     ]
-    names = ["field(b=1)", "field(b=1)", "kaiming_normal"]
+    names = ["field(b=1,sigma=0.5)", "field(b=1)", "kaiming_normal"]  # as they can be typed again
     assert [(row[0], row[2]) for row in rows[::3]] == list(
         zip(names, ["0.5", "1", "—"], strict=True)
     )
@@ -634,6 +634,14 @@ def answered(facts: dict[str, Any], results: Results) -> str:
         patch.setattr(study.answer, "contrast", lambda _: facts)
         words = said(results)
     return re.search(r"With \w, each layer.*? over \d+ steps, [\d.]+\.", words)[0]  # type: ignore[index]
+
+
+def test_families_of_several_are_not_called_by_the_name_of_one() -> None:
+    inits = ["mean_field(sigma_w=2)", "mean_field", "normal(std=1)"]
+    rows = [(init, "relu", "healthy", 1.0, 0.6) for init in inits]
+    found = answer.counted(made_up(rows))
+    assert found["init"].tolist() == ["mean_field(…), 2 of them", "normal(std=1)"]
+    assert found["combinations"].tolist() == [2, 1]
 
 
 def test_the_answer_admits_defeat() -> None:

@@ -44,12 +44,10 @@ def counted(results: Results) -> pd.DataFrame:
     """How many combinations have which verdict, by the families of their init and activation.
 
     Returns:
-        `init`, `activation`, `combinations`; `verdicts`, how many have each, the commonest first.
+        `init`, `activation`, of several of one family its name and their number; `combinations`;
+        `verdicts`, how many have each, the commonest first.
     """
-    families = {
-        kind: results.summary[kind].astype(str).str.partition("(")[0]
-        for kind in ("init", "activation")
-    }
+    families = {kind: _families(results.summary[kind]) for kind in ("init", "activation")}
     summary = results.summary.astype({"verdict": str}).assign(**families)
     met: dict[tuple[Any, Any], dict[str, int]] = {}
     counts = summary.groupby(["init", "activation", "verdict"], sort=False).size().reset_index()
@@ -65,6 +63,14 @@ def counted(results: Results) -> pd.DataFrame:
         for (init, activation), verdicts in met.items()
     ]
     return pd.DataFrame(rows)
+
+
+def _families(names: pd.Series) -> pd.Series[str]:
+    """The family of each name, with the number of its members; the name where it is alone."""
+    spelled = names.astype(str)
+    family = spelled.str.partition("(")[0]
+    members = spelled.groupby(family).transform("nunique")
+    return spelled.where(members == 1, family + "(…), " + members.astype(str) + " of them")
 
 
 def varied(results: Results) -> str:

@@ -631,7 +631,7 @@ def test_without_failing_gradients_norms_leave_nothing_to_contrast() -> None:
 def answered(facts: dict[str, Any], results: Results) -> str:
     """The sentence that the page makes of a contrast."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study.answer, "contrast", lambda _: facts)
+        patch.setattr(answer, "contrast", lambda _: facts)
         words = said(results)
     return re.search(r"With \w, each layer.*? over \d+ steps, [\d.]+\.", words)[0]  # type: ignore[index]
 

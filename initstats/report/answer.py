@@ -98,11 +98,16 @@ def steadiest_first(rows: pd.DataFrame, by: str = "growth") -> pd.DataFrame:
 
 
 def keepers(results: Results) -> Facts | None:
-    """Which inits keep the signal for most activations, which come next, and which keep none."""
-    if len(results.inits) < 2:
+    """Which inits keep the signal for most activations, which come next, and which keep none.
+
+    Networks that were measured with one init alone, as recipes are, compare no inits.
+    """
+    rows = results.summary[_inits(results) > 1]
+    inits = [name for name in results.inits if (rows["init"] == name).any()]
+    if len(inits) < 2:
         return None
-    kept = (results.summary["verdict"] == "healthy").groupby(results.summary["init"].astype(str))
-    counts = kept.sum()[results.inits]
+    kept = (rows["verdict"] == "healthy").groupby(rows["init"].astype(str))
+    counts = kept.sum()[inits]
     best, *fewer = sorted({*counts}, reverse=True)
     following = fewer[0] if fewer else 0
     leaders, followers, none = (
@@ -115,7 +120,31 @@ def keepers(results: Results) -> Facts | None:
         "followers": followers if following else [],
         "following": int(following),
         "none": none,
+        "blocks": len(rows[["network", "width"]].drop_duplicates()),
     }
+
+
+def alone(results: Results) -> list[Facts]:
+    """How each network fares that was measured with one init alone, where others have several."""
+    rows = results.summary[_inits(results) == 1].astype({"network": str, "init": str})
+    if len(results.inits) < 2:
+        return []
+    wide = results.summary["width"].nunique() > 1
+    unit = "combinations of activation and width" if wide else "activations"
+    facts = {"unit": unit if len(results.activations) > 1 or wide else "activation"}
+    return [
+        facts
+        | {"network": network, "init": init, "healthy": int(healthy.sum()), "total": len(healthy)}
+        for (network, init), healthy in (rows["verdict"] == "healthy").groupby(
+            [rows["network"], rows["init"]], sort=False
+        )
+    ]
+
+
+def _inits(results: Results) -> pd.Series[int]:
+    """With how many inits the network of each row was measured."""
+    names = results.summary.astype({"network": str, "init": str})
+    return names.groupby("network")["init"].transform("nunique")
 
 
 def contrast(results: Results) -> Facts | None:

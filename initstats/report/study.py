@@ -208,6 +208,7 @@ def compose(
         "fitted": [name for name in results.inits if name in results.fitted],
         "tied": int((results.summary["tied"] != "").sum()),
         "keepers": answer.keepers(results),
+        "alone": answer.alone(results),
         "contrast": answer.contrast(results),
         "hopeless": answer.hopeless(results),
         "hidden": answer.hidden(results),

@@ -21,10 +21,18 @@ from initstats.networks import Network
 from initstats.recipes import refuse_recipes
 from initstats.registry import Entry, unknown
 from initstats.store import to_toml
+from initstats.sweep.prepared import prepared
 
 MAX_WIDTH, MAX_DEPTH, MAX_SEEDS = 1_000_000, 10_000, 10_000_000
 
 Item = TypeVar("Item")
+
+
+class Nothing(tuple[()]):
+    """No networks and no inits: those of recipes are all that a grid has."""
+
+
+NOTHING = Nothing()
 
 
 def listed(values: object) -> list[Any]:
@@ -39,6 +47,8 @@ def listed(values: object) -> list[Any]:
 
 def entries_of(kind: type[Entry], get: Callable[[Any], Any], values: object) -> list[Any]:
     """The entries that names, ranges of names, callables, and mappings of names to these mean."""
+    if values is NOTHING:
+        return []
     found: list[Any] = []
     faults: list[str] = []
     cause: BaseException | None = None
@@ -116,6 +126,7 @@ def counted_seeds(seeds: object) -> list[Any]:
 
 
 Distinct = AfterValidator(distinct)
+Recipes = BeforeValidator(prepared)
 Networks = BeforeValidator(partial(entries_of, Network, network_entries.get))
 Inits = BeforeValidator(partial(entries_of, Init, init_entries.get))
 Activations = BeforeValidator(partial(entries_of, Activation, activation_entries.get))

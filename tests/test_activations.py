@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from initstats import activations
+from initstats import activations, gain
 from initstats.activations import ACTIVATIONS, Activation, Facts
 from initstats.activations.tailoring import tailored_slope
 from initstats.gaussian import derivative_of
@@ -422,6 +422,11 @@ def test_a_parameter_that_leaves_no_finite_value_is_refused(spelling: str) -> No
     parameter = spelling.partition("(")[2].partition("=")[0]
     with pytest.raises(ValueError, match=f"{parameter} must be finite in float32: got"):
         activations.get(spelling)
+
+
+def test_a_function_without_finite_values_has_no_gain() -> None:
+    with pytest.raises(ValueError, match="the function has no finite value"):
+        gain(lambda x: x + math.inf)
 
 
 def test_an_infinite_limit_is_none() -> None:

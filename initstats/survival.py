@@ -157,7 +157,7 @@ def largest_depth(
 
 def survives(rows: pd.DataFrame, limits: Limits | None = None) -> pd.Series[bool]:
     """Whether gradients keep their size and inputs stay distinct, in rows of `predict_survival`."""
-    bounds = limits or Limits()
+    bounds = _checked(limits)
     kept = rows["gradient"].between(1 / bounds.gradient_factor, bounds.gradient_factor)
     return kept & (rows["correlation"] < bounds.correlation)
 
@@ -190,27 +190,31 @@ def _numbers(
     depths: object, width: object, shape: object, correlation: object, limits: object
 ) -> list[int]:
     """The depths that are asked for, once all numbers are what they may be."""
-    bounds = {
-        "depths": (MAX_DEPTH, depths),
-        "width": (MAX_WIDTH, width),
-        "shape": (MAX_WIDTH, shape),
+    bounds: dict[str, tuple[int, Callable[[], list[object]]]] = {
+        "depths": (MAX_DEPTH, lambda: listed(depths)),
+        "width": (MAX_WIDTH, lambda: [width]),
+        "shape": (MAX_WIDTH, lambda: listed(shape)),
     }
     found: dict[str, list[int]] = {}
     for name, (most, values) in bounds.items():
         try:
-            found[name] = [whole(1, most, value) for value in listed(values)]
+            found[name] = [whole(1, most, value) for value in values()]
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    if len(found["width"]) > 1:
-        raise ValueError(f"width: one is asked for, not {width!r}")
     is_number = isinstance(correlation, Real) and not isinstance(correlation, bool)
     if not (is_number and -1 <= float(cast(float, correlation)) <= 1):
         raise ValueError(
             f"correlation_of_inputs: {correlation!r} is not a number from -1 to 1, such as 0.3"
         )
+    _checked(limits)
+    return found["depths"]
+
+
+def _checked(limits: object) -> Limits:
+    """The limits, the usual ones where none are given."""
     if not (limits is None or isinstance(limits, Limits)):
         raise TypeError(f"limits: {limits!r} is given: name Limits, as Limits(factor=3)")
-    return found["depths"]
+    return limits or Limits()
 
 
 def followed(

@@ -300,6 +300,21 @@ def test_a_notebook_shows_verdicts_first() -> None:
     assert some._repr_html_() == pd.DataFrame(some)._repr_html_()  # type: ignore[operator]
 
 
+def test_what_tokens_have_in_common_is_told_apart() -> None:
+    tokens = cell([1, 1], init="a", network="transformer", sample_correlation=0.2)
+    tokens["pair_correlation"] = 0.7
+    plain = cell([1, 1], init="a", sample_correlation=0.3).assign(pair_correlation=np.nan)
+    summary = ist.summarize(pd.concat([tokens, plain])).set_index("network")
+    assert summary["correlation"].to_dict() == pytest.approx({"transformer": 0.7, "mlp": 0.3})
+    assert summary["pair_correlation"]["transformer"] == pytest.approx(0.7)
+    assert np.isnan(summary["pair_correlation"]["mlp"])
+    assert "pair_correlation" in summary.reset_index()._repr_html_()
+    assert "`pair_correlation`" in (ist.summarize.__doc__ or "")
+    without = ist.summarize(cell([1, 1], init="a"))
+    assert "pair_correlation" not in without
+    assert "pair_correlation" not in without._repr_html_()
+
+
 def test_words_are_few_and_explained() -> None:
     assert len(set(WORDS)) == len(WORDS) <= 12
     assert WORDS[-1] == "healthy"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from initstats.moments.tokens import evenness
 from initstats.networks.block import Block, Direction, Expectation, Leaf, Linear, Run, Signal
-from initstats.networks.dense import check_sizes
+from initstats.networks.parameters import check_sizes
 from initstats.networks.pointwise import Pointwise
 from initstats.networks.tokens import seed_by_seed
 from initstats.networks.watched import Watched

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_input
 
 from initstats.networks.block import Linear, Signal
-from initstats.networks.dense import check_sizes
+from initstats.networks.parameters import check_sizes
 from initstats.networks.patches import fold_patches, gather_patches
 from initstats.theory.maps import patch_mean
 from initstats.theory.state import Cotangent, Law, State, Taps

@@ -12,8 +12,8 @@ from typing import Any, Self
 from torch import Tensor
 
 from initstats.networks.block import Expectation, Run, Signal
-from initstats.networks.dense import check_sizes
 from initstats.networks.normalization import EPS, Normalization
+from initstats.networks.parameters import check_sizes
 from initstats.theory.state import Cotangent, State
 
 

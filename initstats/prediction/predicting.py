@@ -84,10 +84,10 @@ def predict(
     """
     theory = Theory(chosen_samples(grid, data), grid.depth, backward=grid.backward)
     work = [
-        Configurations(network, grid.inits, activation, width)
-        for network, activation, width in product(grid.networks, grid.activations, grid.widths)
+        Configurations(network, grid.inits_of(network), activation, width)
+        for network, activation, width in product(grid.every_network, grid.activations, grid.widths)
     ]
-    total = len(work) * len(grid.inits)
+    total = sum(len(task.inits) for task in work)
     notify = progress or (lambda done, total: None)
     notify(0, total)
     found: dict[tuple[str, ...], list[Row]] = {}
@@ -97,13 +97,13 @@ def predict(
                 found[name] = rows
                 notify(len(found), total)
     keys, listed = [], []
-    for entry, init, activation, width in product(
-        grid.networks, grid.inits, grid.activations, grid.widths
-    ):
-        names = (entry.name, init.name, activation.name, str(width))
-        places = theory.places(entry, width)
-        keys += [(data.name, *names[:3], width, *place) for place in places]
-        listed += found[names]
+    for entry in grid.every_network:
+        rest = product(grid.inits_of(entry), grid.activations, grid.widths)
+        for init, activation, width in rest:
+            names = (entry.name, init.name, activation.name, str(width))
+            places = theory.places(entry, width)
+            keys += [(data.name, *names[:3], width, *place) for place in places]
+            listed += found[names]
     shape = theory.split.shape
     parts, notes = parts_of(grid, shape), notes_of(grid, shape)
     return _frame(keys, listed, parameters_of(grid.entries), parts, notes)

@@ -227,11 +227,144 @@ def test_fixtures_assert_and_lock(pytester: pytest.Pytester) -> None:
     first = pytester.runpytest("-p", "no:xdist")
     assert first.parseoutcomes() == {"passed": 1, "failed": 1}
     assert pytester.runpytest("-p", "no:xdist", "--initstats-update").ret == 0
-    assert {path.name for path in (pytester.path / "initstats").iterdir()} == {
+    assert {path.name for path in (pytester.path / "initstats" / "test_nets").iterdir()} == {
         "test_lock.toml",
-        "test_lock_again.toml",
+        "test_lock.again.toml",
     }
     assert pytester.runpytest("-p", "no:xdist").parseoutcomes() == {"passed": 2}
+
+
+SAME_NAMES = """
+import pytest
+from torch import nn
+
+@pytest.mark.parametrize("words", ["a/b", "a_b", "x" * 300])
+def test_lock(initialization_lock, words):
+    initialization_lock(nn.Linear(20, SIZE + len(words)))
+
+class TestOne:
+    def test_lock(self, initialization_lock):
+        initialization_lock(nn.Linear(20, SIZE))
+
+class TestTwo:
+    class TestOne:
+        def test_lock(self, initialization_lock):
+            initialization_lock(nn.Linear(21, SIZE))
+
+def test_twice(initialization_lock):
+    initialization_lock(nn.Linear(20, 2))
+    with pytest.raises(ValueError, match="give each further call a name"):
+        initialization_lock(nn.Linear(20, 3))
+    initialization_lock(nn.Linear(20, 3), "three")
+    with pytest.raises(ValueError, match="with the name 'three' again"):
+        initialization_lock(nn.Linear(20, 4), "three")
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_tests_of_one_name_have_lock_files_of_their_own(
+    workers: int, pytester: pytest.Pytester
+) -> None:
+    for size, module in enumerate(["test_a", "test_b", "sub/test_a"], 1):
+        file = pytester.path / f"{module}.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(SAME_NAMES.replace("SIZE", str(size)))
+    run = ("-n", str(workers), "--import-mode=importlib")
+    assert pytester.runpytest_subprocess(*run, "--initstats-update").parseoutcomes() == {
+        "passed": 18
+    }
+    assert len([*pytester.path.rglob("*.toml")]) == 21  # one for each call
+    assert pytester.runpytest_subprocess(*run).parseoutcomes() == {"passed": 18}
+
+
+class Nothing(nn.Sequential):
+    """A model without parameters."""
+
+
+@pytest.mark.parametrize("expected", [None, "gpt2", "lock"])
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (
+            lambda: nn.Linear(4, 4, device="meta"),
+            "2 parameters hold no numbers, on the meta device",
+        ),
+        (lambda: nn.Sequential(nn.LazyLinear(4)), "2 parameters hold no numbers, lazy"),
+        (lambda: nn.Sequential(nn.Linear(4, 4), nn.LazyLinear(4)), r"lazy.*1\.weight, 1\.bias"),
+        (lambda: Nothing(nn.ReLU()), "Nothing has no parameters"),
+    ],
+)
+def test_a_model_without_numbers_fails(
+    build: Callable[[], nn.Module], words: str, expected: str | None, tmp_path: Path
+) -> None:
+    given = locked(tmp_path, nn.Linear(4, 4)) if expected == "lock" else expected
+    with pytest.raises(AssertionError, match=words):
+        ist.assert_initialized(build(), given)
+
+
+def test_an_input_gives_a_lazy_model_its_numbers() -> None:
+    model = nn.Sequential(nn.LazyLinear(30), nn.Linear(30, 8))
+    ist.assert_initialized(model, x=torch.randn(5, 20))
+    ist.assert_initialized(nn.ParameterList([nn.Parameter(torch.empty(0)), torch.randn(9)]))
+
+
+def test_what_a_factory_does_wrong_is_told_without_our_own_frames(
+    pytester: pytest.Pytester,
+) -> None:
+    more = """
+def breaks():
+    return inner(3)
+
+def inner(width):
+    raise RuntimeError(f"no such width: {width}")
+
+def takes(layers):
+    return good()
+
+def away():
+    return nn.Linear(3, 3, device="meta")
+"""
+    pytester.makepyfile(nets=MODELS + more, worse="import no_such_thing\n")
+    lines = ["nets.py:breaks", "nets.py:takes", "nets.py:away", "worse.py:net", "nets.py:none"]
+    pytester.makeini("[pytest]\ninitstats_models =\n" + "".join(f"    {x}\n" for x in lines))
+    result = pytester.runpytest("-p", "no:xdist", "--initstats")
+    assert result.parseoutcomes() == {"failed": 5}
+    said = result.stdout.str()
+    assert 'in inner\n    raise RuntimeError(f"no such width: {width}")' in said
+    for words in (
+        "nets.py:breaks raised RuntimeError: no such width: 3",
+        "missing 1 required positional argument: 'layers'",
+        "Linear: 2 parameters hold no numbers, on the meta device",
+        "no_such_thing",
+        "has no function 'none'",
+    ):
+        assert words in said
+    assert "pytest_plugin.py" not in said
+    assert "initstats/cli" not in said
+
+
+def test_a_lock_file_that_cannot_be_written_is_a_line(pytester: pytest.Pytester) -> None:
+    (pytester.path / "initstats").write_text("a file where the folder should be")
+    pytester.makepyfile(
+        test_nets="""
+        from torch import nn
+
+        def test_lock(initialization_lock):
+            initialization_lock(nn.Linear(20, 3))
+        """
+    )
+    result = pytester.runpytest("-p", "no:xdist", "--initstats-update")
+    assert result.parseoutcomes() == {"failed": 1}
+    result.stdout.fnmatch_lines(["*AssertionError: the lock file * cannot be written: *"])
+    assert "write_whole" not in result.stdout.str()
+
+
+def test_models_are_tests_under_several_workers(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(nets=MODELS)
+    pytester.makeini("[pytest]\ninitstats_models =\n    nets.py:good good.toml\n    nets.py:good\n")
+    for more in ("--initstats-update", "--strict-markers"):
+        result = pytester.runpytest_subprocess("-n", "2", "--initstats", more)
+        assert result.parseoutcomes() == {"passed": 2}
 
 
 def test_an_empty_setting_is_an_error_of_usage(pytester: pytest.Pytester) -> None:

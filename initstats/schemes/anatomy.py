@@ -56,8 +56,9 @@ def read(model: nn.Module, x: Any = None) -> tuple[tuple[Part, ...], Any]:
     empty = [name for name, p in model.named_parameters() if not is_lazy(p) and p.is_meta]
     if empty:
         raise ValueError(
-            f"{empty[0]} is on the meta device and holds no numbers: move the model first, with "
-            'model.to_empty(device="cpu")'
+            f"{empty[0]} is on the meta device and holds no numbers: make the model on the CPU; or "
+            'give it memory, model.to_empty(device="cpu"), and then draw every parameter and set '
+            "every buffer, for it holds whatever was there"
         )
     if reason := sharded(model):
         raise ValueError(reason)

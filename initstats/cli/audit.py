@@ -91,7 +91,7 @@ def audit(
     code, which is shown; 2: not audited.
 
     JSON: network, words, findings, roles, parameters (the last three are lists of rows), and of
-    what is printed page, where one is written.
+    what is printed page, where one is written. A finding's names are those of its parameters.
     """
     from initstats.cli.model import own_model
 
@@ -115,7 +115,7 @@ def audit(
     known = {
         "network": found.network,
         "words": found.words,
-        "findings": found.findings,
+        "findings": found.findings.assign(names=[*map(found.named, found.findings["where"])]),
         "roles": found.roles,
         "parameters": found.table,
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +16,11 @@ from torch.nn.parameter import is_lazy
 
 from initstats.repair import matched_
 from initstats.schemes.anatomy import read
+from initstats.schemes.code import NUMBER, names_in_code
 from initstats.schemes.draw import ZEROS, Piece, drawn, normal
 from initstats.schemes.part import Part
 from initstats.schemes.published import Ruling, ruled, scheme
 
-_NUMBER = re.compile(r"(?<=[._])\d+(?![^.])|^\d+(?![^.])")
 COMPUTED = "as the weight needs that is computed of it"
 """What a parameter is drawn as that has no law of its own."""
 MATCHED = "matched"
@@ -100,20 +99,20 @@ class Prescription:
                 found = [piece.draw.code(piece.target("p[name]")) for piece in ruling.pieces]
                 if part.padding >= 0:
                     found.append(f"p[name][{part.padding}].zero_()")
-                key = _NUMBER.sub("*", part.name), tuple(found)
+                key = NUMBER.sub("*", part.name), tuple(found)
                 groups.setdefault(key, []).append(part.name)
         for (_, calls), names in groups.items():
             if len(names) == 1:
                 text = json.dumps(names[0])
                 yield from (f"    {call.replace('name', text, 1)}" for call in calls)
                 continue
-            yield f"    for name in {_listed(names)}:"
+            yield f"    for name in {names_in_code(names)}:"
             yield from (f"        {call}" for call in calls)
 
     def __str__(self) -> str:
         seen: dict[tuple[str, str], list[str]] = {}
         for _, row in self.table.iterrows():
-            key = _NUMBER.sub("*", str(row["name"])), row["drawn"] or "left as it is"
+            key = NUMBER.sub("*", str(row["name"])), row["drawn"] or "left as it is"
             seen.setdefault(key, []).append(str(row["role"] or row["kind"]))
         rows = [(name, roles[0], len(roles), how) for (name, how), roles in seen.items()]
         table = pd.DataFrame(rows, columns=["parameter", "role", "number", "drawn"])
@@ -217,12 +216,3 @@ def _generator(name: str, seed: int) -> Generator:
     for byte in f"{seed} {name}".encode():
         number = (number * 257 + byte) % (2**61 - 1)
     return Generator().manual_seed(number)
-
-
-def _listed(names: list[str]) -> str:
-    """An expression for names that differ by one number from 0, or a list of them."""
-    for found in _NUMBER.finditer(names[0]):
-        front, back = names[0][: found.start()], names[0][found.end() :]
-        if names == [f"{front}{number}{back}" for number in range(len(names))]:
-            return f'[f"{front}{{i}}{back}" for i in range({len(names)})]'
-    return json.dumps(names)

@@ -123,7 +123,7 @@ CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
     "the mean": (_set("3.down.weight", lambda x: x.add_(0.01)), "the mean is 0.0"),
     "law and scale": (
         _set("2.down.weight", lambda x: nn.init.uniform_(x, -0.128, 0.128)),
-        "another law, and 1.98 times the std",
+        "another law, and 2 times the std",
     ),
     "law alone": (
         _set("2.down.weight", lambda x: nn.init.uniform_(x, -0.0643, 0.0643)),

@@ -29,8 +29,25 @@ class Changes:
     @cached_property
     def said(self) -> dict[str, Entry]:
         """The entry about each parameter, by its name; without those of which there is none."""
-        found = {p.name: said_of(self.entries, p.name, p.shape) for p in self.parameters}
+        found = {p.name: self._said_of(p) for p in self.parameters}
         return {name: entry for name, entry in found.items() if entry}
+
+    def _said_of(self, each: Drawn) -> Entry | None:
+        entry = said_of(self.entries, each.name, each.shape)
+        if entry and entry.name == each.role and entry.shape != each.shape:
+            # of several sizes, each is for the one at its place
+            alike, now = [e for e in self.entries if e.name == each.role], self._shapes[each.role]
+            if len(alike) == len(now):
+                return alike[now.index(each.shape)]
+        return entry
+
+    @cached_property
+    def _shapes(self) -> dict[str, list[tuple[int, ...]]]:
+        """The sizes that each role has, in the model's order."""
+        found: dict[str, dict[tuple[int, ...], None]] = {}
+        for each in self.parameters:
+            found.setdefault(each.role, {})[each.shape] = None
+        return {role: [*shapes] for role, shapes in found.items()}
 
     @cached_property
     def grown(self) -> dict[str, tuple[int, int]]:

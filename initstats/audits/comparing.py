@@ -127,13 +127,13 @@ class Comparison:
             entry = changes.said.get(each.name)
             if each.law.name == "empty" or not entry:
                 continue
+            chance = entry.expected.by_chance and entry.expected.law != "undecided"
+            by_scale = by_formula(entry, each, homes[each.name]) if chance else None
             wanted: Expected | None = entry.expected
-            if wanted.by_chance and wanted.law != "undecided":
-                other = entry.shape != each.shape or entry.name not in (each.name, each.role)
-                by_depth = "block" in entry.formula
-                if other or (by_depth and (changes.deeper(each.role) or not entry.number)):
-                    given = by_formula(entry, each, homes[each.name])
-                    wanted = given or (None if entry.shape != each.shape else wanted)
+            other = entry.shape != each.shape
+            deeper = "block" in entry.formula and (changes.deeper(each.role) or not entry.number)
+            if chance and (other or deeper or entry.name not in (each.name, each.role)):
+                wanted = by_scale or (None if other else wanted)
             faults = [Seen.of(each).fault(wanted, level)] if wanted else []
             if not entry.number and wanted:  # an older file may be of as many blocks, or of others
                 faults.append(Seen.of(each).fault(entry.expected, level))
@@ -141,8 +141,7 @@ class Comparison:
                 seen = f"its shape is {sizes(each.shape)}"
                 yield Different(each.role, each.name, seen, sizes(entry.shape), "shape", 0.0, "")
             elif all(faults):
-                drawn = by_formula(entry, each, homes[each.name]) if wanted.by_chance else None
-                code = code_of(drawn or wanted, TARGET)
+                code = code_of(by_scale or wanted, TARGET)
                 yield _different(each, Seen.of(each), wanted, faults[0], code)
 
     def _against(

@@ -106,7 +106,7 @@ def by_formula(entry: Entry, each: Drawn, group: Siblings) -> Expected | None:
         longest = max(each.shape[0], each.count // each.shape[0])
         return replace(wanted, std=wanted.value / math.sqrt(longest), error=0.0)
     number = dict(zip((one.name for one in group.members), group.numbers, strict=True))[each.name]
-    law = replace(each.law, name=wanted.law, cut=wanted.cut)
+    law = replace(each.law, name=wanted.law, cut=wanted.cut)  # type: ignore[arg-type]
     for one in formulas(replace(each, law=law), depth(group), number):
         if one.text == entry.formula and one.value > 0:
             text = f"{worded(wanted, one.value)} ({entry.formula})"

@@ -426,27 +426,87 @@ def test_a_depth_without_branches_is_not_judged() -> None:
 def test_a_change_that_is_rounding_is_none() -> None:
     rows = check(bare, (16, 32), lr=1e-7).table.query("quantity == 'change'")
     assert rows["rms"].isna().all()
-    rows = check(bare, (16, 32), lr=0).table.query("quantity == 'change'")
+    still = check(bare, (16, 32), optimizer=lambda model: torch.optim.SGD(model.parameters(), 0.0))
+    rows = still.table.query("quantity == 'change'")
     assert (rows["rms"] == 0).all()
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"widths": (8,)}, "two or more"),
-        ({"optimizer": "sdg"}, "did you mean 'sgd'"),
-        ({"parametrization": "mu"}, "mup"),
-        ({"steps": 0}, "1 or more"),
-        ({"factory": nn.Linear(2, 2)}, "a function of the width"),
-        ({"factory": lambda n: n}, "returns int"),
-        ({"depths": (2, 4)}, "a width and a depth"),
-        ({"optimizer": lambda model: 3}, "no step|has no step"),
-    ],
-)
-def test_what_cannot_be_checked_is_said(given: dict[str, Any], message: str) -> None:
+WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"widths": (8,)}, ValueError, "two or more"),
+    ({"widths": ()}, ValueError, "two or more"),
+    ({"widths": (8, 8)}, ValueError, "two or more"),
+    ({"widths": (0, 8)}, ValueError, "widths: at least 1"),
+    ({"widths": (8, "a")}, TypeError, "widths: a whole number is expected, not 'a'"),
+    ({"widths": (8, 16.5)}, TypeError, "widths: a whole number is expected, not 16.5"),
+    ({"widths": (True, 2)}, TypeError, "widths: a whole number is expected, not True"),
+    ({"widths": 8}, TypeError, "widths: several whole numbers"),
+    ({"widths": "8,16"}, TypeError, "widths: several whole numbers"),
+    ({"depths": (2, 4)}, TypeError, "a width and a depth"),
+    ({"depths": (2, None)}, TypeError, "depths: a whole number"),
+    ({"depths": ()}, ValueError, "depths: two or more"),
+    ({"depths": (-2, 4)}, ValueError, "depths: at least 1"),
+    ({"seeds": 0}, ValueError, "seeds=0"),
+    ({"seeds": -1}, ValueError, "seeds=-1"),
+    ({"seeds": []}, ValueError, "seeds: one or more"),
+    ({"seeds": [0, -3]}, ValueError, "seeds: one or more, of at least 0"),
+    ({"seeds": "ab"}, TypeError, "seeds: several whole numbers"),
+    ({"seeds": [0.5]}, TypeError, "seeds: a whole number"),
+    ({"seeds": 1.0}, TypeError, "seeds: a whole number"),
+    ({"seeds": True}, TypeError, "seeds: a whole number"),
+    ({"steps": 0}, ValueError, "1 or more"),
+    ({"steps": 1.5}, TypeError, "steps: a whole number"),
+    ({"lr": float("nan")}, ValueError, "lr=nan"),
+    ({"lr": float("inf")}, ValueError, "lr=inf"),
+    ({"lr": -1e-3}, ValueError, "a number above 0"),
+    ({"lr": 0}, ValueError, "nothing moves"),
+    ({"lr": "1"}, TypeError, "lr: a number"),
+    ({"lr": True}, TypeError, "lr: a number"),
+    ({"optimizer": "sdg"}, ValueError, "did you mean 'sgd'"),
+    ({"optimizer": 3}, TypeError, "a function of the model"),
+    ({"optimizer": torch.optim.Adam}, TypeError, "lambda model"),
+    ({"optimizer": lambda model: 3}, TypeError, "has no step"),
+    ({"parametrization": "mu"}, ValueError, "mup"),
+    ({"parametrization": None}, ValueError, "mup"),
+    ({"factory": nn.Linear(2, 2)}, TypeError, "a function of the width"),
+    ({"factory": lambda n: n}, TypeError, "returns int"),
+    ({"loss": 3}, TypeError, "loss: a function"),
+    ({"loss": lambda y: y}, ValueError, r"shape \(16, 4\), one is expected"),
+    ({"loss": lambda y: y.sum().item()}, TypeError, "loss: it returned float"),
+    ({"loss": lambda y: y.sum().detach()}, ValueError, "depends on no parameter"),
+    ({"target": torch.zeros(3)}, ValueError, r"shape \(3,\), and the output of \(16, 4\)"),
+    ({"target": torch.zeros(16, 1)}, ValueError, "target: it is of shape"),
+    ({"target": torch.zeros(3).long()}, ValueError, "one is expected for each sample"),
+    ({"target": torch.full((16,), 4)}, ValueError, "class 4 was given"),
+    ({"target": torch.zeros(16).bool()}, TypeError, "not torch.bool"),
+    ({"target": [0] * 16}, TypeError, "target: a tensor"),
+]
+
+
+@pytest.mark.parametrize(("given", "kind", "message"), WRONG)
+def test_what_cannot_be_checked_is_said(
+    given: dict[str, Any], kind: type[Exception], message: str
+) -> None:
     settings = {"factory": bare, "widths": (8, 16), "seeds": 1} | given
-    with pytest.raises((TypeError, ValueError), match=message):
+    with pytest.raises(kind, match=message) as told:
         check(settings.pop("factory"), settings.pop("widths"), **settings)
+    assert "\n" not in str(told.value)
+
+
+def test_targets_of_every_right_shape() -> None:
+    def per_pixel(n: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, n, 1), nn.Conv2d(n, 5, 1))
+
+    classes = torch.randint(5, (2, 4, 4), generator=torch.Generator().manual_seed(0))
+    found = check(per_pixel, (4, 8), x=normal(2, 3, 4, 4), target=classes, seeds=np.arange(1))
+    assert found.parameters["rate"].notna().all()
+    single = check(
+        lambda n: nn.Sequential(nn.Linear(8, n), nn.Linear(n, 4)),
+        np.array([4, 8]),
+        x=normal(8),
+        target=torch.tensor(3),
+        seeds=(0, 0),
+    )
+    assert single.table["seed"].unique().tolist() == [0]
 
 
 OWN = """

@@ -18,17 +18,16 @@ import pandas as pd
 from torch import Tensor, nn
 
 from initstats.coordinates.depth import BRANCH_SCALE, DEPTH_RATE, branch_sizes, depth_findings
-from initstats.coordinates.factory import OPTIMIZERS, Maker, seeded, takes_depth
+from initstats.coordinates.factory import Maker, seeded
 from initstats.coordinates.keeper import rms
 from initstats.coordinates.parameters import Grid, exponents
 from initstats.coordinates.parametrization import MUP, PARAMETRIZATIONS
 from initstats.coordinates.roles import expected_slopes, roles_of
+from initstats.coordinates.settings import check_settings, draws_of, objective_of, sizes_of
 from initstats.coordinates.slopes import slopes
 from initstats.coordinates.trial import Objective, Size, Trial, loss_at, run_trial
 from initstats.coordinates.verdicts import Told, findings_of, nearest
 from initstats.diagnosis.findings import Findings
-from initstats.probe.objective import loss_of
-from initstats.registry import unknown
 from initstats.report.coordinates import write_coordinates
 from initstats.report.page import FILES, Files
 
@@ -153,11 +152,12 @@ def coordinate_check(
     Raises:
         TypeError, ValueError: what was given cannot be used; the message says why.
     """
-    _check(factory, widths, depths, optimizer, parametrization, steps)
+    widths, draws = sizes_of("widths", widths), draws_of(seeds)
+    depths = None if depths is None else sizes_of("depths", depths)
+    check_settings(factory, optimizer, lr, parametrization, steps, deep=depths is not None)
     maker = Maker(factory, optimizer, lr, x)
-    objective = _objective(target, loss)
-    draws = [*range(seeds)] if isinstance(seeds, int) else [*seeds]
-    widths, deep = sorted({*widths}), sorted({*depths}) if depths else [None]
+    objective = objective_of(target, loss)
+    deep: Sequence[int | None] = depths or [None]
     sizes = [Size(w, d, s) for d in deep for w in widths for s in draws]
     trials: dict[Size, Trial] = {}
     for done, size in enumerate(sizes):
@@ -170,7 +170,7 @@ def coordinate_check(
     branches = pd.DataFrame()
     if depths:
         widest = [[trials[Size(widths[-1], d, s)] for d in deep] for s in draws]
-        tall = Grid(sorted({*depths}), widest)
+        tall = Grid(depths, widest)
         branches = branch_sizes(tall)
         told = depth_findings(tall, degrees, branches)
     return _result(trials, wide, degrees, parametrization, told, branches)
@@ -232,44 +232,6 @@ def _result(
         missed,
         branches,
     )
-
-
-def _check(
-    factory: Any,
-    widths: Sequence[int],
-    depths: Sequence[int] | None,
-    optimizer: Any,
-    parametrization: str,
-    steps: int,
-) -> None:
-    """Make sure that a check can begin."""
-    if not callable(factory) or isinstance(factory, nn.Module):
-        raise TypeError("factory: a function of the width that makes a model is expected")
-    if len({*widths}) < 2:
-        raise ValueError(f"widths: two or more are expected, not {[*widths]}")
-    if depths is not None and len({*depths}) < 2:
-        raise ValueError(f"depths: two or more are expected, not {[*depths]}")
-    if min([*widths, *(depths or [])]) < 1:
-        raise ValueError("widths and depths are at least 1")
-    if depths and not takes_depth(factory):
-        raise TypeError("depths: the factory must take a width and a depth")
-    if isinstance(optimizer, str) and optimizer not in OPTIMIZERS:
-        raise unknown("optimizer", optimizer, [*OPTIMIZERS])
-    if parametrization not in PARAMETRIZATIONS:
-        raise unknown("parametrization", parametrization, [*PARAMETRIZATIONS])
-    if steps < 1:
-        raise ValueError(f"steps={steps} was given, 1 or more is expected")
-
-
-def _objective(target: Tensor | None, loss: Callable[..., Tensor] | None) -> Objective:
-    """The loss as a function of the model's output."""
-    if loss is not None:
-        return loss if target is None else lambda output: loss(output, target)
-    if target is None:
-        return lambda output: loss_of(output, None)
-    if target.is_floating_point():
-        return lambda output: nn.functional.mse_loss(output, target)
-    return lambda output: nn.functional.cross_entropy(output, target)
 
 
 def _degrees(maker: Maker, size: Size, objective: Objective) -> dict[str, float]:

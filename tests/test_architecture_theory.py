@@ -223,7 +223,8 @@ def test_every_kind_of_note_is_predicted(toy: ist.Dataset) -> None:
 )
 def test_what_is_unknown_is_a_note_and_no_guess(toy: ist.Dataset, name: str, reason: str) -> None:
     depth = 5 if name.startswith("res") else 3
-    grid = ist.Grid(networks=[name], inits=["xavier_normal"], widths=[16], depth=depth)
+    settings: Any = {"inits": ["xavier_normal"], "widths": [16], "depth": depth}
+    grid = ist.Grid(networks=[name], **settings, backward=True)
     predicted = ist.predict(grid, toy)
     unknown = predicted[predicted["second_moment"].isna()]
     assert unknown["note"].str.contains(reason).any()

@@ -241,7 +241,7 @@ def _fans(model: nn.Module, x: Any) -> dict[str, tuple[float, float]]:
     if empty := [name for name, p in model.named_parameters() if p.is_meta]:
         raise ValueError(
             f"{empty[0]} is on the meta device and holds no numbers: the model cannot run on x; "
-            'audit it without, or move it first, with model.to_empty(device="cpu")'
+            "make it on a device, or audit it without x"
         )
     rows = measure(model, x)
     rows = rows[(rows["tensor"] == "weight") & (rows["fan_in"] > 0)]

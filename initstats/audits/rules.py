@@ -18,7 +18,6 @@ from initstats.audits.parameter import Drawn
 from initstats.audits.reading import Reading, Rule
 from initstats.audits.siblings import Siblings
 from initstats.diagnosis.rules import Finding
-from initstats.diagnosis.rules.rule import listed
 from initstats.plural import counted
 
 HUGE = 1e4
@@ -37,7 +36,7 @@ def uninitialized(reading: Reading) -> Iterator[Finding]:
         holds = counted(len(away), "parameter holds", "parameters hold")
         yield Finding(
             "note",
-            listed(away),
+            ", ".join(away),
             f"{holds} no numbers: on the meta device, or lazy",
             "make the model with its numbers first: on a device, and run once where it is lazy",
         )
@@ -68,7 +67,7 @@ def equal_parameters(reading: Reading) -> Iterator[Finding]:
         kept = [name for name in names if not trained[name]]
         yield Finding(
             "note" if kept and len(kept) < len(names) else "warning",
-            listed(names),
+            ", ".join(names),
             f"{len(names)} parameters hold the same numbers, in memory of their own: copies of a "
             "module start as one",
             "draw each anew, as with model.apply(initialize) after the copies are made"
@@ -194,7 +193,7 @@ def _twos(reading: Reading) -> Iterator[Finding]:
         if math.log(large.std / small.std) > far + math.log(APART):
             yield Finding(
                 "warning",
-                listed([each.name for each in group.members]),
+                ", ".join(each.name for each in group.members),
                 f"the stds of the two blocks are {group.members[0].std:.4g} and "
                 f"{group.members[1].std:.4g} ({group.role})",
                 "initialize both alike",
@@ -224,7 +223,7 @@ def zeros(reading: Reading) -> Iterator[Finding]:
     if blank and reading.stuck is None:
         yield Finding(
             "note",
-            listed(blank),
+            ", ".join(blank),
             f"{counted(len(blank), 'weight')} of zeros: at the end of a residual branch, in a head "
             "or in LoRA's B they are meant; elsewhere nothing before them learns",
             "give audit an input, and it says whether they get a gradient",
@@ -256,7 +255,7 @@ def left_at_default(reading: Reading) -> Iterator[Finding]:
         yield Finding(
             # one, or a half, or what begins or ends a model may be meant
             "warning" if few and len(left) > 1 else "note",
-            listed([each.name for each in left]),
+            ", ".join(each.name for each in left),
             f"uniform in +-1/sqrt(fan_in), as torch leaves a {module}; the other {own} {module} "
             "weights were drawn otherwise",
             "initialize them as the others, unless torch's default is meant",
@@ -276,7 +275,7 @@ def strays(reading: Reading) -> Iterator[Finding]:
         number = sum(each.strays for each in found)
         yield Finding(
             "note",
-            listed([each.name for each in found]),
+            ", ".join(each.name for each in found),
             f"{counted(number, 'entry lies', 'entries lie')} beyond 20 standard deviations: "
             "torch.nn.init.trunc_normal_ in float32 draws an entry at its bound now and then",
             "draw again where an entry is beyond 5 standard deviations, or let it be: it is rare",
@@ -302,7 +301,7 @@ def rounded(reading: Reading) -> Iterator[Finding]:
     if found:
         yield Finding(
             "note",
-            listed([each.name for each in found]),
+            ", ".join(each.name for each in found),
             f"{counted(len(found), 'parameter')} of {found[0].dtype} hold no more digits than "
             f"{found[0].law.rounded}: they were drawn, or kept, in that type",
             "draw in float32 and cast afterwards, where the digits matter",

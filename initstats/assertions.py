@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from initstats.audits import LEVEL, audit
 from initstats.diagnosis import diagnose
 from initstats.diagnosis.findings import Findings
+from initstats.diagnosis.rules.rule import listed
+from initstats.plural import counted
 from initstats.probe import measure
 from initstats.schemes import Prescription
 
@@ -26,7 +29,7 @@ def assert_initialized(
     level: float = LEVEL,
     fail_on: Literal["warning", "error"] = "warning",
 ) -> None:
-    """Fail where a model is not initialized as it should be.
+    """Fail where a model is not initialized as it should be, or a parameter holds no numbers.
 
     Args:
         expected, x, level: as `audit`; without `expected` only what is wrong in any model fails.
@@ -37,8 +40,35 @@ def assert_initialized(
         ValueError: as `audit`.
     """
     __tracebackhide__ = True
+    check_numbers(model, x)
     audited = audit(model, x, expected=expected, level=level)
     _fail(audited.findings, audited.network, "is not initialized as it should be", fail_on)
+
+
+def check_numbers(model: nn.Module, x: Any = None) -> None:
+    """Fail where a model has no parameters, or some without numbers.
+
+    Args:
+        x: an input, which makes the parameters of a lazy model.
+
+    Raises:
+        AssertionError: with the parameters, and what to do.
+    """
+    __tracebackhide__ = True
+    if not isinstance(model, nn.Module):
+        return  # which an audit refuses
+    name, parameters = type(model).__name__, dict(model.named_parameters())
+    if not parameters:
+        raise AssertionError(f"{name} has no parameters: nothing of it is initialized")
+    away = [each for each, p in parameters.items() if not is_lazy(p) and p.is_meta]
+    lazy = [each for each, p in parameters.items() if is_lazy(p)] if x is None else []
+    for names, why in (
+        (away, "on the meta device: make the model on the CPU"),
+        (lazy, "lazy: run the model once, or give an input x"),
+    ):
+        if names:
+            holds = counted(len(names), "parameter holds", "parameters hold")
+            raise AssertionError(f"{name}: {holds} no numbers, {why} ({listed(names)})")
 
 
 def assert_healthy(

@@ -338,6 +338,8 @@ def sparse(
     """Normal, but each input reaches only the share 1 - sparsity of the units."""
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity is a share between 0 and 1, got {sparsity}")
+    if not 0 <= std <= torch.finfo(torch.float32).max:  # a small weight may be all zeros
+        raise ValueError(f"std is at least 0, and finite in float32, got {std:g}")
     # Not nn.init.sparse_: even when given a generator, it chooses the zeros by the global one.
     columns = weight.flatten(1).normal_(0, std, generator=generator)
     out = len(columns)

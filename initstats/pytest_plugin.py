@@ -6,6 +6,7 @@ before it is asked for.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 from collections.abc import Callable
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 MODELS, LOCKS = "initstats_models", "initstats"
+LONGEST = 120
+"""Letters, at most, of the name of a lock file; file systems take 255 bytes."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,7 +63,10 @@ def pytest_collection_modifyitems(
             raise pytest.UsageError(f"{MODELS}: {line!r} is more than a factory and a scheme")
         items.append(
             ModelItem.from_parent(
-                session, name=f"initstats::{factory}", factory=factory, expected=expected
+                session,
+                name=f"initstats::{' '.join([factory, *expected])}",
+                factory=factory,
+                expected=expected,
             )
         )
 
@@ -90,9 +96,15 @@ class ModelItem(pytest.Item):
         return f"{here}{colon}{name}" if path.endswith(".py") and here.is_file() else factory
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """What differs, without a traceback; that of anything else."""
-        if excinfo.errisinstance((AssertionError, ValueError)):
-            return str(excinfo.value)
+        """What differs, without a traceback; of an error in the user's code their own frames."""
+        from initstats.cli.app import OwnError
+        from initstats.failure import traceback_of
+
+        error = excinfo.value
+        if isinstance(error, OwnError):
+            return "\n".join(filter(None, [traceback_of(error.__cause__ or error), str(error)]))
+        if isinstance(error, (AssertionError, ValueError)):
+            return str(error)
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
@@ -120,28 +132,53 @@ def _assert_healthy() -> Callable[..., None]:
 def initialization_lock(request: pytest.FixtureRequest) -> Callable[..., None]:
     """A function that compares a model with the lock file of this test.
 
-    `initialization_lock(model)` or, for several in one test, `initialization_lock(model, "name")`.
-    The file is in the folder `initstats` beside the test's own; `--initstats-update` writes it.
+    `initialization_lock(model)`; each further call in one test takes a name of its own,
+    `initialization_lock(model, "name")`. The file is `initstats/MODULE/CLASS.TEST[PARAMETERS].toml`
+    beside the test's module; `--initstats-update` writes it.
     """
+    seen = set[Path]()
 
     def compare(model: nn.Module, name: str = "") -> None:
         __tracebackhide__ = True
-        stem = re.sub(r"[^\w.-]+", "_", f"{request.node.name} {name}".strip())
-        _locked(model, request.path.parent / LOCKS / f"{stem}.toml", request.config)
+        path = _lock_of(request.node, name)
+        if path in seen:
+            again = f"with the name {name!r} again" if name else "again"
+            raise ValueError(
+                f"initialization_lock is called {again} in one test, which would have one file for "
+                'two models: give each further call a name, initialization_lock(model, "name")'
+            )
+        seen.add(path)
+        _locked(model, path, request.config)
 
     return compare
+
+
+def _lock_of(item: pytest.Item, name: str) -> Path:
+    """The file of a test, in a folder of its module."""
+    classes = [each.name for each in item.listchain() if isinstance(each, pytest.Class)]
+    full = ".".join([*classes, item.name, *filter(None, [name])])
+    safe = re.sub(r"[^\w.\[\]-]", "_", full)
+    if safe != full or len(safe) > LONGEST:  # others may become the same
+        safe = f"{safe[:LONGEST]}-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
+    return item.path.parent / LOCKS / item.path.stem / f"{safe}.toml"
 
 
 def _locked(model: nn.Module, path: Path, config: pytest.Config) -> None:
     """Compare a model with a lock file, or write that."""
     __tracebackhide__ = True
-    from initstats.assertions import assert_initialized
+    from initstats.assertions import assert_initialized, check_numbers
     from initstats.audits import audit
     from initstats.drafts import write_whole
 
     if config.getoption("--initstats-update"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, audit(model).to_toml())
+        check_numbers(model)
+        text = audit(model).to_toml()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, text)
+        except OSError as error:
+            reason = error.strerror or error
+            raise AssertionError(f"the lock file {path} cannot be written: {reason}") from None
     elif not path.is_file():
         raise AssertionError(
             f"there is no {path}: pytest --initstats-update writes it, to be kept with the tests"

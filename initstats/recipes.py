@@ -108,7 +108,8 @@ def refuse_recipes(given: object) -> None:
             found = each if isinstance(each, Recipe) else RECIPES[str(each)]
             name = next((name for name in RECIPES if RECIPES[name] == found), "this")
             raise ValueError(
-                f"{name} is a recipe, a network with an init: name its parts, network "
+                f"{name} is a recipe, a network with an init: a sweep takes it by "
+                f"recipes=[{name!r}] (--recipes {name}); or name its parts, network "
                 f"{found.network!r}, init {found.init!r} and activation {found.activation!r}"
             )
 

@@ -1,7 +1,8 @@
 """How deep a network may be: what theory says of stacks of every depth, without any data.
 
-Samples, or the tokens of a sequence, count as all alike: of one length, and each two of one
-correlation. Everything is at infinite width.
+Samples, or the tokens of a sequence, begin all alike: of one length, and each two of one
+correlation. They stay so, but for tokens of which each sees only those before it. Everything is at
+infinite width.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from initstats.diagnosis.verdicts import ASPECTS, UNKNOWN, Limits, judged
 from initstats.gaussian import one_thread
 from initstats.inits import Init
 from initstats.networks import Leaf, Network, Serial
+from initstats.networks.watched import Watched
 from initstats.prediction.walks import MOST, Walk
 from initstats.recipes import Recipe, refuse_recipes
 from initstats.sweep.fields import MAX_DEPTH, MAX_WIDTH, listed, whole
 from initstats.theory.exchangeable import Exchangeable
+from initstats.theory.sequence import Sequence as Tokens
 from initstats.theory.state import Activated, Array, Cotangent, State, Unpredicted
 
 DEPTHS = (10, 20, 50, 100, 200, 500, 1000)
@@ -65,7 +68,8 @@ def predict_survival(
 
     Returns:
         One row for each `network`, `init`, `activation` and `depth`: `rms` of what goes through all
-        layers, or of what norms make of it; `correlation` of two samples, or tokens; `gradient`,
+        layers, or of what norms make of it; `correlation` of two samples, or tokens, a mean over
+        all pairs where these differ; `gradient`,
         the gradient's norm at the first layer over that at the last; `share` and `front`, what
         branches add; `signal_verdict`, `gradient_verdict`, `distinctness_verdict` and the gravest,
         `verdict`, as `judge` has them, `unknown` where theory says nothing; why, in `note`.
@@ -153,7 +157,7 @@ def largest_depth(
 
 def survives(rows: pd.DataFrame, limits: Limits | None = None) -> pd.Series[bool]:
     """Whether gradients keep their size and inputs stay distinct, in rows of `predict_survival`."""
-    bounds = limits or Limits()
+    bounds = _checked(limits)
     kept = rows["gradient"].between(1 / bounds.gradient_factor, bounds.gradient_factor)
     return kept & (rows["correlation"] < bounds.correlation)
 
@@ -186,27 +190,31 @@ def _numbers(
     depths: object, width: object, shape: object, correlation: object, limits: object
 ) -> list[int]:
     """The depths that are asked for, once all numbers are what they may be."""
-    bounds = {
-        "depths": (MAX_DEPTH, depths),
-        "width": (MAX_WIDTH, width),
-        "shape": (MAX_WIDTH, shape),
+    bounds: dict[str, tuple[int, Callable[[], list[object]]]] = {
+        "depths": (MAX_DEPTH, lambda: listed(depths)),
+        "width": (MAX_WIDTH, lambda: [width]),
+        "shape": (MAX_WIDTH, lambda: listed(shape)),
     }
     found: dict[str, list[int]] = {}
     for name, (most, values) in bounds.items():
         try:
-            found[name] = [whole(1, most, value) for value in listed(values)]
+            found[name] = [whole(1, most, value) for value in values()]
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    if len(found["width"]) > 1:
-        raise ValueError(f"width: one is asked for, not {width!r}")
     is_number = isinstance(correlation, Real) and not isinstance(correlation, bool)
     if not (is_number and -1 <= float(cast(float, correlation)) <= 1):
         raise ValueError(
             f"correlation_of_inputs: {correlation!r} is not a number from -1 to 1, such as 0.3"
         )
+    _checked(limits)
+    return found["depths"]
+
+
+def _checked(limits: object) -> Limits:
+    """The limits, the usual ones where none are given."""
     if not (limits is None or isinstance(limits, Limits)):
         raise TypeError(f"limits: {limits!r} is given: name Limits, as Limits(factor=3)")
-    return found["depths"]
+    return limits or Limits()
 
 
 def followed(
@@ -231,16 +239,25 @@ def followed(
     """
     placed = network.on(shape, width, depth)
     laws = tuple(layer.law(init, activation) for layer in placed.layers)
-    alike = rows(tokens=any(leaf.tensor == "attention" for leaf in placed.leaves()))
-    walk = Ends(activation, laws, main="stream" if _has_stream(placed) else "preactivation")
-    start = alike.state(square, correlation_of_inputs)
-    why = walk.go(placed, start, backward=True, end=alike.cotangent())
+    main = "stream" if any(leaf.tensor == "stream" for leaf in placed.leaves()) else "preactivation"
+    walk = Ends(activation, laws, main=main)
+    try:
+        walk.rows = _rows_of(placed, rows)
+    except Unpredicted as error:
+        walk.why = str(error)
+        return walk
+    start = walk.rows.state(square, correlation_of_inputs)
+    why = walk.go(placed, start, backward=True, end=walk.rows.cotangent())
     walk.why = "" if why is None else why or init.unpredicted
     return walk
 
 
-def _has_stream(network: Serial) -> bool:
-    return any(leaf.tensor == "stream" for leaf in network.leaves())
+def _rows_of(network: Serial, kind: type[Exchangeable]) -> Exchangeable | Tokens:
+    """The rows that a network sees: samples, tokens that are all alike, or one after the other."""
+    seen = [leaf for leaf in network.leaves() if leaf.tensor == "attention"]
+    if any(isinstance(leaf, Watched) and leaf.ordered for leaf in seen):
+        return Tokens(network.layers[0].outputs.positions)
+    return kind(tokens=bool(seen))
 
 
 @dataclass
@@ -249,6 +266,7 @@ class Ends(Walk):
 
     Attributes:
         main: what goes through all layers.
+        rows: of which theory follows the means.
         why: theory ends before the network does; empty where it does not.
         last: what goes through all layers, at the last one.
         normal: what the last norm gave.
@@ -258,6 +276,7 @@ class Ends(Walk):
     """
 
     main: str = "preactivation"
+    rows: Exchangeable | Tokens = field(default_factory=Exchangeable)
     why: str = ""
     last: State | None = None
     normal: State | None = None
@@ -273,7 +292,7 @@ class Ends(Walk):
             )
         if block.tensor == self.main:
             self.last = state
-            if not float(state.square[0]) < MOST:
+            if not self.rows.mean(state.square) < MOST:
                 raise Unpredicted("the signal leaves the range of float32")
         elif block.tensor == "normed":
             self.normal = state
@@ -289,20 +308,21 @@ class Ends(Walk):
         """Keep what a branch has of its sum."""
         if "branch_share" in ratios:
             added, whole = ratios["branch_share"]
-            self.shares.append(float(added[0] / whole[0]))
+            self.shares.append(float(self.rows.mean(added) / np.float64(self.rows.mean(whole))))
 
     def stack(self) -> dict[str, Any]:
         """The numbers that `judged` takes; NaN where theory ends before the network does."""
         if self.why or self.last is None:
             return dict.fromkeys(_NUMBERS, math.nan) | {"overflow": False}
-        q, k = float(self.last.square[0]), float(self.last.k[0])
-        read = q if self.normal is None else float(self.normal.square[0])
+        mean_of = self.rows.mean
+        q, k = mean_of(self.last.square), self.rows.pair_mean(self.last.k)
+        read = q if self.normal is None else mean_of(self.normal.square)
         mean, square = 0.0, 1.0
         if self.behind is not None:
-            mean, square = float(self.behind.mean[0]), float(self.behind.square[0])
+            mean, square = mean_of(self.behind.mean), mean_of(self.behind.square)
         total = sum(self.shares)
         first = self.shares[: math.ceil(len(self.shares) / TENTH)]
-        gradient = math.sqrt(float(self.slopes[-1].square[0] / self.slopes[0].square[0]))
+        gradient = math.sqrt(mean_of(self.slopes[-1].square) / mean_of(self.slopes[0].square))
         return {
             "overflow": False,
             "rms": math.sqrt(read),

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from initstats import activations
+from initstats import activations, gain
 from initstats.activations import ACTIVATIONS, Activation, Facts
 from initstats.activations.tailoring import tailored_slope
 from initstats.gaussian import derivative_of
@@ -403,3 +403,33 @@ def test_a_registered_family_is_found_in_a_fresh_process(tmp_path: Path) -> None
         [sys.executable, "-c", paths + receive], input=sent.stdout, capture_output=True, check=True
     )
     assert received.stdout.decode().strip() == "doubled(times=3)"
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "leaky_relu(negative_slope=inf)",
+        "shifted_relu(shift=1e300)",
+        "general_relu(sub=inf)",
+        "prelu(slope=-1e400)",
+        "rrelu(upper=inf)",
+        "elu(alpha=inf)",
+        "celu(alpha=-inf)",
+        "softplus(beta=inf)",
+    ],
+)
+def test_a_parameter_that_leaves_no_finite_value_is_refused(spelling: str) -> None:
+    parameter = spelling.partition("(")[2].partition("=")[0]
+    with pytest.raises(ValueError, match=f"{parameter} must be finite in float32: got"):
+        activations.get(spelling)
+
+
+def test_a_function_without_finite_values_has_no_gain() -> None:
+    with pytest.raises(ValueError, match="the function has no finite value"):
+        gain(lambda x: x + math.inf)
+
+
+def test_an_infinite_limit_is_none() -> None:
+    x = torch.linspace(-9, 9, 7)
+    assert torch.equal(activations.get("hardtanh(min_val=-inf,max_val=inf)")(x), x)
+    assert activations.get("general_relu(maxv=inf)")(x).max() > 6

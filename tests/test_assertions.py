@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,17 @@ def _set(name: str, draw: Callable[[Any], object]) -> Callable[[Any], object]:
     return lambda model: draw(model.get_parameter(name).data)
 
 
+def _narrow(model: Any) -> None:
+    """A block whose scale has no formula, with other sizes."""
+    model[2].up, model[2].down = nn.Linear(24, 90), nn.Linear(90, 24)
+    nn.init.normal_(model[2].down.weight, std=0.0371)
+
+
+def _bias_more(model: Any) -> None:
+    """A bias in all blocks, of which the file's model had it in four."""
+    model[5].down.bias = nn.Parameter(torch.full((24,), 0.25))
+
+
 CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
     "scale": (_set("3.down.weight", lambda x: x.mul_(1.3)), "times what it should be"),
     "law": (_set("2.down.weight", lambda x: nn.init.uniform_(x, -0.064, 0.064)), "uniform"),
@@ -100,18 +112,139 @@ CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
     "norm": (_set("6.weight", lambda x: x.zero_()), "6.weight"),
     "more": (lambda m: m.append(nn.Linear(3, 3)), "not in net.toml"),
     "fewer": (lambda m: m.pop(6), "not in the model"),
-    "shape": (lambda m: m.__setitem__(0, nn.Linear(13, 24)), "24x13"),
+    "shape": (_narrow, "24x90"),
+    "a bias of one block": (lambda m: setattr(m[3].up, "bias", None), "in all 5 blocks"),
+    "a bias of one block more": (_bias_more, "5 blocks have it, where net.toml has 4"),
+    "nearly ones": (_set("6.weight", lambda x: x.mul_(1.001)), "constant 1.001, where"),
+    "nearly a constant": (_set("2.down.bias", lambda x: x.add_(1e-4)), "constant 0.2501"),
+    "half": (lambda m: m.half(), "are of float16, where net.toml has float32"),
+    "half of one": (lambda m: m[2].down.bfloat16(), "2 parameters are of bfloat16"),
+    "tied": (lambda m: setattr(m[2], "up", m[1].up), "tied to *.up.bias"),
+    "the mean": (_set("3.down.weight", lambda x: x.add_(0.01)), "the mean is 0.0"),
+    "law and scale": (
+        _set("2.down.weight", lambda x: nn.init.uniform_(x, -0.128, 0.128)),
+        "another law, and 2 times the std",
+    ),
+    "law alone": (
+        _set("2.down.weight", lambda x: nn.init.uniform_(x, -0.0643, 0.0643)),
+        "another law of the same std",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_differs_from_a_lock_file_is_told(name: str, tmp_path: Path) -> None:
-    path, (change, words) = locked(tmp_path, net()), CHANGES[name]
-    model = net(7)
+    (change, words), kept = CHANGES[name], net()
+    if change is _bias_more:
+        kept[5].down.bias = None
+    path, model = locked(tmp_path, kept), net(7)
     change(model)
     with pytest.raises(AssertionError, match="is not initialized as it should be") as raised:
         ist.assert_initialized(model, path, fail_on="error")
     assert words in " ".join(str(raised.value).split())
+
+
+def test_remedies_of_a_lock_file_mend(tmp_path: Path) -> None:
+    path, model = locked(tmp_path, net()), net(3)
+    for number in range(1, BLOCKS + 1):
+        for name in ("up", "down"):
+            model[number].get_submodule(name).reset_parameters()
+    model[0].reset_parameters()
+    assert len(_errors(model, path)) >= 4
+    _mend(model, path)
+    ist.assert_initialized(model, path, fail_on="error")
+
+
+def test_places_of_one_fault_are_one_finding_with_all_names(tmp_path: Path) -> None:
+    path, model = locked(tmp_path, net()), net(3)
+    names = [f"{number}.{step}.bias" for step in ("up",) for number in range(1, 6)] + ["6.bias"]
+    for name in names:
+        nn.init.ones_(model.get_parameter(name))
+    (found,) = _errors(model, path).to_dict("records")
+    assert found["where"] == ", ".join(names)
+    assert ist.audit(model, expected=path).named(found["where"]) == names
+    text = str(ist.audit(model, expected=path).findings)
+    assert "6 places: 1.up.bias, 2.up.bias, 3.up.bias, ... 6.bias" in text
+    assert "the same as for as_expected" not in text
+
+
+class Deep(nn.Module):
+    """Blocks whose ends are divided by the root of twice their number, and a tied head."""
+
+    def __init__(self, blocks: int = 5, width: int = 48, *, tie: bool = True) -> None:
+        super().__init__()
+        self.words = nn.Embedding(120, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, 3 * width), nn.ReLU(), nn.Linear(3 * width, width))
+            for _ in range(blocks)
+        )
+        self.head = nn.Linear(width, 120, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+                if isinstance(module, nn.Linear) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            nn.init.normal_(block[2].weight, std=0.02 / math.sqrt(2 * blocks))  # type: ignore[index]
+        if tie:
+            self.head.weight = self.words.weight
+
+
+def test_a_formula_is_compared_where_depth_or_sizes_changed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = locked(tmp_path, Deep())
+    for model, note in (
+        (Deep(6), "net.toml is of 10 blocks.*.*, this model has 12"),
+        (Deep(3), "net.toml is of 10 blocks.*.*, this model has 6"),
+        (Deep(width=64), "than in net.toml, as words.weight, 120x64, has 120x48 there"),
+    ):
+        ist.assert_initialized(model, path)
+        found = ist.audit(model, expected=path).findings
+        (text,) = found[found["rule"] == "as_expected"]["evidence"]
+        assert note in text
+    deeper: Any = Deep(10)
+    for block in deeper.blocks:  # the scale of five blocks
+        nn.init.normal_(block[2].weight, std=0.02 / math.sqrt(2 * 5))
+    with pytest.raises(AssertionError, match="is not initialized") as raised:
+        ist.assert_initialized(deeper, path)
+    text = " ".join(str(raised.value).split())
+    assert "where net.toml has normal, std 0.004472 (0.02 / sqrt(2 blocks)): 1.4" in text
+    _mend(deeper, path)
+    ist.assert_initialized(deeper, path)
+
+
+def test_a_lock_file_of_fewer_blocks_says_so(tmp_path: Path) -> None:
+    model = net()
+    path = locked(tmp_path, nn.Sequential(model[0], nn.ModuleList(model[1:6])))
+    deeper = net(4)
+    more = nn.Sequential(deeper[0], nn.ModuleList([*deeper[1:6], net(5)[1]]))
+    ist.assert_initialized(more, path)
+    found: Any = ist.audit(more, expected=path).findings
+    (row,) = found[found["rule"] == "as_expected"].to_dict("records")
+    assert (row["severity"], row["where"]) == ("note", "*.*")
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_is_tied_stays_tied(before: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = locked(tmp_path, Deep(tie=before))
+    ist.assert_initialized(Deep(tie=before), path)
+    words = r"no longer tied\s+to head.weight" if before else "tied to head.weight"
+    with pytest.raises(AssertionError, match=words):
+        ist.assert_initialized(Deep(tie=not before), path)
+
+
+def test_older_lock_files_are_read(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = locked(tmp_path, Deep(tie=False))
+    new = path.read_text().splitlines()
+    assert 'dtype = "float32"' in new
+    assert new.count("number = 5") == 4
+    path.write_text("\n".join(x for x in new if not x.startswith(("dtype", "number", "tied"))))
+    for model in (Deep(tie=False), Deep(tie=False).bfloat16(), Deep(6, tie=False)):
+        ist.assert_initialized(model, path)
+    with pytest.raises(AssertionError, match="tied to head.weight"):
+        ist.assert_initialized(Deep(), path)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +279,22 @@ def test_a_message_has_statistic_law_place_and_remedy() -> None:
     assert "1.down.weight, 2.down.weight, 3.down.weight, 4.down.weight" in text
     assert "where gpt2 has normal, std 0.02 / sqrt(4)" in text
     assert "2 times what it should be" in text or "1.9" in text or "2.0" in text
-    assert 'nn.init.normal_(model.get_parameter("1.down.weight"), std=0.02 / math.sqrt(4))' in text
+    names = '["1.down.weight", "2.down.weight", "3.down.weight", "4.down.weight"]'
+    line = "nn.init.normal_(model.get_parameter(name), std=0.02 / math.sqrt(4))"
+    assert f"for name in {names}: {line}" in text
+    _mend(model, "gpt2")
+    ist.assert_initialized(model, "gpt2")
+
+
+def _errors(model: nn.Module, expected: str | Path) -> Any:
+    found = ist.audit(model, expected=expected).findings
+    return found[found["rule"].eq("as_expected") & found["severity"].eq("error")]
+
+
+def _mend(model: nn.Module, expected: str | Path) -> None:
+    """Run each remedy as it is printed."""
+    for remedy in _errors(model, expected)["remedy"]:
+        exec(remedy, {"model": model, "nn": nn, "math": math, "torch": torch})
 
 
 def test_a_sick_model_fails_and_a_healthy_one_does_not() -> None:
@@ -227,11 +375,144 @@ def test_fixtures_assert_and_lock(pytester: pytest.Pytester) -> None:
     first = pytester.runpytest("-p", "no:xdist")
     assert first.parseoutcomes() == {"passed": 1, "failed": 1}
     assert pytester.runpytest("-p", "no:xdist", "--initstats-update").ret == 0
-    assert {path.name for path in (pytester.path / "initstats").iterdir()} == {
+    assert {path.name for path in (pytester.path / "initstats" / "test_nets").iterdir()} == {
         "test_lock.toml",
-        "test_lock_again.toml",
+        "test_lock.again.toml",
     }
     assert pytester.runpytest("-p", "no:xdist").parseoutcomes() == {"passed": 2}
+
+
+SAME_NAMES = """
+import pytest
+from torch import nn
+
+@pytest.mark.parametrize("words", ["a/b", "a_b", "x" * 300])
+def test_lock(initialization_lock, words):
+    initialization_lock(nn.Linear(20, SIZE + len(words)))
+
+class TestOne:
+    def test_lock(self, initialization_lock):
+        initialization_lock(nn.Linear(20, SIZE))
+
+class TestTwo:
+    class TestOne:
+        def test_lock(self, initialization_lock):
+            initialization_lock(nn.Linear(21, SIZE))
+
+def test_twice(initialization_lock):
+    initialization_lock(nn.Linear(20, 2))
+    with pytest.raises(ValueError, match="give each further call a name"):
+        initialization_lock(nn.Linear(20, 3))
+    initialization_lock(nn.Linear(20, 3), "three")
+    with pytest.raises(ValueError, match="with the name 'three' again"):
+        initialization_lock(nn.Linear(20, 4), "three")
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_tests_of_one_name_have_lock_files_of_their_own(
+    workers: int, pytester: pytest.Pytester
+) -> None:
+    for size, module in enumerate(["test_a", "test_b", "sub/test_a"], 1):
+        file = pytester.path / f"{module}.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(SAME_NAMES.replace("SIZE", str(size)))
+    run = ("-n", str(workers), "--import-mode=importlib")
+    assert pytester.runpytest_subprocess(*run, "--initstats-update").parseoutcomes() == {
+        "passed": 18
+    }
+    assert len([*pytester.path.rglob("*.toml")]) == 21  # one for each call
+    assert pytester.runpytest_subprocess(*run).parseoutcomes() == {"passed": 18}
+
+
+class Nothing(nn.Sequential):
+    """A model without parameters."""
+
+
+@pytest.mark.parametrize("expected", [None, "gpt2", "lock"])
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (
+            lambda: nn.Linear(4, 4, device="meta"),
+            "2 parameters hold no numbers, on the meta device",
+        ),
+        (lambda: nn.Sequential(nn.LazyLinear(4)), "2 parameters hold no numbers, lazy"),
+        (lambda: nn.Sequential(nn.Linear(4, 4), nn.LazyLinear(4)), r"lazy.*1\.weight, 1\.bias"),
+        (lambda: Nothing(nn.ReLU()), "Nothing has no parameters"),
+    ],
+)
+def test_a_model_without_numbers_fails(
+    build: Callable[[], nn.Module], words: str, expected: str | None, tmp_path: Path
+) -> None:
+    given = locked(tmp_path, nn.Linear(4, 4)) if expected == "lock" else expected
+    with pytest.raises(AssertionError, match=words):
+        ist.assert_initialized(build(), given)
+
+
+def test_an_input_gives_a_lazy_model_its_numbers() -> None:
+    model = nn.Sequential(nn.LazyLinear(30), nn.Linear(30, 8))
+    ist.assert_initialized(model, x=torch.randn(5, 20))
+    ist.assert_initialized(nn.ParameterList([nn.Parameter(torch.empty(0)), torch.randn(9)]))
+
+
+def test_what_a_factory_does_wrong_is_told_without_our_own_frames(
+    pytester: pytest.Pytester,
+) -> None:
+    more = """
+def breaks():
+    return inner(3)
+
+def inner(width):
+    raise RuntimeError(f"no such width: {width}")
+
+def takes(layers):
+    return good()
+
+def away():
+    return nn.Linear(3, 3, device="meta")
+"""
+    pytester.makepyfile(nets=MODELS + more, worse="import no_such_thing\n")
+    lines = ["nets.py:breaks", "nets.py:takes", "nets.py:away", "worse.py:net", "nets.py:none"]
+    pytester.makeini("[pytest]\ninitstats_models =\n" + "".join(f"    {x}\n" for x in lines))
+    result = pytester.runpytest("-p", "no:xdist", "--initstats")
+    assert result.parseoutcomes() == {"failed": 5}
+    said = result.stdout.str()
+    assert 'in inner\n    raise RuntimeError(f"no such width: {width}")' in said
+    for words in (
+        "nets.py:breaks raised RuntimeError: no such width: 3",
+        "missing 1 required positional argument: 'layers'",
+        "Linear: 2 parameters hold no numbers, on the meta device",
+        "no_such_thing",
+        "has no function 'none'",
+    ):
+        assert words in said
+    assert "pytest_plugin.py" not in said
+    assert "initstats/cli" not in said
+
+
+def test_a_lock_file_that_cannot_be_written_is_a_line(pytester: pytest.Pytester) -> None:
+    (pytester.path / "initstats").write_text("a file where the folder should be")
+    pytester.makepyfile(
+        test_nets="""
+        from torch import nn
+
+        def test_lock(initialization_lock):
+            initialization_lock(nn.Linear(20, 3))
+        """
+    )
+    result = pytester.runpytest("-p", "no:xdist", "--initstats-update")
+    assert result.parseoutcomes() == {"failed": 1}
+    result.stdout.fnmatch_lines(["*AssertionError: the lock file * cannot be written: *"])
+    assert "write_whole" not in result.stdout.str()
+
+
+def test_models_are_tests_under_several_workers(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(nets=MODELS)
+    pytester.makeini("[pytest]\ninitstats_models =\n    nets.py:good good.toml\n    nets.py:good\n")
+    for more in ("--initstats-update", "--strict-markers"):
+        result = pytester.runpytest_subprocess("-n", "2", "--initstats", more)
+        assert result.parseoutcomes() == {"passed": 2}
 
 
 def test_an_empty_setting_is_an_error_of_usage(pytester: pytest.Pytester) -> None:

@@ -201,6 +201,14 @@ def test_a_lock_file_is_written_and_compared_with(run: Run) -> None:
     assert "error: as_expected at 3.down.weight" in said.out
 
 
+def test_json_has_the_names_of_all_parameters_of_a_finding(run: Run) -> None:
+    said = run("sound", "--expected", "mup", "--json", "-", "--fail-on", "error")
+    rows = [row for row in json.loads(said.out)["findings"] if row["rule"] == "as_expected"]
+    names = [name for row in rows for name in row["names"]]
+    assert {f"{number}.up.weight" for number in range(6)} <= {*names}
+    assert "..." not in "".join(row["where"] for row in rows)
+
+
 UNESCAPED = {"%0A": "\n", "%0D": "\r", "%3A": ":", "%2C": ",", "%25": "%"}
 
 

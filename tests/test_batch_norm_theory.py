@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import batch_norm
 
 from initstats import activations, theory
+from initstats.theory.state import Cotangent, State
 
 BATCHES = (8, 16, 32, 64, math.inf)
 RATES = {
@@ -178,3 +180,32 @@ def test_what_is_out_of_range() -> None:
         theory.gradient_rate(relu, "layer", "after", -1.0)
     with pytest.raises(ValueError, match="k0 > 0"):
         theory.pre_norm_growth(1.0, 3, 0.0)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("activated", [True, False])
+def test_a_norm_over_a_plane(centred: bool, activated: bool) -> None:
+    """Positions of different power share mean and size: map of powers, and gradients, by autograd.
+
+    Errors of order 1 / units are far below what draws leave.
+    """
+    relu, units = activations.get("relu"), 20_000
+    generator = torch.Generator().manual_seed(0)
+    power = torch.tensor([[[0.1, 2.0], [0.5, 3.0]], [[1.0, 1.0], [0.2, 7.0]]], dtype=torch.float64)
+    state = State(power.numpy(), np.zeros((2, 2, 2)), gaussian=True, width=units)
+    noise = torch.randn(2, units, 2, 2, generator=generator, dtype=torch.float64)
+    h = power.sqrt()[:, None] * noise
+    if activated:
+        state, h = state.activated(relu), relu(h)
+    h.requires_grad_()
+    centre = h.mean((1, 2, 3), keepdim=True) if centred else torch.zeros(2, 1, 1, 1)
+    normed = (h - centre) / ((h - centre).square().mean((1, 2, 3), keepdim=True) + 1e-5).sqrt()
+    cotangent = torch.randn(normed.shape, generator=generator, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(normed, h, cotangent)
+    told = state.normed(centred=centred, eps=1e-5, whole=True)
+    back = state.unnormed(Cotangent(np.ones((2, 2, 2))), centred=centred, eps=1e-5, whole=True)
+    for drawn, predicted in ((normed.detach(), told.square), (gradient, back.square)):
+        squares = drawn.square()
+        error = squares.std(1).numpy() / math.sqrt(units) + 1e-3 * predicted
+        assert (np.abs(squares.mean(1).numpy() - predicted) < 4 * error).all()
+    assert np.abs(normed.detach().mean(1).numpy() - told.mean).max() < 4 / math.sqrt(units) * 3

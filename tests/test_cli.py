@@ -262,7 +262,7 @@ def test_list_shows_names_as_the_table_has_them(run: Run) -> None:
         assert named[kind, name] == parameters
     assert [*dict.fromkeys(kind for kind, *_ in lines)] == [
         *("inits", "schemes", "activations", "networks", "network parameters", "recipes"),
-        *("statistics", "columns", "rules", "figures"),
+        *("statistics", "columns", "rules", "audit rules", "figures"),
     ]
     said = json.loads(run("list", "--json").out)
     found = {kind.replace("_", " "): entries for kind, entries in said.items()}
@@ -683,7 +683,10 @@ def test_an_error_of_the_users_code_is_shown_to_them(
     ("command", "line"),
     [
         (("sweep", "--device", "cuda:99999999999999"), "device: 'cuda:99999999999999' is not a d"),
-        (("gain", "shifted_relu(shift=1e999)"), "the function has no finite value"),
+        (
+            ("gain", "shifted_relu(shift=1e999)"),
+            "activation 'shifted_relu(shift=inf)': shift must be finite in float32: got inf",
+        ),
         (("gain", "tailored_relu(depth=1e7)"), "activation 'tailored_relu(depth=10000000)': a s"),
         (("sweep", "--config", "number.toml"), "number.toml: data: text is expected, not 5"),
         (("sweep", "--config", "word.toml"), "word.toml: plugins: a list of names is expected"),

@@ -231,7 +231,7 @@ def test_findings_tell_subjects_apart() -> None:
     found = diagnose(pd.concat([cell([1] * 5), cell([1, 0.1, 0.01, 1e-3, 1e-4], init="b")]))
     printed = " ".join(str(found).split())
     assert "signal at layer 1 to layer 5 (mlp of width 50, b, relu)" in printed
-    assert "healthy: nonfinite, " in printed
+    assert "no fault found by: nonfinite, " in printed
     assert "signal (1 of 2)" in printed
 
 
@@ -298,6 +298,21 @@ def test_a_notebook_shows_verdicts_first() -> None:
     assert "<td>100%</td>" in shown
     some = summary[["init", "verdict"]]
     assert some._repr_html_() == pd.DataFrame(some)._repr_html_()  # type: ignore[operator]
+
+
+def test_what_tokens_have_in_common_is_told_apart() -> None:
+    tokens = cell([1, 1], init="a", network="transformer", sample_correlation=0.2)
+    tokens["pair_correlation"] = 0.7
+    plain = cell([1, 1], init="a", sample_correlation=0.3).assign(pair_correlation=np.nan)
+    summary = ist.summarize(pd.concat([tokens, plain])).set_index("network")
+    assert summary["correlation"].to_dict() == pytest.approx({"transformer": 0.7, "mlp": 0.3})
+    assert summary["pair_correlation"]["transformer"] == pytest.approx(0.7)
+    assert np.isnan(summary["pair_correlation"]["mlp"])
+    assert "pair_correlation" in summary.reset_index()._repr_html_()
+    assert "`pair_correlation`" in (ist.summarize.__doc__ or "")
+    without = ist.summarize(cell([1, 1], init="a"))
+    assert "pair_correlation" not in without
+    assert "pair_correlation" not in without._repr_html_()
 
 
 def test_words_are_few_and_explained() -> None:

@@ -493,7 +493,7 @@ def test_findings_are_printed_in_full(capsys: pytest.CaptureFixture[str]) -> Non
     first = found.iloc[0]
     assert printed.startswith(f"{first['severity']}: {first['rule']} at {first['where']}\n  ")
     assert words(first["evidence"]) in words(printed)
-    assert "\nhealthy: nonfinite, " in printed
+    assert "\nno fault found by: nonfinite, " in printed
     assert "unchecked: nonfinite_gradients, gradient: gradients were not measured" in printed
     told = [line for line in printed.splitlines() if "get_parameter" not in line]
     assert max(map(len, told)) <= pd.get_option("display.width")
@@ -501,7 +501,7 @@ def test_findings_are_printed_in_full(capsys: pytest.CaptureFixture[str]) -> Non
         assert f"  remedy: {REMEDY}\n" in repr(found)
     shown = found._repr_html_()
     assert f"<td>{REMEDY}</td>" in shown
-    assert "<p>healthy: nonfinite, " in shown
+    assert "<p>no fault found by: nonfinite, " in shown
 
 
 def test_findings_are_a_frame(tmp_path: Path) -> None:

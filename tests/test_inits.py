@@ -327,6 +327,8 @@ def kaiming_normal(weight: Tensor, *, generator: Generator) -> None:
         ("normal(std=inf)", "draws values that are not finite"),
         ("kaiming_uniform(gain=-1)", "cannot draw"),
         ("sparse(sparsity=2)", "sparsity is a share between 0 and 1, got 2"),
+        ("sparse(std=1e400)", "std is at least 0, and finite in float32, got inf"),
+        ("kaiming_normal(mode=2)", "unknown mode '2': .*available: fan_in, fan_out"),
         ("trunc_normal(std=0)", "cannot draw: .*zero"),
         (kaiming_normal, "'kaiming_normal' is the name of a registered init"),
         (lambda weight: weight.normal_(), "init 'lambda' must take a `generator`"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -45,6 +47,9 @@ def zeros():
     for layer in net[::2]:
         nn.init.zeros_(layer.weight)
     return net
+
+def wide():
+    return he(64, 256, 256)
 
 def flat():
     return nn.Sequential(nn.Flatten(), *he(784, 32, 10))
@@ -164,6 +169,62 @@ def test_spectra_are_shown(measure: Measure) -> None:
     assert "participation_ratio" in heading
     assert "stable_rank" in heading
     assert "rank" not in measure("sound", "--input", "32,8").out
+
+
+def test_theory_is_laid_beside_what_was_measured(measure: Measure, tmp_path: Path) -> None:
+    files = ("--json", "found.json", "--out", "page", "--no-figures")
+    said = measure("wide", "--input", "32,64", "--backward", "--theory", *files)
+    assert "theory: 7 of 7 second moments predicted; measured / predicted is 0.9" in said.out
+    lines = [line.split("\t") for line in said.out.splitlines()]
+    start = lines.index(
+        ["layer", "name", "op", "direction", "measured", "predicted", "ratio", "claim"]
+    )
+    ratios = [float(line[6]) for line in lines[start + 1 : start + 8]]
+    off = [abs(math.log(ratio)) for ratio in ratios]
+    assert off == sorted(off, reverse=True)
+    model, x = wide(), next(batches([("input", "32,64")], None, training=False))[0]
+    found = json.loads((tmp_path / "found.json").read_text())["theory"]
+    table = ist.measure(model, x, backward=True, weights=False)
+    told = ist.predict_model(model, x, backward=True)
+    measured, predicted = (
+        each.astype({"direction": str}).set_index(["layer", "direction"])["second_moment"]
+        for each in (table, told)
+    )
+    assert len(found) == len(table) == len(told)
+    for row in found:
+        key = row["layer"], row["direction"]
+        assert row["measured"] == pytest.approx(measured[key])
+        assert row["predicted"] == pytest.approx(predicted[key])
+        assert row["ratio"] == pytest.approx(measured[key] / predicted[key])
+    csv = pd.read_csv(tmp_path / "page" / "theory.csv")
+    assert csv["ratio"].tolist() == pytest.approx([row["ratio"] for row in found])
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert "Beside theory" in page
+    assert 'href="theory.csv"' in page
+
+
+def test_without_theory_nothing_is_said_of_it(measure: Measure, tmp_path: Path) -> None:
+    said = measure("wide", "--input", "8,64", "--json", "found.json", "--out", "page")
+    assert "theory" not in said.out
+    assert "theory" not in json.loads((tmp_path / "found.json").read_text())
+    assert not (tmp_path / "page" / "theory.csv").exists()
+    assert "Beside theory" not in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    said = measure("wide", "--input", "8,64", "--steps", "2", "--theory")
+    assert said.code == 2
+    assert "--theory is for a model before its training: leave out --steps" in said.err
+
+
+def wide() -> nn.Module:
+    """The model that the factory of that name makes, drawn in the same order."""
+    net = nn.Sequential()
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(0)
+        for size in (64, 256):
+            layer = nn.Linear(size, 256)
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+            net.extend([layer, nn.ReLU()])
+    return net[:-1]
 
 
 def test_a_run_without_faults_says_so(measure: Measure) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -289,7 +290,7 @@ def test_a_block_alone_is_a_network() -> None:
         ("rnn", "unknown network 'rnn': .*available: mlp, cnn"),
         ("conv", "unknown network 'conv': did you mean 'cnn'"),
         ("cnn(kernal=3)", "unknown parameter of network 'cnn' 'kernal': did you mean 'kernel'"),
-        ("cnn(kernel=0)", "cannot be built: Conv: kernel is a whole number, at least 1: got 0"),
+        ("cnn(kernel=0)", "cannot be built: kernel is a whole number, at least 1: got 0"),
         ("cnn(kernel=2.5)", "kernel is a whole number, at least 1: got 2.5"),
         ("cnn(strided=nan)", "strided must be a number"),
         (3, "a network is a name or a callable, not 3"),
@@ -301,6 +302,87 @@ def test_a_block_alone_is_a_network() -> None:
 def test_what_is_no_network_is_refused(network: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         networks.get(network)
+
+
+WRONG = {
+    int: ["-1", "2.5", "inf", "-inf", "1e300", "1e400", "nan", "true", "word"],
+    float: ["inf", "-inf", "1e300", "1e400", "nan", "true", "word"],
+    str: ["2.5", "-1e400", "inf", "1e400", "nan", "true", "1e300", "words"],
+    bool: ["1", "0", "nan", "inf", "2.5", "word"],
+}
+"""Values that no parameter of such a default means anything by."""
+BESIDE = {"groups": ",norm=group", "batch": ",norm=batch"}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "value"),
+    [
+        (name, parameter, value)
+        for name in networks.NETWORKS
+        for parameter, default in networks.NETWORKS.family(name).defaults.items()
+        for value in WRONG[type(default)]
+        if (parameter, value) != ("scale", "2.5")  # a rule, or a number
+    ],
+)
+def test_a_parameter_that_means_nothing_is_refused_in_the_words_that_were_typed(
+    name: str, parameter: str, value: str
+) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        networks.get(f"{name}({parameter}={value}{BESIDE.get(parameter, '')})")
+    message = str(caught.value)
+    assert parameter in message.partition(": ")[2], message
+    assert "\n" not in message
+    assert not re.search(r"[A-Z]\w+: ", message), message  # no name of a class
+
+
+@pytest.mark.parametrize(
+    ("spelling", "message"),
+    [
+        ("cnn(strided=-1)", "strided is a whole number, at least 0: got -1"),
+        ("cnn(first_kernel=0)", "first_kernel is a whole number, at least 1: got 0"),
+        ("cnn(kernel=1e300)", "kernel is at most 1,000,000,000: got 1e.300"),
+        ("mlp(norm=batch,batch=1)", "batch is a whole number, at least 2: got 1"),
+        ("mlp(norm=2)", "unknown norm '2': .*available: none, layer"),
+        ("resmlp(hidden=0.01)", "hidden=0.01 makes no unit of a width of 4"),
+        ("resmlp(hidden=1e9)", "hidden=1e.09 makes more than 1,000,000,000 units"),
+        ("resmlp(scale=1e300,alpha=1e300)", "alpha is a factor, finite in float32: got 1e.300"),
+        ("resmlp(scale=1e30,alpha=1e30)", "scale times alpha is a factor, finite in float32"),
+        ("resmlp(scale=1e400)", "scale is a factor, finite in float32: got inf"),
+        ("resmlp(scale=half)", "unknown scale 'half': .*available: one, .*deepnorm, or a number"),
+        ("resmlp(dropout=1)", "dropout is a share, at least 0 and below 1: got 1"),
+        ("transformer(heads=0)", "heads is a whole number, at least 1: got 0"),
+        ("transformer(projection=inf)", "projection is a factor, finite in float32: got inf"),
+    ],
+)
+def test_what_a_parameter_may_be_is_said(spelling: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"cannot be built: .*{message}"):
+        networks.get(spelling)
+
+
+@pytest.mark.parametrize("name", ["resnet", "rescnn"])
+def test_even_kernels_are_refused_where_branches_add(name: str) -> None:
+    with pytest.raises(ValueError, match="kernel is odd where branches add .* got 2"):
+        networks.get(f"{name}(kernel=2)").on((1, 28, 28), 4, 6)
+
+
+@pytest.mark.parametrize("size", [-1, 0, 2.5, math.nan, math.inf, "8", True, None])
+def test_sizes_that_are_no_whole_numbers_are_refused(size: Any) -> None:
+    network = networks.get("mlp")
+    for given, noun in (
+        (((1, 28, 28), size, 3), "width"),
+        (((1, 28, 28), 8, size), "depth"),
+        (((1, size, 28), 8, 3), "shape: side"),
+    ):
+        with pytest.raises(ValueError, match=f"{noun} is a whole number, at least 1: got"):
+            network.on(*given)
+
+
+def test_a_whole_number_written_with_a_point_is_one() -> None:
+    assert networks.get("cnn(kernel=5.0,first_kernel=1.0)").name == "cnn(kernel=5,first_kernel=1)"
+    assert networks.get("cnn(kernel=7.0)").parameters["kernel"] == 7
+    layers = networks.get("cnn(kernel=7.0)").on((1, 28, 28), 2, 2).layers
+    assert layers[1].weight == (4, 2, 7, 7)
+    assert all(isinstance(side, int) for side in layers[1].weight)
 
 
 @pytest.mark.parametrize(

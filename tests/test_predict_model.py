@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import initstats as ist
 from initstats import activations, inits
-from initstats.prediction.model import tables
+from initstats.prediction.model import beside, farthest, tables
 from initstats.prediction.model.kernels import Response
 from initstats.theory import product_moment
 
@@ -433,3 +433,24 @@ def test_rows_that_measure_has_not_are_none() -> None:
     measured = ist.measure(make(), x, backward=True, weights=False)
     pairs = [set(t[KEYS].astype(str).itertuples(index=False)) for t in (predicted, measured)]
     assert pairs[0] == pairs[1]
+
+
+def test_what_is_laid_beside_theory_is_a_ratio() -> None:
+    keys = {"name": "a", "tensor": "activation", "direction": "forward", "sample_correlation": 0.5}
+    table = pd.DataFrame(
+        [
+            {**keys, "layer": layer, "op": "relu", "second_moment": moment}
+            for layer, moment in ((1, 3.0), (2, 0.0), (3, 0.1), (5, 1.0))
+        ]
+    )
+    predicted = pd.DataFrame(
+        [
+            {**keys, "layer": layer, "op": "relu", "second_moment": moment, "claim": "", "note": ""}
+            for layer, moment in ((1, 2.0), (2, 0.0), (3, 1.0), (4, 1.0), (5, math.nan))
+        ]
+    )
+    rows = beside(table, predicted)
+    assert rows["layer"].tolist() == [1, 2, 3, 4, 5]
+    assert rows["ratio"].tolist() == pytest.approx([1.5, 1.0, 0.1, math.nan, math.nan], nan_ok=True)
+    assert rows["measured"].tolist() == pytest.approx([3, 0, 0.1, math.nan, 1], nan_ok=True)
+    assert farthest(rows, 2)["layer"].tolist() == [3, 1]

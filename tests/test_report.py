@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,9 +22,9 @@ from initstats.plots import FIGURES, Results, of_page
 from initstats.plots.bands import ZERO
 from initstats.plots.style import FIT, INK, PALETTE
 from initstats.processes import LostError
-from initstats.report import drawing, study, write_report
+from initstats.report import answer, drawing, study, write_report
 from initstats.report import page as page_module
-from initstats.report.answer import agreement, best_by_activation
+from initstats.report.answer import agreement, best_by_activation, contrast
 from initstats.report.drawing import Drawing, Studio, draw
 from initstats.report.page import Shown, names
 from initstats.report.printed import factor, significant
@@ -375,10 +375,10 @@ def test_parameters_that_vary_are_columns(table: pd.DataFrame) -> None:
     assert [column.title for column in columns][:4] == [
         "init",
         "activation",
-        "init_sigma",
+        "sigma (init)",
         "verdict",
     ]
-    names = ["field(b=1)", "field(b=1)", "kaiming_normal"]
+    names = ["field(b=1,sigma=0.5)", "field(b=1)", "kaiming_normal"]  # as they can be typed again
     assert [(row[0], row[2]) for row in rows[::3]] == list(
         zip(names, ["0.5", "1", "—"], strict=True)
     )
@@ -589,6 +589,59 @@ def test_the_answer_names_the_best_and_the_worst() -> None:
         "tanh": {"vanishes": 1, "collapses": 1},
     }
     assert best[["growth", "std"]].to_numpy().tolist() == [[1.01, 0.8], [0.99, 0.6]]
+
+
+@pytest.mark.parametrize("by", ["measured", "theory"])
+def test_where_norms_take_the_size_away_the_answer_tells_of_the_gradient(by: str) -> None:
+    rows = [
+        ("a", "relu", "gradient explodes", 1.01, 0.8),
+        ("b", "relu", "healthy", 1.5, 0.6),
+        ("c", "relu", "healthy", 1.0, 0.6),
+        ("d", "relu", "explodes", 1.4, 600.0),
+    ]
+    results = made_up(rows)
+    growth = {"a": 1.4, "b": 1.02, "c": 1.1, "d": 1.0}
+    summary = results.summary.assign(
+        gradient_by=by, gradient_growth=results.summary["init"].astype(str).map(growth)
+    )
+    normed = results.table.reindex([0]).assign(
+        network="mlp", init="a", activation="relu", tensor="normed", direction="forward"
+    )
+    facts = contrast(replace(results, summary=summary, table=normed))
+    assert facts is not None
+    assert (facts["by"], facts["what"]) == ("gradient_growth", "norm of the gradient")
+    assert (facts["best"]["init"], facts["other"]["init"]) == ("b", "a")
+    words = answered(facts, results)
+    told = " (by theory)" if by == "theory" else ""
+    assert words == (
+        "With b, each layer of relu multiplies the norm of the gradient by 1.020: over the 19 "
+        f"steps from the last layer back to the first, by 1.5{told}. With a the factor is 1.400; "
+        "over 19 steps, 598."
+    )
+
+
+def test_without_failing_gradients_norms_leave_nothing_to_contrast() -> None:
+    rows = [("a", "relu", "vanishes", 0.7, 0.1), ("b", "relu", "healthy", 1.0, 0.6)]
+    results = made_up(rows)
+    assert contrast(results)
+    normed = results.table.reindex([0]).assign(network="mlp", tensor="normed", direction="forward")
+    assert contrast(replace(results, table=normed)) is None
+
+
+def answered(facts: dict[str, Any], results: Results) -> str:
+    """The sentence that the page makes of a contrast."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answer, "contrast", lambda _: facts)
+        words = said(results)
+    return re.search(r"With \w, each layer.*? over \d+ steps, [\d.]+\.", words)[0]  # type: ignore[index]
+
+
+def test_families_of_several_are_not_called_by_the_name_of_one() -> None:
+    inits = ["mean_field(sigma_w=2)", "mean_field", "normal(std=1)"]
+    rows = [(init, "relu", "healthy", 1.0, 0.6) for init in inits]
+    found = answer.counted(made_up(rows))
+    assert found["init"].tolist() == ["mean_field(…), 2 of them", "normal(std=1)"]
+    assert found["combinations"].tolist() == [2, 1]
 
 
 def test_the_answer_admits_defeat() -> None:

@@ -423,3 +423,99 @@ def test_a_cut_law_has_the_std_that_is_told() -> None:
     assert float(x.std()) == pytest.approx(draw.std, rel=5 / math.sqrt(2 * x.numel()))
     cut = drawn((Piece(normal(1.0), 1, 2, 4),), torch.zeros(3, 5), torch.Generator().manual_seed(0))
     assert (cut != 0).sum(0).tolist() == [0, 0, 3, 3, 0]
+
+
+class Tied(nn.Module):
+    """A table of words that is also the head, a map that is used twice, and one that is turned."""
+
+    def __init__(self, *, tie: bool = True) -> None:
+        super().__init__()
+        self.words, self.map = nn.Embedding(70, 30, padding_idx=2), nn.Linear(30, 30)
+        self.again, self.turned = self.map, nn.Linear(30, 50, bias=False)
+        self.head = nn.Linear(30, 70)
+        if tie:
+            self.head.weight = self.words.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.again(self.map(self.words(ids)).relu()).relu()
+        x = nn.functional.linear(self.turned(x).relu(), self.turned.weight.T)
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+class Steep(nn.Module):
+    """Maps whose output is multiplied by 30, and one that adds a vector of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(20, 60), nn.Linear(60, 60)
+        self.last, self.bias = nn.Parameter(torch.randn(60, 40)), nn.Parameter(torch.randn(40))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.sin(30 * self.second(torch.sin(30 * self.first(x))))
+        return y @ self.last + self.bias
+
+
+@pytest.mark.parametrize("scheme", ["matched", "gpt2", "mup", "t5", "bert", "vit"])
+@pytest.mark.parametrize("build", [Tied, lambda: Tied(tie=False), Steep])
+def test_the_table_the_code_and_the_draw_agree(scheme: str, build: Build) -> None:
+    torch.manual_seed(1)
+    x = torch.rand(64, 20) * 2 - 1 if build is Steep else torch.randint(70, (16, 4))
+    model, raw = build(), build()
+    before = copy.deepcopy(model)
+    found = ist.initialize_(model, scheme, x)
+    pasted: Any = copy.deepcopy(before)
+    scope: dict[str, Any] = {}
+    exec(found.code, scope)
+    scope["initialize"](pasted)
+    table: Any = found.table.set_index("name")
+    for name, p in model.named_parameters():
+        old = before.get_parameter(name)
+        assert torch.equal(p, old) == (not table.loc[name, "drawn"]), name
+        if table.loc[name, "drawn"]:
+            held = (p != 0).double().mean().item() or 1.0  # without the row of padding
+            for made in (p, pasted.get_parameter(name)):
+                rms = float(made.detach().double().square().mean() / held) ** 0.5
+                rel = 5 / math.sqrt(2 * p.numel())
+                assert rms == pytest.approx(table.loc[name, "std"] or rms, rel=rel), name
+        else:
+            assert torch.equal(pasted.get_parameter(name), old)
+    ist.assert_initialized(model, scheme, x, fail_on="error")
+    ist.assert_initialized(pasted, scheme, x, fail_on="error")
+    with pytest.raises(AssertionError, match="is not initialized as it should be"):
+        ist.assert_initialized(raw, scheme, x)
+
+
+def test_matched_gives_a_tied_table_the_scale_of_its_head() -> None:
+    model = Tied()
+    found = ist.initialize_(model, "matched")
+    row: Any = found.table.set_index("name").loc["words.weight"]
+    assert (row["kind"], row["role"], row["fan_in"], row["fan_out"]) == (
+        "embedding",
+        "head",
+        30,
+        70,
+    )
+    assert row["std"] == pytest.approx(1 / math.sqrt(30))
+    with pytest.raises(AssertionError, match=r"words\.weight"):
+        ist.assert_initialized(Tied(), "matched")
+
+
+def test_weights_that_are_computed_are_named_in_code_that_leaves_them() -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+    found = ist.initialize_(nn.Sequential(layer, nn.ReLU(), nn.Linear(8, 8)), "matched")
+    table: Any = found.table.set_index("name")
+    name = "0.parametrizations.weight.original1"
+    assert table.loc[name, "drawn"] == "as the weight needs that is computed of it"
+    assert f"    # {name} stays: the model computes a weight of it" in found.code.splitlines()
+
+
+@pytest.mark.parametrize("scheme", ["gpt2", "matched"])
+def test_code_of_a_lazy_model_says_that_it_must_run_first(scheme: str) -> None:
+    models = [nn.Sequential(nn.LazyLinear(9), nn.ReLU(), nn.LazyLinear(4)) for _ in range(2)]
+    found = ist.initialize_(models[0], scheme, torch.randn(3, 5))
+    assert "# the model is lazy: it has parameters after it has run once" in found.code
+    models[1](torch.randn(3, 5))
+    scope: dict[str, Any] = {}
+    exec(found.code, scope)
+    scope["initialize"](models[1])
+    assert "lazy" not in ist.prescribe(models[1], scheme).code

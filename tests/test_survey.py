@@ -65,7 +65,7 @@ def test_the_greatest_depth_lies_where_theory_puts_it(network: str, init: str) -
 
 
 def test_recipes_that_theory_does_not_follow_have_no_greatest_depth() -> None:
-    told = theory.by_depth(Studied("mine", "transformer(causal=true)"), [10, 20])
+    told = theory.by_depth(Studied("mine", "transformer(norm=batch)"), [10, 20])
     assert told["largest"].isna().all()
     assert told["verdict"].tolist() == ["unknown"] * 2
 

@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from initstats import inits, networks, theory
 from initstats.activations import get
 from initstats.recipes import RECIPES, recipe
-from initstats.survival import largest_depth, predict_survival
-from initstats.sweep import Grid
+from initstats.survey.verification import inputs
+from initstats.survival import followed, largest_depth, predict_survival
+from initstats.sweep import Grid, run_sweep
 
 RATE = math.pi / (math.pi - 1)
 """The factor of squared gradients a layer where relu loses its mean."""
@@ -78,11 +80,14 @@ def test_torchs_transformer_draws_what_the_recipe_says() -> None:
 
 
 def test_what_theory_does_not_follow_is_unknown() -> None:
-    found = predict_survival(recipe("gpt2").network, "normal(std=0.02)", depths=[5])
+    found = predict_survival("transformer(norm=batch)", "normal(std=0.02)", depths=[5])
     assert found["verdict"].item() == "unknown"
-    assert "not all alike" in found["note"].item()
-    with pytest.raises(ValueError, match="not all alike"):
-        largest_depth("transformer(causal=true)")
+    assert "tokens of one sequence, and batch norm" in found["note"].item()
+    with pytest.raises(ValueError, match="tokens of one sequence, and batch norm"):
+        largest_depth("transformer(norm=batch)")
+    many = "transformer(causal=true,patch=1)"
+    (row,) = predict_survival(many, depths=[5]).to_dict("records")
+    assert (row["verdict"], "at most 256 tokens" in row["note"]) == ("unknown", True)
     with pytest.raises(ValueError, match="did you mean 'gpt2'"):
         recipe("gpt-2")
     with pytest.raises(ValueError, match="unknown network"):
@@ -120,8 +125,11 @@ def test_a_batch_of_equal_samples_is_unknown() -> None:
         ({"depths": "10"}, "depths: a list is expected, not '10'"),
         ({"width": 0}, "width: 0 is not between 1 and"),
         ({"width": math.nan}, "width: nan is not a whole number"),
-        ({"width": [8, 9]}, "width: one is asked for"),
+        ({"width": [8, 9]}, r"width: \[8, 9\] is not a whole number"),
         ({"shape": (1, 28, 0)}, "shape: 0 is not between"),
+        ({"width": [64]}, r"width: \[64\] is not a whole number"),
+        ({"width": "64"}, "width: '64' is not a whole number"),
+        ({"shape": b"x"}, "shape: a list is expected, not b'x'"),
         ({"limits": 3}, "limits: 3 is given: name Limits"),
         ({"networks": []}, "the list is empty"),
     ],
@@ -174,3 +182,60 @@ def test_a_recipe_is_no_network() -> None:
 def test_fixup_is_for_branches_of_two_products_without_norms(network: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         networks.get(network)
+
+
+def test_a_recipe_of_a_causal_transformer_has_a_verdict() -> None:
+    gpt2 = recipe("gpt2")
+    (row,) = predict_survival(gpt2.network, gpt2.init, gpt2.activation, [25]).to_dict("records")
+    assert (row["verdict"], row["note"]) == ("idle", "")
+
+
+def test_one_causal_token_attends_to_itself() -> None:
+    causal, free = (
+        followed(networks.get(name), inits.get("lecun_normal"), get("relu"), 7)
+        for name in ("transformer(patch=28,causal=true)", "transformer(patch=28)")
+    )
+    for one, other in zip(causal.slopes, free.slopes, strict=True):
+        assert one.square == pytest.approx(other.square)
+
+
+CAUSAL = {
+    "causal=true,hidden=1": 0.5,
+    "causal=true,hidden=1,heads=1,place=post": 1.1,
+    "causal=true,hidden=1,norm=none,scale=inverse_sqrt_depth": 0.5,
+    "causal=true,hidden=1,logits=inverse,norm=rms": 0.5,
+    "causal=true,hidden=1,positions=normal,scale=0.5": 0.5,
+}
+"""Parameters of transformers, and the excess of their gradients at finite width."""
+
+
+@pytest.mark.parametrize("parameters", CAUSAL)
+def test_causal_transformers_are_as_drawn(parameters: str) -> None:
+    """Tokens that begin all alike, exactly: stream, distinctness and gradients, layer by layer."""
+    name, width, depth = f"transformer({parameters})", 64, 7
+    grid = Grid(
+        networks=[name],
+        inits=["lecun_normal"],
+        activations=["tanh"],
+        widths=[width],
+        depth=depth,
+        seeds=60,
+        backward=True,
+    )
+    table = run_sweep(grid, inputs.patches(2))
+    stream = table[table["tensor"] == "stream"].set_index(["direction", "layer"]).sort_index()
+    ends = followed(networks.get(name), inits.get("lecun_normal"), get("tanh"), depth, width)
+    assert not ends.why
+    assert ends.last
+
+    def compare(told: float, place: tuple[str, int], statistic: str, most: float) -> None:
+        drawn = np.asarray(stream[statistic][[place]], dtype=np.float64)
+        error = drawn.std(ddof=1) / math.sqrt(len(drawn))
+        assert abs(drawn.mean() - told) < 4 * error + most * abs(told)
+
+    last, kappa = ends.stack(), CAUSAL[parameters]
+    compare(ends.rows.mean(ends.last.square), ("forward", depth), "second_moment", 3 / width)
+    compare(last["correlation"], ("forward", depth), "pair_correlation", 3 / width)
+    for layer, slope in enumerate(reversed(ends.slopes), 1):
+        most = (1.5 * kappa * (depth - layer) + 1) / width
+        compare(ends.rows.mean(slope.square), ("backward", layer), "second_moment", most)

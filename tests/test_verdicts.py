@@ -276,3 +276,10 @@ def test_plain_stacks_beside_streams_are_judged_as_alone() -> None:
     pd.testing.assert_frame_equal(
         got.astype(dict.fromkeys(names, str)), told.astype(dict.fromkeys(names, str))
     )
+
+
+@pytest.mark.parametrize("value", ["3", None, True, math.nan, math.inf, -1, 0, b"x"])
+@pytest.mark.parametrize("name", ["factor", "correlation", "gradient_factor"])
+def test_limits_that_are_no_limits_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is .*: it must be .*, such as"):
+        Limits(**{name: value})

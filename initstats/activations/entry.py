@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, ClassVar, TypeVar
@@ -160,6 +160,7 @@ def register_activation(
             except (ArithmeticError, ValueError) as error:
                 raise ValueError(f"activation {spelling!r}: {error}") from error
             at_parameters = partial(function, **parameters) if parameters else function
+            _check_finite(spelling, at_parameters, parameters)
             return _made(spelling, at_parameters, known, meaning_of(function), function.__module__)
 
         ACTIVATIONS.add_function(function, make)
@@ -169,6 +170,22 @@ def register_activation(
 
 
 activation = register_activation
+
+
+def _check_finite(name: str, function: Function, parameters: Mapping[str, Any]) -> None:
+    """Refuse a parameter beyond float32 that leaves no finite values, as an infinite slope does."""
+    huge = [key for key, value in parameters.items() if _is_huge(value)]
+    if huge:
+        _try(name, function)
+        if not function(torch.linspace(-2, 2, 5)).isfinite().all():
+            raise ValueError(
+                f"activation {name!r}: {huge[0]} must be finite in float32: "
+                f"got {parameters[huge[0]]:g}"
+            )
+
+
+def _is_huge(value: object) -> bool:
+    return isinstance(value, float) and abs(value) > torch.finfo(torch.float32).max
 
 
 def _made(

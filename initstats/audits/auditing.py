@@ -15,9 +15,11 @@ from torch import nn
 from initstats.audits.comparing import Comparison
 from initstats.audits.lock import written
 from initstats.audits.parameter import Drawn, drawn
-from initstats.audits.rules import RULES, Reading
+from initstats.audits.reading import Reading
+from initstats.audits.rules import RULES, zero_weights
 from initstats.audits.scale import Formula, depth, explained, fitting, told
 from initstats.audits.siblings import Siblings, copies, siblings
+from initstats.audits.stuck import stuck
 from initstats.audits.words import named_in, sentence
 from initstats.diagnosis.findings import COLUMNS, SEVERITIES, Findings
 from initstats.diagnosis.rules import Finding
@@ -154,7 +156,8 @@ class Audit:
         return write_audit(folder, self, *filter(None, [files]))
 
     def __str__(self) -> str:
-        return f"{self.size}\n{self.roles.to_string(index=False)}\n{self.findings}"
+        table = self.roles.to_string(index=False) if self.parameters else "nothing to audit"
+        return f"{self.size}\n{table}\n{self.findings}"
 
 
 def audit(
@@ -196,7 +199,8 @@ def audit(
     fits = fitting(groups, each)
     formulas = explained(groups, fits)
     texts = tuple(frozenset(found) for found in fits)
-    reading = Reading(parameters, groups, formulas, texts, tuple(filter(None, equal)), each)
+    dead = None if x is None else stuck(model, x, [p.name for p in zero_weights(parameters)])
+    reading = Reading(parameters, groups, formulas, texts, tuple(filter(None, equal)), each, dead)
     name, other = type(model).__name__, None
     if expected is not None:
         compared = Comparison.of(model, expected, x)
@@ -237,7 +241,7 @@ def _fans(model: nn.Module, x: Any) -> dict[str, tuple[float, float]]:
     if empty := [name for name, p in model.named_parameters() if p.is_meta]:
         raise ValueError(
             f"{empty[0]} is on the meta device and holds no numbers: the model cannot run on x; "
-            'audit it without, or move it first, with model.to_empty(device="cpu")'
+            "make it on a device, or audit it without x"
         )
     rows = measure(model, x)
     rows = rows[(rows["tensor"] == "weight") & (rows["fan_in"] > 0)]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from scipy import stats
 from torch import Tensor
 
@@ -16,8 +18,14 @@ ROUNDING = 2e-3
 """Relative differences of scales that are none: written numbers have few digits."""
 FAR_CUT = 4.0
 """A normal law that is cut beyond so many stds looks like one that is not."""
+WRITTEN = 1e-5
+"""By what share of itself a number may be off that is written with six digits."""
 NEAR_CUT = 0.1
 """Cuts, in stds, that are told from the entries come so near to the true ones."""
+
+
+Fault = Literal["", "value", "law", "law and scale", "scale", "mean"]
+"""In what a parameter differs."""
 
 
 @dataclass(frozen=True)
@@ -57,25 +65,33 @@ class Expected:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a parameter, or a part of it, is; attributes as of `Drawn`."""
+    """What a parameter, or a part of it, is.
+
+    Attributes:
+        rounding: by what share of itself a number of its type may be off.
+        law, mean, std, error, count: as of `Drawn`.
+    """
 
     law: Law
     mean: float
     std: float
     error: float
     count: int
+    rounding: float = WRITTEN
 
     @classmethod
     def of(cls, each: Drawn) -> Seen:
         """That of a whole parameter."""
-        return cls(each.law, each.mean, each.std, each.error, each.count)
+        rounding = _rounding(getattr(torch, each.dtype))
+        return cls(each.law, each.mean, each.std, each.error, each.count, rounding)
 
     @classmethod
     def part(cls, x: Tensor, level: float) -> Seen:
         """That of a part."""
         law = law_of(x, level)
         mean, std, *_ = moments(x)
-        return cls(law, mean, std, math.sqrt((law.kurtosis - 1) / 4 / max(x.numel(), 1)), x.numel())
+        error = math.sqrt((law.kurtosis - 1) / 4 / max(x.numel(), 1))
+        return cls(law, mean, std, error, x.numel(), _rounding(x.dtype))
 
     def differs(self, wanted: Expected, level: float) -> bool:
         """Whether it is something else than what is expected, and that is not by chance.
@@ -83,18 +99,32 @@ class Seen:
         Args:
             level: probability with which chance alone makes it differ, at most.
         """
+        return bool(self.fault(wanted, level))
+
+    def fault(self, wanted: Expected, level: float) -> Fault:
+        """In what it differs from what is expected, more than by chance; empty where it does not.
+
+        Args:
+            level: as of `differs`.
+        """
         name = self.law.name
         if not wanted.by_chance:
             alike = name == wanted.law or {name, wanted.law} == {"constant", "ones"}
-            return not alike or not _near(self.law.value, wanted.value)
+            # gains of identities are fitted, as scales are; a constant is as it was written
+            exact = name in ("constant", "ones")
+            near = _near(self.law.value, wanted.value, self.rounding if exact else 4e-3)
+            return "" if alike and near else "value"
         if name not in (*CHANCE, "orthogonal", "unlike any"):
-            return not (self.count == 1 and name in ("constant", "ones") and wanted.law in CHANCE)
+            few = self.count == 1 and name in ("constant", "ones") and wanted.law in CHANCE
+            return "" if few else "value"
+        far = self._chance(self.std / wanted.std, wanted) < level / 2
         if not self._law_is(wanted):
-            return True
-        if self._chance(self.std / wanted.std, wanted) < level / 2:
-            return True
-        far = float(stats.t.isf(level / 4, max(self.count - 1, 1)))
-        return wanted.law in CHANCE and abs(self.mean) > far * self.std / math.sqrt(self.count)
+            return "law and scale" if far else "law"
+        if far:
+            return "scale"
+        edge = float(stats.t.isf(level / 4, max(self.count - 1, 1)))
+        leans = abs(self.mean) > edge * self.std / math.sqrt(self.count)
+        return "mean" if wanted.law in CHANCE and leans else ""
 
     def _chance(self, ratio: float, wanted: Expected) -> float:
         """How likely a ratio of stds is that is as far from 1, or farther.
@@ -124,6 +154,11 @@ class Seen:
         return f"{self.law}, std {self.std:.4g}"
 
 
-def _near(x: float, y: float) -> bool:
-    """Whether two numbers are one but for the rounding of a narrow type; NaN is near to NaN."""
-    return math.isnan(y) or math.isclose(x, y, rel_tol=4e-3)
+def _near(x: float, y: float, tolerance: float) -> bool:
+    """Whether two numbers are one but for a relative tolerance; NaN is near to NaN."""
+    return math.isnan(y) or math.isclose(x, y, rel_tol=tolerance)
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """By what share of itself a number of a type may be off, or one that is written down."""
+    return max(torch.finfo(dtype).eps, WRITTEN) if dtype.is_floating_point else WRITTEN

@@ -5,26 +5,19 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from initstats.audits.expected import ROUNDING, Expected
+from initstats.audits.locked import Entry, worded
 from initstats.audits.parameter import Drawn, role_of
 from initstats.audits.scale import Formula
 from initstats.audits.siblings import Siblings
 
 NEAR = 4.5
 """Standard errors within which blocks have one std."""
-
-
-class Entry(NamedTuple):
-    """A parameter's name, or that of all blocks with a * for the number, and what it should be."""
-
-    name: str
-    shape: tuple[int, ...]
-    expected: Expected
 
 
 def written(
@@ -38,17 +31,21 @@ def written(
     alike: dict[tuple[str, tuple[int, ...]], list[Drawn]] = defaultdict(list)
     for each in parameters:
         alike[each.role, each.shape].append(each)
+    types = Counter(each.dtype for each in parameters)
+    common = types.most_common(1)[0][0] if types else ""
     lines = [
         "# What the parameters of a model were drawn from, as initstats read it. To compare:",
         '# initstats.audit(model, expected="this file"); or write this file anew.',
         f"network = {json.dumps(network)}",
+        f"dtype = {json.dumps(common)}",
     ]
     for (role, shape), members in alike.items():
-        entries = [pooled[each.name] for each in members]
+        entries = [pooled[each.name] | _beside(each, common) for each in members]
         together = len(members) > 1 and all(entry == entries[0] for entry in entries)
         for each, entry in [*zip(members, entries, strict=True)][: 1 if together else None]:
             lines += ["", "[[parameters]]"]
             lines.append(f"name = {json.dumps(role if together else each.name)}")
+            lines += [f"number = {len(members)}"] if together else []
             lines.append(f"shape = {list(shape)}")
             lines += [f"{key} = {_toml(value)}" for key, value in entry.items()]
     return "\n".join([*lines, ""])
@@ -70,21 +67,16 @@ def read(path: str | Path) -> list[Entry]:
     rows = found.get("parameters")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path} has no [[parameters]]: a lock file is what to_toml() writes")
-    return [_entry(row, path) for row in rows]
+    # older files say nothing of types and ties
+    common = {"dtype": found["dtype"], "tied": []} if "dtype" in found else {"dtype": ""}
+    return [_entry(common | row, path) for row in rows]
 
 
-def said_of(entries: Sequence[Entry], name: str, shape: tuple[int, ...]) -> Entry | None:
-    """The entry about a parameter: of its name, else of its role and shape, else of its role."""
-    role = role_of(name)
-    return next(
-        (
-            entry
-            for wanted, sized in ((name, False), (role, True), (role, False))
-            for entry in entries
-            if entry.name == wanted and (entry.shape == shape or not sized)
-        ),
-        None,
-    )
+def _beside(each: Drawn, common: str) -> dict[str, Any]:
+    """What is written of a parameter beside its law: another type than most, and what is tied."""
+    tied = sorted({role_of(name) for name in each.also})
+    found: dict[str, Any] = {"tied": tied} if tied else {}
+    return found | ({"dtype": each.dtype} if each.dtype != common else {})
 
 
 def _group(
@@ -119,7 +111,7 @@ def _group(
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, str):
+    if isinstance(value, str | list):
         return json.dumps(value)
     return f"{value:.6g}" if math.isfinite(value) else {True: "inf", False: "nan"}[value > 0]
 
@@ -129,7 +121,8 @@ def _entry(row: dict[str, Any], path: Path) -> Entry:
     shape = row.get("shape")
     if not isinstance(name, str) or not isinstance(shape, list) or "law" not in row:
         raise ValueError(f"{path}: an entry needs name, shape and law; this has {', '.join(row)}")
-    numbers = {key: row[key] for key in ("value", "std", "std_error", "cut") if key in row}
+    keys = ("value", "std", "std_error", "cut", "number")
+    numbers = {key: row[key] for key in keys if key in row}
     wrong = [key for key, value in numbers.items() if not isinstance(value, int | float)]
     if wrong:
         raise ValueError(f"{path}: {wrong[0]} of {name} is a number, not {row[wrong[0]]!r}")
@@ -139,9 +132,15 @@ def _entry(row: dict[str, Any], path: Path) -> Entry:
     expected = Expected(law, value, std, cut, error)
     if expected.by_chance and not std > 0:
         raise ValueError(f"{path}: {name} is {law}, and needs a std above 0")
-    if law == "truncated_normal":
-        text = f"normal, std {std:.4g}, cut at {cut:.3g} std"
-    else:
-        text = law + (f" {value:.6g}" if law == "constant" else f", std {std:.4g}" if std else "")
-    text += f" ({row['formula']})" if row.get("formula") else ""
-    return Entry(name, tuple(map(int, shape)), Expected(law, value, std, cut, error, text))
+    text = worded(expected, std)
+    formula, tied = str(row.get("formula", "")), row.get("tied")
+    text += f" ({formula})" if formula else ""
+    return Entry(
+        name=name,
+        shape=tuple(map(int, shape)),
+        expected=Expected(law, value, std, cut, error, text),
+        formula=formula,
+        number=int(row.get("number", "*" not in name)),
+        dtype=str(row["dtype"]),
+        tied=None if tied is None else frozenset(map(str, tied)),
+    )

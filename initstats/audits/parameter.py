@@ -37,10 +37,12 @@ class Drawn:
         error: standard error of `std`, as a share of it, under the law.
         fan_in: inputs that a unit sums; NaN where none are known.
         fan_out: outputs that an input reaches, likewise; the width of an embedding.
-        units: how many an output has; 0 of what is no weight.
+        units: how many an output has, or matrices in a stack, as experts are kept;
+            0 of what is neither.
         padding: largest size of the entries of an embedding's padding row; NaN without one.
         tiny: share of entries that are so small that their type holds them with fewer digits.
         repeated: units, of those that are not zero, whose weights are equal to another's.
+        blank: matrices of a stack that are zero.
         strays: entries beyond 20 standard deviations, which `mean` and `std` leave out.
         block: a number that blocks with the same parameters, of the same shapes, share.
     """
@@ -62,6 +64,7 @@ class Drawn:
     padding: float
     tiny: float
     repeated: int
+    blank: int
     strays: int
     block: int
 
@@ -74,6 +77,11 @@ class Drawn:
     def place(self) -> tuple[int, ...]:
         """The numbers in its name."""
         return tuple(int(found) for found in _NUMBER.findall(self.name))
+
+    @property
+    def owner(self) -> str:
+        """The block that it belongs to: its name up to the last number."""
+        return self.name[: max((found.end() for found in _NUMBER.finditer(self.name)), default=0)]
 
     @property
     def count(self) -> int:
@@ -145,6 +153,10 @@ def _one(
     if law.name not in ("empty", "not finite"):
         mean, std, tiny, strays = moments(x)
     fan_in, fan_out = known or _fans(owner, name, x)
+    stacked = (
+        kind == "other" and not parameter.is_complex() and x.ndim > 2 and min(x.shape[-2:]) > 1
+    )
+    units = _by_unit(owner, x) if kind == "weight" else x if stacked else x.new_empty(0)
     return Drawn(
         name=name,
         also=also,
@@ -159,12 +171,13 @@ def _one(
         error=math.sqrt((law.kurtosis - 1) / 4 / max(x.numel() * (1 - law.zeros), 1)),
         fan_in=fan_in,
         fan_out=fan_out,
-        units=len(_by_unit(owner, x)) if kind == "weight" else 0,
+        units=len(units),
+        blank=int((~units.flatten(1).any(1)).sum()) if stacked else 0,
         padding=padding,
         tiny=tiny,
         strays=strays,
         block=block,
-        repeated=_repeated(_by_unit(owner, x)) if kind == "weight" and law.name in CHANCE else 0,
+        repeated=_repeated(units) if law.name in CHANCE else 0,
     )
 
 

@@ -7,18 +7,17 @@ of its docstring is true when all is well.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 
 from scipy import stats
 
+from initstats.audits.fans import wrong_fan
 from initstats.audits.law import CHANCE
 from initstats.audits.parameter import Drawn
-from initstats.audits.scale import Formula
+from initstats.audits.reading import Reading, Rule
 from initstats.audits.siblings import Siblings
 from initstats.diagnosis.rules import Finding
-from initstats.diagnosis.rules.rule import listed
 from initstats.plural import counted
 
 HUGE = 1e4
@@ -26,36 +25,8 @@ HUGE = 1e4
 LEANS = 0.5
 """A mean of so many standard deviations is no work of a short training; torch.rand has 1.7."""
 DEFAULT = "1/sqrt(3 fan_in)"
-OUTWARDS = {
-    "sqrt(2/fan_in)": "sqrt(2/fan_out)",
-    "1/sqrt(fan_in)": "1/sqrt(fan_out)",
-    "1/sqrt(3 fan_in)": "1/sqrt(3 fan_out)",
-}
-"""Formulas of the inputs, and the same with the outputs in their place."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What rules look at.
-
-    Attributes:
-        parameters: all of a model's.
-        groups: the same, by siblings.
-        formulas: of scales, by the names of parameters.
-        fits: texts of all formulas that fit each group.
-        equal: groups of names whose tensors are equal in all entries.
-        level: probability with which chance alone makes one question a finding.
-    """
-
-    parameters: tuple[Drawn, ...]
-    groups: tuple[Siblings, ...]
-    formulas: dict[str, Formula]
-    fits: tuple[frozenset[str], ...]
-    equal: tuple[tuple[str, ...], ...]
-    level: float
-
-
-Rule = Callable[[Reading], Iterator[Finding]]
+APART = 1.5
+"""A factor between the scales of two blocks that are meant to be alike."""
 
 
 def uninitialized(reading: Reading) -> Iterator[Finding]:
@@ -65,9 +36,9 @@ def uninitialized(reading: Reading) -> Iterator[Finding]:
         holds = counted(len(away), "parameter holds", "parameters hold")
         yield Finding(
             "note",
-            listed(away),
+            ", ".join(away),
             f"{holds} no numbers: on the meta device, or lazy",
-            "audit the model after its parameters are made",
+            "make the model with its numbers first: on a device, and run once where it is lazy",
         )
     for each in reading.parameters:
         evidence = ""
@@ -78,8 +49,8 @@ def uninitialized(reading: Reading) -> Iterator[Finding]:
                 f"{each.tiny:.0%} of the entries are below the smallest number that {each.dtype} "
                 "holds with all digits"
             )
-        elif each.std > HUGE and each.law.name == "unlike any":
-            evidence = f"the entries have a std of {each.std:.2g}, and no law"
+        elif each.std > HUGE and each.law.name not in ("constant", "identity"):
+            evidence = f"the entries have a std of {each.std:.2g}"
         if evidence:
             yield Finding(
                 "error",
@@ -96,7 +67,7 @@ def equal_parameters(reading: Reading) -> Iterator[Finding]:
         kept = [name for name in names if not trained[name]]
         yield Finding(
             "note" if kept and len(kept) < len(names) else "warning",
-            listed(names),
+            ", ".join(names),
             f"{len(names)} parameters hold the same numbers, in memory of their own: copies of a "
             "module start as one",
             "draw each anew, as with model.apply(initialize) after the copies are made"
@@ -107,18 +78,20 @@ def equal_parameters(reading: Reading) -> Iterator[Finding]:
 def equal_units(reading: Reading) -> Iterator[Finding]:
     """the units of a layer differ from each other"""
     for each in reading.parameters:
-        alike = each.units if each.law.name in ("constant", "ones") else each.repeated
+        same = each.kind == "weight" and each.law.name in ("constant", "ones")
+        alike = each.units if same else each.repeated
         if each.units < 2 or not alike:
             continue
         kept = each.units - alike
+        what = "matrices" if each.kind == "other" else "units"
         # as many copies of each as a pixel shuffle has places
         shuffled = each.module.startswith("Conv") and each.units in (4 * kept, 9 * kept, 16 * kept)
         yield Finding(
             "note" if shuffled else "warning",
             each.name,
-            f"{alike} of {each.units} units have the weights of another: they give the same, "
+            f"{alike} of {each.units} {what} have the weights of another: they give the same, "
             "and get the same gradient",
-            "draw each unit for itself" + "; a pixel shuffle may want them equal" * shuffled,
+            "draw each for itself" + "; a pixel shuffle may want them equal" * shuffled,
         )
 
 
@@ -140,58 +113,130 @@ def centred(reading: Reading) -> Iterator[Finding]:
 
 
 def out_of_line(reading: Reading) -> Iterator[Finding]:
-    """the same parameter has the same law and scale in all blocks"""
+    """no block's parameter has a law or a scale of its own, by more than chance and 2%"""
+    odd: dict[str, list[tuple[Drawn, Siblings, Finding]]] = defaultdict(list)
     for group in reading.groups:
-        for each in group.strangers:
+        for each, finding in _odd(group, reading):
+            odd[each.owner].append((each, group, finding))
+    for block, found in odd.items():
+        weights = [finding for each, _, finding in found if each.kind == "weight"]
+        if len(found) > 2 and weights and all("as torch leaves" in f.evidence for f in weights):
+            example = found[0][1].ordinary[0].owner
+            yield Finding(
+                "warning",
+                ", ".join(each.name for each, *_ in found),
+                f"{len(found)} parameters of this block are as torch leaves them, those of other "
+                "blocks are not",
+                f"initialize {block} as {example}",
+            )
+        else:
+            yield from (finding for *_, finding in found)
+    yield from _twos(reading)
+
+
+def _odd(group: Siblings, reading: Reading) -> Iterator[tuple[Drawn, Finding]]:
+    """What is out of line in a group of siblings."""
+    others = f"the other {counted(len(group.members) - 1, 'block')} ({group.role})"
+    strange = {each.name for each in group.strangers}
+    for each in group.strangers:
+        evidence = f"it is {_spelled(each)}, and {group.law} in {others}{_why(each, reading)}"
+        remedy = f"initialize it as {group.ordinary[0].name}"
+        yield each, Finding("warning", each.name, evidence, remedy)
+    ends = (group.members[0], group.members[-1])
+    for each, ratio in group.outliers:
+        if each.name not in strange:
+            # what begins or ends a plain chain is no block, and may need a scale of its own
+            chain = group.role.startswith("*.") and group.role.count(".") == 1
+            yield (
+                each,
+                Finding(
+                    "note" if chain and each in ends else "warning",
+                    each.name,
+                    f"its std, {each.std:.4g}, is {ratio:.3g} times that of {others}"
+                    f"{_why(each, reading)}",
+                    f"initialize it as {group.ordinary[0].name}",
+                ),
+            )
+
+
+def _spelled(each: Drawn) -> str:
+    """A law in a sentence."""
+    if each.law.name == "undecided":
+        return f"drawn, with a std of {each.std:.3g}"
+    return str(each.law)
+
+
+def _why(each: Drawn, reading: Reading) -> str:
+    """What a scale that is out of line is, where it is that of a usual mistake."""
+    far = float(stats.norm.isf(reading.level / 2)) * each.error + 1e-4
+
+    def fits(scale: float) -> bool:
+        return bool(abs(math.log(each.std / scale)) < far)
+
+    if not (each.fan_in > 0 and each.fan_out > 0 and each.std > 0):
+        return ""
+    if each.law.name == "uniform" and fits((3 * each.fan_in) ** -0.5):
+        return f": as torch leaves a {each.module}"
+    inwards = any(fits((gain / each.fan_in) ** 0.5) for gain in (1, 2))
+    outwards = any(fits((gain / each.fan_out) ** 0.5) for gain in (1, 2))
+    return ": as with fan_out for fan_in" * outwards * (not inwards)
+
+
+def _twos(reading: Reading) -> Iterator[Finding]:
+    """Pairs of blocks that differ, where no formula fits both."""
+    for group, fits in zip(reading.groups, reading.fits, strict=True):
+        members = [each for each in group.members if each.by_chance and each.std > 0]
+        if len(members) != 2 or len(group.members) != 2 or fits or not group.law:
+            continue
+        small, large = sorted(members, key=lambda each: each.std)
+        far = float(stats.norm.isf(reading.level / 2)) * math.hypot(small.error, large.error)
+        if math.log(large.std / small.std) > far + math.log(APART):
+            yield Finding(
+                "warning",
+                ", ".join(each.name for each in group.members),
+                f"the stds of the two blocks are {group.members[0].std:.4g} and "
+                f"{group.members[1].std:.4g} ({group.role})",
+                "initialize both alike",
+            )
+
+
+def zeros(reading: Reading) -> Iterator[Finding]:
+    """no weight of a sum is zero where it keeps what comes before it from learning"""
+    for each in reading.parameters:
+        if each.name in (reading.stuck or ()):
+            yield Finding(
+                "error",
+                each.name,
+                "all entries are 0 and get no gradient from the input that was given, also when "
+                "other zeros are drawn: neither it nor what comes before it learns",
+                f'nn.init.kaiming_normal_(model.get_parameter("{each.name}"))  # or its own law',
+            )
+    for each in reading.parameters:
+        if 0 < 2 * each.blank < each.units:
             yield Finding(
                 "warning",
                 each.name,
-                f"it is {each.law}, and {group.law} in the other "
-                f"{counted(len(group.members) - 1, 'block')} ({group.role})",
-                f"initialize it as {group.ordinary[0].name}",
+                f"{each.blank} of {each.units} matrices along the first axis are 0",
+                "draw all of them",
             )
-        strange = {each.name for each in group.strangers}
-        ends = (group.members[0], group.members[-1])
-        for each, ratio in group.outliers:
-            if each.name not in strange:
-                # what begins or ends a plain chain is no block, and may need a scale of its own
-                chain = group.role.startswith("*.") and group.role.count(".") == 1
-                yield Finding(
-                    "note" if chain and each in ends else "warning",
-                    each.name,
-                    f"its std, {each.std:.4g}, is {ratio:.3g} times that of the other "
-                    f"{counted(len(group.members) - 1, 'block')} ({group.role})",
-                    f"initialize it as {group.ordinary[0].name}",
-                )
+    blank = [each.name for each in zero_weights(reading.parameters)]
+    if blank and reading.stuck is None:
+        yield Finding(
+            "note",
+            ", ".join(blank),
+            f"{counted(len(blank), 'weight')} of zeros: at the end of a residual branch, in a head "
+            "or in LoRA's B they are meant; elsewhere nothing before them learns",
+            "give audit an input, and it says whether they get a gradient",
+        )
 
 
-def wrong_fan(reading: Reading) -> Iterator[Finding]:
-    """one fan sets the scale of all weights of a kind"""
-    for inwards, outwards in OUTWARDS.items():
-        right: dict[str, int] = Counter()
-        wrong: list[Drawn] = []
-        for group, fits in zip(reading.groups, reading.fits, strict=True):
-            first = group.members[0]
-            if first.kind != "weight" or first.module == "Embedding":
-                continue
-            formula = reading.formulas.get(first.name)
-            text = formula.text if formula else ""
-            right[first.module] += text == inwards and outwards not in fits
-            wrong += [*group.members] * (text == outwards and inwards not in fits)
-        for each in wrong:
-            odd = len({one.role for one in wrong if one.module == each.module})
-            if right[each.module] >= max(3, 3 * odd):
-                yield Finding(
-                    "warning",
-                    each.name,
-                    f"its std is {outwards}, and that of other {each.module} weights {inwards}: "
-                    f"{math.sqrt(each.fan_in / each.fan_out):.3g} times what it should be",
-                    f"compute its scale with fan_in, {each.fan_in:.0f}, not {each.fan_out:.0f}",
-                )
+def zero_weights(parameters: Iterable[Drawn]) -> list[Drawn]:
+    """The weights of sums whose entries are all 0."""
+    return [each for each in parameters if each.kind == "weight" and each.law.name == "zeros"]
 
 
 def left_at_default(reading: Reading) -> Iterator[Finding]:
-    """where a model has an initialization of its own, no weight is left at torch's default"""
+    """nothing within a model of an initialization of its own is left at torch's default"""
     weights = [each for each in reading.parameters if each.kind == "weight"]
     for module, rules in _by_module(reading).items():
         left = rules.get(DEFAULT, [])
@@ -204,14 +249,16 @@ def left_at_default(reading: Reading) -> Iterator[Finding]:
         of_it = [each for each in weights if each.module == module]
         parts = {each.name.partition(".")[0] for each in of_it if each not in left}
         apart = parts.isdisjoint(each.name.partition(".")[0] for each in left)
-        if apart or left in (of_it[: len(left)], of_it[-len(left) :]):  # a stem, or a head
+        end = left in (of_it[: len(left)], of_it[-len(left) :])
+        if (apart or end) and not (few and len(left) == 1):
             continue
         yield Finding(
-            "warning" if few and len(left) > 1 else "note",  # one, or a half, may be meant
-            listed([each.name for each in left]),
+            # one, or a half, or what begins or ends a model may be meant
+            "warning" if few and len(left) > 1 else "note",
+            ", ".join(each.name for each in left),
             f"uniform in +-1/sqrt(fan_in), as torch leaves a {module}; the other {own} {module} "
             "weights were drawn otherwise",
-            "initialize them as the others, or say by a comment that the default is meant",
+            "initialize them as the others, unless torch's default is meant",
         )
 
 
@@ -228,7 +275,7 @@ def strays(reading: Reading) -> Iterator[Finding]:
         number = sum(each.strays for each in found)
         yield Finding(
             "note",
-            listed([each.name for each in found]),
+            ", ".join(each.name for each in found),
             f"{counted(number, 'entry lies', 'entries lie')} beyond 20 standard deviations: "
             "torch.nn.init.trunc_normal_ in float32 draws an entry at its bound now and then",
             "draw again where an entry is beyond 5 standard deviations, or let it be: it is rare",
@@ -254,7 +301,7 @@ def rounded(reading: Reading) -> Iterator[Finding]:
     if found:
         yield Finding(
             "note",
-            listed([each.name for each in found]),
+            ", ".join(each.name for each in found),
             f"{counted(len(found), 'parameter')} of {found[0].dtype} hold no more digits than "
             f"{found[0].law.rounded}: they were drawn, or kept, in that type",
             "draw in float32 and cast afterwards, where the digits matter",
@@ -283,6 +330,7 @@ RULES: tuple[Rule, ...] = (
     centred,
     out_of_line,
     wrong_fan,
+    zeros,
     left_at_default,
     padding_row,
     strays,

@@ -21,6 +21,10 @@ from initstats.schemes.draw import cut_moments
 
 CUT = math.sqrt(cut_moments(2.0)[0])
 """What a cut at 2 standard deviations leaves of a normal law's, where nobody made up for it."""
+FETCHED = 1.5
+"""The cost of depths that no constant is divided by."""
+_GATES = {"LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3, "RNN": 1, "RNNCell": 1}
+"""Recurrent modules, and how many matrices they keep in one."""
 _MANTISSAS = {1: 1, 2: 1, 5: 1, 3: 2, 4: 2, 6: 2, 7: 2, 8: 2, 9: 2, 1.5: 2, 2.5: 2}
 
 
@@ -44,13 +48,16 @@ def formulas(each: Drawn, blocks: int, block: int) -> Iterator[Formula]:
         blocks: how many there are.
         block: number of its own, from 1.
     """
-    for text, cost, value in (*_by_fans(each), *_constants()):
+    constants = [*_constants()]
+    for text, cost, value in (*_by_fans(each), *constants):
         yield Formula(text, cost, value)
         if each.law.name == "truncated_normal":
             yield Formula(f"{text}, before the cut", cost + 0.5, value * CUT)
         if blocks > 1:
             for depth_text, more, factor in _by_depth(blocks, block):
-                yield Formula(f"{text} / {depth_text}", cost + more, value / factor)
+                # a far-fetched power of a round number fits anything
+                if more < FETCHED or (text, cost, value) not in constants:
+                    yield Formula(f"{text} / {depth_text}", cost + more, value / factor)
 
 
 Fitting = list[dict[str, list[Formula]]]
@@ -105,6 +112,8 @@ def _fitting(group: Siblings, level: float) -> dict[str, list[Formula]]:
 def _by_fans(each: Drawn) -> Iterator[tuple[str, float, float]]:
     """Formulas of the numbers of inputs and outputs."""
     inputs, outputs = each.fan_in, each.fan_out
+    if (gates := _GATES.get(each.module)) and each.shape:
+        yield "1/sqrt(3 hidden)", -0.5, (3 * each.shape[0] / gates) ** -0.5
     if inputs > 0:
         yield "1/sqrt(fan_in)", 0, inputs**-0.5
         yield "sqrt(2/fan_in)", 0, (2 / inputs) ** 0.5

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from initstats.diagnosis.rules.rule import shortened
 from initstats.failure import is_users_file
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def annotated(found: Audit, model: nn.Module, made_by: Any) -> Iterator[str]:
         if level:
             names = found.named(str(row["where"]))
             place = (place_of_parameter(model, names[0]) if names else None) or place_of(made_by)
-            message = f"{row['where']}: {row['evidence']}\nremedy: {row['remedy']}"
+            message = f"{shortened(str(row['where']))}: {row['evidence']}\nremedy: {row['remedy']}"
             yield annotation(level, f"initstats: {row['rule']}", message, place)
 
 

@@ -91,7 +91,7 @@ def audit(
     code, which is shown; 2: not audited.
 
     JSON: network, words, findings, roles, parameters (the last three are lists of rows), and of
-    what is printed page, where one is written.
+    what is printed page, where one is written. A finding's names are those of its parameters.
     """
     from initstats.cli.model import own_model
 
@@ -115,7 +115,7 @@ def audit(
     known = {
         "network": found.network,
         "words": found.words,
-        "findings": found.findings,
+        "findings": _with_names(found),
         "roles": found.roles,
         "parameters": found.table,
     }
@@ -124,6 +124,15 @@ def audit(
         output.tell(f"lock file: {lock}")
     put_out(known, file, out, lambda folder: found.report(folder, files))
     fail(found.findings, fail_on)
+
+
+def _with_names(found: Audit) -> list[dict[str, object]]:
+    """The findings as rows, with the names of the parameters that each is about."""
+    rows = found.findings.to_dict("records")
+    return [
+        {str(key): x for key, x in row.items()} | {"names": found.named(str(row["where"]))}
+        for row in rows
+    ]
 
 
 def _audited(

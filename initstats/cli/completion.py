@@ -24,6 +24,13 @@ def networks() -> list[str]:
     return _registered("register_network", "networks/*.py")
 
 
+def recipes() -> list[str]:
+    """The names of the recipes."""
+    from initstats.recipes import RECIPES
+
+    return list(RECIPES)
+
+
 def figures() -> list[str]:
     """The names of the figures."""
     return _registered("register_figure", "plots/*.py", "foundations/figures.py")

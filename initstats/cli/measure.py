@@ -10,7 +10,7 @@ import typer
 
 from initstats.cli.app import Plugins
 from initstats.cli.command import Pages, command
-from initstats.cli.console import Bar
+from initstats.cli.console import Bar, print_table
 from initstats.cli.data import Size
 from initstats.cli.options import load_own
 from initstats.cli.output import as_json, output
@@ -115,6 +115,13 @@ Spectra = Annotated[
         "--spectra", help="How many directions values fill and weights act in, too; takes longer."
     ),
 ]
+Theory = Annotated[
+    bool,
+    typer.Option(
+        "--theory",
+        help="Lay beside it what theory predicts: second moments of all values, and their ratio.",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST, help="torch's seed when the model is made.")]
 Page = Annotated[
     Path | None, typer.Option(help="Write a page into this folder.", show_default=False)
@@ -135,6 +142,7 @@ def measure(
     dtype: Float = None,
     backward: Backward = False,
     spectra: Spectra = False,
+    theory: Theory = False,
     seed: Seed = 0,
     steps: Steps = None,
     optimizer: Optimizer = None,
@@ -154,13 +162,14 @@ def measure(
     Inputs go to the model in the order of their options; all of one option stand where its first
     one does.
 
-    JSON: network, coverage, losses, findings, missed, table (the last three are lists of rows), and
-    of what is printed page, where one is written.
+    JSON: network, coverage, losses, findings, missed, table, and theory where it is asked for (the
+    last four are lists of rows), and of what is printed page, where one is written.
     """
     from initstats.cli.model import batches, measured, own_model, train, vocabulary_of
 
     check_together(
         {"--optimizer and --lr": (lr, optimizer) != (None, None) and steps is None}
+        | {"--theory": bool(theory and steps)}
         | {"--size": bool(size and not data), "--vocabulary": bool(vocabulary and not tokens)}
     )
     pages.check(bool(out), "say where with --out")
@@ -171,18 +180,26 @@ def measure(
     given = context.meta.get(GIVEN, [])
     model, losses = own_model(factory, dtype, seed), list[float]()
     source = batches(given, dtype, steps is not None, vocabulary or vocabulary_of(model), size=size)
+    told = None
     if steps is None:
-        probe = measured(model, next(source)[0], backward=backward, spectra=spectra)
+        inputs = next(source)[0]
+        probe = measured(model, inputs, backward=backward, spectra=spectra)
+        told = _predicted(model, inputs, probe) if theory else None
     else:
         with Bar("steps") as bar:
             probe, losses = train(
                 model, source, steps, optimizer or "sgd", lr, bar.show, spectra=spectra
             )
-    fail(_found(probe, losses, file, out, files), fail_on)
+    fail(_found(probe, losses, told, file, out, files), fail_on)
 
 
 def _found(
-    probe: Probe, losses: list[float], file: Path | None, out: Path | None, files: Files
+    probe: Probe,
+    losses: list[float],
+    theory: pd.DataFrame | None,
+    file: Path | None,
+    out: Path | None,
+    files: Files,
 ) -> Findings:
     """Say and write what was found."""
     from initstats.diagnosis import diagnose
@@ -191,8 +208,47 @@ def _found(
         raise ValueError(f"nothing was measured: {_why_nothing(probe)}")
     findings = diagnose(probe.table())
     _tell(probe, findings, losses)
-    put_out(_known(probe, findings, losses), file, out, lambda folder: _page(probe, folder, files))
+    known = _known(probe, findings, losses)
+    if theory is not None:
+        _tell_theory(theory, out)
+        known["theory"] = theory
+    put_out(known, file, out, lambda folder: _page(probe, folder, files, theory))
     return findings
+
+
+MOST_TOLD = 20
+"""The values whose prediction is printed: those that are farthest from it."""
+
+
+def _predicted(model: Any, inputs: Any, probe: Probe) -> pd.DataFrame:
+    """What theory predicts of a model, beside what was measured of it."""
+    from initstats.cli.model import own_code
+    from initstats.prediction.model import beside, predict_model
+
+    table = probe.table()
+    backward = bool((table["direction"] == "backward").any())
+    with own_code("the model", inputs):
+        return beside(table, predict_model(model, inputs, backward=backward))
+
+
+def _tell_theory(rows: pd.DataFrame, out: Path | None) -> None:
+    """Print how far the measured second moments are from the predicted ones."""
+    from initstats.prediction.model import farthest
+
+    shown = farthest(rows, MOST_TOLD)
+    ratios = rows["ratio"].dropna()
+    words = f"theory: {len(ratios)} of {counted(len(rows), 'second moment')} predicted"
+    if len(ratios):
+        words += f"; measured / predicted is {ratios.min():.3g} to {ratios.max():.3g}, " + (
+            f"its median {ratios.median():.3g}"
+        )
+    if more := len(ratios) - len(shown):
+        where = out / "theory.csv" if out else "JSON"
+        words += f"; the {len(shown)} farthest from 1 are shown, {more} more are in {where}"
+    output.tell(words)
+    columns = ["layer", "name", "op", "direction", "measured", "predicted", "ratio", "claim"]
+    if len(shown):
+        print_table(columns, shown[columns].itertuples(index=False, name=None))
 
 
 def put_out(
@@ -217,6 +273,7 @@ def fail(findings: pd.DataFrame, at: str) -> None:
 
 ALONE = {
     "--optimizer and --lr": "are for a training: say how long with --steps",
+    "--theory": "is for a model before its training: leave out --steps",
     "--size": "is for the images of a folder: say which with --data",
     "--vocabulary": "is for --tokens: say how many ids are drawn",
 }
@@ -230,12 +287,13 @@ def check_together(alone: Mapping[str, bool]) -> None:
             raise ValueError(f"{option} {ALONE[option]}")
 
 
-def _page(probe: Probe, out: Path, files: Files) -> Path:
+def _page(probe: Probe, out: Path, files: Files, theory: pd.DataFrame | None) -> Path:
     """Write the page of a model."""
     from initstats.report.model import write_model_report
 
     found = probe.table(), probe.histograms(), probe.missed()
-    return write_model_report(out, *found, coverage=probe.coverage, name=probe.network, files=files)
+    names: dict[str, Any] = {"coverage": probe.coverage, "name": probe.network}
+    return write_model_report(out, *found, **names, theory=theory, files=files)
 
 
 def _why_nothing(probe: Probe) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from initstats.cli.app import OwnError, is_raised_here
-from initstats.cli.completion import activations, inits, listed, networks
+from initstats.cli.completion import activations, inits, listed, networks, recipes
 from initstats.failure import in_a_line
 from initstats.registry import import_own, split_names
 from initstats.stopping import request
@@ -25,6 +25,11 @@ GRID: dict[str, tuple[Any, str]] = {
     "inits": (NAMES, "Initializations: comma-separated, or repeat the option."),
     "activations": (NAMES, 'Activations, e.g. "relu,general_relu(leak=0.2,sub=0.3)".'),
     "networks": (NAMES, "Networks: mlp, cnn, resnet, resmlp, rescnn, transformer, or a plugin's."),
+    "recipes": (
+        NAMES,
+        "Networks that come with their own init alone: gpt2, fixup ... (see list recipes); without "
+        "--networks and --inits, nothing else.",
+    ),
     "widths": (NUMBERS, "Units of a layer, e.g. 50,200; of a cnn, channels of the first."),
     "depth": (int, "Layers."),
     "seeds": (NUMBERS, "How many seeds, or which: 10 means 0 to 9; 3,5,8."),
@@ -66,7 +71,12 @@ TRAINING: dict[str, tuple[Any, str]] = {
 }
 """Every field of `TrainingGrid`, likewise."""
 
-COMPLETED = {"inits": inits, "activations": activations, "networks": networks}
+COMPLETED = {
+    "inits": inits,
+    "activations": activations,
+    "networks": networks,
+    "recipes": recipes,
+}
 """The names that a shell completes."""
 
 

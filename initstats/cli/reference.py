@@ -72,7 +72,7 @@ def list_(
         typer.Argument(
             metavar="[KINDS]...",
             help="Of these alone: inits, schemes, activations, networks, network_parameters, "
-            "recipes, statistics, columns, rules, figures.",
+            "recipes, statistics, columns, rules, audit_rules, figures.",
         ),
     ] = None,
     plugin: Plugins = None,
@@ -82,11 +82,11 @@ def list_(
     Names are those of the table; parameters are shown with their defaults. Behind the inits stand
     schemes: published initializations of whole models, for `audit --expected`; behind the networks
     the meaning of their parameters, and recipes: networks and inits that belong together; behind
-    the statistics the columns that only some networks have.
+    the statistics the columns that only some networks have; behind the rules those of audits.
     Where the output is no terminal, a line is an entry, with tabs between its columns.
 
     JSON: inits, schemes, activations, networks, network_parameters, recipes, statistics, columns,
-    rules and figures, or the kinds that are named: name, parameters, meaning.
+    rules, audit_rules and figures, or the kinds that are named: name, parameters, meaning.
     """
     load_own(plugin)
     found: dict[str, list[dict[str, Any]]] = {}
@@ -198,6 +198,11 @@ def _behind(noun: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, list[d
                 for name, recipe in RECIPES.items()
             ],
         }
+    if noun == "rule":
+        from initstats.audits.rules import RULES
+
+        told = {rule.__name__: str(rule.__doc__).partition("\n")[0] for rule in RULES}
+        return {"audit rules": _meant((name, f"holds where {text}") for name, text in told.items())}
     if noun == "statistic":
         from initstats.moments.notes import NOTES
 

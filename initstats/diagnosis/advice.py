@@ -64,10 +64,14 @@ def told_once(remedies: Sequence[str], rules: Sequence[str]) -> list[str]:
 
     >>> told_once(["mend it", "leave it", "mend it"], ["first", "second", "third"])
     ['mend it', 'leave it', 'the same as for first']
+    >>> told_once(["mend it", "mend it"], ["first", "first"])
+    ['mend it', 'as above']
     """
     first, told = dict[str, str](), list[str]()
     for remedy, rule in zip(remedies, rules, strict=True):
-        told.append(f"{AS_FOR}{first[remedy]}" if first.get(remedy) else remedy)
+        known = first.get(remedy)
+        again = "as above" if known == rule else f"{AS_FOR}{known}"
+        told.append(again if known else remedy)
         first.setdefault(remedy, rule if remedy else "")
     return told
 

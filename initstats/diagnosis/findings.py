@@ -14,7 +14,7 @@ import pandas as pd
 from initstats.diagnosis.advice import AS_FOR, is_code, told_once
 from initstats.diagnosis.profile import Profile, profiles
 from initstats.diagnosis.rules import RULES, Finding, Rule
-from initstats.diagnosis.rules.rule import SLOWER
+from initstats.diagnosis.rules.rule import SLOWER, shortened
 from initstats.diagnosis.sight import Blind
 from initstats.diagnosis.training import Symptom, Training
 from initstats.registry import missing
@@ -61,8 +61,9 @@ class Findings(pd.DataFrame):
         return table + "".join(f"<p>{html.escape(text)}</p>" for text in self._others())
 
     def _faults(self) -> pd.DataFrame:
-        """The findings, each remedy once."""
+        """The findings, each remedy once, of many places some."""
         faults = pd.DataFrame(self[self["severity"].isin(FAULTS)])
+        faults = faults.assign(where=[shortened(where) for where in faults["where"]])
         if self["subject"].nunique() > 1:
             return faults
         return faults.assign(remedy=told_once([*faults["remedy"]], [*faults["rule"]]))
@@ -71,7 +72,7 @@ class Findings(pd.DataFrame):
         """One line about the rules that hold, and one for each reason not to check a rule."""
         healthy = self[self["severity"] == "healthy"]
         if len(healthy):
-            yield f"healthy: {_listed(healthy['rule'], self['subject'].nunique())}"
+            yield f"no fault found by: {_listed(healthy['rule'], self['subject'].nunique())}"
         unchecked = self[self["severity"] == "unchecked"]
         for reason, rows in unchecked.groupby("evidence", sort=False):
             yield f"unchecked: {_listed(rows['rule'], self['subject'].nunique())}: {reason}"

@@ -39,7 +39,10 @@ class Summary(pd.DataFrame):
             return str(pd.DataFrame(self)._repr_html_())  # type: ignore[operator]
         # a name that is everywhere the same tells nothing
         names = [name for name in CONFIGURATION if self[name].nunique() > 1] or CONFIGURATION
-        shown = pd.DataFrame(self)[[*names, *_SHOWN]].astype(
+        tokens = [
+            name for name in ("pair_correlation",) if name in self and self[name].notna().any()
+        ]
+        shown = pd.DataFrame(self)[[*names, *_SHOWN, *tokens]].astype(
             dict.fromkeys([*names, "verdict"], str)
         )
         as_text: dict[Any, Any] = dict.fromkeys(names, escape)
@@ -96,9 +99,11 @@ def summarize(
         - `dead`: the share of the last layer's units that never fire or are saturated, whose
           activation is constant though their pre-activation is not; `constant`: of those whose
           pre-activation is constant, too;
-        - `correlation`: that of two samples' pre-activations in the last layer, 1 means that they
-          are the same; `correlation`, `mean`, `dead` and `constant` are NaN where the signal
-          overflows;
+        - `correlation`: that of two samples' pre-activations (or stream) in the last layer, or of
+          two tokens of a sequence where that is larger, 1 means that they are the same;
+          `correlation`, `mean`, `dead` and `constant` are NaN where the signal overflows;
+        - `pair_correlation`: that of two tokens of a sequence alone, where the table has a network
+          of tokens; NaN for the other networks;
         - `gradient_growth`: the same factor for the norm of the gradient, from the last layer
           towards the first; NaN where nothing tells; `gradient_by`: `measured`, `theory` or
           `nothing`;
@@ -122,6 +127,7 @@ def summary_of(table: pd.DataFrame, stacks: pd.DataFrame, limits: Limits) -> Sum
     cells = judged(deepest(stacks), limits)
     summary = _levels(table, cells).join(_votes(cells))
     lost = ["mean", "dead", "constant", "correlation"]
+    lost += ["pair_correlation"] if "pair_correlation" in summary else []
     summary.loc[summary["verdict"] == "overflows", lost] = np.nan
     return Summary(summary.reset_index())
 
@@ -148,6 +154,7 @@ def _levels(table: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     growth = np.exp(seed_interval(cells, "growth"))
     summary[["growth", "growth_low", "growth_high"]] = growth[["mean", "low", "high"]]
     levels = ["std", "mean", "dead", "constant", "correlation"]
+    levels += ["pair_correlation"] if "pair_correlation" in cells else []
     summary[levels] = groups[levels].median()
     summary["gradient_growth"] = np.exp(seed_interval(cells, "gradient_growth")["mean"])
     summary["gradient_by"] = groups["gradient_by"].first()

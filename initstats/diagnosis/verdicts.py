@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -57,12 +58,16 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("factor", "gradient_factor"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value > 1):
+            if not (_is_number(value) and math.isfinite(value) and value > 1):
                 raise ValueError(f"{name} is {value}: it must be a number above 1, such as 10")
-        if not 0 < self.correlation <= 1:
+        if not (_is_number(self.correlation) and 0 < self.correlation <= 1):
             raise ValueError(
                 f"correlation is {self.correlation}: it must be above 0 and at most 1, such as 0.99"
             )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -188,11 +193,12 @@ def judge(
         there are norms; and the larger correlation, of samples or of a sequence's tokens. `mean`,
         `std` of the activations; `dead`, the share of units whose activation is constant though
         their pre-activation is not, and `constant`, that of units whose pre-activation (or stream)
-        is; `gradient`, the gradient's norm at layer 1 over that at this layer; `growth`,
-        `gradient_growth`, the natural logarithms per layer of the rms (before any norm) and of the
-        gradient; `share`, the sum over the branches so far of what each adds, over the square of
-        its sum, and `front`, the part of that which the first tenth of the branches adds;
-        `gradient_by`, `measured`, `theory` or `nothing`. Then the words: `signal`, `gradient`,
+        is; `pair_correlation`, the correlation of tokens alone, where the table has it; `gradient`,
+        the gradient's norm at layer 1 over that at this layer; `growth`, `gradient_growth`, the
+        natural logarithms per layer of the rms (before any norm) and of the gradient; `share`, the
+        sum over the branches so far of what each adds, over the square of its sum, and `front`, the
+        part of that which the first tenth of the branches adds; `gradient_by`, `measured`, `theory`
+        or `nothing`. Then the words: `signal`, `gradient`,
         `distinctness` (in columns `signal_verdict` and so on; `unknown` where nothing tells), and
         `verdict`, the gravest of the three.
     """
@@ -275,6 +281,8 @@ def stacks_of(table: pd.DataFrame, theory: pd.DataFrame | None = None) -> pd.Dat
         stacks["rms"] = read_rms(*rms)
         alike = pre[[name for name in ("sample_correlation", "pair_correlation") if name in pre]]
         stacks["correlation"] = alike.max(axis=1).where(seen)
+        if "pair_correlation" in pre:
+            stacks["pair_correlation"] = pre["pair_correlation"].where(seen)
         # what the finite remainder of an overflow does says nothing about the tensor
         stacks["mean"] = act["mean"].where(finite)
         stacks["std"] = act["std"].where(finite, np.inf)

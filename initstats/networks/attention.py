@@ -14,7 +14,7 @@ from torch import Tensor
 
 from initstats.moments.tokens import evenness
 from initstats.networks.block import Block, Direction, Expectation, Leaf, Linear, Run, Signal
-from initstats.networks.dense import check_sizes
+from initstats.networks.parameters import check_sizes
 from initstats.networks.pointwise import Pointwise
 from initstats.networks.tokens import seed_by_seed
 from initstats.networks.watched import Watched
@@ -95,8 +95,8 @@ class Attention(Block):
         pairs = self._allowed.sum().item() if self.causal else tokens * tokens
         signal = self.outputs._replace(units=self.heads, plane=(1, int(pairs)))
         return (
-            Watched("logits", inputs=signal),
-            Watched("attention", EVENNESS, inputs=signal),
+            Watched("logits", ordered=self.causal, inputs=signal),
+            Watched("attention", EVENNESS, self.causal, inputs=signal),
         )
 
     @property

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from initstats.networks.block import Expectation, Leaf, Run
-from initstats.networks.dense import check_sizes
 from initstats.networks.normalization import EPS, Normalization
+from initstats.networks.parameters import check_sizes
 from initstats.plural import counted
 from initstats.theory.state import Cotangent, State, Unpredicted
 
@@ -32,9 +32,7 @@ class BatchNorm(Normalization):
     batch: int = 32
 
     def __post_init__(self) -> None:
-        check_sizes("BatchNorm", batch=self.batch)
-        if self.batch < 2:
-            raise ValueError("BatchNorm: a batch of 1 sample less its mean is 0: at least 2")
+        check_sizes("BatchNorm", least=2, batch=self.batch)  # one sample less its mean is 0
 
     @property
     def together(self) -> int:
@@ -65,12 +63,8 @@ class BatchNorm(Normalization):
 
     def expected(self, state: State, at: Expectation) -> State:
         """Second moment 1 over a batch, which loses its mean."""
-        if state.pairs is None or self.reads.plane is not None:
-            raise Unpredicted(
-                "theory does not follow batch norm over the positions of images or tokens yet"
-            )
-        if not state.gaussian:
-            raise Unpredicted("theory follows batch norm of Gaussian units: these are activations")
+        if state.pairs is None:
+            raise Unpredicted("theory does not follow batch norm over the positions of images yet")
         at.tape.append(state)
         return state.pairs.batch_normed(state, self.batch)
 

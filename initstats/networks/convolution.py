@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.grad import conv2d_input
 
 from initstats.networks.block import Linear, Signal
-from initstats.networks.dense import check_sizes
+from initstats.networks.parameters import check_sizes
 from initstats.networks.patches import fold_patches, gather_patches
 from initstats.theory.maps import patch_mean
-from initstats.theory.state import Cotangent, Law, State
+from initstats.theory.state import Cotangent, Law, State, Taps
 
 Index = tuple[Any, ...]
 WHOLE = slice(None)
@@ -110,9 +110,10 @@ class Conv(Linear):
     def seen(self, state: State) -> State:
         """The mean over patches (He et al. 2015, arXiv:1502.01852)."""
         size = {"stride": self.stride, "padding": self.padding}
-        return state.over_positions(
+        read = state.over_positions(
             lambda power: patch_mean(torch.tensor(power), self.kernel, **size).numpy()
         )
+        return state.pairs.patched(state, read, self._taps) if state.pairs else read
 
     def heard(self, cotangent: Cotangent, law: Law) -> Cotangent:
         """A sum over the patches that a position is in."""
@@ -120,7 +121,15 @@ class Conv(Linear):
         size, kernel = self.reads.sides, square.new_ones(1, 1, self.kernel, self.kernel)
         heard = conv2d_input((len(square), 1, *size), kernel, square, self.stride, self.padding)  # type: ignore[no-untyped-call]
         variance = law.sigma_w2 / np.prod(self.weight[1:])
-        return replace(cotangent, square=(heard[:, 0] * self.channels * variance).numpy())
+        of_all = (heard[:, 0] * self.channels * variance).numpy()
+        if cotangent.pairs:
+            return cotangent.pairs.unpatched(cotangent, of_all, self._taps)
+        return replace(cotangent, square=of_all)
+
+    @property
+    def _taps(self) -> Taps:
+        """What theory knows of the layer."""
+        return Taps(self.kernel, self.stride, self.padding, self.reads.sides)
 
     def _plane(self, x: Tensor) -> Tensor:
         """([seeds,] channels, height, width, samples) of an input."""

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from initstats.networks.block import Linear, Signal
+from initstats.networks.parameters import check_sizes
 from initstats.theory.state import Cotangent, Law, State
 
 
@@ -60,14 +61,3 @@ class Dense(Linear):
             return heard
         square = heard.square[:, None, None]
         return replace(heard, square=np.broadcast_to(square, (len(square), *self.reads.plane)))
-
-
-def check_sizes(block: str, **sizes: float) -> None:
-    """Refuse a size of a block, or of a network where that is empty, that is no whole number above
-    0.
-    """
-    for name, size in sizes.items():
-        if not (size >= 1 and math.isfinite(size) and float(size).is_integer()):
-            raise ValueError(
-                f"{block and f'{block}: '}{name} is a whole number, at least 1: got {size}"
-            )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from initstats.networks.parameters import MOST, check_factors
 from initstats.registry import unknown
 
 
@@ -71,10 +71,15 @@ def hidden_units(hidden: float, width: int) -> int:
     """The units inside of a branch, given how many there are to each of its output.
 
     Raises:
-        ValueError: fewer than half a unit.
+        ValueError: fewer than half a unit, or more than anybody has.
     """
-    if not 0.5 <= hidden * width < math.inf:
+    if not hidden * width >= 0.5:
         raise ValueError(f"hidden={hidden:g} makes no unit of a width of {width}")
+    if hidden * width > MOST:
+        raise ValueError(
+            f"hidden={hidden:g} makes more than {MOST:,} units of a width of {width}: that is the "
+            "most"
+        )
     return max(1, round(hidden * width))
 
 
@@ -107,12 +112,13 @@ def scales(
             products without a norm; a factor that is infinite.
     """
     layers = max(layers, 1)
-    if not math.isfinite(alpha):
-        raise ValueError(f"alpha is a finite factor of the branches: got {alpha:g}")
+    check_factors(alpha=alpha)
     if not isinstance(rule, str):
+        check_factors(scale=rule)
+        check_factors(**{"scale times alpha": rule * alpha})
         return Scales(rule * alpha)
     if rule not in SCALINGS:
-        raise unknown("scale", rule, SCALINGS)
+        raise ValueError(f"{unknown('scale', rule, SCALINGS)}, or a number")
     if rule == "deepnorm" and not normed:
         raise ValueError("scale=deepnorm needs a norm after the sum, as norm=layer,place=post")
     if rule == "fixup" and (normed or inside):

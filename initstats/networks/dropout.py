@@ -63,10 +63,3 @@ class Dropout(Block):
     def pull(self, cotangent: Cotangent, at: Expectation, *, inward: bool = True) -> Cotangent:
         """Squares over 1 - rate."""
         return cotangent.dropped(1 - self.rate)
-
-
-def check_shares(**shares: float) -> None:
-    """Refuse a share of what a network leaves out that is negative, or all."""
-    for name, share in shares.items():
-        if not 0 <= share < 1:
-            raise ValueError(f"{name} is a share, at least 0 and below 1: got {share:g}")

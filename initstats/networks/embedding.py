@@ -12,7 +12,7 @@ from torch import Generator, Tensor, randn
 from initstats.activations import Activation
 from initstats.inits import Init
 from initstats.networks.block import Expectation, Leaf, Linear, Run, Signal, Weights
-from initstats.networks.dense import check_sizes
+from initstats.networks.parameters import check_sizes
 from initstats.theory.state import Cotangent, Law, State
 
 

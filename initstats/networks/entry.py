@@ -10,6 +10,7 @@ from functools import lru_cache, partial
 from typing import Any, ClassVar, TypeVar
 
 from initstats.networks.block import Block, Signal
+from initstats.networks.parameters import check_sizes
 from initstats.networks.serial import Serial
 from initstats.registry import Catalog, Entry, meaning_of, name_of
 
@@ -53,11 +54,15 @@ class Network(Entry):
             depth: number of layers.
 
         Raises:
-            ValueError: the network cannot read such samples.
+            ValueError: the network cannot read such samples; a size that is no whole number above
+                0.
 
         >>> [leaf.outputs.plane for leaf in get("cnn").on((1, 28, 28), 8, 5).layers]
         [(14, 14), (7, 7), (4, 4), (2, 2), (2, 2)]
         """
+        check_sizes(width=width, depth=depth)
+        for side in shape:
+            check_sizes("shape", side=side)
         return _placed(self, tuple(shape), width, depth)
 
 

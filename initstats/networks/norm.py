@@ -7,14 +7,14 @@ GroupNorm (Wu & He 2018, arXiv:1803.08494), as they are before training: gain 1,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor
 
 from initstats.networks.block import Expectation, Run, Signal
-from initstats.networks.dense import check_sizes
 from initstats.networks.normalization import EPS, Normalization
-from initstats.theory.state import Cotangent, State, Unpredicted
+from initstats.networks.parameters import check_sizes
+from initstats.theory.state import Cotangent, State
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,20 @@ class Norm(Normalization):
 
     def expected(self, state: State, at: Expectation) -> State:
         """Second moment 1 for every sample, exactly at every width."""
-        if self.whole and self.reads.plane is not None:
-            raise Unpredicted(
-                "theory does not follow a norm over a plane, whose positions differ in power"
-            )
         at.tape.append(state)
         freedom = self.reads.units // self.groups - self.centred
-        return state.normed(centred=self.centred, eps=EPS, freedom=freedom)
+        return state.normed(freedom=freedom, **self._moments)
 
     def heard(self, cotangent: Cotangent, at: Expectation) -> Cotangent:
         """Squares of gradients over the variance that was divided by."""
         before: State = at.tape.pop()
-        return before.unnormed(cotangent, centred=self.centred, eps=EPS)
+        return before.unnormed(cotangent, **self._moments)
+
+    @property
+    def _moments(self) -> dict[str, Any]:
+        """What is taken off and divided by."""
+        whole = self.whole and self.reads.plane is not None
+        return {"centred": self.centred, "eps": EPS, "whole": whole}
 
     def _rows(self, x: Tensor) -> Tensor:
         """([seeds,] groups, entries that are normalized together, all others)."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from initstats.networks.batch_norm import BatchNorm
 from initstats.networks.norm import Norm
 from initstats.networks.normalization import Normalization
+from initstats.networks.parameters import check_sizes
 from initstats.registry import unknown
 
 NORMS: dict[str, Callable[[int, int, bool], Normalization | None]] = {
@@ -46,7 +47,7 @@ def norm_of(
         whole: whether the positions of a sample are normalized together.
 
     Raises:
-        ValueError: no such norm or place, or a combination that cannot be.
+        ValueError: no such norm or place, a number that cannot be, or a combination of them.
     """
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
@@ -63,6 +64,8 @@ def norm_of(
         raise ValueError(f"groups={groups} is for norm=group, and the norm is {norm}")
     if norm != "batch" and batch != BATCH:
         raise ValueError(f"batch={batch} is for norm=batch, and the norm is {norm}")
+    check_sizes(groups=groups)
+    check_sizes(least=2, batch=batch)  # one sample less its mean is 0
     return NORMS[norm](groups, batch, whole)
 
 

@@ -6,10 +6,11 @@ from initstats.networks.activate import Activate
 from initstats.networks.block import Block
 from initstats.networks.convolution import Conv
 from initstats.networks.dense import Dense
-from initstats.networks.dropout import Dropout, check_shares
+from initstats.networks.dropout import Dropout
 from initstats.networks.entry import register_network
 from initstats.networks.normalization import Normalization
 from initstats.networks.norms import BATCH, GROUPS, norm_of
+from initstats.networks.parameters import check_odd, check_shares, check_sizes
 from initstats.networks.residual import Residual
 from initstats.networks.serial import Serial
 
@@ -51,6 +52,8 @@ def cnn(
 ) -> Block:
     """The lesson's conv net: w, 2w, 4w, 4w channels at stride 2, then stride 1 to the depth."""
     check_shares(dropout=dropout)
+    check_sizes(kernel=kernel, first_kernel=first_kernel)
+    check_sizes(least=0, strided=strided)
     made = norm_of(norm, place, ("pre", "after"), groups=groups, batch=batch, whole=True)
     curved, blocks = _activated(made, place, dropout), list[Block]()
     for index in range(depth):
@@ -71,11 +74,15 @@ def _activated(norm: Normalization | None, place: str, dropout: float) -> list[B
 @register_network()
 def resnet(width: int, depth: int, *, kernel: int = 3, first_kernel: int = 5) -> Block:
     """Two strided convolutions to 2w channels, then residual branches of two layers each."""
+    check_sizes(kernel=kernel, first_kernel=first_kernel)
+    branches = max(depth - 2, 0) // 2
+    if branches:
+        check_odd(kernel)
     blocks: list[Block] = []
     for index in range(min(depth, 2 + depth % 2)):
         side, stride = kernel if index else first_kernel, 2 if index < 2 else 1
         blocks += [Conv(width * min(2**index, 2), side, stride), Activate()]
-    for _ in range(max(depth - 2, 0) // 2):
+    for _ in range(branches):
         branch = Serial(Conv(2 * width, kernel), Activate(), Conv(2 * width, kernel))
         blocks += [Residual(branch), Activate()]
     return Serial(*blocks)

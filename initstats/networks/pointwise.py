@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from initstats.networks.block import Linear, Signal
-from initstats.networks.dense import check_sizes
+from initstats.networks.parameters import check_sizes
 from initstats.theory.state import Cotangent, Law, State
 
 

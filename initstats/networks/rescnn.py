@@ -12,9 +12,9 @@ from initstats.networks.block import Block
 from initstats.networks.boundary import Boundary
 from initstats.networks.convolution import Conv
 from initstats.networks.depths import scales
-from initstats.networks.dropout import check_shares
 from initstats.networks.entry import register_network
 from initstats.networks.norms import BATCH, GROUPS, norm_of
+from initstats.networks.parameters import check_odd, check_shares, check_sizes
 from initstats.networks.serial import Serial
 from initstats.networks.stem import Stem
 from initstats.networks.stream import Stream
@@ -44,11 +44,14 @@ def rescnn(
 ) -> Block:
     """Strided convolutions to 2w channels, then residual branches of two layers each."""
     check_shares(drop_path=drop_path)
+    check_sizes(kernel=kernel)
     made = norm_of(norm, "pre", ("pre",), groups=groups, batch=batch, whole=True)
     if order not in ORDERS:
         raise unknown("order", order, ORDERS)
     strided = min(depth, 2 + depth % 2)  # what is left makes branches of two
     branches = (depth - strided) // 2
+    if branches:
+        check_odd(kernel)
     factors = scales(scale, branches, 2, alpha, inside=made is not None)
     between: list[Block] = [made, Activate()] if made else [Activate()]
 

@@ -7,9 +7,10 @@ from initstats.networks.block import Block
 from initstats.networks.dense import Dense
 from initstats.networks.depths import hidden_units, scales
 from initstats.networks.downscale import Downscale
-from initstats.networks.dropout import Dropout, check_shares
+from initstats.networks.dropout import Dropout
 from initstats.networks.entry import register_network
 from initstats.networks.norms import BATCH, GROUPS, norm_of
+from initstats.networks.parameters import check_factors, check_shares
 from initstats.networks.serial import Serial
 from initstats.networks.stem import Stem
 from initstats.networks.stream import Stream
@@ -34,6 +35,7 @@ def resmlp(
 ) -> Block:
     """A stem, then residual branches of one or two products: a layer each."""
     check_shares(dropout=dropout, drop_path=drop_path)
+    check_factors(hidden=hidden)
     predicted = norm == "predicted"
     if predicted and place != "pre":
         raise ValueError("norm=predicted divides what a branch reads: place=pre")

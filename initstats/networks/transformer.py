@@ -7,12 +7,12 @@ from typing import Any, cast, get_args
 from initstats.networks.activate import Activate
 from initstats.networks.attention import Attention, Logits
 from initstats.networks.block import Block
-from initstats.networks.dense import check_sizes
 from initstats.networks.depths import Scales, hidden_units, scales
-from initstats.networks.dropout import Dropout, check_shares
+from initstats.networks.dropout import Dropout
 from initstats.networks.embedding import Patches, Positions
 from initstats.networks.entry import register_network
 from initstats.networks.norms import BATCH, GROUPS, norm_of
+from initstats.networks.parameters import check_factors, check_shares, check_sizes
 from initstats.networks.pointwise import Pointwise
 from initstats.networks.serial import Serial
 from initstats.networks.stem import Stem
@@ -47,7 +47,8 @@ def transformer(
 ) -> Block:
     """A stem of patches, then attention and feed-forward branches in turn: a layer each."""
     check_shares(dropout=dropout, drop_path=drop_path)
-    check_sizes("", patch=patch)
+    check_sizes(heads=heads, patch=patch)
+    check_factors(hidden=hidden, projection=projection)
     made = norm_of(norm, place, ("pre", "post"), groups=groups, batch=batch)
     for name, value, allowed in (
         ("logits", logits, get_args(Logits)),

@@ -17,10 +17,12 @@ class Watched(Leaf):
     Attributes:
         tensor: what the table calls it.
         numbers: columns of what the block that makes it notes about it.
+        ordered: whether a token has no part in that of tokens before it.
     """
 
     tensor: str = ""
     numbers: tuple[str, ...] = ()
+    ordered: bool = False
 
     @property
     def outputs(self) -> Signal:

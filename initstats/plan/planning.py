@@ -114,13 +114,13 @@ def _counts(workers: int) -> list[int]:
 
 def _rows(grid: Grid, engine: Engine) -> int:
     """The rows of the table of a whole grid."""
-    per_configuration = sum(
+    per_init = sum(
         len(network.on(engine.split.shape, width, grid.depth).places(backward=grid.backward))
-        for network in grid.networks
+        * len(grid.inits_of(network))
+        for network in grid.every_network
         for width in grid.widths
     )
-    cells = len(grid) // (len(grid.networks) * len(grid.widths))
-    return per_configuration * cells
+    return per_init * len(grid.activations) * len(grid.seeds)
 
 
 def _accumulators(grid: Grid, engine: Engine) -> float:
@@ -129,9 +129,9 @@ def _accumulators(grid: Grid, engine: Engine) -> float:
     Half of a histogram is never written to.
     """
     more = max(0, min(len(grid.activations), MOST_TOGETHER) - TOGETHER)
-    own = any(init.follows_activation or init.fitted for init in grid.inits)
+    own = any(init.follows_activation or init.fitted for init in grid.every_init)
     each = 0.0
-    for entry in grid.networks:
+    for entry in grid.every_network:
         network = entry.on(engine.split.shape, max(grid.widths), grid.depth)
         weights = 4 * sum(math.prod(layer.weight) for layer in network.layers)
         rows = len(network.places(backward=grid.backward))

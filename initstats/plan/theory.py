@@ -30,22 +30,23 @@ def theory_seconds(grid: Grid, data: Dataset) -> float:
 
     Inits that have the same laws share their predictions, which take nearly all of the time.
     """
-    return sum(_of_network(grid, data, network) for network in grid.networks)
+    return sum(_of_network(grid, data, network) for network in grid.every_network)
 
 
 def _of_network(grid: Grid, data: Dataset, network: Network) -> float:
     """The seconds for a network: an activation costs most where it is met first."""
-    shape, narrow = data.train.shape, grid.widths[:1]
+    shape, narrow, inits = data.train.shape, grid.widths[:1], grid.inits_of(network)
     placed = {width: network.on(shape, width, grid.depth) for width in grid.widths}
     kinds = {
         _kind(init, activation, placed[width])
-        for init, activation, width in product(grid.inits, grid.activations, grid.widths)
+        for init, activation, width in product(inits, grid.activations, grid.widths)
     }
     tried = [grid.activations[place] for place in evenly(len(grid.activations), ACTIVATIONS)]
     seen, new, further = set[Kind](), list[float](), list[float]()
-    alone = {"networks": (network,), "widths": narrow, "activations": tuple(tried)}
-    seconds = _trial(grid.model_copy(update=alone), data, 2 * len(tried))
-    for (init, activation), cost in zip(product(grid.inits, tried), seconds, strict=False):
+    alone = {"networks": (network,), "inits": inits, "recipes": ()}
+    less = alone | {"widths": narrow, "activations": tuple(tried)}
+    seconds = _trial(grid.model_copy(update=less), data, 2 * len(tried))
+    for (init, activation), cost in zip(product(inits, tried), seconds, strict=False):
         kind = _kind(init, activation, placed[narrow[0]])
         if len(new) < len(tried):
             new.append(cost)

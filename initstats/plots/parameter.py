@@ -84,12 +84,11 @@ def statistic_against_parameter(frame: pd.DataFrame, width: float | None = None)
     kind, _, parameter = x.partition("_")
     family = str(frame[kind].iloc[0]).partition("(")[0]
     hue = "activation" if kind == "init" else "init"
-    line = frame[hue].astype(str)
-    for other in others:
-        name = other.removeprefix(f"{kind}_")
-        line += [f", {name}={value:g}" for value in frame[other]]
-    frame = frame.assign(line=line, panel="layer " + frame["layer"].astype(str))
-    frame = frame.sort_values(["layer", hue, *others, x], kind="stable")
+    rest = frame[kind].map(lambda name: without(str(name), parameter))
+    several = rest.nunique() > 1  # entries that differ in more than what is on the axis
+    line = frame[hue].astype(str) + (", " + rest if several else "")
+    frame = frame.assign(line=line, panel="layer " + frame["layer"].astype(str), rest=rest)
+    frame = frame.sort_values(["layer", hue, *others, "rest", x], kind="stable")
     values = np.unique(frame[x])
     if logarithmic := _log_spaced(values):
         frame[x], values = np.log10(frame[x]), np.log10(values)
@@ -130,6 +129,17 @@ def against(
     """
     frame = by_parameter(Results.of(results), statistic, layers, direction, parameter)
     return FIGURES["statistic_against_parameter"].draw_frame(frame, width)
+
+
+def without(spelling: str, parameter: str) -> str:
+    """The spelling of an entry without one of its parameters.
+
+    >>> without("general_relu(leak=0.2,sub=0.3)", "leak"), without("ramp(size=2)", "size")
+    ('general_relu(sub=0.3)', 'ramp')
+    """
+    name, _, inside = spelling.removesuffix(")").partition("(")
+    kept = [part for part in inside.split(",") if part.partition("=")[0] != parameter]
+    return f"{name}({','.join(kept)})" if any(kept) else name
 
 
 def _log_spaced(values: np.ndarray) -> bool:

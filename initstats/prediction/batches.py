@@ -18,14 +18,18 @@ from initstats.data import Split
 from initstats.networks.normalization import EPS
 from initstats.prediction.groups import Groups
 from initstats.theory import State
-from initstats.theory.state import Cotangent
+from initstats.theory.matrices import symmetric
+from initstats.theory.state import Cotangent, Unpredicted, check_gaussian
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 _GROUPS = 6  # most pairs of batches
 _LARGEST = 256  # samples of a batch
 _SAMPLES = 384  # most on one side of all pairs
-_UNITS = 512  # that are drawn, or twice as many as there are rows
+_CARRIED = 1 / 3  # of all units, that the mean inverse square of their sizes rests on at least
+_ROWS = 512  # of a batch, where a sample has several
+_UNITS = 512  # that are drawn, or up to twice as many, or as many as there are rows
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,30 @@ class Normed(State):
     units: Array = field(kw_only=True)
 
 
+def batches_of(split: Split, batch: int, rows: int) -> tuple[Indices, int]:
+    """The samples of some whole batches, and the number of groups of two that these make.
+
+    Args:
+        split: the samples of the dataset, whose batches follow each other.
+        batch: number of samples of one.
+        rows: number of rows of one, samples or tokens.
+
+    Raises:
+        ValueError: the dataset has no two whole batches; a batch of so many rows that theory would
+            take minutes.
+    """
+    if batch > _LARGEST or rows > _ROWS:
+        most, of = (_LARGEST, "samples") if rows == batch else (_ROWS, "tokens")
+        raise ValueError(f"theory of batch norm: at most {most} {of} a batch, not {rows}")
+    whole = len(split) // batch
+    if whole < 2:
+        raise ValueError(f"theory of batch norm needs two whole batches of {batch} samples")
+    pairs = max(1, min(whole // 2, _GROUPS, _SAMPLES // rows))
+    some = np.linspace(0, whole - 1, 2 * pairs).astype(np.int64)
+    starts = np.random.default_rng(0).permutation(some) * batch
+    return (starts[:, None] + np.arange(batch)).ravel(), pairs
+
+
 class Batches(Groups):
     """Some batches of a dataset, two to a group.
 
@@ -47,34 +75,25 @@ class Batches(Groups):
         batch: number of samples of one.
 
     Raises:
-        ValueError: the dataset has no two whole batches; a batch of so many samples that theory
-            would take minutes.
+        ValueError: as `batches_of`.
     """
 
     def __init__(self, split: Split, batch: int) -> None:
-        if batch > _LARGEST:
-            raise ValueError(
-                f"theory of batch norm: at most {_LARGEST} samples a batch, not {batch}"
-            )
-        whole = len(split) // batch
-        if whole < 2:
-            raise ValueError(f"theory of batch norm needs two whole batches of {batch} samples")
-        pairs = min(whole // 2, _GROUPS, _SAMPLES // batch)
-        some = np.linspace(0, whole - 1, 2 * pairs).astype(np.int64)
-        starts = np.random.default_rng(0).permutation(some) * batch
-        chosen = (starts[:, None] + np.arange(batch)).ravel()
+        chosen, groups = batches_of(split, batch, batch)
         x = split.columns(chosen).double().T.numpy()
-        rows = x.reshape(len(starts) // 2, 2 * batch, -1)
+        rows = x.reshape(groups, 2 * batch, -1)
         kernel = rows @ rows.swapaxes(1, 2) / rows.shape[-1]
         mean = float(split.x.square().mean(dtype=torch.float64))
-        super().__init__(kernel * (mean / float(self._diagonal(kernel).mean())), len(split))
+        size = float(np.trace(kernel, axis1=1, axis2=2).mean()) / kernel.shape[1]
+        super().__init__(kernel * (mean / size), len(split))
         self.same = self.own  # a row is a sample
 
     def batch_normed(self, state: State, batch: int) -> Normed:
         """The mean products over draws of units."""
+        check_gaussian(state)
         units, _ = self._drawn(state)
         k = units.swapaxes(1, 2) @ units / units.shape[1]
-        square = self._diagonal(k)
+        square = self.diagonal(k)
         return Normed(
             square,
             np.zeros_like(square),
@@ -92,7 +111,7 @@ class Batches(Groups):
         assert isinstance(state, Normed)
         y = activation(torch.from_numpy(state.units)).numpy()
         k = y.swapaxes(1, 2) @ y / y.shape[1]
-        return self._diagonal(k), k
+        return self.diagonal(k), k
 
     def unbatch_normed(self, cotangent: Cotangent, state: State, batch: int) -> Cotangent:
         """The gradient less its mean and what is along a unit, over its size; over draws."""
@@ -104,7 +123,7 @@ class Batches(Groups):
             slopes = activation.derivative(torch.from_numpy(units)).numpy()
         groups = zip(units, slopes / sizes, behind.product, strict=True)
         product = np.stack([self._pulled(*group) for group in groups])
-        return Cotangent(self._diagonal(product), given=False, product=product, pairs=self)
+        return Cotangent(self.diagonal(product), given=False, product=product, pairs=self)
 
     def _pulled(self, z: Array, slope: Array, gamma: Array) -> Array:
         """The mean over units of P (gamma * slope slope') P with P = centre - along, of one group.
@@ -132,13 +151,31 @@ class Batches(Groups):
         """Units of pre-activations that are normalized, and what each row was divided by."""
         count, number = len(state.k), state.k.shape[1]
         seed = zlib.crc32(state.k.tobytes())  # errors of two layers are not alike
-        drawn = max(_UNITS, 2 * number)
+        drawn = max(_UNITS, min(2 * number, 2 * _UNITS), number)
         normal = np.random.default_rng(seed).standard_normal((count, drawn, number))
         noise = np.linalg.qr(normal)[0] * drawn**0.5  # the mean products of noise are exact
-        values, vectors = np.linalg.eigh((state.k + state.k.swapaxes(1, 2)) / 2)
+        values, vectors = np.linalg.eigh(symmetric(state.k))
         root = vectors * np.sqrt(np.maximum(values, 0))[:, None] @ vectors.swapaxes(1, 2)
         units = (noise @ root).reshape(count, drawn, 2, -1)
         units -= units.mean(-1, keepdims=True)
         size = np.sqrt((units**2).mean(-1, keepdims=True) + EPS)
         whole = count, drawn, number
         return (units / size).reshape(whole), np.broadcast_to(size, units.shape).reshape(whole)
+
+
+def check_spread(sizes: Array) -> None:
+    """Refuse a mean of gradients that a few units carry, whose batch is nearly one number.
+
+    Args:
+        sizes: what units are divided by, (batches, units).
+
+    Raises:
+        Unpredicted: inverse squares count as those of less than a third of the units.
+    """
+    weights = sizes**-2
+    counted = weights.sum(1) ** 2 / (weights**2).sum(1)
+    if (counted < _CARRIED * sizes.shape[1]).any():
+        raise Unpredicted(
+            "a batch has nearly no spread in some units, and the mean of gradients there is that "
+            "of these alone: theory has no number for it; take a larger batch"
+        )

@@ -19,9 +19,11 @@ from initstats.moments import STATISTICS
 from initstats.networks import Linear, Network, Place
 from initstats.prediction.batches import Batches
 from initstats.prediction.groups import Groups
+from initstats.prediction.planes import Planes
 from initstats.prediction.rows import Row
 from initstats.prediction.samples import Samples
 from initstats.prediction.sequences import Sequences
+from initstats.prediction.token_batches import TokenBatches
 from initstats.prediction.walks import Laws, representable, rows_of_groups, rows_of_images
 from initstats.store.parameters import Entries, parameters_of, with_parameters, with_parts
 from initstats.sweep import Grid, Progress, chosen_samples
@@ -82,10 +84,10 @@ def predict(
     """
     theory = Theory(chosen_samples(grid, data), grid.depth, backward=grid.backward)
     work = [
-        Configurations(network, grid.inits, activation, width)
-        for network, activation, width in product(grid.networks, grid.activations, grid.widths)
+        Configurations(network, grid.inits_of(network), activation, width)
+        for network, activation, width in product(grid.every_network, grid.activations, grid.widths)
     ]
-    total = len(work) * len(grid.inits)
+    total = sum(len(task.inits) for task in work)
     notify = progress or (lambda done, total: None)
     notify(0, total)
     found: dict[tuple[str, ...], list[Row]] = {}
@@ -95,13 +97,13 @@ def predict(
                 found[name] = rows
                 notify(len(found), total)
     keys, listed = [], []
-    for entry, init, activation, width in product(
-        grid.networks, grid.inits, grid.activations, grid.widths
-    ):
-        names = (entry.name, init.name, activation.name, str(width))
-        places = theory.places(entry, width)
-        keys += [(data.name, *names[:3], width, *place) for place in places]
-        listed += found[names]
+    for entry in grid.every_network:
+        rest = product(grid.inits_of(entry), grid.activations, grid.widths)
+        for init, activation, width in rest:
+            names = (entry.name, init.name, activation.name, str(width))
+            places = theory.places(entry, width)
+            keys += [(data.name, *names[:3], width, *place) for place in places]
+            listed += found[names]
     shape = theory.split.shape
     parts, notes = parts_of(grid, shape), notes_of(grid, shape)
     return _frame(keys, listed, parameters_of(grid.entries), parts, notes)
@@ -164,11 +166,14 @@ class Theory:
         network = task.network.on(self.split.shape, task.width, self.depth)
         given = task.activation, network, laws
         tokens = any(leaf.tensor == "attention" for leaf in network.leaves())
-        if not tokens and any(layer.outputs.plane for layer in network.layers):
-            return rows_of_images(self.split, *given, backward=self.backward)
-        first = network.layers[0] if tokens else None
+        images = not tokens and any(layer.outputs.plane for layer in network.layers)
         batch = max(leaf.together for leaf in network.leaves())
-        key = first, 1 if tokens else batch
+        if images:
+            positions = network.layers[0].outputs.positions
+            planes = Planes(self.split, batch, positions) if batch > 1 else None
+            return rows_of_images(self.split, *given, backward=self.backward, planes=planes)
+        first = network.layers[0] if tokens else None
+        key = first, batch
         if key not in self._populations:
             self._populations[key] = self._population(*key)
         return rows_of_groups(self._populations[key], *given, backward=self.backward)
@@ -176,7 +181,10 @@ class Theory:
     def _population(self, first: Linear | None, batch: int) -> Samples | Groups:
         """The samples as theory follows them: token by token, by batches, or by their lengths."""
         if first is not None:
-            return Sequences(self.split, first)
+            several = batch > 1
+            return (
+                TokenBatches(self.split, first, batch) if several else Sequences(self.split, first)
+            )
         return Batches(self.split, batch) if batch > 1 else Samples(self.split)
 
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from initstats.data import Split
 from initstats.networks import Linear
-from initstats.prediction.groups import LEAST, Groups
+from initstats.prediction.groups import Groups
 from initstats.theory import State
 from initstats.theory.attention import attend_kernel, pull_kernel
+from initstats.theory.matrices import LEAST, symmetric
 from initstats.theory.state import Attended, Cotangent, Heads
 
 Array = NDArray[np.float64]
@@ -25,48 +26,39 @@ _TOKENS = 800  # most tokens of all samples
 _DRAWS = 16  # of the logits of two samples
 
 
-class Sequences(Groups):
-    """The tokens of some samples, two samples to a group.
-
-    Args:
-        split: the samples of the dataset.
-        first: the product that makes tokens of them.
+class Tokens(Groups):
+    """Groups whose rows are the tokens of sequences, one after the other.
 
     Attributes:
-        tokens: of a sample.
-        count: number of the dataset's samples.
+        tokens: of a sequence.
     """
 
     same: Array
     level: Array
+    tokens: int
 
-    def __init__(self, split: Split, first: Linear) -> None:
-        self.tokens, self.count = first.outputs.positions, len(split)
-        lengths = split.x.square().sum(1).double().numpy()
-        chosen = _spread(lengths, max(2, _TOKENS // self.tokens // 2 * 2))
-        groups = _rows(split, chosen, first).reshape(len(chosen) // 2, 2 * self.tokens, -1)
-        fan_in = groups.shape[-1]
-        kernel = (groups @ groups.swapaxes(1, 2) / fan_in).astype(np.float64)
-        # patches cover an image: the mean of their lengths is that of the image's
-        size = max(float(self._diagonal(kernel).mean()), LEAST)
-        kernel *= float(lengths.mean()) / self.tokens / fan_in / size
-        super().__init__(kernel, self.count * self.tokens)
-        self.same = self.together
-        self.level = np.tile(np.eye(self.tokens, dtype=np.float64), (2, 2))
+    def _lay_out(self, tokens: int) -> None:
+        """Take note of which rows are of one sequence, and which at one place of theirs."""
+        sequences = len(self.own) // tokens
+        self.tokens = tokens
+        same: Array = np.kron(np.eye(sequences), np.ones((tokens, tokens))).astype(np.float64)
+        self.same = same
+        self.level = np.tile(np.eye(tokens, dtype=np.float64), (sequences, sequences))
 
     def attended(self, state: State, heads: Heads) -> Attended:
         """Means of tokens that are weighted by the softmax of logits, over draws of these."""
         found = [
             attend_kernel(k, self.tokens, **_gains(heads), seed=number)
-            for number, k in enumerate(self._positive(state.k))
+            for number, k in enumerate(symmetric(state.k))
         ]
         k = np.stack([each.kernel for each in found])
-        square = self._diagonal(k)
+        square = self.diagonal(k)
         behind = State(
             square, np.zeros_like(square), k=k, pairs=self, width=state.width, exact=False
         )
-        logits = heads.logit_gain * float((self.same[None] * self._outer(state)).sum())
-        logits /= float(self.same.sum()) * len(k)
+        seen = self.same * np.tri(len(self.own)) if heads.causal else self.same
+        logits = heads.logit_gain * float((seen * self.products(state.square)).sum())
+        logits /= float(seen.sum()) * len(k)
         concentration, entropy = (
             float(np.mean([getattr(each, name) for each in found]))
             for name in ("concentration", "relative_entropy")
@@ -76,27 +68,52 @@ class Sequences(Groups):
     def unattended(self, cotangent: Cotangent, state: State, heads: Heads) -> Cotangent:
         """Through the values, the queries and the keys, over the same draws."""
         assert cotangent.product is not None
-        pairs = enumerate(zip(self._positive(state.k), cotangent.product, strict=True))
+        pairs = enumerate(zip(symmetric(state.k), cotangent.product, strict=True))
         product = np.stack(
             [
                 pull_kernel(k, g, self.tokens, **_gains(heads), seed=number).total
                 for number, (k, g) in pairs
             ]
         )
-        return Cotangent(self._diagonal(product), given=False, product=product, pairs=self)
+        return Cotangent(self.diagonal(product), given=False, product=product, pairs=self)
 
     def resemblance(self, k: Array, width: int) -> tuple[float, float]:
         """Pair correlation and participation ratio of a sequence's tokens, at a number of units."""
-        shape = len(k), 2, self.tokens, 2, self.tokens
+        sequences = k.shape[1] // self.tokens
+        shape = len(k), sequences, self.tokens, sequences, self.tokens
         blocks = np.einsum("gasat->gast", k.reshape(shape)).reshape(-1, self.tokens, self.tokens)
         return resembling(blocks, width)
 
-    def _outer(self, state: State) -> Array:
-        return self.products(state.square)
 
-    def _positive(self, k: Array) -> Array:
-        """The matrices, whose rounding must not leave them unsymmetric."""
-        return np.asarray((k + k.swapaxes(1, 2)) / 2)
+class Sequences(Tokens):
+    """The tokens of some samples, two samples to a group.
+
+    Args:
+        split: the samples of the dataset.
+        first: the product that makes tokens of them.
+
+    Attributes:
+        count: number of the dataset's samples.
+    """
+
+    def __init__(self, split: Split, first: Linear) -> None:
+        tokens, self.count = first.outputs.positions, len(split)
+        lengths = split.x.square().sum(1).double().numpy()
+        chosen = _spread(lengths, max(2, _TOKENS // tokens // 2 * 2))
+        groups = token_rows(split, chosen, first).reshape(len(chosen) // 2, 2 * tokens, -1)
+        super().__init__(token_kernel(groups, lengths, tokens), self.count * tokens)
+        self._lay_out(tokens)
+
+
+def token_kernel(groups: Array, lengths: Array, tokens: int) -> Array:
+    """The products of tokens (groups, rows, fan_in), of the mean length that those of all have.
+
+    Patches cover an image: the mean of their lengths is that of the image's.
+    """
+    fan_in = groups.shape[-1]
+    kernel = (groups @ groups.swapaxes(1, 2) / fan_in).astype(np.float64)
+    size = max(float(np.trace(kernel, axis1=1, axis2=2).mean()) / kernel.shape[1], LEAST)
+    return np.asarray(kernel * (float(lengths.mean()) / tokens / fan_in / size))
 
 
 def resembling(kernels: Array, width: int) -> tuple[float, float]:
@@ -142,7 +159,7 @@ def _spread(lengths: Array, number: int) -> NDArray[np.int64]:
     return np.concatenate(rounds)[:number]
 
 
-def _rows(split: Split, chosen: NDArray[np.int64], first: Linear) -> Array:
+def token_rows(split: Split, chosen: NDArray[np.int64], first: Linear) -> Array:
     """What the first product reads, (tokens of all samples, fan_in), sample by sample."""
     columns = first.gather(split.columns(chosen).double())
     by_sample = columns.reshape(columns.shape[0], first.outputs.positions, -1)

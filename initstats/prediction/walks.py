@@ -15,9 +15,10 @@ from initstats.data import Split
 from initstats.networks import Expectation, Leaf, Linear, Place, Serial, Stream
 from initstats.prediction.excess import excess
 from initstats.prediction.groups import Groups
+from initstats.prediction.planes import Planes
 from initstats.prediction.rows import EXACT, INFINITE, Population, Row, doubt, root, row_of
 from initstats.prediction.samples import Samples
-from initstats.prediction.sequences import Sequences
+from initstats.prediction.sequences import Tokens
 from initstats.theory import Law, State, absolute_moments
 from initstats.theory.state import BENT, Activated, Cotangent, Unpredicted
 
@@ -96,11 +97,16 @@ class Walk(Expectation):
             with np.errstate(over="ignore", invalid="ignore"):  # a signal may leave float64
                 state = network.expect(data, self)
                 if backward:
-                    end = end or Cotangent(np.ones_like(state.square))
+                    end = end or _end(state)
                     network.pull(end, self, inward=False)
         except Unpredicted as why:
             return str(why)
         return None
+
+
+def _end(state: State) -> Cotangent:
+    """A unit-normal gradient."""
+    return state.pairs.end(state) if state.pairs else Cotangent(np.ones_like(state.square))
 
 
 @dataclass
@@ -151,7 +157,7 @@ class _OfLengths(Walk):
 class _OfTokens(_OfLengths):
     """Tokens, each two of a sequence followed, and those of some pairs of samples."""
 
-    samples: Sequences = field(kw_only=True)
+    samples: Tokens = field(kw_only=True)
 
     def emit(self, block: Leaf, state: State) -> None:
         if not state.k.ndim:  # logits and weights, which are no rows
@@ -181,8 +187,10 @@ class _OfImages(Walk):
         super().emit(block, state)
         if isinstance(state, Activated):
             r = state.response
-            moments = (r.mean, r.square, r.absolute, r.negative, r.zero)
+            moments = (r.mean, state.square, r.absolute, r.negative, r.zero)
             means = [float(values.mean()) for values in moments]
+        elif state.batch or not state.gaussian:
+            means = [float(x.mean()) for x in (state.mean, state.square)] + 3 * [np.nan]
         else:
             silent = float((state.square == 0).mean())
             absolute, _, _ = absolute_moments(state.square, state.law.uniform_bias)
@@ -207,7 +215,7 @@ def rows_of_groups(
     backward: bool,
 ) -> tuple[dict[Place, Row], str | None]:
     """The rows of a network of dense layers or of tokens, and why they are not all."""
-    kind = _OfTokens if isinstance(samples, Sequences) else _OfLengths
+    kind = _OfTokens if isinstance(samples, Tokens) else _OfLengths
     walk = kind(activation, laws, samples=samples)  # type: ignore[arg-type]
     end = samples.cotangent if isinstance(samples, Groups) else None
     why = walk.go(network, samples.state, backward=backward, end=end)
@@ -215,9 +223,17 @@ def rows_of_groups(
 
 
 def rows_of_images(
-    split: Split, activation: Activation, network: Serial, laws: Laws, *, backward: bool
+    split: Split,
+    activation: Activation,
+    network: Serial,
+    laws: Laws,
+    *,
+    backward: bool,
+    planes: Planes | None = None,
 ) -> tuple[dict[Place, Row], str | None]:
     """The rows of a network of convolutions, and why they are not all.
+
+    `planes` are the images of a network that normalizes batches of them.
 
     `std` is the root of the second moment about the mean: that the mean itself fluctuates is left
     out.
@@ -225,11 +241,17 @@ def rows_of_images(
     walk = _OfImages(activation, laws)
     why: str | None = None
     for start in range(0, len(split), _IMAGES):
+        if planes:
+            why = walk.go(network, planes.state, backward=backward)
+            break
         images = split.images[start : start + _IMAGES]
         walk.share = len(images) / len(split)
         power = images.double().square().mean(1).numpy()
         why = walk.go(network, State.of_data(power), backward=backward)
-    return {place: _image_row(place, means, walk.bent) for place, means in walk.means.items()}, why
+    rows = {place: _image_row(place, means, walk.bent) for place, means in walk.means.items()}
+    if walk.normed:
+        rows = {place: row | Row(claim=INFINITE) for place, row in rows.items()}
+    return rows, why
 
 
 def _image_row(place: Place, means: Array, bent: set[int]) -> Row:

@@ -9,6 +9,7 @@ their declaration and without spaces, so that one member has one name in every t
 from __future__ import annotations
 
 from initstats.registry.catalog import Catalog as Catalog
+from initstats.registry.catalog import Family as Family
 from initstats.registry.catalog import meaning_of as meaning_of
 from initstats.registry.catalog import name_of as name_of
 from initstats.registry.entry import Entry as Entry

@@ -12,14 +12,19 @@ Value = bool | int | float | str
 _WORD = re.compile(r"[A-Za-z_][\w.-]*")
 _INSIDE = re.compile(r"\([^()]*\)")
 _MOST_VALUES = 10_000
+_WHOLE = 1e16
+"""From here on a fraction's spelling has an exponent, as a whole number's has not."""
 
 
-def unknown(noun: str, name: str, available: Collection[str]) -> ValueError:
+def unknown(noun: str, name: Value, available: Collection[str]) -> ValueError:
     """The error for a name that is not among those available, with the nearest of them.
+
+    A number may have been read where a word belongs.
 
     >>> unknown("mode", "fanin", ["fan_in", "fan_out"])
     ValueError("unknown mode 'fanin': did you mean 'fan_in'? available: fan_in, fan_out")
     """
+    name = spelled(name)
     lower = {entry.lower(): entry for entry in available}
     near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
     hint = f" did you mean {lower[near[0]]!r}?" if near else ""
@@ -81,8 +86,11 @@ def read_value(text: str, default: Value, where: str) -> Value:
         except ValueError:
             continue
         if not math.isnan(number):
-            # one value, one spelling: no negative zero, no rounding of somebody's arithmetic
-            return (number if isinstance(number, int) else plain(number)) + 0
+            # one value, one spelling: no negative zero, no rounding of somebody's arithmetic, and
+            # no 3.0 for a 3 that is counted with
+            number = number if isinstance(number, int) else plain(number)
+            counts = isinstance(default, int) and abs(number) < _WHOLE and number == int(number)
+            return (int(number) if counts else number) + 0
     raise ValueError(f"{where} must be a number, got {text!r}")
 
 

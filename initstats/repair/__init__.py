@@ -10,4 +10,5 @@ puts everything back, `reading` reads what a probe saw, and `repairing` is the d
 from __future__ import annotations
 
 from initstats.repair.repairing import lsuv_ as lsuv_
+from initstats.repair.repairing import matched_ as matched_
 from initstats.repair.repairing import reinitialize_ as reinitialize_

@@ -46,6 +46,13 @@ class Layout:
             if kind in (STACK, UNIT) and KERNEL not in dict(axis)
         )
 
+    @property
+    def summed(self) -> float:
+        """How many inputs a unit sums."""
+        if not math.isnan(self.fan_in):
+            return self.fan_in
+        return float(math.prod((*self._sizes(INPUT), *self._sizes(KERNEL))))
+
     def zero_part(self, values: Tensor) -> tuple[Tensor, str]:
         """The units, or inputs, whose weights are all 0 while no other weight is, and their names.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -92,7 +92,7 @@ def lsuv_(
     scale = partial(fit, inputs=inputs, std=std, tolerance=tolerance, rounds=rounds)
     change = partial(_fit, scale=scale, seed=seed if orthogonal else None)
     chosen: Any = {"include": include, "exclude": exclude, "frozen": frozen}
-    return _changed(model, inputs, chosen, change)
+    return _changed(model, inputs, chosen, change)[0]
 
 
 def _fit(plan: Plan, before: Reading, *, scale: Callable[[Plan], None], seed: int | None) -> None:
@@ -110,6 +110,20 @@ def _fit(plan: Plan, before: Reading, *, scale: Callable[[Plan], None], seed: in
     for weight in plan.weights:
         weight.unscaled = reasons.curved(weight.op) if gates(weight.op) else ""
     scale(plan)
+
+
+class Law(NamedTuple):
+    """What a parameter was drawn from.
+
+    Attributes:
+        gain: that of the function which its layer reads; 0 of a bias that was set to 0.
+        fan_in: inputs that a unit sums.
+        factor: what follows multiplies the output by it first.
+    """
+
+    gain: float
+    fan_in: float = 1.0
+    factor: float = 1.0
 
 
 def reinitialize_(
@@ -145,7 +159,42 @@ def reinitialize_(
         ValueError: an unknown init, or one that is fitted to data (use `lsuv_`); a pattern that
             matches nothing. The model is then as it was.
     """
-    entry = inits.get(init)
+    chosen: Any = {"include": include, "exclude": exclude, "frozen": frozen}
+    return _redrawn(model, inits.get(init), inputs, chosen, seed)[0]
+
+
+def matched_(
+    model: nn.Module, inputs: Any, *, seed: int
+) -> tuple[pd.DataFrame, dict[str, Law | None]]:
+    """Draw every weight anew by the init `matched`, in place.
+
+    Returns:
+        As `reinitialize_`; and what each parameter was drawn from that was changed, by its first
+        name; None where it is one of which the model computes a weight.
+
+    Raises:
+        ValueError: as `reinitialize_`.
+    """
+    chosen: Any = {"include": None, "exclude": None, "frozen": False}
+    table, plan = _redrawn(model, inits.get("matched"), inputs, chosen, seed)
+    gains = dict(zip(table["name"], table["gain"], strict=True))
+    laws: dict[str, Law | None] = {}
+    for weight in plan.weights:
+        for parameter in weight.changed:
+            laws.setdefault(plan.names[id(parameter)][0])
+        for bias in weight.biases:
+            if not bias.parameter.any():
+                laws[plan.names[id(bias.parameter)][0]] = Law(0.0)
+        name = plan.names[id(weight.parameters[0])][0]
+        if not weight.computed:
+            laws[name] = Law(float(gains[name]), weight.layout.summed, weight.factor)
+    return table, laws
+
+
+def _redrawn(
+    model: nn.Module, entry: Init, inputs: Any, chosen: Any, seed: int
+) -> tuple[pd.DataFrame, Plan]:
+    """A table of what was drawn by an init, and the plan that was carried out."""
     if entry.fitted:
         raise ValueError(f"init {entry.name!r} is fitted to data: use lsuv_(model, inputs)")
     read: dict[str, Activation] = {}
@@ -163,19 +212,19 @@ def reinitialize_(
         _draw(plan, entry, seed, activation_of)
         settle(plan, inputs)
 
-    chosen: Any = {"include": include, "exclude": exclude, "frozen": frozen}
-    table = _changed(model, inputs, chosen, change)
+    table, plan = _changed(model, inputs, chosen, change)
     functions = [read.get(name) for name in table["name"]]
-    return table.assign(
+    told = table.assign(
         activation=[function.name if function else "" for function in functions],
         gain=[function.gain.forward if function else math.nan for function in functions],
     )
+    return told, plan
 
 
 def _changed(
     model: nn.Module, inputs: Any, chosen: Any, change: Callable[[Plan, Reading], None]
-) -> pd.DataFrame:
-    """Change a model's weights, or nothing if that fails; a table that compares.
+) -> tuple[pd.DataFrame, Plan]:
+    """Change a model's weights, or nothing if that fails; a table that compares, and the plan.
 
     Args:
         chosen: the arguments of a plan that choose parameters.
@@ -199,7 +248,7 @@ def _changed(
     except BaseException:
         kept.put_back()
         raise
-    return _compared(plan, before, after)
+    return _compared(plan, before, after), plan
 
 
 def _leave_deliberate(plan: Plan, before: Reading, *, frequencies: bool = True) -> None:

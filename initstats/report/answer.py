@@ -44,12 +44,10 @@ def counted(results: Results) -> pd.DataFrame:
     """How many combinations have which verdict, by the families of their init and activation.
 
     Returns:
-        `init`, `activation`, `combinations`; `verdicts`, how many have each, the commonest first.
+        `init`, `activation`, of several of one family its name and their number; `combinations`;
+        `verdicts`, how many have each, the commonest first.
     """
-    families = {
-        kind: results.summary[kind].astype(str).str.partition("(")[0]
-        for kind in ("init", "activation")
-    }
+    families = {kind: _families(results.summary[kind]) for kind in ("init", "activation")}
     summary = results.summary.astype({"verdict": str}).assign(**families)
     met: dict[tuple[Any, Any], dict[str, int]] = {}
     counts = summary.groupby(["init", "activation", "verdict"], sort=False).size().reset_index()
@@ -65,6 +63,14 @@ def counted(results: Results) -> pd.DataFrame:
         for (init, activation), verdicts in met.items()
     ]
     return pd.DataFrame(rows)
+
+
+def _families(names: pd.Series) -> pd.Series[str]:
+    """The family of each name, with the number of its members; the name where it is alone."""
+    spelled = names.astype(str)
+    family = spelled.str.partition("(")[0]
+    members = spelled.groupby(family).transform("nunique")
+    return spelled.where(members == 1, family + "(…), " + members.astype(str) + " of them")
 
 
 def varied(results: Results) -> str:
@@ -92,11 +98,16 @@ def steadiest_first(rows: pd.DataFrame, by: str = "growth") -> pd.DataFrame:
 
 
 def keepers(results: Results) -> Facts | None:
-    """Which inits keep the signal for most activations, which come next, and which keep none."""
-    if len(results.inits) < 2:
+    """Which inits keep the signal for most activations, which come next, and which keep none.
+
+    Networks that were measured with one init alone, as recipes are, compare no inits.
+    """
+    rows = results.summary[_inits(results) > 1]
+    inits = [name for name in results.inits if (rows["init"] == name).any()]
+    if len(inits) < 2:
         return None
-    kept = (results.summary["verdict"] == "healthy").groupby(results.summary["init"].astype(str))
-    counts = kept.sum()[results.inits]
+    kept = (rows["verdict"] == "healthy").groupby(rows["init"].astype(str))
+    counts = kept.sum()[inits]
     best, *fewer = sorted({*counts}, reverse=True)
     following = fewer[0] if fewer else 0
     leaders, followers, none = (
@@ -109,7 +120,31 @@ def keepers(results: Results) -> Facts | None:
         "followers": followers if following else [],
         "following": int(following),
         "none": none,
+        "blocks": len(rows[["network", "width"]].drop_duplicates()),
     }
+
+
+def alone(results: Results) -> list[Facts]:
+    """How each network fares that was measured with one init alone, where others have several."""
+    rows = results.summary[_inits(results) == 1].astype({"network": str, "init": str})
+    if len(results.inits) < 2:
+        return []
+    wide = results.summary["width"].nunique() > 1
+    unit = "combinations of activation and width" if wide else "activations"
+    facts = {"unit": unit if len(results.activations) > 1 or wide else "activation"}
+    return [
+        facts
+        | {"network": network, "init": init, "healthy": int(healthy.sum()), "total": len(healthy)}
+        for (network, init), healthy in (rows["verdict"] == "healthy").groupby(
+            [rows["network"], rows["init"]], sort=False
+        )
+    ]
+
+
+def _inits(results: Results) -> pd.Series[int]:
+    """With how many inits the network of each row was measured."""
+    names = results.summary.astype({"network": str, "init": str})
+    return names.groupby("network")["init"].transform("nunique")
 
 
 def contrast(results: Results) -> Facts | None:
@@ -117,20 +152,35 @@ def contrast(results: Results) -> Facts | None:
 
     The activation is relu where it has both, else the first one that has, and the network the first
     where this is so. The failing init changes the signal tenfold or more from the first layer to
-    the last, by the smallest factor.
+    the last, by the smallest factor. Norms take the size of the signal away, so in a network with
+    norms it is the gradient that is told of.
     """
-    summary, steps = results.summary, results.depth - 1
+    summary, steps, sized = results.summary, results.depth - 1, normed(results)
     names = sorted(results.activations, key=lambda name: name != "relu")
     for activation, block in product(names, results.blocks):
         rows = block.rows(summary[summary["activation"] == activation])
-        healthy = rows[rows["verdict"] == "healthy"]
-        off = rows[rows["verdict"].isin(["vanishes", "explodes"]) & np.isfinite(rows["std"])]
-        off = off[(off["growth"] > 0) & (np.log10(off["growth"].clip(1e-300)).abs() * steps >= 1)]
+        of_gradients = block.network in sized
+        by = "gradient_growth" if of_gradients else "growth"
+        failed = ["gradient vanishes", "gradient explodes"] if of_gradients else _SIZES
+        healthy = rows[(rows["verdict"] == "healthy") & (rows[by] > 0)]
+        off = rows[rows["verdict"].isin(failed) & np.isfinite(rows[by]) & np.isfinite(rows["std"])]
+        off = off[(off[by] > 0) & (np.log10(off[by].clip(1e-300)).abs() * steps >= 1)]
         if len(healthy) and len(off):
-            best, other = steadiest_first(healthy).iloc[0], steadiest_first(off).iloc[0]
+            best, other = (steadiest_first(each, by).iloc[0] for each in (healthy, off))
             stream = (results.measured("stream")["network"] == block.network).any()
-            return {"activation": activation, "best": best, "other": other, "stream": stream}
+            what = "rms of the stream" if stream else "rms of the pre-activations"
+            what = "norm of the gradient" if of_gradients else what
+            facts = {"activation": activation, "best": best, "other": other}
+            return facts | {"by": by, "what": what, "measured": _told(best, other)}
     return None
+
+
+_SIZES = ["vanishes", "explodes"]
+
+
+def _told(*rows: pd.Series) -> bool:
+    """Whether gradients were measured, and not taken from theory."""
+    return all(row["gradient_by"] == "measured" for row in rows)
 
 
 def hopeless(results: Results) -> list[Facts]:

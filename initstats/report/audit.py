@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from initstats.diagnosis.advice import advise
+from initstats.diagnosis.rules.rule import shortened
 from initstats.plots.results import evenly
 from initstats.plural import counted
 from initstats.report.embedded import Report
@@ -59,6 +60,7 @@ def write_audit(folder: str | Path, found: Any, files: Files = FILES) -> Report:
     """
     severity = found.findings["severity"].astype(str)
     faults = found.findings[severity.isin(["error", "warning", "note"])]
+    faults = faults.assign(where=[shortened(where) for where in faults["where"]])
     counts = [(severity == name).sum() for name in ("error", "warning", "note")]
     table = found.table
     shown = table.iloc[evenly(range(len(table)), PRINTED)]

@@ -29,6 +29,19 @@ VALUES = [
 ]
 
 
+THEORY = [
+    Column("layer", "number"),
+    Column("module", "head", str, ("name",)),
+    Column("operation", "code", str, ("op",)),
+    Column("direction", "name", str),
+    Column("second moment", "number", significant, ("measured",)),
+    Column("predicted", "number", significant),
+    Column("ratio", "number", lambda ratio: significant(ratio, 3)),
+    Column("claim", "name", str),
+    Column("why not", "name", str, ("note",)),
+]
+
+
 def write_model_report(
     folder: str | Path,
     table: pd.DataFrame,
@@ -37,6 +50,7 @@ def write_model_report(
     *,
     coverage: str = "",
     name: str = "",
+    theory: pd.DataFrame | None = None,
     files: Files = FILES,
 ) -> Report:
     """Write `index.html`, a page that needs no other file, with `figures/` and `table.csv`.
@@ -45,6 +59,7 @@ def write_model_report(
         folder: where to.
         table, histograms, missed, coverage: of a `Probe`, by the methods of these names.
         name: the model's; by default its class, as the table has it.
+        theory: what was predicted, laid beside what was measured, as `beside` gives it.
         files: those of figures that are wanted.
 
     Returns:
@@ -70,6 +85,7 @@ def write_model_report(
         "healthy": found[severity == "healthy"].to_dict("records"),
         "unchecked": _by_reason(found[severity == "unchecked"]),
         "values": printed(summarize_values(table, histograms), VALUES) if len(table) else None,
+        "theory": None if theory is None else printed(theory, THEORY),
         "missed": missed.to_dict("records"),
         "coverage": coverage,
         "measured": counted(int((coverage or "0").split()[0]), "tensor was", "tensors were"),
@@ -77,6 +93,8 @@ def write_model_report(
     }
     figures = figures_of("model", Probed(table, histograms))
     tables = {"table.csv": table, "findings.csv": found, "missed.csv": missed}
+    if theory is not None:
+        tables["theory.csv"] = theory
     return Page("model", values, figures, tables).publish(folder, files)
 
 

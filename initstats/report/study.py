@@ -208,6 +208,7 @@ def compose(
         "fitted": [name for name in results.inits if name in results.fitted],
         "tied": int((results.summary["tied"] != "").sum()),
         "keepers": answer.keepers(results),
+        "alone": answer.alone(results),
         "contrast": answer.contrast(results),
         "hopeless": answer.hopeless(results),
         "hidden": answer.hidden(results),
@@ -256,36 +257,22 @@ def _networks(results: Results) -> str:
 
 
 def _summary(results: Results) -> Table:
-    """The configurations, of many those of the figures or some of these; parameters that vary in
-    columns of their own, and not in the names.
+    """The configurations, of many those of the figures or some of these, by the names that make
+    them again; parameters that vary are in columns of their own, too.
     """
     summary = results.summary
     if len(summary) > MOST_ROWS:
         summary = results.outline.summary
         summary = summary.iloc[evenly(range(len(summary)), MOST_ROWS)]
-    summary = summary.copy()
-    parameters: list[str] = []
-    for entry in ("network", "init", "activation"):
-        varied = [str(name) for name in summary.filter(regex=f"^{entry}_")]
-        named = [name.removeprefix(f"{entry}_") for name in varied]
-        summary[entry] = [_without(str(spelling), named) for spelling in summary[entry]]
-        parameters += varied
     columns = BLOCK * (len(results.blocks) > 1) + ENTRIES
-    columns += [Column(name, "number", _parameter) for name in parameters] + VERDICT
+    for entry in ("network", "init", "activation"):
+        for name in map(str, summary.filter(regex=f"^{entry}_")):
+            title = f"{name.removeprefix(f'{entry}_')} ({entry})"
+            columns.append(Column(title, "number", _parameter, (name,)))
+    columns += VERDICT
     if results.summary["gradient_growth"].notna().any():
         columns.append(GRADIENT)
     return printed(summary, columns)
-
-
-def _without(spelling: str, parameters: Sequence[str]) -> str:
-    """The spelling of an entry without some of its parameters.
-
-    >>> _without("general_relu(leak=0.2,sub=0.3)", ["leak"]), _without("relu", ["leak"])
-    ('general_relu(sub=0.3)', 'relu')
-    """
-    name, _, inside = spelling.removesuffix(")").partition("(")
-    kept = [part for part in inside.split(",") if part.partition("=")[0] not in parameters]
-    return f"{name}({','.join(kept)})" if any(kept) else name
 
 
 def _parameter(value: Any) -> str:

@@ -56,8 +56,9 @@ def read(model: nn.Module, x: Any = None) -> tuple[tuple[Part, ...], Any]:
     empty = [name for name, p in model.named_parameters() if not is_lazy(p) and p.is_meta]
     if empty:
         raise ValueError(
-            f"{empty[0]} is on the meta device and holds no numbers: move the model first, with "
-            'model.to_empty(device="cpu")'
+            f"{empty[0]} is on the meta device and holds no numbers: make the model on the CPU; or "
+            'give it memory, model.to_empty(device="cpu"), and then draw every parameter and set '
+            "every buffer, for it holds whatever was there"
         )
     if reason := sharded(model):
         raise ValueError(reason)
@@ -116,7 +117,9 @@ class _Reader:
         linear = [each for each in layers if each in self.graph.linear]
         layer = linear[0] if kind == "product" and linear else layer
         fans = next(((r["fan_in"], r["fan_out"]) for r in uses if r["layer"] == layer), None)
-        fan_in, fan_out = fans if fans and kind == "product" else (math.nan, math.nan)
+        # that of an embedding is known where its table is the weight of a product, too
+        known = fans is not None and kind in ("product", "embedding")
+        fan_in, fan_out = fans if fans and known else (math.nan, math.nan)
         if kind == "bias":
             fan_in, fan_out = self.fans.get(layer, (math.nan, math.nan))
         if kind == "product" and (not fans or math.isnan(fan_in)):
@@ -130,6 +133,8 @@ class _Reader:
         if kind in ("embedding", "token", "other"):
             role = "relative" if _RELATIVE.search(name) else ""
             role = "position" if not role and _POSITION.search(name) else role
+            if kind == "embedding" and not role:
+                role = self._tied_role(fan_in, fan_out)
         elif kind in ("gain", "factor"):
             role = ""
         place = self.branches.places.get(layer)
@@ -162,6 +167,19 @@ class _Reader:
         rows = rows[(rows["tensor"] != "weight") & rows["fan_in"].notna()]
         pairs = zip(rows["fan_in"], rows["fan_out"], strict=True)
         return dict(zip(map(int, rows["layer"]), pairs, strict=True))
+
+    def _tied_role(self, fan_in: float, fan_out: float) -> Role:
+        """The role of the product, of so many inputs and outputs, whose weight is a table of words.
+
+        A weight has its row where it is used first, so that such a product has none of its own.
+        """
+        own = {int(r["layer"]) for rows in self.uses.values() for r in rows if r["fan_in"] > 0}
+        found = [
+            self.roles.get(at)
+            for at, fans in self.fans.items()
+            if fans == (fan_in, fan_out) and at not in own
+        ]
+        return found[0] or "" if len(found) == 1 else ""
 
     @cached_property
     def roles(self) -> dict[int, Role]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,14 +12,17 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Generator, nn
+from torch.nn.parameter import is_lazy
 
-from initstats.repair import reinitialize_
+from initstats.repair import matched_
 from initstats.schemes.anatomy import read
+from initstats.schemes.code import NUMBER, names_in_code
 from initstats.schemes.draw import ZEROS, Piece, drawn, normal
 from initstats.schemes.part import Part
 from initstats.schemes.published import Ruling, ruled, scheme
 
-_NUMBER = re.compile(r"(?<=[._])\d+(?![^.])|^\d+(?![^.])")
+COMPUTED = "as the weight needs that is computed of it"
+"""What a parameter is drawn as that has no law of its own."""
 MATCHED = "matched"
 """The scheme that gives each weight the gain of the activation that its layer reads."""
 
@@ -34,12 +36,17 @@ class Prescription:
         network: class of the model.
         parts: the parameters, with what the model does with them.
         rulings: what each is drawn from, by name; without those of which the scheme says nothing.
+        computed: names of parameters that were drawn so that the weight which the model computes
+            of them has a law; they themselves have none.
+        lazy: whether the model had parameters without a shape, which its first run gave them.
     """
 
     scheme: str
     network: str
     parts: tuple[Part, ...] = field(repr=False)
     rulings: dict[str, Ruling] = field(repr=False)
+    computed: tuple[str, ...] = ()
+    lazy: bool = False
 
     @property
     def table(self) -> pd.DataFrame:
@@ -48,7 +55,8 @@ class Prescription:
         Columns: `name`; `kind`, such as product, embedding, gain, bias; `role` in the model, such
         as query, head, or last (of a residual branch); `fan_in`, `fan_out`; `branches` of the
         residual stream that it is in; `drawn`, law and scale in words, empty where the parameter is
-        left as it is; `std` of the entries, NaN where rows are drawn from different laws.
+        left as it is; `std` of the entries, NaN where rows are drawn from different laws, or from
+        none of their own.
         """
         return pd.DataFrame([self._row(part) for part in self.parts])
 
@@ -62,7 +70,7 @@ class Prescription:
             "fan_in": part.fan_in,
             "fan_out": part.fan_out,
             "branches": part.branches,
-            "drawn": "; ".join(map(str, draws)),
+            "drawn": COMPUTED if part.name in self.computed else "; ".join(map(str, draws)),
             "std": draws[0].std if len(draws) == 1 else math.nan,
         }
 
@@ -78,6 +86,9 @@ class Prescription:
             f'    """Initialize a {self.network} by the rule called {self.scheme}."""',
             "    p = dict(model.named_parameters())",
         ]
+        if self.lazy:
+            lines.append("    # the model is lazy: it has parameters after it has run once")
+        lines += [f"    # {one} stays: the model computes a weight of it" for one in self.computed]
         return "\n".join([*lines, *self._statements(), ""])
 
     def _statements(self) -> Iterator[str]:
@@ -88,20 +99,20 @@ class Prescription:
                 found = [piece.draw.code(piece.target("p[name]")) for piece in ruling.pieces]
                 if part.padding >= 0:
                     found.append(f"p[name][{part.padding}].zero_()")
-                key = _NUMBER.sub("*", part.name), tuple(found)
+                key = NUMBER.sub("*", part.name), tuple(found)
                 groups.setdefault(key, []).append(part.name)
         for (_, calls), names in groups.items():
             if len(names) == 1:
                 text = json.dumps(names[0])
                 yield from (f"    {call.replace('name', text, 1)}" for call in calls)
                 continue
-            yield f"    for name in {_listed(names)}:"
+            yield f"    for name in {names_in_code(names)}:"
             yield from (f"        {call}" for call in calls)
 
     def __str__(self) -> str:
         seen: dict[tuple[str, str], list[str]] = {}
         for _, row in self.table.iterrows():
-            key = _NUMBER.sub("*", str(row["name"])), row["drawn"] or "left as it is"
+            key = NUMBER.sub("*", str(row["name"])), row["drawn"] or "left as it is"
             seen.setdefault(key, []).append(str(row["role"] or row["kind"]))
         rows = [(name, roles[0], len(roles), how) for (name, how), roles in seen.items()]
         table = pd.DataFrame(rows, columns=["parameter", "role", "number", "drawn"])
@@ -127,8 +138,10 @@ def prescribe(model: nn.Module, scheme_name: str, x: Any = None) -> Prescription
     if scheme_name == MATCHED:
         return _matched(copy.deepcopy(model), x)
     rule = scheme(scheme_name)
+    lazy = _lazy(model)
     parts, _ = read(model, x)
-    return Prescription(scheme_name, type(model).__name__, parts, ruled(parts, rule))
+    network = type(model).__name__
+    return Prescription(scheme_name, network, parts, ruled(parts, rule), lazy=lazy)
 
 
 def initialize_(
@@ -174,19 +187,27 @@ def initialize_(
 
 def _matched(model: nn.Module, x: Any, seed: int = 0) -> Prescription:
     """Draw with the gains of what layers read, in place, and tell what was drawn."""
+    lazy = _lazy(model)
     parts, inputs = read(model, x)
-    table = reinitialize_(model, MATCHED, inputs, seed=seed)
+    padded = {part.name: part.padding for part in parts if part.padding >= 0}
     found: dict[str, Ruling] = {}
-    rows = table.drop_duplicates("name").set_index("name")
-    for part in parts:
-        done = part.name in rows.index and str(rows.at[part.name, "outcome"]).startswith("done")
-        gain = float(rows.at[part.name, "gain"]) if done else math.nan  # type: ignore[arg-type]
-        if done and part.kind == "bias":
-            found[part.name] = Ruling((Piece(ZEROS),))
-        elif part.kind == "product" and gain > 0:
-            std, text = gain / math.sqrt(part.fan_in), f"{gain:.6g} / math.sqrt({part.fan_in:.0f})"
-            found[part.name] = Ruling((Piece(normal(std, text)),))
-    return Prescription(MATCHED, type(model).__name__, parts, found)
+    computed: list[str] = []
+    for name, law in matched_(model, inputs, seed=seed)[1].items():
+        if law is None:
+            computed.append(name)
+            continue
+        if name in padded:
+            model.get_parameter(name).detach()[padded[name]] = 0
+        times = f" / {law.factor:.6g}" if law.factor != 1 else ""
+        text = f"{law.gain:.6g} / math.sqrt({law.fan_in:.6g}){times}"
+        std = law.gain / math.sqrt(law.fan_in) / law.factor
+        found[name] = Ruling((Piece(normal(std, text) if std else ZEROS),))
+    network = type(model).__name__
+    return Prescription(MATCHED, network, parts, found, tuple(computed), lazy)
+
+
+def _lazy(model: nn.Module) -> bool:
+    return isinstance(model, nn.Module) and any(map(is_lazy, model.parameters()))
 
 
 def _generator(name: str, seed: int) -> Generator:
@@ -195,12 +216,3 @@ def _generator(name: str, seed: int) -> Generator:
     for byte in f"{seed} {name}".encode():
         number = (number * 257 + byte) % (2**61 - 1)
     return Generator().manual_seed(number)
-
-
-def _listed(names: list[str]) -> str:
-    """An expression for names that differ by one number from 0, or a list of them."""
-    for found in _NUMBER.finditer(names[0]):
-        front, back = names[0][: found.start()], names[0][found.end() :]
-        if names == [f"{front}{number}{back}" for number in range(len(names))]:
-            return f'[f"{front}{{i}}{back}" for i in range({len(names)})]'
-    return json.dumps(names)

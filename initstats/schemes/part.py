@@ -20,11 +20,12 @@ class Part:
         kind: `product`, the weight of a sum over inputs; `embedding`; `gain` of a norm; `bias`, of
             whatever; `factor`, that multiplies values; `token`, that stands among the values of an
             input; or `other`.
-        role: of a product: `query`, `key`, `value`, `packed` (all three), `stem` before and `head`
-            behind all others; `position` and `relative` (distances) of an embedding or a token;
-            that of the weight beside it, of a bias; empty elsewhere.
-        fan_in, fan_out: inputs that a unit sums, outputs that an input reaches, of a product or of
-            that to which a bias belongs; else NaN.
+        role: of a product, or of an embedding that is tied to one: `query`, `key`, `value`,
+            `packed` (all three), `stem` before and `head` behind all others; `position` and
+            `relative` (distances) of an embedding or a token; that of the weight beside it, of a
+            bias; empty elsewhere.
+        fan_in, fan_out: inputs that a unit sums, outputs that an input reaches, of a product, of
+            that to which a bias belongs, or to which an embedding is tied; else NaN.
         axis: that of its units.
         branch: whether it is used in a residual branch.
         last: whether it is the last product of a residual branch, or the norm behind it.

@@ -156,9 +156,9 @@ def committed(connection: sqlite3.Connection, run: Run, part: Run) -> list[tuple
     names = [list(values) for values in part.lists.values()]
     found, strange = [], []
     for number, *key in connection.execute(f"SELECT id, {quoted(run.keys)} FROM cell ORDER BY id"):
-        if _rank(key, listed) is None:
+        if _rank(key, listed) is None or not run.pairs(key):
             strange.append((number, tuple(key)))
-        elif rank := _rank(key, wanted):
+        elif (rank := _rank(key, wanted)) and part.pairs(key):
             found.append((rank, number))
     found.sort()
     # one object a name: a list of keys as SQLite gives them would be many times as large

@@ -9,7 +9,6 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,7 @@ def load_histograms(
         places = _places(connection, run)
         there = run.lists | {name: list(places[name].unique()) for name in run.places}
         kept = there | {name: _wanted(name, values, there) for name, values in asked.items()}
-        part = replace(run, config=run.config | {f"{name}s": kept[name] for name in run.keys})
+        part = run.part({name: kept[name] for name in run.keys})
         numbers = places.index[places.isin(kept).all(axis=1)]
         return _histograms(connection, run, part, numbers)
 
@@ -111,11 +110,12 @@ def sum_histograms(
             the histograms are read, and of damage only what decompression notices is told.
     """
     with reading(folder) as (connection, run):
-        kept = {
-            f"{name}s": [value for value in run.lists[name] if value in values]
-            for name, values in (among or {}).items()
-        }
-        part = replace(run, config=run.config | kept)
+        part = run.part(
+            {
+                name: [value for value in run.lists[name] if value in values]
+                for name, values in (among or {}).items()
+            }
+        )
         places = _places(connection, run)
         keep = places.index[(places["tensor"] == tensor) & (places["direction"] == direction)]
         found = (packed_cells if verified else sound_cells)(connection, run, part)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from math import prod
 from typing import Any, Literal
@@ -43,6 +44,8 @@ class Run:
         extended_networks: of each network, whether its first n layers are the network of n layers;
             a folder of an older version does not say.
         definitions: what entries and statistics make of fixed inputs.
+        paired: the init of each network that is measured with this one alone, a recipe's. They are
+            in no list of the configuration but in `recipes`.
 
     Raises:
         ValueError: a statistic has the name of a key.
@@ -60,6 +63,7 @@ class Run:
     parts: dict[str, list[str]] = field(default_factory=dict)
     extended_networks: dict[str, bool] = field(default_factory=dict)
     definitions: Definitions = field(default_factory=dict)
+    paired: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         taken = {"dataset", "cell", "position", "place", *self.keys, *self.places}
@@ -71,17 +75,40 @@ class Run:
     @property
     def lists(self) -> dict[str, list[Any]]:
         """The values of each key column."""
-        return {name: list(self.config[f"{name}s"]) for name in self.keys}
+        lists = {name: list(self.config[f"{name}s"]) for name in self.keys}
+        for name, own in (("network", self.paired), ("init", self.paired.values())):
+            if own:
+                lists[name] = list(dict.fromkeys([*lists[name], *own]))
+        return lists
 
     @property
     def cells(self) -> list[Key]:
         """The key of every cell, computed or not, in the order of the table."""
-        return list(product(*self.lists.values()))
+        return [key for key in product(*self.lists.values()) if self.pairs(key)]
 
     @property
     def count(self) -> int:
         """How many cells there are, computed or not."""
-        return prod(map(len, self.lists.values()))
+        given = {name: len(self.config[f"{name}s"]) for name in self.keys}
+        pairs = given.pop("network", 1) * given.pop("init", 1) + len(self.paired)
+        return pairs * prod(given.values())
+
+    def pairs(self, key: Sequence[Any]) -> bool:
+        """Whether the network of a key is measured with its init: all are, but those of recipes."""
+        if not self.paired:
+            return True
+        named = dict(zip(self.keys, key, strict=True))
+        own = self.paired.get(named["network"])
+        return named["init"] in self._inits if own is None else named["init"] == own
+
+    @cached_property
+    def _inits(self) -> frozenset[str]:
+        return frozenset(self.config["inits"])
+
+    def part(self, lists: Mapping[str, list[Any]]) -> Run:
+        """Those cells of this run whose key columns have some values."""
+        kept = {f"{name}s": values for name, values in (self.lists | dict(lists)).items()}
+        return replace(self, config=self.config | kept, paired={})
 
     @property
     def entries(self) -> Entries:
@@ -93,9 +120,10 @@ class Run:
 
     def extended(self, asked: Run) -> Run:
         """This run with what another one adds to its lists, its statistics and its entries."""
+        recipes = ["recipes"] if self.paired or asked.paired else []
         longer = {
             name: list(dict.fromkeys([*self.config.get(name, ()), *asked.config.get(name, ())]))
-            for name in (*(f"{name}s" for name in self.keys), "plugins")
+            for name in (*(f"{name}s" for name in self.keys), "plugins", *recipes)
         }
         return replace(
             self,
@@ -113,6 +141,7 @@ class Run:
                 noun: {**self.definitions.get(noun, {}), **asked.definitions.get(noun, {})}
                 for noun in {**self.definitions, **asked.definitions}
             },
+            paired={**asked.paired, **self.paired},
         )
 
     def redefined(self, definitions: Definitions, cells: Collection[Key]) -> list[str]:

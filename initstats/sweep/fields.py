@@ -21,15 +21,23 @@ from initstats.networks import Network
 from initstats.recipes import refuse_recipes
 from initstats.registry import Entry, unknown
 from initstats.store import to_toml
+from initstats.sweep.prepared import prepared
 
 MAX_WIDTH, MAX_DEPTH, MAX_SEEDS = 1_000_000, 10_000, 10_000_000
 
 Item = TypeVar("Item")
 
 
+class Nothing(tuple[()]):
+    """No networks and no inits: those of recipes are all that a grid has."""
+
+
+NOTHING = Nothing()
+
+
 def listed(values: object) -> list[Any]:
     """The items of a list; a number or another single value that is no text is a list of one."""
-    if isinstance(values, str):
+    if isinstance(values, str | bytes):
         raise ValueError(f"a list is expected, not {values!r}")
     items = list(values) if isinstance(values, Iterable) else [values]
     if not items:
@@ -39,6 +47,8 @@ def listed(values: object) -> list[Any]:
 
 def entries_of(kind: type[Entry], get: Callable[[Any], Any], values: object) -> list[Any]:
     """The entries that names, ranges of names, callables, and mappings of names to these mean."""
+    if values is NOTHING:
+        return []
     found: list[Any] = []
     faults: list[str] = []
     cause: BaseException | None = None
@@ -83,9 +93,13 @@ def distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
 
 def whole(low: int, high: int, value: object) -> int:
     """A whole number, numpy's too."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
         raise ValueError(f"{value!r} is not a whole number")
-    if not low <= (number := operator.index(value)) <= high:
+    if not low <= number <= high:
         raise ValueError(f"{number} is not between {low} and {high}")
     return number
 
@@ -112,6 +126,7 @@ def counted_seeds(seeds: object) -> list[Any]:
 
 
 Distinct = AfterValidator(distinct)
+Recipes = BeforeValidator(prepared)
 Networks = BeforeValidator(partial(entries_of, Network, network_entries.get))
 Inits = BeforeValidator(partial(entries_of, Init, init_entries.get))
 Activations = BeforeValidator(partial(entries_of, Activation, activation_entries.get))

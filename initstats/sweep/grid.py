@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from functools import partial
 from html import escape
-from itertools import product, starmap
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
@@ -27,11 +27,13 @@ from initstats.stack import DType
 from initstats.sweep.cell import Cell
 from initstats.sweep.fields import (
     MAX_DEPTH,
+    NOTHING,
     Activations,
     Distinct,
     Fields,
     Inits,
     Networks,
+    Recipes,
     Width,
     choice,
     counted_seeds,
@@ -41,6 +43,7 @@ from initstats.sweep.fields import (
     whole,
 )
 from initstats.sweep.plugins import BESIDE, load_config
+from initstats.sweep.prepared import Prepared
 
 DEFAULT_NETWORKS: Any = ("mlp",)
 DEFAULT_INITS: Any = (
@@ -93,6 +96,10 @@ class Grid(Fields):
     Attributes:
         networks, inits, activations: names, entries (`Network`, `Init`, `Activation`) or callables.
             `network` instead of `networks` names a single one.
+        recipes: names of known ways to build a deep network, such as `gpt2` and `fixup(hidden=2)`,
+            each of them a network that is measured with its own init alone; the table has the
+            recipe as the network. Where neither networks nor inits are named, nothing else is
+            measured.
         widths: units of a layer; of a `cnn`, channels of the first. A number is a list of one.
         depth: layers.
         seeds: how many, from 0, or a list of them.
@@ -113,6 +120,7 @@ class Grid(Fields):
 
     networks: Annotated[tuple[Network, ...], Networks, Distinct] = DEFAULT_NETWORKS
     inits: Annotated[tuple[Init, ...], Inits, Distinct] = DEFAULT_INITS
+    recipes: Annotated[tuple[Prepared, ...], Recipes, Distinct] = ()
     activations: Annotated[tuple[Activation, ...], Activations, Distinct] = DEFAULT_ACTIVATIONS
     widths: Annotated[tuple[Width, ...], BeforeValidator(listed), Distinct] = (50,)
     depth: Annotated[int, BeforeValidator(partial(whole, 1, MAX_DEPTH))] = 20
@@ -124,6 +132,9 @@ class Grid(Fields):
     device: Annotated[str, BeforeValidator(device_name)] = "cpu"
 
     def __init__(self, **fields: Any) -> None:
+        named = [fields.get(name) for name in ("network", "networks", "inits")]
+        if fields.get("recipes") and all(name is None or name in ((), []) for name in named):
+            fields |= {"networks": NOTHING, "inits": NOTHING}
         super().__init__(**fields)
 
     @classmethod
@@ -143,19 +154,45 @@ class Grid(Fields):
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """All networks, inits and activations."""
-        return (*self.networks, *self.inits, *self.activations)
+        """All networks, inits and activations, those of recipes among them."""
+        return (*self.every_network, *self.every_init, *self.activations)
 
     @property
-    def _lists(self) -> list[tuple[Any, ...]]:
-        """What a cell names one of, in the order of its key."""
-        return [getattr(self, f"{name}s") for name in Cell._fields]
+    def every_network(self) -> tuple[Network, ...]:
+        """The networks, and behind them those of recipes, in the order of the table."""
+        return (*self.networks, *(recipe.network for recipe in self.recipes))
+
+    @property
+    def every_init(self) -> tuple[Init, ...]:
+        """The inits, and behind them those of recipes, in the order of the table."""
+        return tuple({init.name: init for init in (*self.inits, *self._own)}.values())
+
+    @property
+    def _own(self) -> tuple[Init, ...]:
+        return tuple(recipe.init for recipe in self.recipes)
+
+    @property
+    def paired(self) -> dict[str, str]:
+        """The init of each network that is measured with this one alone, by name."""
+        return {recipe.name: recipe.init.name for recipe in self.recipes}
+
+    def inits_of(self, network: Network) -> tuple[Init, ...]:
+        """The inits that a network is measured with: all of them, or its recipe's own."""
+        own = [recipe.init for recipe in self.recipes if recipe.name == network.name]
+        return tuple(own) or self.inits
 
     def __iter__(self) -> Iterator[Cell]:  # type: ignore[override]
-        return starmap(Cell, product(*map(names_of, self._lists)))
+        pairs = (
+            (network.name, init.name)
+            for network in self.every_network
+            for init in self.inits_of(network)
+        )
+        rest = [names_of(each) for each in (self.activations, self.widths, self.seeds)]
+        return (Cell(*pair, *others) for pair, others in product(pairs, [*product(*rest)]))
 
     def __len__(self) -> int:
-        return math.prod(map(len, self._lists))
+        pairs = len(self.networks) * len(self.inits) + len(self.recipes)
+        return pairs * len(self.activations) * len(self.widths) * len(self.seeds)
 
     def __repr__(self) -> str:
         return f"Grid of {counted(len(self), 'cell')}: {'; '.join(map(': '.join, self._facts()))}"
@@ -173,19 +210,23 @@ class Grid(Fields):
     def _facts(self) -> list[tuple[str, str]]:
         """Each field and its value, as a reader wants to see them."""
         config = self.config
+        lists = ("networks", "inits", "recipes", "activations", "widths")
         facts = [
-            (name if len(config[name]) > 1 else name[:-1], ", ".join(map(str, config.pop(name))))
-            for name in ("networks", "inits", "activations", "widths")
+            (name if len(values) > 1 else name[:-1], ", ".join(map(str, values)))
+            for name in lists
+            if (values := config.pop(name))
         ]
         seeds = config.pop("seeds")
         count = len(seeds)
         run = seeds == list(range(count)) and count > 2
-        facts.insert(4, ("seeds", f"0 to {count - 1}" if run else ", ".join(map(str, seeds))))
+        facts.append(("seeds", f"0 to {count - 1}" if run else ", ".join(map(str, seeds))))
         config["samples"] = config["samples"] or "all"
         return facts + [(name, str(value)) for name, value in config.items()]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if same := {*names_of(self.networks)} & {*names_of(self.recipes)}:
+            raise ValueError(f"recipes: {min(same)!r} is the name of a network, too")
         needed = len(self) * BYTES_EACH
         if needed > MAX_GIGABYTES * 1e9:
             raise ValueError(
@@ -205,10 +246,10 @@ class Grid(Fields):
         """
         width, together = max(self.widths), min(len(self.activations), MOST_TOGETHER)
         several = together
-        if not any(init.follows_activation or init.fitted for init in self.inits):
+        if not any(init.follows_activation or init.fitted for init in self.every_init):
             several = 1
         needed = 0
-        for entry in self.networks:
+        for entry in self.every_network:
             network = entry.on(shape, width, self.depth)
             weights = 4 * sum(math.prod(layer.weight) for layer in network.layers)
             rows = len(network.places(backward=self.backward)) * together

@@ -192,7 +192,7 @@ def _fit(data: Dataset) -> Split:
 
 def _engine(grid: Grid, data: Dataset) -> Engine:
     split = chosen_samples(grid, data)
-    for entry in grid.networks:
+    for entry in grid.every_network:
         leaves = entry.on(split.shape, grid.widths[0], grid.depth).leaves()
         try:
             check_batches(leaves, len(split))
@@ -225,20 +225,21 @@ def _run(config: dict[str, Any], grid: Grid, data: Dataset, engine: Engine) -> R
         notes=list(engine.notes),
         parts=parts_of(grid, engine.split.shape),
         extended_networks={
-            each.name: is_extended(each, grid.widths[0], grid.depth) for each in grid.networks
+            each.name: is_extended(each, grid.widths[0], grid.depth) for each in grid.every_network
         },
+        paired=grid.paired,
     )
 
 
 def notes_of(grid: Grid, shape: tuple[int, ...]) -> tuple[str, ...]:
     """The columns of what the blocks of the networks note."""
-    placed = (each.on(shape, grid.widths[0], grid.depth) for each in grid.networks)
+    placed = (each.on(shape, grid.widths[0], grid.depth) for each in grid.every_network)
     return tuple(dict.fromkeys(name for network in placed for name in network.numbers))
 
 
 def parts_of(grid: Grid, shape: tuple[int, ...]) -> dict[str, list[str]]:
     """The kinds of the layers of each network, of none where all networks are plain stacks."""
-    placed = {each.name: each.on(shape, grid.widths[0], grid.depth) for each in grid.networks}
+    placed = {each.name: each.on(shape, grid.widths[0], grid.depth) for each in grid.every_network}
     if not any(leaf.outputs.part for network in placed.values() for leaf in network.leaves()):
         return {}
     return {name: network.parts for name, network in placed.items()}

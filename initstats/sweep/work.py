@@ -171,7 +171,11 @@ def tasks(grid: Grid, done: Collection[Key], batch: int) -> list[Task]:
     found: dict[tuple[object, ...], Task] = {}
     starts = range(0, len(grid.activations), MOST_TOGETHER)
     parts = [grid.activations[start : start + MOST_TOGETHER] for start in starts]
-    of_seed = product(grid.networks, grid.widths, grid.inits, parts)
+    of_seed = [
+        (network, width, init, those)
+        for network, width in product(grid.every_network, grid.widths)
+        for init, those in product(grid.inits_of(network), parts)
+    ]
     for seed, (network, width, init, those) in product(grid.seeds, of_seed):
         task = Task(network, init, those, width, (seed,))
         if done:

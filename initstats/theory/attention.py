@@ -26,6 +26,7 @@ from initstats.theory.softmax import softmax_moments
 Array = NDArray[np.float64]
 
 _DRAWS = 64  # of the logits, where tokens are not exchangeable
+_AT_ONCE = 2**16  # most entries of two draws that are made together
 
 
 class Tokens(NamedTuple):
@@ -186,10 +187,10 @@ def attend_kernel(
     total, squares, entropies, number = np.zeros_like(pairs), 0.0, 0.0, 0
     with one_blas_thread():
         for a in _rows_of_attention(k, tokens, logit_gain, causal, draws, seed):
-            number += 1
-            total += a[:, None] @ pairs @ _turned(a)[None]
-            squares += float((a * a).sum(-1).mean())
-            entropies -= float((a * np.log(np.where(a > 0, a, 1.0))).sum(-1).mean())
+            number += len(a)
+            total += (a[:, :, None] @ pairs @ _turned(a)[:, None]).sum(0)
+            squares += float((a * a).sum(-1).mean((1, 2)).sum())
+            entropies -= float((a * np.log(np.where(a > 0, a, 1.0))).sum(-1).mean((1, 2)).sum())
     nats = math.log(tokens)
     relative = entropies / number / nats if tokens > 1 else 1.0
     return Attended(value_gain * _joined(total / number), squares / number, relative)
@@ -229,12 +230,12 @@ def pull_kernel(
     number = 0
     with one_blas_thread():
         for a in _rows_of_attention(k, tokens, logit_gain, causal, draws, seed):
-            number += 1
-            values += _turned(a)[:, None] @ g @ a[None]
+            number += len(a)
+            values += (_turned(a)[:, :, None] @ g @ a[:, None]).sum(0)
             if logit_gain:
-                of_queries, of_keys = _through_logits(a[:, None], a[None], x, g)
-                queries += of_queries
-                keys += of_keys
+                of_queries, of_keys = _through_logits(a[:, :, None], a[:, None], x, g)
+                queries += of_queries.sum(0)
+                keys += of_keys.sum(0)
     scale, warm = value_gain / number, value_gain * logit_gain / number
     return KernelGradient(
         _joined(scale * values), _joined(warm * g * queries), _joined(warm * keys)
@@ -244,7 +245,8 @@ def pull_kernel(
 def _through_logits(a: Array, b: Array, x: Array, g: Array) -> tuple[Array, Array]:
     """tr(P_s X P_s' X^T), and sum_ss' w_ss' P_s X P_s' with w = Gamma K, for each two sequences.
 
-    All are (sequences, sequences, tokens, tokens). P = diag(a) - a a^T makes four terms of each.
+    All are (sequences, sequences, tokens, tokens), for each of some draws of a and b.
+    P = diag(a) - a a^T makes four terms of each.
     """
     a_t, b_t, w = _turned(a), _turned(b), g * x
     ax, xb = a @ x, x @ b_t  # (s, t') and (t, s')
@@ -257,21 +259,22 @@ def _through_logits(a: Array, b: Array, x: Array, g: Array) -> tuple[Array, Arra
 def _rows_of_attention(
     kernel: Array, tokens: int, logit_gain: float, causal: bool, draws: int, seed: int
 ) -> Iterator[Array]:
-    """Draws of A, (sequences, tokens, tokens) each; one where it is certain."""
+    """Draws of A, (some draws, sequences, tokens, tokens); one where it is certain."""
     hidden = np.where(np.tri(tokens, dtype=bool) | (not causal), 0.0, -np.inf)
     if logit_gain == 0:
         certain = np.exp(hidden) / np.exp(hidden).sum(1, keepdims=True)
-        yield np.broadcast_to(certain, (len(kernel) // tokens, tokens, tokens))
+        yield np.broadcast_to(certain, (1, len(kernel) // tokens, tokens, tokens))
         return
     values, vectors = np.linalg.eigh(kernel)
     root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T  # whatever the vectors' signs
     of_sequences = root.reshape(-1, tokens, len(kernel))
     normal = np.random.default_rng(seed).standard_normal
-    for number in range(draws):
-        if number % 2 == 0:
-            noise = math.sqrt(logit_gain) * normal(kernel.shape)
-            logits = of_sequences @ noise @ _turned(of_sequences)
-        a = (logits if number % 2 == 0 else -logits) + hidden
+    pairs, most = (draws + 1) // 2, max(1, _AT_ONCE // kernel.size)
+    for first in range(0, pairs, most):
+        noise = math.sqrt(logit_gain) * normal((min(most, pairs - first), *kernel.shape))
+        logits = of_sequences @ noise[:, None] @ _turned(of_sequences)
+        both = np.stack([logits, -logits], 1).reshape(-1, *logits.shape[1:])
+        a = both[: draws - 2 * first] + hidden
         a = np.exp(a - a.max(-1, keepdims=True))
         yield a / a.sum(-1, keepdims=True)
 

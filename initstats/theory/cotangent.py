@@ -57,6 +57,8 @@ class Cotangent:
 
     def unactivated(self, activation: Activation, behind: Activated) -> Cotangent:
         """The gradient before an activation: phi' times that behind it, which is independent."""
+        if self.pairs and (found := self.pairs.unactivated(self, activation, behind)):
+            return found
         product = self.product
         if product is not None and self.pairs is not None:
             product = product * self.pairs.slopes(activation, behind.before, behind.response)

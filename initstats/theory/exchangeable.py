@@ -18,10 +18,24 @@ from initstats.theory.batch import batch_norm_moments
 from initstats.theory.pairs import correlations, slope_products
 from initstats.theory.response import Response
 from initstats.theory.softmax import softmax_moments
-from initstats.theory.state import Attended, Cotangent, Heads, Joint, Pairs, State, Unpredicted
+from initstats.theory.state import (
+    Attended,
+    Cotangent,
+    Heads,
+    Joint,
+    Pairs,
+    State,
+    Unpredicted,
+    check_gaussian,
+)
 
 Array = NDArray[np.float64]
 
+ONE_SEQUENCE = (
+    "theory without data follows the tokens of one sequence, and batch norm reads those of a whole "
+    "batch: see initstats.predict"
+)
+"""Why batch norm over tokens is not followed without data."""
 _PAIR = np.zeros((2, 1), np.int64)
 _UNKNOWN = np.array([np.nan])
 _LEAST = 1e-300
@@ -65,8 +79,8 @@ class Exchangeable(Pairs):
         """Means of tokens that are weighted by the softmax of Gaussian logits."""
         if heads.causal:
             raise Unpredicted(
-                "theory without data follows tokens that are all alike, and not causal attention: "
-                "tokens that see only those before them are not all alike"
+                "tokens that see only those before them are not all alike: theory follows them one "
+                "by one"
             )
         q, p = self._tokens(state)
         found = attend(q, p, heads.tokens, **_gains(heads))
@@ -89,6 +103,9 @@ class Exchangeable(Pairs):
 
     def batch_normed(self, state: State, batch: int) -> State:
         """Second moment 1, and correlation -1 / (batch - 1), whatever they were, if they differ."""
+        if self.same:
+            raise Unpredicted(ONE_SEQUENCE)
+        check_gaussian(state)
         if not (state.square > state.k).all():
             raise Unpredicted("a batch of equal samples has no spread to be divided by")
         nothing = np.zeros(1)

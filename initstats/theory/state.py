@@ -8,16 +8,22 @@ Schoenholz et al. 2017 (arXiv:1611.01232). Variance and shift to first order in 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from initstats.activations import Activation
 from initstats.theory.cotangent import Cotangent as Cotangent
+from initstats.theory.following import Attended as Attended
+from initstats.theory.following import Heads as Heads
+from initstats.theory.following import Joint as Joint
+from initstats.theory.following import Law as Law
+from initstats.theory.following import Pairs as Pairs
+from initstats.theory.following import Taps as Taps
+from initstats.theory.following import Unpredicted as Unpredicted
 from initstats.theory.response import Response, response
 from initstats.theory.sphere import sphere_moments
 
@@ -29,119 +35,7 @@ BENT = 1e-6
 _UNKNOWN: Any = np.float64(np.nan)
 
 
-class Unpredicted(Exception):
-    """Theory ends here; the message says why."""
-
-
-class Law(NamedTuple):
-    """How the weights of a layer are distributed.
-
-    Attributes:
-        sigma_w2: fan_in times the variance of a weight.
-        sigma_b2: variance of a bias.
-        uniform_bias: the part of q that uniform biases add: sigma_b2, or 0.
-        radial: fluctuation of the length of h over a layer's units, as a share of that under
-            independent weights: 1 for these, 0 for orthogonal weights that keep every length.
-        centred: whether a unit's weights have mean 0, so that it does not see the mean over units.
-    """
-
-    sigma_w2: float
-    sigma_b2: float = 0.0
-    uniform_bias: float = 0.0
-    radial: float = 1.0
-    centred: bool = False
-
-
 _NO_LAW = Law(np.nan)
-
-
-class Heads(NamedTuple):
-    """The laws of attention.
-
-    Attributes:
-        tokens: of a sequence.
-        logit_gain: sigma_Q^2 sigma_K^2, times the units of a head and the square of their factor.
-        value_gain: sigma_V^2.
-        causal: whether a token sees itself and those before it alone.
-    """
-
-    tokens: int
-    logit_gain: float
-    value_gain: float
-    causal: bool = False
-
-
-class Attended(NamedTuple):
-    """What attention makes of rows.
-
-    Attributes:
-        state: of the weighted means of values.
-        logits: second moment of the logits.
-        concentration: the sum of the squares of a row's weights.
-        entropy: of a row's weights, over its largest.
-    """
-
-    state: State
-    logits: float
-    concentration: float
-    entropy: float
-
-
-class Joint(NamedTuple):
-    """What is known of the activations of pairs of samples, arrays (pairs,)."""
-
-    k: Array  # E phi(u) phi(v)
-    covariance: Array  # of phi(u) and phi(v), over units and draws
-    V: Array  # covariance over draws of their second moments, times the width; NaN where not known
-
-
-class Pairs(ABC):
-    """The pairs of rows that a state follows; a row is a sample, or a token of one.
-
-    Attributes:
-        own: 1 for a pair of a row with itself, else 0, (pairs,) or for all.
-        same: 1 for a pair of rows of one sample, likewise.
-        level: 1 for a pair of rows at one position, be it of two samples, likewise.
-    """
-
-    own: Array | float = 0.0
-    same: Array | float = 0.0
-    level: Array | float = 0.0
-
-    @abstractmethod
-    def products(self, values: Array) -> Array:
-        """Products of both rows of each pair, (pairs,), of values for each row."""
-
-    @abstractmethod
-    def behind(self, activation: Activation, state: State, r: Response) -> Joint:
-        """What an activation makes of the pairs in a state of pre-activations."""
-
-    def slopes(self, activation: Activation, state: State, r: Response) -> Array:
-        """E phi'(u) phi'(v) of each pair in a state of pre-activations, (pairs,)."""
-        raise Unpredicted(self._unknown("how gradients of two samples agree"))
-
-    def attended(self, state: State, heads: Heads) -> Attended:
-        """What attention makes of the rows."""
-        raise Unpredicted(self._unknown("attention"))
-
-    def unattended(self, cotangent: Cotangent, state: State, heads: Heads) -> Cotangent:
-        """The gradient before attention, through values, queries and keys."""
-        raise Unpredicted(self._unknown("attention"))
-
-    def batch_normed(self, state: State, batch: int) -> State:
-        """Rows less the mean of a batch, over its standard deviation."""
-        raise Unpredicted(self._unknown("batch norm"))
-
-    def batch_activated(self, activation: Activation, state: State) -> tuple[Array, Array]:
-        """Second moments of the rows, and products of the pairs, behind an activation of these."""
-        raise Unpredicted(self._unknown("batch norm"))
-
-    def unbatch_normed(self, cotangent: Cotangent, state: State, batch: int) -> Cotangent:
-        """The gradient before that."""
-        raise Unpredicted(self._unknown("batch norm"))
-
-    def _unknown(self, what: str) -> str:
-        return f"theory does not follow {what} over the samples of a data set yet"
 
 
 @dataclass(frozen=True)
@@ -287,15 +181,19 @@ class State:
         kept = (1 - self.law.radial) * w**2  # the part of lengths that does not fluctuate
         return np.asarray(slope * self.g + curvature * (self.V / 2 - kept))
 
-    def normed(self, *, centred: bool, eps: float, freedom: int = 0) -> State:
+    def normed(self, *, centred: bool, eps: float, freedom: int = 0, whole: bool = False) -> State:
         """Each sample over its root mean square, or that about its mean over units.
 
         Args:
             centred: whether the mean is taken off.
             eps: what is added to the variance.
+            whole: whether all positions of a sample have the same mean and size; pairs are not
+                followed then.
             freedom: dimensions that a group of units has to move in; 0 is as good as infinitely
                 many.
         """
+        if whole:
+            return self._normed_as_one(centred=centred, eps=eps)
         variance = self._variance(centred=centred)
         size = np.sqrt(variance + eps)
         nothing = np.zeros_like(variance)
@@ -316,8 +214,30 @@ class State:
             freedom=freedom if self.gaussian else 0,
         )
 
-    def unnormed(self, cotangent: Cotangent, *, centred: bool, eps: float) -> Cotangent:
+    def _normed_as_one(self, *, centred: bool, eps: float) -> State:
+        """`normed` of images (samples, height, width) whose positions share mean and size."""
+        mean, size = self._as_one(centred=centred, eps=eps)
+        return State(
+            (self.square - 2 * mean * self.mean + mean**2) / size**2,
+            (self.mean - mean) / size,
+            width=self.width,
+            gaussian=self.gaussian,
+            exact=False,
+        )
+
+    def _as_one(self, *, centred: bool, eps: float) -> tuple[Array, Array]:
+        """Mean and size of an image, over units and positions."""
+        mean = self.mean.mean((-2, -1), keepdims=True) * centred
+        variance = self.square.mean((-2, -1), keepdims=True) - mean**2
+        return mean, np.sqrt(np.maximum(variance, 0) + eps)
+
+    def unnormed(
+        self, cotangent: Cotangent, *, centred: bool, eps: float, whole: bool = False
+    ) -> Cotangent:
         """The gradient before `normed`, at a number of units at which one more is nothing."""
+        if whole:
+            _, size = self._as_one(centred=centred, eps=eps)
+            return replace(cotangent, square=cotangent.square / size**2)
         variance, product = self._variance(centred=centred) + eps, cotangent.product
         if product is not None and self.pairs is not None:
             product = product / self.pairs.products(np.sqrt(variance))
@@ -397,3 +317,9 @@ class Activated(State):
     before: State = field(kw_only=True)  # the pre-activations
     response: Response = field(kw_only=True)  # the moments of phi at their second moments
     covariance: Array = field(kw_only=True)  # as in `Joint`
+
+
+def check_gaussian(state: State) -> None:
+    """Refuse activations where the theory of batch norm knows Gaussian units alone."""
+    if not state.gaussian:
+        raise Unpredicted("theory follows batch norm of Gaussian units: these are activations")

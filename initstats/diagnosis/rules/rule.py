@@ -147,6 +147,15 @@ def listed(places: Iterable[Any]) -> str:
     return f"{len(names)} places: {', '.join(names[: SHOWN - 1])}, ... {names[-1]}"
 
 
+def shortened(where: str) -> str:
+    """A finding's place, of which many places are as in `listed`.
+
+    >>> shortened("a, b, c, d, e"), shortened("a, b")
+    ('5 places: a, b, c, ... e', 'a, b')
+    """
+    return listed(where.split(", ")) if where.count(", ") >= SHOWN else where
+
+
 DEEP = Need[Profile](
     lambda profile: len(profile.graph.path) > 3,
     "a trend needs at least four layers with weights, one after the other",

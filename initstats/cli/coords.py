@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -116,7 +116,7 @@ def coords(
     JSON: network, words, nearest, findings, parameters, slopes (the last three are lists of rows),
     and of what is printed page, where one is written.
     """
-    from initstats.cli.model import RATES, TOKENS, batches, own_code
+    from initstats.cli.model import own_code
     from initstats.coordinates import coordinate_check
     from initstats.probe.objective import loss_of
 
@@ -125,27 +125,22 @@ def coords(
     file = Path(json) if json and json != "-" else None
     claim(file, out, files, "coordinates")
     load_own(plugin)
-    check_together(
-        {"--size": bool(size and not data), "--vocabulary": bool(vocabulary and not tokens)}
-    )
-    listed = {"widths": widths or ["64,128,256,512"], "depths": depths, "seeds": seeds or ["3"]}
-    sizes = {name: numbers(f"--{name}", given) if given else None for name, given in listed.items()}
-    draws = sizes["seeds"] or [3]
-    trainer = optimizer if optimizer in RATES else _optimizer(optimizer)
-    smallest = [min(each) for each in (sizes["widths"], sizes["depths"]) if each]
-    ids = vocabulary or (_vocabulary(factory, smallest) if tokens else TOKENS)
-    x, classes = next(batches(context.meta.get(GIVEN, []), None, True, ids, size=size))
+    check_together({"--size": bool(size and not data)})
+    check_together({"--vocabulary": bool(vocabulary and not tokens)})
+    sizes = _sizes(widths=widths or ["64,128,256,512"], depths=depths, seeds=seeds or ["3"])
+    draws, trainer = sizes["seeds"], _optimizer(optimizer)
+    x, classes = _batch(context, vocabulary or (_vocabulary(factory, sizes) if tokens else 0), size)
     with Bar("models") as bar, own_code("the model", x):
         found = coordinate_check(
             _own(factory),
-            sizes["widths"] or (),
+            sizes["widths"],
             x=x,
             loss=lambda output: loss_of(output, classes),
             steps=steps,
             optimizer=trainer,
             lr=lr,
             seeds=draws[0] if len(draws) == 1 else draws,
-            depths=sizes["depths"],
+            depths=sizes["depths"] if depths else None,
             parametrization=parametrization,
             progress=bar.show,
         )
@@ -153,27 +148,43 @@ def coords(
     fail(found.findings, fail_on)
 
 
-def _optimizer(name: str) -> Callable[..., Any]:
-    """A function of the user's that makes an optimizer."""
+def _sizes(**options: list[str] | None) -> dict[str, list[int]]:
+    """The numbers of some options; none of one that is not given."""
+    return {name: numbers(f"--{name}", given or []) for name, given in options.items()}
+
+
+def _optimizer(name: str) -> str | Callable[..., Any]:
+    """One of torch's by name, or a function of the user's that makes one."""
     from initstats.cli.model import RATES
     from initstats.registry import unknown
 
+    if name in RATES:
+        return name
     if ":" not in name:
         raise unknown("optimizer", name, [*RATES, "MODULE:FUNCTION"])
     return _own(name)
 
 
-def _vocabulary(factory: str, sizes: Sequence[int]) -> int:
+def _batch(context: typer.Context, vocabulary: int, size: int | None) -> tuple[Any, Any]:
+    """What goes into the models, and its classes where it has some."""
+    from initstats.cli.model import TOKENS, batches
+
+    given = context.meta.get(GIVEN, [])
+    return next(batches(given, None, True, vocabulary or TOKENS, size=size))
+
+
+def _vocabulary(factory: str, sizes: Mapping[str, Sequence[int]]) -> int:
     """How many token ids the smallest model knows."""
     from torch import nn
 
     from initstats.cli.model import TOKENS, vocabulary_of
     from initstats.coordinates.factory import seeded
 
-    if min(sizes) < 1:
+    smallest = [min(sizes[name]) for name in ("widths", "depths") if sizes[name]]
+    if min(smallest, default=0) < 1:
         return TOKENS  # the check says so
     with seeded(0):
-        made = _own(factory)(*sizes)
+        made = _own(factory)(*smallest)
     model = made[0] if isinstance(made, tuple) and made else made
     return vocabulary_of(model) if isinstance(model, nn.Module) else TOKENS
 

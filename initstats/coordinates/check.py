@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from initstats.coordinates.depth import branch_sizes, depth_findings, depth_lines
+from initstats.coordinates.depth import over_depth_of
 from initstats.coordinates.divergence import DIVERGED, divergences
 from initstats.coordinates.divergence import told as told_of
 from initstats.coordinates.factory import Maker
@@ -165,14 +165,10 @@ def coordinate_check(
         if progress:
             progress(done + 1, len(sizes))
     wide = Grid(widths, [[trials[Size(w, deep[0], s)] for w in widths] for s in draws])
-    told: list[Told] = []
-    lines = pd.DataFrame()
+    told, lines = list[Told](), pd.DataFrame()
     if depths:
-        widest = [[trials[Size(widths[-1], d, s)] for d in deep] for s in draws]
-        tall = Grid(depths, widest)
-        branches = branch_sizes(tall)
-        told = depth_findings(tall, response.degrees, branches)
-        lines = depth_lines(tall, branches)
+        tall = Grid(depths, [[trials[Size(widths[-1], d, s)] for d in deep] for s in draws])
+        told, lines = over_depth_of(tall, response.degrees)
     return _result(trials, wide, response, parametrization, told, lines)
 
 

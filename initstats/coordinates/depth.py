@@ -66,6 +66,12 @@ def branches_of(anatomy: Anatomy) -> list[Branch]:
     return found
 
 
+def over_depth_of(grid: Grid, degrees: Mapping[str, float]) -> tuple[list[Told], pd.DataFrame]:
+    """The findings of `depth_findings` and the lines of `depth_lines`."""
+    ratios = branch_sizes(grid)
+    return depth_findings(grid, degrees, ratios), depth_lines(grid, ratios)
+
+
 def branch_sizes(grid: Grid) -> pd.DataFrame:
     """How large branches are beside their stream at init, over depth.
 

@@ -16,6 +16,7 @@ from initstats.diagnosis.rules.rule import listed
 from initstats.plural import counted
 from initstats.probe import measure
 from initstats.schemes import Prescription
+from initstats.schemes.anatomy import on_meta
 
 FAILING = {"error": ["error"], "warning": ["error", "warning"]}
 """Severities that fail, by the least."""
@@ -60,10 +61,9 @@ def check_numbers(model: nn.Module, x: Any = None) -> None:
     name, parameters = type(model).__name__, dict(model.named_parameters())
     if not parameters:
         raise AssertionError(f"{name} has no parameters: nothing of it is initialized")
-    away = [each for each, p in parameters.items() if not is_lazy(p) and p.is_meta]
     lazy = [each for each, p in parameters.items() if is_lazy(p)] if x is None else []
     for names, why in (
-        (away, "on the meta device: make the model on the CPU"),
+        (on_meta(model), "on the meta device: make the model on the CPU"),
         (lazy, "lazy: run the model once, or give an input x"),
     ):
         if names:

@@ -60,8 +60,7 @@ def predict_survival(
         networks, inits, activations: as for a grid, of which every combination is looked at.
         depths: numbers of layers, the stem among them; a number is a list of one.
         width: of the networks; it matters for the fan of the first layer alone.
-        correlation_of_inputs: that of two samples, or of two tokens of a sequence; all have a
-            second moment of 1.
+        correlation_of_inputs: of two samples, or two tokens, whose second moment is 1.
         shape: of a sample, which a network is laid out for.
         limits: of what is healthy.
         progress: told of every network, init, activation and depth.
@@ -69,10 +68,10 @@ def predict_survival(
     Returns:
         One row for each `network`, `init`, `activation` and `depth`: `rms` of what goes through all
         layers, or of what norms make of it; `correlation` of two samples, or tokens, a mean over
-        all pairs where these differ; `gradient`,
-        the gradient's norm at the first layer over that at the last; `share` and `front`, what
-        branches add; `signal_verdict`, `gradient_verdict`, `distinctness_verdict` and the gravest,
-        `verdict`, as `judge` has them, `unknown` where theory says nothing; why, in `note`.
+        all pairs where these differ; `gradient`, the gradient's norm at the first layer over that
+        at the last; `share` and `front`, what branches add; `signal_verdict`, `gradient_verdict`,
+        `distinctness_verdict` and the gravest, `verdict`, as `judge` has them, `unknown` where
+        theory says nothing; why, in `note`.
 
     Raises:
         ValueError: as `Grid`; a depth, a width or a correlation that cannot be; a network that

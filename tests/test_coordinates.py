@@ -415,6 +415,19 @@ def test_depth(optimizer: str, power: float, rate: float, rules: set[str]) -> No
         assert moved[4] > 1.5
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_one_draw_of_the_weights_accuses_nobody_over_depth(seed: int) -> None:
+    """Chance makes the scales of a few hundred entries change with the depth."""
+    found = check(deep("sgd", -0.5, 0.0), (8, 32), depths=(2, 4, 8), seeds=[seed])
+    assert not found.findings["severity"].isin(["error", "warning"]).any()
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_one_draw_of_the_weights_shows_a_wrong_rate_over_depth(seed: int) -> None:
+    found = check(deep("sgd", -0.5, 0.8), (8, 32), depths=(2, 4, 8), seeds=[seed])
+    assert "depth_learning_rate" in {rule for _, rule, _ in faults(found)}
+
+
 def test_the_figure_over_depth(faults: Callable[[Figure], list[str]]) -> None:
     found = check(deep("sgd", 0.0, 0.0), (4, 8), depths=(1, 2, 32), seeds=1)
     for width in (3.3, 9.0):

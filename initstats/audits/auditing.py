@@ -25,6 +25,7 @@ from initstats.diagnosis.findings import COLUMNS, SEVERITIES, Findings
 from initstats.diagnosis.rules import Finding
 from initstats.plural import counted
 from initstats.schemes import Prescription
+from initstats.schemes.anatomy import on_meta
 
 if TYPE_CHECKING:
     from initstats.report.page import Files
@@ -238,7 +239,7 @@ def _fans(model: nn.Module, x: Any) -> dict[str, tuple[float, float]]:
         return {}
     from initstats.probe import measure
 
-    if empty := [name for name, p in model.named_parameters() if p.is_meta]:
+    if empty := on_meta(model):
         raise ValueError(
             f"{empty[0]} is on the meta device and holds no numbers: the model cannot run on x; "
             "make it on a device, or audit it without x"

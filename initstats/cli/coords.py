@@ -113,8 +113,7 @@ def coords(
     What is minimized: the loss, where the model returns it; the cross-entropy of scores of classes
     on --data; anything else, the squared error to numbers drawn once.
 
-    JSON: network, words, nearest, findings, parameters, slopes (the last three are lists of rows),
-    and of what is printed page, where one is written.
+    JSON: network, words, nearest; findings, parameters, slopes, as rows; page, where there is one.
     """
     from initstats.cli.model import own_code
     from initstats.coordinates import coordinate_check
@@ -125,11 +124,9 @@ def coords(
     file = Path(json) if json and json != "-" else None
     claim(file, out, files, "coordinates")
     load_own(plugin)
-    check_together({"--size": bool(size and not data)})
-    check_together({"--vocabulary": bool(vocabulary and not tokens)})
     sizes = _sizes(widths=widths or ["64,128,256,512"], depths=depths, seeds=seeds or ["3"])
-    draws, trainer = sizes["seeds"], _optimizer(optimizer)
-    x, classes = _batch(context, vocabulary or (_vocabulary(factory, sizes) if tokens else 0), size)
+    trainer = _optimizer(optimizer)
+    x, classes = _batch(context.meta.get(GIVEN, []), factory, sizes, vocabulary, size)
     with Bar("models") as bar, own_code("the model", x):
         found = coordinate_check(
             _own(factory),
@@ -139,7 +136,7 @@ def coords(
             steps=steps,
             optimizer=trainer,
             lr=lr,
-            seeds=draws[0] if len(draws) == 1 else draws,
+            seeds=sizes["seeds"] if len(sizes["seeds"]) > 1 else sizes["seeds"][0],
             depths=sizes["depths"] if depths else None,
             parametrization=parametrization,
             progress=bar.show,
@@ -165,11 +162,22 @@ def _optimizer(name: str) -> str | Callable[..., Any]:
     return _own(name)
 
 
-def _batch(context: typer.Context, vocabulary: int, size: int | None) -> tuple[Any, Any]:
+def _batch(
+    given: Sequence[tuple[str, str]],
+    factory: str,
+    sizes: Mapping[str, Sequence[int]],
+    vocabulary: int | None,
+    size: int | None,
+) -> tuple[Any, Any]:
     """What goes into the models, and its classes where it has some."""
     from initstats.cli.model import TOKENS, batches
 
-    given = context.meta.get(GIVEN, [])
+    kinds = {kind for kind, _ in given}
+    lone = {"--size": size and "data" not in kinds}
+    lone |= {"--vocabulary": vocabulary and "tokens" not in kinds}
+    check_together({option: bool(lacks) for option, lacks in lone.items()})
+    if "tokens" in kinds and vocabulary is None:
+        vocabulary = _vocabulary(factory, sizes)
     return next(batches(given, None, True, vocabulary or TOKENS, size=size))
 
 

@@ -20,6 +20,7 @@ from initstats.coordinates.parameters import (
     TOLERANCE,
     Array,
     Grid,
+    chance_of,
     is_rounding,
     power,
     power_of,
@@ -155,9 +156,13 @@ def _scale(grid: Grid, ratios: pd.DataFrame) -> tuple[float, str]:
     """The power of depth of a branch's size over its stream's."""
     sizes = ratios["ratio"].to_numpy().reshape(len(grid.trials), len(grid.sizes))
     value, _, note = power_of(grid.x, sizes)
+    with np.errstate(divide="ignore"):
+        (_, low, high, *_), _ = fit(grid.x, np.log(sizes))
     ends = [(t.anatomy, branches_of(t.anatomy)[0].end) for t in grid.first]
     given = power(grid.x, [abs(anatomy.from_source(end)) for anatomy, end in ends])
-    return (given if abs(value - given) <= CHANCE else value), note
+    if abs(value - given) <= CHANCE:
+        return given, note
+    return value, note or "too uncertain, more seeds would tell" * bool(low <= given <= high)
 
 
 def _branch(scale: float, branches: list[Branch], grid: Grid) -> Iterator[Told]:
@@ -192,10 +197,12 @@ def _rates(
         own = _own(grid, sizes, use, degree)
         if own is None:
             continue
-        initial, rate = own
+        initial, bent, rate = own
         branch = use.layer in inside
         wanted = -1 - (1 + degree) * (scale - initial) if branch else 0.0
-        if abs(rate - wanted) > TOLERANCE:
+        numels = [float(math.prod(trial.shapes[use.parameter])) for trial in grid.first]
+        chance = (1 + degree) * (1 + bent) * chance_of(grid, np.array(numels))
+        if abs(rate - wanted) > max(TOLERANCE, chance if branch and initial else 0.0):
             key = snapped(rate - wanted), snapped(rate), branch
             groups.setdefault(key, []).append(use.parameter)
     for (off, rate, branch), several in groups.items():
@@ -214,8 +221,10 @@ def _rates(
 
 def _own(
     grid: Grid, sizes: list[list[Mapping[tuple[str, str, int], float]]], use: Use, degree: float
-) -> tuple[float, float] | None:
-    """The powers of depth of a parameter's initial rms and of its learning rate."""
+) -> tuple[float, bool, float] | None:
+    """Of a parameter, powers of depth: that of its initial rms, whether of two depths only, and
+    that of its learning rate.
+    """
 
     def of(quantity: str, step: int) -> Array:
         key = use.parameter, quantity, step
@@ -228,6 +237,6 @@ def _own(
     same = [[u for u in t.anatomy.uses if u.parameter == use.parameter] for t in grid.first]
     if not all(same) or is_rounding(grid, [each[0] for each in same], gradient):
         return None
-    initial, _, zero = power_of(grid.x, value)
+    initial, bent, zero = power_of(grid.x, value)
     rate, *_ = power_of(grid.x, update / gradient**degree)
-    return (0.0 if zero else initial), rate
+    return (0.0 if zero else initial), bent, rate

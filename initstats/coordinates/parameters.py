@@ -160,7 +160,7 @@ def _row(
 
     numels = np.array([math.prod(trial.shapes[name]) for trial in grid.first])
     constant, shape = name in grid.first[-1].constant, grid.first[-1].shapes[name]
-    chance = 0.0 if constant else _chance(grid, numels)
+    chance = 0.0 if constant else chance_of(grid, numels)
     init, curved, zero = power_of(grid.x, of("value", 0) * scales)
     row |= {"init": init, "init_expected": expected.init(growth, degree)}
     if not zero:
@@ -202,7 +202,7 @@ def power_of(x: Array, values: Array) -> tuple[float, bool, str]:
     return (end if bent else slope), bool(bent), note
 
 
-def _chance(grid: Grid, numels: Array) -> float:
+def chance_of(grid: Grid, numels: Array) -> float:
     """What the power of an initial rms may be off by chance."""
     weights = np.linalg.pinv(np.vander(grid.x - grid.x.mean(), 2, increasing=True))[1]
     return float(ERRORS * np.sqrt((weights**2 / (2 * numels * len(grid.trials))).sum()))

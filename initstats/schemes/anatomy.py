@@ -53,8 +53,7 @@ def read(model: nn.Module, x: Any = None) -> tuple[tuple[Part, ...], Any]:
         raise ValueError(f"a torch.nn.Module is initialized, not {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("a scripted model hides its modules: initialize it before it is scripted")
-    empty = [name for name, p in model.named_parameters() if not is_lazy(p) and p.is_meta]
-    if empty:
+    if empty := on_meta(model):
         raise ValueError(
             f"{empty[0]} is on the meta device and holds no numbers: make the model on the CPU; or "
             'give it memory, model.to_empty(device="cpu"), and then draw every parameter and set '
@@ -64,6 +63,11 @@ def read(model: nn.Module, x: Any = None) -> tuple[tuple[Part, ...], Any]:
         raise ValueError(reason)
     table, x = _measured(model, x)
     return tuple(_Reader(model, profiles(table)[0]).parts()), x
+
+
+def on_meta(model: nn.Module) -> list[str]:
+    """The names of parameters on the meta device, which hold no numbers; lazy ones are none yet."""
+    return [name for name, p in model.named_parameters() if not is_lazy(p) and p.is_meta]
 
 
 def _measured(model: nn.Module, x: Any) -> tuple[pd.DataFrame, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from initstats.audits.comparing import Comparison
 from initstats.audits.lock import written
 from initstats.audits.parameter import Drawn, drawn
 from initstats.audits.reading import Reading
-from initstats.audits.rules import RULES, zero_weights
+from initstats.audits.rules import RULES
 from initstats.audits.scale import Formula, depth, explained, fitting, told
 from initstats.audits.siblings import Siblings, copies, siblings
-from initstats.audits.stuck import stuck
 from initstats.audits.words import named_in, sentence
 from initstats.diagnosis.findings import COLUMNS, SEVERITIES, Findings
 from initstats.diagnosis.rules import Finding
@@ -194,14 +195,15 @@ def audit(
     number = max(1, sum(1 for _ in model.parameters()))
     each = level / _TESTS / number
     with torch.no_grad():
-        parameters = tuple(drawn(model, each, _fans(model, x)))
+        rows = None if x is None else _measured(model, x)
+        parameters = tuple(drawn(model, each, {} if rows is None else _fans(rows)))
         equal = tuple(_equal(model, names) for names in copies(parameters))
     groups = tuple(siblings(parameters, each))
     fits = fitting(groups, each)
     formulas = explained(groups, fits)
     texts = tuple(frozenset(found) for found in fits)
-    dead = None if x is None else stuck(model, x, [p.name for p in zero_weights(parameters)])
-    reading = Reading(parameters, groups, formulas, texts, tuple(filter(None, equal)), each, dead)
+    stuck = None if rows is None else _stuck(rows)
+    reading = Reading(parameters, groups, formulas, texts, tuple(filter(None, equal)), each, stuck)
     name, other = type(model).__name__, None
     if expected is not None:
         compared = Comparison.of(model, expected, x)
@@ -233,23 +235,41 @@ def judged(
     return Findings(found.sort_values("severity", kind="stable", ignore_index=True))
 
 
-def _fans(model: nn.Module, x: Any) -> dict[str, tuple[float, float]]:
-    """Inputs and outputs of weights, as the operations of a model have them."""
-    if x is None:
-        return {}
-    from initstats.probe import measure
-
+def _measured(model: nn.Module, x: Any) -> pd.DataFrame:
+    """The operations of a model."""
     if empty := on_meta(model):
         raise ValueError(
             f"{empty[0]} is on the meta device and holds no numbers: the model cannot run on x; "
             "make it on a device, or audit it without x"
         )
-    rows = measure(model, x)
+    from initstats.probe import measure
+
+    blank = any(p.ndim > 1 and not p.any() for p in model.parameters() if not is_lazy(p))
+    if blank:  # gradients tell which zeros stay
+        with suppress(ValueError):  # an output may have none
+            return measure(model, x, backward=True)
+    return measure(model, x)
+
+
+def _fans(rows: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """Inputs and outputs of weights, as the operations of a model have them."""
     rows = rows[(rows["tensor"] == "weight") & (rows["fan_in"] > 0)]
     return {
         str(name): (float(inputs), float(outputs))
         for name, inputs, outputs in rows[["name", "fan_in", "fan_out"]].itertuples(index=False)
     }
+
+
+def _stuck(rows: pd.DataFrame) -> tuple[Finding, ...] | None:
+    """What `diagnose` says of weights of zeros that never change; None without gradients."""
+    from initstats.diagnosis import RULES as CHECKS
+    from initstats.diagnosis.profile import profiles
+
+    if not (rows["direction"] == "backward").any():
+        return None
+    rule = CHECKS["zero_weights"]
+    found = [each for profile in profiles(rows) for each in rule.check(profile, rule.threshold)]
+    return tuple(each for each in found if each.severity == "error")
 
 
 def _equal(model: nn.Module, names: list[str]) -> tuple[str, ...]:

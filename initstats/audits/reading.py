@@ -22,7 +22,7 @@ class Reading:
         fits: texts of all formulas that fit each group.
         equal: groups of names whose tensors are equal in all entries.
         level: probability with which chance alone makes one question a finding.
-        stuck: names of weights of zeros that get no gradient; None where there was no input.
+        stuck: faults of weights of zeros that never change; None where no gradient was measured.
     """
 
     parameters: tuple[Drawn, ...]
@@ -31,7 +31,7 @@ class Reading:
     fits: tuple[frozenset[str], ...]
     equal: tuple[tuple[str, ...], ...]
     level: float
-    stuck: frozenset[str] | None = None
+    stuck: tuple[Finding, ...] | None = None
 
 
 Rule = Callable[[Reading], Iterator[Finding]]

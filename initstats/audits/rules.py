@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from scipy import stats
 
@@ -202,15 +202,7 @@ def _twos(reading: Reading) -> Iterator[Finding]:
 
 def zeros(reading: Reading) -> Iterator[Finding]:
     """no weight of a sum is zero where it keeps what comes before it from learning"""
-    for each in reading.parameters:
-        if each.name in (reading.stuck or ()):
-            yield Finding(
-                "error",
-                each.name,
-                "all entries are 0 and get no gradient from the input that was given, also when "
-                "other zeros are drawn: neither it nor what comes before it learns",
-                f'nn.init.kaiming_normal_(model.get_parameter("{each.name}"))  # or its own law',
-            )
+    yield from reading.stuck or ()
     for each in reading.parameters:
         if 0 < 2 * each.blank < each.units:
             yield Finding(
@@ -219,7 +211,7 @@ def zeros(reading: Reading) -> Iterator[Finding]:
                 f"{each.blank} of {each.units} matrices along the first axis are 0",
                 "draw all of them",
             )
-    blank = [each.name for each in zero_weights(reading.parameters)]
+    blank = [p.name for p in reading.parameters if p.kind == "weight" and p.law.name == "zeros"]
     if blank and reading.stuck is None:
         yield Finding(
             "note",
@@ -228,11 +220,6 @@ def zeros(reading: Reading) -> Iterator[Finding]:
             "or in LoRA's B they are meant; elsewhere nothing before them learns",
             "give audit an input, and it says whether they get a gradient",
         )
-
-
-def zero_weights(parameters: Iterable[Drawn]) -> list[Drawn]:
-    """The weights of sums whose entries are all 0."""
-    return [each for each in parameters if each.kind == "weight" and each.law.name == "zeros"]
 
 
 def left_at_default(reading: Reading) -> Iterator[Finding]:

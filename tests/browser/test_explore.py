@@ -725,3 +725,30 @@ def test_verdicts_are_about_all_layers_where_scales_depend_on_depth(
     assert f"judged at {DEPTH} layers only" in reader.part("readout").inner_text()
     assert reader.complaints == []
     reader.context.close()
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_a_row_that_a_network_has_not_counts_nothing(
+    browser: Browser, toy: ist.Dataset, tmp_path: Path, scripts: bool
+) -> None:
+    """A recipe brings an init that the other networks are not measured with."""
+    grid = ist.Grid(
+        networks=["mlp"],
+        inits=["lecun_normal"],
+        recipes=["fixup"],
+        activations=ACTIVATIONS[:2],
+        widths=[6],
+        depth=3,
+        seeds=1,
+    )
+    ist.run_sweep(grid, toy, out=tmp_path / "run")
+    index = compose(Results.of(tmp_path / "run")).publish(tmp_path / "page")
+    reader = Reader(browser, index, java_script_enabled=scripts)
+    rows = reader.page.locator('[data-part="map"] tbody tr')
+    last = {
+        row.locator("th").first.inner_text(): row.locator("td").last.inner_text()
+        for row in rows.all()
+    }
+    assert last["lecun_normal"].isdigit()
+    assert last["kaiming_normal"] == "—"
+    reader.context.close()

@@ -25,11 +25,11 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The cells of one init, and how many of them are healthy."""
+    """The cells of one init, and how many of them are healthy; None where none was measured."""
 
     init: str
     cells: list[Cell]
-    healthy: int
+    healthy: int | None
 
 
 def rows_of(words: NDArray[np.int8], inits: Sequence[str]) -> list[Row]:
@@ -42,10 +42,12 @@ def rows_of(words: NDArray[np.int8], inits: Sequence[str]) -> list[Row]:
     cells = [cell_of(last_of(each)) for each in words]
     across = len(cells) // len(inits)
     rows = [cells[i * across : (i + 1) * across] for i in range(len(inits))]
-    return [
-        Row(init, row, sum(cell.word == HEALTHY for cell in row))
-        for init, row in zip(inits, rows, strict=True)
-    ]
+    return [Row(init, row, _healthy(row)) for init, row in zip(inits, rows, strict=True)]
+
+
+def _healthy(row: Sequence[Cell]) -> int | None:
+    words = [cell.word for cell in row if cell.word]
+    return words.count(HEALTHY) if words else None
 
 
 def last_of(words: NDArray[np.int8]) -> NDArray[np.int8]:

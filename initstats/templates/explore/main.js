@@ -215,7 +215,9 @@ class Explorer {
     const votes = inits.map((_, row) =>
       activations.map((__, column) => shown.vote(row * activations.length + column)),
     );
-    const counts = votes.map((row) => row.filter(({ word }) => word === healthy).length);
+    const counts = votes.map((row) =>
+      row.some(({ word }) => word) ? row.filter(({ word }) => word === healthy).length : null,
+    );
     this.#grid.paint((row, column) => {
       const cell = row * activations.length + column;
       const slot = this.#state.slotOf(cell);

@@ -42,7 +42,7 @@ export class Grid {
       for (let x = 1; x <= this.#across; x++) {
         this.#write(this.#cells[y][x], cellAt(y - 1, x - 1));
       }
-      this.#cells[y][this.#across + 1].textContent = `${counts[y - 1]}`;
+      this.#cells[y][this.#across + 1].textContent = counts[y - 1] ?? "—";
     }
   }
 

@@ -71,6 +71,15 @@ def test_one_scale_for_all_is_no_wrong_fan() -> None:
     assert not faults(layers)
 
 
+def test_one_rule_for_all_is_no_wrong_fan() -> None:
+    """torch's fan_out knows no groups: with two of them, sqrt(2/fan_out) is 1/sqrt(fan_out)."""
+    sizes = [(8, 16, 1), (16, 32, 1), (24, 48, 1), (10, 30, 1), (30, 10, 1), (32, 16, 2)]
+    layers = nn.ModuleList(nn.Conv2d(i, o, 1, groups=groups) for i, o, groups in sizes)
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out")  # type: ignore[arg-type]
+    assert not faults(layers)
+
+
 def test_a_block_with_the_other_fan_is_told_why() -> None:
     blocks = [nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64)) for _ in range(5)]
     model = nn.Sequential(*blocks)

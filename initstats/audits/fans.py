@@ -27,11 +27,12 @@ def wrong_fan(reading: Reading) -> Iterator[Finding]:
         wrong: dict[str, list[Siblings]] = defaultdict(list)
         for group, fits in zip(reading.groups, reading.fits, strict=True):
             first = group.members[0]
-            if first.kind != "weight" or (usual in fits and odd in fits):
+            formula = reading.formulas.get(first.name)  # the one that explains most of the model
+            if first.kind != "weight" or not formula:
                 continue
-            if usual in fits:
+            if formula.text == usual and odd not in fits:
                 right[first.module].append(first)
-            elif odd in fits:
+            elif formula.text == odd and usual not in fits:
                 wrong[first.module].append(group)
         for module, groups in wrong.items():
             if len(right[module]) >= max(2, 3 * len(groups) - 1):

@@ -215,6 +215,18 @@ def test_experts_that_are_equal_or_empty() -> None:
     assert faults(model) == [("zeros", "up")]
 
 
+class Scaled(nn.Conv2d):
+    """A convolution with a gain for each unit, as nets without norms have it (Brock et al. 2021)."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 16, 3)
+        self.gain = nn.Parameter(torch.ones(16, 1, 1, 1))
+
+
+def test_gains_of_units_are_no_equal_weights() -> None:
+    assert not faults(Scaled())
+
+
 def test_memory_of_any_law_is_told_by_its_size() -> None:
     model = nn.LayerNorm(64)
     with torch.no_grad():

@@ -16,6 +16,7 @@ from initstats.audits.law import CHANCE, FAR, Law, law_of
 Kind = Literal["weight", "embedding", "gain", "bias", "other"]
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])|(?<=_l)\d+")
 _AT_ONCE = 2**20  # entries that are added up at a time
+_GAINS = ("gain", "scale", "gamma")
 _NORM = re.compile("norm", re.IGNORECASE)
 
 
@@ -220,7 +221,9 @@ def _kind(name: str, owner: nn.Module, x: Tensor) -> Kind:
         return "embedding"
     if "bias" in own:
         return "bias"
-    if x.ndim <= 1 and ("weight" in own or own in ("gain", "scale", "gamma")):
+    if own in _GAINS and x.numel() == max(x.shape, default=1):
+        return "gain"
+    if x.ndim <= 1 and ("weight" in own or own in _GAINS):
         return "gain" if _NORM.search(type(owner).__name__) or own != "weight" else "other"
     return "weight" if x.ndim >= 2 and _sums(owner) else "other"
 

@@ -216,7 +216,7 @@ def test_experts_that_are_equal_or_empty() -> None:
 
 
 class Scaled(nn.Conv2d):
-    """A convolution with a gain for each unit, as nets without norms have it (Brock et al. 2021)."""
+    """A convolution with a gain for each unit (Brock et al. 2021)."""
 
     def __init__(self) -> None:
         super().__init__(8, 16, 3)

@@ -296,7 +296,7 @@ def rounded(reading: Reading) -> Iterator[Finding]:
 
 
 def depth_dependence(reading: Reading) -> Iterator[Finding]:
-    """scales are the same in all blocks"""
+    """no scale grows or shrinks from the first block to the last"""
     for group in reading.groups:
         ends = [each.std for each in group.members if each.by_chance]
         if len(ends) < 4 or group.trend == 0:

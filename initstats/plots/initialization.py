@@ -218,7 +218,7 @@ def _height(axes: Axes) -> float:
 
 
 def _rings(axes: Axes, lines: pd.DataFrame, limits: tuple[float, float], wide: bool) -> None:
-    """Rings around parameters with a finding, and the names of the first few, none on another."""
+    """Rings around parameters with a finding, and a name for each line of them, none on another."""
     rows = lines[lines["fault"] != ""]
     places = rows[["at", "height"]].to_numpy(dtype=float)
     places[:, 1] = places[:, 1].clip(*limits)
@@ -226,8 +226,10 @@ def _rings(axes: Axes, lines: pd.DataFrame, limits: tuple[float, float], wide: b
     taken = [*lines.loc[lines["fault"] == "", "height"].round(2).unique()]
     up = LINE / _height(axes) * (limits[1] - limits[0])
     (low, high), middle = limits, sum(axes.get_xlim()) / 2
-    named = zip(rows["parameter"], rows["fault"], places, strict=True)
-    for name, rule, (at, height) in list(named)[: RINGED if wide else 2]:
+    alike = rows.assign(height=places[:, 1]).groupby(["line", "fault"], sort=False)
+    for (line, rule), group in [*alike][: RINGED if wide else 2]:
+        at, height = group[["at", "height"]].to_numpy(dtype=float)[0]
+        name = group["parameter"].iloc[0] if len(group) == 1 else f"{line} ({len(group)} blocks)"
         step = up if height < sum(limits) / 2 else -up
         beside = height + step
         while any(abs(beside - other) < 0.9 * up for other in taken) and low < beside < high:

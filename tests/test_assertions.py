@@ -194,8 +194,8 @@ def test_a_formula_is_compared_where_depth_or_sizes_changed(tmp_path: Path) -> N
     torch.manual_seed(0)
     path = locked(tmp_path, Deep())
     for model, note in (
-        (Deep(6), "net.toml is of 10 blocks.*.*, this model has 12"),
-        (Deep(3), "net.toml is of 10 blocks.*.*, this model has 6"),
+        (Deep(6), "net.toml has 10 blocks.*.*, this model 12"),
+        (Deep(3), "net.toml has 10 blocks.*.*, this model 6"),
         (Deep(width=64), "than in net.toml, as words.weight, 120x64, has 120x48 there"),
     ):
         ist.assert_initialized(model, path)

@@ -821,6 +821,21 @@ def test_a_file_is_no_folder(run: Run, tmp_path: Path) -> None:
         assert "initstats: notes is a file: name a folder for the " in said.err
 
 
+@pytest.mark.parametrize("arguments", ["(3, layers=2)", "(width=3,layers=2)", "(*[3])", "(**{})"])
+def test_a_model_with_arguments(run: Run, arguments: str) -> None:
+    Path("own_deep.py").write_text(
+        "from torch import nn\ndef deep(width, layers=1):\n"
+        "    return nn.Sequential(*(nn.Linear(width, width) for _ in range(layers)))\n"
+    )
+    said = run("audit", f"own_deep.py:deep{arguments}", "--json", "--fail-on", "never")
+    if "*" in arguments:
+        assert said.code == 2
+        assert f"{arguments} are no arguments: write numbers, strings" in said.err
+    else:
+        shapes = [row["shape"] for row in json.loads(said.out)["parameters"]]
+        assert shapes == ["3x3", "3"] * 2
+
+
 @pytest.mark.parametrize("path", ["own_model.py", "own_model", "own_model.py:", ":make"])
 def test_a_model_without_its_function(run: Run, path: str) -> None:
     said = run("measure", path, "--input", "4,784")

@@ -129,7 +129,7 @@ class Changes:
         """Blocks that are more or fewer, and parameters that some have and others have not."""
         for home, (before, now) in self.grown.items():
             blocks = counted(before, "block") if home.count("*") == 1 else f"{before} {home}"
-            what = f"{self.source} is of {blocks}, this model has {now}"
+            what = f"{self.source} has {blocks}, this model {now}"
             yield Finding("note", home, f"{what}: scales are compared by their formulas", anew)
         missing: dict[str, list[str]] = {}
         for role, before in self._before.roles.items() if self._counted else ():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -69,6 +70,8 @@ def place_of_parameter(model: nn.Module, name: str) -> Place | None:
 
 def place_of(made_by: Any) -> Place | None:
     """Where a function or a class is defined, or that of an object; None in a library."""
+    if isinstance(made_by, partial):
+        made_by = made_by.func
     kind: Callable[..., Any] | None = made_by
     if not (inspect.isfunction(made_by) or inspect.isclass(made_by) or inspect.ismethod(made_by)):
         kind = type(made_by)

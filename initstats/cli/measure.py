@@ -40,7 +40,8 @@ Factory = Annotated[
     str,
     typer.Argument(
         metavar="MODULE:FACTORY",
-        help="What makes the model: a function without arguments; file.py:name works.",
+        help="What makes the model: module:function, file.py:function, with arguments "
+        "'file.py:gpt(layers=6)'.",
     ),
 ]
 Numbers = Annotated[

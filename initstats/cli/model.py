@@ -51,7 +51,7 @@ def own_model(factory: str, dtype: str | None = None, seed: int = 0) -> nn.Modul
             if not callable(made):
                 raise ValueError(
                     f"{factory} is of type {type(made).__name__}: name a torch.nn.Module, or a "
-                    "function or class that makes one without arguments"
+                    "function or class that makes one, as in 'module:gpt(layers=6)'"
                 )
             torch.default_generator.manual_seed(seed)  # its module may have drawn, too
             with own_code(factory):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -20,6 +22,8 @@ from initstats.registry import import_own, split_names
 from initstats.stopping import request
 
 NAMES, NUMBERS, RATES = "NAMES", "NUMBERS", "RATES"
+
+_NAMED = re.compile(r"(.+?):([^:()]+)(\(.*\))?", re.DOTALL)
 
 GRID: dict[str, tuple[Any, str]] = {
     "inits": (NAMES, "Initializations: comma-separated, or repeat the option."),
@@ -137,17 +141,38 @@ def load_own(plugins: Sequence[str] | None) -> None:
 def named_function(path: str) -> Any:
     """The function that `module:function` names; the module may be in the working directory.
 
+    `module:function(layers=6)` is it with these arguments.
+
     Raises:
-        ValueError: there is no such file, module or function.
+        ValueError: there is no such file, module or function, or arguments that cannot be read.
         OwnError: the module's own code raised an error.
     """
-    module, _, name = path.rpartition(":")
-    if not (module and name):
+    parts = _NAMED.fullmatch(path)
+    if not parts:
         raise ValueError(f"{path!r} names no function: write module:function, or file.py:function")
+    module, name, arguments = parts.groups()
+    values, named = _read_arguments(arguments) if arguments else ([], {})
     found = getattr(_own_module(module), name, None)
     if found is None:
         raise ValueError(f"module {module!r} has no function {name!r}")
-    return found
+    return partial(found, *values, **named) if arguments and callable(found) else found
+
+
+def _read_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
+    """The values of a call's arguments, which are written as in Python."""
+    try:
+        call = ast.parse(f"_{text}", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError("more than one call")
+        named = {each.arg: ast.literal_eval(each.value) for each in call.keywords}
+        if None in named:
+            raise ValueError("what is unpacked has no name")
+        return [ast.literal_eval(each) for each in call.args], cast("dict[str, Any]", named)
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"{text} are no arguments: write numbers, strings, True, False, None, and lists of "
+            "them, as in 'module:function(layers=6)'"
+        ) from error
 
 
 def _own_module(name: str) -> ModuleType:

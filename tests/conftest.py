@@ -4,7 +4,7 @@ import csv
 import itertools
 import os
 import runpy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,6 +27,9 @@ settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
 
 
+NUMBERS: dict[str, Iterator[int]] = {}
+"""How many cases of each test have been collected."""
+
 LONG = [
     "cli",
     "sweep",
@@ -46,6 +49,15 @@ LONG = [
     "bench",
 ]
 """Test modules that take longest: they begin first, so that no process waits for another's."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what `sampled` leaves out."""
+    for mark in item.iter_markers("sampled"):
+        number = next(NUMBERS.setdefault(item.nodeid.partition("[")[0], itertools.count()))
+        if number % mark.kwargs["every"]:
+            item.add_marker("rest")
 
 
 @pytest.hookimpl(trylast=True)

@@ -220,6 +220,7 @@ class Scaled(nn.Module):
         return nn.functional.linear(x, self.weight) * self.multiplier
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("phi", [nn.Tanh, nn.Identity])
 @pytest.mark.parametrize("place", ["before", "weight", "behind"])
 def test_multipliers_count_wherever_they_stand(place: str, phi: type[nn.Module]) -> None:

@@ -129,6 +129,7 @@ def inputs(heads: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(2, 2, 6, 5) * 2, torch.randn(2, heads, 9, 5), torch.randn(2, heads, 9, 5)
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("block", [2**20, 7, 30])
 @pytest.mark.parametrize("name", CASES)
 def test_weights_by_hand(name: str, block: int) -> None:

@@ -288,6 +288,7 @@ FACTORS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
 }
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("name", FACTORS)
 def test_a_factor_counts_where_it_makes_a_function_steep(name: str) -> None:
     function, factor = FACTORS[name]

@@ -122,6 +122,7 @@ PUBLISHED: dict[str, tuple[Build, str]] = {
 }
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_scales_are_those_that_other_programs_draw(name: str) -> None:
     build, scheme = PUBLISHED[name]

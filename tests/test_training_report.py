@@ -255,6 +255,7 @@ def test_digits_follow_the_interval() -> None:
 # pages of any study
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("case", CASES)
 def test_any_study_has_words(training_study: Study, case: str) -> None:
     trained = Trained(**training_study(**{"statistics": False} | CASES[case]))

@@ -409,20 +409,16 @@ def test_twice(initialization_lock):
 """
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_tests_of_one_name_have_lock_files_of_their_own(
-    workers: int, pytester: pytest.Pytester
-) -> None:
+def test_tests_of_one_name_have_lock_files_of_their_own(pytester: pytest.Pytester) -> None:
     for size, module in enumerate(["test_a", "test_b", "sub/test_a"], 1):
         file = pytester.path / f"{module}.py"
         file.parent.mkdir(exist_ok=True)
         file.write_text(SAME_NAMES.replace("SIZE", str(size)))
-    run = ("-n", str(workers), "--import-mode=importlib")
-    assert pytester.runpytest_subprocess(*run, "--initstats-update").parseoutcomes() == {
-        "passed": 18
-    }
+    mode = "--import-mode=importlib"
+    written = pytester.runpytest_subprocess("-n", "2", mode, "--initstats-update")
+    assert written.parseoutcomes() == {"passed": 18}
     assert len([*pytester.path.rglob("*.toml")]) == 21  # one for each call
-    assert pytester.runpytest_subprocess(*run).parseoutcomes() == {"passed": 18}
+    assert pytester.runpytest("-p", "no:xdist", mode).parseoutcomes() == {"passed": 18}
 
 
 class Nothing(nn.Sequential):
@@ -510,9 +506,10 @@ def test_a_lock_file_that_cannot_be_written_is_a_line(pytester: pytest.Pytester)
 def test_models_are_tests_under_several_workers(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(nets=MODELS)
     pytester.makeini("[pytest]\ninitstats_models =\n    nets.py:good good.toml\n    nets.py:good\n")
-    for more in ("--initstats-update", "--strict-markers"):
-        result = pytester.runpytest_subprocess("-n", "2", "--initstats", more)
-        assert result.parseoutcomes() == {"passed": 2}
+    options = "--initstats", "--initstats-update"
+    assert pytester.runpytest("-p", "no:xdist", *options).parseoutcomes() == {"passed": 2}
+    result = pytester.runpytest_subprocess("-n", "2", "--initstats")
+    assert result.parseoutcomes() == {"passed": 2}
 
 
 def test_an_empty_setting_is_an_error_of_usage(pytester: pytest.Pytester) -> None:

@@ -294,6 +294,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("name", MODELS)
 def test_the_page_of_any_model(
     name: str, tmp_path: Path, faults: Callable[[Figure], list[str]]

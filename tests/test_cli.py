@@ -333,6 +333,7 @@ def test_a_shell_is_answered_without_torch(tmp_path: Path) -> None:
     assert not {"torch", "pandas", "matplotlib"} & {*modules}
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize(
     ("command", "fields"),
     [

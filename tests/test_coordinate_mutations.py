@@ -59,6 +59,7 @@ def outcome(mutation: tuple[str, str, str, str, float]) -> tuple[bool, bool]:
     return bool(named) and repairs in named[0]["remedy"], len(told) > len(named)
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("mutation", mutations(4, seed=0), ids=str)
 def test_a_mutated_parameter_is_named(mutation: tuple[str, str, str, str, float]) -> None:
     assert outcome(mutation) == (True, False)

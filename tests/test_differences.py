@@ -423,6 +423,7 @@ def test_a_map_holds_those_that_changed() -> None:
     }
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize(
     ("values", "said"),
     [

@@ -232,6 +232,7 @@ COMPILED: dict[str, Callable[[nn.Module], Any]] = {
 }
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("how", COMPILED)
 def test_fused_equals_written_out(how: str) -> None:
     """Output, gradients, and every row that both have; and nothing is changed by watching."""
@@ -367,6 +368,7 @@ print(*first["op"])
 """
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize(("how", "last"), [("flex", FLEX), ("compile", "relu")])
 def test_a_first_call_loads_the_compiler(how: str, last: str) -> None:
     """In a process that has compiled nothing before, and in the middle of a pass."""

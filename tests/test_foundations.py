@@ -337,6 +337,7 @@ def test_bars_are_the_middle_of_the_draws(evidence: Evidence) -> None:
     assert row["formula"] == draws["formula"].iloc[0]
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("width", [3.3, 5, 9])
 def test_no_text_is_cut_or_overlaps(
     width: float, evidence: Evidence, faults: Callable[[Figure], list[str]]

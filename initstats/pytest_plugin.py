@@ -91,7 +91,7 @@ class ModelItem(pytest.Item):
         _locked(model, self.config.rootpath / expected, self.config)
 
     def _rooted(self, factory: str) -> str:
-        path, colon, name = factory.rpartition(":")
+        path, colon, name = factory.partition(":")
         here = self.config.rootpath / path
         return f"{here}{colon}{name}" if path.endswith(".py") and here.is_file() else factory
 

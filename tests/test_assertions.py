@@ -329,7 +329,7 @@ def bad():
 
 def test_models_of_a_project_are_tests_where_it_is_asked_for(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(nets=MODELS, test_plain="def test_it():\n    pass\n")
-    pytester.makeini("[pytest]\ninitstats_models =\n    nets.py:good\n    nets.py:bad\n")
+    pytester.makeini("[pytest]\ninitstats_models =\n    nets.py:good()\n    nets.py:bad\n")
     assert pytester.runpytest("-p", "no:xdist").parseoutcomes() == {"passed": 1}
     result = pytester.runpytest("-p", "no:xdist", "--initstats")
     assert result.parseoutcomes() == {"passed": 2, "failed": 1}

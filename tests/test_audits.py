@@ -28,6 +28,7 @@ LAWS: dict[str, Draw] = {
 BLOCKS, WIDTH = 6, 48
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("name", LAWS)
 @pytest.mark.parametrize("shape", [(7, 3), (16, 32), (64, 96), (20, 4, 3, 3)])
 def test_laws_are_told_from_their_entries_and_no_more_often_wrongly_than_said(

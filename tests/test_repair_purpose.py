@@ -156,6 +156,7 @@ def zero_projection(layer: Any) -> nn.Module:
     return layer  # type: ignore[no-any-return]
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("repair", ["lsuv", "matched"])
 @pytest.mark.parametrize("name", DELIBERATE)
 def test_deliberate_zeros_stay(name: str, repair: str) -> None:

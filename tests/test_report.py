@@ -228,6 +228,7 @@ def test_the_page_is_there_before_its_files(
     assert listing(tmp_path) == complete
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize("wanted", [False, [], ["verdicts"], ["mean_by_depth"]])
 def test_some_files_of_figures_or_none(
     table: pd.DataFrame, tmp_path: Path, wanted: Literal[False] | list[str]

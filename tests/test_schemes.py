@@ -456,6 +456,7 @@ class Steep(nn.Module):
         return y @ self.last + self.bias
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("scheme", ["matched", "gpt2", "mup", "t5", "bert", "vit"])
 @pytest.mark.parametrize("build", [Tied, lambda: Tied(tie=False), Steep])
 def test_the_table_the_code_and_the_draw_agree(scheme: str, build: Build) -> None:

@@ -314,6 +314,7 @@ def test_patches_of_seeds_are_those_of_each(layer: Linear, dtype: torch.dtype) -
 # several seeds at once, other types, other devices
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("kernels", ["numba", "torch"])
 @pytest.mark.parametrize("init", ["kaiming_normal", "torch_default", "matched", "lsuv"])
 @pytest.mark.parametrize("network", ["mlp", "cnn"])

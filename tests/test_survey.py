@@ -29,6 +29,7 @@ ONE = 2**0.5
 """The scale of branches at which, with variances of 1, each adds 1 and passes back 1 under relu."""
 
 
+@pytest.mark.sampled(every=2)
 @pytest.mark.parametrize(
     ("network", "init", "gradient", "correlation"),
     [

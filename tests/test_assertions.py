@@ -90,7 +90,7 @@ def _set(name: str, draw: Callable[[Any], object]) -> Callable[[Any], object]:
 
 
 def _narrow(model: Any) -> None:
-    """A block whose scale has no formula, with other sizes."""
+    """A block with other sizes, and a scale of torch's."""
     model[2].up, model[2].down = nn.Linear(24, 90), nn.Linear(90, 24)
     nn.init.normal_(model[2].down.weight, std=0.0371)
 
@@ -112,7 +112,7 @@ CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
     "norm": (_set("6.weight", lambda x: x.zero_()), "6.weight"),
     "more": (lambda m: m.append(nn.Linear(3, 3)), "not in net.toml"),
     "fewer": (lambda m: m.pop(6), "not in the model"),
-    "shape": (_narrow, "24x90"),
+    "shape": (_narrow, "1.29 times the std that it should have"),
     "a bias of one block": (lambda m: setattr(m[3].up, "bias", None), "in all 5 blocks"),
     "a bias of one block more": (_bias_more, "5 blocks have it, where net.toml has 4"),
     "nearly ones": (_set("6.weight", lambda x: x.mul_(1.001)), "constant 1.001, where"),
@@ -190,12 +190,55 @@ class Deep(nn.Module):
             self.head.weight = self.words.weight
 
 
+@pytest.mark.parametrize("count", [32, 256])
+def test_a_lock_file_says_what_entries_lie_around(count: int, tmp_path: Path) -> None:
+    def net(mean: float) -> nn.Module:
+        model = nn.Sequential(*(nn.Sequential(nn.BatchNorm1d(count)) for _ in range(3)))
+        for each in model:
+            nn.init.normal_(each[0].weight, mean, 0.02)  # type: ignore[index]
+            nn.init.uniform_(each[0].bias, -5, -4)  # type: ignore[index]
+        return model
+
+    path = locked(tmp_path, model := net(1.0))
+    assert "mean = 1" in path.read_text() or "mean = 0.99" in path.read_text()
+    for same in (model, net(1.0)):
+        ist.assert_initialized(same, path)
+    for mean in (0.0, 0.9):
+        with pytest.raises(AssertionError, match="mean is") as raised:
+            ist.assert_initialized(net(mean), path)
+        assert "bias" not in str(raised.value)
+
+
+def test_a_lock_file_says_where_constants_stand(tmp_path: Path) -> None:
+    def net(gate: int, hidden: int = 64) -> nn.Module:
+        model = nn.LSTM(32, hidden)
+        bias = model.get_parameter("bias_ih_l0").data.zero_()
+        bias[hidden * gate : hidden * (gate + 1)] = 1
+        return model
+
+    path = locked(tmp_path, net(1))
+    ist.assert_initialized(net(1), path)
+    ist.assert_initialized(net(1, 80), path)  # of another width
+    with pytest.raises(AssertionError, match="constants: 128 x 0, 64 x 1, 64 x 0, where"):
+        ist.assert_initialized(net(2), path)
+
+
+def test_another_size_is_told_where_no_formula_fits(tmp_path: Path) -> None:
+    models = nn.Linear(24, 96), nn.Linear(24, 90)
+    for each in models:
+        nn.init.normal_(each.weight, std=0.0371)
+    path = locked(tmp_path, models[0])
+    with pytest.raises(AssertionError, match="its shape is 90x24, where net.toml has 96x24"):
+        ist.assert_initialized(models[1], path)
+
+
 def test_a_formula_is_compared_where_depth_or_sizes_changed(tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = locked(tmp_path, Deep())
     for model, note in (
         (Deep(6), "net.toml has 10 blocks.*.*, this model 12"),
         (Deep(3), "net.toml has 10 blocks.*.*, this model 6"),
+        (Deep(1), "net.toml has 10 blocks.*.*, this model 2"),
         (Deep(width=64), "than in net.toml, as words.weight, 120x64, has 120x48 there"),
     ):
         ist.assert_initialized(model, path)

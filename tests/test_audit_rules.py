@@ -227,6 +227,46 @@ def test_gains_of_units_are_no_equal_weights() -> None:
     assert not faults(Scaled())
 
 
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.BatchNorm2d, nn.InstanceNorm1d])
+def test_gains_around_0_are_an_error(norm: Any) -> None:
+    given = {"affine": True} if norm is nn.InstanceNorm1d else {}
+    model = nn.ModuleList(norm(64, **given) for _ in range(3))
+    for each in model[1:]:
+        nn.init.normal_(each.get_parameter("weight"), 1, 0.02)
+    assert not [rule for rule, _ in faults(model) if rule == "gains"]
+    assert "undecided, mean 1, std 0.02" in str(ist.audit(model)).replace("normal,", "undecided,")
+    nn.init.normal_(model[1].get_parameter("weight"), 0, 0.02)
+    assert ("gains", "1.weight") in faults(model)
+
+
+@pytest.mark.parametrize("width", [16, 64, 128])
+def test_zeros_are_out_of_line_however_few_entries_the_others_have(width: int) -> None:
+    model = nn.Sequential(*(nn.Linear(width, width) for _ in range(4)))
+    assert not faults(model)
+    nn.init.zeros_(model[2].bias)  # type: ignore[arg-type]
+    assert faults(model) == [("out_of_line", "2.bias")]
+    roles = ist.audit(model).roles.set_index("role")["drawn"]
+    assert {*roles["*.bias"].split(" or ")} == {"zeros", *roles["*.bias"].split(" or ")}
+    assert "1/sqrt(3 fan_in)" in roles["*.bias"]
+
+
+class WithTable(nn.Module):
+    """A block, which may have a table of its own."""
+
+    def __init__(self, table: bool, std: float = 0.03) -> None:
+        super().__init__()
+        self.q, self.table = nn.Linear(64, 64), nn.Embedding(32, 4) if table else None
+        nn.init.normal_(self.q.weight, std=std)
+
+
+@pytest.mark.parametrize("at", [0, 1, 4])
+def test_a_block_with_a_parameter_more_is_compared_with_the_others(at: int) -> None:
+    table = [index == 0 for index in range(5)]
+    assert not faults(nn.ModuleList(WithTable(each) for each in table))
+    model = nn.ModuleList(WithTable(one, 0.03 + 0.09 * (n == at)) for n, one in enumerate(table))
+    assert faults(model) == [("out_of_line", f"{at}.q.weight")]
+
+
 def test_memory_of_any_law_is_told_by_its_size() -> None:
     model = nn.LayerNorm(64)
     with torch.no_grad():

@@ -63,7 +63,7 @@ def _told(draw: Draw, shape: Shape, level: float) -> str:
         (lambda x: x.copy_(torch.distributions.Laplace(0, 1).sample(x.shape)), (90, 90), None),
         (lambda x: x.normal_().view(-1)[0].fill_(math.nan), (9, 9), "not finite"),
         (lambda x: x.normal_().view(-1)[0].fill_(math.inf), (9, 9), "not finite"),
-        (lambda x: x.zero_()[:5].fill_(1), (20,), "constants"),
+        (lambda x: x.zero_()[:5].fill_(1), (20,), "constants: 5 x 1, 15 x 0"),
         (lambda x: x.copy_(torch.randn(x.shape).bfloat16()), (90, 90), "normal"),
     ],
 )

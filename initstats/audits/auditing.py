@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from initstats.audits.comparing import Comparison
+from initstats.audits.law import CHANCE
 from initstats.audits.lock import written
 from initstats.audits.parameter import Drawn, drawn
 from initstats.audits.reading import Reading
@@ -97,8 +98,10 @@ class Audit:
         for group in self.groups:
             first = group.members[0]
             clear = [each for each in group.members if each.law.name != "undecided"]
+            if not any(each.law.name in CHANCE for each in clear):
+                clear = []  # those that are undecided may be of none of these laws
             laws = Counter(
-                told(each.law, self.formulas.get(each.name), each.std)
+                told(each.law, self.formulas.get(each.name), each.std, each.centre)
                 for each in clear or group.members
             )
             rows.append(

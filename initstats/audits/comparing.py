@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ class Different(NamedTuple):
         code: the line that mends it, for what is called `model.get_parameter(name)`; empty where
             there is none.
         mean: of the entries.
+        around: what they should lie around.
     """
 
     role: str
@@ -44,6 +46,7 @@ class Different(NamedTuple):
     ratio: float
     code: str
     mean: float = 0.0
+    around: float = 0.0
 
 
 TARGET = "model.get_parameter(name)"
@@ -122,15 +125,17 @@ class Comparison:
     def _from_file(self, parameters: Sequence[Drawn], level: float) -> Iterator[Different]:
         """Parameters against what a file says of them, or gives by a formula for other sizes."""
         homes = {one.name: group for group in siblings(parameters, level) for one in group.members}
+        blocks = Counter(role for role, _ in {(e.role, e.place[:1]) for e in parameters})
         changes = Changes(self.source, self.entries, parameters)
         for each in parameters:
             entry = changes.said.get(each.name)
             if each.law.name == "empty" or not entry:
                 continue
             chance = entry.expected.by_chance and entry.expected.law != "undecided"
-            by_scale = by_formula(entry, each, homes[each.name]) if chance else None
-            wanted: Expected | None = entry.expected
+            home = homes[each.name], blocks[each.role]
+            by_scale = by_formula(entry, each, *home) if chance else None
             other = entry.shape != each.shape
+            wanted: Expected | None = replace(entry.expected, runs="") if other else entry.expected
             deeper = "block" in entry.formula and (changes.deeper(each.role) or not entry.number)
             if chance and (other or deeper or entry.name not in (each.name, each.role)):
                 wanted = by_scale or (None if other else wanted)
@@ -178,7 +183,8 @@ class Comparison:
 
 def _different(each: Drawn, seen: Seen, wanted: Expected, fault: str, code: str) -> Different:
     ratio = seen.std / wanted.std if wanted.std > 0 and seen.std > 0 else 0.0
-    return Different(each.role, each.name, str(seen), str(wanted), fault, ratio, code, seen.mean)
+    means = seen.mean, wanted.mean
+    return Different(each.role, each.name, str(seen), str(wanted), fault, ratio, code, *means)
 
 
 def _merged(groups: dict[tuple[str, ...], list[Different]]) -> list[list[Different]]:
@@ -209,7 +215,7 @@ def _how(each: Different) -> str:
         case "scale":
             return f": {each.ratio:.3g} times what it should be"
         case "mean":
-            return f": the mean is {each.mean:.3g}, not 0"
+            return f": the mean is {each.mean:.3g}, not {each.around:.3g}"
     return ""
 
 

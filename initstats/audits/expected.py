@@ -39,6 +39,8 @@ class Expected:
         cut: where a truncated law ends, in stds of the law before the cut.
         error: standard error of `std` as a share of it, where it was measured itself.
         text: in words.
+        mean: what the entries lie around, and `std` is measured from.
+        runs: of constants, in their order, as of `Law`; empty where it does not matter.
     """
 
     law: str
@@ -47,6 +49,8 @@ class Expected:
     cut: float = math.nan
     error: float = 0.0
     text: str = ""
+    mean: float = 0.0
+    runs: str = ""
 
     @classmethod
     def of(cls, draw: Draw) -> Expected:
@@ -113,7 +117,8 @@ class Seen:
             # gains of identities are fitted, as scales are; a constant is as it was written
             exact = name in ("constant", "ones")
             near = _near(self.law.value, wanted.value, self.rounding if exact else 4e-3)
-            return "" if alike and near else "value"
+            placed = not wanted.runs or self.law.runs == wanted.runs
+            return "" if alike and near and placed else "value"
         if name not in (*CHANCE, "orthogonal", "unlike any"):
             few = self.count == 1 and name in ("constant", "ones") and wanted.law in CHANCE
             return "" if few else "value"
@@ -122,9 +127,14 @@ class Seen:
             return "law and scale" if far else "law"
         if far:
             return "scale"
+        return "mean" if wanted.law in CHANCE and self._leans(wanted, level) else ""
+
+    def _leans(self, wanted: Expected, level: float) -> bool:
+        """Whether the entries lie around another number."""
         edge = float(stats.t.isf(level / 4, max(self.count - 1, 1)))
-        leans = abs(self.mean) > edge * self.std / math.sqrt(self.count)
-        return "mean" if wanted.law in CHANCE and leans else ""
+        # the mean that is wanted was measured too, on about as many entries, unless it is 0
+        error = self.std * math.sqrt((1 + (wanted.mean != 0)) / self.count)
+        return abs(self.mean - wanted.mean) > edge * error
 
     def _chance(self, ratio: float, wanted: Expected) -> float:
         """How likely a ratio of stds is that is as far from 1, or farther.
@@ -149,7 +159,8 @@ class Seen:
         return name != "truncated_normal" or abs(self.law.cut - wanted.cut) < NEAR_CUT
 
     def __str__(self) -> str:
-        if not self.std or not math.isfinite(self.std) or self.law.name in ("constant", "ones"):
+        exact = self.law.name in ("constant", "ones") or self.law.runs
+        if not self.std or not math.isfinite(self.std) or exact:
             return str(self.law)
         return f"{self.law}, std {self.std:.4g}"
 

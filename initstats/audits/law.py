@@ -60,6 +60,7 @@ class Law:
         cut: where a truncated normal law ends, in standard deviations of the law before the cut.
         zeros: share of entries that are zero, where others are not.
         rounded: the narrower type to which all entries are rounded, `bfloat16` or `float16`.
+        runs: of constants, how often each comes in a row, where there are few: `64 x 0, 64 x 1`.
     """
 
     name: Name
@@ -67,10 +68,13 @@ class Law:
     cut: float = math.nan
     zeros: float = 0.0
     rounded: str = ""
+    runs: str = ""
 
     def __str__(self) -> str:
         if self.name == "constant":
             return f"constant {self.value:.6g}"
+        if self.runs:
+            return f"constants: {self.runs}"
         if self.name == "truncated_normal":
             return f"normal, cut at {self.cut:.3g} std"
         return f"sparse {self.name}" if self.zeros else str(self.name)
@@ -105,7 +109,7 @@ def law_of(x: Tensor, level: float) -> Law:
         return found
     flat = without_strays(_some(own))
     if (values := np.unique(flat)).size <= FEW < flat.size:
-        return Law("constants", value=float(values[-1]))
+        return Law("constants", value=float(values[-1]), runs=_runs(own))
     rounded = _rounding(own, flat)
     if matrix is not None and (gain := _gain(matrix, coarse=rounded == "bfloat16")):
         return Law("orthogonal", value=gain, rounded=rounded)
@@ -177,6 +181,15 @@ def _freely_cut(end: float, square: float) -> float:
         cut = (low + high) / 2
         low, high = (cut, high) if cut / math.sqrt(cut_moments(cut)[0]) < ratio else (low, cut)
     return low
+
+
+def _runs(x: Tensor) -> str:
+    """How often each number comes in a row; empty where there are more than `FEW` rows."""
+    values, counts = torch.unique_consecutive(x.flatten(), return_counts=True)
+    if len(values) > FEW:
+        return ""
+    pairs = zip(counts.tolist(), values.tolist(), strict=True)
+    return ", ".join(f"{count} x {value:.6g}" for count, value in pairs)
 
 
 def _matrix(x: Tensor) -> Tensor | None:

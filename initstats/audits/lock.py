@@ -7,6 +7,7 @@ import math
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,8 @@ def _group(
     std = math.sqrt(square / max(sum(counts), 1))
     far = (abs(math.log(each.std / std)) > NEAR * each.error + ROUNDING for each in regular)
     pool = len({each.law.name for each in regular}) == 1 and not any(far)
+    mean = sum(n * each.mean for n, each in zip(counts, regular, strict=True)) / max(sum(counts), 1)
+    pool &= all(abs(e.mean - mean) < NEAR * e.std / math.sqrt(e.count) for e in regular if e.centre)
     for each in group.members:
         formula, own = formulas.get(each.name), (each.std, each.error)
         if pool and each in regular:
@@ -103,8 +106,12 @@ def _group(
         if each.by_chance:
             # as measured: a formula may fit by chance, and then not fit the next model
             entry |= {"std": own[0], "std_error": own[0] * own[1]}
+        if each.by_chance and each.centre and each.law.name != "orthogonal":
+            entry["mean"] = mean if pool and each in regular else each.centre
         if each.by_chance and formula:
             entry["formula"] = formula.text
+        if each.law.runs:
+            entry["runs"] = each.law.runs
         if each.law.name == "truncated_normal":
             entry["cut"] = each.law.cut
         yield each.name, entry
@@ -121,7 +128,7 @@ def _entry(row: dict[str, Any], path: Path) -> Entry:
     shape = row.get("shape")
     if not isinstance(name, str) or not isinstance(shape, list) or "law" not in row:
         raise ValueError(f"{path}: an entry needs name, shape and law; this has {', '.join(row)}")
-    keys = ("value", "std", "std_error", "cut", "number")
+    keys = ("value", "mean", "std", "std_error", "cut", "number")
     numbers = {key: row[key] for key in keys if key in row}
     wrong = [key for key, value in numbers.items() if not isinstance(value, int | float)]
     if wrong:
@@ -129,7 +136,8 @@ def _entry(row: dict[str, Any], path: Path) -> Entry:
     std, law = float(numbers.get("std", 0.0)), str(row["law"])
     error = float(numbers.get("std_error", 0.0)) / std if std else 0.0
     value, cut = (float(numbers.get(key, math.nan)) for key in ("value", "cut"))
-    expected = Expected(law, value, std, cut, error)
+    mean, runs = float(numbers.get("mean", 0.0)), str(row.get("runs", ""))
+    expected = Expected(law, value, std, cut, error, "", mean, runs)
     if expected.by_chance and not std > 0:
         raise ValueError(f"{path}: {name} is {law}, and needs a std above 0")
     text = worded(expected, std)
@@ -138,7 +146,7 @@ def _entry(row: dict[str, Any], path: Path) -> Entry:
     return Entry(
         name=name,
         shape=tuple(map(int, shape)),
-        expected=Expected(law, value, std, cut, error, text),
+        expected=replace(expected, text=text),
         formula=formula,
         number=int(row.get("number", "*" not in name)),
         dtype=str(row["dtype"]),

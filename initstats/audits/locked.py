@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from initstats.audits.expected import Expected
 from initstats.audits.parameter import Drawn, role_of
-from initstats.audits.scale import depth, formulas
+from initstats.audits.scale import formulas
 from initstats.audits.siblings import Siblings
 from initstats.schemes.draw import Draw, cut_moments
 
@@ -95,8 +95,11 @@ def grown(before: Lists, now: Lists) -> dict[str, tuple[int, int]]:
     }
 
 
-def by_formula(entry: Entry, each: Drawn, group: Siblings) -> Expected | None:
+def by_formula(entry: Entry, each: Drawn, group: Siblings, blocks: int) -> Expected | None:
     """What an entry's formula gives for a parameter of another size, or another depth.
+
+    Args:
+        blocks: how many have the parameter, in any shape.
 
     Returns:
         None where it has no formula, or none of ours, as in a file that was edited.
@@ -107,7 +110,7 @@ def by_formula(entry: Entry, each: Drawn, group: Siblings) -> Expected | None:
         return replace(wanted, std=wanted.value / math.sqrt(longest), error=0.0)
     number = dict(zip((one.name for one in group.members), group.numbers, strict=True))[each.name]
     law = replace(each.law, name=wanted.law, cut=wanted.cut)  # type: ignore[arg-type]
-    for one in formulas(replace(each, law=law), depth(group), number):
+    for one in formulas(replace(each, law=law), blocks, number, least=1):
         if one.text == entry.formula and one.value > 0:
             text = f"{worded(wanted, one.value)} ({entry.formula})"
             return replace(wanted, std=one.value, error=0.0, text=text)
@@ -119,7 +122,9 @@ def worded(wanted: Expected, std: float) -> str:
     if wanted.law == "truncated_normal":
         return f"normal, std {std:.4g}, cut at {wanted.cut:.3g} std"
     value = f" {wanted.value:.6g}" if wanted.law == "constant" else ""
-    return f"{wanted.law}{value}" + (f", std {std:.4g}" if std else "")
+    around = f", mean {wanted.mean:.4g}" if wanted.mean else ""
+    runs = f": {wanted.runs}" if wanted.runs else ""
+    return f"{wanted.law}{value}{around}{runs}" + (f", std {std:.4g}" if std else "")
 
 
 def code_of(wanted: Expected, target: str) -> str:
@@ -127,6 +132,13 @@ def code_of(wanted: Expected, target: str) -> str:
     law = wanted.law
     if law in ("zeros", "ones", "constant"):
         return Draw(law, wanted.value).code(target)  # type: ignore[arg-type]
+    if law == "normal" and wanted.mean:
+        return f"nn.init.normal_({target}, mean={wanted.mean:.6g}, std={wanted.std:.6g})"
+    if law == "uniform" and wanted.mean:
+        ends = (wanted.mean + sign * math.sqrt(3) * wanted.std for sign in (-1, 1))
+        return f"nn.init.uniform_({target}, {', '.join(f'{end:.6g}' for end in ends)})"
+    if wanted.mean:
+        return ""
     if law in ("normal", "uniform"):
         return Draw(law, wanted.std).code(target)  # type: ignore[arg-type]
     if law == "truncated_normal":

@@ -90,6 +90,11 @@ class Drawn:
         return math.prod(self.shape)
 
     @property
+    def centre(self) -> float:
+        """The mean, where it is another than 0 by more than chance; else 0."""
+        return self.mean if leans(self.mean, self.std, self.count) else 0.0
+
+    @property
     def by_chance(self) -> bool:
         """Whether its entries were drawn."""
         return self.law.name in CHANCE or self.law.name in ("orthogonal", "unlike any")
@@ -196,8 +201,13 @@ def moments(x: Tensor) -> tuple[float, float, float, int]:
     if math.sqrt(second) < 1e4 * least:
         small = float(((flat != 0) & (flat.abs() < least)).double().mean())
     deviation = math.sqrt(max(second - mean**2, 0))
-    leans = abs(mean) > 5 * deviation / math.sqrt(flat.numel())
-    return mean, deviation if leans else math.sqrt(second), small, strays
+    apart = leans(mean, deviation, flat.numel())
+    return mean, deviation if apart else math.sqrt(second), small, strays
+
+
+def leans(mean: float, std: float, count: int) -> bool:
+    """Whether entries lie around another number than 0."""
+    return abs(mean) > 5 * std / math.sqrt(max(count, 1))
 
 
 def _summed(flat: Tensor) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from scipy import stats
+from torch import nn
 
 from initstats.audits.fans import wrong_fan
 from initstats.audits.law import CHANCE
@@ -112,8 +113,22 @@ def centred(reading: Reading) -> Iterator[Finding]:
             )
 
 
+def gains(reading: Reading) -> Iterator[Finding]:
+    """no gains of torch's norms are drawn around 0"""
+    drawn = [p for p in reading.parameters if p.kind == "gain" and p.law.name in CHANCE]
+    found = [p for p in drawn if hasattr(nn, p.module) and not p.centre and p.count > 1]
+    if found:
+        yield Finding(
+            "error",
+            ", ".join(each.name for each in found),
+            f"drawn around 0, with a std of {found[0].std:.3g}: a {found[0].module} multiplies "
+            "what it has normalized by them",
+            "\n".join(f'nn.init.ones_(model.get_parameter("{each.name}"))' for each in found),
+        )
+
+
 def out_of_line(reading: Reading) -> Iterator[Finding]:
-    """no block's parameter has a law or a scale of its own, by more than chance and 2%"""
+    """no block is drawn from another law or scale than the others (of two, by a factor of 1.5)"""
     odd: dict[str, list[tuple[Drawn, Siblings, Finding]]] = defaultdict(list)
     for group in reading.groups:
         for each, finding in _odd(group, reading):
@@ -315,6 +330,7 @@ RULES: tuple[Rule, ...] = (
     equal_parameters,
     equal_units,
     centred,
+    gains,
     out_of_line,
     wrong_fan,
     zeros,

@@ -23,6 +23,8 @@ CUT = math.sqrt(cut_moments(2.0)[0])
 """What a cut at 2 standard deviations leaves of a normal law's, where nobody made up for it."""
 FETCHED = 1.5
 """The cost of depths that no constant is divided by."""
+EXACT = ("constant", "ones", "identity")
+"""Laws without a scale of chance."""
 _GATES = {"LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3, "RNN": 1, "RNNCell": 1}
 """Recurrent modules, and how many matrices they keep in one."""
 _MANTISSAS = {1: 1, 2: 1, 5: 1, 3: 2, 4: 2, 6: 2, 7: 2, 8: 2, 9: 2, 1.5: 2, 2.5: 2}
@@ -41,19 +43,20 @@ def depth(group: Siblings) -> int:
     return len({each.place[:1] for each in group.members})
 
 
-def formulas(each: Drawn, blocks: int, block: int) -> Iterator[Formula]:
+def formulas(each: Drawn, blocks: int, block: int, *, least: int = 2) -> Iterator[Formula]:
     """What a parameter's scale may have been computed by.
 
     Args:
         blocks: how many there are.
         block: number of its own, from 1.
+        least: number of blocks from which on a scale may depend on it.
     """
     constants = [*_constants()]
     for text, cost, value in (*_by_fans(each), *constants):
         yield Formula(text, cost, value)
         if each.law.name == "truncated_normal":
             yield Formula(f"{text}, before the cut", cost + 0.5, value * CUT)
-        if blocks > 1:
+        if blocks >= least:
             for depth_text, more, factor in _by_depth(blocks, block):
                 # a far-fetched power of a round number fits anything
                 if more < FETCHED or (text, cost, value) not in constants:
@@ -157,10 +160,11 @@ def _gains() -> Iterator[Formula]:
         yield Formula(f"gain {text}", cost, value)
 
 
-def told(law: Law, formula: Formula | None, std: float) -> str:
-    """A law and its scale in words."""
+def told(law: Law, formula: Formula | None, std: float, centre: float) -> str:
+    """A law, what its entries lie around where that is not 0, and its scale, in words."""
     if law.name == "orthogonal":
         return f"orthogonal, {formula.text if formula else f'gain {law.value:.4g}'}"
-    if not math.isfinite(std) or not std or law.name in ("constant", "ones", "identity"):
+    if not math.isfinite(std) or not std or law.runs or law.name in EXACT:
         return str(law)
-    return f"{law}, std {formula.text if formula else f'{std:.4g}'}"
+    around = f", mean {centre:.4g}" if centre else ""
+    return f"{law}{around}, std {formula.text if formula else f'{std:.4g}'}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
@@ -44,12 +45,13 @@ class Siblings:
     @cached_property
     def law(self) -> str:
         """The law of most of them; empty where there is none."""
-        names = [_family(each) for each in self.members]
-        known = Counter(name for name in names if name != "undecided")
-        if not known:
-            return "undecided"
+        known = Counter(_family(each) for each in self.members)
+        chance = [name for name in known if name in CHANCE and name != "undecided"]
+        unclear = known.pop("undecided", 0)
+        if len(chance) < 2:
+            known[chance[0] if chance else "undecided"] += unclear
         name, count = known.most_common(1)[0]
-        return name if 2 * count > sum(known.values()) else ""
+        return name if 2 * count > known.total() else ""
 
     @cached_property
     def strangers(self) -> tuple[Drawn, ...]:
@@ -61,7 +63,9 @@ class Siblings:
 
     def _alike(self, each: Drawn) -> bool:
         name = _family(each)
-        return name == self.law or (name == "undecided" and self.law in CHANCE)
+        if "undecided" in (name, self.law):
+            return name in CHANCE and self.law in CHANCE
+        return name == self.law
 
     @property
     def trend(self) -> float:
@@ -125,11 +129,30 @@ def siblings(parameters: Iterable[Drawn], level: float) -> list[Siblings]:
         key = each.role, each.module, each.shape, each.block, *map(str, fans)
         groups.setdefault(key, []).append((each, seen[each.role]))
     found = []
-    for group in groups.values():
+    for group in _joined(groups):
         members, numbers = zip(*group, strict=True)
         whole = Siblings(members, level, numbers)
         found += _parts(whole, [*blocks[whole.role]]) or [whole]
     return found
+
+
+def _joined(
+    groups: Mapping[tuple[object, ...], list[tuple[Drawn, int]]],
+) -> list[list[tuple[Drawn, int]]]:
+    """The groups; one member, whose block is made otherwise, with the only other group like it.
+
+    A first block may hold more than the others, as the table of relative positions in T5.
+    """
+    alike: dict[tuple[object, ...], list[list[tuple[Drawn, int]]]] = {}
+    for (role, module, shape, _, *fans), group in groups.items():
+        alike.setdefault((role, module, shape, *fans), []).append(group)
+    joined = []
+    for few in alike.values():
+        sizes = sorted(map(len, few))
+        if len(few) == 2 and sizes[0] == 1 and sizes[1] >= LEAST:
+            few = [sorted(itertools.chain(*few), key=lambda member: member[1])]
+        joined += few
+    return joined
 
 
 def _parts(group: Siblings, blocks: list[tuple[int, ...]]) -> list[Siblings]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from scipy import special
 from torch import Generator, Tensor, nn
+
+_THIRD = re.compile(r"1 / math\.sqrt\(3 \* (\d+)\)")
 
 Law = Literal["normal", "uniform", "truncated_normal", "constant", "zeros", "ones"]
 
@@ -67,7 +70,8 @@ class Draw:
         if self.law == "normal":
             return f"nn.init.normal_({target}, std={size})"
         if self.law == "uniform":
-            end = f"math.sqrt(3) * {_in(size)}"
+            third = _THIRD.fullmatch(size)
+            end = f"1 / math.sqrt({third[1]})" if third else f"math.sqrt(3) * {_in(size)}"
             return f"nn.init.uniform_({target}, -{end}, {end})"
         if self.law == "truncated_normal":
             far = self.cut * self.scale

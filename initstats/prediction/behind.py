@@ -23,7 +23,7 @@ from initstats.theory.state import State
 
 Array = NDArray[np.float64]
 
-_ENOUGH = 0.01  # relative standard error of a mean square that stops the draws
+_ENOUGH = 0.03, 0.01  # relative standard errors, behind and before, that stop the draws
 _MOST = 0.1  # and the largest that is told
 _CARRIED = 1 / 3  # of all units, that a mean square rests on at least
 _TINY = 1e-300
@@ -89,7 +89,7 @@ def _drawn(
             h[group] = noise.standard_normal((units, rows - 1)) @ np.stack(apart)
             if bias:
                 h[group] += math.sqrt(3 * bias) * (2 * noise.random((units, 1)) - 1)
-            scale = most * np.sign(most.sum())
+            scale = most * math.copysign(1.0, most.sum())
             shared, weights[group] = shared_part(noise, h[group], scale, activation.kinks, batch)
             h[group] += shared[:, None] * scale
         yield h, weights

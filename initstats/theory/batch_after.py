@@ -128,7 +128,8 @@ def _moments(
         spread = sums[2] - 2 * means * sums[1] + means**2 * squares
         errors = np.sqrt(np.maximum(spread, 0)) / size
         plain_error, error = (float(errors[at] / means[at]) if means[at] else 0.0 for at in (3, 4))
-    return AfterMoments(batch, *(float(mean) for mean in means[:4]), error, plain_error)
+    square, own, other, plain = (float(mean) for mean in means[:4])
+    return AfterMoments(batch, square, own, other, plain, error, plain_error)
 
 
 def shared_part(

@@ -15,10 +15,15 @@ import initstats as ist
 from initstats import activations, inits, networks, theory
 from initstats.networks import Block, Serial
 from initstats.networks.activate import Activate
+from initstats.networks.attention import Attention
 from initstats.networks.batch_norm import BatchNorm
 from initstats.networks.dense import Dense
 from initstats.networks.dropout import Dropout
+from initstats.networks.embedding import Patches
+from initstats.networks.pointwise import Pointwise
+from initstats.networks.stem import Stem
 from initstats.networks.stream import Stream
+from initstats.prediction.batches import Batches
 from initstats.prediction.behind import through
 from initstats.survival import followed, largest_depth, predict_survival
 from initstats.theory.batch_after import batch_after_moments
@@ -132,7 +137,7 @@ def test_gradients_of_samples_that_differ(name: str) -> None:
     noise = math.sqrt(3 * bias) * (2 * torch.rand(units, 1, generator=generator).double() - 1)
     h = (normal(units, 30) @ data.T + noise).requires_grad_()
     y = activation(h)
-    z = torch.cat([batch_norm(x.T, None, None, training=True) for x in y.split(batch, 1)])
+    z = torch.cat([batch_norm(x.T, None, None, training=True) for x in torch.split(y, batch, 1)])
     gradients = torch.autograd.grad(z.T, [y, h], normal(units, 25) @ slopes.T)
     k = (data @ data.T + bias).numpy()[None]
     law = Law(1.0, bias, bias)
@@ -149,6 +154,52 @@ def test_gradients_of_samples_that_differ(name: str) -> None:
         sizes = squares.sum(1)
         spread = math.hypot(float(sizes.std()) / math.sqrt(units), 0.03 * np.trace(told[0]) / 3)
         assert abs(np.trace(told[0]) - np.trace(measured)) < 3 * spread
+
+
+def test_means_and_products_of_samples_that_differ(toy: ist.Dataset) -> None:
+    """A long sample has a mean over units: relu makes more of it than of the others."""
+    batch, units, relu = 16, 100_000, activations.get("relu")
+    batches = Batches(toy.valid, batch)
+    state = batches.state.through(Law(2.0), 64).activated(relu)
+    normed = batches.batch_normed(state, batch)
+    generator = torch.Generator().manual_seed(4)
+    values, vectors = np.linalg.eigh(state.before.k[0])
+    root = torch.from_numpy(vectors * np.sqrt(values.clip(0)))
+    h = root @ torch.randn(2 * batch, units, generator=generator, dtype=torch.float64)
+    z = torch.cat([batch_norm(x, None, None, training=True) for x in torch.split(relu(h), batch)])
+    assert float(z.mean(1).abs().max()) > 0.3
+    error = 5 / math.sqrt(512)  # of the units that theory draws
+    assert np.abs(z.mean(1).numpy() - normed.mean[: 2 * batch]).max() < error
+    assert np.abs((z @ z.T / units).numpy() - normed.k[0]).max() < 2 * error
+
+
+def tokens_behind(width: int, depth: int) -> Block:
+    """A transformer whose second branch normalizes what its activation gives, over a batch."""
+    attention = Serial(Attention(2), Pointwise(width, tensor="branch"))
+    first, last = Pointwise(width), Pointwise(width, tensor="branch")
+    feedforward = Serial(first, Activate(), BatchNorm(16), last)
+    layers = [Stream(block, tokens=True) for block in (attention, feedforward)]
+    return Serial(Stem(Patches(width, 4, tensor="stream")), *layers)
+
+
+def test_tokens_of_a_batch(toy: ist.Dataset) -> None:
+    grid = ist.Grid(
+        networks=[tokens_behind],
+        inits=["lecun_normal"],
+        activations=["tanh"],
+        widths=[64],
+        depth=3,
+        seeds=30,
+        samples=32,
+        backward=True,
+    )
+    place = ["layer", "tensor", "direction"]
+    drawn = ist.run_sweep(grid, toy).groupby(place, observed=True)["second_moment"]
+    told = ist.predict(grid, toy).set_index(place)["second_moment"]
+    inside = [at for at in told.index if at[1] in ("stream", "normed", "activation")]
+    assert ("activation", "backward") in {at[1:] for at in inside}
+    off = (drawn.mean() / told)[inside] - 1
+    assert (off.abs() < 4 * (drawn.sem() / told)[inside] + 4 / 64).all()
 
 
 def test_survival_is_told_at_any_depth() -> None:

@@ -122,7 +122,7 @@ class Batches(Groups):
     def unbatch_normed(self, cotangent: Cotangent, state: State, batch: int) -> Cotangent:
         """The gradient less its mean and what is along a unit, over its size; over draws."""
         if isinstance(state, Activated):
-            return self._through(cotangent, state, batch)
+            return self._through(cotangent, state)
         activation, behind = cotangent.behind or (None, cotangent)
         assert behind.product is not None
         units, sizes = self._drawn(state)
@@ -133,11 +133,11 @@ class Batches(Groups):
         product = np.stack([self._pulled(*group) for group in groups])
         return Cotangent(self.diagonal(product), given=False, product=product, pairs=self)
 
-    def _through(self, cotangent: Cotangent, state: Activated, batch: int) -> Cotangent:
+    def _through(self, cotangent: Cotangent, state: Activated) -> Cotangent:
         """That behind an activation, and what it becomes before it."""
         assert cotangent.product is not None
         units = self._number(state.k.shape[1])
-        found = through(state.activation, state.before, cotangent.product, batch, units)
+        found = through(state.activation, state.before, cotangent.product, self.block, units)
         if not found.told:
             raise Unpredicted(CARRIED)
         behind, before = (

@@ -177,7 +177,7 @@ def tokens_behind(width: int, depth: int) -> Block:
     """A transformer whose second branch normalizes what its activation gives, over a batch."""
     attention = Serial(Attention(2), Pointwise(width, tensor="branch"))
     first, last = Pointwise(width), Pointwise(width, tensor="branch")
-    feedforward = Serial(first, Activate(), BatchNorm(16), last)
+    feedforward = Serial(first, Activate(), BatchNorm(4), last)
     layers = [Stream(block, tokens=True) for block in (attention, feedforward)]
     return Serial(Stem(Patches(width, 4, tensor="stream")), *layers)
 

@@ -144,10 +144,10 @@ class Batches(Groups):
             Cotangent(self.diagonal(product), given=False, product=product, pairs=self)
             for product in (found.plain, found.before)
         )
-        if found.few:
-            before = replace(before, note=_FEW)
+        note = _FEW if found.few else cotangent.note
+        before = replace(before, note=note)
         if found.plain_told:
-            return replace(behind, before=before)
+            return replace(behind, before=before, note=note)
         return replace(behind, square=behind.square * np.nan, before=before, note=CARRIED)
 
     def _pulled(self, z: Array, slope: Array, gamma: Array) -> Array:

@@ -174,8 +174,10 @@ def test_what_is_out_of_range() -> None:
         theory.gradient_rate(relu, "instance", "pre")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown place 'post'"):
         theory.gradient_rate(relu, "layer", "post")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="ask for batch=math.inf"):
-        theory.gradient_rate(relu, "batch", "after", batch=32)
+    with pytest.raises(ValueError, match="nearly no spread in some units"):
+        theory.gradient_rate(relu, "batch", "after", batch=3)
+    with pytest.raises(ValueError, match="a batch has at least 2 samples"):
+        theory.gradient_rate(relu, "batch", "after", batch=7.5)
     with pytest.raises(ValueError, match="sigma_w2 is a variance"):
         theory.gradient_rate(relu, "layer", "after", -1.0)
     with pytest.raises(ValueError, match="k0 > 0"):

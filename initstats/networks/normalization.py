@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from initstats.networks.block import Expectation, Leaf, Run, Signal
+from initstats.theory.batch_after import EPS as EPS
 from initstats.theory.state import Cotangent, State
-
-EPS = 1e-5
-"""What torch's norms add to a variance by default."""
 
 
 @dataclass(frozen=True)

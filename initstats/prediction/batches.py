@@ -6,8 +6,9 @@ norm makes of samples that differ has no closed form, and is averaged over draws
 
 from __future__ import annotations
 
+import math
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 
 from initstats.activations import Activation
 from initstats.data import Split
-from initstats.networks.normalization import EPS
+from initstats.prediction.behind import through
 from initstats.prediction.groups import Groups
 from initstats.theory import State
+from initstats.theory.batch_after import CARRIED, normalized
 from initstats.theory.matrices import symmetric
-from initstats.theory.state import Cotangent, Unpredicted, check_gaussian
+from initstats.theory.state import Activated, Cotangent, Unpredicted, activated_by
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -28,6 +30,10 @@ _GROUPS = 6  # most pairs of batches
 _LARGEST = 256  # samples of a batch
 _SAMPLES = 384  # most on one side of all pairs
 _CARRIED = 1 / 3  # of all units, that the mean inverse square of their sizes rests on at least
+_FEW = (
+    "few units, whose batch has nearly no spread, carry the mean of gradients: most networks lie "
+    "below it"
+)
 _ROWS = 512  # of a batch, where a sample has several
 _UNITS = 512  # that are drawn, or up to twice as many, or as many as there are rows
 
@@ -90,13 +96,13 @@ class Batches(Groups):
 
     def batch_normed(self, state: State, batch: int) -> Normed:
         """The mean products over draws of units."""
-        check_gaussian(state)
         units, _ = self._drawn(state)
         k = units.swapaxes(1, 2) @ units / units.shape[1]
         square = self.diagonal(k)
+        mean = np.zeros_like(square) if state.gaussian else units.mean(1).ravel()
         return Normed(
             square,
-            np.zeros_like(square),
+            mean,
             k=k,
             pairs=self,
             width=state.width,
@@ -115,6 +121,8 @@ class Batches(Groups):
 
     def unbatch_normed(self, cotangent: Cotangent, state: State, batch: int) -> Cotangent:
         """The gradient less its mean and what is along a unit, over its size; over draws."""
+        if isinstance(state, Activated):
+            return self._through(cotangent, state)
         activation, behind = cotangent.behind or (None, cotangent)
         assert behind.product is not None
         units, sizes = self._drawn(state)
@@ -124,6 +132,23 @@ class Batches(Groups):
         groups = zip(units, slopes / sizes, behind.product, strict=True)
         product = np.stack([self._pulled(*group) for group in groups])
         return Cotangent(self.diagonal(product), given=False, product=product, pairs=self)
+
+    def _through(self, cotangent: Cotangent, state: Activated) -> Cotangent:
+        """That behind an activation, and what it becomes before it."""
+        assert cotangent.product is not None
+        units = self._number(state.k.shape[1])
+        found = through(state.activation, state.before, cotangent.product, self.block, units)
+        if not found.told:
+            raise Unpredicted(CARRIED)
+        behind, before = (
+            Cotangent(self.diagonal(product), given=False, product=product, pairs=self)
+            for product in (found.plain, found.before)
+        )
+        note = _FEW if found.few else cotangent.note
+        before = replace(before, note=note)
+        if found.plain_told:
+            return replace(behind, before=before, note=note)
+        return replace(behind, square=behind.square * np.nan, before=before, note=CARRIED)
 
     def _pulled(self, z: Array, slope: Array, gamma: Array) -> Array:
         """The mean over units of P (gamma * slope slope') P with P = centre - along, of one group.
@@ -147,20 +172,29 @@ class Batches(Groups):
         once = along @ centre
         return np.asarray(plain - once - once.T + twice) / len(z)
 
+    def _number(self, rows: int) -> int:
+        """Of units that are drawn at once."""
+        return max(_UNITS, min(2 * rows, 2 * _UNITS), rows)
+
     def _drawn(self, state: State) -> tuple[Array, Array]:
-        """Units of pre-activations that are normalized, and what each row was divided by."""
+        """Units that are normalized, and what each row was divided by."""
+        behind = activated_by(state)
+        state = behind.before if behind else state
         count, number = len(state.k), state.k.shape[1]
         seed = zlib.crc32(state.k.tobytes())  # errors of two layers are not alike
-        drawn = max(_UNITS, min(2 * number, 2 * _UNITS), number)
+        drawn, bias = self._number(number), state.law.uniform_bias if behind else 0.0
         normal = np.random.default_rng(seed).standard_normal((count, drawn, number))
         noise = np.linalg.qr(normal)[0] * drawn**0.5  # the mean products of noise are exact
-        values, vectors = np.linalg.eigh(symmetric(state.k))
+        values, vectors = np.linalg.eigh(symmetric(state.k - bias))
         root = vectors * np.sqrt(np.maximum(values, 0))[:, None] @ vectors.swapaxes(1, 2)
-        units = (noise @ root).reshape(count, drawn, 2, -1)
-        units -= units.mean(-1, keepdims=True)
-        size = np.sqrt((units**2).mean(-1, keepdims=True) + EPS)
+        units = noise @ root
+        if behind:
+            shared = np.random.default_rng(seed + 1).uniform(-1, 1, (count, drawn, 1))
+            h = torch.from_numpy(units + math.sqrt(3 * bias) * shared)
+            units = behind.activation(h).double().numpy()
+        units, size = normalized(units.reshape(count, drawn, 2, -1))
         whole = count, drawn, number
-        return (units / size).reshape(whole), np.broadcast_to(size, units.shape).reshape(whole)
+        return units.reshape(whole), np.broadcast_to(size, units.shape).reshape(whole)
 
 
 def check_spread(sizes: Array) -> None:
@@ -175,7 +209,4 @@ def check_spread(sizes: Array) -> None:
     weights = sizes**-2
     counted = weights.sum(1) ** 2 / (weights**2).sum(1)
     if (counted < _CARRIED * sizes.shape[1]).any():
-        raise Unpredicted(
-            "a batch has nearly no spread in some units, and the mean of gradients there is that "
-            "of these alone: theory has no number for it; take a larger batch"
-        )
+        raise Unpredicted(CARRIED)

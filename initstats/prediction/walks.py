@@ -141,7 +141,7 @@ class _OfLengths(Walk):
         """Squares of gradients, from unit-normal ones at the end (Schoenholz et al. 2017)."""
         mean = self.samples.mean(cotangent.square)
         plain = not (self.shaped or cotangent.given)
-        note = _INDEPENDENT if self.bent and plain else ""
+        note = cotangent.note or (_INDEPENDENT if self.bent and plain else "")
         note = note or doubt(self.samples, self.activation, self.states[block.layer])
         rough = self.bent or self.normed or any(law and law.centred for law in self.laws)
         claim = INFINITE if rough else EXACT

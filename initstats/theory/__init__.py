@@ -20,6 +20,8 @@ from initstats.theory.attention import pull_kernel as pull_kernel
 from initstats.theory.batch import BatchMoments as BatchMoments
 from initstats.theory.batch import batch_norm_moments as batch_norm_moments
 from initstats.theory.batch import batch_norm_rate as batch_norm_rate
+from initstats.theory.batch_after import AfterMoments as AfterMoments
+from initstats.theory.batch_after import batch_after_moments as batch_after_moments
 from initstats.theory.maps import correlation_map as correlation_map
 from initstats.theory.maps import length_map as length_map
 from initstats.theory.maps import patch_mean as patch_mean

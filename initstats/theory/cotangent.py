@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 
+class Unpredicted(Exception):
+    """Theory ends here; the message says why."""
+
+
 @dataclass(frozen=True)
 class Cotangent:
     """What theory knows of a gradient.
@@ -28,6 +32,9 @@ class Cotangent:
         pairs: those pairs.
         behind: where a batch was normalized before an activation, that activation and the gradient
             behind it: phi' and the norm depend on the same numbers.
+        before: where a batch was normalized behind an activation, what the gradient becomes before
+            that activation, for the same reason.
+        note: why the square is not told; empty where it is.
     """
 
     square: Array
@@ -35,6 +42,8 @@ class Cotangent:
     product: Array | None = None
     pairs: Pairs | None = None
     behind: tuple[Activation, Cotangent] | None = None
+    before: Cotangent | None = None
+    note: str = ""
 
     def weighted(self, factor: float, keep: float = 1.0) -> Cotangent:
         """The gradient times a factor, and times 0 or 1 / keep for all units of a sample."""
@@ -44,6 +53,10 @@ class Cotangent:
 
     def plus(self, added: Cotangent) -> Cotangent:
         """A sum of two that are not correlated."""
+        if self.before or added.before:
+            raise Unpredicted(
+                "theory does not follow an activation that a batch norm reads, and a sum, too"
+            )
         product = self.product
         if product is not None and added.product is not None:
             product = product + added.product
@@ -57,6 +70,8 @@ class Cotangent:
 
     def unactivated(self, activation: Activation, behind: Activated) -> Cotangent:
         """The gradient before an activation: phi' times that behind it, which is independent."""
+        if self.before is not None:
+            return self.before
         if self.pairs and (found := self.pairs.unactivated(self, activation, behind)):
             return found
         product = self.product

@@ -7,6 +7,7 @@ of a thousand layers takes a second.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,12 @@ from initstats import activations
 from initstats.activations import Activation
 from initstats.theory.attention import TokenGradient, Tokens, attend, pull_attention
 from initstats.theory.batch import batch_norm_moments
+from initstats.theory.batch_after import CARRIED, AfterMoments, batch_after_moments
 from initstats.theory.pairs import correlations, slope_products
 from initstats.theory.response import Response
 from initstats.theory.softmax import softmax_moments
 from initstats.theory.state import (
+    Activated,
     Attended,
     Cotangent,
     Heads,
@@ -26,7 +29,7 @@ from initstats.theory.state import (
     Pairs,
     State,
     Unpredicted,
-    check_gaussian,
+    activated_by,
 )
 
 Array = NDArray[np.float64]
@@ -102,19 +105,23 @@ class Exchangeable(Pairs):
         return self._of(self._by_path(cotangent, state, heads).total)
 
     def batch_normed(self, state: State, batch: int) -> State:
-        """Second moment 1, and correlation -1 / (batch - 1), whatever they were, if they differ."""
+        """Second moment 1, and correlation -1 / (batch - 1), whatever they were, if they differ.
+
+        Behind an activation the moment is less, for what eps takes and units that do not vary.
+        """
         if self.same:
             raise Unpredicted(ONE_SEQUENCE)
-        check_gaussian(state)
-        if not (state.square > state.k).all():
+        behind = activated_by(state)
+        square = self._after(behind, batch).square if behind else 1.0
+        if not (square and (state.square > state.k).all()):
             raise Unpredicted("a batch of equal samples has no spread to be divided by")
         nothing = np.zeros(1)
         return State(
-            np.ones(1),
+            np.full(1, square),
             nothing,
             V=nothing,
             g=nothing,
-            k=np.array([-1 / (batch - 1)]),
+            k=np.array([-square / (batch - 1)]),
             V_pairs=nothing,
             pairs=self,
             width=state.width,
@@ -129,7 +136,9 @@ class Exchangeable(Pairs):
         return np.array([found.square]), np.array([found.product])
 
     def unbatch_normed(self, cotangent: Cotangent, state: State, batch: int) -> Cotangent:
-        """Through the norm, and the activation if one follows at once."""
+        """Through the norm, and an activation that follows it at once, or that it follows."""
+        if isinstance(state, Activated):
+            return self._through(self._after(state, batch), cotangent)
         activation, behind = cotangent.behind or (activations.get("identity"), cotangent)
         assert behind.product is not None
         variance = float((state.square - state.k)[0])
@@ -137,6 +146,32 @@ class Exchangeable(Pairs):
         moments = batch_norm_moments(activation, batch)
         square, product = moments.pull(gamma, rho, variance)
         return Cotangent(np.array([square]), given=False, product=np.array([product]), pairs=self)
+
+    def _after(self, behind: Activated, batch: int) -> AfterMoments:
+        """The moments of units that are normalized behind an activation."""
+        h = behind.before
+        try:
+            return batch_after_moments(
+                behind.activation, batch, float(h.square[0]), float(h.k[0]), h.law.uniform_bias
+            )
+        except ValueError as error:
+            raise Unpredicted(str(error)) from None
+
+    def _through(self, moments: AfterMoments, cotangent: Cotangent) -> Cotangent:
+        """The gradient behind an activation, and what it becomes before it."""
+        assert cotangent.product is not None
+        if not moments.told:
+            raise Unpredicted(CARRIED)
+        own = cotangent.square - cotangent.product
+        plain = own * moments.plain if moments.plain_told else _UNKNOWN
+        behind, before = (
+            Cotangent(square, given=False, product=product, pairs=self)
+            for square, product in (
+                (plain, -plain / (moments.batch - 1)),
+                (own * moments.own, own * moments.other),
+            )
+        )
+        return replace(behind, before=before, note="" if moments.plain_told else CARRIED)
 
     def mean(self, values: Array) -> float:
         """That of one row."""

@@ -10,17 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initstats.activations import Activation
-from initstats.theory.cotangent import Cotangent
+from initstats.theory.cotangent import Cotangent as Cotangent
+from initstats.theory.cotangent import Unpredicted as Unpredicted
 from initstats.theory.response import Response
 
 if TYPE_CHECKING:
     from initstats.theory.state import Activated, State
 
 Array = NDArray[np.float64]
-
-
-class Unpredicted(Exception):
-    """Theory ends here; the message says why."""
 
 
 class Law(NamedTuple):

@@ -17,9 +17,11 @@ from scipy.special import gammaln
 from initstats.activations import Activation
 from initstats.registry import unknown
 from initstats.theory.batch import batch_norm_rate
+from initstats.theory.batch_after import CARRIED, batch_after_moments
 from initstats.theory.maps import check_variance
 from initstats.theory.response import response
 
+_LAYERS = 3  # until the second moment is that of all that follow
 Norm = Literal["layer", "rms", "group", "batch"]
 Place = Literal["pre", "after"]
 
@@ -35,7 +37,8 @@ def gradient_rate(
 
     With G = E phi^2, m = E phi and D = E phi'^2, at pre-activations of second moment s: D / G, and
     D / (G - m^2) for batch norm, before phi (s = 1); s D / G for RMSNorm, and s D / (G - m^2) for
-    the others, after phi (s = sigma_w2).
+    the others, after phi (s = sigma_w2). Batch norm of a finite batch after phi has no closed form:
+    its rate is a mean over units that are drawn, to three digits, for samples that are all alike.
 
     Args:
         activation: phi.
@@ -50,8 +53,8 @@ def gradient_rate(
     (1.0, 1.46694)
 
     Raises:
-        ValueError: an unknown norm or place; no such variance or batch; a finite batch that is
-            normalized after the activation, for which no rate is known.
+        ValueError: an unknown norm or place; no such variance or batch; a few samples, of which a
+            batch that is normalized after the activation has no mean rate.
     """
     for what, given, known in (("norm", norm, Norm), ("place", place, Place)):
         if given not in get_args(known):
@@ -60,10 +63,7 @@ def gradient_rate(
     if norm == "batch" and place == "pre":
         return batch_norm_rate(activation, batch)
     if norm == "batch" and batch != math.inf:
-        raise ValueError(
-            "no rate is known of batch norm after the activation, but for an infinite batch: ask "
-            "for batch=math.inf, or for place='pre'"
-        )
+        return _behind(activation, sigma_w2, batch)
     s = 1.0 if place == "pre" else sigma_w2
     return _rate(activation, s, centred=place == "after" and norm != "rms")
 
@@ -124,6 +124,20 @@ def pre_norm_growth(exponent: float, sublayers: int, k0: float) -> float:
         )
     ends = gammaln([sublayers + k0 + exponent, k0, sublayers + k0, k0 + exponent])
     return math.exp(float(ends[0] + ends[1] - ends[2] - ends[3]))
+
+
+def _behind(activation: Activation, sigma_w2: float, batch: float) -> float:
+    """The rate of batches that are normalized after the activation, layer by layer."""
+    if not sigma_w2:
+        return math.inf
+    square = 1.0  # of what the norm gives, which eps makes less than 1
+    for _ in range(_LAYERS):
+        q = sigma_w2 * square
+        moments = batch_after_moments(activation, batch, q, -q / (batch - 1))
+        square = moments.square
+    if not moments.told:
+        raise ValueError(CARRIED)
+    return sigma_w2 * (moments.own - moments.other)
 
 
 def _rate(activation: Activation, s: float, *, centred: bool) -> float:

@@ -173,6 +173,7 @@ class State:
             before=self,
             response=r,
             covariance=joint.covariance,
+            activation=activation,
         )
 
     def shifted(self, slope: Array, curvature: Array) -> Array:
@@ -317,9 +318,22 @@ class Activated(State):
     before: State = field(kw_only=True)  # the pre-activations
     response: Response = field(kw_only=True)  # the moments of phi at their second moments
     covariance: Array = field(kw_only=True)  # as in `Joint`
+    activation: Activation = field(kw_only=True)
 
 
-def check_gaussian(state: State) -> None:
-    """Refuse activations where the theory of batch norm knows Gaussian units alone."""
-    if not state.gaussian:
-        raise Unpredicted("theory follows batch norm of Gaussian units: these are activations")
+def activated_by(state: State) -> Activated | None:
+    """What batch norm reads, if an activation gave it, and None if its units are Gaussian.
+
+    Raises:
+        Unpredicted: neither is so.
+    """
+    if state.gaussian:
+        return None
+    if not isinstance(state, Activated):
+        raise Unpredicted(
+            "theory follows batch norm of Gaussian units, and of what an activation makes of them: "
+            "these are data, sums with activations, or have lost some entries"
+        )
+    if state.before.batch:
+        raise Unpredicted("theory follows one batch norm of an activation, before or behind it")
+    return state

@@ -32,6 +32,7 @@ NEAR = 1.15
 MEANS = {
     "layer norm after the activation": "over units",
     "batch norm": "over the batch",
+    "batch norm after the activation": "over the batch",
     "weight standardization": "over the inputs of a unit",
 }
 """Recipes that subtract a mean of what an activation gives, and over what it is taken."""

@@ -23,6 +23,7 @@ STUDIED = (
     Studied("layer norm before the activation", "mlp(norm=layer)", HE),
     Studied("layer norm after the activation", "mlp(norm=layer,place=after)", HE),
     Studied("batch norm", "mlp(norm=batch)", HE),
+    Studied("batch norm after the activation", "mlp(norm=batch,place=after)", HE),
     Studied("weight standardization", "mlp(standardized=true)", "matched(gain=variance)"),
     Studied("skip", "resmlp", HE),
     Studied("skip, 1/√L", f"resmlp(scale={ROOT})"),

@@ -74,17 +74,18 @@ def rates(names: Sequence[str] = ("relu", "gelu", "tanh")) -> pd.DataFrame:
     Returns:
         `norm`, `place` (`before` or `after` the activation), `activation`, `rate`.
     """
-    kinds: tuple[tuple[str, Norm, Place], ...] = (
-        ("layer norm", "layer", "pre"),
-        ("RMS norm", "rms", "pre"),
-        ("batch norm, large batches", "batch", "pre"),
-        ("layer norm", "layer", "after"),
-        ("RMS norm", "rms", "after"),
+    norms: tuple[tuple[str, Norm, float], ...] = (
+        ("layer norm", "layer", math.inf),
+        ("RMS norm", "rms", math.inf),
+        ("batch norm, large batches", "batch", math.inf),
+        ("batch norm, batches of 32", "batch", 32),
     )
+    places: tuple[Place, ...] = "pre", "after"
     rows = [
-        (label, "before" if place == "pre" else place, name, gradient_rate(phi, norm, place))
+        (label, "before" if at == "pre" else at, name, gradient_rate(phi, norm, at, batch=batch))
         for name in names
         for phi in [activations.get(name)]
-        for label, norm, place in kinds
+        for at in places
+        for label, norm, batch in norms
     ]
     return pd.DataFrame(rows, columns=["norm", "place", "activation", "rate"])

@@ -247,11 +247,23 @@ def _measured(model: nn.Module, x: Any) -> pd.DataFrame:
         )
     from initstats.probe import measure
 
-    blank = any(p.ndim > 1 and not p.any() for p in model.parameters() if not is_lazy(p))
-    if blank:  # gradients tell which zeros stay
+    if any(_blank(name, p) for name, p in model.named_parameters() if not is_lazy(p)):
+        # gradients tell which zeros stay
         with suppress(ValueError):  # an output may have none
             return measure(model, x, backward=True)
     return measure(model, x)
+
+
+def _blank(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter that is no bias is zero, or whole rows of it are.
+
+    One row of zeros may be that of an embedding's padding.
+    """
+    if "bias" in name.rpartition(".")[2]:
+        return False
+    if parameter.ndim < 2:
+        return not parameter.any()
+    return int((~parameter.flatten(1).any(1)).sum()) > 1 or not parameter.any()
 
 
 def _fans(rows: pd.DataFrame) -> dict[str, tuple[float, float]]:

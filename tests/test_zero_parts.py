@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import initstats as ist
+from initstats.diagnosis.findings import Findings
 
 SIZE = 16
 CUTS: dict[str, Callable[[Tensor], list[Tensor]]] = {
@@ -39,7 +40,8 @@ class Modulated(nn.Module):
         shift, scale, gate, shift_2, scale_2, gate_2 = CUTS[self.cut](self.ada(F.silu(c)))
         x = x + gate * self.first(F.layer_norm(x, (SIZE,)) * (1 + scale) + shift)
         h = F.gelu(self.up(F.layer_norm(x, (SIZE,)) * (1 + scale_2) + shift_2))
-        return x + gate_2 * self.down(h)
+        y: Tensor = x + gate_2 * self.down(h)
+        return y
 
 
 class Attentive(nn.Module):
@@ -57,8 +59,10 @@ class Attentive(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, -1)
         if self.fused:
-            return x + F.scaled_dot_product_attention(q, k, v)
-        return x + (q @ k.mT / SIZE**0.5).softmax(-1) @ v
+            y: Tensor = F.scaled_dot_product_attention(q, k, v)
+        else:
+            y = (q @ k.mT / SIZE**0.5).softmax(-1) @ v
+        return x + y
 
 
 class Network(nn.Module):
@@ -84,11 +88,11 @@ def never_move(model: nn.Module, x: Tensor) -> set[str]:
             for name, p in named.items():
                 assert p.grad is not None
                 still[name] &= p.grad == 0
-                p -= 0.01 * p.grad.sign() * torch.rand_like(p)
-    return {name for name, entries in still.items() if entries.any() and "bias" not in name}
+                p.sub_(0.01 * p.grad.sign() * torch.rand_like(p))
+    return {name for name, at in still.items() if at.any() and "bias" not in name}
 
 
-def told(found: ist.Findings, rule: str) -> set[str]:
+def told(found: Findings, rule: str) -> set[str]:
     grave = found[(found["rule"] == rule) & (found["severity"] <= "warning")]
     return {name for where in grave["where"] for name in where.split(", ")}
 

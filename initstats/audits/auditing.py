@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from contextlib import suppress
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from initstats.audits.comparing import Comparison
+from initstats.audits.computed import computed, independent
+from initstats.audits.consequences import consequences
 from initstats.audits.law import CHANCE
 from initstats.audits.lock import written
 from initstats.audits.parameter import Drawn, drawn
@@ -22,7 +25,7 @@ from initstats.audits.reading import Reading
 from initstats.audits.rules import RULES
 from initstats.audits.scale import Formula, depth, explained, fitting, told
 from initstats.audits.siblings import Siblings, copies, siblings
-from initstats.audits.words import named_in, sentence
+from initstats.audits.words import COMPUTED, named_in, sentence
 from initstats.diagnosis.findings import COLUMNS, SEVERITIES, Findings
 from initstats.diagnosis.rules import Finding
 from initstats.plural import counted
@@ -49,6 +52,7 @@ class Audit:
         formulas: of the scales, by the names of parameters.
         findings: what is wrong, as `diagnose` has it.
         level: probability of a false alarm about the whole model.
+        computed: names of the parameters that follow a formula, and were not drawn.
     """
 
     network: str
@@ -57,6 +61,7 @@ class Audit:
     formulas: dict[str, Formula] = field(repr=False)
     findings: Findings = field(repr=False)
     level: float = LEVEL
+    computed: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -70,7 +75,8 @@ class Audit:
         return pd.DataFrame([self._row(each) for each in self.parameters])
 
     def _row(self, each: Drawn) -> dict[str, Any]:
-        formula = self.formulas.get(each.name)
+        chance = each.by_chance and each.name not in self.computed
+        formula = self.formulas.get(each.name) if each.name not in self.computed else None
         return {
             "name": each.name,
             "role": each.role,
@@ -79,10 +85,10 @@ class Audit:
             "shape": "x".join(map(str, each.shape)),
             "dtype": each.dtype,
             "count": each.count,
-            "law": str(each.law),
+            "law": str(COMPUTED if each.name in self.computed else each.law),
             "mean": each.mean,
             "std": each.std,
-            "std_error": each.error * each.std if each.by_chance else 0.0,
+            "std_error": each.error * each.std if chance else 0.0,
             "fan_in": each.fan_in,
             "fan_out": each.fan_out,
             "formula": formula.text if formula else "",
@@ -101,7 +107,9 @@ class Audit:
             if not any(each.law.name in CHANCE for each in clear):
                 clear = []  # those that are undecided may be of none of these laws
             laws = Counter(
-                told(each.law, self.formulas.get(each.name), each.std, each.centre)
+                str(COMPUTED)
+                if each.name in self.computed
+                else told(each.law, self.formulas.get(each.name), each.std, each.centre)
                 for each in clear or group.members
             )
             rows.append(
@@ -128,7 +136,7 @@ class Audit:
     @property
     def words(self) -> str:
         """What the model was initialized with, in a sentence."""
-        return sentence(self.parameters, self.formulas)
+        return sentence(self.parameters, self.formulas, self.computed)
 
     def to_toml(self) -> str:
         """A lock file: what `audit(model, expected=file)` compares a later model with.
@@ -175,7 +183,7 @@ def audit(
     """Say which law each parameter of a model was drawn from, and what is wrong.
 
     The model is not run, unless an input is given or a published scheme is to be compared with;
-    nothing of it is changed.
+    nothing of it is changed: of a lazy one a copy is run.
 
     Args:
         model: of any kind.
@@ -195,24 +203,31 @@ def audit(
         raise ValueError("a scripted model hides its modules: audit it before it is scripted")
     if not 0 < level < 1:
         raise ValueError(f"level is a probability between 0 and 1, not {level}")
+    if (x is not None or expected is not None) and any(map(is_lazy, model.parameters())):
+        model = _copied(model)  # a lazy one becomes another in its first pass
     number = max(1, sum(1 for _ in model.parameters()))
     each = level / _TESTS / number
     with torch.no_grad():
         rows = None if x is None else _measured(model, x)
         parameters = tuple(drawn(model, each, {} if rows is None else _fans(rows)))
         equal = tuple(_equal(model, names) for names in copies(parameters))
+        shown = (p.name for p in parameters if p.by_chance)
+        rules = frozenset(name for name in shown if computed(model.get_parameter(name)))
+        alike = (p.name for p in parameters if p.repeated and p.kind == "other")
+        smooth = rules.union(n for n in alike if not independent(model.get_parameter(n)))
     groups = tuple(siblings(parameters, each))
     fits = fitting(groups, each)
     formulas = explained(groups, fits)
     texts = tuple(frozenset(found) for found in fits)
     stuck = None if rows is None else _stuck(rows)
-    reading = Reading(parameters, groups, formulas, texts, tuple(filter(None, equal)), each, stuck)
+    equal = tuple(filter(None, equal))
+    reading = Reading(parameters, groups, formulas, texts, equal, each, stuck, smooth)
     name, other = type(model).__name__, None
     if expected is not None:
         compared = Comparison.of(model, expected, x)
         with torch.no_grad():
             other = compared.source, list(compared.findings(model, parameters, each))
-    return Audit(name, parameters, groups, formulas, judged(reading, name, other), level)
+    return Audit(name, parameters, groups, formulas, judged(reading, name, other), level, rules)
 
 
 def judged(
@@ -228,14 +243,30 @@ def judged(
     if compared:
         source, differing = compared
         every.append(("as_expected", f"every parameter is as {source} has it", differing))
+    follow = consequences({name: found for name, _, found in every}, reading)
     for name, doc, told_by_it in every:
         meaning = doc.partition("\n")[0]
-        rows += [(f.severity, name, subject, f.where, f.evidence, f.remedy) for f in told_by_it]
+        rows += [
+            (f.severity, name, subject, f.where, f.evidence, f.remedy)
+            for f in told_by_it
+            if f not in follow
+        ]
         if not told_by_it:
             rows.append(("healthy", name, subject, "", meaning, ""))
     found = pd.DataFrame(rows, columns=COLUMNS)
     found["severity"] = pd.Categorical(found["severity"], categories=SEVERITIES, ordered=True)
     return Findings(found.sort_values("severity", kind="stable", ignore_index=True))
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy of a lazy model; torch cannot copy buffers without numbers."""
+    make: Any = UninitializedBuffer  # torch declares other arguments than it takes
+    memo = {
+        id(x): make(device=x.data.device, dtype=x.data.dtype)
+        for x in model.buffers()
+        if isinstance(x, UninitializedBuffer)
+    }
+    return copy.deepcopy(model, memo)
 
 
 def _measured(model: nn.Module, x: Any) -> pd.DataFrame:
@@ -247,11 +278,23 @@ def _measured(model: nn.Module, x: Any) -> pd.DataFrame:
         )
     from initstats.probe import measure
 
-    blank = any(p.ndim > 1 and not p.any() for p in model.parameters() if not is_lazy(p))
-    if blank:  # gradients tell which zeros stay
+    if any(_blank(name, p) for name, p in model.named_parameters() if not is_lazy(p)):
+        # gradients tell which zeros stay
         with suppress(ValueError):  # an output may have none
             return measure(model, x, backward=True)
     return measure(model, x)
+
+
+def _blank(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter that is no bias is zero, or whole rows of it are.
+
+    One row of zeros may be that of an embedding's padding.
+    """
+    if "bias" in name.rpartition(".")[2]:
+        return False
+    if parameter.ndim < 2:
+        return not parameter.any()
+    return int((~parameter.flatten(1).any(1)).sum()) > 1 or not parameter.any()
 
 
 def _fans(rows: pd.DataFrame) -> dict[str, tuple[float, float]]:
@@ -276,7 +319,9 @@ def _stuck(rows: pd.DataFrame) -> tuple[Finding, ...] | None:
 
 
 def _equal(model: nn.Module, names: list[str]) -> tuple[str, ...]:
-    """Those whose entries are all equal to the first's."""
+    """Those whose entries are all equal to the first's, where these were drawn."""
     first = model.get_parameter(names[0])
+    if not independent(first):  # computed, and as it should be in each of them
+        return ()
     same = [name for name in names if torch.equal(model.get_parameter(name), first)]
     return tuple(same) if len(same) > 1 else ()

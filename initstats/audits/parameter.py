@@ -153,7 +153,8 @@ def _one(
     if isinstance(owner, nn.Embedding | nn.EmbeddingBag) and isinstance(row, int) and x.ndim == 2:
         padding = float(x[row].abs().max())
         x = torch.cat([x[:row], x[row + 1 :]]) if row else x[1:]
-    kind = _kind(name, owner, x)
+    shown = x.new_empty(2, 2) if lazy and _sums(owner) else parameter if parameter.is_meta else x
+    kind = _kind(name, owner, shown)
     law = law_of(x, level)
     mean, std, tiny, strays = math.nan, math.nan, math.nan, 0
     if law.name not in ("empty", "not finite"):

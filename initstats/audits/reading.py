@@ -23,6 +23,7 @@ class Reading:
         equal: groups of names whose tensors are equal in all entries.
         level: probability with which chance alone makes one question a finding.
         stuck: faults of weights of zeros that never change; None where no gradient was measured.
+        smooth: names of parameters that were not drawn, but follow a formula.
     """
 
     parameters: tuple[Drawn, ...]
@@ -32,6 +33,7 @@ class Reading:
     equal: tuple[tuple[str, ...], ...]
     level: float
     stuck: tuple[Finding, ...] | None = None
+    smooth: frozenset[str] = frozenset()
 
 
 Rule = Callable[[Reading], Iterator[Finding]]

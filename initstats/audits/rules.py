@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from scipy import stats
 from torch import nn
 
+from initstats.audits.equal import equal_parameters
 from initstats.audits.fans import wrong_fan
 from initstats.audits.law import CHANCE
 from initstats.audits.parameter import Drawn
 from initstats.audits.reading import Reading, Rule
 from initstats.audits.siblings import Siblings
+from initstats.audits.unwritten import uninitialized
 from initstats.diagnosis.rules import Finding
 from initstats.plural import counted
 
-HUGE = 1e4
-"""The std of entries that nobody draws."""
 LEANS = 0.5
 """A mean of so many standard deviations is no work of a short training; torch.rand has 1.7."""
 DEFAULT = "1/sqrt(3 fan_in)"
@@ -30,58 +30,12 @@ APART = 1.5
 """A factor between the scales of two blocks that are meant to be alike."""
 
 
-def uninitialized(reading: Reading) -> Iterator[Finding]:
-    """every parameter holds numbers that somebody may have drawn"""
-    away = [each.name for each in reading.parameters if each.law.name == "empty"]
-    if away:
-        holds = counted(len(away), "parameter holds", "parameters hold")
-        yield Finding(
-            "note",
-            ", ".join(away),
-            f"{holds} no numbers: on the meta device, or lazy",
-            "make the model with its numbers first: on a device, and run once where it is lazy",
-        )
-    for each in reading.parameters:
-        evidence = ""
-        if each.law.name == "not finite":
-            evidence = "some entries are NaN or infinite"
-        elif each.tiny > 0.05:
-            evidence = (
-                f"{each.tiny:.0%} of the entries are below the smallest number that {each.dtype} "
-                "holds with all digits"
-            )
-        elif each.std > HUGE and each.law.name not in ("constant", "identity"):
-            evidence = f"the entries have a std of {each.std:.2g}"
-        if evidence:
-            yield Finding(
-                "error",
-                each.name,
-                f"{evidence}: memory that nobody has written to looks like that",
-                f'nn.init.normal_(model.get_parameter("{each.name}"), std=0.02)  # or its own law',
-            )
-
-
-def equal_parameters(reading: Reading) -> Iterator[Finding]:
-    """no two parameters that were drawn are equal"""
-    trained = {each.name: each.trained for each in reading.parameters}
-    for names in reading.equal:
-        kept = [name for name in names if not trained[name]]
-        yield Finding(
-            "note" if kept and len(kept) < len(names) else "warning",
-            ", ".join(names),
-            f"{len(names)} parameters hold the same numbers, in memory of their own: copies of a "
-            "module start as one",
-            "draw each anew, as with model.apply(initialize) after the copies are made"
-            + (", unless they are copies on purpose, as a target network is" if kept else ""),
-        )
-
-
 def equal_units(reading: Reading) -> Iterator[Finding]:
     """the units of a layer differ from each other"""
     for each in reading.parameters:
         same = each.kind == "weight" and each.law.name in ("constant", "ones")
         alike = each.units if same else each.repeated
-        if each.units < 2 or not alike:
+        if each.units < 2 or not alike or each.name in reading.smooth:
             continue
         kept = each.units - alike
         what = "matrices" if each.kind == "other" else "units"
@@ -299,7 +253,11 @@ def padding_row(reading: Reading) -> Iterator[Finding]:
 
 def rounded(reading: Reading) -> Iterator[Finding]:
     """parameters use the digits of their type"""
-    found = [each for each in reading.parameters if each.law.rounded not in ("", each.dtype)]
+    found = [
+        each
+        for each in reading.parameters
+        if each.law.rounded not in ("", each.dtype) and each.name not in reading.smooth
+    ]
     if found:
         yield Finding(
             "note",

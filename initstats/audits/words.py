@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import NamedTuple
 
 from initstats.audits.parameter import Drawn
@@ -23,11 +23,20 @@ MOST = 2
 """Laws that are told of a kind; the others are counted."""
 
 
-def sentence(parameters: Iterable[Drawn], formulas: Mapping[str, Formula]) -> str:
-    """The laws of a model's parameters by kind, the commonest first, with how many have each."""
+def sentence(
+    parameters: Iterable[Drawn],
+    formulas: Mapping[str, Formula],
+    computed: Container[str] = (),
+) -> str:
+    """The laws of a model's parameters by kind, the commonest first, with how many have each.
+
+    Args:
+        computed: names of those that follow a formula, and of which no law is told.
+    """
     kinds: dict[str, Counter[Words]] = {kind: Counter() for kind in MANY}
     for each in parameters:
-        kinds[each.kind][law_in_words(each, formulas.get(each.name))] += 1
+        law = law_in_words(each, formulas.get(each.name))
+        kinds[each.kind][COMPUTED if each.name in computed else law] += 1
     told = [f"{MANY[kind]} {_told(laws)}" for kind, laws in kinds.items() if laws]
     return "; ".join(told) or "no parameters"
 
@@ -41,6 +50,10 @@ class Words(NamedTuple):
     def __str__(self) -> str:
         link = "with std" if self.law else "of std"
         return f"{self.law} {link} {self.scale}".strip() if self.scale else self.law
+
+
+COMPUTED = Words("computed")
+"""Of a parameter that follows a formula, and was not drawn."""
 
 
 def law_in_words(each: Drawn, formula: Formula | None) -> Words:

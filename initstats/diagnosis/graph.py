@@ -119,6 +119,17 @@ class Graph:
         return frozenset(found)
 
     @cached_property
+    def heads(self) -> frozenset[int]:
+        """The values that nothing mixes further: what is made of each unit of them is an output."""
+        found: set[int] = set()
+        for layer in reversed([*self.ops]):  # readers before what they read
+            readers = self.readers[layer]
+            mixed = any(r in self.linear or _mixes(self.ops[r]) for r in readers)
+            if not mixed and found.issuperset(readers):
+                found.add(layer)
+        return frozenset(found)
+
+    @cached_property
     def summands(self) -> frozenset[int]:
         """The values that only sums read: others beside them may be larger."""
         pairs = self.readers.items()
@@ -180,3 +191,8 @@ class Graph:
 def rms_ratio(out: float, read: float) -> float:
     """How much larger an rms is, from second moments; NaN where one of them is 0."""
     return math.sqrt(out / read) if read > 0 and out > 0 else math.nan
+
+
+def _mixes(op: str) -> bool:
+    """Whether an operation makes new units; of several outputs, each has a number behind it."""
+    return op.partition("[")[0].rstrip("_") in MIXING

@@ -4,7 +4,8 @@ A branch that starts at zero (a norm's gain, a gate, the last layer of a block o
 the second factor of a low-rank update) learns as soon as a gradient arrives at what is zero, and
 then passes gradients on. Two zeros one behind the other never move: each waits for the other. The
 sets here are the least ones that agree with that: what moves, what becomes nonzero, and where a
-gradient arrives in the end.
+gradient arrives in the end. Where a map's output is cut into parts, as shifts, scales and gates
+are, each part has rows of the weights for itself, and moves, or does not, by itself.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import cached_property
 
 from initstats.diagnosis.columns import Columns
 from initstats.diagnosis.graph import SUMS, Graph
+from initstats.probe.kinds import CHOOSING
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +43,10 @@ class Zeros:
     @cached_property
     def sources(self) -> frozenset[int]:
         """The values that weights of zero make zero, or one constant for each unit."""
-        graph, parameters, rows = self.graph, self.parameters, self.rows
+        graph, parameters, rows, constant = self.graph, self.parameters, self.rows, self._constant
         nonzero = {int(layer) for layer in parameters["layer"][parameters["second_moment"] != 0]}
         partly = {int(layer) for layer in parameters["layer"][parameters["second_moment"] == 0]}
         zero = partly - nonzero
-        constant = {int(layer) for layer in rows["layer"][rows["dead_fraction"] == 1]}
         found = {int(layer) for layer in rows["layer"][rows["sigma_w2"] == 0]} & graph.linear
         for layer in (graph.weighted - graph.linear) & (self.values | constant):
             inputs = graph.inputs[layer]
@@ -57,22 +58,73 @@ class Zeros:
         return frozenset(found)
 
     @cached_property
+    def _constant(self) -> frozenset[int]:
+        """The values that are one number for each unit, whatever the sample."""
+        return frozenset(map(int, self.rows["layer"][self.rows["dead_fraction"] == 1]))
+
+    @cached_property
+    def parts(self) -> dict[int, int]:
+        """The zeros that are some units of a map's output, and the map."""
+        graph, found = self.graph, dict[int, int]()
+        units = dict(zip(map(int, self.rows["layer"]), self.rows["units"], strict=True))
+        for layer in self.values - self.sources:
+            if graph.ops[layer].partition("[")[0] not in CHOOSING or len(graph.inputs[layer]) != 1:
+                continue
+            origin = graph.inputs[layer][0]
+            while origin not in graph.weighted and len(graph.inputs[origin]) == 1:
+                origin = graph.inputs[origin][0]
+            if origin in graph.linear and units[layer] < units[origin]:
+                found[layer] = origin
+        return found
+
+    @cached_property
     def moving(self) -> frozenset[int]:
         """The sources that a gradient reaches, now or once others have moved."""
-        if not self.sources:
+        return self._movers & self.sources
+
+    @cached_property
+    def _movers(self) -> frozenset[int]:
+        """The sources and the parts that a gradient reaches, now or once others have moved."""
+        if not (self.sources or self.parts):
             return frozenset()
-        moving: frozenset[int] = frozenset()
+        movers: frozenset[int] = frozenset()
         while True:
-            alive, reached = self._alive(moving), self._reached(moving)
-            inputs = self.graph.inputs
-            more = {
-                source
-                for source in self.sources
-                if source in reached and all(read in alive for read in inputs[source])
-            }
-            if moving >= more:
-                return moving
-            moving |= more
+            alive, reached = self._alive(movers), self._reached(movers)
+            varied, inputs = self._varied(movers), self.graph.inputs
+            more = set[int]()
+            for layer in (self.sources | {*self.parts}) & reached:
+                # a normalization over samples makes 0 of what is the same for all
+                apart = self.graph.ops[layer] in ("batch_norm", "instance_norm")
+                need = varied if apart else alive
+                if need.issuperset(inputs[self.parts.get(layer, layer)]):
+                    more.add(layer)
+            if movers >= more:
+                return movers
+            movers |= more
+
+    @cached_property
+    def joint(self) -> dict[int, int]:
+        """The parts that never move, for what they are multiplied by is zero and never moves.
+
+        With the map of each, of which other rows move.
+        """
+        stuck, left = {*self.stuck}, sorted({*self.parts} - self._movers)
+        left = [part for part in left if self.parts[part] not in stuck]
+        return {part: self.parts[part] for part in left if self._multiplied(part)}
+
+    def _multiplied(self, part: int) -> bool:
+        """Whether a part meets, at once or behind functions of it alone, zeros that stay."""
+        waiting, graph = [part], self.graph
+        for here in waiting:
+            for reader in graph.readers[here]:
+                if reader not in self.reached or graph.ops[reader] in SUMS:
+                    continue
+                others = [i for i in graph.inputs[reader] if i != here]
+                if any(i in self.values and i not in self.alive for i in others):
+                    return True
+                if not others and reader in self.values - self.sources:
+                    waiting.append(reader)
+        return False
 
     @cached_property
     def stuck(self) -> list[int]:
@@ -108,14 +160,17 @@ class Zeros:
         ops = {
             self.graph.ops[layer]
             for layer in others
-            if layer in arrived and all(i in self.gradients for i in self.graph.inputs[layer])
+            if layer in arrived
+            and all(i in self.gradients for i in self.graph.inputs[layer])
+            # of a product of zeros, each has slope 0 for the sake of the others
+            and sum(i in self.values for i in self.graph.inputs[layer]) < 2
         }
         return [layer for layer in others if self.graph.ops[layer] in ops]
 
     @cached_property
     def alive(self) -> frozenset[int]:
         """The values that are not zero, or not for long."""
-        return self._alive(self.moving) if self.values else frozenset(self.graph.ops)
+        return self._alive(self._movers) if self.values else frozenset(self.graph.ops)
 
     @cached_property
     def excused(self) -> frozenset[int]:
@@ -126,18 +181,27 @@ class Zeros:
     def reached(self) -> frozenset[int]:
         """The values at which a gradient arrives, or will."""
         quiet = not self.gradients and not self.values and not self.sources
-        return frozenset(self.graph.ops) if quiet else self._reached(self.moving)
+        return frozenset(self.graph.ops) if quiet else self._reached(self._movers)
 
     def _alive(self, moving: frozenset[int]) -> frozenset[int]:
         graph, found = self.graph, set[int]()
         for layer, inputs in graph.inputs.items():
             if layer not in self.values:
                 found.add(layer)
-            elif layer in self.sources:
+            elif layer in self.sources or layer in self.parts:
                 found.update([layer] if layer in moving else [])
             elif any(source in self.values for source in inputs):
                 need = any if graph.ops[layer] in SUMS else all
                 found.update([layer] if need(source in found for source in inputs) else [])
+        return frozenset(found)
+
+    def _varied(self, moving: frozenset[int]) -> frozenset[int]:
+        """The values that differ between samples, now or once zeros have moved."""
+        found = set[int]()
+        for layer, inputs in self.graph.inputs.items():
+            apart = layer not in self._constant or layer in moving or not inputs
+            if apart or (layer not in self.sources and any(i in found for i in inputs)):
+                found.add(layer)
         return frozenset(found)
 
     def _reached(self, moving: frozenset[int]) -> frozenset[int]:
@@ -164,7 +228,8 @@ class Zeros:
         """Whether a reader hands its gradient on to a value that has none, in the end."""
         zeros = [i for i in self.graph.inputs[reader] if i in self.values]
         others = [i for i in zeros if i != layer]
-        cut = reader in self.values and not zeros and reader not in self.sources
+        made = reader in self.sources or reader in self.parts
+        cut = reader in self.values and not zeros and not made
         if cut or reader not in reached or (reader in self.sources and reader not in moving):
             return False
         if any(i not in alive for i in others) and self.graph.ops[reader] not in SUMS:

@@ -240,7 +240,7 @@ def only_mode(mode: TorchFunctionMode) -> Iterator[None]:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists, mappings and dataclasses, in their order."""
+    """The tensors in nested tuples, lists, mappings, dataclasses and distributions, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -251,6 +251,8 @@ def tensors(value: Any) -> Iterator[Tensor]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
         yield from tensors([getattr(value, field.name, None) for field in fields])
+    elif isinstance(value, torch.distributions.Distribution):
+        yield from tensors(vars(value))
 
 
 class Opening(TorchFunctionMode):

@@ -30,13 +30,15 @@ class Jump(NamedTuple):
 def jumps(profile: Profile) -> list[Jump]:
     """The values at which the rms is multiplied by a factor that lasts, in order.
 
-    A head may start small: the map that makes an output is not among them, unless others are.
+    A head may start small: a map of which nothing but outputs are made is not among them, unless
+    others are.
     Scores may be small, too: `small_scores` are not among them.
     """
     found = [jump for jump in _leaps(profile) if not _is_small_score(profile, jump)]
     graph = profile.graph
-    inner = any(jump.layer in graph.linear and graph.readers[jump.layer] for jump in found)
-    return [j for j in found if inner or j.layer not in graph.linear or graph.readers[j.layer]]
+    heads = graph.linear & graph.heads
+    inner = any(jump.layer in graph.linear - heads for jump in found)
+    return [jump for jump in found if inner or jump.layer not in heads]
 
 
 def small_scores(profile: Profile) -> list[Jump]:

@@ -101,7 +101,7 @@ def scale_jump(profile: Profile, threshold: float) -> Iterator[Finding]:
     found, graph = jumps(profile), profile.graph
     maps = [jump for jump in found if jump.layer in graph.linear]
     # an output may be small on purpose
-    last = [j for j in found if j not in maps and j.factor < 1 and not graph.readers[j.layer]]
+    last = [j for j in found if j not in maps and j.factor < 1 and j.layer in graph.heads]
     total = abs(sum(math.log(jump.factor) for jump in found if jump not in last))
     grave: Severity = "error" if total > 3 * math.log(threshold) else "warning"
     for same in (maps, [jump for jump in found if jump not in maps + last]):

@@ -69,7 +69,9 @@ def zero_weights(profile: Profile, threshold: float) -> Iterator[Finding]:
     stops = {layer: zeros.stops(layer) for layer in zeros.stuck}
     shut = [layer for layer, stopping in stops.items() if stopping]
     waiting = [layer for layer in zeros.stuck if layer not in shut and zeros.waits(layer)]
-    if len(zeros.stuck) > threshold and not shut:
+    if zeros.joint:
+        yield _jointly_zero(profile, [layer for layer in zeros.stuck if layer not in shut])
+    elif len(zeros.stuck) > threshold and not shut:
         yield Finding(
             "error",
             listed(_zero_names(profile, zeros.stuck)),
@@ -78,7 +80,7 @@ def zero_weights(profile: Profile, threshold: float) -> Iterator[Finding]:
             # of two, the second may stay at zero
             _from_zero(profile, waiting) or "start one of them at a small number, not both at 0",
         )
-    elif shut:
+    if shut:
         stopping = profile.along(sorted({layer for layers in stops.values() for layer in layers}))
         several, op = len(zeros.stuck) > 1, stopping["op"][0]
         subject, it = ("these weights are", "they") if several else ("this weight is", "it")
@@ -93,6 +95,25 @@ def zero_weights(profile: Profile, threshold: float) -> Iterator[Finding]:
         )
     if moving := [layer for layer in sorted(zeros.moving) if profile.sight.shuts(layer)]:
         yield _delayed(profile, moving)
+
+
+def _jointly_zero(profile: Profile, stuck: list[int]) -> Finding:
+    """Rows of weights that are zero, and so is what their output is multiplied by.
+
+    Args:
+        stuck: whole weights that never change, for which there may be another reason.
+    """
+    zeros = profile.zeros
+    places = profile.along([*zeros.joint]).places
+    cut = {str(profile.own(origin)["name"][0]): None for origin in zeros.joint.values()}
+    remedy = _from_zero(profile, stuck or sorted(zeros.sources & {*zeros.joint.values()}))
+    return Finding(
+        "error",
+        listed([*dict.fromkeys([*_zero_names(profile, stuck), *cut] if stuck else cut)]),
+        f"of {listed(cut)} the rows that make {listed(places)} are 0, and so is what those are "
+        "multiplied by: each multiplies the other's gradient by 0, so that neither ever changes",
+        remedy or "start one of the two factors at small random numbers, not both at 0",
+    )
 
 
 def _delayed(profile: Profile, layers: list[int]) -> Finding:

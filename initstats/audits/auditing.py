@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from collections.abc import Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from initstats.audits.law import CHANCE
 from initstats.audits.lock import written
 from initstats.audits.parameter import Drawn, drawn
 from initstats.audits.reading import Reading
-from initstats.audits.rules import RULES
+from initstats.audits.rules import OF_SCALE, RULES
 from initstats.audits.scale import Formula, depth, explained, fitting, told
 from initstats.audits.siblings import Siblings, copies, siblings
 from initstats.audits.words import COMPUTED, named_in, sentence
@@ -222,24 +223,36 @@ def audit(
     stuck = None if rows is None else _stuck(rows)
     equal = tuple(filter(None, equal))
     reading = Reading(parameters, groups, formulas, texts, equal, each, stuck, smooth)
-    name, other = type(model).__name__, None
+    name, other, agreed = type(model).__name__, None, set[str]()
     if expected is not None:
         compared = Comparison.of(model, expected, x)
         with torch.no_grad():
             other = compared.source, list(compared.findings(model, parameters, each))
-    return Audit(name, parameters, groups, formulas, judged(reading, name, other), level, rules)
+        agreed = compared.agreeing(parameters, other[1])
+    findings = judged(reading, name, other, agreed)
+    return Audit(name, parameters, groups, formulas, findings, level, rules)
 
 
 def judged(
-    reading: Reading, subject: str, compared: tuple[str, list[Finding]] | None = None
+    reading: Reading,
+    subject: str,
+    compared: tuple[str, list[Finding]] | None = None,
+    agreed: Set[str] = frozenset(),
 ) -> Findings:
     """What all rules find, the gravest first.
 
     Args:
         compared: what is expected, and what differs from it.
+        agreed: names of parameters that are as a scheme has them, so that no other scale is told
+            to be theirs.
     """
     rows = []
     every = [(rule.__name__, rule.__doc__ or "", list(rule(reading))) for rule in RULES]
+    for rule, (_, _, told_by_it) in zip(RULES, every, strict=True):
+        if rule in OF_SCALE:
+            told_by_it[:] = [
+                each for each in told_by_it if {*named_in(each.where, reading.parameters)} - agreed
+            ]
     if compared:
         source, differing = compared
         every.append(("as_expected", f"every parameter is as {source} has it", differing))

@@ -16,6 +16,7 @@ from initstats.audits.expected import Expected, Seen
 from initstats.audits.locked import Entry, by_formula, code_of, sizes
 from initstats.audits.parameter import Drawn
 from initstats.audits.siblings import siblings
+from initstats.audits.words import named_in
 from initstats.diagnosis.rules import Finding
 from initstats.diagnosis.rules.rule import listed
 from initstats.plural import counted
@@ -50,6 +51,12 @@ class Different(NamedTuple):
 
 
 TARGET = "model.get_parameter(name)"
+_LEFT = {
+    "": "{source} says nothing of {number}",
+    "frozen": "{number} not trained (requires_grad is False): not compared with {source}",
+    "adapter": "{number} of low-rank pairs that add nothing yet: not compared with {source}",
+}
+_LEAVE = "nothing, if they are as they were meant"
 NEAR = 1.1
 """Ratios within this factor are told as one."""
 
@@ -99,6 +106,21 @@ class Comparison:
         for found in _merged(groups):
             yield self._finding(found)
         yield from self._others(parameters)
+
+    def agreeing(self, parameters: Sequence[Drawn], found: Sequence[Finding]) -> set[str]:
+        """The names of the parameters that are as a scheme has them.
+
+        Args:
+            found: what `findings` told.
+        """
+        said = self.prescription.rulings.keys() if self.prescription else set[str]()
+        wrong = {
+            name
+            for each in found
+            if each.severity == "error"
+            for name in named_in(each.where, parameters)
+        }
+        return {each.name for each in parameters if each.name in said} - wrong
 
     def _finding(self, found: list[Different]) -> Finding:
         first, names = found[0], [each.name for each in found]
@@ -169,14 +191,17 @@ class Comparison:
         """What only the model has, or only the file."""
         if self.prescription:
             said = self.prescription.rulings
-            unsaid = [each.name for each in parameters if each.name not in said]
-            if unsaid:
-                yield Finding(
-                    "note",
-                    listed(unsaid),
-                    f"{self.source} says nothing of {counted(len(unsaid), 'parameter')}",
-                    "nothing, if they are as they were meant",
-                )
+            left = {part.name: part.left for part in self.prescription.parts}
+            for why, text in _LEFT.items():
+                names = [
+                    each.name
+                    for each in parameters
+                    if each.name not in said and left.get(each.name, "") == why
+                ]
+                if names:
+                    number = counted(len(names), "parameter")
+                    evidence = text.format(source=self.source, number=number)
+                    yield Finding("note", listed(names), evidence, _LEAVE)
             return
         yield from Changes(self.source, self.entries, parameters).findings()
 

@@ -299,6 +299,8 @@ RULES: tuple[Rule, ...] = (
     depth_dependence,
 )
 """All rules, in the order in which they are told."""
+OF_SCALE: tuple[Rule, ...] = (out_of_line, wrong_fan, left_at_default, depth_dependence)
+"""Those that take a scale for wrong by what others have: a scheme may know it better."""
 
 
 def _by_module(reading: Reading) -> dict[str, dict[str, list[Drawn]]]:

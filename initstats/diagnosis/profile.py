@@ -23,7 +23,7 @@ FACTS = (
     *("units", "entries", "requires_grad", "no_grad", "updated", "update_ratio"),
     *("gain", "factor", "low", "high", "saturated_fraction", "shut_fraction"),
     *("fan_in", "fan_out", "sigma_w2", "normalized", "shares_axis", "summed_axis"),
-    *("paired", "draws", "unregistered", "read_as_logits"),
+    *("paired", "paired_terms", "draws", "unregistered", "read_as_logits"),
 )
 """Columns that a probe records; in a study's table, which lacks them, they are NaN."""
 

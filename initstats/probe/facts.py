@@ -26,6 +26,7 @@ FACTS = (
         "shares_axis",
         "summed_axis",
         "paired",
+        "paired_terms",
         "draws",
         "unregistered",
         "read_as_logits",
@@ -55,6 +56,8 @@ class Facts:
         shares_axis: the dimension along which the entries are shares of 1, or their logarithms.
         summed_axis: the dimension of such shares that a product with another value sums over.
         paired: 1 where a product pairs each row of a value with each of another, 0 of others.
+        paired_terms: how many terms an entry of a product of two values sums; of attention in one
+            call, an entry of its scores.
         draws: how many random numbers the operation multiplied the value by.
         unregistered: entries of weights that get gradients and are no parameters of the model.
         read_as_logits: 1 where a loss that expects logits reads the value.
@@ -70,6 +73,7 @@ class Facts:
     shares_axis: float = math.nan
     summed_axis: float = math.nan
     paired: float = math.nan
+    paired_terms: float = math.nan
     draws: float = math.nan
     unregistered: int = 0
     read_as_logits: float = math.nan

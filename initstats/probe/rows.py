@@ -73,7 +73,7 @@ def facts_of(rows: list[Row]) -> pd.DataFrame:
         sigma_w2 = facts.fan_in * square
         sums = facts.fan_in, facts.fan_out, sigma_w2
         hidden = math.nan if slot.address.tensor == "weight" else facts.unregistered
-        axes = facts.shares_axis, facts.summed_axis, facts.paired
+        axes = facts.shares_axis, facts.summed_axis, facts.paired, facts.paired_terms
         made = facts.normalized, *axes, facts.draws, hidden, facts.read_as_logits
         found.append((facts.gain, facts.factor, *facts.bounds, saturated, shut, *sums, *made))
     return pd.DataFrame(np.array(found, float).reshape(len(rows), len(FACTS)), columns=[*FACTS])

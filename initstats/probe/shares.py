@@ -8,11 +8,11 @@ sums over is read off its operands' labels, not off sizes that may agree by chan
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from initstats.probe.kinds import CASTS, DROPOUTS, words
+from initstats.probe.kinds import ATTENTION, CASTS, DROPOUTS, words
 from initstats.probe.linear import Labels, labels
 from initstats.probe.operations import Operation
 from initstats.probe.origins import Origin
@@ -71,6 +71,8 @@ def record_products(
         slot: of the product, where it is recorded whether it pairs the rows of two signals.
     """
     known = {id(x): origin for x, origin in zip(operation.read, origins, strict=True)}
+    if slot is not None:
+        slot.facts[mode].paired_terms = paired_terms(operation, known)
     if any(origin.kind == "weight" or origin.made_of for origin in origins):
         return
     if len(known) > _MOST or (labelled := labels(operation)) is None:
@@ -92,6 +94,24 @@ def record_products(
         facts.summed_axis = facts.shares_axis
     elif dims and None not in dims and math.isnan(facts.summed_axis):
         facts.summed_axis = float(dims[-1] or 0)
+
+
+def paired_terms(operation: Operation, known: Mapping[int, Origin]) -> float:
+    """How many terms an entry of a product of two signals sums; of attention, of its scores.
+
+    Args:
+        known: origins of what was read, by the ids of the tensors.
+    """
+    if operation.name in ATTENTION:
+        return float(operation.argument(0, "query").shape[-1])
+    labelled = labels(operation)
+    if labelled is None or len(labelled[0]) != 2:
+        return math.nan
+    operands, out = labelled
+    if any(id(x) not in known or known[id(x)].kind != "signal" for x, _ in operands):
+        return math.nan
+    sizes = {label: size for x, own in operands for label, size in zip(own, x.shape, strict=True)}
+    return float(math.prod(size for label, size in sizes.items() if label not in out))
 
 
 def weighted_values(

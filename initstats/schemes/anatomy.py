@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
@@ -22,22 +22,17 @@ from torch.nn.parameter import is_lazy
 from initstats.diagnosis.graph import Graph
 from initstats.diagnosis.profile import Profile, profiles
 from initstats.probe import measure
-from initstats.probe.kinds import ATTENTION, CHOOSING, LOOKUPS, MIXING, NORMALIZATIONS
+from initstats.probe.kinds import ATTENTION, CHOOSING, LOOKUPS, NORMALIZATIONS, words
 from initstats.probe.ranks import sharded
+from initstats.schemes.attention import Attention
 from initstats.schemes.branches import Branches
 from initstats.schemes.inputs import candidates
-from initstats.schemes.part import Kind, Part, Role
+from initstats.schemes.part import Kind, Left, Part, Role
 
 _POSITION = re.compile(r"pos(ition)?(al|s)?(_|$|emb)|wpe|(^|[._])pe($|[._])")
 _RELATIVE = re.compile(r"relative|rel_pos")
+_ADDING = ATTENTION | words("add radd sub baddbmm")
 _TRANSPOSED = ("addmm", "addbmm", "baddbmm", "matmul", "mm", "bmm")
-
-
-class Heads(NamedTuple):
-    """What attention does with what products make, and units of a head, by their layers."""
-
-    roles: dict[int, Role]
-    sizes: dict[int, int]
 
 
 def read(model: nn.Module, x: Any = None) -> tuple[tuple[Part, ...], Any]:
@@ -115,7 +110,7 @@ class _Reader:
     def _part(self, name: str, shape: tuple[int, ...], uses: list[dict[str, Any]]) -> Part:
         path, _, own = name.rpartition(".")
         owner = self.model.get_submodule(path)
-        layers = [int(row["layer"]) for row in uses]
+        layers = [*(int(row["layer"]) for row in uses), *self._later(path, own, uses)]
         kind = _kind(name, shape, owner, uses, self.graph)
         layer = layers[0] if layers else -1
         linear = [each for each in layers if each in self.graph.linear]
@@ -135,7 +130,9 @@ class _Reader:
         if isinstance(owner, nn.MultiheadAttention) and own.startswith("in_proj"):
             role = "packed"
         if kind in ("embedding", "token", "other"):
-            role = "relative" if _RELATIVE.search(name) else ""
+            biases = self._biases(layers, uses)
+            kind = "token" if biases and kind == "other" else kind
+            role = "relative" if biases or _RELATIVE.search(name) else ""
             role = "position" if not role and _POSITION.search(name) else role
             if kind == "embedding" and not role:
                 role = self._tied_role(fan_in, fan_out)
@@ -157,12 +154,72 @@ class _Reader:
             maps=place.maps if place else 0,
             branches=place.branches if place else 0,
             stream=place.stream if place else -1,
-            head_size=self.heads.sizes.get(layer, 0),
-            attention=bool(place and place.layers & self.heads.roles.keys()),
+            head_size=self.attention.heads.sizes.get(layer, 0),
+            attention=bool(place and place.layers & self.attention.heads.roles.keys()),
             padding=row if isinstance(owner, nn.Embedding) and isinstance(row, int) else -1,
             module=type(owner).__name__,
+            left=self._left(name, layers),
             convolution=op.startswith("conv") or isinstance(owner, nn.modules.conv._ConvNd),
         )
+
+    def _biases(self, layers: list[int], uses: list[dict[str, Any]]) -> bool:
+        """Whether all that is done with a parameter is to add it to scores of attention."""
+        scores = self.attention.scores | {*self.attention.products}
+        return bool(uses) and all(
+            at in self.attention.biasing or (at in scores and str(row["op"]).rstrip("_") in _ADDING)
+            for at, row in zip(layers, uses, strict=True)
+        )
+
+    def _later(self, path: str, own: str, uses: list[dict[str, Any]]) -> list[int]:
+        """The layer of a module's only map, where its weight was used elsewhere before."""
+        if own != "weight" or not uses or any(row["layer"] in self.graph.linear for row in uses):
+            return []
+        found = self.maps_of.get(path, [])
+        return found if len(found) == 1 else []
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        rows = self.profile.rows
+        rows = rows[rows["tensor"] != "weight"]
+        return dict(zip(map(int, rows["layer"]), map(str, rows["name"]), strict=True))
+
+    @cached_property
+    def maps_of(self) -> dict[str, list[int]]:
+        """Layers of maps that have no weight of their own in the table, by their modules."""
+        own = {int(r["layer"]) for rows in self.uses.values() for r in rows if r["fan_in"] > 0}
+        found: dict[str, list[int]] = {}
+        for layer in sorted(self.graph.linear - own):
+            found.setdefault(self._names[layer], []).append(layer)
+        return found
+
+    def _left(self, name: str, layers: list[int]) -> Left:
+        """Why a parameter is left as it is."""
+        if self.trains and not self.model.get_parameter(name).requires_grad:
+            return "frozen"
+        return "adapter" if self.adapters & {*layers} else ""
+
+    @cached_property
+    def trains(self) -> bool:
+        """Whether the model trains any parameter: else that one is not trained says nothing."""
+        return any(p.requires_grad for p in self.model.parameters())
+
+    @cached_property
+    def adapters(self) -> set[int]:
+        """The maps of low-rank pairs, one of which is all zeros."""
+        made: dict[int, list[str]] = {}
+        for name, rows in self.uses.items():
+            path, _, own = name.rpartition(".")
+            for layer in [*(int(row["layer"]) for row in rows), *self._later(path, own, rows)]:
+                made.setdefault(layer, []).append(name)
+        found = set[int]()
+        for first, *_, last in self.branches.adapters:
+            rank, outputs = self.fans.get(last, (math.nan, math.nan))
+            names = [name for at in (first, last) for name in made.get(at, ())]
+            weights = [self.model.get_parameter(name) for name in names]
+            zero = any(not w.any() for w in weights if w.ndim > 1)
+            if zero and rank < min(self.fans.get(first, (math.nan,))[0], outputs):
+                found |= {first, last}
+        return found
 
     @cached_property
     def fans(self) -> dict[int, tuple[float, float]]:
@@ -188,8 +245,9 @@ class _Reader:
     @cached_property
     def roles(self) -> dict[int, Role]:
         """Roles of products, by their layers."""
-        found = dict(self.heads.roles)
-        outside = [each for each in self.graph.linear if each not in self.branches.places]
+        found = dict(self.attention.heads.roles)
+        inside = self.branches.places.keys() | self.attention.biasing
+        outside = sorted(self.graph.linear - inside)
         behind = {each: self._reached(each, forwards=True) for each in outside}
         for layer in outside:
             if not behind[layer] & self.graph.linear and layer not in found:
@@ -212,60 +270,19 @@ class _Reader:
     @cached_property
     def branches(self) -> Branches:
         """The residual branches."""
-        return Branches(self.graph)
+        return Branches(self.attention.unbiased, self.attention.scores)
 
     @cached_property
-    def heads(self) -> Heads:
+    def attention(self) -> Attention:
         """What attention does."""
-        graph, found = self.graph, Heads({}, {})
-        shapes = self.profile.rows.drop_duplicates("layer").set_index("layer")["shape"]
-        products = [
-            layer
-            for layer, read in graph.inputs.items()
-            if graph.ops[layer] in MIXING and layer not in graph.weighted and len(read) > 1
-        ]
-        for layer in products:
-            read = graph.inputs[layer]
-            sizes = [int(n) for n in re.findall(r"\d+", str(shapes.get(layer, "")))]
-            if graph.ops[layer] in ATTENTION:
-                size = sizes[-1] if sizes else 0
-                self._pair(found, read[:3], ("query", "key", "value"), size)
-                continue
-            mixed = [each for each in read if self._scores(each, products)]
-            if len(mixed) == 1:
-                values = [each for each in read if each not in mixed]
-                self._pair(found, values, ("value",), sizes[-1] if sizes else 0)
-            elif not mixed:
-                sizes = [int(n) for n in re.findall(r"\d+", str(shapes.get(read[0], "")))]
-                self._pair(found, read[:2], ("query", "key"), sizes[-1] if sizes else 0)
-        return found
-
-    def _pair(self, found: Heads, read: Any, roles: tuple[Role, ...], size: int) -> None:
-        """Note the roles of what is paired or mixed."""
-        makers = [self._maker(each) for each in read]
-        for maker, role in zip(makers, roles, strict=False):
-            if maker is None:
-                continue
-            known = found.roles.get(maker, role)
-            found.roles[maker] = role if known == role else "packed"
-            found.sizes.setdefault(maker, size)
-
-    def _maker(self, layer: int) -> int | None:
-        """The one product that a value comes from, if there is one."""
-        makers = self.graph.maps_before(layer)
-        return makers[0] if len(makers) == 1 else None
-
-    def _scores(self, layer: int, products: list[int]) -> bool:
-        """Whether a value comes from a product of two values, with no layer between."""
-        waiting, seen = [layer], set[int]()
-        while waiting:
-            here = waiting.pop()
-            if here in products:
-                return True
-            if here not in seen and here not in self.graph.weighted:
-                seen.add(here)
-                waiting += self.graph.inputs[here]
-        return False
+        rows = self.profile.rows
+        rows = rows[rows["tensor"] != "weight"].drop_duplicates("layer")
+        sizes = [re.findall(r"\d+", str(shape)) for shape in rows["shape"]]
+        layers = [int(layer) for layer in rows["layer"]]
+        widths = {at: int(each[-1]) for at, each in zip(layers, sizes, strict=True) if each}
+        counted = zip(layers, rows["paired_terms"], strict=True)
+        terms = {at: int(number) for at, number in counted if number > 0}
+        return Attention(self.graph, terms, widths)
 
 
 def _kind(
@@ -285,9 +302,11 @@ def _kind(
         return "gain"
     if any(not math.isnan(row["fan_in"]) for row in uses if row["op"] not in LOOKUPS):
         return "product"
+    summing = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase)
+    if isinstance(owner, summing) and len(shape) > 1:  # unused, or of what no input reaches
+        return "product"
     if not uses:
-        summing = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase)
-        return "product" if isinstance(owner, summing) and len(shape) > 1 else "other"
+        return "other"
     if ops & {"mul", "rmul", "mul_"}:
         return "factor"
     placed = {"add", "radd", "add_", "cat", "expand"} | CHOOSING

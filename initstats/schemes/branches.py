@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from initstats.diagnosis.graph import SUMS, Graph
+from initstats.diagnosis.graph import SCALING, SUMS, Graph
+from initstats.probe.kinds import DROPOUTS
 
 
 class Place(NamedTuple):
@@ -37,9 +38,15 @@ class Sum(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Branches:
-    """The residual branches of a graph."""
+    """The residual branches of a graph.
+
+    Attributes:
+        graph: without what is added to scores.
+        scores: of attention: what is added up of them is no stream of the model's units.
+    """
 
     graph: Graph
+    scores: frozenset[int] = frozenset()
 
     @cached_property
     def sums(self) -> dict[int, Sum]:
@@ -55,10 +62,85 @@ class Branches:
             if layer in found or len(read) != 2 or self.graph.ops[layer] not in SUMS:
                 continue
             for stream, branch in (read, read[::-1]):
-                between = self.behind(branch) - self.behind(stream)
-                if stream in self.behind(branch) and between & self.graph.linear:
+                start = self._begun(stream, found, self.behind(branch))
+                between = self.behind(branch) - self.behind(start)
+                if start in self.behind(branch) and between & self.graph.linear:
                     found[layer] = Sum(layer, stream, branch)
-        return dict(sorted(found.items()))
+        found = {layer: found[layer] for layer in sorted(found) if layer not in self.scores}
+        return self._of_streams(found)
+
+    def _begun(self, stream: int, sums: Mapping[int, Sum], among: frozenset[int]) -> int:
+        """Where a stream was before branches, or factors, that others run beside; or itself."""
+        start = stream
+        while start not in among:
+            read = self.graph.inputs[start]
+            if start in sums:
+                start = sums[start].stream
+            elif len(read) == 1 and self.graph.ops[start] in SCALING | DROPOUTS:
+                start = read[0]
+            else:
+                return stream
+        return start
+
+    def _of_streams(self, found: dict[int, Sum]) -> dict[int, Sum]:
+        """Sums without those of maps side by side, as of a weight and its adapter.
+
+        Maps of a stream make a stream where the sum of what they make goes on as one: a branch is
+        added to it as it is, or it ends what such sums began.
+        """
+        if not (mapped := {layer for layer in found if self._side(*found[layer][1:])}):
+            return found
+        straight = {
+            layer
+            for layer, one, other in map(found.__getitem__, mapped)
+            if self._straight(one, other) and self._straight(other, one)
+        }
+        before = {layer: self._before(found[layer], found) for layer in found}
+        kept = found.keys() - mapped
+        for layer in sorted(mapped - straight, reverse=True):
+            if any(layer in before[each] for each in kept):
+                kept.add(layer)
+        for layer in sorted(mapped - straight - kept):
+            if before[layer] & kept and not any(layer in self._within(found[t]) for t in kept):
+                kept.add(layer)
+        return {layer: each for layer, each in found.items() if layer in kept}
+
+    @cached_property
+    def adapters(self) -> list[list[int]]:
+        """The maps one behind another that run beside maps of the same value, but of no stream."""
+        found = []
+        for layer, read in self.graph.inputs.items():
+            if len(read) != 2 or self.graph.ops[layer] not in SUMS:
+                continue
+            for base, low in (read, read[::-1]):
+                beside, maps = self._side(base, low), self._side(low, base)
+                if beside and len(maps) > 1 and layer not in self.sums:
+                    found += [sorted(maps)] * self._straight(base, low)
+        return found
+
+    def _side(self, one: int, other: int) -> set[int]:
+        """The maps in one of two summands, since both have gone apart."""
+        return self._walked(one, self.behind(other), {}) & self.graph.linear
+
+    def _straight(self, one: int, other: int) -> bool:
+        """Whether only maps and scalings make one of two summands, since both have gone apart."""
+        side, ops = self._walked(one, self.behind(other), {}), self.graph.ops
+        return all(
+            here in self.graph.linear
+            or ops[here] in SUMS | DROPOUTS
+            or (ops[here] in SCALING and len(side & {*self.graph.inputs[here]}) < 2)
+            for here in side
+        )
+
+    def _within(self, each: Sum) -> set[int]:
+        """All that is between a stream and the sum, smaller sums among it."""
+        return self._walked(each.branch, self.behind(each.stream), {})
+
+    def _before(self, each: Sum, sums: Mapping[int, Sum]) -> set[int]:
+        """The sums that the stream of one comes from with none between."""
+        seen = self._walked(each.stream, frozenset(), sums)
+        read = {each.stream, *(source for one in seen for source in self.graph.inputs[one])}
+        return read & sums.keys()
 
     @cached_property
     def places(self) -> dict[int, Place]:
@@ -106,13 +188,14 @@ class Branches:
     def _region(self, layer: int) -> set[int]:
         """The layers of a branch: what it is made of, behind its stream and other sums."""
         _, stream, branch = self.sums[layer]
-        return self._walked(branch, self.behind(stream))
+        return self._walked(branch, self.behind(stream), self.sums)
 
-    def _walked(self, start: int, stop: frozenset[int]) -> set[int]:
+    def _walked(self, start: int, stop: frozenset[int], sums: Mapping[int, Sum]) -> set[int]:
+        """What a value is made of, back to some layers and to sums, without these."""
         waiting, seen = [start], set[int]()
         while waiting:
             here = waiting.pop()
-            if here not in seen and here not in stop and here not in self.sums:
+            if here not in seen and here not in stop and here not in sums:
                 seen.add(here)
                 waiting += self.graph.inputs[here]
         return seen
@@ -120,10 +203,7 @@ class Branches:
     def _first(self, layer: int) -> int:
         """The first sum of the stream that one belongs to."""
         while True:
-            stream = self.sums[layer].stream
-            seen = self._walked(stream, frozenset())
-            read = {stream, *(each for one in seen for each in self.graph.inputs[one])}
-            before = [each for each in read if each in self.sums]
+            before = self._before(self.sums[layer], self.sums)
             if not before:
                 return layer
             layer = max(before)

@@ -123,7 +123,8 @@ def prescribe(model: nn.Module, scheme_name: str, x: Any = None) -> Prescription
     """What a published scheme draws each parameter of a model from; nothing is changed.
 
     The model is run once, to see what it does with its parameters: which products end residual
-    branches, which make queries, keys and values, which is the head.
+    branches, which make queries, keys and values, which is the head. What `initialize_` leaves as
+    it is has no law here, and no audit compares it.
 
     Args:
         scheme_name: such as `gpt2`, of `initstats.schemes.SCHEMES`; or `matched`, each weight with
@@ -150,7 +151,9 @@ def initialize_(
     """Initialize a model by a published scheme, in place.
 
     Each parameter's draw depends on the seed and on its own name alone; torch's random state stays.
-    A parameter of which the scheme says nothing stays as it is.
+    A parameter of which the scheme says nothing stays as it is. So does one that is not trained
+    (`requires_grad` is False), unless the model trains none, and a low-rank pair that runs beside a
+    weight and has zeros in one of its two, as LoRA's: it is to add nothing at first.
 
     Args:
         scheme_name, x: as `prescribe`.

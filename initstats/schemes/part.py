@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["embedding", "product", "gain", "bias", "factor", "token", "other"]
+Left = Literal["", "frozen", "adapter"]
 Role = Literal["", "query", "key", "value", "packed", "position", "stem", "head", "relative"]
 
 
@@ -37,6 +38,8 @@ class Part:
         padding: the row of an embedding that stands for padding; -1 without one.
         module: class of the module that holds it.
         convolution: whether it is the weight or the bias of a convolution.
+        left: why it is left as it is, whatever a scheme says: `frozen`, where the model trains
+            others; `adapter`, of a low-rank pair beside a weight that adds nothing yet.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Part:
     padding: int = -1
     module: str = ""
     convolution: bool = False
+    left: Left = ""
 
     @property
     def torch_fans(self) -> tuple[float, float]:

@@ -30,6 +30,8 @@ class Ruling(NamedTuple):
 Said = Draw | Ruling | None
 Scheme = Callable[[Part, Sequence[Part]], Said]
 
+PLACES = ("position", "relative")
+"""Roles of what tells a model where its tokens are."""
 SCHEMES: dict[str, Scheme] = {}
 """Published initializations by name."""
 
@@ -77,15 +79,20 @@ def t5(part: Part, parts: Sequence[Part]) -> Said:
     Raffel et al. 2020 (arXiv:1910.10683), in the authors' program: attention does not divide its
     scores.
     """
-    if part.kind == "embedding" and part.role == "relative":
-        width = next((each.shape[1] for each in parts if each.kind == "embedding"), 0)
-        return _over_root(width)
+    if part.role == "relative":
+        return _over_root(_width(parts) or part.shape[-1])
     if part.kind == "embedding":
         return normal(1.0)
     if part.kind == "product":
         if part.role == "head":
             return _or(normal(1.0), _over_root(part.fan_in))
-        return _over_root(part.fan_in * (part.head_size if part.role == "query" else 1))
+        if part.role == "packed" and part.head_size and part.shape[part.axis] % 3 == 0:
+            size, every = part.shape[part.axis] // 3, _over_root(part.fan_in)
+            less = _over_root(part.fan_in * part.head_size)
+            return Ruling(
+                (Piece(less, part.axis, 0, size), Piece(every, part.axis, size, 3 * size))
+            )
+        return _over_root(part.fan_in * (part.head_size or 1 if part.role == "query" else 1))
     return _plain(part, None)
 
 
@@ -96,7 +103,7 @@ def vit(part: Part, parts: Sequence[Part]) -> Said:
     Dosovitskiy et al. 2021 (arXiv:2010.11929), as torchvision has it.
     """
     if part.kind == "token":
-        return normal(0.02) if part.role == "position" else ZEROS
+        return normal(0.02) if part.role in PLACES else ZEROS
     dense = part.branch and not part.attention
     if part.kind == "bias" and dense and not math.isnan(part.fan_in):
         return normal(1e-6)
@@ -116,7 +123,7 @@ def vit(part: Part, parts: Sequence[Part]) -> Said:
 def vit_timm(part: Part, parts: Sequence[Part]) -> Said:
     """std 0.02, cut at -2 and 2, for linear maps; convolutions as torch draws them: timm's rule."""
     if part.kind == "token":
-        return truncated(0.02, 100) if part.role == "position" else normal(1e-6)
+        return truncated(0.02, 100) if part.role in PLACES else normal(1e-6)
     if part.convolution:
         return _default(part)
     if part.role == "head" and part.kind == "product":
@@ -261,10 +268,13 @@ def scheme(name: str) -> Scheme:
 
 
 def ruled(parts: Sequence[Part], scheme: Scheme) -> dict[str, Ruling]:
-    """What each part is drawn from, by name, without those of which a scheme says nothing."""
+    """What each part is drawn from, by name, without those of which a scheme says nothing.
+
+    A part that is left as it is counts among all parts, but nothing is said of it.
+    """
     found: dict[str, Ruling] = {}
     for part in parts:
-        said = scheme(part, parts)
+        said = None if part.left else scheme(part, parts)
         if isinstance(said, Draw):
             said = Ruling((Piece(said),))
         if said is not None:
@@ -289,6 +299,15 @@ def _or(first: Draw | None, *others: Draw) -> Said:
 def _over_root(number: float) -> Draw:
     """A normal law with 1 over the root of a number."""
     return normal(number**-0.5, f"1 / math.sqrt({number:.0f})")
+
+
+def _width(parts: Sequence[Part]) -> int:
+    """The units of the stream: those of words, or what queries are made of; 0 without either."""
+    for each in parts:
+        if each.kind == "embedding" and each.role not in ("relative", "position"):
+            return each.shape[1]
+    made = (int(each.fan_in) for each in parts if each.role in ("query", "packed"))
+    return next(made, 0)
 
 
 def _default(part: Part) -> Draw:

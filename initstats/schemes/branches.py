@@ -171,8 +171,20 @@ class Branches:
                 if here in self.graph.linear or here in self.graph.normalizations:
                     found.add(here)
                 if here not in self.graph.linear:
-                    waiting += self.graph.inputs[here]
+                    waiting += self._carried(here)
         return found
+
+    def _carried(self, layer: int) -> tuple[int, ...]:
+        """What a layer carries on: of values that it multiplies the one of most maps, and no gate.
+
+        One factor alone is to end a branch: where both are 0, neither ever changes.
+        """
+        read = self.graph.inputs[layer]
+        if len(read) < 2 or self.graph.ops[layer] not in SCALING:
+            return read
+        region = set(self.places[layer].layers)
+        lengths = [self._length(each, region) for each in read]
+        return (read[lengths.index(max(lengths))],)
 
     def behind(self, layer: int) -> frozenset[int]:
         """The layers that one is made of, and itself."""

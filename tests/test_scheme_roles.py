@@ -276,6 +276,47 @@ def test_parallel_branches_end_in_each_of_their_last_maps(nested: bool, branches
         assert (row["role"], row["branches"]) == (role, branches), name
 
 
+class Gated(nn.Module):
+    """A branch times a gate of its own (Peebles & Xie 2023, arXiv:2212.09748)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.gate = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gate(x) * self.b(self.a(x).relu())  # type: ignore[no-any-return]
+
+
+def test_a_gate_ends_no_branch_beside_its_last_map() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 8), Gated(), Gated(), nn.Linear(8, 2)), torch.randn(4, 3)
+    table: Any = ist.initialize_(model, "fixup", x).table.set_index("name")
+    assert table.loc["2.b.weight", "drawn"] == "zeros"
+    assert table.loc["2.gate.weight", "drawn"] != "zeros"
+    ist.assert_initialized(model, "fixup", x, fail_on="error")
+
+
+class Skipping(nn.Module):
+    """A branch with a skip of its own, as a state space model has (Gu & Dao 2023)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(8, 8) for _ in range(3))
+        self.skip = nn.Parameter(torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return x + self.c(y * self.skip + self.b(y).tanh())  # type: ignore[no-any-return]
+
+
+def test_a_skip_within_a_branch_is_no_stream() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), *(Skipping() for _ in range(3)), nn.Linear(8, 2))
+    table: Any = ist.prescribe(model, "gpt2").table.set_index("name")
+    for name, role in {"a": "", "b": "", "c": "last"}.items():
+        row = table.loc[f"2.{name}.weight"]
+        assert (row["role"], row["branches"]) == (role, 3), name
+    ist.prescribe(model, "deepnorm")
+
+
 def test_no_rule_accuses_a_scale_that_the_scheme_prescribes() -> None:
     """The fans of a head of one unit are mixed up easily, and there are none to be mixed up."""
     torch.manual_seed(0)

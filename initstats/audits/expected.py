@@ -17,7 +17,7 @@ from initstats.schemes.draw import Draw
 ROUNDING = 2e-3
 """Relative differences of scales that are none: written numbers have few digits."""
 FAR_CUT = 4.0
-"""A normal law that is cut beyond so many stds looks like one that is not."""
+"""A normal law that is cut at so many stds, or beyond, looks like one that is not."""
 WRITTEN = 1e-5
 """By what share of itself a number may be off that is written with six digits."""
 NEAR_CUT = 0.1
@@ -55,7 +55,7 @@ class Expected:
     @classmethod
     def of(cls, draw: Draw) -> Expected:
         """That of a draw."""
-        law = "normal" if draw.law == "truncated_normal" and draw.cut > FAR_CUT else draw.law
+        law = "normal" if draw.law == "truncated_normal" and draw.cut >= FAR_CUT else draw.law
         return cls(law, draw.value, draw.std, draw.cut, text=str(draw))
 
     @property

@@ -71,16 +71,16 @@ class Branches:
 
     def _begun(self, stream: int, sums: Mapping[int, Sum], among: frozenset[int]) -> int:
         """Where a stream was before branches, or factors, that others run beside; or itself."""
-        start = stream
+        start, passed = stream, False
         while start not in among:
             read = self.graph.inputs[start]
             if start in sums:
-                start = sums[start].stream
+                start, passed = sums[start].stream, True
             elif len(read) == 1 and self.graph.ops[start] in SCALING | DROPOUTS:
                 start = read[0]
             else:
                 return stream
-        return start
+        return start if passed else stream
 
     def _of_streams(self, found: dict[int, Sum]) -> dict[int, Sum]:
         """Sums without those of maps side by side, as of a weight and its adapter.
@@ -88,8 +88,7 @@ class Branches:
         Maps of a stream make a stream where the sum of what they make goes on as one: a branch is
         added to it as it is, or it ends what such sums began.
         """
-        if not (mapped := {layer for layer in found if self._side(*found[layer][1:])}):
-            return found
+        mapped = {layer for layer in found if self._side(*found[layer][1:])}
         straight = {
             layer
             for layer, one, other in map(found.__getitem__, mapped)
@@ -103,7 +102,20 @@ class Branches:
         for layer in sorted(mapped - straight - kept):
             if before[layer] & kept and not any(layer in self._within(found[t]) for t in kept):
                 kept.add(layer)
+        kept -= self._inner({layer: found[layer] for layer in kept}, before)
         return {layer: each for layer, each in found.items() if layer in kept}
+
+    def _inner(self, sums: Mapping[int, Sum], before: Mapping[int, set[int]]) -> set[int]:
+        """Single sums within a branch, as of a state and its skip: nothing goes on as a stream."""
+        found, chained = set[int](), set[int]().union(*(before[layer] for layer in sums))
+        for each in sums.values():
+            own = self._within(each) & sums.keys()
+            found |= {
+                layer
+                for layer in own - chained
+                if each.stream in self.behind(layer) and not before[layer] & own
+            }
+        return found
 
     @cached_property
     def adapters(self) -> list[list[int]]:
@@ -171,8 +183,20 @@ class Branches:
                 if here in self.graph.linear or here in self.graph.normalizations:
                     found.add(here)
                 if here not in self.graph.linear:
-                    waiting += self.graph.inputs[here]
+                    waiting += self._carried(here)
         return found
+
+    def _carried(self, layer: int) -> tuple[int, ...]:
+        """What a layer carries on: of values that it multiplies the one of most maps, and no gate.
+
+        One factor alone is to end a branch: where both are 0, neither ever changes.
+        """
+        read = self.graph.inputs[layer]
+        if len(read) < 2 or self.graph.ops[layer] not in SCALING:
+            return read
+        region = set(self.places[layer].layers)
+        lengths = [self._length(each, region) for each in read]
+        return (read[lengths.index(max(lengths))],)
 
     def behind(self, layer: int) -> frozenset[int]:
         """The layers that one is made of, and itself."""

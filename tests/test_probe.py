@@ -169,7 +169,8 @@ def test_columns() -> None:
     keys = "network step mode layer name op call tensor direction inputs shape dtype unit_axis"
     keys += " units entries requires_grad no_grad updated update_ratio"
     keys += " gain factor low high saturated_fraction shut_fraction fan_in fan_out sigma_w2"
-    keys += " normalized shares_axis summed_axis paired draws unregistered read_as_logits"
+    keys += " normalized shares_axis summed_axis paired paired_terms draws unregistered"
+    keys += " read_as_logits"
     assert table.columns.tolist() == [*keys.split(), *STATISTICS]
     row = one(table, tensor="preactivation")
     assert row[["network", "name", "shape", "dtype", "unit_axis"]].tolist() == [

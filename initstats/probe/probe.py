@@ -218,7 +218,7 @@ class Probe:
 
             - `network`: the model's class; `step`: updates of the weights before it;
             - `layer`: number in the order of execution, 0 for what comes from outside (`op` is
-              `input`); parameters are at the layer that first uses them;
+              `input`); of parameters, the first that uses them;
             - `mode`: `train` or `eval`, that of the module whose call began the pass;
             - `name`, `op`, `call`: the module that runs the operation (or the parameter's name),
               the operation, and which call of the module within a pass it is; a second output of
@@ -249,13 +249,12 @@ class Probe:
               before it changes nothing; `shares_axis`, the dimension of a softmax, and
               `summed_axis`, that over which a product with values sums it; `paired`, 1 where a
               product pairs the rows of two values, as scores do; `paired_terms`, how many terms an
-              entry of a product of two values sums, or of the scores within attention in one call;
-              `draws`, the random numbers that it was multiplied by; `unregistered`, entries of
-              weights in it that get gradients and are no parameters of the model;
+              entry of it (or of such scores within attention) sums; `draws`, the random numbers
+              that it was multiplied by; `unregistered`, entries of weights in it that get gradients
+              and are no parameters of the model;
               `read_as_logits`, 1 where a loss takes it for logits, also one that is computed behind
               the model; of a linear map and of its weights, `fan_in`, inputs of a unit, `fan_out`,
-              units times positions of a kernel, `sigma_w2`, fan_in times the second moment of the
-              weights as the operation used them;
+              units times positions of a kernel, `sigma_w2`, fan_in times their second moment;
             - the statistics, as in a study's table;
             - with `spectra`, `participation_ratio` of a value's units over its entries, and
               `stable_rank` of a weight with a row for each unit: `initstats.probe.spectra`;

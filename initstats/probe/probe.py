@@ -254,7 +254,7 @@ class Probe:
               and are no parameters of the model;
               `read_as_logits`, 1 where a loss takes it for logits, also one that is computed behind
               the model; of a linear map and of its weights, `fan_in`, inputs of a unit, `fan_out`,
-              units times positions of a kernel, `sigma_w2`, fan_in times their second moment;
+              units times positions of a kernel, `sigma_w2`, fan_in times E w^2 of the weights;
             - the statistics, as in a study's table;
             - with `spectra`, `participation_ratio` of a value's units over its entries, and
               `stable_rank` of a weight with a row for each unit: `initstats.probe.spectra`;

@@ -189,6 +189,7 @@ def test_a_repair_is_the_processors(name: str) -> None:
     assert torch.equal(torch.cuda.get_rng_state(), before)
 
 
+@pytest.mark.filterwarnings("default")  # what torch says of its own threads and streams
 def test_a_captured_graph_runs_on() -> None:
     model, x = built("mlp", torch.float32)
     model, x = model.to(DEVICE), x.to(DEVICE)
@@ -244,6 +245,9 @@ class Flexible(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # torch 2.11
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_flexible_attention_trains_as_it_does_unwatched(checkpointed: bool) -> None:
     """Also where autograd's own threads run it again: what its function captures has gradients."""

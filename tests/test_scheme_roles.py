@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import initstats as ist
+from initstats.schemes.inputs import candidates
 
 WIDTH, HEADS, HEAD = 64, 4, 16
 Mix = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -334,3 +335,13 @@ def test_no_rule_accuses_a_scale_that_the_scheme_prescribes() -> None:
 def _told(model: nn.Module, x: Tensor, expected: str | None) -> set[str]:
     found: Any = ist.audit(model, x, expected=expected).findings
     return {*found.loc[found["severity"].isin(["error", "warning"]), "rule"]}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [nn.Linear(4, 3), nn.Embedding(5, 3), nn.Conv2d(3, 4, 3), nn.LSTM(4, 3)],
+    ids=lambda model: type(model).__name__,
+)
+def test_inputs_are_made_up_where_the_model_lies(model: nn.Module) -> None:
+    for inputs in candidates(model.to("meta")):
+        assert all(x.is_meta for x in (inputs if isinstance(inputs, tuple) else (inputs,)))

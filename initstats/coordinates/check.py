@@ -22,6 +22,7 @@ from initstats.coordinates.divergence import told as told_of
 from initstats.coordinates.factory import Maker
 from initstats.coordinates.parameters import Grid, exponents
 from initstats.coordinates.parametrization import MUP, PARAMETRIZATIONS
+from initstats.coordinates.precision import all_digits
 from initstats.coordinates.response import Response, response_of
 from initstats.coordinates.roles import expected_slopes, roles_of
 from initstats.coordinates.settings import check_settings, draws_of, objective_of, sizes_of
@@ -127,7 +128,8 @@ def coordinate_check(
 ) -> Coordinates:
     """Train models of several widths for a step or a few, and say whether they scale alike.
 
-    Every model is made by the factory and let go of again; random states stay as they are.
+    Every model is made by the factory and let go of again; random states stay as they are. Products
+    of float32 are not rounded to TF32 meanwhile: it would hide the change that a small step makes.
 
     Args:
         factory: gives a model for a width (and a depth, with `depths`); or a tuple, the model and
@@ -158,12 +160,13 @@ def coordinate_check(
     deep: Sequence[int | None] = depths or [None]
     corner = [*((w, deep[0]) for w in widths), *((widths[-1], d) for d in deep[1:])]
     sizes = [Size(w, d, s) for w, d in corner for s in draws]
-    response = response_of(maker, sizes[0], objective)
     trials: dict[Size, Trial] = {}
-    for done, size in enumerate(sizes):
-        trials[size] = run_trial(maker, size, objective, steps, response.orthogonal)
-        if progress:
-            progress(done + 1, len(sizes))
+    with all_digits():
+        response = response_of(maker, sizes[0], objective)
+        for done, size in enumerate(sizes):
+            trials[size] = run_trial(maker, size, objective, steps, response.orthogonal)
+            if progress:
+                progress(done + 1, len(sizes))
     wide = Grid(widths, [[trials[Size(w, deep[0], s)] for w in widths] for s in draws])
     told, lines = list[Told](), pd.DataFrame()
     if depths:

@@ -14,7 +14,16 @@ TOKENS, SAMPLES = 8, 2
 
 
 def candidates(model: nn.Module) -> Iterator[Any]:
-    """Inputs that a model may take, the likeliest first; all are drawn from one seed."""
+    """Inputs that a model may take, the likeliest first, where its first parameter lies.
+
+    All are drawn from one seed.
+    """
+    first = next(model.parameters(), None)
+    for inputs in _candidates(model):
+        yield inputs if first is None else _moved(inputs, first.device)
+
+
+def _candidates(model: nn.Module) -> Iterator[Any]:
     own = getattr(model, "dummy_inputs", None)  # transformers
     if isinstance(own, Mapping) and own:
         vocabulary = _vocabulary(model)
@@ -43,6 +52,14 @@ def candidates(model: nn.Module) -> Iterator[Any]:
             yield _draw((SAMPLES, parameter.shape[1]), model)
             yield _draw_ids(parameter.shape[0])
         break
+
+
+def _moved(inputs: Any, device: torch.device) -> Any:
+    if isinstance(inputs, Mapping):
+        return {name: _moved(x, device) for name, x in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(_moved(x, device) for x in inputs)
+    return inputs.to(device) if isinstance(inputs, Tensor) else inputs
 
 
 def _shapes(module: nn.Module, side: int) -> list[tuple[int, ...]]:

@@ -424,6 +424,18 @@ def test_architectures_are_timed_against_plain_modules(monkeypatch: pytest.Monke
     assert "goal 0.8" in told["measuring all of resmlp(norm=layer)"]
 
 
+@pytest.mark.parametrize("ratio", [0.5, 1.5])
+def test_what_limits_streams_is_told_where_a_goal_was_missed(ratio: float, tmp_path: Path) -> None:
+    reached = results(timings({"engine": [1.0], "plain": [2.0], "whole_hooks": [40.0]}))
+    timed = {"network": "resmlp", "round": [0, 1, 2], "plain": 2.0, "engine_off": [1.0, 1.5, 2.0]}
+    found = pd.DataFrame({**timed, "engine": 2 * ratio, "ratio": ratio, "goal": 0.8})
+    page = bench.write_benchmark(tmp_path, reached | {"architectures": found}).read_text()
+    assert ("the engine takes 0.75 times as long as the torch module" in page) == (ratio > 0.8)
+    older = found.drop(columns="engine_off")
+    page = bench.write_benchmark(tmp_path, reached | {"architectures": older}).read_text()
+    assert "Streams and attention" not in page
+
+
 @pytest.mark.parametrize("case", ARCHITECTURES, ids=lambda case: case.network)
 def test_the_plain_module_is_as_large_as_the_network(case: Architecture) -> None:
     model = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import process_time
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from initstats import activations, inits
 from initstats import networks as network_entries
+from initstats.bench.timing import BATCH
 from initstats.data import Split, load_data
 from initstats.gaussian import one_thread
 from initstats.stack import Settings, run_stack
@@ -26,13 +27,12 @@ class Architecture(NamedTuple):
     width: int
     depth: int
     samples: int
-    batch: int
     goal: float
 
 
 ARCHITECTURES = (
-    Architecture("resmlp(norm=layer)", 64, 51, 1024, 256, 0.8),
-    Architecture("transformer(patch=4)", 64, 25, 256, 64, 1.2),
+    Architecture("resmlp(norm=layer)", 64, 51, 10_000, 0.8),
+    Architecture("transformer(patch=4)", 64, 25, 1_000, 1.2),
 )
 """Fifty branches of two products behind LayerNorm; twelve blocks of 49 tokens and 4 heads."""
 
@@ -79,32 +79,36 @@ def architectures(
 ) -> pd.DataFrame:
     """The time of the engine, measuring everything, over that of the module, recording nothing.
 
-    Both go forward and back on MNIST on one thread; the module's way back includes gradients of the
-    weights, as `backward` computes them. Each round times one after the other, by the processor's
-    time.
+    All go forward and back on MNIST on one thread, the module in batches that stay in the cache;
+    its way back includes gradients of the weights, as `backward` computes them. Each round times
+    one after the other, by the processor's time.
 
     Returns:
-        One row for each of `ARCHITECTURES` and round: `network`, `round`, seconds of `plain` and
-        `engine`, their `ratio` (engine over plain), and the `goal` that it should not exceed.
+        One row for each of `ARCHITECTURES` and round: `network`, `round`, seconds of `plain`, of
+        `engine_off` (measuring nothing) and of `engine`, their `ratio` (engine over plain), and the
+        `goal` that it should not exceed.
     """
     rows, rounds = [], 1 if quick else rounds
     train = load_data().train
     for done, case in enumerate(ARCHITECTURES):
-        split = train.first(case.samples // (4 if quick else 1))
+        split = train.first(case.samples // (8 if quick else 1))
         with torch.random.fork_rng(devices=[]), one_thread():
-            ways = _plain(case, split), _engine(case, split)
+            ways = _plain(case, split), _engine(case, split, "off"), _engine(case, split)
             for way in ways:
                 way()  # memory, and what compiles
             for number in range(rounds):
-                plain, engine = map(_seconds, ways)
-                rows.append((case.network, number, plain, engine, engine / plain, case.goal))
+                plain, off, engine = map(_seconds, ways)
+                rows.append((case.network, number, plain, off, engine, engine / plain, case.goal))
                 if progress is not None:
                     progress(done * rounds + number + 1, len(ARCHITECTURES) * rounds)
-    return pd.DataFrame(rows, columns=["network", "round", "plain", "engine", "ratio", "goal"])
+    columns = ["network", "round", "plain", "engine_off", "engine", "ratio", "goal"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _engine(case: Architecture, split: Split) -> Callable[[], object]:
-    settings = Settings(case.depth, len(split), backward=True).suited()
+def _engine(
+    case: Architecture, split: Split, kernels: Literal["numba", "off"] = "numba"
+) -> Callable[[], object]:
+    settings = Settings(case.depth, len(split), backward=True, kernels=kernels).suited()
     network = network_entries.get(case.network).on(split.shape, case.width, case.depth)
     init, relu = inits.get("torch_default"), activations.get("relu")
     return lambda: [*run_stack(network, init, [relu], [0], split, None, settings)]
@@ -114,7 +118,7 @@ def _plain(case: Architecture, split: Split) -> Callable[[], object]:
     branches = case.depth - 1
     is_transformer = case.network.startswith("transformer")
     model = Tokens(case.width, branches // 2) if is_transformer else Streams(case.width, branches)
-    parts = split.x.split(case.batch)  # type: ignore[no-untyped-call]
+    parts = split.x.split(BATCH)  # type: ignore[no-untyped-call]
 
     def go() -> None:
         for part in parts:

@@ -23,7 +23,9 @@ def bench(
             help="Of S10, S (width 50, depth 10, 50), M, M512 (256, 512; depth 20), C (conv net).",
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Paired, interleaved rounds.")] = 5,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Paired, interleaved rounds; five take half an hour.")
+    ] = 5,
     quick: Annotated[
         bool, typer.Option("--quick", help="Small sizes, two rounds: about a minute.")
     ] = False,

@@ -10,6 +10,7 @@ Ratio = tuple[Tensor, Tensor]
 HIDDEN = -1e37
 """A score that is not attended to: its exponential is 0, and 0 times it is 0."""
 _BLOCK = 2**22  # most entries of a kernel that are computed at once
+_WIDE, _PARTS = 192, 4  # a kernel of so many tokens is computed in so many parts
 _SMALL, _LARGE = 1e-9, 1e9  # between them squares of squares fit float32 products and their sums
 
 
@@ -68,13 +69,13 @@ def _plain_sums(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     every = x.sum(-2).double().square().sum(-1)
     x = x if x.shape[-2] <= x.shape[-1] else x.mT
     side = x.shape[-2]
-    if len(x) * side**2 <= _BLOCK:
-        kernel = x @ x.mT
-        own = kernel.diagonal(dim1=-2, dim2=-1).double().sum(-1)
-        return own, every, _square(kernel)
-    rows = max(1, _BLOCK // (len(x) * side))
-    parts = [_square(block @ x.mT) for block in torch.split(x, rows, -2)]
-    return _square(x), every, torch.stack(parts).sum(0)
+    rows = side if side < _WIDE else -(-side // _PARTS)
+    rows = min(rows, max(1, _BLOCK // (len(x) * side)))
+    square = torch.zeros_like(every)
+    for start in range(0, side, rows):  # a kernel is symmetric: what is above its blocks is below
+        kernel = x[:, start : start + rows] @ x[:, : start + rows].mT
+        square += 2 * _square(kernel) - _square(kernel[..., start:])
+    return _square(x), every, square
 
 
 def _square(x: Tensor) -> Tensor:
@@ -97,7 +98,7 @@ def evenness(weights: Tensor, choices: Tensor) -> dict[str, Ratio]:
         the sum of squares.
     """
     entropy = torch.special.entr(weights).sum(-1)
-    return _ratios(entropy, weights.square().sum(-1), choices)
+    return evenness_of_rows(torch.stack((entropy, weights.square().sum(-1)), -1), choices)
 
 
 def evenness_of_scores(scores: Tensor, choices: Tensor) -> dict[str, Ratio]:
@@ -107,15 +108,30 @@ def evenness_of_scores(scores: Tensor, choices: Tensor) -> dict[str, Ratio]:
         scores: (..., rows, tokens), where a token that is not attended to has `HIDDEN`, or less.
         choices: as in `evenness`.
     """
-    scores = scores - scores.amax(-1, keepdim=True)
+    _, rows = weights_of(scores - scores.amax(-1, keepdim=True))
+    return evenness_of_rows(rows, choices)
+
+
+def weights_of(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights that a softmax makes of scores, with their entropies and sums of squares.
+
+    Args:
+        scores: (..., rows, tokens), of which the largest in each row is 0.
+
+    Returns:
+        The weights, of the same shape, and the two numbers of each row, (..., rows, 2).
+    """
     shares = scores.exp()
-    total = shares.sum(-1)
+    total = shares.sum(-1, keepdim=True)
+    weights = shares.div_(total)
     # log p = score - log(total)
-    entropy = total.log() - torch.linalg.vecdot(shares, scores) / total
-    return _ratios(entropy, torch.linalg.vecdot(shares, shares) / total.square(), choices)
+    entropy = total[..., 0].log() - torch.linalg.vecdot(weights, scores)
+    return weights, torch.stack((entropy, torch.linalg.vecdot(weights, weights)), -1)
 
 
-def _ratios(entropy: Tensor, squares: Tensor, choices: Tensor) -> dict[str, Ratio]:
+def evenness_of_rows(rows: Tensor, choices: Tensor) -> dict[str, Ratio]:
+    """`evenness` of the entropy and the sum of squares of each row, (..., rows, 2)."""
+    entropy, squares = rows.unbind(-1)
     known = (choices > 0) & squares.isfinite()
     chooses = known & (choices > 1)
     most = torch.where(chooses, choices, 2).double().log()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initstats.moments.tokens import evenness
+from initstats.moments.tokens import HIDDEN, evenness_of_rows, weights_of
 from initstats.networks.block import Block, Direction, Expectation, Leaf, Linear, Run, Signal
 from initstats.networks.parameters import check_sizes
 from initstats.networks.pointwise import Pointwise
@@ -118,11 +117,11 @@ class Attention(Block):
         logits = (query @ key.mT).mul_(self.tau)
         self._emit(0, "forward", logits, at)
         if self.causal:
-            logits.masked_fill_(~self._allowed.to(x.device), -math.inf)
-        weights = logits.softmax(-1)
+            logits.masked_fill_(~self._allowed.to(x.device), HIDDEN)
+        weights, rows = weights_of(logits.sub_(logits.amax(-1, keepdim=True)))
         self._emit(1, "forward", weights, at)
         choices = self._choices.to(weights.device)
-        ratios = seed_by_seed(lambda each: evenness(each, choices), weights, 4)
+        ratios = seed_by_seed(lambda each: evenness_of_rows(each, choices), rows, 4)
         at.note(self._watched[1], "forward", **ratios)
         at.tape += (query, key, value, weights)
         return self._by_unit(weights @ value)
@@ -133,7 +132,8 @@ class Attention(Block):
         out = self._by_head(gradient)
         of_weights = out @ value.mT
         self._emit(1, "backward", of_weights, at)
-        of_logits = weights * (of_weights - (weights * of_weights).sum(-1, keepdim=True))
+        mean = torch.linalg.vecdot(weights, of_weights)
+        of_logits = of_weights.sub_(mean[..., None]).mul_(weights)
         self._emit(0, "backward", of_logits, at)
         of_logits.mul_(self.tau)
         gradients = (of_logits @ key, of_logits.mT @ query, weights.mT @ out)

@@ -114,7 +114,7 @@ RARER = {
 """Those that differ from another one in a word, and take 10 s each."""
 
 
-@pytest.mark.sampled(every=2)
+@pytest.mark.sampled(every=6)
 @pytest.mark.parametrize(
     ("name", "phi"),
     [

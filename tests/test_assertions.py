@@ -452,16 +452,20 @@ def test_twice(initialization_lock):
 """
 
 
-def test_tests_of_one_name_have_lock_files_of_their_own(pytester: pytest.Pytester) -> None:
+def test_lock_files_of_one_project_under_several_workers(pytester: pytest.Pytester) -> None:
+    """Tests of one name have their own; models of the setting are tests beside them."""
     for size, module in enumerate(["test_a", "test_b", "sub/test_a"], 1):
         file = pytester.path / f"{module}.py"
         file.parent.mkdir(exist_ok=True)
         file.write_text(SAME_NAMES.replace("SIZE", str(size)))
-    mode = "--import-mode=importlib"
-    written = pytester.runpytest_subprocess("-n", "2", mode, "--initstats-update")
-    assert written.parseoutcomes() == {"passed": 18}
-    assert len([*pytester.path.rglob("*.toml")]) == 21  # one for each call
-    assert pytester.runpytest("-p", "no:xdist", mode).parseoutcomes() == {"passed": 18}
+    pytester.makepyfile(nets=MODELS)
+    pytester.makeini("[pytest]\ninitstats_models =\n    nets.py:good good.toml\n    nets.py:good\n")
+    mode = "--import-mode=importlib", "--initstats"
+    written = pytester.runpytest_subprocess("-n", "2", *mode, "--initstats-update")
+    assert written.parseoutcomes() == {"passed": 18 + 2}
+    assert len([*pytester.path.rglob("*.toml")]) == 21 + 1  # one for each call
+    again = pytester.runpytest("-p", "no:xdist", *mode)
+    assert again.parseoutcomes() == {"passed": 18 + 2}
 
 
 class Nothing(nn.Sequential):
@@ -544,15 +548,6 @@ def test_a_lock_file_that_cannot_be_written_is_a_line(pytester: pytest.Pytester)
     assert result.parseoutcomes() == {"failed": 1}
     result.stdout.fnmatch_lines(["*AssertionError: the lock file * cannot be written: *"])
     assert "write_whole" not in result.stdout.str()
-
-
-def test_models_are_tests_under_several_workers(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(nets=MODELS)
-    pytester.makeini("[pytest]\ninitstats_models =\n    nets.py:good good.toml\n    nets.py:good\n")
-    options = "--initstats", "--initstats-update"
-    assert pytester.runpytest("-p", "no:xdist", *options).parseoutcomes() == {"passed": 2}
-    result = pytester.runpytest_subprocess("-n", "2", "--initstats")
-    assert result.parseoutcomes() == {"passed": 2}
 
 
 def test_an_empty_setting_is_an_error_of_usage(pytester: pytest.Pytester) -> None:

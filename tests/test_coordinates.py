@@ -417,7 +417,7 @@ def test_depth(optimizer: str, power: float, rate: float, rules: set[str]) -> No
         assert moved[4] > 1.5
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=6)
 @pytest.mark.parametrize("seed", range(8))
 def test_one_draw_of_the_weights_accuses_nobody_over_depth(seed: int) -> None:
     """Chance makes the scales of a few hundred entries change with the depth."""

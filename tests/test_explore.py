@@ -131,7 +131,7 @@ def rows_of_block(explored: Exploration) -> Iterator[tuple[int, str, str]]:
             yield row * across + column, init, activation
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=6)
 @pytest.mark.parametrize(
     "limits",
     [Limits(), Limits(2, 0.9, 2), Limits(100, 0.999, 1000), Limits(30, 1, 3)],

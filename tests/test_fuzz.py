@@ -384,7 +384,7 @@ SLOW = {"table": 12, "CSV table": 12, "run": 4, "file of a run": 4}
 """What takes its time is tried so many times less often."""
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=6)
 @pytest.mark.parametrize("name", PROPERTIES)
 @pytest.mark.parametrize(
     "examples", [60, pytest.param(50_000, marks=pytest.mark.fuzz)], ids=["short", "long"]

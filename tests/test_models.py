@@ -172,6 +172,7 @@ def check(row: Any, x: Tensor) -> None:
     assert row["negative_fraction"] == pytest.approx((x < 0).double().mean().item(), abs=2e-3)
 
 
+@pytest.mark.sampled(every=2)
 def test_agrees_with_hooks_in_float64(built: tuple[nn.Module, dict[str, Tensor]]) -> None:
     model, inputs = built
     table = measure(model, inputs, backward=True)
@@ -231,6 +232,7 @@ def test_random_models_of_others_are_healthy(built: tuple[nn.Module, dict[str, T
     assert found[found["severity"] <= "warning"].empty, found.to_string()
 
 
+@pytest.mark.sampled(every=2)
 def test_repairs(built: tuple[nn.Module, dict[str, Tensor]]) -> None:
     model, inputs = built
     table = reinitialize_(model, "matched", inputs)

@@ -104,7 +104,7 @@ def sized(backward: bool) -> Settings:
     return replace(SETTINGS, depth=4, samples=200, backward=True) if backward else SETTINGS
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=6)
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("network", ["mlp", "cnn"])
 @pytest.mark.parametrize("changes", PATHS.values(), ids=PATHS)

@@ -724,7 +724,7 @@ DECISIONS = {
 NOUNS = "tensors|units|entries|layers|parameters|weights|steps|updates|operations|others|sums"
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=6)
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_is_found_at_its_place_and_cured(name: str) -> None:
     """Every remedy that is code is applied to the model that got it; then the finding is gone."""

@@ -104,7 +104,7 @@ def parts(table: pd.DataFrame) -> dict[str, Results]:
     return {kind: Results.of(part, made_up_bands(part)) for kind, part in variants(table)}
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=6)
 @pytest.mark.parametrize("kind", VARIANTS)
 @pytest.mark.parametrize("name", STUDY)
 def test_every_figure_draws_every_table(name: str, kind: str, parts: dict[str, Results]) -> None:
@@ -203,7 +203,7 @@ def large(table: pd.DataFrame) -> Results:
     return Results.of(whole, made_up_bands(whole), predicted)
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=6)
 @pytest.mark.parametrize("width", [3.3, 9])
 @pytest.mark.parametrize("name", STUDY)
 def test_no_text_is_cut_or_overlaps(
@@ -221,7 +221,7 @@ def both(table: pd.DataFrame) -> Results:
     return Results.of(wider, made_up_bands(wider))
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=6)
 @pytest.mark.parametrize("width", [3.3, 9])
 @pytest.mark.parametrize("name", STUDY)
 def test_blocks_do_not_overlap(

@@ -771,7 +771,7 @@ AFTER: dict[str, tuple[Callable[[int], nn.Module], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=6)
 @pytest.mark.parametrize("units", [1, 2, 3, 10])
 @pytest.mark.parametrize("name", AFTER)
 def test_after_lsuv_diagnose_has_nothing_to_say(name: str, units: int) -> None:

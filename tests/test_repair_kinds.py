@@ -382,7 +382,7 @@ FAN_IN = {
 }
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=6)
 @pytest.mark.parametrize("name", FAN_IN)
 def test_the_weight_that_is_used_has_the_scale(name: str) -> None:
     """Under random signs, the second moment of an output is fan_in times that of the weights."""

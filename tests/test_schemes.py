@@ -122,7 +122,7 @@ PUBLISHED: dict[str, tuple[Build, str]] = {
 }
 
 
-@pytest.mark.sampled(every=2)
+@pytest.mark.sampled(every=4)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_scales_are_those_that_other_programs_draw(name: str) -> None:
     build, scheme = PUBLISHED[name]
@@ -456,7 +456,7 @@ class Steep(nn.Module):
         return y @ self.last + self.bias
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=6)
 @pytest.mark.parametrize("scheme", ["matched", "gpt2", "mup", "t5", "bert", "vit"])
 @pytest.mark.parametrize("build", [Tied, lambda: Tied(tie=False), Steep])
 def test_the_table_the_code_and_the_draw_agree(scheme: str, build: Build) -> None:

@@ -814,7 +814,7 @@ def gaussian_watched() -> Built:
 CASES = [(name, seed) for name in SOUND for seed in SEEDS]
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=6)
 @pytest.mark.parametrize(("name", "seed"), CASES)
 def test_nothing_above_a_note(name: str, seed: int) -> None:
     torch.manual_seed(seed)

@@ -196,7 +196,7 @@ def test_the_page_loads_alone_and_fits(
     assert page.locator("h1").inner_text() == "Does the signal survive 5 layers?"
 
 
-@pytest.mark.sampled(every=3)
+@pytest.mark.sampled(every=6)
 @pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
 def test_any_page_fits(any_seen: Page, size: dict[str, int]) -> None:
     any_seen.set_viewport_size(size)  # type: ignore[arg-type]
@@ -208,7 +208,7 @@ def test_any_page_fits(any_seen: Page, size: dict[str, int]) -> None:
     assert smallest > 6  # pixels, also where the screen is narrow
 
 
-@pytest.mark.sampled(every=2)
+@pytest.mark.sampled(every=4)
 def test_a_page_runs_nothing_of_what_it_is_about(browser: Browser, hostile_page: Path) -> None:
     page = opened(browser, hostile_page, DESK)
     assert page.evaluate("window.hacked") is None

@@ -88,6 +88,11 @@ def recipe(name: str) -> Recipe:
     """
     if not isinstance(name, str):
         raise ValueError(f"a recipe is named by a word, not {name!r}: {', '.join(RECIPES)}")
+    if (family := name.partition("(")[0].strip()) != name and family in RECIPES:
+        raise ValueError(
+            f"{name!r} has parameters, which a sweep alone takes: recipes=[{name!r}]; recipe("
+            f"{family!r}) gives the network, {RECIPES[family].network!r}, to add them to"
+        )
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     return RECIPES[name]

@@ -131,7 +131,7 @@ def test_a_slope_that_the_largest_widths_belie_is_curved() -> None:
 def test_no_verdict_is_against_its_interval(seeds: int, widths: tuple[int, ...]) -> None:
     rows = check(RELU.make, seeds=seeds, widths=widths).slopes.query("verdict != ''")
     off = rows[rows["verdict"].isin(["grows", "vanishes", "curved"])]
-    assert len(off) > 3
+    assert len(off) > 1
     holds = (off["low"] <= off["expected"]) & (off["expected"] <= off["high"])
     assert not holds.any()
     assert rows["low"].isna().all() == (len(widths) == 2)

@@ -579,3 +579,14 @@ def test_of_a_bare_table_of_streams_nothing_is_claimed(streamed: Results) -> Non
     assert streams
     for each in networks:
         assert ("not known" in each["reason"]) == (each["network"] in streams)
+
+
+def test_the_pair_that_is_drawn_at_first_is_one_of_the_first_network(
+    toy: ist.Dataset, tmp_path: Path
+) -> None:
+    """A recipe has no other init than its own."""
+    settings: dict[str, Any] = {"widths": [6], "depth": 5, "seeds": 1}
+    grid = ist.Grid(recipes=["fixup", "nfnet"], activations=["relu", "tanh"], **settings)
+    ist.run_sweep(grid, toy, out=tmp_path / "run")
+    shown = exploration(Results.of(tmp_path / "run")).manifest
+    assert f'"first":[["{ist.recipe("fixup").init}","relu"]]' in shown.replace(" ", "")

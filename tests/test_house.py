@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 # from the ground up: a room imports only those before it, so that no two import each other
 ORDER = (
-    *("lazy", "plural", "registry", "machine", "gaussian", "drafts", "failure", "mapped"),
+    *("lazy", "plural", "registry", "machine", "draws", "gaussian", "drafts", "failure", "mapped"),
     *(
         "recipes",
         "processes",

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import initstats as ist
 from initstats import cli
 from initstats.cli.model import batches
+from initstats.draws import generator_for
 from initstats.probe.objective import loss_of
 
 OWN = """
@@ -386,7 +387,7 @@ def test_what_is_minimized() -> None:
     for output, classes in ((few, labels), (scores, None)):
         assert torch.equal(loss_of(output, classes), loss_of(output, classes))  # targets stay
     expected: list[Tensor] = []
-    generator = torch.Generator().manual_seed(1)
+    generator = generator_for(1, "targets")
     expected.append((scores - torch.randn(4, 3, generator=generator)).square().mean())
     assert torch.allclose(loss_of(scores, None), expected[0])
 

@@ -18,6 +18,7 @@ from initstats import lsuv_, reinitialize_
 from initstats.diagnosis import diagnose
 from initstats.moments import warm_up
 from initstats.probe import Probe, measure
+from initstats.probe.objective import sent_back
 
 transformers: Any = import_module("transformers")  # a type checker would read all of it
 pytestmark = pytest.mark.filterwarnings("default")  # other people's
@@ -148,7 +149,7 @@ def seen_by_hooks(model: nn.Module, inputs: dict[str, Tensor]) -> Seen:
 
         handles.append(module.register_forward_hook(keep))
     output = list(ends(model(**inputs)))
-    generator = torch.Generator().manual_seed(0)
+    generator = sent_back()
     torch.autograd.backward(output, [torch.randn(y.shape, generator=generator) for y in output])
     for handle in handles:
         handle.remove()

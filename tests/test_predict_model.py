@@ -454,3 +454,38 @@ def test_what_is_laid_beside_theory_is_a_ratio() -> None:
     assert rows["ratio"].tolist() == pytest.approx([1.5, 1.0, 0.1, math.nan, math.nan], nan_ok=True)
     assert rows["measured"].tolist() == pytest.approx([3, 0, 0.1, math.nan, 1], nan_ok=True)
     assert farthest(rows, 2)["layer"].tolist() == [3, 1]
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        *(nn.LayerNorm(32), nn.LayerNorm(32, elementwise_affine=False), nn.RMSNorm(32)),
+        *(nn.BatchNorm1d(32), nn.BatchNorm1d(32).eval(), nn.GroupNorm(4, 32)),
+    ],
+    ids=repr,
+)
+def test_a_model_that_begins_with_a_norm(norm: nn.Module) -> None:
+    """What it makes of data is known as exactly as the data."""
+    parts = {"norm": norm, "a": nn.Linear(32, 64), "b": nn.Linear(64, 32)}
+    net = Net(parts, lambda p, x: x + p["b"](p["a"](p["norm"](x)).relu()))
+    x = data(N, 32) * torch.linspace(0.2, 3, N)[:, None] + 0.5
+    predicted = ist.predict_model(net, x)
+    seeds = range(10, 18)  # 3 would draw the data
+    drawn_anew = [ist.measure(drawn(copy.deepcopy(net), seed, exact=True), x) for seed in seeds]
+    init = ist.predict_model(drawn(copy.deepcopy(net), 0, exact=True), x)
+    assert predicted["second_moment"].notna().all(), predicted.to_string()
+    forward = init[init["direction"] == "forward"]
+    means = pd.concat(drawn_anew).groupby(KEYS)["second_moment"].mean()
+    ratio = means.reindex(pd.MultiIndex.from_frame(forward[KEYS])).to_numpy()
+    ratio = ratio / forward["second_moment"].to_numpy()
+    assert np.abs(ratio - 1).max() < 0.1, forward.assign(ratio=ratio).to_string()
+    first = forward[forward["op"].str.contains("norm")]["second_moment"].item()
+    with torch.no_grad():
+        assert first == pytest.approx(norm(x).square().mean().item(), rel=1e-5)
+
+
+def test_a_norm_of_data_with_drawn_gains_is_not_taken_for_data() -> None:
+    norm = nn.LayerNorm(32)
+    nn.init.normal_(norm.weight)
+    table = ist.predict_model(nn.Sequential(norm, nn.Linear(32, 32)), data(N, 32))
+    assert table[table["op"] == "layer_norm"]["second_moment"].isna().all()

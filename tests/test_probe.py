@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 import initstats as ist
 from initstats.moments import STATISTICS, Moments
 from initstats.probe import Probe, measure
+from initstats.probe.objective import sent_back
 from initstats.probe.slots import tiles_of
 
 SIZED = ("mean", "unit_mean_std", "unit_std_std")
@@ -136,7 +137,7 @@ def test_every_operation_as_by_hand() -> None:
     b = kept(a @ h)
     t = kept(torch.tanh(h))
     y = kept(torch.cat([b, t], 1))
-    torch.autograd.backward(y, torch.randn(y.shape, generator=torch.Generator().manual_seed(0)))
+    torch.autograd.backward(y, torch.randn(y.shape, generator=sent_back()))
 
     rows = table[table["tensor"] != "weight"]
     expected = "conv2d batch_norm relu mean linear relu_ add linear relu_ mul add_ matmul softmax"
@@ -351,7 +352,7 @@ def test_in_place_operations_cannot_corrupt() -> None:
     h = model.fc(x)
     shifted = 3 * (h + 2) - 1
     replaced = torch.cat([torch.full((6, 1), 7.0), shifted[:, 1:]], 1)
-    g = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    g = torch.randn(6, 4, generator=sent_back())
     inside = torch.cat([torch.zeros(6, 1), g[:, 1:]], 1)
     for op, value, gradient in [
         ("linear", h, 3 * inside),
@@ -505,7 +506,7 @@ def test_gradients_of_parts() -> None:
             return c
 
     table = measure(Parts(), uneven(5, 3), backward=True)
-    g = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    g = torch.randn(5, 2, generator=sent_back())
     check(one(table, op="chunk", direction="backward"), g)
     check(one(table, op="chunk[1]", direction="backward"), 2 * g)
 
@@ -809,7 +810,7 @@ def test_custom_autograd_function() -> None:
     t = model.fc(x).tanh()
     check(one(probe.table(), op="exp"), t.exp())
     check(one(probe.table(), op="mul"), t.exp() * t)
-    g = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    g = torch.randn(4, 3, generator=sent_back())
     check(one(probe.table(), op="mul", direction="backward"), g)
     check(one(probe.table(), op="tanh", direction="backward"), g * t.exp() * (1 + t))
     missed = probe.missed()
@@ -914,7 +915,7 @@ def test_recurrent() -> None:
     model, x = nn.LSTM(3, 5, num_layers=2, batch_first=True), uneven(4, 6, 3)
     probe = Probe(model, backward=True).run(x)
     y, (h, c) = model(x)
-    generator = torch.Generator().manual_seed(0)
+    generator = sent_back()
     for op, value in (("lstm", y), ("lstm[1]", h), ("lstm[2]", c)):
         row = {"op": op, "tensor": "preactivation"}
         check(one(probe.table(), **row), value)

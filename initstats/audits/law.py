@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 from torch import Tensor
 
+from initstats.draws import generator_for
 from initstats.schemes.draw import cut_moments
 
 Array = NDArray[np.float64]
@@ -225,7 +226,7 @@ def _gain(x: Tensor, *, coarse: bool) -> float:
         mean = gram.diagonal().mean()
         off = gram - mean * torch.eye(least, dtype=gram.dtype, device=gram.device)
         return float(mean.sqrt()) if off.abs().max() < tolerance * mean else 0.0
-    drawn = torch.Generator().manual_seed(0)
+    drawn = generator_for(0, "orthogonal")
     v = torch.randn(least, 4, generator=drawn).to(x)
     mean = x.square().sum(dtype=torch.float64) / least
     ratio = (x.T @ v).double().square().sum(0) / v.double().square().sum(0) / mean

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from initstats.audits.law import CHANCE, FAR, Law, law_of
+from initstats.draws import generator_for
 
 Kind = Literal["weight", "embedding", "gain", "bias", "other"]
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])|(?<=_l)\d+")
@@ -281,7 +282,7 @@ def _repeated(x: Tensor) -> int:
     if x.ndim < 2 or x.shape[0] < 2 or x[0].numel() < 2:
         return 0
     rows = x.flatten(1)
-    generator = torch.Generator().manual_seed(0)
+    generator = generator_for(0, "sums of units")
     sums = rows.float() @ torch.randn(rows.shape[1], generator=generator).to(x.device)
     ordered, order = sums.sort()
     near = ((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)).nonzero().flatten().tolist()

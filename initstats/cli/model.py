@@ -14,6 +14,7 @@ from initstats.cli.app import OwnError, is_raised_here
 from initstats.cli.data import given_data
 from initstats.cli.options import named_function, numbers
 from initstats.data import Split
+from initstats.draws import generator_for
 from initstats.failure import in_a_line
 from initstats.probe import Probe
 from initstats.probe.batch import called
@@ -198,7 +199,7 @@ def _random(kind: str, text: str, seed: int, vocabulary: int) -> Tensor:
     sizes = numbers(f"--{kind}", [text])
     if not sizes or min(sizes) < 1:
         raise ValueError(f"{text!r} is no shape: give sizes of at least 1, as in 8,784")
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_for(seed, kind)
     try:
         if kind == "tokens":
             return torch.randint(vocabulary, sizes, generator=generator)

@@ -93,6 +93,8 @@ def takes(
         @wraps(command)
         def filled(**values: Any) -> None:
             given = {name: _read(name, fields[name][0], values.pop(name)) for name in fields}
+            if given.get("recipes") == []:  # from Python, that asks for none
+                raise ValueError("recipes: the list is empty: name at least one")
             command({name: value for name, value in given.items() if value is not None}, **values)
 
         _, *others = inspect.signature(command, eval_str=True).parameters.values()

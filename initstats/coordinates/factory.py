@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from initstats.draws import seed_for
 from initstats.probe.batch import called
 
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], float]] = {
@@ -99,6 +100,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def reseed(seed: int) -> None:
     """Begin torch's generators at a seed; only inside of `seeded`."""
-    torch.default_generator.manual_seed(seed)
+    number = seed_for(seed, "coordinates")
+    torch.default_generator.manual_seed(number)
     if torch.cuda.is_available():
-        torch.cuda.manual_seed_all(seed)
+        torch.cuda.manual_seed_all(number)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from initstats.coordinates.factory import Maker, seeded
 from initstats.coordinates.keeper import rms
 from initstats.coordinates.trial import Objective, Size, loss_at, placed
+from initstats.draws import generator_for
 from initstats.probe.probe import Probe
 
 ALIKE = 0.93
@@ -92,7 +93,7 @@ def _steep(p: nn.Parameter) -> Tensor:
     assert p.grad is not None
     rows, columns = p.flatten(1).shape
     least = min(rows, columns)
-    generator = torch.Generator().manual_seed(least)
+    generator = generator_for(least, "steep")
     left, right = (
         torch.linalg.qr(torch.randn(n, least, generator=generator, dtype=torch.float64))[0]
         for n in (rows, columns)

@@ -47,7 +47,7 @@ class Patches(Linear):
             height, width = inputs.plane
             raise ValueError(
                 f"patch: patches of side {self.side} do not cover images of {height} x {width} "
-                "pixels: choose a divisor of both sides"
+                f"pixels: choose a divisor of both sides: {_divisors(*inputs.plane)}"
             )
         return super().on(inputs)
 
@@ -133,3 +133,9 @@ class Positions(Leaf):
         """The same."""
         at.emit_gradient(self, cotangent)
         return cotangent
+
+
+def _divisors(height: int, width: int) -> str:
+    """The sizes that divide two sides."""
+    shared = math.gcd(height, width)
+    return ", ".join(str(size) for size in range(1, shared + 1) if shared % size == 0)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from initstats.probe.objective import sent_back
 from initstats.probe.operations import tensors
 
 Loss = Callable[[Any], Tensor]
@@ -124,7 +125,7 @@ def send_back(
             "(are the parameters frozen, or the output detached?)"
         )
     starts = [x for x in (*model.parameters(), *tensors(inputs)) if x.requires_grad]
-    generator = torch.Generator().manual_seed(0)
+    generator = sent_back()
     sent = None if loss else [torch.randn(x.shape, generator=generator).to(x) for x in ends]
     if any(type(node).__name__ == "CheckpointFunctionBackward" for node in _nodes(ends)):
         # a reentrant checkpoint refuses `grad`, and adds to `.grad`

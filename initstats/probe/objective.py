@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from initstats.draws import generator_for
 from initstats.probe.operations import tensors
+
+
+def sent_back() -> torch.Generator:
+    """What draws the unit-normal gradients of a model's outputs, where no loss is given."""
+    return generator_for(0, "gradients of outputs")
 
 
 def loss_of(output: Any, labels: Tensor | None) -> Tensor:
@@ -34,7 +40,7 @@ def loss_of(output: Any, labels: Tensor | None) -> Tensor:
         return scores
     if labels is not None and scores.ndim == 2 and scores.shape[1] > int(labels.max()):
         return nn.functional.cross_entropy(scores, labels)
-    generator = torch.Generator().manual_seed(len(found))
+    generator = generator_for(len(found), "targets")
     targets = [torch.randn(x.shape, generator=generator).to(x) for x in found]
     errors = [(x - y).square().mean() for x, y in zip(found, targets, strict=True)]
     return torch.stack(errors).mean()

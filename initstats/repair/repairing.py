@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from initstats import activations, inits
 from initstats.activations import Activation
+from initstats.draws import generator_for
 from initstats.inits import Init
 from initstats.probe import measure
 from initstats.probe.ranks import sharded
@@ -296,7 +297,7 @@ def _draw(plan: Plan, init: Init, seed: int, activation_of: Callable[[str], Acti
     for weight in plan.weights:
         ident = id(weight.parameters[0])
         if ident not in generators:
-            generators[ident] = Generator().manual_seed(seed * 1_000_003 + numbers[ident])
+            generators[ident] = generator_for(seed, "weight", numbers[ident])
         activation = activation_of(plan.names[ident][0])
         values, biases = weight.layout.draw(init, activation, generators[ident])
         weight.change(values.to(weight.values.device) / weight.factor)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from initstats.draws import generator_for
+
 SIDES = (32, 28, 64, 224)
 """Of images, in the order in which they are tried."""
 TOKENS, SAMPLES = 8, 2
@@ -101,11 +103,11 @@ def _image_side(model: nn.Module) -> int:
 
 
 def _draw_ids(number: int) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
+    generator = generator_for(0, "ids")
     return torch.randint(max(number, 1), (SAMPLES, TOKENS), generator=generator)
 
 
 def _draw(shape: tuple[int, ...], model: nn.Module) -> Tensor:
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(shape, generator=generator_for(0, "inputs"))
     first = next(model.parameters(), None)
     return x if first is None or not first.is_floating_point() else x.to(first.dtype)

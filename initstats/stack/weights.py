@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from initstats.activations import Activation
 from initstats.data import Split
+from initstats.draws import generator_for as generator_for
 from initstats.fitting import fit_std
 from initstats.inits import Init
 from initstats.networks import Block, Direction, Leaf, Linear, Serial, Weights
@@ -25,16 +25,6 @@ FIT_SAMPLES = 256
 
 ByLayer = dict[int, Weights]
 """The weights of a network, by the number of the layer."""
-
-
-def generator_for(seed: int, *purpose: object) -> torch.Generator:
-    """The generator of a layer's weights, or of another purpose, under a seed.
-
-    It depends on nothing else, so that inits and activations are compared on the same draws.
-    """
-    text = "/".join(map(str, (seed, *purpose)))
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
 def applied(weights: Weights, patches: Tensor, *, by: Product = "torch") -> Tensor:

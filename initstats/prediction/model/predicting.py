@@ -16,6 +16,7 @@ from initstats.prediction.model.signals import Given, Signal, State, Unknown
 from initstats.prediction.model.statistics import Moments, moments_of, moments_of_data
 from initstats.prediction.model.tables import MOST_ROWS, NONE, Cotangent, Table, summed
 from initstats.prediction.model.tracing import Tracer, Tracing
+from initstats.probe.objective import sent_back
 from initstats.probe.rows import ORDERED
 from initstats.probe.slots import Slot
 
@@ -173,7 +174,7 @@ class _Gradients:
 def _gradients(tracer: Tracer) -> _Gradients:
     """Send back what `measure` sends: unit-normal gradients of the ends, with its seed."""
     gradients = _Gradients()
-    generator = torch.Generator().manual_seed(0)
+    generator = sent_back()
     for x, state in tracer.ends:
         if isinstance(state, Given):
             continue

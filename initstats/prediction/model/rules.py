@@ -77,7 +77,7 @@ class Rules:
         name = operation.name.rstrip("_")
         if is_draw(name) or (draws(operation) and not of.has(Signal)):
             return [Unknown("random numbers that are no weights")] * len(outputs)
-        if not of.has(Signal, Weight) or is_maker(name):
+        if not of.has(Signal, Weight) or is_maker(name) or _is_norm_of_data(name, of):
             return [Given(x.detach().cpu()) for x in outputs]
         found: list[State]
         try:
@@ -273,6 +273,16 @@ def _constant(x: Tensor, state: State) -> Tensor | None:
         if (state.values == first).all():
             return first.reshape(())
     return None
+
+
+def _is_norm_of_data(name: str, of: Arguments) -> bool:
+    """Whether it normalizes what no weights reach, with gains and biases that are not drawn."""
+    if name not in NORMALIZATIONS or of.has(Signal):
+        return False
+    return all(
+        _constant(x, state) is not None
+        for x, state in zip(of.operation.read, of.states, strict=True)
+    )
 
 
 def _is_number(x: Tensor | None) -> bool:

@@ -40,7 +40,7 @@ CHOICES = {
 }
 """The limits that can be chosen."""
 FIRST = (("torch_default", "relu"), ("kaiming_normal", "relu"))
-"""The pairs that are drawn at first, where there are such."""
+"""The pairs that are drawn at first, where the network has such."""
 
 
 @dataclass(frozen=True)
@@ -143,13 +143,21 @@ def _manifest(few: Results, frame: Frame, meanings: Meanings) -> dict[str, Any]:
         "sources": SOURCES,
         "limits": vars(Limits()),
         "choices": CHOICES,
-        "first": FIRST,
+        "first": _first(few),
         "meanings": {
             kind: {name: words[name] for name in names if name in words}
             for kind, names in (("init", frame.inits), ("activation", frame.activations))
             for words in (meanings.get(kind, {}),)
         },
     }
+
+
+def _first(results: Results) -> list[tuple[str, str]]:
+    """The pairs that are drawn at first, of those that the network has which is shown then."""
+    table = results.table
+    rows = table.loc[table["network"] == results.blocks[0].network, ["init", "activation"]]
+    there = [*rows.drop_duplicates().itertuples(index=False, name=None)]
+    return [pair for pair in FIRST if pair in there] or there[:1]
 
 
 def _reason(network: str, results: Results) -> str:

@@ -88,11 +88,13 @@ def exploration(results: Results, *, meanings: Meanings | None = None) -> Explor
         texts.append(packed(planes))
     inside = [sum(map(len, texts[: n + 1])) <= MOST for n in range(len(texts))]
     files = [f"explore-{n}.js" for n in range(1, len(texts) + 1)]
-    reasons = [_reason(block.network, few) for block in few.blocks]
+    kept = {block.network: _is_extended(block.network, few) for block in few.blocks}
+    by_kind = {k: [name for name in kept if kept[name] is k] for k in (False, None)}
     manifest = _manifest(few, frame, meanings or {}) | {
         "networks": [
-            {"network": block.network, "width": block.width, "known": known, "reason": reason}
-            for block, known, reason in zip(few.blocks, frame.known, reasons, strict=True)
+            {"network": network, "width": width, "known": known}
+            | {"reason": _reason([network], kept[network])}
+            for (network, width), known in zip(few.blocks, frame.known, strict=True)
         ],
         "planes": layout(planes or {}),
         "files": [None if there else file for file, there in zip(files, inside, strict=True)],
@@ -102,8 +104,8 @@ def exploration(results: Results, *, meanings: Meanings | None = None) -> Explor
         frame.activations,
         [name for name in frame.inits if name in results.fitted],
         frame.depth,
-        "" in reasons,
-        [*dict.fromkeys(filter(None, reasons))],
+        True in kept.values(),
+        [_reason(names, is_extended) for is_extended, names in by_kind.items() if names],
         bool(few.shapes),
         in_script(manifest),
         [text if there else None for text, there in zip(texts, inside, strict=True)],
@@ -160,16 +162,23 @@ def _first(results: Results) -> list[tuple[str, str]]:
     return [pair for pair in FIRST if pair in there] or there[:1]
 
 
-def _reason(network: str, results: Results) -> str:
-    """Why the first layers of a network do not tell of shallower networks; empty if they do."""
+def _is_extended(network: str, results: Results) -> bool | None:
+    """Whether its first n layers are a network of n layers; None where that is not known."""
     is_plain = network not in {*results.measured("stream")["network"].unique()}
-    is_extended = results.extended.get(network, True if is_plain else None)
-    if is_extended is None:  # only streams of these networks may have scales that depend on depth
-        return f"It is not known whether the first n layers of {network} are a network of n layers."
+    # only streams of these networks may have scales that depend on depth
+    return results.extended.get(network, True if is_plain else None)
+
+
+def _reason(networks: Sequence[str], is_extended: bool | None) -> str:
+    """Why the first layers of networks do not tell of shallower ones; empty if they do."""
+    *others, last = networks
+    names = f"{', '.join(others)} and {last}" if others else last
+    if is_extended is None:
+        return f"It is not known whether the first n layers of {names} are a network of n layers."
     if is_extended:
         return ""
     return (
-        f"The layers of {network} depend on how many there are, by their scales or otherwise: its "
+        f"The layers of {names} depend on how many there are, by their scales or otherwise: the "
         "first n layers are not a network of n layers."
     )
 

@@ -25,7 +25,7 @@ def between(of: Arguments, out: Tensor) -> Signal:
     function = of.operation.function
     if name == "scaled_dot_product_attention":
         if float(of.value(4, "dropout_p", 0.0)):
-            raise Unpredicted("dropout of the shares of attention")
+            raise Unpredicted("dropout of the shares of attention: model.eval() has none")
         of_value = unit_dims(of.signal(2, "value"))
     else:
         of_value = _unit_dims_of_product(of)

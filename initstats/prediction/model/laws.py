@@ -89,7 +89,8 @@ class Laws:
             y = other.values.detach()
             if x.shape == y.shape and x.any() and torch.equal(x, y):
                 raise Unpredicted(
-                    f"{weight.name} is a copy of {other.name}, and no draw of its own"
+                    f"{weight.name} is a copy of {other.name}, and no draw of its own: draw it "
+                    "anew, or name an init"
                 )
         self._seen.append(weight)
         some = x.flatten()[:_SOME]

@@ -106,7 +106,11 @@ def not_computed(error: Exception) -> str:
 
 def _backward_row(slot: Slot, state: State, gradients: _Gradients) -> tuple[Any, ...]:
     if not isinstance(state, Signal):
-        note = "" if isinstance(state, Unknown) else "it does not depend on weights"
+        note = (
+            ""
+            if isinstance(state, Unknown)
+            else "it is known as data are: no gradient is followed to it"
+        )
         return _row(slot, "backward", state, Moments(note=note))
     found = gradients.of(state.table)
     if isinstance(found, str):

@@ -59,8 +59,7 @@ def predict_survival(
     Args:
         networks, inits, activations: as for a grid, of which every combination is looked at.
         depths: numbers of layers, the stem among them; a number is a list of one.
-        width: of the networks; it matters for the fan of the first layer, and for inits whose std
-            is a number, as gpt2 has it.
+        width: of the networks; it matters to the first layer's fan, and to an init of a given std.
         correlation_of_inputs: of two samples, or two tokens, whose second moment is 1.
         shape: of a sample, which a network is laid out for.
         limits: of what is healthy.

@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.nn.functional import batch_norm
 
 import initstats as ist
+from initstats.draws import generator_for
 from initstats.moments.notes import NOTES
 from initstats.networks import Block, Dense, Expectation, Leaf, Run, Serial, Signal
 from initstats.prediction.excess import excess
 from initstats.prediction.fields import Fields
 from initstats.prediction.planes import Planes
-from initstats.stack import Settings, generator_for, run_stack
+from initstats.stack import Settings, run_stack
 from initstats.theory.state import Activated, Cotangent, State
 
 PLACE = ["network", "layer", "tensor", "direction"]

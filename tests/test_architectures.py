@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 import initstats as ist
 from initstats import activations, inits, networks
+from initstats.draws import generator_for
 from initstats.networks import Conv, Serial
 from initstats.networks.batch_norm import check_batches
-from initstats.stack import Settings, generator_for, run_stack
+from initstats.stack import Settings, run_stack
 
 Place = tuple[int, str, str]
 SHAPE = (1, 8, 8)

@@ -27,10 +27,11 @@ from initstats.backprop import (
     gradient_check,
     normalize,
 )
+from initstats.draws import generator_for
 from initstats.moments import STATISTICS, Moments
 from initstats.networks import get
 from initstats.probe import measure
-from initstats.stack import Settings, generator_for, run_stack
+from initstats.stack import Settings, run_stack
 
 LOSSES: dict[str, tuple[Callable[[], Module], int]] = {
     "mse": (MSE, 1),

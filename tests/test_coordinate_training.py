@@ -127,11 +127,11 @@ def test_a_slope_that_the_largest_widths_belie_is_curved() -> None:
     assert verdict_of(0.5, -0.5, 0.0, 0.4, 0.6) == "curved"
 
 
-@pytest.mark.parametrize(("seeds", "widths"), [(1, (16, 32)), (1, WIDTHS), (3, WIDTHS)])
+@pytest.mark.parametrize(("seeds", "widths"), [(1, (16, 32)), (1, WIDTHS), (6, WIDTHS)])
 def test_no_verdict_is_against_its_interval(seeds: int, widths: tuple[int, ...]) -> None:
     rows = check(RELU.make, seeds=seeds, widths=widths).slopes.query("verdict != ''")
     off = rows[rows["verdict"].isin(["grows", "vanishes", "curved"])]
-    assert len(off) > 1
+    assert len(off) > 3
     holds = (off["low"] <= off["expected"]) & (off["expected"] <= off["high"])
     assert not holds.any()
     assert rows["low"].isna().all() == (len(widths) == 2)

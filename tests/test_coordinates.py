@@ -400,7 +400,7 @@ def deep(optimizer: str, power: float, rate: float) -> Callable[[int, int], Any]
     ],
 )
 def test_depth(optimizer: str, power: float, rate: float, rules: set[str]) -> None:
-    found = check(deep(optimizer, power, rate), (16, 32), depths=(1, 2, 4))
+    found = check(deep(optimizer, power, rate), (16, 32), depths=(1, 2, 4), seeds=(2, 3))
     assert {rule for _, rule, _ in faults(found)} == rules
     assert {*found.slopes["over"]} == {"width", "depth"}
     made = found.table[["width", "depth"]].drop_duplicates().itertuples(index=False, name=None)
@@ -415,7 +415,7 @@ def test_depth(optimizer: str, power: float, rate: float, rules: set[str]) -> No
     means = np.log(ends.set_index("depth")["rms"]).groupby("depth").mean()
     assert moved[4] == pytest.approx(np.exp(means[4] - means[1]))
     if "depth_learning_rate" in rules and optimizer == "adam":
-        assert moved[4] > 1.2
+        assert moved[4] > 1.5
 
 
 @pytest.mark.sampled(every=6)

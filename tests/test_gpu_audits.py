@@ -129,7 +129,8 @@ def test_a_coordinate_check_is_the_processors(name: str, optimizer: str) -> None
     )
     assert (both["_merge"] == "both").all()
     gaps = (both["slope"] - both["slope_cpu"]).abs()
-    assert gaps[both["quantity"] == "change"].max() < 5e-3
+    most = 1e-3 if optimizer == "sgd" else 5e-3  # Adam makes steps of gradients that are rounding
+    assert gaps[both["quantity"] == "change"].max() < most
     assert gaps[~both["name"].str.fullmatch("[037].bias|.*k.bias")].max() < 0.01  # others are zero
 
 

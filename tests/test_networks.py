@@ -16,8 +16,9 @@ from torch import Tensor
 
 import initstats as ist
 from initstats import activations, inits, networks
+from initstats.draws import generator_for
 from initstats.networks import Activate, Block, Conv, Dense, Residual, Serial, Signal
-from initstats.stack import Settings, generator_for, run_stack
+from initstats.stack import Settings, run_stack
 
 Place = tuple[int, str, str]
 SETTINGS = Settings(depth=3, samples=41, backward=True, dtype="float64", histogram_every=1)

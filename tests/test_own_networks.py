@@ -15,8 +15,8 @@ from torch import nn
 
 import initstats as ist
 from initstats.activations import ACTIVATIONS
+from initstats.draws import generator_for
 from initstats.inits import INITS
-from initstats.stack import generator_for
 from initstats.training import architectures
 from initstats.training.autograd import AutogradNet
 from initstats.training.batches import training_batches

@@ -18,9 +18,10 @@ from torch import Tensor
 import initstats as ist
 from initstats import activations, inits
 from initstats.data import Split
+from initstats.draws import generator_for
 from initstats.moments import STATISTICS, Kernels
 from initstats.networks import Conv, Dense, Linear, Signal, Weights, get
-from initstats.stack import DType, Settings, exact_numerics, generator_for, run_stack
+from initstats.stack import DType, Settings, exact_numerics, run_stack
 from initstats.stack.numerics import flushes_denormals
 from initstats.stack.passes import Passes
 

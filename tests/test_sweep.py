@@ -177,7 +177,7 @@ def test_one_row_per_cell_layer_tensor_and_direction(whole: pd.DataFrame) -> Non
 def test_first_layer_is_that_of_the_weights_drawn_by_hand(toy: ist.Dataset) -> None:
     grid = ist.Grid(inits=["kaiming_normal"], activations=["relu"], widths=[7], depth=1, seeds=[5])
     row = ist.run_sweep(grid, toy).query("tensor == 'activation'").iloc[0]
-    from initstats.stack import generator_for
+    from initstats.draws import generator_for
 
     weight = torch.nn.init.kaiming_normal_(
         torch.empty(7, 64), nonlinearity="relu", generator=generator_for(5, 1)

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 import initstats as ist
 from initstats import activations, inits, networks
+from initstats.draws import generator_for
 from initstats.moments.notes import NOTES
 from initstats.moments.tokens import evenness_of_scores
 from initstats.probe import Probe, attention, measure, streams
-from initstats.stack import Settings, generator_for, run_stack
+from initstats.stack import Settings, run_stack
 
 TOKENS = ["pair_correlation", "participation_ratio"]
 EVEN = ["attention_entropy", "concentration"]

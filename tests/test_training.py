@@ -16,10 +16,11 @@ from torch import Tensor, nn
 import initstats as ist
 from initstats.activations import ACTIVATIONS
 from initstats.data import Split
+from initstats.draws import generator_for
 from initstats.inits import INITS
 from initstats.moments import STATISTICS
 from initstats.networks import get as get_network
-from initstats.stack import Settings, generator_for, run_stack
+from initstats.stack import Settings, run_stack
 from initstats.training import architectures, byhand
 from initstats.training.architectures import classifier
 from initstats.training.batches import training_batches

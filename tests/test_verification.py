@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 import initstats as ist
 from initstats import activations, inits, theory
 from initstats.cli import app
+from initstats.draws import generator_for
 from initstats.report.survey import compose, write_survey
 from initstats.report.verification import by_recipe
-from initstats.stack import generator_for
 from initstats.survey import Evidence
 from initstats.survey.evidence import Task, Work, gathered
 from initstats.survey.theory import rates

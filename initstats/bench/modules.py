@@ -85,8 +85,8 @@ def architectures(
 
     Returns:
         One row for each of `ARCHITECTURES` and round: `network`, `round`, seconds of `plain`, of
-        `engine_off` (measuring nothing) and of `engine`, their `ratio` (engine over plain), and the
-        `goal` that it should not exceed.
+        `engine_off` (measuring tokens alone) and of `engine`, their `ratio` (engine over plain),
+        and the `goal` that it should not exceed.
     """
     rows, rounds = [], 1 if quick else rounds
     train = load_data().train

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from initstats import activations, inits
+from initstats.draws import generator_for
 from initstats.moments.histogram import HALF, QUANTILES, SHIFT
 from initstats.networks import Conv, Linear, get
-from initstats.stack import generator_for
 
 Seen = TypeVar("Seen")
 

@@ -111,6 +111,7 @@ class Coordinates:
     __repr__ = __str__
 
 
+@all_digits()
 def coordinate_check(
     factory: Callable[..., Any],
     widths: Sequence[int] = (64, 128, 256, 512),
@@ -160,13 +161,12 @@ def coordinate_check(
     deep: Sequence[int | None] = depths or [None]
     corner = [*((w, deep[0]) for w in widths), *((widths[-1], d) for d in deep[1:])]
     sizes = [Size(w, d, s) for w, d in corner for s in draws]
+    response = response_of(maker, sizes[0], objective)
     trials: dict[Size, Trial] = {}
-    with all_digits():
-        response = response_of(maker, sizes[0], objective)
-        for done, size in enumerate(sizes):
-            trials[size] = run_trial(maker, size, objective, steps, response.orthogonal)
-            if progress:
-                progress(done + 1, len(sizes))
+    for done, size in enumerate(sizes):
+        trials[size] = run_trial(maker, size, objective, steps, response.orthogonal)
+        if progress:
+            progress(done + 1, len(sizes))
     wide = Grid(widths, [[trials[Size(w, deep[0], s)] for w in widths] for s in draws])
     told, lines = list[Told](), pd.DataFrame()
     if depths:

@@ -22,7 +22,6 @@ from initstats.stack.settings import DType as DType
 from initstats.stack.settings import Settings as Settings
 from initstats.stack.weights import FIT_SAMPLES as FIT_SAMPLES
 from initstats.stack.weights import ByLayer as ByLayer
-from initstats.stack.weights import generator_for as generator_for
 from initstats.stack.weights import weights_by_activation as weights_by_activation
 
 

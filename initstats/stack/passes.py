@@ -16,13 +16,14 @@ from torch import Tensor
 
 from initstats.activations import Activation
 from initstats.data import Split
+from initstats.draws import generator_for
 from initstats.moments import Moments
 from initstats.networks import Activate, Block, Direction, Leaf, Linear, Place, Serial
 from initstats.networks.block import Ratio
 from initstats.stack.noted import Noted
 from initstats.stack.products import product as multiplied
 from initstats.stack.settings import Settings
-from initstats.stack.weights import ByLayer, applied, generator_for
+from initstats.stack.weights import ByLayer, applied
 
 ALIGNED = 16
 """Tiles hold a multiple of so many samples. Rows stay aligned; and as torch draws normal numbers in

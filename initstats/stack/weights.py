@@ -12,7 +12,7 @@ from torch import Tensor
 
 from initstats.activations import Activation
 from initstats.data import Split
-from initstats.draws import generator_for as generator_for
+from initstats.draws import generator_for
 from initstats.fitting import fit_std
 from initstats.inits import Init
 from initstats.networks import Block, Direction, Leaf, Linear, Serial, Weights

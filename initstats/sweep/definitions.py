@@ -15,11 +15,12 @@ import torch
 from initstats import inits
 from initstats.activations import ACTIVATIONS, Activation
 from initstats.data import Split
+from initstats.draws import generator_for
 from initstats.inits import Init
 from initstats.moments import STATISTICS, Moments
 from initstats.networks import Network
 from initstats.registry import Entry
-from initstats.stack import Settings, generator_for, run_stack
+from initstats.stack import Settings, run_stack
 from initstats.store import Definitions
 
 SAMPLES = WIDTH = 8

@@ -16,12 +16,13 @@ from torch.nn.parameter import is_lazy
 
 from initstats.activations import ACTIVATIONS, Activation
 from initstats.data import Split
+from initstats.draws import generator_for
 from initstats.failure import in_a_line
 from initstats.inits import INITS, Init
 from initstats.networks import Dense, Network, Pool, Serial
 from initstats.networks import get as get_network
 from initstats.registry import check_importable, import_module, import_own
-from initstats.stack import Settings, exact_numerics, generator_for, weights_by_activation
+from initstats.stack import Settings, exact_numerics, weights_by_activation
 from initstats.training.autograd import AutogradNet, expect_outputs
 from initstats.training.batches import Batch
 from initstats.training.byhand import HandNet, Measured, Tile, Workspace, tiles

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from initstats.data import Split
+from initstats.draws import generator_for
 from initstats.moments import STATISTICS
 from initstats.networks import Place
 from initstats.probe import measure
-from initstats.stack import generator_for
 from initstats.training.batches import Batch
 from initstats.training.byhand import Measured
 from initstats.training.losses import Loss

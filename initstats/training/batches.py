@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from initstats.data import Split
-from initstats.stack import generator_for
+from initstats.draws import generator_for
 
 AUGMENTATIONS = {
     "shift": "by whole pixels, up to a fourteenth of the side each way",
